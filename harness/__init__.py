@@ -1,0 +1,41 @@
+"""Decide whether a fine-tuned language model may ship."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.hookspec import hookimpl
+from harness.result import Metric, Sample, Score, metric
+from harness.subject import Logprob, ModelRef, Progress, Subject
+
+if TYPE_CHECKING:
+    from harness.report import Run
+
+__all__ = [
+    "Logprob",
+    "Metric",
+    "ModelRef",
+    "Progress",
+    "Sample",
+    "Score",
+    "Subject",
+    "UsageError",
+    "hookimpl",
+    "metric",
+    "run",
+]
+__version__ = "0.1.0"
+
+
+def run(suite: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> Run:
+    """Run a suite as `harness run` would, without printing, and return the Run.
+
+    `overrides` are `table.key=value`; `options` are the fields of `harness.runner.Options`. Raises
+    UsageError on a mistake in the suite, the data or the options.
+    """
+    from harness.runner import Options, run_suite
+
+    return run_suite(Path(suite), Options(overrides=tuple(overrides), **options))

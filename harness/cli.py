@@ -1,0 +1,218 @@
+"""Words in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import __version__
+from harness.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from harness.collect import Plan
+    from harness.gate import Verdict
+    from harness.plugins import Provided
+
+PLUGIN_HELP = "load a plugin, or no:NAME to leave one out"
+Rows = dict[str, dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.command(args))
+    except UsageError as error:
+        for message in error.messages:
+            print(f"error: {message}", file=sys.stderr)
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return ExitCode.OK
+
+
+def run(args: argparse.Namespace) -> int:
+    """`harness run SUITE`"""
+    from harness.runner import Options, prepare, run_suite
+
+    options = Options(
+        overrides=tuple(args.set),
+        candidate=args.candidate,
+        out=args.out,
+        keyword=args.k,
+        maxfail=1 if args.x else args.maxfail,
+        last_failed=args.lf,
+        limit=args.limit,
+        export=not args.no_export,
+        plugins=tuple(args.p),
+        junit_xml=args.junit_xml,
+    )
+    if args.collect_only:
+        return _print_plan(prepare(args.suite, options), args.v - args.q)
+    from dataclasses import replace
+
+    from harness.terminal import Terminal
+
+    listeners = (Terminal(args.v - args.q),)
+    return int(run_suite(args.suite, replace(options, listeners=listeners)).exit_code)
+
+
+def plugins(args: argparse.Namespace) -> int:
+    """`harness plugins [NAME]`: what may stand after `use =`, and its options."""
+    from harness.plugins import load_plugins
+
+    suite = args.suite or Path("harness.toml")
+    found = load_plugins(suite, args.p).provided
+    chosen = [p for p in found.values() if args.name in (None, p.name, p.plugin)]
+    if not chosen:
+        raise UsageError(f'no plugin provides "{args.name}"; see harness plugins')
+    for provided in sorted(chosen, key=lambda p: (p.kind, p.name)):
+        _print_provided(provided)
+    return ExitCode.OK
+
+
+def show(args: argparse.Namespace) -> int:
+    """`harness show RUN`: the report again, or the rows that changed."""
+    from rich.console import Console
+
+    from harness.report import read_run
+    from harness.store import read_rows
+    from harness.terminal import Terminal, print_flips
+
+    report = read_run(args.run)
+    folder = args.run if args.run.is_dir() else args.run.parent
+    if not args.flips:
+        Terminal(args.v - args.q).show(report)
+        return ExitCode.OK
+    console = Console(highlight=False)
+    changed = [v for v in report.verdicts if v.versus and (v.won or v.lost)]
+    for verdict in changed:
+        evaluation = verdict.metric.partition(".")[0]
+        ours = read_rows(folder, verdict.candidate, evaluation)
+        theirs = read_rows(folder, verdict.versus or "", evaluation)
+        print_flips(console, verdict, _flips(verdict, ours, theirs))
+    if not changed:
+        console.print("no row changed between a candidate and the baseline of a gate")
+    return ExitCode.OK
+
+
+def init(args: argparse.Namespace) -> int:
+    """`harness init [FOLDER]`: a suite, a harnessfile and example data that run."""
+    from harness.init import write_project
+
+    for path in write_project(args.folder):
+        print(path)
+    print(f"next: harness run {args.folder / 'suite.toml'}", file=sys.stderr)
+    return ExitCode.OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harness",
+        description="Decide whether a fine-tuned language model may ship.",
+        epilog="exit codes: 0 every blocking gate passed, 1 a gate failed, 2 interrupted, 3 a bug of ours, "
+        "4 a mistake in suite, data or command, 5 nothing was gated, 6 inconclusive or not evaluated, 7 refused",
+    )
+    parser.add_argument("--version", action="version", version=f"harness {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _run_parser(commands)
+    one = _command(commands, "plugins", plugins, "list what may stand after `use =`, and the options of each")
+    one.add_argument("name", nargs="?", help="only what this plugin or name provides")
+    one.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")
+    one.add_argument(
+        "-p", action="append", default=[], metavar="NAME", help="load a plugin, or no:NAME to leave one out"
+    )
+    one = _command(commands, "show", show, "print a run's report again")
+    one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
+    one.add_argument("--flips", action="store_true", help="the rows that changed, with both answers")
+    _verbosity(one)
+    one = _command(commands, "init", init, "write a suite, a harnessfile and example data that run")
+    one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
+    return parser
+
+
+def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = _command(commands, "run", run, "run a suite: measure, train, merge, gate, export")
+    one.add_argument("suite", type=Path, metavar="SUITE")
+    one.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
+    one.add_argument("-k", default="", metavar="EXPRESSION", help="only items that match, e.g. 'merged and not quiz'")
+    one.add_argument("-x", action="store_true", help="stop at the first item that fails")
+    one.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th item that fails")
+    one.add_argument("--lf", action="store_true", help="only items that failed in the last run")
+    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
+    one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
+    one.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
+    one.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
+    one.add_argument(
+        "-p", action="append", default=[], metavar="NAME", help="load a plugin, or no:NAME to leave one out"
+    )
+    one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
+    one.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
+    _verbosity(one)
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, function: object, help: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _verbosity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", action="count", default=0, help="the summary only")
+    parser.add_argument("-v", action="count", default=0, help="slices and tracebacks too")
+
+
+def _print_plan(plan: Plan, verbosity: int) -> int:
+    for item in plan.items:
+        rows = plan.tasks[item.eval].samples
+        print(f"{item.id}  {'remote' if rows is None else len(rows)} rows")
+        for gate in plan.suite.gates if item.subject in plan.candidates and verbosity >= 0 else ():
+            if gate.eval == item.eval and gate.applies_to(item.subject):
+                print(f"    {gate.id}: {gate.metric} {gate.claim()}" + ("" if gate.blocking else " (warn)"))
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{len(plan.items)} items, {len(plan.suite.gates)} gates, {len(plan.deselected)} deselected")
+    return ExitCode.OK
+
+
+def _print_provided(provided: Provided) -> None:
+    import inspect
+
+    from harness.schema import kind, options_of, show
+
+    print(f"{provided.kind} {provided.name}  ({provided.plugin})")
+    summary = (inspect.getdoc(provided.function) or "").partition("\n")[0]
+    if summary:
+        print(f"    {summary}")
+    named, open_ended = options_of(provided.function)
+    hints = _hints(provided)
+    for name, parameter in named.items():
+        default = "required" if parameter.default is parameter.empty else f"default {show(parameter.default)}"
+        print(f"    {name}: {kind(hints.get(name, parameter.annotation))}, {default}")
+    if open_ended:
+        print("    … and the options of the library behind it")
+
+
+def _hints(provided: Provided) -> dict[str, object]:
+    from typing import get_type_hints
+
+    try:
+        return get_type_hints(provided.function)
+    except NameError:
+        return {}
+
+
+def _flips(verdict: Verdict, ours: Rows, theirs: Rows) -> list[tuple[str, str, str, str, str]]:
+    def row(change: str, key: str) -> tuple[str, str, str, str, str]:
+        theirs_said, ours_said = str(theirs[key]["resps"][0][0]), str(ours[key]["resps"][0][0])
+        return change, str(ours[key]["arguments"][0][0]), str(ours[key]["target"]), theirs_said, ours_said
+
+    return [row("won", i) for i in verdict.won] + [row("lost", i) for i in verdict.lost]

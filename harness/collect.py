@@ -1,0 +1,289 @@
+"""Suite -> Plan: what will be evaluated, with every name, option and local file checked.
+
+No torch, no tokenizer, no network (but for a plugin's own data that is not in the cache yet).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from harness import schema
+from harness.data import is_remote, read_rows, to_samples, to_training_rows
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.gate import Gate
+from harness.plugins import Plugins
+from harness.result import Metric, Sample
+from harness.suite import Eval, Suite
+
+COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
+
+
+@dataclass(frozen=True)
+class Item:
+    """One evaluation of one subject."""
+
+    suite: str
+    subject: str
+    eval: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.suite}::{self.subject}::{self.eval}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An eval with its callable, metrics and rows; `samples` is None until remote data was read."""
+
+    spec: Eval
+    function: Callable[..., Any]
+    metrics: Mapping[str, Metric]
+    samples: tuple[Sample, ...] | None
+    shots: tuple[Sample, ...] = ()
+
+    @property
+    def comparative(self) -> bool:
+        return schema.wants(self.function, COMPARATIVE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, before anything heavy was imported."""
+
+    suite: Suite
+    plugins: Plugins
+    tasks: Mapping[str, Task]
+    baselines: tuple[str, ...]
+    candidates: tuple[str, ...]
+    items: tuple[Item, ...]
+    training: tuple[dict[str, Any], ...] | None = None
+    warnings: tuple[str, ...] = ()
+    deselected: tuple[str, ...] = field(default=())
+
+    def gates(self, candidate: str) -> list[Gate]:
+        return [g for g in self.suite.gates if g.applies_to(candidate)]
+
+
+def collect(suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None) -> Plan:
+    """Check names, options and data of a suite, and list its items.
+
+    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval.
+    Raises UsageError with every mistake.
+    """
+    return _Collector(suite, plugins, remote, limit).plan()
+
+
+def candidates_of(suite: Suite) -> tuple[str, ...]:
+    """Name the models that may ship, in the order they come to be."""
+    if suite.candidate and suite.candidate.merged:
+        return ("merged",)
+    if not (suite.train or suite.candidate):
+        return ()
+    return ("adapter", *(suite.merged(variant) for variant in suite.merges))
+
+
+class _Collector:
+    def __init__(self, suite: Suite, plugins: Plugins, remote: bool, limit: int | None) -> None:
+        self.suite, self.plugins, self.remote, self.limit = suite, plugins, remote, limit
+        self.mistakes = Mistakes()
+        self.warnings: list[str] = []
+        self.baselines = ("base", *suite.subjects)
+        self.candidates = candidates_of(suite)
+
+    def plan(self) -> Plan:
+        suite = self.suite
+        self.use("loader", suite.model.use, suite.model.options, suite.model.where)
+        for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
+            if table:
+                self.use(kind, table.use, table.options, table.where)
+        for export in suite.exports:
+            self.use("exporter", export.use, export.options, export.where)
+            if export.from_ not in self.candidates:
+                known = did_you_mean(export.from_, self.candidates) or "; the suite makes no candidate"
+                self.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
+        training = self.training()
+        tasks = {t.spec.name: t for spec in suite.evals if (t := self.task(spec))}
+        for gate in suite.gates:
+            self.gate(gate, tasks)
+        self.mistakes.raise_if_any()
+        prompted = {subject: self.shot_evals(subject, tasks) for subject in suite.subjects}
+        for name in dict.fromkeys(name for names in prompted.values() for name in names):
+            tasks[name] = self.with_shots(tasks[name])
+        self.mistakes.raise_if_any()
+        items = tuple(self.items(tasks, prompted))
+        rows = tuple(training) if training is not None else None
+        return Plan(suite, self.plugins, tasks, self.baselines, self.candidates, items, rows, tuple(self.warnings))
+
+    def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
+        try:
+            function = self.plugins.find(kind, name).function
+        except UsageError as error:
+            self.mistakes.add(where, str(error))
+            return None
+        schema.check_options(function, options, lambda _, what: self.mistakes.add(where, what))
+        return function
+
+    def rows(self, source: str, where: str) -> list[dict[str, Any]] | None:
+        """Read a source once it may be read; None when it is remote and not yet time, or wrong."""
+        if is_remote(source) and not self.remote:
+            return None
+        try:
+            return read_rows(source, self.suite.path.parent, self.ask, where)
+        except UsageError as error:
+            self.mistakes.found.extend(error.messages)
+            return None
+
+    def ask(self, source: str) -> list[dict[str, Any]] | None:
+        found: list[dict[str, Any]] | None = self.plugins.hook.harness_read_samples(path=source)
+        return found
+
+    def training(self) -> list[dict[str, Any]] | None:
+        """Return the rows to train on, or None when there is no training or its data is remote."""
+        train = self.suite.train
+        if train is None:
+            return None
+        rows: list[dict[str, Any]] = []
+        for source in train.sources:
+            found = self.rows(source, train.where)
+            if found is None:
+                return None
+            try:
+                rows += to_training_rows(found, train.columns, f'{train.where} data "{source}"')
+            except UsageError as error:
+                self.mistakes.found.extend(error.messages)
+        return rows
+
+    def task(self, spec: Eval) -> Task | None:
+        if not re.fullmatch(r"[\w-]+", spec.name):
+            self.mistakes.add(spec.where, f'name is "{spec.name}", want letters, digits, "_" and "-"')
+        if spec.limit is not None and spec.limit < 1:
+            self.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
+        function = self.use("evaluator", spec.use, spec.options, spec.where)
+        samples = self.samples(spec)
+        if function is None:
+            return None
+        if schema.wants(function, COMPARATIVE) and spec.against not in ("base", *self.candidates):
+            known = did_you_mean(spec.against, ["base", *self.candidates])
+            self.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
+        try:
+            metrics = metrics_of(function, spec.options)
+        except Exception as error:  # the plugin's own code; the line says whose
+            self.mistakes.add(spec.where, f'"{spec.use}" cannot name its metrics: {error}')
+            return None
+        if not metrics:
+            self.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
+        return Task(spec, function, metrics, samples)
+
+    def samples(self, spec: Eval) -> tuple[Sample, ...] | None:
+        if spec.data is None:
+            return (Sample("model"),)  # an evaluation of the model itself, such as its size
+        rows = self.rows(spec.data, spec.where)
+        if rows is None:
+            return None
+        rows = rows[: spec.limit] if spec.limit else rows
+        rows = rows[: self.limit] if self.limit else rows
+        try:
+            return tuple(to_samples(rows, spec.where, columns=spec.columns, cluster=spec.cluster, slices=spec.slices))
+        except UsageError as error:
+            self.mistakes.found.extend(error.messages)
+            return None
+
+    def gate(self, gate: Gate, tasks: Mapping[str, Task]) -> None:
+        complain = partial(self.mistakes.add, gate.where)
+        for mistake in gate.mistakes():
+            complain(mistake)
+        names = [e.name for e in self.suite.evals]
+        if gate.eval not in names:
+            complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, names)}')
+        for candidate in gate.on:
+            if candidate not in self.candidates:
+                complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, self.candidates)}')
+        if gate.versus is not None and gate.versus not in self.baselines:
+            complain(f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, self.baselines)}')
+        if task := tasks.get(gate.eval):
+            self.gate_on(gate, task, complain)
+
+    def gate_on(self, gate: Gate, task: Task, complain: Callable[[str], None]) -> None:
+        metric = task.metrics.get(gate.metric_name)
+        if metric is None:
+            known = did_you_mean(gate.metric_name, task.metrics)
+            complain(f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}')
+            return
+        if gate.versus and task.comparative:
+            complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
+        if metric.scale == "perplexity" and min(gate.min or 1, gate.max or 1) <= 0:
+            complain("a perplexity is more than zero")
+        if metric.scale == "proportion" and (gate.min == 1 or gate.max == 0):
+            bound = f"min = {gate.min:g}" if gate.min is not None else f"max = {gate.max:g}"
+            self.warnings.append(f"{gate.where}: {bound} cannot be proved by any number of rows")
+        if gate.slice and "=" in gate.slice and task.samples is not None:
+            column = gate.slice.partition("=")[0]
+            if column not in task.spec.slices:
+                known = did_you_mean(column, task.spec.slices)
+                complain(f'slice column "{column}" is not among the slices of "{gate.eval}"{known}')
+            elif not any(gate.covers(s) for s in task.samples):
+                values = {str(s.row.get(column)) for s in task.samples}
+                value = gate.slice.partition("=")[2]
+                complain(f'slice "{gate.slice}" has no rows{did_you_mean(value, values)}')
+
+    def with_shots(self, task: Task) -> Task:
+        """Add worked examples: from `fewshot_data`, else the first training source; never a row of the eval."""
+        spec, train = task.spec, self.suite.train
+        source = spec.fewshot_data or (train.sources[0] if train else None)
+        if source is None:
+            self.mistakes.add(spec.where, "few-shot needs worked examples; name them with fewshot_data")
+            return task
+        if task.samples is None or (rows := self.rows(source, spec.where)) is None:
+            return task
+        columns = spec.columns or (train.columns if train and not spec.fewshot_data else {})
+        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=())
+        own = {repr(s.input) for s in task.samples}
+        return replace(task, shots=tuple(s for s in pool if s.input and s.target and repr(s.input) not in own))
+
+    def shot_evals(self, subject: str, tasks: Mapping[str, Task]) -> list[str]:
+        """Name the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
+        declared = self.suite.subjects[subject].evals
+        gated = [g.eval for g in self.suite.gates if g.versus == subject]
+        for name in declared:
+            if name not in tasks:
+                where = self.suite.subjects[subject].where
+                self.mistakes.add(where, f'evals names "{name}", which is no eval{did_you_mean(name, tasks)}')
+        prompting = [n for n, t in tasks.items() if not t.comparative and (t.samples is None or t.samples[0].target)]
+        chosen = [*declared, *gated] if declared or gated else prompting
+        return [name for name in tasks if name in chosen]
+
+    def items(self, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]]) -> list[Item]:
+        found = []
+        order = [*self.baselines, *self.candidates]
+        for subject in order:
+            for name in prompted.get(subject, tasks):
+                if tasks[name].comparative:
+                    against = tasks[name].spec.against
+                    if subject in self.baselines or order.index(against) >= order.index(subject):
+                        continue
+                found.append(Item(self.suite.path.name, subject, name))
+        return found
+
+
+def metrics_of(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Metric]:
+    """Return the metrics an evaluator declares, by name."""
+    made = getattr(function, "metrics_for", None)
+    declared = made(dict(options)) if made else getattr(function, "metrics", ())
+    return {m.name: m for m in declared}
+
+
+def matches(expression: str, item: str) -> bool:
+    """Say whether an item's id matches a `-k` expression: parts of names with and, or, not and parentheses.
+
+    Raises UsageError on an expression that cannot be read.
+    """
+    words = re.findall(r"\(|\)|[^\s()]+", expression)
+    python = [w if w in ("(", ")", "and", "or", "not") else str(w.lower() in item.lower()) for w in words]
+    try:
+        return bool(eval(" ".join(python) or "True", {"__builtins__": {}}))  # noqa: S307 -- only True, False and operators
+    except SyntaxError:
+        raise UsageError(f'-k "{expression}": cannot be read; want names with and, or, not and parentheses') from None

@@ -1,0 +1,61 @@
+"""What can go wrong, and how the process ends.
+
+UsageError   the user can fix it: one clear line each, no traceback (exit 4)
+Finding      the model is broken, and a check saw it: one line, no export (exit 1)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How `harness` ends, as pytest would end where the two agree."""
+
+    OK = 0  # every blocking gate passed
+    FAILED = 1  # a gate failed, or an error finding after training
+    INTERRUPTED = 2  # Ctrl-C
+    INTERNAL = 3  # a bug of ours
+    USAGE = 4  # a mistake in the suite, the data or the command
+    NOTHING_GATED = 5  # nothing was gated, which is never "ok"
+    INCONCLUSIVE = 6  # none failed, but one is inconclusive or could not be evaluated
+    REFUSED = 7  # `verify` refused
+
+
+class UsageError(Exception):
+    """One or more mistakes of the user, each a line `where: what is wrong; what to do`."""
+
+    def __init__(self, *messages: str) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = messages
+
+
+class Finding(RuntimeError):
+    """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
+
+
+class Mistakes:
+    """Collect mistakes, so that all of them are reported at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, where: str, what: str) -> None:
+        self.found.append(f"{where}: {what}")
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            raise UsageError(*dict.fromkeys(self.found))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    if known and len(known) <= 12:
+        return "; known: " + ", ".join(f'"{k}"' for k in known)
+    return ""

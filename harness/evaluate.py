@@ -1,0 +1,83 @@
+"""One item: call the evaluator on chunks of rows, hold it to one finite score a row."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from statistics import stdev
+from typing import Any
+
+from harness.collect import COMPARATIVE, Task
+from harness.result import Metric, Result, Score
+from harness.subject import Progress, Subject, chunks
+
+CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between
+
+
+def evaluate(
+    task: Task, name: str, subject: Subject, against: Subject | None, progress: Callable[[Progress], None]
+) -> Result:
+    """Evaluate a subject on a task's rows; `against` goes to evaluators that compare.
+
+    A row without a score is listed in `missing`, and stays an error. Raises ValueError on scores
+    for rows that do not exist or that were scored already, and whatever the evaluator raises.
+    """
+    samples = task.samples or ()
+    options: dict[str, Any] = dict(task.spec.options)
+    if task.comparative:
+        options[COMPARATIVE] = against
+    begun = time.monotonic()
+    scores: list[Score] = []
+    what = f"{name}::{task.spec.name}"
+    progress(Progress(what, 0, len(samples)))
+    for rows in chunks(samples, CHUNK):
+        scores += _unique(task.function(subject, rows, **options), {s.id for s in rows})
+        progress(Progress(what, min(len(samples), len(scores)), len(samples)))
+    there = {s.id for s in scores}
+    missing = tuple(s.id for s in samples if s.id not in there)
+    metrics = {m.name: m.value(scores) for m in task.metrics.values()}
+    return Result(name, task.spec.name, tuple(scores), metrics, subject.digest, missing, time.monotonic() - begun)
+
+
+def standard_errors(task: Task, result: Result) -> dict[str, float]:
+    """Return the plain standard error of each metric that is a mean of equally weighted rows, as others print it."""
+    found = {}
+    for metric in task.metrics.values():
+        values = [s.values[metric.name] for s in result.scores if metric.name in s.values]
+        plain = all(s.weight_of(metric.name) == 1 for s in result.scores)
+        mean = metric.scale in ("mean", "proportion") and not metric.combine
+        if mean and plain and len(values) > 1 and all(map(math.isfinite, values)):
+            found[metric.name] = stdev(values) / math.sqrt(len(values))
+    return found
+
+
+def sliced(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]:
+    """Return every metric on every slice: column -> value -> metric (and `n`)."""
+    scores = {s.id: s for s in result.scores}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for column in task.spec.slices:
+        groups: dict[str, list[Score]] = {}
+        for sample in task.samples or ():
+            if sample.id in scores:
+                groups.setdefault(str(sample.row[column]), []).append(scores[sample.id])
+        found[column] = {value: _measured(task.metrics.values(), rows) for value, rows in sorted(groups.items())}
+    return found
+
+
+def _measured(metrics: Any, rows: Sequence[Score]) -> dict[str, float]:
+    each: dict[str, float] = {m.name: m.value(rows) for m in metrics if isinstance(m, Metric)}
+    return {"n": float(len(rows)), **each}
+
+
+def _unique(scores: Any, wanted: set[str]) -> list[Score]:
+    found: dict[str, Score] = {}
+    for score in scores:
+        if not isinstance(score, Score):
+            raise ValueError(f"the evaluator yielded {type(score).__name__}, want Score")
+        if score.id not in wanted:
+            raise ValueError(f'the evaluator scored "{score.id}", which is none of the rows it was given')
+        if score.id in found:
+            raise ValueError(f'the evaluator scored "{score.id}" twice')
+        found[score.id] = score
+    return list(found.values())

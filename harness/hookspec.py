@@ -1,0 +1,100 @@
+"""Every hook of the harness. This file is the plugin author's manual.
+
+A hook is `harness_` + a noun for what a plugin provides (return a dict of name -> callable), or
+`harness_` + an event for what it watches. One table of a suite is one callable, and the callable's
+keyword-only parameters are that table's options: names, types and defaults are read from the
+signature. No hook can open a gate: none filters items, none returns a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from harness.report import Report, Run
+    from harness.subject import Progress
+
+hookspec = pluggy.HookspecMarker("harness")
+hookimpl = pluggy.HookimplMarker("harness")
+
+Provided = dict[str, Callable[..., Any]]
+
+
+@hookspec
+def harness_loaders() -> Provided:  # type: ignore[empty-body]
+    """Return loaders for `[model] use = …`.
+
+    `load(refs, *, …)` is a context manager that yields one Subject per ModelRef. Its attribute
+    `load.open(path, *, …)` returns a Source without loading weights into memory.
+    """
+
+
+@hookspec
+def harness_adapters() -> Provided:  # type: ignore[empty-body]
+    """Return adapters for `[adapter] use = …`: `adapter(*, …) -> Adapter`."""
+
+
+@hookspec
+def harness_trainers() -> Provided:  # type: ignore[empty-body]
+    """Return trainers for `[train] use = …`.
+
+    `train(ref, adapter, rows, out, *, progress, seed, …)` writes the trained adapter to the folder
+    `out` and returns its path. `rows` are the dicts of the training data. Checkpoints go to
+    `out.parent`, and a second call after a kill goes on from the last one. Its attribute
+    `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError.
+    """
+
+
+@hookspec
+def harness_evaluators() -> Provided:  # type: ignore[empty-body]
+    """Return evaluators for `[[eval]] use = …`.
+
+    `evaluate(subject, samples, *, …)` yields one Score per Sample and declares its metrics with
+    `@metric`. It is called on chunks of rows and keeps no state. An evaluator with a parameter
+    named `against` is comparative: it gets the loaded base as well and does not run on baselines.
+    Metrics that depend on the options: set `evaluate.metrics_for = function(options) -> list[Metric]`.
+    """
+
+
+@hookspec
+def harness_exporters() -> Provided:  # type: ignore[empty-body]
+    """Return exporters for `[[export]] use = …`: `export(ref, to, *, …) -> Path` writes into the empty folder `to`.
+
+    `to` is a temporary folder; it is renamed into place when the export returned and its bytes were verified.
+    """
+
+
+@hookspec(firstresult=True)
+def harness_read_samples(path: str) -> list[dict[str, Any]] | None:
+    """Return the rows of a data source the harness does not know itself, or None. Stops at the first answer.
+
+    `path` is what the suite says after `data =`, for instance "tickets:test".
+    """
+
+
+@hookspec
+def harness_run_start(run: Run) -> None:
+    """Watch a run begin; nothing was loaded yet."""
+
+
+@hookspec
+def harness_stage(run: Run, stage: str, detail: str) -> None:
+    """Watch a stage begin: preflight, baselines, train, adapter, merge, merged, export."""
+
+
+@hookspec
+def harness_progress(progress: Progress) -> None:
+    """Watch something slow move."""
+
+
+@hookspec
+def harness_report(run: Run, report: Report) -> None:
+    """Watch one item end."""
+
+
+@hookspec
+def harness_run_finish(run: Run) -> None:
+    """Watch a run end; everything is decided and written."""

@@ -1,0 +1,133 @@
+"""Find plugins (entry points, `-p`, the harnessfile beside the suite) and what they provide."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from harness import hookspec
+from harness.errors import Mistakes, UsageError, did_you_mean
+
+GROUP = "harness"
+HARNESSFILE = "harnessfile.py"
+KINDS = {  # what a table's `use` names -> the hook that provides it
+    "loader": "harness_loaders",
+    "adapter": "harness_adapters",
+    "trainer": "harness_trainers",
+    "evaluator": "harness_evaluators",
+    "exporter": "harness_exporters",
+}
+
+
+@dataclass(frozen=True)
+class Provided:
+    """A callable that a plugin provides under a name."""
+
+    kind: str
+    name: str
+    plugin: str
+    function: Callable[..., Any]
+
+
+class Plugins:
+    """The loaded plugins, and everything they provide by kind and name."""
+
+    def __init__(self, manager: pluggy.PluginManager) -> None:
+        self.manager = manager
+        self.hook = manager.hook
+        self.provided = self._gather()
+
+    def find(self, kind: str, name: str) -> Provided:
+        """Return what provides `name`; raises UsageError with the names there are."""
+        try:
+            return self.provided[kind, name]
+        except KeyError:
+            known = [n for k, n in self.provided if k == kind]
+            raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}') from None
+
+    def _gather(self) -> dict[tuple[str, str], Provided]:
+        mistakes = Mistakes()
+        found: dict[tuple[str, str], Provided] = {}
+        for kind, hook in KINDS.items():
+            for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+                plugin = implementation.plugin_name
+                provided = implementation.function()
+                if not isinstance(provided, dict) or not all(callable(f) for f in provided.values()):
+                    mistakes.add(f'plugin "{plugin}"', f"{hook} returned no dict of name -> callable")
+                    continue
+                for name, function in provided.items():
+                    if earlier := found.get((kind, name)):
+                        both = f'"{earlier.plugin}" and "{plugin}"'
+                        mistakes.add(
+                            f'{kind} "{name}"', f"is provided by two plugins, {both}; block one with -p no:NAME"
+                        )
+                    found[kind, name] = Provided(kind, name, plugin, function)
+        mistakes.raise_if_any()
+        return found
+
+
+def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
+    """Load entry points, then `-p` names, then the harnessfile beside the suite.
+
+    `asked` holds names of modules, or `no:NAME` to leave one out. Raises UsageError when a plugin
+    cannot be imported, has a hook that does not exist, or has the name of another.
+    """
+    manager = pluggy.PluginManager("harness")
+    manager.add_hookspecs(hookspec)
+    blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
+    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+        if point.name not in blocked:
+            _register(manager, point.name, point.load)
+    for name in asked:
+        if not name.startswith("no:"):
+            _register(manager, name, partial(importlib.import_module, name))
+    harnessfile = suite.parent / HARNESSFILE if suite else None
+    if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
+        _register(manager, str(harnessfile), lambda: _import_file(harnessfile))
+    _refuse_misspelt(manager)
+    return Plugins(manager)
+
+
+def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any]) -> None:
+    try:
+        plugin = load()
+    except SyntaxError as error:
+        raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}; the plugin cannot be loaded") from None
+    except Exception as error:
+        raise UsageError(f'plugin "{name}": cannot be imported: {type(error).__name__}: {error}') from error
+    try:
+        manager.register(plugin, name)
+    except ValueError:
+        raise UsageError(f'plugin "{name}": is loaded twice; two plugins have this name') from None
+    except pluggy.PluginValidationError as error:
+        raise UsageError(f'plugin "{name}": {" ".join(str(error).split())}') from None
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("harnessfile", path)
+    assert spec and spec.loader  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["harnessfile"] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _refuse_misspelt(manager: pluggy.PluginManager) -> None:
+    """A hook nobody calls would be a plugin that silently does nothing."""
+    known = [name for name in vars(hookspec) if name.startswith("harness_")]
+    mistakes = Mistakes()
+    for name, plugin in manager.list_name_plugin():
+        for attribute in vars(plugin) if isinstance(plugin, ModuleType) else ():
+            if attribute.startswith("harness_") and attribute not in known and callable(getattr(plugin, attribute)):
+                mistakes.add(f'plugin "{name}"', f'"{attribute}" is no hook{did_you_mean(attribute, known)}')
+    mistakes.raise_if_any()

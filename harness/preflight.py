@@ -1,0 +1,154 @@
+"""What needs the libraries but not the model in memory: real configuration objects, tokenizer, lengths, remote data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness import fewshot, schema
+from harness.collect import Plan, Task, collect
+from harness.data import continuation, is_remote
+from harness.errors import Mistakes, UsageError
+from harness.evidence import digest_of
+from harness.store import writable
+from harness.subject import Adapter, Source
+
+FOREIGN = "lora"  # the adapter plugin that reads and merges adapters made elsewhere, unless the suite names one
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What preflight opened: the base, the adapter's configuration, and a merged candidate made elsewhere."""
+
+    source: Source
+    adapter: Adapter | None = None
+    candidate: Source | None = None
+
+
+def check(plan: Plan, limit: int | None = None) -> tuple[Plan, Ready]:
+    """Open the source, build what the libraries will be given, measure lengths. Raises UsageError on mistakes."""
+    suite, items, deselected = plan.suite, plan.items, plan.deselected
+    if _remote(plan):
+        plan = replace(collect(suite, plan.plugins, remote=True, limit=limit), items=items, deselected=deselected)
+    loader = plan.plugins.find("loader", suite.model.use).function
+    mistakes = Mistakes()
+    try:
+        source: Source = loader.open(suite.model.path, **suite.model.options)  # type: ignore[attr-defined]
+    except UsageError as error:
+        raise UsageError(*(f"{suite.model.where} {m}" for m in error.messages)) from None
+    adapter = _adapter(plan, mistakes) if plan.candidates != ("merged",) or not suite.candidate else None
+    candidate = _candidate(plan, source, adapter, loader, mistakes)
+    if suite.train:
+        trainer = plan.plugins.find("trainer", suite.train.use).function
+        if checks := getattr(trainer, "check", None):
+            _try(mistakes, suite.train.where, partial(checks, **suite.train.options))
+    for export in suite.exports:
+        if Path(export.to).is_file() or not writable(Path(export.to)):
+            mistakes.add(export.where, f'to is "{export.to}", where no folder can be written')
+    _lengths(plan, source, mistakes)
+    mistakes.raise_if_any()
+    return plan, Ready(source, adapter, candidate)
+
+
+def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
+    """Name everything a trained adapter depends on: base, adapter, trainer, rows, seed, model options and libraries."""
+    suite = plan.suite
+    parts: list[Any] = [ready.source.digest, suite.about.seed, dict(suite.model.options), dict(versions)]
+    if suite.candidate:
+        parts.append(suite.candidate.adapter)
+        if suite.candidate.adapter:
+            from harness.evidence import weights_digest
+
+            parts.append(weights_digest(suite.resolve(suite.candidate.adapter)))
+    for table in (suite.adapter, suite.train):
+        parts += [table.use, dict(table.options)] if table else []
+    return digest_of([*parts, plan.training])
+
+
+def _remote(plan: Plan) -> bool:
+    train = plan.suite.train.sources if plan.suite.train else ()
+    sources = [*train, *(e.data or "" for e in plan.suite.evals), *(e.fewshot_data or "" for e in plan.suite.evals)]
+    return any(map(is_remote, sources))
+
+
+def _adapter(plan: Plan, mistakes: Mistakes) -> Adapter | None:
+    """Make the adapter of the suite, or the plain one that reads what was trained elsewhere."""
+    table = plan.suite.adapter
+    if not plan.candidates:
+        return None
+    where = table.where if table else str(plan.suite.path)
+    try:
+        make = plan.plugins.find("adapter", table.use if table else FOREIGN).function
+        made: Adapter = make(**(table.options if table else {}))
+        made.check()
+    except UsageError as error:
+        mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
+        return None
+    return made
+
+
+def _candidate(plan: Plan, source: Source, adapter: Adapter | None, loader: Any, mistakes: Mistakes) -> Source | None:
+    """Check a candidate made elsewhere: its adapter fits the base, or its merged model opens."""
+    declared = plan.suite.candidate
+    if declared is None:
+        return None
+    if declared.merged:
+        options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
+        path = str(plan.suite.resolve(declared.merged))
+        opened: Source | None = _try(mistakes, declared.where, partial(loader.open, path, **options))
+        return opened
+    if adapter and declared.adapter:
+        folder = plan.suite.resolve(declared.adapter)
+        _try(mistakes, declared.where, lambda: adapter.check_fits(source.path, source.digest, folder))
+    return None
+
+
+def _try(mistakes: Mistakes, where: str, call: Any) -> Any:
+    try:
+        return call()
+    except UsageError as error:
+        mistakes.found.extend(f"{where} {m}" for m in error.messages)
+        return None
+
+
+def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
+    """Tell the rows that do not fit into the model's context with their worked examples and answer."""
+    if source.context is None:
+        return
+    for task in plan.tasks.values():
+        shots = [
+            s.shots
+            for name, s in plan.suite.subjects.items()
+            if any(i.subject == name and i.eval == task.spec.name for i in plan.items)
+        ]
+        pairs = _pairs(task, max(shots, default=0), plan.suite.about.seed)
+        room = source.context - _answer(task)
+        long = {i: n for (i, _), n in zip(pairs, source.count_tokens([p for _, p in pairs]), strict=True) if n > room}
+        if long:
+            worst = max(long, key=lambda i: long[i])
+            what = f'{len(long)} rows are longer than the model\'s context: row "{worst}" has {long[worst]} tokens'
+            mistakes.add(task.spec.where, f"{what}, want {room}")
+
+
+def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]]]:
+    """Return (row id, (prompt, longest continuation)) of every row that prompts; a whole text is scored in windows."""
+    examples = fewshot.choose(task.shots, shots, seed)
+    found = []
+    for s in task.samples or ():
+        if s.input and (s.target or "text" not in s.row):
+            choices = s.row.get(str(task.spec.options.get("choices", "choices"))) or [s.target]
+            targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
+            prompt = fewshot.with_examples(s.input, examples)
+            found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))
+    return found
+
+
+def _answer(task: Task) -> int:
+    """Return how many tokens an evaluator generates at most; its target is then not part of the prompt's length."""
+    parameter = schema.options_of(task.function)[0].get("max_new_tokens")
+    if parameter is None:
+        return 0
+    return int(task.spec.options.get("max_new_tokens", parameter.default))

@@ -1,0 +1,130 @@
+"""What a run found, as plain data: Run -> report.json and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import ExitCode, UsageError
+from harness.gate import Outcome, Verdict
+
+FORMAT = 1  # of report.json; raised when an older reader would misread
+
+
+@dataclass(frozen=True)
+class Report:
+    """One item done: its metrics, its verdicts, its rows and seconds; `error` when it could not be evaluated."""
+
+    id: str
+    subject: str
+    eval: str
+    outcome: Literal["done", "error", "skipped"]
+    metrics: dict[str, float] = field(default_factory=dict)
+    stderr: dict[str, float] = field(default_factory=dict)
+    slices: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # column -> value -> metric
+    better: dict[str, str] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+    n: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One `[[export]]`: where it was written, or why it was not."""
+
+    use: str
+    candidate: str
+    to: str
+    written: bool
+    reasons: tuple[str, ...] = ()
+    digest: str = ""
+    bytes: int = 0
+
+
+@dataclass
+class Run:
+    """One call of `harness run`. `facts` holds what a person would ask of the model and the training."""
+
+    suite: str
+    path: str
+    digest: str
+    seed: int
+    alpha: float
+    model: str
+    started: str  # UTC, ISO 8601
+    harness: str
+    gates: int = 0  # verdicts that the suite asks of its candidates
+    items: tuple[str, ...] = ()
+    deselected: tuple[str, ...] = ()
+    folder: str = ""
+    seconds: float = 0.0
+    exit_code: int = ExitCode.INTERNAL
+    reports: list[Report] = field(default_factory=list)
+    exports: list[Exported] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
+    versions: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)  # seconds
+    problem: str | None = None
+    traceback: str | None = None
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return [v for r in self.reports for v in r.verdicts]
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(v.outcome is outcome for v in self.verdicts)
+
+    def judge(self) -> ExitCode:
+        """Return the exit code of what was found: a failure outranks what could not be decided."""
+        blocking = [v.outcome for v in self.verdicts if v.blocking]
+        if Outcome.FAIL in blocking:
+            return ExitCode.FAILED
+        if not self.verdicts:
+            return ExitCode.NOTHING_GATED
+        if any(r.outcome == "error" for r in self.reports) or any(o is not Outcome.PASS for o in blocking):
+            return ExitCode.INCONCLUSIVE
+        return ExitCode.OK if len(self.verdicts) == self.gates and blocking else ExitCode.INCONCLUSIVE
+
+
+def to_json(run: Run) -> str:
+    """Write a run as JSON; numbers that are not finite become null."""
+    return json.dumps({"format": FORMAT, **_finite(dataclasses.asdict(run))}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_run(folder: Path) -> Run:
+    """Read the run in a folder (or its report.json). Raises UsageError when there is none, or of another format."""
+    path = folder / "report.json" if folder.is_dir() else folder
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: no report can be read: {error}; name a folder in reports/") from None
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise UsageError(f"{path}: is not a report of this version of the harness")
+    data["reports"] = [_report(r) for r in data["reports"]]
+    data["exports"] = [Exported(**{**e, "reasons": tuple(e["reasons"])}) for e in data["exports"]]
+    return Run(**data)
+
+
+def _report(data: dict[str, Any]) -> Report:
+    verdicts = tuple(Verdict(**{**v, "outcome": Outcome(v["outcome"])}) for v in data["verdicts"])
+    nan = float("nan")
+    metrics = {name: nan if value is None else value for name, value in data["metrics"].items()}
+    return Report(**{**data, "verdicts": verdicts, "metrics": metrics})
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON has no words for, by null."""
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

@@ -1,0 +1,113 @@
+"""One row, all the way: Sample -> Score -> Result; and the Metric that says how rows combine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+Better = Literal["higher", "lower"]
+Scale = Literal["proportion", "mean", "perplexity", "count", "other"]
+Prompt = str | list[dict[str, str]]  # text, or chat messages
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of an evaluation's data.
+
+    `input` is text or chat messages, `target` what is wanted (several: any of them), `row` every
+    column of the row as it was read, `cluster` what rows share that are not independent.
+    """
+
+    id: str
+    input: Prompt = ""
+    target: str | list[str] = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
+
+    `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight.
+    """
+
+    id: str
+    values: Mapping[str, float]
+    weight: float = 1.0
+    answer: str | None = None
+    note: str | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def weight_of(self, metric: str) -> float:
+        return self.weights.get(metric, self.weight)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number about a model: its direction, its scale, and how rows make it.
+
+    A metric is Σw·v/Σw over the rows (exp of it for the scale "perplexity"; Σv for "count"), unless
+    `combine(scores)` makes it from all rows at once (scale "other").
+    """
+
+    name: str
+    better: Better
+    scale: Scale = "mean"
+    combine: Callable[[Sequence[Score]], float] | None = None
+
+    def value(self, scores: Sequence[Score]) -> float:
+        """Combine rows; NaN when there are none, or when one lacks the metric."""
+        if self.combine:
+            return float(self.combine(scores)) if scores else math.nan
+        rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
+        if self.scale == "count":
+            return math.fsum(v for v, _ in rows) if rows else math.nan
+        total = math.fsum(w for _, w in rows)
+        if not total:
+            return math.nan
+        mean = math.fsum(v * w for v, w in rows) / total
+        try:
+            return math.exp(mean) if self.scale == "perplexity" else mean
+        except OverflowError:
+            return math.inf
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of all rows of one evaluation of one subject, and its metrics.
+
+    `missing` holds the ids of rows that got no score, `digest` names the weights that answered.
+    """
+
+    subject: str
+    eval: str
+    scores: tuple[Score, ...]
+    metrics: Mapping[str, float]
+    digest: str
+    missing: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
+
+
+def metric(
+    name: str,
+    *,
+    better: Better,
+    scale: Scale = "mean",
+    combine: Callable[[Sequence[Score]], float] | None = None,
+) -> Callable[[Evaluator], Evaluator]:
+    """Declare a metric of an evaluator; several may be stacked, the topmost is named first."""
+    if better not in ("higher", "lower"):
+        raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
+
+    def declare(evaluator: Evaluator) -> Evaluator:
+        known: tuple[Metric, ...] = getattr(evaluator, "metrics", ())
+        evaluator.metrics = (Metric(name, better, scale, combine), *known)  # type: ignore[attr-defined]
+        return evaluator
+
+    return declare

@@ -1,0 +1,389 @@
+"""The loop: baselines, train, adapter, merge, merged, export; each step hands data to the next."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import fewshot, preflight, select
+from harness.collect import Item, Plan, Task, collect
+from harness.errors import ExitCode, Finding, UsageError
+from harness.evaluate import evaluate, sliced, standard_errors
+from harness.evidence import digest_of, weights_digest
+from harness.export import export
+from harness.gate import Outcome, Verdict, judge
+from harness.paths import cache_dir, folder_in_place, write_text
+from harness.plugins import load_plugins
+from harness.report import Report, Run
+from harness.result import Result
+from harness.store import RunFolder, junit
+from harness.subject import ModelRef, Subject
+from harness.suite import MERGES, read_suite
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
+REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `harness run`, under the names of its flags."""
+
+    overrides: tuple[str, ...] = ()
+    candidate: str | None = None
+    out: Path = Path("reports")
+    keyword: str = ""
+    maxfail: int = 0
+    last_failed: bool = False
+    limit: int | None = None
+    export: bool = True
+    plugins: tuple[str, ...] = ()
+    junit_xml: Path | None = None
+    listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
+
+
+def prepare(path: Path, options: Options) -> Plan:
+    """Read, load, collect and select: everything that is fast. Raises UsageError with every mistake."""
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit is {options.limit}, want 1 or more")
+    suite = read_suite(path, options.overrides, options.candidate)
+    plugins = load_plugins(path, options.plugins)
+    for listener in options.listeners:
+        plugins.manager.register(listener)
+    plan = collect(suite, plugins, limit=options.limit)
+    return select.select(plan, options.keyword, options.out if options.last_failed else None)
+
+
+def run_suite(path: Path, options: Options) -> Run:
+    """Run a suite. Raises UsageError for mistakes found before anything was measured; everything
+    later is in the Run that is returned and in the folder that is written."""
+    plan = prepare(path, options)
+    return _Runner(plan, options).go()
+
+
+class _Stop(Exception):
+    """Nothing more can or need be run; what was found so far stands."""
+
+
+class _Runner:
+    """One run: the plan, what became of it so far, and where it is written."""
+
+    def __init__(self, plan: Plan, options: Options) -> None:
+        self.plan, self.options = plan, options
+        self.suite, self.hook = plan.suite, plan.plugins.hook
+        self.loader = plan.plugins.find("loader", plan.suite.model.use).function
+        self.results: dict[tuple[str, str], Result] = {}
+        self.refs: dict[str, ModelRef] = {}
+        started = datetime.now(UTC)
+        self.clock = time.monotonic()
+        suite = plan.suite
+        self.run = Run(
+            suite.name,
+            str(suite.path),
+            suite.digest,
+            suite.about.seed,
+            suite.about.alpha,
+            suite.model.path,
+            started.isoformat(timespec="seconds"),
+            harness.__version__,
+            gates=sum(len(plan.gates(c)) for c in plan.candidates),
+            items=tuple(i.id for i in plan.items),
+            deselected=plan.deselected,
+            warnings=list(plan.warnings),
+            versions=_versions(),
+        )
+        self.started = started
+        self.progress = lambda p: self.hook.harness_progress(progress=p)
+
+    def go(self) -> Run:
+        self.hook.harness_run_start(run=self.run)
+        with self.stage("preflight", "configuration, tokenizer, lengths"):
+            self.plan, self.ready = preflight.check(self.plan, self.options.limit)
+        self.folder = RunFolder(self.options.out, self.suite.name, self.started)
+        self.run.folder = str(self.folder.path)
+        self.run.facts["model"] = {"path": self.suite.model.path, **self.ready.source.facts}
+        self.run.digests["base"] = self.ready.source.digest
+        try:
+            self.measure()
+            self.run.exit_code = self.run.judge()
+        except _Stop as stop:
+            self.run.exit_code = stop.args[0] if stop.args else self.run.judge()
+        except KeyboardInterrupt:
+            self.run.problem = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
+            self.run.exit_code = ExitCode.INTERRUPTED
+        except UsageError as error:
+            self.run.problem, self.run.exit_code = str(error), ExitCode.USAGE
+        except Finding as error:
+            self.run.problem, self.run.exit_code = str(error), ExitCode.FAILED
+        except Exception as error:
+            self.run.problem = f"{type(error).__name__}: {error}"
+            self.run.traceback, self.run.exit_code = traceback.format_exc(), ExitCode.INTERNAL
+        self.finish()
+        return self.run
+
+    def finish(self) -> None:
+        self.skip_the_rest()
+        if not self.run.exports and self.refused_early():
+            self.export("the run ended before it was reached")
+        self.run.seconds = time.monotonic() - self.clock
+        self.folder.finish(self.run)
+        if self.options.junit_xml:
+            write_text(self.options.junit_xml, junit(self.run))
+        self.hook.harness_run_finish(run=self.run)
+
+    @contextmanager
+    def stage(self, name: str, detail: str = "") -> Iterator[None]:
+        self.hook.harness_stage(run=self.run, stage=name, detail=detail)
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.run.stages[name] = self.run.stages.get(name, 0.0) + time.monotonic() - begun
+
+    # -- the steps ---------------------------------------------------------------------------------
+
+    def measure(self) -> None:
+        self.baselines()
+        wanted = {i.subject for i in self.plan.items if i.subject in self.plan.candidates}
+        if not wanted:
+            return
+        if self.suite.candidate and self.suite.candidate.merged:
+            candidate = self.ready.candidate
+            assert candidate  # preflight opened it
+            self.candidate(ModelRef("merged", candidate.path, candidate.digest, options=self.suite.model.options))
+        else:
+            self.adapter_and_merged(wanted)
+        self.run.exit_code = self.run.judge()  # what is exported carries the report
+        with self.stage("export", f"{len(self.suite.exports)} declared"):
+            self.export()
+
+    def baselines(self) -> None:
+        """Measure the base and what is made of it by prompting: the dress rehearsal of everything later."""
+        base = self.base()
+        items = [i for i in self.plan.items if i.subject in self.plan.baselines]
+        compared = [t for t in self.tasks_of(self.plan.candidates) if t.comparative]
+        if not items and not compared:
+            return
+        with (
+            self.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))),
+            self.load([base]) as [subject],
+        ):
+            for task in compared:
+                self.rehearse(task, subject)
+            for item in items:
+                report = self.evaluate(item, self.prompted(item, subject), None)
+                if report.outcome == "error":
+                    raise _Stop(ExitCode.USAGE if report.traceback else ExitCode.INCONCLUSIVE)
+
+    def adapter_and_merged(self, wanted: set[str]) -> None:
+        adapter = self.adapter()
+        if "adapter" in wanted:
+            self.candidate(adapter)
+        for variant in self.suite.merges:
+            if self.suite.merged(variant) in wanted:
+                self.candidate(self.merge(adapter, variant))
+
+    def adapter(self) -> ModelRef:
+        """Train, or take the adapter that was made elsewhere; return the base as trained with the adapter on it."""
+        base, made = self.base(), self.ready.adapter
+        assert made  # there is no adapter candidate without one
+        if self.suite.candidate:
+            assert self.suite.candidate.adapter
+            folder = self.suite.resolve(self.suite.candidate.adapter)
+        else:
+            folder = self.train(base)
+        quantization = made.quantization
+        digest = digest_of([base.digest, weights_digest(folder), quantization])
+        return replace(base, name="adapter", adapter=folder, quantization=quantization, digest=digest)
+
+    def train(self, base: ModelRef) -> Path:
+        """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
+        train = self.suite.train
+        assert train and self.plan.training is not None and self.ready.adapter
+        out = self.work() / "adapter"
+        facts = out / "harness-adapter.json"
+        with self.stage("train", f"{train.use}, {len(self.plan.training)} rows"):
+            if out.is_dir():
+                self.run.facts["training"] = {"reused": str(out), **_read_facts(facts)}
+                return out
+            trainer = self.plan.plugins.find("trainer", train.use).function
+            rows, seed = list(self.plan.training), self.suite.about.seed
+            trainer(base, self.ready.adapter, rows, out, progress=self.progress, seed=seed, **train.options)
+            self.run.facts["training"] = _read_facts(facts)
+        return out
+
+    def merge(self, adapter: ModelRef, variant: str) -> ModelRef:
+        """Write the merged model, and return it as it lies on the disk."""
+        name = self.suite.merged(variant)
+        assert adapter.adapter and self.ready.adapter and variant in MERGES
+        out = self.work() / name
+        with self.stage("merge", f"onto the {variant} base"):
+            if not out.is_dir():
+                with folder_in_place(out) as folder:
+                    self.ready.adapter.merge(adapter.path, adapter.adapter, folder, variant=variant)
+            return ModelRef(name, str(out), weights_digest(out), options=adapter.options)
+
+    def candidate(self, ref: ModelRef) -> None:
+        """Evaluate a candidate and gate it; a blocking failure ends the run."""
+        self.run.digests[ref.name] = ref.digest
+        self.refs[ref.name] = ref
+        items = [i for i in self.plan.items if i.subject == ref.name]
+        tasks = [self.plan.tasks[i.eval] for i in items]
+        beside = list(dict.fromkeys(t.spec.against for t in tasks if t.comparative))
+        others = [self.base() if name == "base" else self.refs[name] for name in beside]
+        with self.stage(ref.name, f"{len(items)} evaluations"), self.load([ref, *others]) as [subject, *loaded]:
+            against = dict(zip(beside, loaded, strict=True))
+            for item in items:
+                self.evaluate(item, subject, against.get(self.plan.tasks[item.eval].spec.against))
+        if any(v.outcome is Outcome.FAIL and v.blocking and v.candidate == ref.name for v in self.run.verdicts):
+            raise _Stop
+
+    def refused_early(self) -> bool:
+        return any(i.subject in self.plan.candidates for i in self.plan.items)
+
+    def export(self, *why_not: str) -> None:
+        for declared in self.suite.exports:
+            why = list(why_not)
+            if not self.options.export:
+                why.append("--no-export")
+            if self.options.limit:
+                why.append(f"--limit {self.options.limit}: some of the rows prove nothing about the rest")
+            ref = self.refs.get(declared.from_)
+            self.run.exports.append(export(self.plan, declared, ref, self.run, why))
+
+    # -- one item ----------------------------------------------------------------------------------
+
+    def evaluate(self, item: Item, subject: Subject, against: Subject | None) -> Report:
+        """Evaluate one item, judge its gates, write its rows, tell the listeners."""
+        task = self.plan.tasks[item.eval]
+        assert task.samples is not None  # preflight read what was remote
+        begun = time.monotonic()
+        try:
+            result = evaluate(task, item.subject, subject, against, self.progress)
+        except Exception as error:
+            report = self.failed(item, error, time.monotonic() - begun)
+        else:
+            self.results[item.subject, item.eval] = result
+            self.folder.add(result, task.samples, list(task.metrics))
+            report = self.done(item, task, result)
+        self.run.reports.append(report)
+        self.hook.harness_report(run=self.run, report=report)
+        self.enough()
+        return report
+
+    def done(self, item: Item, task: Task, result: Result) -> Report:
+        assert task.samples is not None
+        missing = f"{len(result.missing)} of {len(task.samples)} rows got no score" if result.missing else None
+        return Report(
+            item.id,
+            item.subject,
+            item.eval,
+            "error" if missing else "done",
+            dict(result.metrics),
+            standard_errors(task, result),
+            sliced(task, result),
+            {m.name: m.better for m in task.metrics.values()},
+            self.verdicts(item, result),
+            len(result.scores),
+            result.seconds,
+            error=missing,
+        )
+
+    def failed(self, item: Item, error: Exception, seconds: float) -> Report:
+        """Report an evaluation that raised; a mistake of the user needs no traceback."""
+        user = isinstance(error, UsageError)
+        why = str(error) if user else f"{type(error).__name__}: {error}"
+        trace = None if user else "".join(traceback.format_exception(error))
+        verdicts = self.verdicts(item, None)
+        return Report(
+            item.id, item.subject, item.eval, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace
+        )
+
+    def verdicts(self, item: Item, result: Result | None) -> tuple[Verdict, ...]:
+        if item.subject not in self.plan.candidates:
+            return ()
+        task = self.plan.tasks[item.eval]
+        found = []
+        for gate in self.plan.gates(item.subject):
+            if gate.eval == item.eval:
+                baseline = self.results.get((gate.versus, item.eval)) if gate.versus else None
+                metric, samples = task.metrics.get(gate.metric_name), task.samples or ()
+                about = self.suite.about
+                found.append(
+                    judge(gate, metric, result, baseline, samples, about.alpha, name=item.subject, seed=about.seed)
+                )
+        return tuple(found)
+
+    def enough(self) -> None:
+        """Stop at `-x` or `--maxfail`."""
+        if self.options.maxfail and sum(map(select.failed, self.run.reports)) >= self.options.maxfail:
+            raise _Stop
+
+    def rehearse(self, task: Task, subject: Subject) -> None:
+        """Run an evaluation that compares on two rows of the base against itself: crashes come before training."""
+        assert task.samples is not None
+        short = replace(task, samples=task.samples[:REHEARSAL_ROWS])
+        try:
+            evaluate(short, "base", subject, subject, self.progress)
+        except Exception as error:
+            report = self.failed(Item(self.suite.path.name, "base", task.spec.name), error, 0.0)
+            self.run.reports.append(report)
+            self.hook.harness_report(run=self.run, report=report)
+            raise _Stop(ExitCode.USAGE) from None
+
+    def skip_the_rest(self) -> None:
+        reached = {r.id for r in self.run.reports}
+        for item in self.plan.items:
+            if item.id not in reached:
+                report = Report(item.id, item.subject, item.eval, "skipped", error="not reached")
+                self.run.reports.append(report)
+
+    # -- where things are --------------------------------------------------------------------------
+
+    def base(self) -> ModelRef:
+        source = self.ready.source
+        return ModelRef("base", source.path, source.digest, options=self.suite.model.options)
+
+    def load(self, refs: Sequence[ModelRef]) -> Any:
+        return self.loader(refs, **self.suite.model.options)
+
+    def prompted(self, item: Item, subject: Subject) -> Subject:
+        """Return the subject itself, or with its worked examples in front of it."""
+        shots = self.suite.subjects.get(item.subject)
+        if shots is None:
+            return subject
+        examples = fewshot.choose(self.plan.tasks[item.eval].shots, shots.shots, self.suite.about.seed)
+        return fewshot.FewShot(item.subject, subject, examples)
+
+    def tasks_of(self, subjects: Sequence[str]) -> list[Task]:
+        names = dict.fromkeys(i.eval for i in self.plan.items if i.subject in subjects)
+        return [self.plan.tasks[name] for name in names]
+
+    def work(self) -> Path:
+        """Return the folder of everything made by exactly this recipe on exactly this base and data."""
+        return cache_dir() / "work" / preflight.recipe_digest(self.plan, self.ready, self.run.versions)[:16]
+
+
+def _versions() -> dict[str, str]:
+    found = {"harness": harness.__version__}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Return what a trainer wrote beside its adapter; it owes us nothing."""
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -1,0 +1,133 @@
+"""Declare once: a dataclass field or a keyword-only parameter is the schema, the check and the doc."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from harness.errors import did_you_mean
+
+INJECTED = frozenset({"against", "progress", "seed"})  # given by the harness, not by the suite
+Complain = Callable[[str, str], None]  # (key, what is wrong)
+T = TypeVar("T")
+
+
+def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: Any) -> T | None:
+    """Make a dataclass from a TOML table, telling every unknown key, wrong type and missing key.
+
+    A field `from_` is the key `from`; a field `options` takes the keys that are left, fields in `given` are no keys.
+    """
+    fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls) if f.name not in given}  # type: ignore[arg-type]
+    rest = fields.pop("options", None)
+    hints = get_type_hints(cls)
+    values = {key: value for key, value in given.items() if key in hints}
+    options: dict[str, Any] = {}
+    wrong: list[tuple[str, str]] = []
+    for key, value in table.items():
+        if key not in fields:
+            if rest:
+                options[key] = value
+            else:
+                wrong.append((key, f'unknown key "{key}"{did_you_mean(key, fields)}'))
+        elif not fits(value, hints[fields[key].name]):
+            wrong.append((key, f'"{key}" is {show(value)}, want {kind(hints[fields[key].name])}'))
+        else:
+            values[fields[key].name] = value
+    for key, f in fields.items():
+        if key not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            wrong.append(("", f'"{key}" is missing{_meant(key, options)}'))
+    if rest:
+        values["options"] = options
+    for key, what in wrong:
+        complain(key, what)
+    return None if wrong else cls(**values)
+
+
+def _meant(key: str, others: Mapping[str, Any]) -> str:
+    """Guess which of the keys that went to a plugin was meant to be this one."""
+    close = difflib.get_close_matches(key, others, n=1)
+    return f'; is "{close[0]}" meant to be it?' if close else ""
+
+
+def options_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the options of a plugin's callable by name, and whether it passes others through to a library."""
+    parameters = inspect.signature(function).parameters.values()
+    named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def wants(function: Callable[..., Any], name: str) -> bool:
+    """Say whether a callable has a parameter of this name."""
+    return name in inspect.signature(function).parameters
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
+    """Tell every option of a table that the plugin's callable does not have, has with another type, or lacks."""
+    known, open_ended = options_of(function)
+    try:
+        hints = get_type_hints(function)
+    except NameError:  # a plugin's annotation that only type checkers can resolve
+        hints = {}
+    for key, value in options.items():
+        if key in known:
+            want = hints.get(key, Any)
+            if not fits(value, want):
+                complain(key, f'"{key}" is {show(value)}, want {kind(want)}')
+        elif not open_ended:
+            complain(key, f'unknown option "{key}"{did_you_mean(key, known)}')
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in options:
+            complain("", f'option "{key}" is missing')
+
+
+def fits(value: Any, want: Any) -> bool:
+    """Say whether a TOML value has the wanted type; an integer is a float, a list is a sequence or a tuple."""
+    origin, args = get_origin(want), get_args(want)
+    if want is Any or want is inspect.Parameter.empty:
+        return True
+    if origin is Literal:
+        return value in args
+    if origin in (Union, types.UnionType):
+        return any(fits(value, a) for a in args)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, dict) and all(fits(v, args[1]) for v in value.values())
+    if origin is not None:
+        return isinstance(value, list) and all(fits(v, args[0]) for v in value)
+    if want is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if want is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if want is type(None):
+        return value is None
+    if want is tuple:
+        return isinstance(value, list)
+    return isinstance(value, want) if isinstance(want, type) else True
+
+
+def kind(want: Any) -> str:
+    """Name a type as a person who writes TOML would."""
+    origin, args = get_origin(want), get_args(want)
+    names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table"}
+    if origin is Literal:
+        return " or ".join(show(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(kind(a) for a in args if a is not type(None))
+    if origin is not None and issubclass(origin, Mapping):
+        return "a table"
+    if origin is not None or want in (list, tuple):
+        inner = {str: "strings", int: "integers", float: "numbers"}.get(args[0], "values") if args else "values"
+        return f"a list of {inner}"
+    return str(names.get(want, getattr(want, "__name__", want)))
+
+
+def show(value: Any) -> str:
+    """Write a value as TOML would."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    return repr(value)

@@ -1,0 +1,124 @@
+"""The one seam to the heavy world: where a model is, and what a loaded one can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.result import Prompt
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Where a model is and what was done to it.
+
+    `path` is what the loader understands (a folder once the source was opened), `adapter` a PEFT
+    folder on top of it, `quantization` the keywords of a BitsAndBytesConfig, `digest` names the weights.
+    """
+
+    name: str
+    path: str
+    digest: str = ""
+    adapter: Path | None = None
+    quantization: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """The log-probability of one continuation: nats in total, tokens and UTF-8 bytes of it, and
+    whether greedy decoding would have produced it."""
+
+    total: float
+    tokens: int
+    bytes: int
+    greedy: bool
+
+
+class Subject(Protocol):
+    """A loaded model under test."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, stop: Sequence[str] = ()) -> list[str]:
+        """Answer each prompt greedily; the text ends before the first stop string or stop token."""
+        ...
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Logprob]:
+        """Score each continuation after its prompt; an empty prompt scores a whole text, in windows if it is long."""
+        ...
+
+
+class Distributions(Protocol):
+    """What `drift` needs beyond a Subject."""
+
+    def token_kl(self, texts: Sequence[str], against: Any) -> list[tuple[float, int]]:
+        """Per text: the sum over its tokens of KL(against ‖ self) in nats, and the number of tokens."""
+        ...
+
+
+class Source(Protocol):
+    """A model that is on this machine but not in memory: what preflight may ask of it."""
+
+    path: str
+    digest: str
+    context: int | None
+    facts: Mapping[str, Any]  # what a person would like to know: architecture, parameters, dtype, bytes
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Tokens of each prompt and continuation together, as the subject would see them."""
+        ...
+
+
+class Loader(Protocol):
+    """`[model] use = …`: opens a source cheaply, and loads subjects, sharing a base where it can.
+
+    `open` is an attribute of the callable: `open(path, **options) -> Source`.
+    """
+
+    def __call__(self, refs: Sequence[ModelRef], **options: Any) -> AbstractContextManager[list[Subject]]: ...
+
+    def open(self, path: str, **options: Any) -> Source: ...
+
+
+class Adapter(Protocol):
+    """`[adapter] use = …`: what PEFT and the loader are told, and how the adapter is merged."""
+
+    quantization: Mapping[str, Any] | None
+
+    def check(self) -> None:
+        """Build the real configuration objects; raises UsageError on what they refuse."""
+        ...
+
+    def peft_config(self) -> Any: ...
+
+    def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
+        """Raise UsageError when an adapter made elsewhere is none, or was made for another base."""
+        ...
+
+    def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
+        """Write the merged model to the folder `out`; `variant` is "original" or "dequantized"."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life from something slow: `done` of `total` steps, and facts such as loss or tokens per second."""
+
+    what: str
+    done: int
+    total: int
+    facts: Mapping[str, str | float] = field(default_factory=dict)
+
+
+def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Cut rows into pieces of at most `size`."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,339 @@
+"""One TOML file -> a frozen Suite, with every mistake told at once, by file, line and table."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import schema
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.evidence import digest_of
+from harness.gate import Gate
+
+MERGES = ("original", "dequantized")
+
+
+@dataclass(frozen=True)
+class About:
+    """`[suite]`: `seed` of everything random, `alpha` the risk of shipping a model that breaks a claim."""
+
+    name: str
+    seed: int = 17
+    alpha: float = 0.05
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """`[model]`: which loader, and the path it understands."""
+
+    path: str
+    where: str
+    use: str = "hf"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A table that names a plugin and its options; `where` names the table in an error."""
+
+    use: str
+    where: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Train:
+    """`[train]`: the trainer, its data (one source or several), and how their columns are named."""
+
+    use: str
+    data: str | list[str]
+    where: str
+    columns: dict[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data,) if isinstance(self.data, str) else tuple(self.data)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`[candidate]`: a model that was trained elsewhere; one of the two."""
+
+    where: str
+    adapter: str | None = None
+    merged: str | None = None
+
+
+@dataclass(frozen=True)
+class Shots:
+    """`[subject.NAME]`: a baseline made by prompting another with `shots` worked examples."""
+
+    where: str
+    from_: Literal["base"] = "base"
+    shots: int = 10
+    evals: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows."""
+
+    name: str
+    use: str
+    where: str
+    data: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    cluster: str | None = None
+    slices: list[str] = field(default_factory=list)
+    limit: int | None = None
+    fewshot_data: str | None = None
+    against: str = "base"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Export:
+    """`[[export]]`: what is written, from which candidate, and where to."""
+
+    use: str
+    to: str
+    where: str
+    from_: str = "merged"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite: model, adapter and train (or a candidate made elsewhere), subjects, evals, gates, merge, exports."""
+
+    path: Path
+    about: About
+    model: Model
+    adapter: Use | None
+    train: Train | None
+    candidate: Candidate | None
+    subjects: Mapping[str, Shots]
+    evals: tuple[Eval, ...]
+    gates: tuple[Gate, ...]
+    merges: tuple[str, ...]
+    exports: tuple[Export, ...]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return self.about.name
+
+    def merged(self, variant: str) -> str:
+        """Name the candidate made by merging onto this variant of the base."""
+        return "merged" if len(self.merges) == 1 else f"merged-{variant}"
+
+    def resolve(self, path: str) -> Path:
+        """Return a path of the suite's, which is relative to the suite's folder."""
+        return (self.path.parent / Path(path).expanduser()).resolve()
+
+
+TABLES = ("suite", "model", "adapter", "train", "candidate", "subject", "eval", "gate", "merge", "export")
+ARRAYS = ("eval", "gate", "export")
+
+
+def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> Suite:
+    """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
+
+    Raises UsageError with every mistake of the file.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}; name a suite, for instance suites/smoke.toml"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _override(raw, override)
+    if candidate is not None:
+        raw["candidate"] = {_kind_of_candidate(Path(candidate)): str(Path(candidate).resolve())}
+        raw.pop("train", None)
+    return _Reader(path, text, raw).suite()
+
+
+class _Reader:
+    """The tables of one file; complaints carry the line they are about."""
+
+    def __init__(self, path: Path, text: str, raw: dict[str, Any]) -> None:
+        self.path, self.raw = path, raw
+        self.lines = _index(text)
+        self.mistakes = Mistakes()
+
+    def suite(self) -> Suite:
+        for name in self.raw:
+            if name not in TABLES:
+                self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
+        about = self.one("suite", About, required=True)
+        model = self.one("model", Model, required=True)
+        adapter, train = self.one("adapter", Use), self.one("train", Train)
+        candidate = self.one("candidate", Candidate)
+        subjects = self.subjects()
+        evals, gates = self.many("eval", Eval, "name"), self.many("gate", Gate, "id")
+        exports = self.many("export", Export, "to")
+        merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
+        self.coherent(adapter, train, candidate, evals)
+        self.mistakes.raise_if_any()
+        assert about and model  # or raise_if_any raised
+        return Suite(
+            self.path, about, model, adapter, train, candidate, subjects, evals, gates, merges, exports, self.digest()
+        )
+
+    def digest(self) -> str:
+        return digest_of(self.raw)
+
+    def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
+        line = self.lines.get((*at, key)) or self.lines.get((*at, ""))
+        self.mistakes.add(f"{self.path}:{line}" if line else str(self.path), f"{title} {what}".strip())
+
+    def one(self, name: str, cls: type[schema.T], required: bool = False) -> schema.T | None:
+        table = self.raw.get(name)
+        title = f"[{name}]"
+        if table is None:
+            if required:
+                self.mistakes.add(str(self.path), f"table [{name}] is missing")
+            return None
+        return self.table(cls, table, (name, 0), title)
+
+    def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
+        tables = self.raw.get(name, [])
+        if not isinstance(tables, list):
+            self.complain((name, 0), f"[{name}]", "", f"is one table; write [[{name}]]")
+            return ()
+        found: list[schema.T] = []
+        seen: set[Any] = set()
+        for i, table in enumerate(tables):
+            label = table.get(key) if isinstance(table, dict) else None
+            title = f'{name} "{label}"' if label else f"[[{name}]] number {i + 1}"
+            if label is not None and str(label) in seen:
+                self.complain((name, i), title, key, f'the {key} "{label}" is taken by an earlier [[{name}]]')
+            seen.add(str(label))
+            if (made := self.table(cls, table, (name, i), title)) is not None:
+                found.append(made)
+        return tuple(found)
+
+    def table(self, cls: type[schema.T], table: Any, at: tuple[str, int], title: str) -> schema.T | None:
+        if not isinstance(table, dict):
+            self.complain(at, title, "", f"is {schema.show(table)}, want a table")
+            return None
+        line = self.lines.get((*at, ""))
+        where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
+        return schema.read(cls, table, partial(self.complain, at, title), where=where)
+
+    def subjects(self) -> dict[str, Shots]:
+        tables = self.raw.get("subject", {})
+        if not isinstance(tables, dict):
+            self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
+            return {}
+        found = {}
+        for name, table in tables.items():
+            at = (f"subject.{name}", 0)
+            if name in ("base", "adapter") or name.startswith("merged"):
+                self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
+            elif made := self.table(Shots, table, at, f"[subject.{name}]"):
+                found[name] = made
+        return found
+
+    def merge(self, wanted: bool) -> tuple[str, ...]:
+        table = self.raw.get("merge", {"base": "original"} if wanted else {})
+        if not isinstance(table, dict):
+            self.complain(("merge", 0), "[merge]", "", "want a table")
+            return ()
+        for key in table.keys() - {"base"}:
+            self.complain(("merge", 0), "[merge]", key, f'unknown key "{key}"{did_you_mean(key, ["base"])}')
+        base = table.get("base", "original") if "merge" in self.raw or wanted else []
+        found = [base] if isinstance(base, str) else base
+        if not isinstance(found, list) or any(b not in MERGES for b in found) or len(set(found)) != len(found):
+            want = 'want "original", "dequantized" or both in a list'
+            self.complain(("merge", 0), "[merge]", "base", f'"base" is {schema.show(base)}, {want}')
+            return ()
+        return tuple(found)
+
+    def coherent(
+        self, adapter: Use | None, train: Train | None, candidate: Candidate | None, evals: tuple[Eval, ...]
+    ) -> None:
+        if candidate and train:
+            self.complain(("candidate", 0), "[candidate]", "", "takes the place of [train]; remove one of them")
+        if candidate and (candidate.adapter is None) == (candidate.merged is None):
+            self.complain(("candidate", 0), "[candidate]", "", 'want "adapter" or "merged", one of them')
+        if train and not adapter and "adapter" not in self.raw:
+            self.complain(("train", 0), "[train]", "", 'needs an [adapter], for instance use = "lora"')
+        if adapter and not train and not candidate and "train" not in self.raw:
+            self.complain(("adapter", 0), "[adapter]", "", "needs a [train] or a [candidate]")
+        if not self.raw.get("eval"):
+            self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
+
+
+def _index(text: str) -> dict[tuple[str, int, str], int]:
+    """Map (table, number of the array's element, key) to its line; the key "" is the table's header."""
+    lines: dict[tuple[str, int, str], int] = {}
+    table, count = "", dict[str, int]()
+    inside: str | None = None  # the quotes of a multi-line string we are in
+    for number, line in enumerate(text.splitlines(), 1):
+        if inside:
+            inside = None if line.count(inside) % 2 else inside
+            continue
+        if header := re.match(r"\s*\[(\[)?\s*([^\]]+?)\s*\]", line):
+            table = re.sub(r"[\"'\s]", "", header[2])
+            count[table] = count.get(table, -1) + 1 if header[1] else 0
+            lines[table, count[table], ""] = number
+            lines.setdefault((table.split(".")[0], 0, ""), number)
+        elif key := re.match(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*[.=]", line):
+            lines.setdefault((table, count.get(table, 0), key[1]), number)
+        inside = next((q for q in ('"""', "'''") if line.count(q) % 2), None)
+    return lines
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply one `--set table.key=value`; elements of lists by their index."""
+    path, equals, value = override.partition("=")
+    where = f'--set "{override}"'
+    if not equals or "." not in path:
+        raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string
+    *parents, last = path.split(".")
+    here: Any = raw
+    for step in parents:
+        here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})
+        if not isinstance(here, (dict, list)):
+            raise UsageError(f'{where}: "{step}" is {schema.show(here)}, not a table')
+    if isinstance(here, list):
+        _step(here, last, where)
+        here[int(last)] = parsed
+    else:
+        here[last] = parsed
+
+
+def _step(here: list[Any], step: str, where: str) -> Any:
+    if not step.isdigit() or int(step) >= len(here):
+        raise UsageError(f'{where}: "{step}" is no element of a list of {len(here)}; they count from 0')
+    return here[int(step)]
+
+
+def _kind_of_candidate(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if (folder / "config.json").is_file():
+        return "merged"
+    raise UsageError(
+        f'--candidate "{folder}": no adapter_config.json or config.json is there; name the folder of an adapter or a model'
+    )

@@ -1,0 +1,242 @@
+"""The pytest-like output: one listener among others. Data goes to stdout, and nothing depends on colour."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.rule import Rule
+from rich.table import Table
+
+from harness.errors import ExitCode
+from harness.gate import Outcome, Verdict
+from harness.hookspec import hookimpl
+from harness.report import Report, Run
+from harness.subject import Progress as Sign
+
+STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
+QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
+
+
+class Terminal:
+    """Print a run as it goes. `verbosity`: -1 the summary only, 0 a line an item, 1 slices and tracebacks too."""
+
+    def __init__(self, verbosity: int = 0, console: Console | None = None) -> None:
+        self.verbosity = verbosity
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.what, self.said = "", time.monotonic()
+        self.opened = False
+
+    # -- hooks -------------------------------------------------------------------------------------
+
+    @hookimpl
+    def harness_run_start(self, run: Run) -> None:
+        if self.verbosity < 0:
+            return
+        self.rule(f"harness {run.harness}: {run.suite}")
+        self.line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g} · {len(run.items)} items")
+        self.line(f"model  {run.model}")
+        for warning in run.warnings:
+            self.line(f"warning: {warning}", "yellow")
+
+    @hookimpl
+    def harness_stage(self, run: Run, stage: str, detail: str) -> None:
+        self.clear()
+        if self.verbosity >= 0:
+            self.model(run)
+            self.console.print(f"\n[bold]{escape(stage)}[/]" + (f"  {escape(detail)}" if detail else ""))
+
+    @hookimpl
+    def harness_progress(self, progress: Sign) -> None:
+        if self.verbosity < 0:
+            return
+        facts = "  ".join(f"{k} {_fact(v)}" for k, v in progress.facts.items())
+        if self.console.is_terminal:
+            self.draw(progress, facts)
+        elif time.monotonic() - self.said > QUIET_SECONDS and 0 < progress.done < progress.total:
+            self.said = time.monotonic()
+            self.line(f"  {progress.what} {progress.done}/{progress.total}  {facts}".rstrip())
+
+    @hookimpl
+    def harness_report(self, run: Run, report: Report) -> None:
+        self.clear()
+        if self.verbosity >= 0:
+            self.item(report)
+
+    @hookimpl
+    def harness_run_finish(self, run: Run) -> None:
+        self.clear()
+        self.summary(run)
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def show(self, run: Run) -> None:
+        """Print a finished run again."""
+        self.harness_run_start(run)
+        self.model(run)
+        for report in run.reports:
+            if self.verbosity >= 0:
+                self.item(report)
+        self.summary(run)
+
+    def model(self, run: Run) -> None:
+        """Print what is known of the model, once preflight has opened it."""
+        if not self.opened and (facts := run.facts.get("model")):
+            self.line("  " + " · ".join(describe(k, v) for k, v in facts.items() if k != "path"))
+            self.opened = True
+
+    def item(self, report: Report) -> None:
+        name = f"  {report.subject}::{report.eval}"
+        if report.outcome == "skipped":
+            self.line(f"{name}  skipped: {report.error}", "dim")
+            return
+        metrics = "  ".join(f"{m} {number(v)}" for m, v in report.metrics.items())
+        self.line(f"{name}  {metrics}  ({report.n} rows, {duration(report.seconds)})")
+        if report.error:
+            self.line(f"    ERROR {report.error}", "bold red")
+        if report.traceback:
+            self.line(report.traceback.rstrip(), "dim")
+        for verdict in report.verdicts:
+            self.verdict(verdict)
+        if self.verbosity > 0:
+            self.slices(report)
+
+    def verdict(self, v: Verdict) -> None:
+        warn = "" if v.blocking else " (warn)"
+        word = f"[{STYLES[v.outcome]}]{v.outcome:<12}[/]"
+        self.console.print(f"    {word} {escape(f'{v.gate}{warn}: {v.metric} {v.claim}')}")
+        self.line(f"                 {v.why}", "dim" if v.outcome is Outcome.PASS else "")
+
+    def slices(self, report: Report) -> None:
+        for column, values in report.slices.items():
+            table = Table(column, "n", *report.metrics, box=None, padding=(0, 2, 0, 0))
+            for value, metrics in values.items():
+                table.add_row(value, f"{metrics['n']:.0f}", *(number(metrics[m]) for m in report.metrics))
+            self.console.print(table)
+
+    def summary(self, run: Run) -> None:
+        self.console.print()
+        self.rule("summary")
+        self.table(run)
+        training = run.facts.get("training")
+        if training and self.verbosity >= 0:
+            self.line("training: " + ", ".join(describe(k, v) for k, v in training.items() if _plain(v)))
+        for report in run.reports:
+            if report.outcome == "error":
+                self.line(f"ERROR {report.id}: {report.error}", "bold red")
+        for v in run.verdicts:
+            if v.outcome is not Outcome.PASS:
+                warn = "" if v.blocking else " (warn)"
+                self.line(f"{v.outcome} {v.candidate}: {v.gate}{warn}: {v.why}", STYLES[v.outcome])
+        for e in run.exports:
+            if e.written:
+                self.line(
+                    f"exported {e.candidate} to {e.to} ({e.bytes / 1e6:,.0f} MB, weights {e.digest[:12]})", "green"
+                )
+            else:
+                self.line(f"not exported: {e.candidate} to {e.to}", "bold red")
+                for reason in e.reasons:
+                    self.line(f"  because {reason}")
+        if run.deselected:
+            self.line(
+                f"{len(run.deselected)} items deselected: a part proves nothing about the whole, so nothing ships"
+            )
+        if run.problem:
+            self.line(f"error: {run.problem}", "bold red")
+        if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
+            self.line(run.traceback.rstrip(), "dim")
+        counts = ", ".join(f"{n} {o}" for o in Outcome if (n := run.count(o))) or "nothing was gated"
+        style = "green" if run.exit_code == ExitCode.OK else "bold red"
+        self.rule(f"{counts} in {duration(run.seconds)} · exit {int(run.exit_code)} · {run.folder}", style)
+
+    def table(self, run: Run) -> None:
+        """Print every metric with one column a subject."""
+        done = [r for r in run.reports if r.outcome != "skipped"]
+        subjects = list(dict.fromkeys(r.subject for r in done))
+        if not subjects:
+            return
+        table = Table("metric", *subjects, box=None, padding=(0, 2, 0, 0))
+        cells = {(r.eval, m, r.subject): number(v) for r in done for m, v in r.metrics.items()}
+        for evaluation, metric in dict.fromkeys((e, m) for e, m, _ in cells):
+            row = [cells.get((evaluation, metric, s), "–") for s in subjects]
+            table.add_row(f"{evaluation}.{metric}", *row)
+        self.console.print(table)
+
+    # -- drawing -----------------------------------------------------------------------------------
+
+    def draw(self, progress: Sign, facts: str) -> None:
+        if self.bar is None:
+            columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"))
+            self.bar = Progress(
+                *columns, TimeElapsedColumn(), TextColumn("{task.fields[facts]}"), console=self.console, transient=True
+            )
+            self.bar.start()
+        if self.task is None or progress.what != self.what:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.task, self.what = self.bar.add_task(progress.what, total=progress.total, facts=facts), progress.what
+        self.bar.update(self.task, completed=progress.done, total=progress.total, facts=facts)
+
+    def clear(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        self.bar, self.task, self.what = None, None, ""
+
+    def line(self, text: str, style: str = "") -> None:
+        self.console.print(escape(text), style=style or None)
+
+    def rule(self, text: str, style: str = "") -> None:
+        self.console.print(Rule(escape(text), characters="=", style=style or "none"), soft_wrap=False)
+
+
+def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, str, str, str, str]]) -> None:
+    """Print the rows a gate won and lost: (won or lost, prompt, target, the baseline's answer, the candidate's)."""
+    console.print(Rule(escape(f"{verdict.candidate}: {verdict.gate}"), characters="-"))
+    for change, prompt, target, theirs, ours in rows:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_row(f"[bold]{change}[/]", escape(prompt))
+        table.add_row("target", escape(target))
+        table.add_row(verdict.versus, escape(theirs))
+        table.add_row(verdict.candidate, escape(ours))
+        console.print(table)
+        console.print()
+
+
+def number(x: float | None) -> str:
+    """Write a metric so that a person can read it: four digits that matter."""
+    if x is None or not math.isfinite(x):
+        return str(x)
+    if x == int(x) and abs(x) >= 10:
+        return f"{int(x):,}"
+    return f"{x:.3f}" if abs(x) < 100 else f"{x:,.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: 12.3 s, 4 min 05 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def describe(key: str, value: object) -> str:
+    """Write a fact about a model or a training in words."""
+    label = key.replace("_", " ")
+    if label.endswith("bytes") and isinstance(value, (int, float)):
+        return f"{label.removesuffix('bytes').strip()} {value / 1e6:,.1f} MB".strip()
+    return f"{label} {_fact(value)}"
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, (str, int, float))
