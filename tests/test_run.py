@@ -1,0 +1,290 @@
+"""What a run does, seen from outside: exit codes, reports, exports."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+import harness
+from harness import testing
+from harness.testing import Project
+from tests.test_suite import ROWS, SUITE, TRAIN
+
+COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0')
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project whose suite passes."""
+    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def test_failing_gate_exports_nothing(suite: Project) -> None:
+    """A model below the floor exits 1, and the export that was there before stays as it was."""
+    assert suite.run().code == 0
+    before = (suite.folder / "exports/fake/model/model.safetensors").read_bytes()
+    outcome = suite.run("--set", "train.skill=0.2")
+    assert outcome.code == 1
+    assert outcome.verdict("floor", "adapter") == "FAIL"
+    assert "not exported: merged" in outcome.out
+    assert (suite.folder / "exports/fake/model/model.safetensors").read_bytes() == before
+
+
+def test_merge_that_loses_what_was_learned_is_not_shipped(suite: Project) -> None:
+    """The adapter passes, the merged model does not: what ships is judged, not what was trained."""
+    outcome = suite.run("--set", "adapter.loses=0.6")
+    assert outcome.code == 1
+    assert (outcome.verdict("floor", "adapter"), outcome.verdict("floor", "merged")) == ("PASS", "FAIL")
+    assert not (suite.folder / "exports").exists()
+
+
+def test_too_few_rows_are_inconclusive(suite: Project) -> None:
+    """Eight right of ten do not prove a floor of one half: exit 6, and the report says how many rows would."""
+    suite.write({"test.jsonl": ROWS[:7]})
+    outcome = suite.run("--set", "train.skill=0.75")
+    assert outcome.code == 6
+    assert outcome.verdict("floor") == "INCONCLUSIVE"
+    assert "rows would decide it" in outcome.out
+
+
+def test_nothing_gated_is_not_ok(suite: Project) -> None:
+    """A suite without gates measures, and exits 5."""
+    suite.write({"suite.toml": SUITE.partition("[[gate]]")[0]})
+    assert suite.run().code == 5
+
+
+def test_base_passed_off_as_the_candidate_is_an_error(suite: Project) -> None:
+    """A candidate with its baseline's own weights cannot pass a comparison with it."""
+    suite.write({"suite.toml": COMPARES})
+    outcome = suite.run("--candidate", str(suite.folder / "base"))
+    assert outcome.code == 6
+    assert outcome.verdict("floor") == "ERROR"
+    assert "is the very model it is compared with" in outcome.out
+
+
+def test_candidate_from_elsewhere_is_gated_and_shipped(suite: Project) -> None:
+    """--candidate takes a model's folder in place of training, under the same gates."""
+    suite.write({"suite.toml": COMPARES})
+    outcome = suite.run("--candidate", str(suite.folder / "good"))
+    assert outcome.code == 0
+    exported = suite.folder / "exports/fake/model/model.safetensors"
+    assert exported.read_bytes() == (suite.folder / "good/model.safetensors").read_bytes()
+
+
+def test_candidate_that_is_no_model_is_refused(suite: Project) -> None:
+    """A folder without a configuration is neither adapter nor model."""
+    (suite.folder / "empty").mkdir()
+    outcome = suite.run("--candidate", str(suite.folder / "empty"))
+    assert outcome.code == 4
+    assert "no adapter_config.json or config.json is there" in outcome.err
+
+
+def test_limit_proves_nothing(suite: Project) -> None:
+    """--limit gates the first rows, and ships nothing whatever they say."""
+    outcome = suite.run("--limit", "30")
+    assert "--limit 30" in outcome.out
+    assert not (suite.folder / "exports").exists()
+
+
+def test_deselected_gate_ships_nothing(suite: Project) -> None:
+    """A run of some of the items proves nothing about the rest: exit 6 and no export."""
+    outcome = suite.run("-k", "adapter")
+    assert outcome.code == 6
+    assert "items deselected" in outcome.out
+    assert not (suite.folder / "exports").exists()
+
+
+def test_keyword_chooses_the_baselines_its_gates_need(suite: Project) -> None:
+    """Choosing the merged model's item chooses the base's too, when a gate compares them."""
+    suite.write({"suite.toml": COMPARES})
+    listed = suite.run("--collect-only", "-k", "merged").out
+    assert "suite.toml::base::qa" in listed
+    assert "adapter" not in listed
+
+
+@pytest.mark.parametrize(("words", "code"), [("merged and not qa", 4), ("merged and (", 4), ("merged or adapter", 0)])
+def test_keyword_expressions(suite: Project, words: str, code: int) -> None:
+    """Expressions with and, or, not; nothing selected and nonsense exit 4."""
+    assert suite.run("--collect-only", "-k", words).code == code
+
+
+def test_last_failed_runs_what_failed(suite: Project) -> None:
+    """--lf runs the items whose gates did not pass last time; without an earlier run it says so."""
+    assert "no report of suite" in suite.run("--lf").err
+    assert suite.run("--set", "adapter.loses=0.6").code == 1
+    listed = suite.run("--collect-only", "--lf").out
+    assert "merged::qa" in listed
+    assert "adapter::qa" not in listed
+
+
+def test_exit_first_stops(suite: Project) -> None:
+    """-x stops at the first item that fails; the items after it are skipped, not passed."""
+    outcome = suite.run("-x", "--set", "train.skill=0.2")
+    assert outcome.code == 1
+    assert [r.outcome for r in outcome.report.reports] == ["done", "done", "skipped"]
+
+
+def test_no_export_measures_only(suite: Project) -> None:
+    """--no-export gates and writes no export."""
+    outcome = suite.run("--no-export")
+    assert outcome.code == 0
+    assert "--no-export" in outcome.out
+    assert not (suite.folder / "exports").exists()
+
+
+def test_training_is_not_repeated_when_nothing_changed(suite: Project) -> None:
+    """The same recipe on the same base and data is reused; another rate is another training."""
+    assert "reused" not in suite.run().out
+    assert "reused" in suite.run().out
+    assert "reused" not in suite.run("--set", "train.skill=0.85").out
+
+
+BAD_EVALUATORS = {
+    "raises": ("raise ZeroDivisionError('boom')", 4, "boom"),
+    "returns NaN": ("yield Score(s.id, {'m': float('nan')})", 6, "not a finite number"),
+    "forgets rows": ("if s.id != 'q3': yield Score(s.id, {'m': 1.0})", 6, "1 of 60 rows got no score"),
+    "invents rows": ("yield Score(s.id + 'x', {'m': 1.0})", 4, "none of the rows it was given"),
+    "scores twice": ("yield Score(s.id, {'m': 1.0}); yield Score(s.id, {'m': 1.0})", 4, "twice"),
+    "lacks the metric": ("yield Score(s.id, {'other': 1.0})", 6, 'have no "m"'),
+    "yields nothing": ("if False: yield", 6, "60 of 60 rows got no score"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EVALUATORS)
+def test_bad_evaluators_never_pass(suite: Project, case: str) -> None:
+    """An evaluator that raises, returns NaN or forgets rows is an error: nothing ships, and no number is made up."""
+    body, code, told = BAD_EVALUATORS[case]
+    plugin = f"""
+from harness import Score, hookimpl, metric
+
+@metric("m", better="higher", scale="proportion")
+def bad(subject, samples):
+    for s in samples:
+        {body}
+
+@hookimpl
+def harness_evaluators():
+    return {{"bad": bad}}
+"""
+    text = SUITE.replace('use = "exact_match"', 'use = "bad"').replace("qa.exact_match", "qa.m")
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": plugin}).run()
+    assert outcome.code == code
+    assert told in outcome.out
+    assert not (suite.folder / "exports").exists()
+
+
+def test_rehearsal_crash_stops_before_training(suite: Project) -> None:
+    """What crashes on the base crashes before the hours of training, and what was measured is kept."""
+    plugin = """
+from harness import hookimpl, metric
+
+@metric("m", better="lower")
+def crash(subject, samples, *, against):
+    raise RuntimeError("compares badly")
+
+@hookimpl
+def harness_evaluators():
+    return {"crash": crash}
+"""
+    text = SUITE + '\n[[eval]]\nname = "c"\nuse = "crash"\ndata = "test.jsonl"\n'
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": plugin}).run()
+    assert outcome.code == 4
+    assert "compares badly" in outcome.out
+    assert "\ntrain" not in outcome.out
+
+
+def test_interrupt_in_training_exits_2_and_keeps_the_report(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C exits 2 with the baselines' rows on disk and no export."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(testing, "write_fake", interrupted)
+    outcome = suite.run()
+    assert outcome.code == 2
+    assert "interrupted" in outcome.out
+    assert outcome.report.reports[0].outcome == "done"
+    assert not (suite.folder / "exports").exists()
+    monkeypatch.undo()
+
+
+def test_full_disk_leaves_the_old_export(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills while the export is written leaves the previous one whole, and exits 4."""
+    assert suite.run().code == 0
+    before = sorted(p.name for p in (suite.folder / "exports/fake").rglob("*"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert "No space left on device" in outcome.out
+    assert sorted(p.name for p in (suite.folder / "exports/fake").rglob("*")) == before
+    assert [p.name for p in (suite.folder / "exports").iterdir()] == ["fake"]
+
+
+def test_tampering_exporter_is_caught(suite: Project) -> None:
+    """An exporter that writes other weights than were gated exits 1 and writes nothing."""
+    plugin = """
+from harness import hookimpl
+from harness.testing import write_fake
+
+def tamper(ref, to):
+    write_fake(to, 0.1)
+    return to
+
+@hookimpl
+def harness_exporters():
+    return {"tamper": tamper}
+"""
+    text = SUITE.replace('use = "safetensors"', 'use = "tamper"')
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": plugin}).run()
+    assert outcome.code == 1
+    assert "not the ones that were gated" in outcome.out
+    assert not (suite.folder / "exports/fake").exists()
+
+
+def test_run_folder_has_what_others_expect(suite: Project) -> None:
+    """Results and samples have lm-evaluation-harness's keys, junit.xml one case a verdict."""
+    outcome = suite.run("--junit-xml", str(suite.folder / "ci.xml"))
+    (folder,) = suite.folder.glob("reports/*")
+    results = json.loads(next((folder / "merged").glob("results_*.json")).read_text("utf-8"))
+    assert results["results"]["qa"]["exact_match,none"] == outcome.report.reports[-1].metrics["exact_match"]
+    assert results["results"]["qa"]["exact_match_stderr,none"] > 0
+    rows = next((folder / "merged").glob("samples_qa_*.jsonl")).read_text("utf-8").splitlines()
+    first = json.loads(rows[0])
+    assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "doc_hash", "exact_match"} <= first.keys()
+    assert len(rows) == len(ROWS)
+    cases = ET.parse(suite.folder / "ci.xml").getroot().findall("testcase")
+    assert sum("floor" in c.get("name", "") for c in cases) == 2
+
+
+def test_same_from_python(suite: Project) -> None:
+    """harness.run returns the Run that the command line prints."""
+    run = harness.run(suite.folder / "suite.toml", plugins=("harness.testing",), out=suite.folder / "reports")
+    assert run.exit_code == 0
+    assert run.exports[0].written
+
+
+def test_show_prints_the_report_again(suite: Project) -> None:
+    """`show` prints the same summary, and --flips the rows that changed with both answers."""
+    suite.write({"suite.toml": COMPARES})
+    outcome = suite.run()
+    (folder,) = suite.folder.glob("reports/*")
+    again = suite.harness("show", str(folder))
+    assert again.code == 0
+    assert outcome.out.splitlines()[-1].strip("= ") == again.out.splitlines()[-1].strip("= ")
+    flips = suite.harness("show", str(folder), "--flips").out
+    assert "won" in flips
+    assert "wrong" in flips
+
+
+def test_few_shot_is_the_base_with_examples(suite: Project) -> None:
+    """A few-shot subject answers with the base's weights, and a gate can ask to beat it."""
+    text = COMPARES.replace('versus = "base"', 'versus = "fewshot"') + "\n[subject.fewshot]\nshots = 3\n"
+    outcome = suite.write({"suite.toml": text}).run()
+    assert outcome.code == 0
+    assert "fewshot::qa" in outcome.out
