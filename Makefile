@@ -1,0 +1,38 @@
+# make demo: environment, model, data, and the whole run; make test: environment, all tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: demo test smoke check fix bench clean
+
+demo: $(READY)
+	$(BIN)/harness run suites/domain.toml
+
+test: $(READY)
+	$(BIN)/pytest
+
+smoke: $(READY)
+	$(BIN)/harness run suites/smoke.toml
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fix: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)
+	$(BIN)/python bench/training.py
+	$(BIN)/python bench/perplexity.py
+
+clean:
+	rm -rf $(VENV) exports .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
