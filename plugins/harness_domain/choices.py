@@ -1,0 +1,78 @@
+"""Multiple choice by log-likelihood: which of the row's choices is the likeliest continuation of its input."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness import Logprob, Sample, Score, Subject, UsageError, metric
+
+
+@metric("acc", better="higher", scale="proportion")
+@metric("acc_norm", better="higher", scale="proportion")
+def multiple_choice(
+    subject: Subject, samples: Sequence[Sample], *, choices: str = "choices", gold: str = "gold", delimiter: str = " "
+) -> Iterator[Score]:
+    """Score 1 where the likeliest choice is the right one; `acc_norm` divides by the characters of a choice.
+
+    The formulas are lm-evaluation-harness's: log-probabilities summed over the choice's tokens; the
+    length is that of the choice without the delimiter; the first wins a tie, which the note then calls
+    "uniform". Column `choices` holds a list of texts, column `gold` the right one: its text, else its
+    letter from A, else its number from 0; without that column the row's target says it. After a text
+    prompt a choice follows the delimiter, after chat messages it follows the template. A log-probability
+    that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
+    """
+    texts = [_choices(s, choices) for s in samples]
+    right = [_gold(s, gold, options) for s, options in zip(samples, texts, strict=True)]
+    pairs = [
+        (s.input, delimiter + text if isinstance(s.input, str) else text)
+        for s, options in zip(samples, texts, strict=True)
+        for text in options
+    ]
+    scored = iter(subject.logprobs(pairs))  # all rows in one call: that is what lets their prompts be shared
+    for sample, options, index in zip(samples, texts, right, strict=True):
+        yield _score(sample, options, index, [next(scored) for _ in options])
+
+
+def _score(sample: Sample, options: Sequence[str], gold: int, logprobs: Sequence[Logprob]) -> Score:
+    totals = [p.total for p in logprobs]
+    if not all(map(math.isfinite, totals)):
+        return Score(sample.id, {"acc": math.nan, "acc_norm": math.nan}, note="a log-probability is not finite")
+    chosen = _argmax(totals)
+    by_length = _argmax([total / len(text) for total, text in zip(totals, options, strict=True)])
+    values = {"acc": float(chosen == gold), "acc_norm": float(by_length == gold)}
+    note = "uniform" if totals.count(totals[chosen]) > 1 else None
+    return Score(sample.id, values, answer=options[chosen], note=note)
+
+
+def _argmax(numbers: Sequence[float]) -> int:
+    return max(range(len(numbers)), key=numbers.__getitem__)
+
+
+def _choices(sample: Sample, column: str) -> list[str]:
+    found = sample.row.get(column)
+    where = f'row "{sample.id}": column "{column}"'
+    if found is None:
+        raise UsageError(f"{where} is missing; name the column that has the choices")
+    if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(c, str) and c for c in found):
+        raise UsageError(f"{where} is {found!r}, want a list of texts that are not empty")
+    if len(set(found)) < len(found) or len(found) < 2:
+        raise UsageError(f"{where} is {found!r}, want two or more choices, all different")
+    return list(found)
+
+
+def _gold(sample: Sample, column: str, options: Sequence[str]) -> int:
+    """Return the number of the right choice, from 0."""
+    said: Any = sample.row.get(column, sample.target)
+    if isinstance(said, str) and said in options:
+        return options.index(said)
+    if isinstance(said, str) and len(said) == 1 and said in string.ascii_uppercase:
+        said = string.ascii_uppercase.index(said)
+    elif isinstance(said, str) and said.isdecimal():
+        said = int(said)
+    if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < len(options):
+        return said
+    wanted = f'a choice, its letter, or its number from 0 to {len(options) - 1}, in column "{column}" or as the target'
+    raise UsageError(f'row "{sample.id}": the right choice is {sample.row.get(column, sample.target)!r}, want {wanted}')

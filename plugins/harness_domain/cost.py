@@ -1,0 +1,75 @@
+"""What a model costs to keep and to ask: size and latency."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from harness import Sample, Score, Subject, UsageError, metric
+
+WHOLE_MODEL = "model"  # the id of the one row an evaluation without data gets
+
+
+def ratio_of_medians(scores: Sequence[Score]) -> float:
+    """Return the median seconds of the model over the median seconds of the one it was timed against."""
+    theirs = [s.values["seconds"] / s.values["latency_ratio"] for s in scores]
+    return median_seconds(scores) / median(theirs)
+
+
+def median_seconds(scores: Sequence[Score]) -> float:
+    """Return the median over rows; NaN where one row could not be timed, since NaN has no place in an order."""
+    seconds = [s.values["seconds"] for s in scores]
+    return median(seconds) if all(map(math.isfinite, seconds)) else math.nan
+
+
+@metric("latency_ratio", better="lower", scale="other", combine=ratio_of_medians)
+@metric("seconds", better="lower", scale="other", combine=median_seconds)
+def latency(
+    subject: Subject, samples: Sequence[Sample], *, against: Subject, new_tokens: int = 16, repeats: int = 3
+) -> Iterator[Score]:
+    """Time one answer of at most `new_tokens` tokens at a time, in turns with another model in the same process.
+
+    Each row is asked `repeats` times of both, the order changing every time, so that a machine that
+    slows down slows down both; a row counts with its medians, the metrics are the ratio of the
+    rows' medians and the median seconds. Raises UsageError when `repeats` or `new_tokens` is below 1.
+    """
+    if repeats < 1 or new_tokens < 1:
+        raise UsageError(f"latency: repeats is {repeats} and new_tokens is {new_tokens}, want 1 or more")
+    if not samples:
+        return
+    for model in (subject, against):  # the first answer pays for what is set up once
+        _seconds(model, samples[0], new_tokens)
+    for sample in samples:
+        ours: list[float] = []
+        theirs: list[float] = []
+        for turn in range(repeats):
+            pair = [(subject, ours), (against, theirs)]
+            for model, seconds in pair if turn % 2 == 0 else reversed(pair):
+                seconds.append(_seconds(model, sample, new_tokens))
+        timed = median(ours) > 0 and median(theirs) > 0  # no answer takes no time: a clock or a cache is at fault
+        ratio = median(ours) / median(theirs) if timed else math.nan
+        yield Score(sample.id, {"latency_ratio": ratio, "seconds": median(ours) if timed else math.nan})
+
+
+def _seconds(model: Subject, sample: Sample, new_tokens: int) -> float:
+    start = time.perf_counter()
+    model.generate([sample.input], max_new_tokens=new_tokens)
+    return time.perf_counter() - start
+
+
+@metric("bytes", better="lower", scale="count")
+@metric("parameters", better="lower", scale="count")
+def size(subject: Subject, samples: Sequence[Sample]) -> Iterator[Score]:
+    """Count the bytes of a model's weights and its parameters; needs no data.
+
+    Raises UsageError when it is given data, and where a model does not say.
+    """
+    nbytes, parameters = getattr(subject, "nbytes", None), getattr(subject, "parameters", None)
+    if nbytes is None or parameters is None:
+        raise UsageError(f'size: "{subject.name}" does not say how large it is; use a model that runs here')
+    for sample in samples:
+        if sample.id != WHOLE_MODEL:  # a count is a sum over rows: data would count the model once per row
+            raise UsageError('size: takes no data; remove "data" from this eval')
+        yield Score(sample.id, {"bytes": float(nbytes), "parameters": float(parameters)})

@@ -1,0 +1,126 @@
+"""Any metric of the library `evaluate`, on generated answers: by name, by the path of a script, or one of ours."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import PurePath
+from typing import Any, Literal
+
+from harness import Metric, Sample, Score, Subject, UsageError
+from harness_domain.matching import LINE, targets_of
+
+OURS = "local:"  # "local:chrf" is in this package, needs no network, and is an evaluate.Metric like the others
+
+
+def hf_metric(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    metric: str,
+    key: str | None = None,
+    better: Literal["higher", "lower"] = "higher",
+    max_new_tokens: int = 32,
+    stop: tuple[str, ...] = LINE,
+    **options: Any,
+) -> Iterator[Score]:
+    """Generate answers and give all of them to a metric of the library `evaluate`; `options` go to its compute().
+
+    `metric` is "local:chrf", the path of a metric script, or a name that `evaluate.load` finds (on the
+    hub, once). `key` names the entry of its result, where that is not the metric's own name; the
+    harness calls the metric by `key`, else by its name. Raises UsageError when it cannot be loaded, and
+    on a row without a target.
+    """
+    _load(metric)  # before anything slow
+    wanted = [targets_of(s) for s in samples]
+    answers = subject.generate([s.input for s in samples], max_new_tokens=max_new_tokens, stop=stop)
+    for sample, targets, answer in zip(samples, wanted, answers, strict=True):
+        yield Score(sample.id, {}, answer=answer, note=json.dumps({"targets": targets}, ensure_ascii=False))
+
+
+def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+    """Name the metric that a suite's table asks for; light, since collection calls it."""
+    metric, key = str(options.get("metric", "")), options.get("key")
+    better = options.get("better", "higher")
+    compute = {k: v for k, v in options.items() if k not in ("metric", "key", "better", "max_new_tokens", "stop")}
+    name = str(key) if key else _name(metric)
+    return [Metric(name, better, "other", partial(combine, metric=metric, key=name, options=compute))]
+
+
+hf_metric.metrics_for = _metrics_for  # type: ignore[attr-defined]
+
+
+def combine(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[str, Any]) -> float:
+    """Compute the metric over all rows, from the answers and the targets in their notes.
+
+    NaN when the metric refuses the answers, such as words where it wants numbers. Raises UsageError
+    when it fails on the options, and when its result has no number under `key`.
+    """
+    module = _load(metric)
+    answers = [s.answer or "" for s in scores]
+    targets = [json.loads(s.note or "{}")["targets"] for s in scores]
+    try:
+        result = module.compute(**_inputs(module, metric, answers, targets), **options)
+    except ValueError:
+        return math.nan
+    except TypeError as error:
+        raise UsageError(f'metric "{metric}": fails: {error}; check its options') from None
+    if key not in result or isinstance(result[key], str):
+        known = ", ".join(f'"{k}"' for k in result)
+        raise UsageError(f'metric "{metric}": has no result "{key}"; say key = one of {known}')
+    return float(result[key])
+
+
+def _name(metric: str) -> str:
+    return PurePath(metric.removeprefix(OURS)).stem
+
+
+def _inputs(module: Any, metric: str, answers: list[str], targets: list[list[str]]) -> dict[str, list[Any]]:
+    """Shape answers and targets as the metric declares them: texts, lists of texts, class numbers or numbers."""
+    features = module.features if isinstance(module.features, list) else [module.features]
+    several = next((f for f in features if not hasattr(f["references"], "dtype")), None)
+    if several is not None:
+        return {"predictions": answers, "references": targets}
+    if any(len(t) > 1 for t in targets):
+        raise UsageError(f'metric "{metric}": takes one target per row; use another, or one target')
+    single = [t[0] for t in targets]
+    kind = str(features[0]["references"].dtype)
+    if kind.startswith("int"):
+        return _classes(answers, single)
+    if kind.startswith("float"):
+        return {"predictions": [float(a) for a in answers], "references": [float(t) for t in single]}
+    return {"predictions": answers, "references": single}
+
+
+def _classes(answers: list[str], targets: list[str]) -> dict[str, list[Any]]:
+    """Number the classes: integers as they are, else sorted targets from 0; an answer that is none is one more."""
+    answers, targets = [a.strip() for a in answers], [t.strip() for t in targets]
+    labels = sorted(set(targets))
+    numbers = all(label.lstrip("-").isdecimal() for label in labels)
+    known = {label: int(label) if numbers else i for i, label in enumerate(labels)}
+    foreign = max(known.values()) + 1
+    return {"predictions": [known.get(a, foreign) for a in answers], "references": [known[t] for t in targets]}
+
+
+@cache
+def _load(metric: str) -> Any:
+    if metric.startswith(OURS):
+        return _ours(metric.removeprefix(OURS))
+    try:
+        import evaluate
+
+        return evaluate.load(metric, keep_in_memory=True)
+    except Exception as error:  # the hub, the file, or the imports and the code of somebody's script
+        why = " ".join(str(error).split()) or type(error).__name__
+        hint = f'a name needs the hub once; without a network give the path of a metric script, or "{OURS}chrf"'
+        raise UsageError(f'metric "{metric}": cannot be loaded: {why}; {hint}') from None
+
+
+def _ours(name: str) -> Any:
+    if name != "chrf":
+        raise UsageError(f'metric "{OURS}{name}": there is none; known: "{OURS}chrf"')
+    from harness_domain.chrf import chrf
+
+    return chrf()

@@ -1,0 +1,165 @@
+"""Generate an answer and match it: exact_match, contains, token_f1, regex.
+
+Answers and targets are normalised alike. Whitespace is collapsed and Unicode composed (NFC) always; then,
+as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and
+Unicode's punctuation without a space in their place ("U.S." is "us", and "-3.5" is "35": turn it off for
+numbers and code), and `ignore_articles`, off by default, removes "a", "an", "the". Of several targets
+the best counts.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from harness import Sample, Score, Subject, UsageError, metric
+
+ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
+LINE = ("\n",)  # an answer is one line unless the suite says otherwise
+
+
+@metric("exact_match", better="higher", scale="proportion")
+def exact_match(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    max_new_tokens: int = 32,
+    stop: tuple[str, ...] = LINE,
+    ignore_case: bool = True,
+    ignore_punctuation: bool = True,
+    ignore_articles: bool = False,
+) -> Iterator[Score]:
+    """Score 1 where the answer is a target. Raises UsageError on a row without a target."""
+    normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
+    same = _best(lambda answer, target: float(answer == target), normal)
+    return _generate_and_match("exact_match", same, subject, samples, max_new_tokens, stop)
+
+
+@metric("contains", better="higher", scale="proportion")
+def contains(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    max_new_tokens: int = 32,
+    stop: tuple[str, ...] = LINE,
+    ignore_case: bool = True,
+    ignore_punctuation: bool = True,
+    ignore_articles: bool = False,
+    whole_words: bool = True,
+) -> Iterator[Score]:
+    """Score 1 where a target is in the answer, as whole words: "no" is not in "I do not know".
+
+    Say `whole_words = false` for languages written without spaces. Raises UsageError on a row without a target.
+    """
+
+    def within(answer: str, target: str) -> float:
+        edges = r"(?<!\w)%s(?!\w)" if whole_words else "%s"
+        return float(re.search(edges % re.escape(target), answer) is not None)
+
+    normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
+    return _generate_and_match("contains", _best(within, normal), subject, samples, max_new_tokens, stop)
+
+
+@metric("token_f1", better="higher", scale="mean")
+def token_f1(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    max_new_tokens: int = 32,
+    stop: tuple[str, ...] = LINE,
+    ignore_case: bool = True,
+    ignore_punctuation: bool = True,
+    ignore_articles: bool = False,
+) -> Iterator[Score]:
+    """Score the words an answer shares with its target: F1 of two bags of words (Rajpurkar et al. 2016, SQuAD).
+
+    Raises UsageError on a row without a target.
+    """
+    normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
+    return _generate_and_match("token_f1", _best(word_f1, normal), subject, samples, max_new_tokens, stop)
+
+
+@metric("regex", better="higher", scale="proportion")
+def regex(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    pattern: str,
+    max_new_tokens: int = 32,
+    stop: tuple[str, ...] = LINE,
+) -> Iterator[Score]:
+    """Score 1 where the pattern is found in the answer as it was generated, stripped; rows need no target.
+
+    Raises UsageError when the pattern cannot be compiled.
+    """
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f'regex: pattern "{pattern}" cannot be read: {error}') from None
+
+    def found(sample: Sample) -> Callable[[str], float]:
+        return lambda answer: float(wanted.search(answer.strip()) is not None)
+
+    return _generate_and_match("regex", found, subject, samples, max_new_tokens, stop)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """How two texts are made alike before they are compared."""
+
+    ignore_case: bool = True
+    ignore_punctuation: bool = True
+    ignore_articles: bool = False
+
+    def __call__(self, text: str) -> str:
+        text = unicodedata.normalize("NFC", text)
+        if self.ignore_case:
+            text = text.casefold()
+        if self.ignore_punctuation:
+            text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
+        if self.ignore_articles:
+            text = ARTICLES.sub(" ", text)
+        return " ".join(text.split())
+
+
+def word_f1(answer: str, target: str) -> float:
+    """Return F1 of two bags of words separated by spaces."""
+    ours, theirs = answer.split(), target.split()
+    shared = (Counter(ours) & Counter(theirs)).total()
+    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
+
+
+Matcher = Callable[[Sample], Callable[[str], float]]
+
+
+def _generate_and_match(
+    name: str, matcher: Matcher, subject: Subject, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str]
+) -> Iterator[Score]:
+    matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
+    answers = subject.generate([s.input for s in samples], max_new_tokens=max_new_tokens, stop=stop)
+    for sample, match, answer in zip(samples, matches, answers, strict=True):
+        yield Score(sample.id, {name: match(answer)}, answer=answer)
+
+
+def _best(compare: Callable[[str, str], float], normal: Normal) -> Matcher:
+    """Make a matcher that takes the target an answer fits best."""
+
+    def matcher(sample: Sample) -> Callable[[str], float]:
+        targets = [normal(t) for t in targets_of(sample)]
+        if not all(targets):
+            raise UsageError(f'row "{sample.id}": nothing of a target is left; say ignore_punctuation = false')
+        return lambda answer: max(compare(normal(answer), target) for target in targets)
+
+    return matcher
+
+
+def targets_of(sample: Sample) -> list[str]:
+    """Return what a row wants; raises UsageError when it wants nothing."""
+    targets = [sample.target] if isinstance(sample.target, str) else list(sample.target)
+    if not targets or not all(t.strip() for t in targets):
+        raise UsageError(f'row "{sample.id}": target is missing or empty; map a column to it')
+    return targets

@@ -1,0 +1,71 @@
+"""How likely text is to a model: perplexity, bits per byte, and drift from another model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from harness import Logprob, Sample, Score, Subject, UsageError, hookimpl, metric
+
+
+@metric("perplexity", better="lower", scale="perplexity")
+@metric("bits_per_byte", better="lower")
+def perplexity(
+    subject: Subject, samples: Sequence[Sample], *, of: Literal["text", "completion"] = "text", column: str = "text"
+) -> Iterator[Score]:
+    """Score how likely each row's text is, or its target after its input; the same whatever the batches.
+
+    "text" is the row's `column`, else its input, scored as a whole (in windows where it is longer than
+    the model's context); "completion" is the target, the first where there are several. Perplexity is
+    exp(Σ nats / Σ tokens) over all rows, bits per byte Σ nats / (ln 2 · Σ UTF-8 bytes), which also
+    compares models with different tokenizers. Raises UsageError on a row without such text.
+    """
+    pairs = [_completion(s) if of == "completion" else ("", _text(s, column)) for s in samples]
+    for sample, logprob in zip(samples, subject.logprobs(pairs), strict=True):
+        yield _score(sample, logprob)
+
+
+@metric("kl", better="lower")
+def drift(subject: Subject, samples: Sequence[Sample], *, against: Subject, column: str = "text") -> Iterator[Score]:
+    """Measure how far a model's next-token distributions moved: mean KL(against ‖ subject), nats per token.
+
+    On text that has nothing to do with the fine-tuning this is forgetting, without labels. Raises
+    UsageError on a row without text, and where the model does not give its distributions.
+    """
+    token_kl = getattr(subject, "token_kl", None)
+    if token_kl is None:
+        raise UsageError(f'drift: "{subject.name}" does not give token distributions; use a model that runs here')
+    texts = [_text(s, column) for s in samples]
+    for sample, (total, tokens) in zip(samples, token_kl(texts, against), strict=True):
+        yield Score(sample.id, {"kl": total / tokens if tokens else math.nan}, weight=float(tokens))
+
+
+def _score(sample: Sample, logprob: Logprob) -> Score:
+    """Return nats per token, weighted by tokens, and bits per byte, weighted by bytes; NaN where there are none."""
+    nats = -logprob.total
+    values = {
+        "perplexity": nats / logprob.tokens if logprob.tokens else math.nan,
+        "bits_per_byte": nats / math.log(2) / logprob.bytes if logprob.bytes else math.nan,
+    }
+    return Score(sample.id, values, weight=float(logprob.tokens), weights={"bits_per_byte": float(logprob.bytes)})
+
+
+def _text(sample: Sample, column: str) -> str:
+    text = sample.row.get(column, sample.input)
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f'row "{sample.id}": no text in column "{column}"; name the column that has it')
+    return text
+
+
+def _completion(sample: Sample) -> tuple[Any, str]:
+    """Pair the input with the target; after text the target is a new word, chat messages bring their own break."""
+    targets = [sample.target] if isinstance(sample.target, str) else sample.target
+    if not targets or not targets[0].strip():
+        raise UsageError(f'row "{sample.id}": no target to score; map a column to it, or say of = "text"')
+    return sample.input, f" {targets[0]}" if isinstance(sample.input, str) else targets[0]
+
+
+@hookimpl
+def harness_evaluators() -> dict[str, Any]:
+    return {"perplexity": perplexity, "drift": drift}
