@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from harness.errors import Finding, UsageError
 from harness.evidence import file_digests, weights_digest
 from harness.gate import ships
 from harness.paths import folder_in_place, write_text
-from harness.report import Exported, Run, to_json
+from harness.report import Exported, Run, dumps, to_json
 from harness.subject import ModelRef
 from harness.suite import Export
 
@@ -64,10 +63,10 @@ def _verify(declared: Export, ref: ModelRef, model: Path, run: Run) -> dict[str,
 
 def _evidence(plan: Plan, declared: Export, run: Run, work: Path, files: dict[str, dict[str, Any]]) -> None:
     manifest = {"files": {f"model/{name}": entry for name, entry in files.items()}, "suite": plan.suite.digest}
-    write_text(work / "evidence" / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_text(work / "evidence" / "manifest.json", dumps(manifest))
     write_text(work / "evidence" / "report.json", to_json(run))
     gates = [v.__dict__ for v in run.verdicts if v.candidate == declared.from_]
-    write_text(work / "evidence" / "gates.json", json.dumps(gates, indent=1, default=str) + "\n")
+    write_text(work / "evidence" / "gates.json", dumps(gates))
     write_text(work / "README.md", _card(declared, run))
 
 

@@ -11,8 +11,6 @@ from typing import Any, Literal
 from harness import stats
 from harness.result import Metric, Result, Sample, Score
 
-FEW_CLUSTERS = 20  # below it a cluster t is too sure of itself (statistics.md)
-
 
 class Outcome(StrEnum):
     """What a gate says: proven, refuted, neither, or not evaluated."""
@@ -290,9 +288,9 @@ class _Question:
         if self._binary():
             return self._binary_test()
         values, weights = self._values()
-        if self.clusters and len(set(self.clusters)) < FEW_CLUSTERS:
+        if self.clusters and len(set(self.clusters)) < stats.FEW_CLUSTERS:
             return self._bootstrap()
-        return stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha)
+        return stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha, support=self._support())
 
     def _binary(self) -> bool:
         rows = [*self.ours, *(self.theirs or ())]
@@ -342,7 +340,16 @@ class _Question:
 
     def _bootstrap(self) -> stats.Test:
         clusters = self.clusters or [s.id for s in self.ours]
-        return stats.cluster_bootstrap(self._all, clusters, self.margin, self.alpha, self.seed)
+        support = self._support()
+        return stats.cluster_bootstrap(self._all, clusters, self.margin, self.alpha, self.seed, support=support)
+
+    def _support(self) -> tuple[float, float] | None:
+        """Return the range a row's value can have, oriented, where it is known."""
+        if self.metric.scale != "proportion" or self.metric.combine:
+            return None
+        if self.theirs is not None:
+            return -1.0, 1.0
+        return (0.0, 1.0) if self.sign > 0 else (-1.0, 0.0)
 
 
 def _conclude(verdict: Verdict, test: stats.Test, question: _Question) -> Verdict:
@@ -380,7 +387,7 @@ def _why(verdict: Verdict, question: _Question) -> str:
     if verdict.rows_needed:
         text += f"; about {verdict.rows_needed} rows would decide it"
     elif verdict.outcome is Outcome.INCONCLUSIVE:
-        text += "; it sits on the threshold, and no number of rows will decide it"
+        text += "; more rows like these would not decide it"
     return text
 
 

@@ -94,8 +94,13 @@ class Run:
 
 
 def to_json(run: Run) -> str:
-    """Write a run as JSON; numbers that are not finite become null."""
-    return json.dumps({"format": FORMAT, **_finite(dataclasses.asdict(run))}, indent=1, ensure_ascii=False) + "\n"
+    """Write a run as JSON."""
+    return dumps({"format": FORMAT, **dataclasses.asdict(run)})
+
+
+def dumps(value: Any) -> str:
+    """Write a value as JSON; numbers that are not finite become null, for JSON has no words for them."""
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
 def read_run(folder: Path) -> Run:
@@ -120,7 +125,6 @@ def _report(data: dict[str, Any]) -> Report:
 
 
 def _finite(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON has no words for, by null."""
     if isinstance(value, dict):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -300,7 +300,7 @@ class _Runner:
     def failed(self, item: Item, error: Exception, seconds: float) -> Report:
         """Report an evaluation that raised; a mistake of the user needs no traceback."""
         user = isinstance(error, UsageError)
-        why = str(error) if user else f"{type(error).__name__}: {error}"
+        why = f"{self.plan.tasks[item.eval].spec.where}: {error}" if user else f"{type(error).__name__}: {error}"
         trace = None if user else "".join(traceback.format_exception(error))
         verdicts = self.verdicts(item, None)
         return Report(

@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.evidence import digest_of
 from harness.gate import Outcome
 from harness.paths import write_text
-from harness.report import Report, Run, read_run, to_json
+from harness.report import Report, Run, dumps, read_run, to_json
 from harness.result import Result, Sample
 
 
@@ -48,7 +48,7 @@ class RunFolder:
         """Write report.json, a results file for every subject, and junit.xml."""
         for subject in dict.fromkeys(r.subject for r in run.reports):
             path = self.path / subject / f"results_{self.stamp}.json"
-            write_text(path, json.dumps(_results(run, subject), indent=1, ensure_ascii=False, default=str) + "\n")
+            write_text(path, dumps(_results(run, subject)))
         write_text(self.path / "junit.xml", junit(run))
         write_text(self.path / "report.json", to_json(run))
 
@@ -139,7 +139,7 @@ def _results(run: Run, subject: str) -> dict[str, Any]:
     for r in reports:
         results[r.eval] = {"alias": r.eval}
         for name, value in r.metrics.items():
-            results[r.eval][f"{name},none"] = value if value == value else None
+            results[r.eval][f"{name},none"] = value
             results[r.eval][f"{name}_stderr,none"] = r.stderr.get(name, "N/A")
     return {
         "results": results,
