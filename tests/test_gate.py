@@ -85,7 +85,9 @@ def test_perplexity_margins_are_relative() -> None:
     worse = result([v + 0.1 + 0.01 * (i % 2) for i, v in enumerate(nats)], metric="ppl", weight=10)
     claim = gate(metric="e.ppl", versus="base", better_by=0.5)
     assert verdict(claim, PPL, half, theirs).outcome is Outcome.PASS
-    assert verdict(gate(metric="e.ppl", versus="base", worse_by_at_most=0.02), PPL, worse, theirs).outcome is Outcome.FAIL
+    assert (
+        verdict(gate(metric="e.ppl", versus="base", worse_by_at_most=0.02), PPL, worse, theirs).outcome is Outcome.FAIL
+    )
 
 
 def test_perplexity_of_other_tokens_is_an_error() -> None:

@@ -15,7 +15,10 @@ BROKEN = {
         HEAD + "@hookimpl\ndef harness_evaluators():\n    return {'exact_match': lambda subject, samples: []}\n",
         'evaluator "exact_match": is provided by two plugins',
     ),
-    "a misspelt hook": (HEAD + "@hookimpl\ndef harness_evaluator():\n    return {}\n", 'did you mean "harness_evaluators"?'),
+    "a misspelt hook": (
+        HEAD + "@hookimpl\ndef harness_evaluator():\n    return {}\n",
+        'did you mean "harness_evaluators"?',
+    ),
     "no dict": (HEAD + "@hookimpl\ndef harness_evaluators():\n    return [1]\n", "returned no dict"),
     "a hook with a wrong argument": (HEAD + "@hookimpl\ndef harness_report(runn):\n    pass\n", "harness_report"),
 }

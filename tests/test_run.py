@@ -256,7 +256,16 @@ def test_run_folder_has_what_others_expect(suite: Project) -> None:
     assert results["results"]["qa"]["exact_match_stderr,none"] > 0
     rows = next((folder / "merged").glob("samples_qa_*.jsonl")).read_text("utf-8").splitlines()
     first = json.loads(rows[0])
-    assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "doc_hash", "exact_match"} <= first.keys()
+    assert {
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "doc_hash",
+        "exact_match",
+    } <= first.keys()
     assert len(rows) == len(ROWS)
     cases = ET.parse(suite.folder / "ci.xml").getroot().findall("testcase")
     assert sum("floor" in c.get("name", "") for c in cases) == 2

@@ -60,7 +60,11 @@ BROKEN = {
     "an unknown key of a fixed table": ("min =", "mn =", 'unknown key "mn"; did you mean "min"?'),
     "an unknown plugin": ('"exact_match"', '"exactmatch"', 'no evaluator "exactmatch"; did you mean "exact_match"?'),
     "an unknown option": ("slices =", "max_tokens = 3\nslices =", 'unknown option "max_tokens"'),
-    "an option of the wrong type": ("slices =", 'max_new_tokens = "3"\nslices =', '"max_new_tokens" is "3", want an int'),
+    "an option of the wrong type": (
+        "slices =",
+        'max_new_tokens = "3"\nslices =',
+        '"max_new_tokens" is "3"',
+    ),
     "an unknown metric": ("qa.exact_match", "qa.exact", 'no metric "exact"; did you mean "exact_match"?'),
     "an unknown eval": ("qa.exact_match", "qb.exact_match", 'no eval "qb"; known: "qa"'),
     "an unknown baseline": ("min = 0.5", 'versus = "bass"\nbetter_by = 0', 'no baseline; did you mean "base"?'),
@@ -102,7 +106,9 @@ def test_all_mistakes_of_a_file_are_told_at_once_with_their_lines(suite: Project
     text = SUITE.replace("min = 0.5", "mn = 0.5").replace('name = "qa"', 'nam = "qa"').replace("path =", "paht =")
     suite.write({"suite.toml": text})
     lines = suite.run().err.splitlines()
-    where = {key: next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith(key)) for key in ("mn", "nam")}
+    where = {
+        key: next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith(key)) for key in ("mn", "nam")
+    }
     assert any(f"suite.toml:{where['mn']}:" in line for line in lines)
     assert any('"path" is missing' in line for line in lines)
     assert any(f"suite.toml:{where['nam']}:" in line or "name" in line for line in lines)
