@@ -77,12 +77,12 @@ class Gate:
     def claim(self) -> str:
         """Say the claim in words."""
         if self.min is not None:
-            return f"at least {self.min:g}"
+            return f"at least {_plain(self.min)}"
         if self.max is not None:
-            return f"at most {self.max:g}"
+            return f"at most {_plain(self.max)}"
         if self.worse_by_at_most is not None:
-            return f"worse than {self.versus} by at most {self.worse_by_at_most:g}"
-        return f"better than {self.versus}" + (f" by {self.better_by:g}" if self.better_by else "")
+            return f"worse than {self.versus} by at most {_plain(self.worse_by_at_most)}"
+        return f"better than {self.versus}" + (f" by {_plain(self.better_by)}" if self.better_by else "")
 
     def applies_to(self, candidate: str) -> bool:
         return not self.on or candidate in self.on
@@ -389,6 +389,10 @@ def _why(verdict: Verdict, question: _Question) -> str:
     elif verdict.outcome is Outcome.INCONCLUSIVE:
         text += "; more rows like these would not decide it"
     return text
+
+
+def _plain(x: float) -> str:
+    return f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}"
 
 
 def _number(x: Any) -> str:

@@ -57,10 +57,10 @@ versus = "base"
 better_by = 0.5                   # a perplexity's margin is relative: half of the base's
 
 [[gate]]
-id = "no rude answers"
+id = "polite now and then"
 metric = "polite.polite"
-min = 0.0
-severity = "warn"
+min = 0.1
+severity = "warn"                 # reports, and does not block
 
 [merge]
 base = "original"

@@ -381,9 +381,9 @@ def _versions() -> dict[str, str]:
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    """Return what a trainer wrote beside its adapter; it owes us nothing."""
+    """Return the facts that a trainer wrote beside its adapter; it owes us none."""
     try:
         facts = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return dict(facts.get("facts", {})) if isinstance(facts, dict) else {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.rule import Rule
 from rich.table import Table
 
 from harness.errors import ExitCode
@@ -115,10 +114,10 @@ class Terminal:
 
     def slices(self, report: Report) -> None:
         for column, values in report.slices.items():
-            table = Table(column, "n", *report.metrics, box=None, padding=(0, 2, 0, 0))
+            rows = [[column, "n", *report.metrics]]
             for value, metrics in values.items():
-                table.add_row(value, f"{metrics['n']:.0f}", *(number(metrics[m]) for m in report.metrics))
-            self.console.print(table)
+                rows.append([value, f"{metrics['n']:.0f}", *(number(metrics[m]) for m in report.metrics)])
+            self.columns(rows, indent="    ")
 
     def summary(self, run: Run) -> None:
         self.console.print()
@@ -161,12 +160,20 @@ class Terminal:
         subjects = list(dict.fromkeys(r.subject for r in done))
         if not subjects:
             return
-        table = Table("metric", *subjects, box=None, padding=(0, 2, 0, 0))
         cells = {(r.eval, m, r.subject): number(v) for r in done for m, v in r.metrics.items()}
+        rows = [["metric", *subjects]]
         for evaluation, metric in dict.fromkeys((e, m) for e, m, _ in cells):
-            row = [cells.get((evaluation, metric, s), "–") for s in subjects]
-            table.add_row(f"{evaluation}.{metric}", *row)
-        self.console.print(table)
+            rows.append([f"{evaluation}.{metric}", *(cells.get((evaluation, metric, s), "–") for s in subjects)])
+        self.columns(rows)
+
+    def columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
+        """Print rows in columns as wide as they need, never cut."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            first, *rest = (
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            self.line(indent + "  ".join([first, *rest]))
 
     # -- drawing -----------------------------------------------------------------------------------
 
@@ -192,12 +199,12 @@ class Terminal:
         self.console.print(escape(text), style=style or None)
 
     def rule(self, text: str, style: str = "") -> None:
-        self.console.print(Rule(escape(text), characters="=", style=style or "none"), soft_wrap=False)
+        self.line(f" {text} ".center(self.console.width, "="), style)
 
 
 def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, str, str, str, str]]) -> None:
     """Print the rows a gate won and lost: (won or lost, prompt, target, the baseline's answer, the candidate's)."""
-    console.print(Rule(escape(f"{verdict.candidate}: {verdict.gate}"), characters="-"))
+    console.print(escape(f" {verdict.candidate}: {verdict.gate} ".center(console.width, "-")), soft_wrap=True)
     for change, prompt, target, theirs, ours in rows:
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_row(f"[bold]{change}[/]", escape(prompt))

@@ -106,12 +106,10 @@ def test_all_mistakes_of_a_file_are_told_at_once_with_their_lines(suite: Project
     text = SUITE.replace("min = 0.5", "mn = 0.5").replace('name = "qa"', 'nam = "qa"').replace("path =", "paht =")
     suite.write({"suite.toml": text})
     lines = suite.run().err.splitlines()
-    where = {
-        key: next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith(key)) for key in ("mn", "nam")
-    }
-    assert any(f"suite.toml:{where['mn']}:" in line for line in lines)
-    assert any('"path" is missing' in line for line in lines)
-    assert any(f"suite.toml:{where['nam']}:" in line or "name" in line for line in lines)
+    number = next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith("mn"))
+    assert any(f"suite.toml:{number}:" in line and '"mn"' in line for line in lines)
+    assert any('"path" is missing; is "paht" meant to be it?' in line for line in lines)
+    assert any('"name" is missing; is "nam" meant to be it?' in line for line in lines)
 
 
 def test_overrides_reach_tables_and_lists(suite: Project) -> None:

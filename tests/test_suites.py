@@ -1,0 +1,49 @@
+"""Every suite we ship collects, and the smoke suite runs through to its export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.cli import main
+
+ROOT = Path(__file__).parent.parent
+SUITES = sorted((ROOT / "suites").glob("*.toml"))
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.stem)
+def test_suite_collects(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names, options and data of a shipped suite are right; data of the hub is left for later."""
+    assert main(["run", "--collect-only", str(suite)]) == 0
+    assert "gates, 0 deselected" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_smoke_suite_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real QLoRA training, both merges, every gate, and an export whose bytes are the ones that were gated."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "export"
+    run = harness.run(ROOT / "suites/smoke.toml", out=tmp_path / "reports", overrides=(f"export.0.to={out}",))
+    assert (run.exit_code, run.problem) == (0, None)
+    assert run.exports[0].written
+    manifest = json.loads((out / "evidence/manifest.json").read_text("utf-8"))
+    assert "model/tokenizer.json" in manifest["files"]
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert tokenizer.chat_template
+    assert model.num_parameters() == run.facts["model"]["parameters"]
+
+
+@pytest.mark.slow
+def test_init_writes_a_project_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`harness init` writes a project that runs as it is, its own evaluator included."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine"]) == 0
+    assert main(["run", "mine/suite.toml", "-q"]) == 0
+    assert (tmp_path / "exports/example/model/model.safetensors").is_file()
