@@ -1,5 +1,18 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests; nothing here downloads."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 pytest_plugins = ["harness.testing"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random Llama of 100,000 parameters, built once for all tests."""
+    pytest.importorskip("transformers")
+    from harness_hf.tiny import build_tiny_model
+
+    return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")

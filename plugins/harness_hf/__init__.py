@@ -1,0 +1,71 @@
+"""[model] use = "hf": causal LMs with transformers, from a folder, the Hub or a package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.hookspec import hookimpl
+
+if TYPE_CHECKING:
+    from harness.subject import ModelRef, Subject
+    from harness_hf.sources import LocalSource
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@hookimpl
+def harness_loaders() -> dict[str, Any]:
+    return {"hf": load}
+
+
+@contextmanager
+def load(
+    refs: Sequence[ModelRef],
+    *,
+    dtype: DType = "auto",
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    sha256: str | None = None,
+    batch_tokens: int | None = None,
+    reference: bool = False,
+) -> Iterator[list[Subject]]:
+    """Load one Subject per ref; refs of one base share it, and adapters are switched on top of it.
+
+    `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
+    Raises UsageError when a model is not there or an adapter was made for another base.
+    """
+    from harness_hf.sources import resolve
+    from harness_hf.subject import load_subjects, release
+
+    folders = [str(resolve(ref.path, revision=revision, sha256=sha256)) for ref in refs]
+    placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
+    subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
+    try:
+        yield list(subjects)
+    finally:
+        release(subjects)
+
+
+def open_source(
+    path: str,
+    *,
+    dtype: DType = "auto",
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    sha256: str | None = None,
+    batch_tokens: int | None = None,
+    reference: bool = False,
+) -> LocalSource:
+    """Bring a model onto this machine and tell what it is, without loading its weights."""
+    from harness_hf.sources import open_folder, resolve
+
+    return open_folder(resolve(path, revision=revision, sha256=sha256))
+
+
+load.open = open_source  # type: ignore[attr-defined]

@@ -1,0 +1,279 @@
+"""Greedy answers, many at a time.
+
+Rows stop one by one, on a stop token or a stop string of their own; a finished row leaves the batch at once and the
+batch is filled again from the queue. Prompts are padded on the left and sorted by length; a beginning that all of
+them share (the few-shot examples) is run once.
+
+Imports torch: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers.cache_utils import Cache, DynamicLayer
+
+from harness.errors import UsageError
+from harness_hf.packing import common
+from harness_hf.scoring import out_of_memory, packable
+from harness_hf.tokens import Tokens
+
+ROWS = 64  # answered at a time, at most
+KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
+PREFILL = 2048  # prompt tokens of one forward pass
+WORTH_SHARING = 32  # tokens: a shorter beginning in common is run with each prompt
+GROWTH = 64  # columns added to the cache at a time
+
+
+def generate(
+    model: Any, tokens: Tokens, prompts: Sequence[list[int]], *, max_new_tokens: int, stop: Sequence[str], context: int
+) -> list[str]:
+    """Answer prompts greedily; a text ends before the first stop string or stop token, or where the context ends.
+
+    In float32 the answers do not depend on which prompts are answered together. Raises RuntimeError when the
+    model's logits are not finite, UsageError when not even one row fits in memory.
+    """
+    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model)), tuple(stop))
+    answers = [Answer(p, min(max_new_tokens, context - len(p)), ending) for p in prompts]
+    if not packable(model):
+        for answer in answers:
+            _one(model, answer)
+    elif answers and max_new_tokens > 0:
+        _many(model, answers)
+    return [answer.text() for answer in answers]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer: stop tokens, and stop strings in the decoded text."""
+
+    tokens: Tokens
+    stops: frozenset[int]
+    strings: tuple[str, ...]
+
+    def cut(self, text: str) -> str:
+        """Return the text before the first stop string."""
+        found = [at for s in self.strings if s and (at := text.find(s)) >= 0]
+        return text[: min(found)] if found else text
+
+    def reached(self, ids: Sequence[int]) -> bool:
+        """Say whether the last token completed a stop string; only as many tokens as could hold one are decoded."""
+        if not self.strings:
+            return False
+        longest = max(len(s.encode()) for s in self.strings) + 4  # a token holds a byte at least; 4: half characters
+        tail = self.tokens.decode(ids[-longest:])
+        if self.cut(tail) == tail:
+            return False
+        text = self.tokens.decode(ids)
+        return self.cut(text) != text
+
+
+@dataclass
+class Answer:
+    """One prompt and what was answered so far."""
+
+    prompt: list[int]
+    limit: int
+    ending: Ending
+    ids: list[int] = field(default_factory=list)
+
+    def take(self, token: int) -> bool:
+        """Add a token; say whether the answer goes on."""
+        if token in self.ending.stops:
+            return False
+        self.ids.append(token)
+        return len(self.ids) < self.limit and not self.ending.reached(self.ids)
+
+    def text(self) -> str:
+        return self.ending.cut(self.ending.tokens.decode(self.ids))
+
+
+def _many(model: Any, answers: Sequence[Answer]) -> None:
+    """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
+    longest = max(len(a.prompt) + a.limit for a in answers)
+    size = max(1, min(ROWS, KEPT.get(model.device.type, KEPT["cpu"]) // longest))
+    queue = deque(sorted(answers, key=lambda a: -len(a.prompt)))
+    shared = common(min(a.prompt for a in answers), max(a.prompt for a in answers))
+    shared = min(shared, len(queue[-1].prompt) - 1)  # each row needs a token of its own to go on from
+    batch = Batch(model, queue[0].prompt[:shared] if len(answers) > 1 and shared >= WORTH_SHARING else [])
+    while queue or batch.rows:
+        try:
+            if len(batch.rows) <= size // 2:
+                while queue and len(batch.rows) < size:
+                    batch.join(_next(queue, size - len(batch.rows), len(batch.prefix)))
+            batch.step()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            size = _smaller(size)
+            for answer in batch.rows:
+                answer.ids.clear()
+            queue.extendleft(reversed(batch.rows))
+            batch = Batch(model, batch.prefix)
+
+
+def _next(queue: deque[Answer], room: int, prefix: int) -> list[Answer]:
+    """Take prompts off the queue, as many as there is room for and as one forward pass should hold."""
+    width = len(queue[0].prompt) - prefix
+    return [queue.popleft() for _ in range(min(room, len(queue), max(1, PREFILL // width)))]
+
+
+def _smaller(size: int) -> int:
+    if size == 1:
+        raise UsageError("[model]: not enough memory to answer a single prompt; use a smaller dtype or model") from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return size // 2
+
+
+class Batch:
+    """The answers in work. Column j of `seen` and of the cache is the same token; columns not `seen` are padding."""
+
+    def __init__(self, model: Any, prefix: list[int]) -> None:
+        self.model, self.prefix = model, prefix
+        self.rows: list[Answer] = []
+        self.start: Cache | None = None  # the prefix, one row
+        self.cache: Cache | None = None
+        self.seen = torch.zeros(0, 0, dtype=torch.long, device=model.device)  # (B, L)
+
+    def join(self, answers: list[Answer]) -> None:
+        """Run new prompts and put those that do not end at their first token with the others."""
+        self.rows += answers  # first of all, so that nothing is lost when memory runs out
+        before, width = len(self.prefix), max(len(a.prompt) for a in answers) - len(self.prefix)
+        ids = torch.zeros(len(answers), width, dtype=torch.long)
+        seen = torch.ones(len(answers), before + width, dtype=torch.long)
+        for i, answer in enumerate(answers):
+            own = answer.prompt[before:]
+            ids[i, width - len(own) :] = torch.tensor(own)
+            seen[i, before : before + width - len(own)] = 0
+        cache = self._started(len(answers))
+        seen = seen.to(self.model.device)
+        tokens = self._forward(ids.to(self.model.device), seen, cache)
+        goes_on = [answer.take(token) for answer, token in zip(answers, tokens, strict=True)]
+        kept = [i for i, on in enumerate(goes_on) if on]
+        self.rows = self.rows[: -len(answers)] + [answers[i] for i in kept]
+        if kept:
+            _select(cache, kept)
+            self._merge(cache, seen[kept])
+
+    def step(self) -> None:
+        """Give each row its next token; rows that end leave."""
+        if not self.rows:
+            return
+        ids = torch.tensor([[answer.ids[-1]] for answer in self.rows], device=self.model.device)
+        self.seen = pad(self.seen, (0, 1), value=1)
+        tokens = self._forward(ids, self.seen, self.cache)
+        kept = [i for i, (answer, token) in enumerate(zip(self.rows, tokens, strict=True)) if answer.take(token)]
+        if len(kept) < len(self.rows):
+            self.rows = [self.rows[i] for i in kept]
+            self.seen = self.seen[kept]
+            if kept:
+                _select(self.cache, kept)
+            else:
+                self.cache, self.seen = None, self.seen[:, :0]
+
+    def _forward(self, ids: torch.Tensor, seen: torch.Tensor, cache: Any) -> list[int]:
+        """Return the likeliest next token of each row."""
+        positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        done = self.model(
+            input_ids=ids, attention_mask=seen, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1
+        )
+        values, tokens = done.logits[:, -1].max(-1)
+        if not bool(values.isfinite().all()):  # the argmax of NaN is a token like any other
+            raise RuntimeError("generation: the model's logits are not finite")
+        found: list[int] = tokens.tolist()
+        return found
+
+    def _started(self, rows: int) -> Cache:
+        """Return a cache that holds the prefix in each of so many rows."""
+        layers = self.model.config.get_text_config().num_hidden_layers
+        if self.prefix and self.start is None:
+            self.start = Cache(layers=[Roomy() for _ in range(layers)])
+            for at in range(0, len(self.prefix), PREFILL):
+                part = torch.tensor([self.prefix[at : at + PREFILL]], device=self.model.device)
+                seen = torch.ones(1, at + part.shape[1], dtype=torch.long, device=self.model.device)
+                self._forward(part, seen, self.start)
+        cache = Cache(layers=[Roomy() for _ in range(layers)])
+        if self.start is not None:
+            for layer, known in zip(cache.layers, self.start.layers, strict=True):
+                layer.update(known.keys.expand(rows, -1, -1, -1), known.values.expand(rows, -1, -1, -1))
+        return cache
+
+    def _merge(self, cache: Cache, seen: torch.Tensor) -> None:
+        """Put new rows below the others, both padded on the left to one length."""
+        if self.cache is None:
+            self.cache, self.seen = cache, seen
+            return
+        length = max(self.seen.shape[1], seen.shape[1])
+        self.seen = torch.cat([_left(s, length, -1) for s in (self.seen, seen)])
+        for layer, new in zip(self.cache.layers, cache.layers, strict=True):
+            keys = torch.cat([_left(states, length, -2) for states in (layer.keys, new.keys)])
+            values = torch.cat([_left(states, length, -2) for states in (layer.values, new.values)])
+            layer.put(keys, values)
+
+
+class Roomy(DynamicLayer):  # type: ignore[misc] # transformers is not typed
+    """A cache layer with room to grow: a step writes a column, where DynamicLayer copies everything."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < end:
+            old = (self.keys, self.values) if start else (key_states[..., :0, :], value_states[..., :0, :])
+            self._room = (pad(old[0], (0, 0, 0, end + GROWTH - start)), pad(old[1], (0, 0, 0, end + GROWTH - start)))
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[..., start:end, :] = new
+        self.keys, self.values = (room[..., :end, :] for room in self._room)
+        self.is_initialized = True
+        return self.keys, self.values
+
+    def put(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Replace what is there."""
+        self.keys, self.values, self._room = keys, values, None
+
+
+def _select(cache: Any, rows: list[int]) -> None:
+    for layer in cache.layers:
+        layer.put(layer.keys[rows], layer.values[rows])
+
+
+def _left(x: torch.Tensor, length: int, dim: int) -> torch.Tensor:
+    """Pad a dimension, -1 or -2, on the left with zeros."""
+    missing = length - x.shape[dim]
+    return pad(x, (missing, 0) if dim == -1 else (0, 0, missing, 0))
+
+
+def _one(model: Any, answer: Answer) -> None:
+    """Answer a prompt by itself with the model's own cache: for models whose layers are not plain attention."""
+    cache, ids = None, answer.prompt
+    for _ in range(answer.limit):
+        done = model(input_ids=torch.tensor([ids], device=model.device), cache=cache, use_cache=True)
+        value, token = done.logits[0, -1].max(-1)
+        if not bool(value.isfinite()):
+            raise RuntimeError("generation: the model's logits are not finite")
+        if not answer.take(int(token)):
+            return
+        cache, ids = done.cache, [int(token)]
+
+
+def _stops_of(model: Any) -> set[int]:
+    """Return the stop tokens that the model's own configurations name."""
+    found: set[int] = set()
+    for config in (model.config, getattr(model, "generation_config", None)):
+        eos = getattr(config, "eos_token_id", None)
+        found |= {eos} if isinstance(eos, int) else set(eos or ())
+    return found

@@ -1,0 +1,207 @@
+"""Load tokenizers and causal LMs with transformers: dtype, device, 4-bit and adapters, and what must hold of them.
+
+Imports torch: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import UsageError
+
+INSTALL = "pip install 'finetune-harness[hf]'"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """Load the tokenizer of a model's folder; raises UsageError when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    threads: int | None = None,
+    quantization: Mapping[str, Any] | None = None,
+    adapter: Path | None = None,
+) -> Any:
+    """Load a causal LM from a folder in eval mode; a PeftModel when there is an adapter.
+
+    `quantization` holds the keywords of a BitsAndBytesConfig; its compute dtype is the model's unless it says
+    otherwise. Raises UsageError when the folder holds no causal LM or the adapter does not fit it.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    place = resolve_device(device)
+    wanted = resolve_dtype(dtype, place)
+    options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
+    if quantization:
+        options["quantization_config"] = _bits_and_bytes(quantization, wanted)
+    if device_map or quantization:
+        options["device_map"] = device_map or {"": place}
+    model = _from_pretrained(path, options)
+    if not device_map and not quantization:
+        model.to(place)
+    if quantization:
+        keep_4bit_layout(model)
+    if adapter:
+        model = add_adapter(model, adapter)
+    return model.eval()
+
+
+def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            return AutoModelForCausalLM.from_pretrained(str(path), **options)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f'model "{path}": does not fit: {one_line(error)}; choose a smaller dtype or a device_map'
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {one_line(error)}') from None
+
+
+def add_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
+    """Put a PEFT adapter on a model (or one more on a PeftModel) for inference, and return the PeftModel.
+
+    Raises UsageError when it was made for another base.
+    """
+    from peft import PeftModel
+
+    try:
+        with quiet():
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(adapter), adapter_name=name)
+                return model
+            return PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise UsageError(
+            f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
+        ) from None
+
+
+def rewrites_base(adapter: Path) -> bool:
+    """Say whether an adapter changes weights of its base when loaded, so that the base cannot be shared.
+
+    True for anything but a plain LoRA: a bias, modules saved whole, or an initialisation such as PiSSA or OLoRA
+    that moves part of the base into the adapter.
+    """
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f'adapter "{adapter}": has no readable adapter_config.json; name a PEFT folder') from None
+    plain = config.get("init_lora_weights", True) in (True, False, "gaussian", "orthogonal", "eva")
+    return (
+        not plain
+        or config.get("peft_type") != "LORA"
+        or any((config.get("bias", "none") != "none", config.get("modules_to_save"), config.get("lora_bias")))
+    )
+
+
+def keep_4bit_layout(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights in place.
+
+    On a CPU with AVX512-BF16, Linear4bit's first eval forward rewrites the weight for a faster kernel and leaves
+    nothing to tell it apart: gradients, dequantisation and merging are wrong from then on, and nothing is raised.
+    """
+    for module in _linear4bit(model):
+        module.support_avx512bf16_for_cpu = False
+
+
+def assert_not_repacked(model: Any) -> None:
+    """Raise RuntimeError when a 4-bit weight was repacked (see keep_4bit_layout).
+
+    Call it before training, merging or dequantising.
+    """
+    for module in _linear4bit(model):
+        states = (getattr(module.weight, "quant_state", None), getattr(module, "quant_state", None))
+        if any(getattr(state, "packing_format_for_cpu", False) for state in states):
+            raise RuntimeError("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
+
+
+def _linear4bit(model: Any) -> list[Any]:
+    loaded = sys.modules.get("bitsandbytes.nn")  # no 4-bit weight without it, and importing it is slow
+    return [module for module in model.modules() if isinstance(module, loaded.Linear4bit)] if loaded else []
+
+
+def _bits_and_bytes(quantization: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise UsageError(f"quantization: bitsandbytes is not installed; {INSTALL}")
+    try:
+        return BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **quantization})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"quantization: {one_line(error)}") from None
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device by name; "auto" is CUDA, else MPS, else the CPU. Raises UsageError when it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name, ok in there.items() if ok)
+    if not there.get(device.partition(":")[0], False):
+        known = ", ".join(f'"{name}"' for name, ok in there.items() if ok)
+        raise UsageError(f'[model] device "{device}": is not on this machine; there is {known}')
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the dtype by name; "auto" is bfloat16 where the hardware computes in it, else float32.
+
+    A CPU that only emulates bfloat16 is several times slower in it than in float32.
+    """
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype != "auto":
+        raise UsageError(f'[model] dtype "{dtype}": unknown; known: "auto", "float32", "bfloat16", "float16"')
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the libraries' progress bars, advice and deprecations of each other while something loads."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

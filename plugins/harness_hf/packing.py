@@ -1,0 +1,148 @@
+"""Pack requests that share beginnings into rows: each token of their prefix tree is run once.
+
+A row is a piece of the tree in one sequence. Its tokens see the row's prefix, which is in the KV cache, and
+their own ancestors in the row; they keep the positions they have in their request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+WORTH_CACHING = 16  # tokens: a shorter shared prefix costs less to run again than a forward pass of its own
+
+
+@dataclass
+class Row:
+    """Tokens to run behind a prefix, and which of them predict what.
+
+    `mask[i, j]` says that token i sees token j of the row; None when each sees all before it. `wanted` are the
+    places in the row that predict something; `targets` holds per request its number, the indices into `wanted`,
+    and the token ids that come next.
+    """
+
+    prefix: list[int]
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    mask: npt.NDArray[np.bool_] | None = None
+    wanted: list[int] = field(default_factory=list)
+    targets: list[tuple[int, list[int], list[int]]] = field(default_factory=list)
+
+
+class Planner:
+    """Walk the prefix tree of (context, continuation) pairs and cut it into rows of at most `budget` tokens."""
+
+    def __init__(self, pairs: Sequence[tuple[list[int], list[int]]], numbers: Sequence[int], budget: int) -> None:
+        self.budget = budget
+        order = sorted(numbers, key=lambda i: (pairs[i][0] + pairs[i][1])[:-1])
+        self.numbers = order
+        self.inputs = [(pairs[i][0] + pairs[i][1])[:-1] for i in order]
+        self.outputs = [pairs[i][1] for i in order]
+        self.first = [len(pairs[i][0]) - 1 for i in order]  # the place that predicts the first wanted token
+        self.shared = [0, *(common(a, b) for a, b in pairwise(self.inputs))]  # with the request before
+        own = (len(tokens) - shared for tokens, shared in zip(self.inputs, self.shared, strict=True))
+        self.nodes = [0, *accumulate(own)]
+
+    def rows(self) -> Iterator[Row]:
+        if self.inputs:
+            yield from self._visit(0, len(self.inputs), 0)
+
+    def _visit(self, lo: int, hi: int, cached: int) -> Iterator[Row]:
+        """Cut the requests lo..hi, which share at least the `cached` tokens they start with, into rows."""
+        if self._size(lo, hi, cached) <= self.budget:
+            yield self._row(range(lo, hi), cached)
+            return
+        level = common(self.inputs[lo], self.inputs[hi - 1])
+        if level == len(self.inputs[hi - 1]):  # one request, or several of the same tokens
+            yield from self._pieces(lo, hi, cached)
+            return
+        prefix = min(level, *self.first[lo:hi])  # what predicts nothing
+        if prefix - cached >= WORTH_CACHING:
+            cached = prefix
+        yield from self._pack(self._children(lo, hi, level), level, cached)
+
+    def _pack(self, children: Sequence[tuple[int, int]], level: int, cached: int) -> Iterator[Row]:
+        """Put subtrees that fit into common rows, and visit each that does not by itself."""
+        packed: list[int] = []
+        size = 0
+        for lo, hi in children:
+            alone = self._size(lo, hi, cached)
+            if packed and size + alone - (level - cached) > self.budget:
+                yield self._row(packed, cached)
+                packed, size = [], 0
+            if alone > self.budget:
+                yield from self._visit(lo, hi, cached)
+                continue
+            size += alone - (level - cached if packed else 0)
+            packed.extend(range(lo, hi))
+        if packed:
+            yield self._row(packed, cached)
+
+    def _children(self, lo: int, hi: int, level: int) -> list[tuple[int, int]]:
+        cuts = [lo, *(i for i in range(lo + 1, hi) if self.shared[i] <= level), hi]
+        return list(pairwise(cuts))
+
+    def _size(self, lo: int, hi: int, cached: int) -> int:
+        """Count the tree's tokens of requests lo..hi beyond the first `cached`."""
+        return len(self.inputs[lo]) - cached + self.nodes[hi] - self.nodes[lo + 1]
+
+    def _pieces(self, lo: int, hi: int, cached: int) -> Iterator[Row]:
+        """Cut one long sequence into rows, each of which has those before it for its prefix."""
+        tokens = self.inputs[lo]
+        for start in range(cached, len(tokens), self.budget):
+            end = min(start + self.budget, len(tokens))
+            row = Row(tokens[:start], tokens[start:end], list(range(start, end)))
+            begin = max(start, min(self.first[lo:hi]))
+            row.wanted = list(range(begin - start, end - start))
+            for i in range(lo, hi):
+                mine = range(max(begin, self.first[i]), end)
+                if mine:
+                    outputs = self.outputs[i][mine.start - self.first[i] : mine.stop - self.first[i]]
+                    row.targets.append((self.numbers[i], [place - begin for place in mine], outputs))
+            yield row
+
+    def _row(self, requests: Sequence[int], cached: int) -> Row:
+        row = Row(self.inputs[requests[0]][:cached])
+        path: list[int] = []  # the places in the row of the current request's tokens
+        mask: list[tuple[int, int, list[int]]] = []  # new tokens from..to, and the ancestors they share
+        indices: dict[int, int] = {}
+        branches, before = False, None
+        for i in requests:
+            tokens = self.inputs[i]
+            kept = 0 if before is None else common(before, tokens) - cached
+            branches |= kept < len(path)
+            start = len(row.tokens)
+            row.tokens += tokens[cached + kept :]
+            row.positions += range(cached + kept, len(tokens))
+            path = path[:kept] + list(range(start, len(row.tokens)))
+            mask.append((start, len(row.tokens), path[:kept]))
+            wanted = [indices.setdefault(place, len(indices)) for place in path[self.first[i] - cached :]]
+            row.targets.append((self.numbers[i], wanted, self.outputs[i]))
+            before = tokens
+        row.wanted = list(indices)
+        row.mask = _visible(mask, len(row.tokens)) if branches else None
+        return row
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Count the tokens two sequences begin with in common."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:  # slices are compared in C, so halving beats walking
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _visible(blocks: Sequence[tuple[int, int, list[int]]], size: int) -> npt.NDArray[np.bool_]:
+    mask = np.zeros((size, size), dtype=np.bool_)
+    for start, end, ancestors in blocks:
+        mask[start:end, ancestors] = True
+        mask[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
+    return mask

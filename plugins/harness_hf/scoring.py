@@ -1,0 +1,267 @@
+"""Log-probabilities of continuations, each shared beginning run once.
+
+The scorer keeps the KV cache of one path of the prefix tree. Requests are walked in the tree's order, so a shared
+prefix (the few-shot examples) is run once, and what branches off is packed behind it in rows (packing.py). Only places
+that predict something are projected to the vocabulary. Models for which this is not valid are scored in plain padded
+batches, and every larger call scores a few pairs both ways.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.errors import UsageError
+from harness_hf.packing import Planner, Row, common
+from harness_hf.tokens import Pair
+
+BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass, as measured
+LOGITS = 1 << 27  # numbers in one tensor of logits, at most
+SMALLEST = 16  # tokens; below that it is not the batch that does not fit
+CHECKED = 2  # pairs of a call that are scored both ways
+CHECK_SHARE = 0.05  # of the tokens run, at most, once the first call was checked
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}  # nats per token
+
+
+@dataclass
+class Scored:
+    """What a pair got so far: the sum of its log-probabilities, how many tokens, and whether all were the likeliest."""
+
+    total: float = 0.0
+    tokens: int = 0
+    greedy: bool = True
+
+    def add(self, logprobs: Sequence[float], greedy: Sequence[bool]) -> None:
+        self.total += sum(logprobs)
+        self.tokens += len(logprobs)
+        self.greedy &= all(greedy)
+
+
+class Scorer:
+    """Scores (context tokens, continuation tokens) pairs with one model."""
+
+    def __init__(self, model: Any, context: int, *, batch_tokens: int | None = None, reference: bool = False) -> None:
+        self.model, self.context = model, context
+        vocabulary = model.config.get_text_config().vocab_size
+        default = min(BUDGET.get(model.device.type, 1024), max(256, LOGITS // vocabulary))
+        self.budget = batch_tokens or default
+        self.packs = not reference and packable(model)
+        self.path: list[int] = []  # the tokens whose keys and values are in `cache`
+        self.cache: Any = None
+        self.run = self.checked = 0  # tokens
+        self.random = random.Random(0)  # noqa: S311 # which pairs are checked is no secret
+
+    def score(self, pairs: Sequence[Pair]) -> list[Scored]:
+        """Score pairs, in their order; raises RuntimeError when the fast path disagrees with a plain forward."""
+        found = self._packed(pairs) if self.packs else self._plain(pairs)
+        if self.packs and len(pairs) > 8:
+            self._check(pairs, found)
+        return found
+
+    def rows(
+        self, pairs: Sequence[Pair], *, numbers: Sequence[int] | None = None, positions: int | None = None
+    ) -> Iterator[Row]:
+        """Cut pairs into rows for `logits`; `positions` bounds the tokens of a row further."""
+        numbers = range(len(pairs)) if numbers is None else numbers
+        if self.packs:
+            yield from Planner(pairs, numbers, min(self.budget, positions or self.budget)).rows()
+            return
+        for i in numbers:  # a row each, whole: nothing of one may depend on another
+            yield from Planner(pairs, [i], self.context + 1).rows()
+
+    @torch.inference_mode()
+    def logits(self, row: Row) -> torch.Tensor:
+        """Return the logits (W, V) of the row's wanted places, in the model's dtype."""
+        wanted = torch.tensor(row.wanted, device=self.model.device)
+        if not self.packs:
+            whole: torch.Tensor = self.model(input_ids=self._ids(row.tokens), use_cache=False).logits[0]
+            return whole[wanted]
+        self._walk_to(row.prefix)
+        found = self._forward(row.tokens, row.positions, self._mask(row), wanted if len(wanted) else 1)
+        if row.mask is None:
+            self.path = row.prefix + row.tokens
+        else:
+            self.cache.crop(-len(row.tokens))
+        return found[: len(wanted)]
+
+    def close(self) -> None:
+        """Forget the cache and the model."""
+        self._forget()
+        self.model = None
+
+    def _packed(self, pairs: Sequence[Pair]) -> list[Scored]:
+        """Score in rows; when memory runs out, halve the budget and go on with what is not done."""
+        found = [Scored() for _ in pairs]
+        while left := [i for i, (_, target) in enumerate(pairs) if found[i].tokens < len(target)]:
+            for i in left:
+                found[i] = Scored()
+            try:
+                for row in self.rows(pairs, numbers=left):
+                    self._take(row, self.logits(row), found)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._shrink()
+        return found
+
+    def _take(self, row: Row, logits: torch.Tensor, found: list[Scored]) -> None:
+        """Add what a row says about its requests."""
+        asked = [
+            (where, token) for _, places, tokens in row.targets for where, token in zip(places, tokens, strict=True)
+        ]
+        if not asked:
+            return
+        places, tokens = torch.tensor(asked, device=logits.device).T
+        logprobs, greedy = _gather(logits, places, tokens)
+        start = 0
+        for number, _, targets in row.targets:
+            end = start + len(targets)
+            found[number].add(logprobs[start:end], greedy[start:end])
+            start = end
+
+    def _shrink(self) -> None:
+        self._forget()
+        self.budget //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.budget < SMALLEST:
+            raise UsageError("[model]: not enough memory to score a single row; use a smaller dtype or model") from None
+
+    def _forget(self) -> None:
+        self.cache, self.path = None, []
+
+    def _walk_to(self, prefix: list[int]) -> None:
+        """Have exactly `prefix` in the cache, keeping what is there of it already."""
+        from transformers import DynamicCache
+
+        if self.cache is None:
+            self.cache = DynamicCache(config=self.model.config)
+        kept = common(self.path, prefix)
+        if kept < len(self.path):
+            self.cache.crop(kept - len(self.path))
+        self.path = prefix[:kept]
+        for start in range(kept, len(prefix), self.budget):
+            end = min(start + self.budget, len(prefix))
+            self._forward(prefix[start:end], range(start, end), None, 1)
+            self.path = prefix[:end]
+
+    def _forward(self, tokens: Sequence[int], positions: Sequence[int], mask: Any, keep: Any) -> torch.Tensor:
+        self.run += len(tokens)
+        done = self.model(
+            input_ids=self._ids(tokens),
+            position_ids=self._ids(positions),
+            attention_mask=mask,
+            cache=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        logits: torch.Tensor = done.logits[0]
+        return logits
+
+    def _mask(self, row: Row) -> torch.Tensor | None:
+        """Return the additive mask (1, 1, T, P + T): all of the prefix, and the ancestors in the row."""
+        if row.mask is None:
+            return None
+        size, before = len(row.tokens), len(row.prefix)
+        mask = torch.zeros(size, before + size, dtype=self.model.dtype)
+        hidden = torch.from_numpy(~row.mask)
+        mask[:, before:].masked_fill_(hidden, torch.finfo(mask.dtype).min)
+        return mask[None, None].to(self.model.device)
+
+    def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(tokens)], device=self.model.device)
+
+    @torch.inference_mode()
+    def _plain(self, pairs: Sequence[Pair]) -> list[Scored]:
+        """Score pairs in padded batches of whole sequences: the reference."""
+        found = [Scored() for _ in pairs]
+        inputs = [(context + target)[:-1] for context, target in pairs]
+        for batch in self._batches(inputs):
+            width = max(len(inputs[i]) for i in batch)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            seen = torch.zeros_like(ids)
+            for k, i in enumerate(batch):  # padding goes to the right, where causal attention never looks
+                ids[k, : len(inputs[i])] = torch.tensor(inputs[i])
+                seen[k, : len(inputs[i])] = 1
+            device = self.model.device
+            logits = self.model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
+            for k, i in enumerate(batch):
+                context, target = pairs[i]
+                places = torch.arange(len(context) - 1, len(inputs[i]), device=device)
+                found[i].add(*_gather(logits[k], places, torch.tensor(target, device=device)))
+        return found
+
+    def _batches(self, inputs: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Group inputs of like lengths, the longest first, at most `budget` tokens with their padding."""
+        order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
+        while order:
+            size = max(1, self.budget // max(1, len(inputs[order[0]])))
+            yield order[:size]
+            order = order[size:]
+
+    def _check(self, pairs: Sequence[Pair], found: Sequence[Scored]) -> None:
+        """Score a few pairs the plain way too; after the first call only while that costs little."""
+        chosen = self.random.sample(range(len(pairs)), CHECKED)
+        cost = sum(len(pairs[i][0]) + len(pairs[i][1]) for i in chosen)
+        if self.checked and self.checked + cost > CHECK_SHARE * self.run:
+            return
+        self.checked += cost
+        tolerance = TOLERANCE.get(_precision(self.model), TOLERANCE[torch.bfloat16])
+        for i, plain in zip(chosen, self._plain([pairs[i] for i in chosen]), strict=True):
+            apart = abs(plain.total - found[i].total) / max(1, plain.tokens)
+            both_nan = math.isnan(plain.total) and math.isnan(found[i].total)  # a broken model, not a broken scorer
+            if not (apart <= tolerance or both_nan):
+                raise RuntimeError(
+                    f"scoring: with shared prefixes a continuation has log-probability {found[i].total:.4f}, "
+                    f"scored by itself {plain.total:.4f}; set reference = true under [model], and report this model"
+                )
+
+
+def packable(model: Any) -> bool:
+    """Say whether rows with a mask of their own are valid: full attention in every layer, rotary positions that do
+    not depend on the length, attention that takes any mask."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    config = model.config.get_text_config()
+    takes = inspect.signature(model.forward).parameters
+    rope = getattr(config, "rope_parameters", None) or {}
+    return (
+        {"position_ids", "cache", "logits_to_keep", "attention_mask"} <= takes.keys()
+        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
+        and any(name.endswith("rotary_emb") for name, _ in model.named_modules())
+        and rope.get("rope_type", "default") not in ("dynamic", "longrope")
+        and getattr(config, "is_causal", True)
+        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Say whether memory ran out; torch has a type for it on GPUs only."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "out of memory" in text
+
+
+def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> tuple[list[float], list[bool]]:
+    """Return each token's float32 log-probability at its place in the logits (W, V), and if it is the likeliest."""
+    normal, best = [], []
+    for part in torch.split(logits, 256):  # a float32 copy of a part at a time
+        part = part.float()
+        normal.append(part.logsumexp(-1))
+        best.append(part.argmax(-1))
+    norms, likeliest = torch.cat(normal), torch.cat(best)
+    logprobs = logits[places, tokens].float() - norms[places]
+    greedy = (likeliest[places] == tokens) & logprobs.isfinite()  # the argmax of NaN is a token like any other
+    return logprobs.double().tolist(), greedy.tolist()
+
+
+def _precision(model: Any) -> torch.dtype:
+    """Return the coarsest dtype the model computes in."""
+    computes = {getattr(module, "compute_dtype", None) for module in model.modules()}
+    rough = {torch.bfloat16, torch.float16} & {model.dtype, *computes}
+    return min(rough, key=lambda dtype: -torch.finfo(dtype).eps) if rough else torch.float32

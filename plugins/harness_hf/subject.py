@@ -1,0 +1,202 @@
+"""A loaded causal LM as the harness sees it: generate, logprobs, token_kl."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import UsageError
+from harness.result import Prompt
+from harness.subject import Logprob, ModelRef
+from harness_hf import generation, models, sources
+from harness_hf.scoring import Scorer
+from harness_hf.tokens import Pair, Tokens
+
+Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
+DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
+
+
+class HFSubject:
+    """A causal LM: a model in memory, its tokens, and how to switch its adapter on or off."""
+
+    def __init__(
+        self, ref: ModelRef, folder: str, model: Any, tokens: Tokens, activate: Activate, **options: Any
+    ) -> None:
+        self.name = ref.name
+        self.model, self.tokens, self._activate = model, tokens, activate
+        self.context = _context(model, tokens)
+        files = [Path(folder), *([ref.adapter] if ref.adapter else [])]
+        self.digest = ref.digest or _digest(ref, files)
+        self.parameters = sum(sources.parameters_of(f) for f in files)
+        self.nbytes = sum(sources.bytes_of(f) for f in files)
+        self.scorer = Scorer(model, self.context, **options)
+
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, stop: Sequence[str] = ()) -> list[str]:
+        """Answer each prompt greedily; the text ends before the first stop string or stop token."""
+        encoded = self.tokens.prompts(prompts)
+        longest = max(map(len, encoded), default=0)
+        if longest >= self.context:
+            raise UsageError(
+                f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
+            )
+        with self._active():
+            return generation.generate(
+                self.model, self.tokens, encoded, max_new_tokens=max_new_tokens, stop=stop, context=self.context
+            )
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Logprob]:
+        """Score each continuation after its prompt; an empty prompt scores a whole text, in windows if it is long.
+
+        Raises UsageError when a prompt and its continuation are longer than the context, or a continuation is empty.
+        """
+        windows: list[list[Pair]] = []
+        for (prompt, _), (context, target) in zip(pairs, self.tokens.pairs(pairs), strict=True):
+            windows.append([self._fitting(context, target)] if prompt else self._rolling(target))
+        flat = [window for several in windows for window in several]
+        with self._active():
+            scored = iter(self.scorer.score(flat))
+        found = []
+        for (_, continuation), several in zip(pairs, windows, strict=True):
+            parts = [next(scored) for _ in several]
+            total, greedy = sum(p.total for p in parts), all(p.greedy for p in parts)
+            found.append(Logprob(total, sum(len(w[1]) for w in several), len(continuation.encode()), greedy))
+        return found
+
+    def token_kl(self, texts: Sequence[str], against: HFSubject) -> list[tuple[float, int]]:
+        """Per text: the sum over its tokens of KL(against ‖ self) in nats, and the number of tokens.
+
+        Both models must have the vocabulary and the tokenizer in common; raises UsageError when they do not.
+        """
+        encoded = self.tokens.texts(texts)
+        if against.tokens.texts(texts) != encoded:
+            raise UsageError(
+                f'drift: "{self.name}" and "{against.name}" tokenise differently, so they cannot be compared'
+            )
+        windows = [self._rolling(ids) for ids in encoded]
+        flat = [window for several in windows for window in several]
+        sums = iter(self._divergences(flat, against))
+        return [(sum(next(sums) for _ in several), len(ids)) for several, ids in zip(windows, encoded, strict=True)]
+
+    def _divergences(self, windows: list[Pair], against: HFSubject) -> list[float]:
+        totals = [0.0] * len(windows)
+        for row in self.scorer.rows(windows, positions=256):
+            with against._active():
+                theirs = against.scorer.logits(row)
+            with self._active():
+                ours = self.scorer.logits(row)
+            if ours.shape != theirs.shape:
+                raise UsageError(
+                    f"drift: vocabularies of {ours.shape[-1]} and {theirs.shape[-1]} tokens cannot be compared"
+                )
+            p, q = theirs.float().log_softmax(-1), ours.float().log_softmax(-1)
+            kl = (p.exp() * (p - q)).sum(-1).double().tolist()
+            for number, places, _ in row.targets:
+                totals[number] += sum(kl[place] for place in places)
+        return totals
+
+    def _fitting(self, context: list[int], target: list[int]) -> Pair:
+        length = len(context) + len(target)
+        if not target:
+            raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; check the choices')
+        if length > self.context + 1:
+            raise UsageError(
+                f'model "{self.name}": a row has {length} tokens, the context is {self.context}; shorten it'
+            )
+        return context, target
+
+    def _rolling(self, ids: list[int]) -> list[Pair]:
+        """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
+        first, size = ids[: self.context], self.context
+        windows = [([self.tokens.prefix], first)] if first else []
+        for start in range(size, len(ids), size):
+            end = min(start + size, len(ids))
+            windows.append((ids[max(end - size - 1, 0) : start], ids[start:end]))
+        return windows
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        with self._activate(), torch.inference_mode():
+            yield
+
+
+def load_subjects(
+    refs: Sequence[ModelRef], folders: Sequence[str], placed: Mapping[str, Any], **options: Any
+) -> list[HFSubject]:
+    """Load the models of some refs, a base once for all that can share it; `placed` is dtype, device and so on."""
+    bases: dict[str, _Base] = {}
+    subjects = []
+    for i, (ref, folder) in enumerate(zip(refs, folders, strict=True)):
+        key = json.dumps([folder, dict(ref.quantization or {})], sort_keys=True, default=str)
+        if ref.adapter and models.rewrites_base(ref.adapter):
+            key += f" {i}"
+        if key not in bases:
+            model = models.load_model(folder, quantization=ref.quantization, **placed)
+            bases[key] = _Base(model, Tokens.of(folder))
+        base = bases[key]
+        activate = base.activation(ref.adapter)
+        subjects.append(HFSubject(ref, folder, base.causal, base.tokens, activate, **options))
+    return subjects
+
+
+def release(subjects: list[HFSubject]) -> None:
+    """Free the models of subjects, so that memory is back before the next are loaded."""
+    for subject in subjects:
+        subject.scorer.close()
+        subject.model = None
+        subject._activate = nullcontext  # what it held was the model
+    subjects.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Base:
+    """A model in memory that several subjects share, each with an adapter of its own or none."""
+
+    def __init__(self, model: Any, tokens: Tokens) -> None:
+        self.causal = self.model = model  # `causal` stays the causal LM itself when `model` becomes a PeftModel
+        self.tokens = tokens
+        self.adapters: dict[str, str] = {}
+
+    def activation(self, adapter: Path | None) -> Activate:
+        if adapter is None:
+            return self._bare
+        name = self.adapters.setdefault(str(adapter), f"adapter{len(self.adapters)}")
+        if name not in getattr(self.model, "peft_config", {}):
+            self.model = models.add_adapter(self.model, adapter, name).eval()
+        return lambda: self._with(name)
+
+    @contextmanager
+    def _bare(self) -> Iterator[None]:
+        if not self.adapters:
+            yield
+            return
+        with self.model.disable_adapter():
+            yield
+
+    @contextmanager
+    def _with(self, name: str) -> Iterator[None]:
+        self.model.set_adapter(name)
+        yield
+
+
+def _context(model: Any, tokens: Tokens) -> int:
+    named = sources.context_of(model.config.to_dict())
+    if named is None and tokens.tokenizer.model_max_length < 1e9:
+        named = int(tokens.tokenizer.model_max_length)
+    return named or DEFAULT_CONTEXT
+
+
+def _digest(ref: ModelRef, files: Sequence[Path]) -> str:
+    """Name the weights that answer: the model's, and with an adapter or a quantisation those as well."""
+    parts = [sources.folder_digest(f) for f in files]
+    if ref.quantization:
+        parts.append(json.dumps(dict(ref.quantization), sort_keys=True, default=str))
+    return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()

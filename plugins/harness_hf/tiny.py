@@ -1,0 +1,77 @@
+"""A Llama of a hundred thousand random parameters, made on the spot: for smoke suites and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+CONTEXT = 512
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+TURN_END = "<|end|>"  # ends a chat turn, and is not eos: what most instruct models do
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}"
+    + TURN_END
+    + "\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def build_tiny_model(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random Llama (2 layers, hidden size 64, context 512) and a byte-level tokenizer; return the folder.
+
+    The same seed gives the same bytes.
+    """
+    from transformers import GenerationConfig
+
+    from harness_hf.models import quiet
+
+    tokenizer = _tokenizer()
+    model = _model(tokenizer, seed)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    added = [*SPECIAL.values(), TURN_END]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*added, *letters])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    bos = SPECIAL["bos_token"]
+    backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=CONTEXT, additional_special_tokens=[TURN_END], **SPECIAL
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _model(tokenizer: Any, seed: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.1,  # far enough from uniform that greedy choices are no ties
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).float()

@@ -1,0 +1,118 @@
+"""From prompts to tokens, once and in one place: special tokens at most once, splits where lm_eval splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from harness.errors import UsageError
+from harness.result import Prompt
+
+Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
+
+
+class Tokens:
+    """A tokenizer, and what of it must be the same in scoring, generation and preflight."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def of(cls, path: str) -> Tokens:
+        from harness_hf.models import load_tokenizer
+
+        return cls(load_tokenizer(path))
+
+    @property
+    def prefix(self) -> int:
+        """The token a text without a prompt is conditioned on: BOS, else EOS."""
+        token = self.tokenizer.bos_token_id
+        token = self.tokenizer.eos_token_id if token is None else token
+        if token is None:
+            raise UsageError("tokenizer: has neither a BOS nor an EOS token, so a text without a prompt has no start")
+        return int(token)
+
+    @cached_property
+    def front(self) -> list[int]:
+        """The special tokens that the tokenizer puts in front of a text by itself, usually BOS or nothing."""
+        plain = self._encode(["a"], special=False)[0]
+        whole = self._encode(["a"], special=True)[0]
+        starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
+        return whole[: next(starts, 0)]
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts as they are; a text that brings its own BOS gets no second one."""
+        return [self._fronted(text, ids) for text, ids in zip(texts, self._encode(texts, special=False), strict=True)]
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Encode prompts: text as it is, messages through the chat template with the answer's turn opened."""
+        texts = [p if isinstance(p, str) else self.render(p) for p in prompts]
+        encoded = zip(prompts, texts, self._encode(texts, special=False), strict=True)
+        return [self._fronted(text, ids) if isinstance(prompt, str) else ids for prompt, text, ids in encoded]
+
+    def _fronted(self, text: str, ids: list[int]) -> list[int]:
+        bos = self.tokenizer.bos_token
+        return ids if bos and text.startswith(bos) else self.front + ids
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
+        if not self.tokenizer.chat_template:
+            raise UsageError("tokenizer: has no chat template, so it cannot take messages; give text prompts")
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # whatever the template raises about the roles it was given
+            raise UsageError(f"chat template: refuses the messages: {' '.join(str(error).split())}") from None
+
+    def pairs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Pair]:
+        """Encode prompts and their continuations; an empty prompt gives an empty context.
+
+        Text is split as lm_eval splits it: the whole is encoded, the context is encoded, spaces that end the
+        context go with the continuation. After messages the continuation is encoded by itself.
+        """
+        contexts = [prompt.rstrip() if isinstance(prompt, str) else prompt for prompt, _ in pairs]
+        wholes = [prompt + text if isinstance(prompt, str) else text for prompt, text in pairs]
+        firsts: dict[str, int] = {}  # a context that many continuations share is encoded once
+        keys = [firsts.setdefault(repr(context), i) for i, context in enumerate(contexts)]
+        encoded = dict(zip(firsts.values(), self.prompts([contexts[i] for i in firsts.values()]), strict=True))
+        rest = zip(pairs, keys, wholes, self._encode(wholes, special=False), strict=True)
+        return [self._split(prompt, text, encoded[key], whole, ids) for (prompt, text), key, whole, ids in rest]
+
+    def _split(self, prompt: Prompt, text: str, context: list[int], whole: str, ids: list[int]) -> Pair:
+        if not isinstance(prompt, str):
+            return context, ids
+        ids = self._fronted(whole, ids)
+        if prompt == "":
+            return [], ids
+        if len(context) >= len(ids) and text:  # the tokenizer melted the continuation into the context
+            return context, self._encode([text], special=False)[0]
+        return (context or [self.prefix]), ids[len(context) :]
+
+    @cached_property
+    def stops(self) -> set[int]:
+        """EOS, and the special token that ends an answer in the chat template."""
+        eos = self.tokenizer.eos_token_id
+        found = set() if eos is None else {int(eos)}
+        if self.tokenizer.chat_template:
+            mark = "\N{BULLET}answer\N{BULLET}"
+            turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
+            try:
+                text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+            except Exception:  # a template with rules of its own about turns; EOS remains
+                return found
+            after = self._encode([text.rpartition(mark)[2].lstrip()], special=False)[0]
+            found |= set(after[:1]) & self._special
+        return found
+
+    @cached_property
+    def _special(self) -> set[int]:
+        added = self.tokenizer.added_tokens_decoder
+        return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        return list(self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"])

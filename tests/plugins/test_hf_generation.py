@@ -1,0 +1,149 @@
+"""Generation: greedy, the same in any company, and it ends where it should."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness_hf
+from harness.errors import UsageError
+from harness.subject import ModelRef
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+PROMPTS = [f"{'word ' * (i % 5)}prompt number {i}:" for i in range(20)]
+EXAMPLES = "".join(f"Say {i}: {i}{i}\n" for i in range(12))
+
+
+@pytest.fixture
+def subject(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Load the tiny model in float32."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    with harness_hf.load([ModelRef("base", str(tiny_model))], dtype="float32") as (loaded,):
+        yield loaded
+
+
+def by_hand(subject: Any, prompt: Any, new: int) -> list[int]:
+    """Let transformers generate greedily for one prompt."""
+    ids = torch.tensor([subject.tokens.prompts([prompt])[0]])
+    with torch.inference_mode():
+        out = subject.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new,
+            do_sample=False,
+            eos_token_id=[2, 4],
+            pad_token_id=0,
+        )
+    return [i for i in out[0, ids.shape[1] :].tolist() if i not in (0, 2, 4)]
+
+
+def test_answers_are_transformers_own(subject: Any) -> None:
+    """Texts and chats get the answer that `model.generate` gives them one at a time."""
+    prompts = [*PROMPTS, [{"role": "user", "content": "hi"}]]
+    expected = [subject.tokens.decode(by_hand(subject, p, 24)) for p in prompts]
+    assert subject.generate(prompts, max_new_tokens=24) == expected
+
+
+@pytest.mark.parametrize("rows", [1, 3, 32])
+@pytest.mark.parametrize("front", ["", EXAMPLES])
+def test_answers_do_not_depend_on_company(subject: Any, rows: int, front: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, in small batches that are refilled or all at once, behind a shared beginning or not: the same answers."""
+    monkeypatch.setattr("harness_hf.generation.ROWS", rows)
+    prompts = [front + p for p in PROMPTS]
+    alone = [subject.generate([p], max_new_tokens=16)[0] for p in prompts]
+    assert subject.generate(prompts, max_new_tokens=16) == alone
+
+
+def test_a_shared_beginning_is_run_once(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples in front of all prompts go through the model in one row."""
+    seen: list[tuple[int, ...]] = []
+    subject.model.register_forward_pre_hook(
+        lambda _m, _a, kw: seen.append(tuple(kw["input_ids"].shape)), with_kwargs=True
+    )
+    subject.generate([EXAMPLES + p for p in PROMPTS], max_new_tokens=2)
+    assert seen[0][0] == 1
+    assert seen[0][1] >= len(EXAMPLES)
+    assert all(width < 64 for _, width in seen[1:])
+
+
+def test_rows_stop_one_by_one(subject: Any) -> None:
+    """The text ends before the first stop string, for each row where its own comes."""
+    full = subject.generate(PROMPTS, max_new_tokens=32)
+    stop = [full[0][3], full[1][5:7]]
+    cut = [min((t.find(s) for s in stop if s in t), default=len(t)) for t in full]
+    assert subject.generate(PROMPTS, max_new_tokens=32, stop=stop) == [t[:c] for t, c in zip(full, cut, strict=True)]
+    assert len(set(cut)) > 2
+
+
+def test_finished_rows_leave_the_batch(subject: Any) -> None:
+    """A row that has ended costs nothing more."""
+    sizes: list[int] = []
+    full = subject.generate(PROMPTS[:2], max_new_tokens=20)
+    other = next(c for c in full[0] if c not in full[1])
+    subject.model.register_forward_pre_hook(lambda _m, _a, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
+    subject.generate(PROMPTS[:2], max_new_tokens=20, stop=[other])
+    assert sizes[0] == 2
+    assert sizes[-1] == 1
+
+
+def test_a_stop_string_over_several_tokens_is_found(subject: Any) -> None:
+    """A stop string of many tokens ends the answer when its last token comes."""
+    full = subject.generate(PROMPTS[:1], max_new_tokens=32)[0]
+    assert subject.generate(PROMPTS[:1], max_new_tokens=32, stop=[full[4:12]]) == [full[: full.find(full[4:12])]]
+
+
+def test_the_end_of_a_turn_is_a_stop_token(subject: Any) -> None:
+    """EOS and what ends a turn in the chat template both end an answer, though only one of them is eos."""
+    tokenizer = subject.tokens.tokenizer
+    turn_end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert subject.tokens.stops == {tokenizer.eos_token_id, turn_end}
+    with torch.no_grad():
+        subject.model.lm_head.weight[:] = 0
+        subject.model.lm_head.weight[turn_end] = subject.model.lm_head.weight.new_zeros(64)
+    subject.model.lm_head.register_forward_hook(lambda _m, _i, out: out.index_fill(-1, torch.tensor([turn_end]), 9.0))
+    assert subject.generate(PROMPTS[:3], max_new_tokens=8) == ["", "", ""]
+
+
+def test_answers_end_with_the_context(subject: Any) -> None:
+    """A prompt that leaves room for a few tokens gets a few, one that leaves none is refused."""
+    room = 512 - 506  # a letter is a token, and there is a BOS
+    assert subject.generate(["x" * 505]) == [subject.tokens.decode(by_hand(subject, "x" * 505, room))]
+    with pytest.raises(UsageError, match="a prompt has 601 tokens, the context is 512"):
+        subject.generate(["x" * 600])
+
+
+def test_nothing_asked_nothing_answered(subject: Any) -> None:
+    """No prompts give no answers, no tokens give empty ones."""
+    assert subject.generate([]) == []
+    assert subject.generate(["a", "b"], max_new_tokens=0) == ["", ""]
+
+
+def test_nan_is_no_answer(subject: Any) -> None:
+    """The argmax of NaN is a token like any other, so it is looked for."""
+    with torch.no_grad():
+        subject.model.lm_head.weight[5] = float("nan")
+    with pytest.raises(RuntimeError, match="not finite"):
+        subject.generate(["a"])
+
+
+def test_memory_running_out_loses_no_answer(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that do not fit are halved, and every prompt gets its answer."""
+    from harness_hf.generation import Batch
+
+    expected, forward = subject.generate(PROMPTS, max_new_tokens=12), Batch._forward
+    sizes = []
+
+    def small(self: Any, ids: Any, *rest: Any) -> Any:
+        sizes.append(len(ids))
+        if len(ids) > 6:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(Batch, "_forward", small)
+    assert subject.generate(PROMPTS, max_new_tokens=12) == expected
+    assert max(sizes) > 6
