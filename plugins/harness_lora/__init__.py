@@ -1,0 +1,54 @@
+"""[adapter] use = "lora" or "qlora": what PEFT trains, on a base in full or in 4 bits, and how it is merged."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from harness.hookspec import hookimpl
+from harness_lora.adapter import Lora
+
+QuantType = Literal["nf4", "fp4"]
+ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@hookimpl
+def harness_adapters() -> dict[str, Any]:
+    return {"lora": lora, "qlora": qlora}
+
+
+def lora(
+    *,
+    r: int = 16,
+    lora_alpha: int = 32,
+    lora_dropout: float = 0.05,
+    target_modules: str | list[str] = "all-linear",
+    **options: Any,
+) -> Lora:
+    """Adapt a base in its own precision; `options` are further fields of PEFT's LoraConfig."""
+    return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options))
+
+
+def qlora(
+    *,
+    r: int = 16,
+    lora_alpha: int = 32,
+    lora_dropout: float = 0.05,
+    target_modules: str | list[str] = "all-linear",
+    quant_type: QuantType = "nf4",
+    double_quant: bool = True,
+    compute_dtype: ComputeDtype = "auto",
+    **options: Any,
+) -> Lora:
+    """Adapt a base held in 4 bits by bitsandbytes; compute dtype "auto" is the dtype the model is loaded in."""
+    quantization: dict[str, Any] = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": quant_type,
+        "bnb_4bit_use_double_quant": double_quant,
+    }
+    if compute_dtype != "auto":
+        quantization["bnb_4bit_compute_dtype"] = compute_dtype
+    return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options), quantization)
+
+
+def _fields(r: int, alpha: int, dropout: float, targets: str | list[str], options: dict[str, Any]) -> dict[str, Any]:
+    return {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets, **options}

@@ -1,0 +1,75 @@
+"""[train] use = "sft": supervised fine-tuning of an adapter with TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.hookspec import hookimpl
+
+if TYPE_CHECKING:
+    from harness.subject import Adapter, ModelRef, Progress
+
+
+@hookimpl
+def harness_trainers() -> dict[str, Any]:
+    return {"sft": sft}
+
+
+def sft(
+    ref: ModelRef,
+    adapter: Adapter,
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    progress: Callable[[Progress], None],
+    seed: int,
+    num_train_epochs: float = 3,
+    max_steps: int = -1,
+    learning_rate: float = 2e-4,
+    lr_scheduler_type: str = "cosine",
+    warmup_ratio: float = 0.05,
+    per_device_train_batch_size: int = 2,
+    gradient_accumulation_steps: int = 4,
+    max_length: int = 1024,
+    packing: bool = False,
+    gradient_checkpointing: bool = False,
+    bf16: bool | None = None,
+    validation: float = 0.0,
+    save_steps: int = 50,
+    logging_steps: int = 10,
+    report_to: list[str] | None = None,
+    **options: Any,
+) -> Path:
+    """Train an adapter on prompt/completion, `messages` or `text` rows, write it to `out` and return `out`.
+
+    The loss is on the completion where there is a prompt. `warmup_ratio` and `validation` are shares (of the steps,
+    of the rows held out by `seed`), lengths are in tokens; a packed batch is one flattened row, so with `packing` the
+    batch size multiplies the accumulation instead. `bf16` unset is mixed precision where a GPU computes in it.
+    `options` are further fields of TRL's SFTConfig. Raises UsageError on options and rows that cannot be trained on,
+    RuntimeError when the loss or a gradient is not finite. A call after an interruption goes on from the last
+    checkpoint and ends with the same bits.
+    """
+    from harness_sft.train import train
+
+    given = locals()
+    recipe = {name: given[name] for name in _recipe()} | options
+    return train(ref, adapter, rows, out, recipe, seed=seed, progress=progress)
+
+
+def check(**options: Any) -> None:
+    """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
+    from harness_sft.config import build_config
+
+    build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
+
+
+def _recipe() -> dict[str, Any]:
+    """Return the options of `sft` with their defaults."""
+    parameters = inspect.signature(sft).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+
+sft.check = check  # type: ignore[attr-defined]

@@ -1,0 +1,100 @@
+"""The options of `sft` as TRL's SFTConfig. Imports TRL inside functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.schema import fits, kind, show
+
+OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
+    "output_dir": "checkpoints go to the run folder",
+    "seed": "set seed in [suite]",
+    "data_seed": "set seed in [suite]",
+    "use_cpu": "set device in [model]",
+    "model_init_kwargs": "set options in [model]",
+    "trust_remote_code": "code of a model is never run",
+    "warmup_steps": "set warmup_ratio",
+    "activation_checkpointing": "set gradient_checkpointing",
+    "disable_tqdm": "the harness shows the progress",
+    "logging_nan_inf_filter": "a loss that is not finite stops the training",
+    "dataset_text_field": 'map the column to "text" in [train] columns',
+    "dataset_kwargs": "the rows are always prepared here",
+    "eval_strategy": "set validation, a share of the rows",
+    "do_eval": "set validation, a share of the rows",
+    "load_best_model_at_end": "the gates decide about the last one",
+    "push_to_hub": "use [[export]]",
+    "resume_from_checkpoint": "the last whole checkpoint is found by itself",
+    "ignore_data_skip": "a resumed run must see the same rows",
+    "save_only_model": "a run is resumed from its checkpoints",
+}
+REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> module and extra
+
+
+def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, device: str) -> Any:
+    """Return the SFTConfig of a recipe for a device ("cpu", "cuda" …); raises UsageError on what it refuses."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it makes
+    from trl import SFTConfig
+
+    _check_names(recipe)
+    options = dict(recipe)
+    share, reports = options.pop("validation"), options.pop("report_to") or []
+    if not 0 <= share < 1:
+        raise UsageError(f"validation: is {share}, want a share of the rows, at least 0 and below 1")
+    _check_reports(reports)
+    if options["packing"]:  # rows of a packed batch are flattened into one, whose attention is quadratic in all of them
+        options["gradient_accumulation_steps"] *= options["per_device_train_batch_size"]
+        options["per_device_train_batch_size"] = 1
+    options["warmup_steps"] = options.pop("warmup_ratio")
+    options["activation_checkpointing"] = options.pop("gradient_checkpointing")
+    if options["bf16"] is None:
+        options["bf16"] = device == "cuda" and _native_bf16() and not options.get("fp16")
+    options = {"save_total_limit": 2, "use_cpu": device == "cpu", "report_to": reports} | options
+    fixed = {"disable_tqdm": True, "logging_nan_inf_filter": False, "seed": seed, "data_seed": seed}
+    try:
+        return SFTConfig(output_dir=str(checkpoints), **options, **fixed)
+    except (TypeError, ValueError, ImportError, AssertionError) as error:
+        raise UsageError(f"SFTConfig: {' '.join(str(error).split())}") from None
+
+
+def _check_names(recipe: Mapping[str, Any]) -> None:
+    from trl import SFTConfig
+
+    mistakes = Mistakes()
+    hints = get_type_hints(SFTConfig)
+    ours = {"validation", "warmup_ratio", "report_to", "bf16"}
+    known = {f.name for f in dataclasses.fields(SFTConfig)} - set(OURS) | ours
+    for name, value in recipe.items():
+        if name in OURS or name.startswith("hub_"):
+            mistakes.add(f'option "{name}"', f"cannot be set: {OURS.get(name, 'use [[export]]')}")
+        elif name not in known:
+            mistakes.add(f'option "{name}"', f"is no field of TRL's SFTConfig{did_you_mean(name, known)}")
+        elif name not in ours and not fits(value, hints[name]):
+            mistakes.add(f'option "{name}"', f"is {show(value)}, want {kind(hints[name])}")
+    if not 0 <= recipe["warmup_ratio"] < 1:
+        mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "save_steps"):
+        if recipe[name] < 1:
+            mistakes.add(name, f"is {recipe[name]}, want at least 1")
+    mistakes.raise_if_any()
+
+
+def _check_reports(reports: list[str]) -> None:
+    mistakes = Mistakes()
+    for name in reports:
+        if name not in REPORTS:
+            mistakes.add(f'report_to "{name}"', f"is unknown{did_you_mean(name, REPORTS)}")
+        elif find_spec(REPORTS[name]) is None:
+            mistakes.add(f'report_to "{name}"', f"is not installed; pip install 'finetune-harness[{name}]'")
+    mistakes.raise_if_any()
+
+
+def _native_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,227 @@
+"""One training, from rows to an adapter on disk. Imports torch inside functions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.paths import folder_in_place, write_text
+from harness_sft.config import build_config
+from harness_sft.rows import Row, select_columns, split_rows
+
+if TYPE_CHECKING:
+    from harness.subject import Adapter, ModelRef, Progress
+    from harness_sft.trainer import CheckedTrainer
+
+NOTE = "harness-adapter.json"
+MOVES_BASE = ("pissa", "olora")  # initialisations that move a part of the base into the adapter
+PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
+LAST_STEPS = 10  # what the training loss of an adapter is the mean of
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+
+
+def train(
+    ref: ModelRef,
+    adapter: Adapter,
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    recipe: Mapping[str, Any],
+    *,
+    seed: int,
+    progress: Callable[[Progress], None],
+) -> Path:
+    """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
+    from harness_hf.models import quiet, resolve_device
+
+    checkpoints = out.parent / "checkpoints"
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out.parent / "tensorboard"))
+    device = resolve_device(ref.options.get("device", "auto")).type
+    config = build_config(recipe, checkpoints, seed=seed, device=device)
+    kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
+    stamp = _stamp(ref, adapter, rows, recipe, seed)
+    with quiet(), _quiet_libraries():
+        from harness_sft.trainer import last_whole_checkpoint, supervised_positions_only
+
+        checkpoint = last_whole_checkpoint(checkpoints, stamp)
+        if checkpoint is None:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress)
+        initial = _save_initial(trainer.model, checkpoints)
+        with supervised_positions_only():
+            _run(trainer, checkpoint)
+        _write_adapter(trainer, out, initial, ref, recipe, facts)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return out
+
+
+def _build_trainer(
+    ref: ModelRef,
+    adapter: Adapter,
+    kept: list[Row],
+    held_out: list[Row],
+    config: Any,
+    stamp: str,
+    progress: Callable[[Progress], None],
+) -> tuple[CheckedTrainer, dict[str, Any]]:
+    """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held."""
+    from datasets import Dataset
+
+    from harness.subject import Progress
+    from harness_hf.models import load_model, load_tokenizer
+    from harness_sft.trainer import CheckedTrainer
+
+    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
+    base = load_model(ref.path, quantization=adapter.quantization, **placed)
+    size = base_bytes(base)
+    model = _adapt(base, adapter, config.seed)
+    trainable, total = model.get_nb_trainable_parameters()
+    progress(Progress("train", 0, 0, {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}))
+    try:
+        trainer = CheckedTrainer(
+            model,
+            args=config,
+            train_dataset=Dataset.from_list(kept),
+            held_out=Dataset.from_list(held_out) if held_out else None,
+            processing_class=load_tokenizer(ref.path),
+            progress=progress,
+            stamp=stamp,
+        )
+    except ValueError as error:  # options that TRL checks only against the rows and the model
+        raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
+    return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
+
+
+def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
+    """Put a new adapter on the base, its random start fixed by the seed; every pattern of it must match a module."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    from harness_lora.targets import check_targets
+
+    config = adapter.peft_config()
+    patterns = [*(config.rank_pattern or {}), *(config.alpha_pattern or {})]
+    check_targets(config.target_modules, [name for name, _ in base.named_modules()], patterns)
+    set_seed(seed)
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
+
+
+def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
+    from harness_hf.models import assert_not_repacked
+
+    assert_not_repacked(trainer.model)
+    try:
+        trainer.resume(checkpoint) if checkpoint else trainer.train()
+    except KeyboardInterrupt:
+        trainer.save_interrupted()
+        raise
+    assert_not_repacked(trainer.model)
+
+
+def _save_initial(model: Any, checkpoints: Path) -> Path | None:
+    """Save the start of an adapter that holds a part of the base, so that its training can be told from its start."""
+    start = model.peft_config["default"].init_lora_weights
+    if not (isinstance(start, str) and start.startswith(MOVES_BASE)):
+        return None
+    model.save_pretrained(checkpoints / "initial")
+    return checkpoints / "initial"
+
+
+def _write_adapter(
+    trainer: CheckedTrainer, out: Path, initial: Path | None, ref: ModelRef, recipe: Mapping[str, Any], facts: Any
+) -> None:
+    import torch
+
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise RuntimeError(f'training: "{name}" is not finite; lower learning_rate, or look for broken rows')
+    note = {
+        "base_digest": ref.digest,
+        "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
+        "facts": facts | _facts(trainer),
+        "recipe": dict(recipe) | {"seed": trainer.args.seed},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    with folder_in_place(out) as work:
+        kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
+        trainer.model.save_pretrained(work, **kwargs)
+        (work / "README.md").unlink(missing_ok=True)  # a model card with blanks to fill in
+        _sort_targets(work / "adapter_config.json")
+        write_text(work / NOTE, json.dumps(note, indent=2) + "\n")
+
+
+def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
+    counts, history = trainer.counts["train"], trainer.state.log_history
+    last = trainer.watch.losses[-LAST_STEPS:]
+    return {
+        "steps": trainer.state.global_step,
+        "rows": counts.rows,
+        "tokens": counts.tokens,
+        "supervised_tokens": counts.supervised,
+        "truncated_rows": counts.truncated,
+        "tokens_per_second": round(trainer.watch.tokens_per_second(), 1),
+        "train_loss": sum(last) / len(last),
+        "validation_rows": len(trainer.held_out),
+        "validation_loss": [entry["eval_loss"] for entry in history if "eval_loss" in entry],
+    }
+
+
+def _sort_targets(path: Path) -> None:
+    """PEFT writes a set in the order of its hashes, which differ from process to process."""
+    config = json.loads(path.read_text("utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def base_bytes(model: Any) -> int:
+    """Return the bytes of a model's weights as they are held, with the constants of 4-bit blocks."""
+    total = 0
+    for parameter in model.parameters():
+        total += parameter.nbytes
+        state = getattr(parameter, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            total += sum(value.nbytes for value in (part.absmax, part.code) if value is not None) if part else 0
+    return int(total)
+
+
+def _stamp(
+    ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], seed: int
+) -> str:
+    """Name a training by all that decides its result, so that no other one's checkpoint is taken up."""
+    lora = {key: sorted(v) if isinstance(v, set) else v for key, v in adapter.peft_config().to_dict().items()}
+    versions = [importlib.metadata.version(name) for name in LIBRARIES]
+    model = [ref.path, ref.digest, dict(ref.options), adapter.quantization]
+    what = [model, lora, list(rows), dict(recipe), seed, versions]
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Hide the bars of datasets, and what PEFT warns of that is no concern here.
+
+    It reads a name that transformers has renamed, and it advises to convert such adapters, which is what we do.
+    """
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "(PiSSA|OLoRA) changes the base weights", UserWarning)
+            yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

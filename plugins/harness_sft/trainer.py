@@ -1,0 +1,256 @@
+"""TRL's SFTTrainer, with what it leaves to hope: rows that count, finite numbers, whole checkpoints, one progress.
+
+Imports torch and TRL: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from trl import SFTTrainer
+from trl.trainer import utils as trl_utils
+
+from harness.errors import UsageError
+from harness.paths import write_text
+from harness.subject import Progress
+from harness_sft.rows import name_rows
+
+WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a set of rows is in tokens: all of them, those with a loss, and how many rows were cut."""
+
+    rows: int
+    tokens: int
+    supervised: int
+    truncated: int
+
+
+class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
+    """An SFTTrainer that refuses rows it would drop, stops on what is not finite, and keeps adapters in float32."""
+
+    def __init__(self, model: Any, *, progress: Callable[[Progress], None], held_out: Any, stamp: str, **given: Any):
+        self.counts: dict[str, Counts] = {}
+        self.stamp = stamp
+        trained = {name: p.data.clone() for name, p in model.named_parameters() if p.requires_grad}
+        super().__init__(model=model, **given)
+        # TRL casts adapters on a 4-bit base to bfloat16, where a step of Adam is often less than half a unit in the
+        # last place and is lost; on most CPUs it is also several times slower.
+        for name, parameter in self.model.named_parameters():
+            if name in trained:
+                parameter.data = trained[name]
+        self.held_out = self._prepare_rows(held_out, "validation") if held_out else []
+        self.remove_callback(PrinterCallback)
+        self.watch = Watch(self, progress)
+        self.add_callback(self.watch)
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+    ) -> Any:
+        """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
+        uncut = copy.copy(args)
+        uncut.max_length = None
+        whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
+        cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
+        self.counts[dataset_name] = count_rows(whole, cut)
+        if isinstance(dataset[0].get("completion", dataset[0].get("text")), str):
+            check_endings(whole, self._tokenizer, cut)
+        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
+
+    def _prepare_rows(self, dataset: Any, name: str) -> list[dict[str, Any]]:
+        prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
+        return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
+
+    def steps_per_epoch(self) -> int:
+        """Return the optimizer steps of one epoch, the last of which may be a smaller one."""
+        batches: int = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
+        steps: int = -(-batches // self.args.gradient_accumulation_steps)
+        return steps
+
+    def validate(self) -> float:
+        """Return the mean loss per supervised token of the held-out rows, in nats, whatever the batch size."""
+        total = tokens = 0.0
+        size = self.args.per_device_eval_batch_size
+        self.model.eval()
+        for start in range(0, len(self.held_out), size):
+            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                found = self.model(**batch, fused_lm_head=True, use_cache=False)
+            total -= float(found.log_probs.sum(dtype=torch.float64))
+            tokens += int(found.label_mask.sum())
+        self.model.train()
+        return total / tokens
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        self.watch.add_loss(self._finite(float(loss), "the loss"))
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._finite(float(norm), "the norm of the gradient")
+        return norm
+
+    def _finite(self, value: float, what: str) -> float:
+        if not math.isfinite(value):
+            raise RuntimeError(
+                f"training: {what} is {value} at step {self.state.global_step + 1}; nothing was saved of it: "
+                "lower learning_rate, or look for broken rows"
+            )
+        return value
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        write_text(folder / WHOLE, json.dumps({"stamp": self.stamp, "losses": self.watch.losses}))
+        self.watch.saved = self.state.global_step
+
+    def resume(self, checkpoint: Path) -> None:
+        """Train on from a checkpoint."""
+        self.watch.losses = json.loads((checkpoint / WHOLE).read_text("utf-8"))["losses"]
+        self.train(resume_from_checkpoint=str(checkpoint))
+
+    def save_interrupted(self) -> None:
+        """Save the end of the last step, unless the interruption fell between its optimizer and its end."""
+        if self.watch.at_rest and self.state.global_step > self.watch.saved:
+            self.watch.restore_randomness()
+            self._save_checkpoint(self.model, None)
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Tell the progress, validate at the end of each epoch, remember the state of randomness between steps."""
+
+    def __init__(self, trainer: CheckedTrainer, progress: Callable[[Progress], None]) -> None:
+        self.trainer, self.progress = trainer, progress
+        self.losses: list[float] = []  # one per step, those before an interruption too
+        self.step_loss = 0.0
+        self.at_rest, self.saved = False, 0
+        self.began, self.began_at = 0.0, 0
+
+    def add_loss(self, loss: float) -> None:
+        """Add the loss of one accumulation step; TRL has divided it by the tokens of the whole step."""
+        self.step_loss += loss
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
+        self._validate_if_due(state, control)  # an interruption may have come between the last step and its validation
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.at_rest = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.losses.append(self.step_loss)
+        self.step_loss = 0.0
+        self._remember_randomness()
+        self.at_rest = True
+        self._validate_if_due(state, control)
+        self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state)))
+
+    def restore_randomness(self) -> None:
+        python, numpy, cpu, gpus = self.randomness
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
+
+    def _remember_randomness(self) -> None:
+        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self.randomness = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)
+
+    def _validate_if_due(self, state: Any, control: Any) -> None:
+        if not self.trainer.held_out or not state.global_step:
+            return
+        per_epoch = self.trainer.steps_per_epoch()
+        done = any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)
+        if not done and (state.global_step % per_epoch == 0 or state.global_step == state.max_steps):
+            logs = control.should_log  # logging clears it, and the step's own loss would not be logged
+            self.trainer.log({"eval_loss": self.trainer.validate()})
+            control.should_log = logs
+
+    def _facts(self, state: Any) -> dict[str, str | float]:
+        per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
+        left = duration(per_step * (state.max_steps - state.global_step))
+        return {"loss": round(self.losses[-1], 4), "tokens/s": round(self.tokens_per_second(), 1), "left": left}
+
+    def tokens_per_second(self) -> float:
+        """Return the tokens trained on per second since this call began, without padding."""
+        return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
+
+
+def count_rows(whole: Any, cut: int | None) -> Counts:
+    """Count tokens; raises UsageError with the numbers of rows that have nothing left to learn from."""
+    tokens = supervised = truncated = 0
+    empty = []
+    for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
+        learnt = sum(label != -100 for label in labels[1:cut])  # the first token is never predicted
+        tokens, supervised = tokens + len(ids[:cut]), supervised + learnt
+        truncated += bool(cut and len(ids) > cut)
+        if not learnt:
+            empty.append(number)
+    if empty:
+        raise UsageError(
+            f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; "
+            f"raise max_length (now {cut}) or remove the rows"
+        )
+    return Counts(len(whole), tokens, supervised, truncated)
+
+
+def check_endings(whole: Any, tokenizer: Any, cut: int | None) -> None:
+    """Raise UsageError when an uncut text row does not end in one supervised EOS, or begins with two BOS."""
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    wrong = []
+    for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
+        ends = labels[-1] == eos and ids[-2:] != [eos, eos]
+        if (not ends and not (cut and len(ids) > cut)) or (bos is not None and bos != eos and ids[:2] == [bos, bos]):
+            wrong.append(number)
+    if wrong:
+        raise UsageError(
+            f"[train] data: {name_rows(wrong)}: must end in one end-of-sequence token and begin with at most one "
+            "beginning-of-sequence token; remove such tokens from the text, the tokenizer adds them"
+        )
+
+
+@contextmanager
+def supervised_positions_only() -> Iterator[None]:
+    """Let TRL project only positions that have a label to the vocabulary, as it does on a GPU.
+
+    Elsewhere it projects all of them, and on a CPU that is a quarter of a small model's time. The choice hangs on
+    this one function; what computes the log-probabilities afterwards does not look at it.
+    """
+    before = trl_utils._use_triton
+    trl_utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        trl_utils._use_triton = before
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as "3m10s", "45s" or "2h05m"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def last_whole_checkpoint(folder: Path, stamp: str) -> Path | None:
+    """Return the last checkpoint of this very training that was written to its end, or None."""
+    marks = folder.glob(f"checkpoint-*/{WHOLE}")
+    found = [mark.parent for mark in marks if json.loads(mark.read_text("utf-8"))["stamp"] == stamp]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

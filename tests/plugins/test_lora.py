@@ -1,0 +1,327 @@
+"""[adapter] lora and qlora: options, what an adapter fits, and merges equal to the adapter they come from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from peft import get_peft_model  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from harness.errors import UsageError  # noqa: E402
+from harness_hf.models import load_model  # noqa: E402
+from harness_lora import lora, qlora  # noqa: E402
+from harness_lora.adapter import Lora  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),  # for what is refused
+]
+IDS = torch.arange(20, 60).view(2, 20)
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"use_rslora": True},
+    {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}},
+    {"rank_pattern": {"q_proj": 4}, "use_rslora": True},
+    {"use_dora": True},
+    {"init_lora_weights": "orthogonal"},
+    {"init_lora_weights": "mica"},
+    {"modules_to_save": ["lm_head"]},
+    {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
+    {"exclude_modules": ["q_proj"]},
+]
+
+
+@pytest.mark.parametrize("module", ["harness_lora", "harness_sft"])
+def test_import_is_light(module: str) -> None:
+    """Listing plugins must not cost the seconds that torch takes to import."""
+    heavy = "{'torch', 'numpy', 'peft', 'trl', 'transformers'} & sys.modules.keys()"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}, sys; print({heavy} or 'light')"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "light", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        (lora(use_dorra=True), 'option "use_dorra": is no field of PEFT\'s LoraConfig; did you mean "use_dora"?'),
+        (lora(use_dora="yes"), 'option "use_dora": is "yes", want true or false'),
+        (lora(task_type="SEQ_CLS"), 'option "task_type": cannot be set'),
+        (lora(r=0), "LoraConfig: "),
+        (lora(lora_dropout=1.5), "LoraConfig: "),
+        (lora(init_lora_weights="pisa"), "LoraConfig: "),
+        (lora(init_lora_weights="eva"), 'init_lora_weights "eva": needs a preparation'),
+        (qlora(init_lora_weights="pissa"), 'init_lora_weights "pissa": cannot move weights of a 4-bit base'),
+    ],
+)
+def test_wrong_options(adapter: Lora, message: str) -> None:
+    """What PEFT would refuse in the middle of a run is refused before it, in one line."""
+    with pytest.raises(UsageError) as caught:
+        adapter.check()
+    assert caught.value.messages[0].startswith(message)
+
+
+def test_all_wrong_options_at_once() -> None:
+    """Every unknown option is told, not the first."""
+    with pytest.raises(UsageError) as caught:
+        lora(alpha=1, rslora=True).check()
+    assert len(caught.value.messages) == 2
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_right_options(options: dict[str, Any]) -> None:
+    """All that can be merged also passes the check, on a full base and on one in 4 bits."""
+    lora(**options).check()
+    qlora(**options).check()
+    qlora(**options).check_merge("dequantized")
+
+
+def test_targets_that_match_nothing(tiny_model: Path) -> None:
+    """A pattern that matches no module is silently ignored by PEFT as long as another one matches."""
+    lora().check_targets(str(tiny_model))
+    lora(target_modules=["q_proj"]).check_targets(str(tiny_model))
+    with pytest.raises(UsageError, match=r'target_modules "k_prjo": matches no module.*did you mean "k_proj"'):
+        lora(target_modules=["q_proj", "k_prjo"]).check_targets(str(tiny_model))
+    with pytest.raises(UsageError, match="this expression matches no module"):
+        lora(target_modules="q_proj").check_targets(str(tiny_model))
+    with pytest.raises(UsageError, match='rank_pattern or alpha_pattern "nope"'):
+        lora(rank_pattern={"nope": 4}).check_targets(str(tiny_model))
+
+
+def test_fits(tiny_model: Path, tmp_path: Path) -> None:
+    """An adapter fits the base it was made for, and no base with other weights, names or shapes."""
+    made, adapter = tmp_path / "adapter", lora()
+    make_adapter(tiny_model, adapter, made)
+    adapter.check_fits(str(tiny_model), "a" * 64, made)
+    (made / "harness-adapter.json").write_text(json.dumps({"base_digest": "b" * 64}))
+    adapter.check_fits(str(tiny_model), "b" * 64, made)
+    with pytest.raises(UsageError, match="was trained on weights bbbbbbbbbbbbbbbb, the base is aaaaaaaaaaaaaaaa"):
+        adapter.check_fits(str(tiny_model), "a" * 64, made)
+
+    weights = load_file(tiny_model / "model.safetensors")
+    for name, other in {
+        "names": {k.replace("layers.1.", "layers.7."): v for k, v in weights.items()},
+        "shapes": {k: v[:, :9].contiguous() if "q_proj" in k else v for k, v in weights.items()},
+    }.items():
+        (tmp_path / name).mkdir()
+        save_file(other, tmp_path / name / "model.safetensors")
+        with pytest.raises(UsageError, match=r"the base has no|in the base it is"):
+            adapter.check_fits(str(tmp_path / name), "", made)
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
+def test_no_adapter(missing: str, tiny_model: Path, tmp_path: Path) -> None:
+    """A folder that lacks a part of an adapter is no candidate, and a pickle is never loaded in its place."""
+    make_adapter(tiny_model, lora(), tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(UsageError, match=f"has no {missing}"):
+        lora().check_fits(str(tiny_model), "", tmp_path)
+    (tmp_path / "adapter_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(UsageError, match="pickles are not read"):
+        lora().check_fits(str(tiny_model), "", tmp_path)
+
+
+def test_broken_weights(tiny_model: Path, tmp_path: Path) -> None:
+    """A file that was cut short while it was copied is told, not read."""
+    make_adapter(tiny_model, lora(), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(UsageError, match="is no whole safetensors file"):
+        lora().check_fits(str(tiny_model), "", tmp_path)
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_merge_onto_original(options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    """The merged model answers as the adapter on the same base does, for every variant that is merged."""
+    adapter = lora(**options)
+    trained = make_adapter(tiny_model, adapter, tmp_path / "adapter")
+    merged = merge(tiny_model, adapter, tmp_path, "original")
+    assert difference(trained, merged) < 1e-5
+    assert difference(load_model(tiny_model, dtype="float32", device="cpu"), merged) > 0.1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"double_quant": False}, {"quant_type": "fp4"}, {"target_modules": ["q_proj"]}, {"use_dora": True}]
+)
+def test_merge_onto_dequantized(options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    """Merged onto the dequantised base, the model is the one that was trained and evaluated in 4 bits."""
+    adapter = qlora(**options)
+    trained = make_adapter(tiny_model, adapter, tmp_path / "adapter")
+    assert difference(trained, merge(tiny_model, adapter, tmp_path, "dequantized")) < 1e-5
+    assert difference(trained, merge(tiny_model, adapter, tmp_path, "original")) > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"double_quant": False}, {"quant_type": "fp4"}])
+def test_dequantized_weights(dtype: str, options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    """Every linear, targeted or not, gets bit for bit the weights that a really loaded 4-bit model computes with."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    adapter = qlora(target_modules=["q_proj"], layers_to_transform=[0], **options)
+    make_adapter(tiny_model, adapter, tmp_path / "adapter")
+    (tmp_path / "adapter" / "harness-adapter.json").write_text(json.dumps({"dtype": dtype}))
+    merge(tiny_model, adapter, tmp_path, "dequantized")
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    loaded = load_model(tiny_model, dtype=dtype, device="cpu", quantization=adapter.quantization)
+    quantised = {n: m.weight for n, m in loaded.named_modules() if type(m).__name__ == "Linear4bit"}
+    assert len(quantised) == 14
+    for name, weight in quantised.items():
+        if name != "model.layers.0.self_attn.q_proj":
+            wanted = dequantize_4bit(weight.data, weight.quant_state).float()
+            assert torch.equal(wanted, found[f"{name}.weight"]), name
+
+
+def test_merge_rounds_once(tiny_model: Path, tmp_path: Path) -> None:
+    """Onto a bfloat16 base, the sum is made in float32 and rounded once."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    weights = {k: v.bfloat16() for k, v in load_file(base / "model.safetensors").items()}
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    trained = make_adapter(base, lora(), tmp_path / "adapter")
+    merge(base, lora(), tmp_path, "original")
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    for name, module in trained.base_model.model.named_modules():
+        if hasattr(module, "lora_A"):
+            wanted = module.get_base_layer().weight.float() + module.get_delta_weight("default").float()
+            assert torch.equal(wanted.bfloat16(), found[f"{name}.weight"]), name
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_merge_conv1d(quantised: bool, tmp_path: Path) -> None:
+    """GPT-2 keeps its linears transposed, and its files may lack the prefix that its modules have."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    base, adapter = tmp_path / "base", qlora() if quantised else lora(fan_in_fan_out=True)
+    GPT2LMHeadModel(GPT2Config(vocab_size=128, n_positions=64, n_embd=64, n_layer=1, n_head=2)).save_pretrained(base)
+    weights = load_file(base / "model.safetensors")
+    save_file(
+        {k.removeprefix("transformer."): v for k, v in weights.items()}, base / "model.safetensors", {"format": "pt"}
+    )
+    trained = make_adapter(base, adapter, tmp_path / "adapter")
+    merged = merge(base, adapter, tmp_path, "dequantized" if quantised else "original")
+    assert difference(trained, merged) < 1e-5
+
+
+def test_merge_keeps_the_rest(tiny_model: Path, tmp_path: Path) -> None:
+    """Tokenizer, template and generation config go along byte for byte, shards and index as they are in the base."""
+    base = tmp_path / "base"
+    load_model(tiny_model, dtype="float32", device="cpu").save_pretrained(base, max_shard_size="200KB")
+    for file in tiny_model.iterdir():
+        if "token" in file.name or "template" in file.name:
+            shutil.copyfile(file, base / file.name)
+    (base / "LICENSE").write_text("of the base")
+    (base / "modeling_custom.py").write_text("code is not taken along")
+    trained = make_adapter(base, lora(), tmp_path / "adapter")
+    assert difference(trained, merge(base, lora(), tmp_path, "original")) < 1e-5
+    shards = sorted(file.name for file in base.glob("*.safetensors"))
+    assert len(shards) > 1
+    assert shards == sorted(file.name for file in (tmp_path / "merged").glob("*.safetensors"))
+    same = [file for file in base.iterdir() if file.suffix != ".safetensors" and file.suffix != ".py"]
+    assert {file.name for file in same} >= {
+        "tokenizer.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "LICENSE",
+    }
+    for file in same:
+        assert file.read_bytes() == (tmp_path / "merged" / file.name).read_bytes(), file.name
+    assert not (tmp_path / "merged" / "modeling_custom.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "variant", "message"),
+    [
+        (lora(), "dequantized", "the adapter was trained on a full base"),
+        (qlora(), "merged", '"merged": unknown'),
+        (lora(bias="all"), "original", '"bias": a merge of it is not proven'),
+        (lora(trainable_token_indices=[3]), "original", '"trainable_token_indices": a merge of it is not proven'),
+        (lora(target_modules=["embed_tokens"]), "original", "an adapter of an embedding"),
+        (lora(init_lora_weights="pissa"), "original", "belongs to a rewritten base"),
+    ],
+)
+def test_merge_refused(adapter: Lora, variant: str, message: str, tiny_model: Path, tmp_path: Path) -> None:
+    """What cannot be merged exactly is refused with the reason, not merged wrongly."""
+    make_adapter(tiny_model, adapter, tmp_path / "adapter")
+    with pytest.raises(UsageError, match=message):
+        merge(tiny_model, adapter, tmp_path, variant)
+
+
+def test_merge_refuses_tied_head(tiny_model: Path, tmp_path: Path) -> None:
+    """A head trained apart from the embedding it is tied to would change both."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    weights = load_file(base / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    plain = make_adapter(base, lora(), tmp_path / "adapter")
+    assert difference(plain, merge(base, lora(), tmp_path, "original")) < 1e-5
+
+    shutil.rmtree(tmp_path / "adapter")
+    adapter = lora(modules_to_save=["embed_tokens"])
+    make_adapter(tiny_model, adapter, tmp_path / "adapter")
+    with pytest.raises(UsageError, match="an embedding, or tied to one"):
+        merge(base, adapter, tmp_path, "original")
+
+
+@pytest.mark.parametrize("variant", ["original", "dequantized"])
+def test_merge_of_nothing(variant: str, tiny_model: Path, tmp_path: Path) -> None:
+    """An adapter that was never trained must not be shipped as a fine-tuned model."""
+    make_adapter(tiny_model, qlora(), tmp_path / "adapter", noise=0.0)
+    with pytest.raises(RuntimeError, match="the adapter is zero"):
+        merge(tiny_model, qlora(), tmp_path, variant)
+
+
+def test_merge_that_rounds_away(tiny_model: Path, tmp_path: Path) -> None:
+    """An update too small for the base's dtype would leave the base as it was, without a word."""
+    make_adapter(tiny_model, lora(), tmp_path / "adapter", noise=1e-30)
+    with pytest.raises(RuntimeError, match="the merged model equals its base"):
+        merge(tiny_model, lora(), tmp_path, "original")
+
+
+def test_merge_of_nan(tiny_model: Path, tmp_path: Path) -> None:
+    """A NaN in the adapter stops the merge; a forward pass can hide it."""
+    make_adapter(tiny_model, lora(), tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    next(v for k, v in weights.items() if "lora_B" in k)[0, 0] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(RuntimeError, match="is not finite"):
+        merge(tiny_model, lora(), tmp_path, "original")
+
+
+def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:
+    """Return a model with an adapter whose weights are moved by noise as training would, saved to a folder."""
+    model = load_model(base, dtype="float32", device="cpu", quantization=adapter.quantization)
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, adapter.peft_config())
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad and noise:
+                parameter.add_(noise * torch.randn_like(parameter))
+    adapted.eval().save_pretrained(folder)
+    return adapted
+
+
+def merge(base: Path, adapter: Lora, folder: Path, variant: str) -> Any:
+    """Merge what is in `folder`/adapter and load the result back from disk."""
+    out = folder / "merged"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    adapter.merge(str(base), folder / "adapter", out, variant=variant)
+    return load_model(out, dtype="float32", device="cpu")
+
+
+def difference(one: Any, other: Any) -> float:
+    """Return the greatest difference of two models' logits."""
+    with torch.no_grad():
+        return float((one(IDS).logits.float() - other(IDS).logits.float()).abs().max())

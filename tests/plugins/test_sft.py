@@ -1,0 +1,380 @@
+"""[train] sft: the rows that are learnt from, a training that really trains, and one that goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from harness.errors import UsageError  # noqa: E402
+from harness.subject import ModelRef, Progress  # noqa: E402
+from harness_hf.models import load_model, load_tokenizer  # noqa: E402
+from harness_lora import lora, qlora  # noqa: E402
+from harness_lora.headers import read_headers  # noqa: E402
+from harness_sft import check, sft, train  # noqa: E402
+from harness_sft.rows import name_rows, select_columns, split_rows  # noqa: E402
+
+pytestmark = pytest.mark.slow
+ROWS = [{"prompt": f"what is {i}?", "completion": f" it is {i * i}"} for i in range(40)]
+RECIPE: dict[str, Any] = {"num_train_epochs": 2, "max_length": 64, "learning_rate": 5e-3, "logging_steps": 2}
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def trained(tiny_model: Path, tmp_path: Path) -> Train:
+    """Return a function that trains the tiny model on the CPU and returns the folder of its adapter."""
+
+    def run(rows: Any = ROWS, *, adapter: Any = None, name: str = "run", progress: Any = None, **recipe: Any) -> Path:
+        ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu"})
+        out = tmp_path / name / "adapter"
+        silent = progress or (lambda _: None)
+        return sft(ref, adapter or qlora(), rows, out, progress=silent, seed=3, **(RECIPE | recipe))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"learning_rte": 1e-4},
+            'option "learning_rte": is no field of TRL\'s SFTConfig; did you mean "learning_rate"?',
+        ),
+        ({"weight_decay": "much"}, 'option "weight_decay": is "much", want a number'),
+        ({"output_dir": "here"}, 'option "output_dir": cannot be set'),
+        ({"hub_model_id": "me/x"}, 'option "hub_model_id": cannot be set: use [[export]]'),
+        ({"lr_scheduler_type": "cosin"}, "SFTConfig: "),
+        ({"report_to": ["tensorbord"]}, 'report_to "tensorbord": is unknown; did you mean "tensorboard"?'),
+        ({"validation": 1.0}, "validation: is 1.0, want a share"),
+        ({"warmup_ratio": 5}, "warmup_ratio: is 5, want a share"),
+        ({"max_length": 0}, "max_length: is 0, want at least 1"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    """What TRL would refuse, or take without a word, is told before a model is loaded."""
+    with pytest.raises(UsageError) as caught:
+        check(**options)
+    assert caught.value.messages[0].startswith(message)
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that is not installed names the extra that brings it."""
+    monkeypatch.setattr("harness_sft.config.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'finetune-harness\[wandb\]'"):
+        check(report_to=["wandb"])
+
+
+def test_right_options(recwarn: pytest.WarningsRecorder) -> None:
+    """The defaults are the recipe, further fields pass through, and nothing asks for a GPU or warns."""
+    from harness_sft import _recipe
+    from harness_sft.config import build_config
+
+    check(weight_decay=0.1, packing=True, neftune_noise_alpha=5, gradient_checkpointing=True)
+    config = build_config(_recipe() | {"packing": True}, Path("x"), seed=3, device="cpu")
+    assert (
+        config.learning_rate,
+        config.warmup_steps,
+        config.lr_scheduler_type,
+        config.num_train_epochs,
+    ) == (2e-4, 0.05, "cosine", 3)
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (1, 8)
+    assert not config.bf16
+    assert not recwarn.list
+
+
+def test_rows() -> None:
+    """Rows are of one shape, whole, and keep nothing but what is trained on and their number."""
+    assert select_columns([{"text": "a", "label": 3}]) == [{"text": "a", "row": 1}]
+    chat = [{"role": "user", "content": "a"}]
+    assert list(select_columns([{"messages": chat}])[0]) == ["messages", "row"]
+    with pytest.raises(UsageError, match="rows 2, 3: want prompt and completion, or messages, or text"):
+        select_columns([{"text": "a"}, {"text": ""}, {"prompt": "a", "completion": 3}])
+    with pytest.raises(UsageError, match="row 2: of another shape than row 1"):
+        select_columns([{"text": "a"}, {"prompt": "a", "completion": "b"}])
+    with pytest.raises(UsageError, match="row 2: of another shape than row 1"):
+        select_columns([{"prompt": "a", "completion": "b"}, {"prompt": chat, "completion": chat}])
+    with pytest.raises(UsageError, match="has no rows"):
+        select_columns([])
+    assert name_rows(range(1, 10)) == "rows 1, 2, 3, 4, 5 and 4 more"
+
+
+def test_split() -> None:
+    """The held-out part is a share of the rows, the same for the same seed, and never all of them."""
+    rows = [{"row": i} for i in range(10)]
+    kept, held = split_rows(rows, 0.2, 3)
+    assert (len(kept), len(held)) == (8, 2)
+    assert rows == sorted(kept + held, key=lambda r: r["row"])
+    assert (kept, held) == split_rows(rows, 0.2, 3)
+    assert (rows, []) == split_rows(rows, 0.0, 3)
+    with pytest.raises(UsageError, match="holds out 1 of 1 rows"):
+        split_rows(rows[:1], 0.2, 3)
+
+
+def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
+    """A QLoRA on a CPU really learns, tells its progress, and leaves an adapter in float32 with its facts."""
+    seen: list[Progress] = []
+    out = trained(progress=seen.append, num_train_epochs=8, validation=0.2)
+    note = json.loads((out / "harness-adapter.json").read_text())
+    facts = note["facts"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "harness-adapter.json",
+    ]
+    assert [out] == list(out.parent.iterdir())  # checkpoints are for going on, not for keeping
+    assert (note["base_digest"], note["dtype"]) == ("d" * 64, "float32")
+    assert (note["recipe"]["learning_rate"], note["recipe"]["seed"]) == (5e-3, 3)
+    assert (facts["steps"], facts["validation_rows"], facts["rows"], len(facts["validation_loss"])) == (32, 8, 32, 8)
+    assert facts["validation_loss"][-1] < facts["validation_loss"][0] - 1
+    assert facts["train_loss"] < facts["validation_loss"][0]
+    assert facts["total_parameters"] - facts["trainable_parameters"] == 107_456
+    assert 107_456 < facts["base_bytes"] < 4 * 107_456  # the linears in 4 bits, the rest in float32
+    assert facts["trainable_parameters"] == seen[0].facts["trainable"]
+    assert [(i, 32) for i in range(1, 33)] == [(p.done, p.total) for p in seen[1:]]
+    assert {"loss", "tokens/s", "left"} == seen[-1].facts.keys()
+    assert {"F32"} == {header.dtype for header in read_headers(out).values()}
+    qlora().check_fits(str(tiny_model), "d" * 64, out)
+
+
+def test_nothing_is_printed(trained: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    """The harness shows the progress; bars, tables and advice of the libraries do not mix with it."""
+    trained(num_train_epochs=1)
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("stop", "error", "left"),
+    [
+        (3, KeyboardInterrupt(), "checkpoint-3"),
+        (5, OSError("killed"), "checkpoint-4"),
+        (8, OSError("killed"), "checkpoint-6"),
+    ],
+)
+def test_resume(stop: int, error: BaseException, left: str, trained: Train, tmp_path: Path) -> None:
+    """A training that was interrupted, or killed between two checkpoints, ends with the bits of one that was not."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == stop:
+            raise error
+
+    recipe = {"validation": 0.2, "save_steps": 2}
+    whole = trained(name="whole", **recipe)
+    with pytest.raises(type(error)):
+        trained(progress=interrupt, **recipe)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert left in {folder.name for folder in checkpoints.iterdir()}
+    assert not (tmp_path / "run" / "adapter").exists()
+    half = shutil.copytree(checkpoints / left, checkpoints / "checkpoint-7")  # the kill came while it was written
+    (half / "harness-checkpoint.json").unlink()
+
+    seen: list[Progress] = []
+    again = trained(progress=seen.append, **recipe)
+    assert int(left[-1]) + 1 == seen[1].done
+    assert_same(whole, again)
+    facts = [json.loads((out / "harness-adapter.json").read_text())["facts"] for out in (whole, again)]
+    assert facts[0] | {"tokens_per_second": 0} == facts[1] | {"tokens_per_second": 0}
+
+
+def test_resume_another_recipe(trained: Train) -> None:
+    """A checkpoint of another recipe, or of other rows, is not taken up."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(progress=interrupt)
+    seen: list[Progress] = []
+    trained(progress=seen.append, learning_rate=1e-3)
+    assert seen[1].done == 1
+
+
+def test_repacked_base_is_refused(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that bitsandbytes repacked for inference has wrong gradients and must stop the training.
+
+    Only CPUs with AVX512-BF16 repack, so its mark is set by hand.
+    """
+    from harness_hf import models
+
+    def repacked(*args: Any, **options: Any) -> Any:
+        model = load_model(*args, **options)
+        model.model.layers[0].mlp.up_proj.weight.quant_state.packing_format_for_cpu = True
+        return model
+
+    monkeypatch.setattr(models, "load_model", repacked)
+    with pytest.raises(RuntimeError, match="repacked"):
+        trained()
+
+
+def test_evaluate_then_train(trained: Train, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow of every run, an evaluation before the training, leaves 4-bit weights and result as they were."""
+    from harness_hf import models
+
+    def evaluated(*args: Any, **options: Any) -> Any:
+        model = load_model(*args, **options)
+        packed = model.model.layers[0].mlp.up_proj.weight.data.clone()
+        with torch.no_grad():
+            model(torch.arange(20, 60)[None])
+        assert torch.equal(packed, model.model.layers[0].mlp.up_proj.weight.data)
+        return model
+
+    first = trained(name="first")
+    monkeypatch.setattr(models, "load_model", evaluated)
+    assert_same(first, trained(name="second"))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_supervised_tokens(packing: bool, trained: Train) -> None:
+    """With a prompt only the completion and one end-of-sequence token are learnt, packed or not."""
+    facts = facts_of(trained([{"prompt": "what?", "completion": " this"}] * 8, packing=packing, num_train_epochs=1))
+    assert 8 * len(" this" + "E") == facts["supervised_tokens"]  # a byte is a token of the tiny model
+    assert 8 * len("B" + "what? this" + "E") == facts["tokens"]
+    facts = facts_of(trained([{"text": "what? this"}] * 8, packing=packing, num_train_epochs=1))
+    assert 8 * len("what? this" + "E") == facts["supervised_tokens"]
+
+
+def test_chat_rows(trained: Train, tiny_model: Path) -> None:
+    """Of chat rows with a prompt the answer's turn is learnt up to its end, as the chat template writes it."""
+    user, answer = {"role": "user", "content": "what?"}, {"role": "assistant", "content": "this"}
+    facts = facts_of(trained([{"prompt": [user], "completion": [answer]}] * 8, num_train_epochs=1))
+    assert 8 * len("this" + "E" + "\n") == facts["supervised_tokens"]
+    facts = facts_of(trained([{"messages": [user, answer]}] * 8, num_train_epochs=1))
+    whole = load_tokenizer(tiny_model).apply_chat_template([user, answer])["input_ids"]
+    assert 8 * (len(whole) - 1) == facts["supervised_tokens"]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_nothing_to_learn(packing: bool, trained: Train, tmp_path: Path) -> None:
+    """Rows whose answer was cut off are named before the training; TRL drops them, or packs them, without a word."""
+    rows = [*ROWS[:3], {"prompt": "p" * 70, "completion": "x"}, ROWS[4]]
+    with pytest.raises(UsageError, match="row 4: no token of the answer is left to learn from; raise max_length"):
+        trained(rows, packing=packing)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_truncated_rows(trained: Train) -> None:
+    """Rows that were cut, and lost their end, are counted."""
+    facts = facts_of(trained([*ROWS[:7], {"prompt": "p", "completion": "x" * 90}], num_train_epochs=1))
+    assert (facts["rows"], facts["truncated_rows"]) == (8, 1)
+
+
+@pytest.mark.parametrize("row", [{"prompt": "<s>a", "completion": "b"}, {"prompt": "a", "completion": "b</s></s>"}])
+def test_doubled_special_tokens(row: dict[str, str], trained: Train) -> None:
+    """Two beginnings or two ends in a row are seen in training only, never when the model is used."""
+    with pytest.raises(UsageError, match="row 2: must end in one end-of-sequence token"):
+        trained([ROWS[0], row])
+
+
+def test_not_finite(trained: Train, tmp_path: Path) -> None:
+    """A training that diverges stops with the step, and leaves no adapter."""
+    with pytest.raises(RuntimeError, match=r"training: the (loss|norm of the gradient) is (nan|inf) at step"):
+        trained(learning_rate=1e20)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_unmatched_target(trained: Train) -> None:
+    """A target that matches no module is told before the first step."""
+    with pytest.raises(UsageError, match='target_modules "nope": matches no module'):
+        trained(adapter=lora(target_modules=["q_proj", "nope"]))
+
+
+def test_trl_refuses(trained: Train) -> None:
+    """What TRL finds out only with the model or the rows is a mistake of the user, not a crash."""
+    with pytest.raises(UsageError, match=r"TRL refuses: .*assistant_only_loss"):
+        trained(assistant_only_loss=True)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_validation_loss(packing: bool, trained: Train) -> None:
+    """The validation loss is a mean over tokens, so it does not depend on the size of a batch or on packing."""
+    rows = [{"prompt": "a", "completion": "b" * (i + 1)} for i in range(20)]
+    recipe = {"learning_rate": 0.0, "validation": 0.4, "num_train_epochs": 1, "packing": packing}
+    one, many = (facts_of(trained(rows, name=str(size), per_device_eval_batch_size=size, **recipe)) for size in (1, 5))
+    assert one["validation_loss"] == pytest.approx(many["validation_loss"], abs=1e-6)
+
+
+def test_moved_base_comes_back(
+    trained: Train, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PiSSA and OLoRA train on a base that lost a part to the adapter; what is saved is for the base as it is."""
+    held: list[Any] = []
+    write = train._write_adapter
+
+    def keep(trainer: Any, *args: Any) -> None:
+        held.append(trainer.model)
+        write(trainer, *args)
+
+    monkeypatch.setattr(train, "_write_adapter", keep)
+    ids = torch.arange(20, 60)[None]
+    for start in ("pissa", "olora"):
+        adapter = lora(init_lora_weights=start, r=8, lora_dropout=0.0)
+        out, merged = trained(adapter=adapter, name=start), tmp_path / start / "merged"
+        merged.mkdir()
+        adapter.merge(str(tiny_model), out, merged, variant="original")
+        with torch.no_grad():
+            wanted = held[-1].eval()(ids).logits
+            assert wanted == pytest.approx(load_model(tiny_model, dtype="float32", adapter=out)(ids).logits, abs=1e-4)
+            assert wanted == pytest.approx(load_model(merged, dtype="float32")(ids).logits, abs=1e-4)
+
+
+def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, too, only positions with a label are projected to the vocabulary, and the result is the same."""
+    from trl.trainer import utils
+
+    from harness_sft import trainer
+
+    projected: list[int] = []
+    project = utils._ChunkedLogProbFunction.apply
+
+    def count(hidden: Any, *args: Any) -> Any:
+        projected.append(hidden.shape[0])
+        return project(hidden, *args)
+
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", count)
+    adapter = qlora(lora_dropout=0.0)
+    fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
+    assert facts_of(fast)["supervised_tokens"] == sum(projected)
+    projected.clear()
+    monkeypatch.setattr(trainer, "supervised_positions_only", contextlib.nullcontext)
+    plain = trained(adapter=adapter, name="plain", num_train_epochs=1)
+    assert facts_of(plain)["tokens"] < sum(projected) + len(ROWS) * 2
+    assert facts_of(fast)["train_loss"] == pytest.approx(facts_of(plain)["train_loss"], abs=1e-5)
+
+
+def test_packed_documents_are_apart(tiny_model: Path) -> None:
+    """In a packed row a document does not see the one before it: its logits are those it has alone."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    model = load_model(tiny_model, dtype="float32", device="cpu", quantization=qlora().quantization)
+    one, two = list(range(20, 50)), list(range(60, 90))
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    packed = collate([{"input_ids": one + two, "labels": one + two, "seq_lengths": [len(one), len(two)]}])
+    packed.pop("labels")
+    with torch.no_grad():
+        together = model(**packed, use_cache=False).logits[0, len(one) :]
+        alone = model(torch.tensor([two]), use_cache=False).logits[0]
+    assert alone == pytest.approx(together, abs=1e-5)
+
+
+def facts_of(out: Path) -> dict[str, Any]:
+    """Return the facts that the trainer wrote beside an adapter."""
+    facts: dict[str, Any] = json.loads((out / "harness-adapter.json").read_text())["facts"]
+    return facts
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Compare two adapters bit for bit."""
+    name = "adapter_model.safetensors"
+    left, right = load_file(one / name), load_file(other / name)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    assert (one / "adapter_config.json").read_bytes() == (other / "adapter_config.json").read_bytes()
