@@ -39,7 +39,7 @@ def check(plan: Plan, limit: int | None = None) -> tuple[Plan, Ready]:
         source: Source = loader.open(suite.model.path, **suite.model.options)  # type: ignore[attr-defined]
     except UsageError as error:
         raise UsageError(*(f"{suite.model.where} {m}" for m in error.messages)) from None
-    adapter = _adapter(plan, mistakes) if plan.candidates != ("merged",) or not suite.candidate else None
+    adapter = _adapter(plan, source, mistakes) if "adapter" in plan.candidates else None
     candidate = _candidate(plan, source, adapter, loader, mistakes)
     if suite.train:
         trainer = plan.plugins.find("trainer", suite.train.use).function
@@ -74,16 +74,18 @@ def _remote(plan: Plan) -> bool:
     return any(map(is_remote, sources))
 
 
-def _adapter(plan: Plan, mistakes: Mistakes) -> Adapter | None:
+def _adapter(plan: Plan, source: Source, mistakes: Mistakes) -> Adapter | None:
     """Make the adapter of the suite, or the plain one that reads what was trained elsewhere."""
     table = plan.suite.adapter
-    if not plan.candidates:
-        return None
     where = table.where if table else str(plan.suite.path)
     try:
         make = plan.plugins.find("adapter", table.use if table else FOREIGN).function
         made: Adapter = make(**(table.options if table else {}))
         made.check()
+        if plan.suite.train:
+            made.check_targets(source.path)
+        for variant in plan.suite.merges:
+            made.check_merge(variant)
     except UsageError as error:
         mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
         return None
@@ -140,6 +142,7 @@ def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]
     for s in task.samples or ():
         if s.input and (s.target or "text" not in s.row):
             choices = s.row.get(str(task.spec.options.get("choices", "choices"))) or [s.target]
+            choices = choices.get("text", ()) if isinstance(choices, dict) else choices
             targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
             prompt = fewshot.with_examples(s.input, examples)
             found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))

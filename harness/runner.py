@@ -181,7 +181,8 @@ class _Runner:
             for item in items:
                 report = self.evaluate(item, self.prompted(item, subject), None)
                 if report.outcome == "error":
-                    raise _Stop(ExitCode.USAGE if report.traceback else ExitCode.INCONCLUSIVE)
+                    scored = (item.subject, item.eval) in self.results  # or the evaluator raised
+                    raise _Stop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
 
     def adapter_and_merged(self, wanted: set[str]) -> None:
         adapter = self.adapter()
@@ -298,10 +299,11 @@ class _Runner:
         )
 
     def failed(self, item: Item, error: Exception, seconds: float) -> Report:
-        """Report an evaluation that raised; a mistake of the user needs no traceback."""
-        user = isinstance(error, UsageError)
-        why = f"{self.plan.tasks[item.eval].spec.where}: {error}" if user else f"{type(error).__name__}: {error}"
-        trace = None if user else "".join(traceback.format_exception(error))
+        """Report an evaluation that raised; what the user or the model did wrong needs no traceback."""
+        told = isinstance(error, (UsageError, Finding))  # these say all there is to know
+        where = self.plan.tasks[item.eval].spec.where
+        why = f"{where}: {error}" if told else f"{type(error).__name__}: {error}"
+        trace = None if told else "".join(traceback.format_exception(error))
         verdicts = self.verdicts(item, None)
         return Report(
             item.id, item.subject, item.eval, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace

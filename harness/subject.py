@@ -97,6 +97,14 @@ class Adapter(Protocol):
         """Build the real configuration objects; raises UsageError on what they refuse."""
         ...
 
+    def check_targets(self, base: str) -> None:
+        """Raise UsageError when a module that is to be adapted is not in the base's folder."""
+        ...
+
+    def check_merge(self, variant: str) -> None:
+        """Raise UsageError when such an adapter cannot be merged onto this variant of its base."""
+        ...
+
     def peft_config(self) -> Any: ...
 
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
@@ -104,7 +112,10 @@ class Adapter(Protocol):
         ...
 
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
-        """Write the merged model to the folder `out`; `variant` is "original" or "dequantized"."""
+        """Write the merged model to the empty folder `out`; `variant` is "original" or "dequantized".
+
+        Raises Finding when what was written is not finite, or not what it must be.
+        """
         ...
 
 

@@ -18,6 +18,7 @@ from harness.report import Report, Run
 from harness.subject import Progress as Sign
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
+MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
 
 
@@ -87,7 +88,8 @@ class Terminal:
     def model(self, run: Run) -> None:
         """Print what is known of the model, once preflight has opened it."""
         if not self.opened and (facts := run.facts.get("model")):
-            self.line("  " + " · ".join(describe(k, v) for k, v in facts.items() if k != "path"))
+            shown = (describe(k, v) for k, v in facts.items() if k in MODEL_FACTS)
+            self.line("  " + " · ".join(shown))
             self.opened = True
 
     def item(self, report: Report) -> None:

@@ -81,6 +81,14 @@ class FakeAdapter:
         if self.loses > 1:
             raise UsageError(f"loses is {self.loses}, want at most 1")
 
+    def check_targets(self, base: str) -> None:
+        """Accept every base."""
+
+    def check_merge(self, variant: str) -> None:
+        """Refuse what only a quantised base has."""
+        if variant == "dequantized":
+            raise UsageError('base "dequantized": a fake is never quantised')
+
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
         """Refuse an adapter without a skill."""
         if not (adapter / "skill.json").is_file():

@@ -19,13 +19,13 @@ def multiple_choice(
 
     The formulas are lm-evaluation-harness's: log-probabilities summed over the choice's tokens; the
     length is that of the choice without the delimiter; the first wins a tie, which the note then calls
-    "uniform". Column `choices` holds a list of texts, column `gold` the right one: its text, else its
-    letter from A, else its number from 0; without that column the row's target says it. After a text
+    "uniform". Column `choices` holds a list of texts, or {text, label}, column `gold` the right one: its
+    label, else its text, else its letter from A, else its number from 0; without that column the row's target says it. After a text
     prompt a choice follows the delimiter, after chat messages it follows the template. A log-probability
     that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
     """
     texts = [_choices(s, choices) for s in samples]
-    right = [_gold(s, gold, options) for s, options in zip(samples, texts, strict=True)]
+    right = [_gold(s, gold, options, _labels(s, choices)) for s, options in zip(samples, texts, strict=True)]
     pairs = [
         (s.input, delimiter + text if isinstance(s.input, str) else text)
         for s, options in zip(samples, texts, strict=True)
@@ -53,6 +53,7 @@ def _argmax(numbers: Sequence[float]) -> int:
 
 def _choices(sample: Sample, column: str) -> list[str]:
     found = sample.row.get(column)
+    found = found.get("text") if isinstance(found, dict) else found
     where = f'row "{sample.id}": column "{column}"'
     if found is None:
         raise UsageError(f"{where} is missing; name the column that has the choices")
@@ -63,9 +64,17 @@ def _choices(sample: Sample, column: str) -> list[str]:
     return list(found)
 
 
-def _gold(sample: Sample, column: str, options: Sequence[str]) -> int:
+def _labels(sample: Sample, column: str) -> list[str]:
+    """Return the labels that a row's choices come with, if they do."""
+    found = sample.row.get(column)
+    return list(found.get("label", ())) if isinstance(found, dict) else []
+
+
+def _gold(sample: Sample, column: str, options: Sequence[str], labels: Sequence[str]) -> int:
     """Return the number of the right choice, from 0."""
     said: Any = sample.row.get(column, sample.target)
+    if said in labels:
+        return labels.index(said)
     if isinstance(said, str) and said in options:
         return options.index(said)
     if isinstance(said, str) and len(said) == 1 and said in string.ascii_uppercase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.hookspec import hookimpl
@@ -41,7 +42,9 @@ def load(
     from harness_hf.sources import resolve
     from harness_hf.subject import load_subjects, release
 
-    folders = [str(resolve(ref.path, revision=revision, sha256=sha256)) for ref in refs]
+    # A folder is what `open_source` made of a path, under the pins; they do not name it.
+    pins = [{} if Path(ref.path).is_dir() else {"revision": revision, "sha256": sha256} for ref in refs]
+    folders = [str(resolve(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
     placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
     subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
     try:

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
-from harness.errors import UsageError
+from harness.errors import Finding, UsageError
 from harness_hf.packing import common
 from harness_hf.scoring import out_of_memory, packable
 from harness_hf.tokens import Tokens
@@ -185,7 +185,7 @@ class Batch:
         )
         values, tokens = done.logits[:, -1].max(-1)
         if not bool(values.isfinite().all()):  # the argmax of NaN is a token like any other
-            raise RuntimeError("generation: the model's logits are not finite")
+            raise Finding("generation: the model's logits are not finite")
         found: list[int] = tokens.tolist()
         return found
 
@@ -264,7 +264,7 @@ def _one(model: Any, answer: Answer) -> None:
         done = model(input_ids=torch.tensor([ids], device=model.device), cache=cache, use_cache=True)
         value, token = done.logits[0, -1].max(-1)
         if not bool(value.isfinite()):
-            raise RuntimeError("generation: the model's logits are not finite")
+            raise Finding("generation: the model's logits are not finite")
         if not answer.take(int(token)):
             return
         cache, ids = done.cache, [int(token)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import UsageError
+from harness.errors import Finding, UsageError
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -135,7 +135,7 @@ def assert_not_repacked(model: Any) -> None:
     for module in _linear4bit(model):
         states = (getattr(module.weight, "quant_state", None), getattr(module, "quant_state", None))
         if any(getattr(state, "packing_format_for_cpu", False) for state in states):
-            raise RuntimeError("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
+            raise Finding("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
 
 
 def _linear4bit(model: Any) -> list[Any]:

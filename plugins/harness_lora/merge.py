@@ -25,7 +25,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from harness.errors import UsageError
+from harness.errors import Finding, UsageError
 from harness_lora.headers import Header, find_tensor, metadata_of, read_headers, split_name
 
 # Fields whose effect on the merged weights is proven equal to PEFT's adapter in tests/plugins/test_lora.py, or that
@@ -86,7 +86,7 @@ def merge_folder(
     _refuse_quantised(base, there)
     plan = _plan(base, adapter, there, quantization)
     if not plan.replaced and not any(p["lora_A"].any() and p["lora_B"].any() for _, p in plan.added.values()):
-        raise RuntimeError("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
+        raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
     for file in sorted({header.file for header in there.values()}):
         tensors = [name for name, header in there.items() if header.file == file]
         with safe_open(file, "pt") as opened:
@@ -141,13 +141,13 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any) -> 
     """Return W + s·B·A in float32, W of shape (out, in); for DoRA m·(W + s·B·A)/‖W + s·B·A‖, norms per row of out.
 
     s is alpha/r, or alpha/√r with rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024,
-    arXiv:2402.09353, section 4.1. Raises RuntimeError when the rank is not the configuration's.
+    arXiv:2402.09353, section 4.1. Raises Finding when the rank is not the configuration's.
     """
     a, b = parts["lora_A"].float(), parts["lora_B"].float()
     r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
     alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
     if a.shape[0] != r:
-        raise RuntimeError(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
+        raise Finding(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
     total: torch.Tensor = weight + (alpha / (math.sqrt(r) if config.use_rslora else r)) * (b @ a)
     if config.use_dora:
         norm = torch.linalg.norm(total, dim=1, keepdim=True)
@@ -226,14 +226,14 @@ def _verify(there: Mapping[str, Header], out: Path, plan: Plan) -> None:
             for name in tensors:
                 before, after = old.get_tensor(name), new.get_tensor(name)
                 if after.is_floating_point() and not torch.isfinite(after).all():
-                    raise RuntimeError(f'merge: "{name}" is not finite; the adapter is broken')
+                    raise Finding(f'merge: "{name}" is not finite; the adapter is broken')
                 if before.shape != after.shape or before.dtype != after.dtype:
-                    raise RuntimeError(f'merge: "{name}" has another shape or dtype than in the base')
+                    raise Finding(f'merge: "{name}" has another shape or dtype than in the base')
                 if not torch.equal(before, after):
                     changed.add(name)
     if not changed & must:
-        raise RuntimeError("merge: the merged model equals its base; the adapter is too small for the base's dtype")
+        raise Finding("merge: the merged model equals its base; the adapter is too small for the base's dtype")
     if must - changed:
-        raise RuntimeError(f'merge: "{min(must - changed)}" did not change, though the adapter has weights for it')
+        raise Finding(f'merge: "{min(must - changed)}" did not change, though the adapter has weights for it')
     if changed - must - may:
-        raise RuntimeError(f'merge: "{min(changed - must - may)}" changed, though nothing targets it')
+        raise Finding(f'merge: "{min(changed - must - may)}" changed, though nothing targets it')

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness.errors import Finding, UsageError
 from harness.paths import folder_in_place, write_text
 from harness_sft.config import build_config
 from harness_sft.rows import Row, select_columns, split_rows
@@ -145,7 +145,7 @@ def _write_adapter(
 
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise RuntimeError(f'training: "{name}" is not finite; lower learning_rate, or look for broken rows')
+            raise Finding(f'training: "{name}" is not finite; lower learning_rate, or look for broken rows')
     note = {
         "base_digest": ref.digest,
         "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from

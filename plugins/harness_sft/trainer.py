@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer import utils as trl_utils
 
-from harness.errors import UsageError
+from harness.errors import Finding, UsageError
 from harness.paths import write_text
 from harness.subject import Progress
 from harness_sft.rows import name_rows
@@ -108,7 +108,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _finite(self, value: float, what: str) -> float:
         if not math.isfinite(value):
-            raise RuntimeError(
+            raise Finding(
                 f"training: {what} is {value} at step {self.state.global_step + 1}; nothing was saved of it: "
                 "lower learning_rate, or look for broken rows"
             )

@@ -181,6 +181,14 @@ def test_gold_is_a_number_a_letter_or_a_text(gold: Any, choices: list[str], expe
     assert score.values["acc"] == 1.0
 
 
+def test_choices_with_labels_are_found_by_them() -> None:
+    """A row of ARC's shape names the right choice by its label, "1" to "4" as well, which is no position."""
+    model = Canned(logprobs={" a": -3.0, " b": -1.0, " c": -2.0})
+    row = {"choices": {"text": ["a", "b", "c"], "label": ["1", "2", "3"]}, "gold": "2"}
+    (score,) = multiple_choice(model, [Sample("1", "p", row=row)])
+    assert score.values["acc"] == 1.0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_log_probability_that_is_not_finite_is_no_answer(bad: float) -> None:
     """The row is NaN, where argmax would have picked choice 0 and looked like accuracy."""
