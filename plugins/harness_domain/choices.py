@@ -19,10 +19,11 @@ def multiple_choice(
 
     The formulas are lm-evaluation-harness's: log-probabilities summed over the choice's tokens; the
     length is that of the choice without the delimiter; the first wins a tie, which the note then calls
-    "uniform". Column `choices` holds a list of texts, or {text, label}, column `gold` the right one: its
-    label, else its text, else its letter from A, else its number from 0; without that column the row's target says it. After a text
-    prompt a choice follows the delimiter, after chat messages it follows the template. A log-probability
-    that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
+    "uniform". Column `choices` holds a list of texts, or {text, label}; column `gold` the right one: its
+    label, else its text, else its letter from A, else its number from 0; without that column the row's
+    target says it. After a text prompt a choice follows the delimiter, after chat messages it follows the
+    template. A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose
+    columns do not fit.
     """
     texts = [_choices(s, choices) for s in samples]
     right = [_gold(s, gold, options, _labels(s, choices)) for s, options in zip(samples, texts, strict=True)]
