@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
         return ExitCode.OK
+    except Exception:  # a bug of ours has an exit code of its own
+        traceback.print_exc()
+        return ExitCode.INTERNAL
 
 
 def run(args: argparse.Namespace) -> int:

@@ -106,7 +106,11 @@ class _Runner:
     def go(self) -> Run:
         self.hook.harness_run_start(run=self.run)
         with self.stage("preflight", "configuration, tokenizer, lengths"):
-            self.plan, self.ready = preflight.check(self.plan, self.options.limit)
+            try:
+                self.plan, self.ready = preflight.check(self.plan, self.options.limit)
+            except ModuleNotFoundError as error:
+                needs = f"needs the module {error.name}; pip install 'finetune-harness[hf]'"
+                raise UsageError(f"{self.suite.path}: {needs}") from None
         self.folder = RunFolder(self.options.out, self.suite.name, self.started)
         self.run.folder = str(self.folder.path)
         self.run.facts["model"] = {"path": self.suite.model.path, **self.ready.source.facts}
