@@ -144,7 +144,7 @@ class _Collector:
     def training(self) -> list[dict[str, Any]] | None:
         """Return the rows to train on, or None when there is no training or its data is remote."""
         train = self.suite.train
-        if train is None:
+        if train is None or not self.suite.trains:
             return None
         rows: list[dict[str, Any]] = []
         for source in train.sources:

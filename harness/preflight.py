@@ -41,7 +41,7 @@ def check(plan: Plan, limit: int | None = None) -> tuple[Plan, Ready]:
         raise UsageError(*(f"{suite.model.where} {m}" for m in error.messages)) from None
     adapter = _adapter(plan, source, mistakes) if "adapter" in plan.candidates else None
     candidate = _candidate(plan, source, adapter, loader, mistakes)
-    if suite.train:
+    if suite.train and suite.trains:
         trainer = plan.plugins.find("trainer", suite.train.use).function
         if checks := getattr(trainer, "check", None):
             _try(mistakes, suite.train.where, partial(checks, **suite.train.options))
@@ -82,7 +82,7 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes) -> Adapter | None:
         make = plan.plugins.find("adapter", table.use if table else FOREIGN).function
         made: Adapter = make(**(table.options if table else {}))
         made.check()
-        if plan.suite.train:
+        if plan.suite.trains:
             made.check_targets(source.path)
         for variant in plan.suite.merges:
             made.check_merge(variant)

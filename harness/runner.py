@@ -375,7 +375,7 @@ class _Runner:
 
     def work(self) -> Path:
         """Return the folder of everything made by exactly this recipe on exactly this base and data."""
-        return cache_dir() / "work" / preflight.recipe_digest(self.plan, self.ready, self.run.versions)[:16]
+        return cache_dir() / "trained" / preflight.recipe_digest(self.plan, self.ready, self.run.versions)[:16]
 
 
 def _versions() -> dict[str, str]:

@@ -130,6 +130,11 @@ class Suite:
     def name(self) -> str:
         return self.about.name
 
+    @property
+    def trains(self) -> bool:
+        """Say whether there is something to train: a candidate made elsewhere takes its place."""
+        return self.train is not None and self.candidate is None
+
     def merged(self, variant: str) -> str:
         """Name the candidate made by merging onto this variant of the base."""
         return "merged" if len(self.merges) == 1 else f"merged-{variant}"
@@ -164,15 +169,15 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
         _override(raw, override)
     if candidate is not None:
         raw["candidate"] = {_kind_of_candidate(Path(candidate)): str(Path(candidate).resolve())}
-        raw.pop("train", None)
-    return _Reader(path, text, raw).suite()
+    return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
 class _Reader:
     """The tables of one file; complaints carry the line they are about."""
 
-    def __init__(self, path: Path, text: str, raw: dict[str, Any]) -> None:
+    def __init__(self, path: Path, text: str, raw: dict[str, Any], given: bool) -> None:
         self.path, self.raw = path, raw
+        self.given = given  # the candidate came with the command: [train] then only names the few-shot examples
         self.lines = _index(text)
         self.mistakes = Mistakes()
 
@@ -268,7 +273,7 @@ class _Reader:
     def coherent(
         self, adapter: Use | None, train: Train | None, candidate: Candidate | None, evals: tuple[Eval, ...]
     ) -> None:
-        if candidate and train:
+        if candidate and train and not self.given:
             self.complain(("candidate", 0), "[candidate]", "", "takes the place of [train]; remove one of them")
         if candidate and (candidate.adapter is None) == (candidate.merged is None):
             self.complain(("candidate", 0), "[candidate]", "", 'want "adapter" or "merged", one of them')

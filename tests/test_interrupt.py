@@ -27,7 +27,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
     """Wait until the training has written a whole checkpoint."""
     until = time.monotonic() + 240
-    while not list(folder.glob("cache/work/*/checkpoints/checkpoint-*/harness-checkpoint.json")):
+    while not list(folder.glob("cache/trained/*/checkpoints/checkpoint-*/harness-checkpoint.json")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until, "no checkpoint came"
         time.sleep(0.05)
@@ -43,7 +43,7 @@ def test_stopped_training_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
     out = first.communicate(timeout=120)[0]
     assert first.returncode == (2 if stop is signal.SIGINT else -9)
     assert "Traceback" not in out
-    assert not list(tmp_path.glob("cache/work/*/adapter"))
+    assert not list(tmp_path.glob("cache/trained/*/adapter"))
     if stop is signal.SIGINT:
         (report,) = tmp_path.glob("reports/*/report.json")
         assert any(r["outcome"] == "done" for r in json.loads(report.read_text("utf-8"))["reports"])
@@ -51,5 +51,5 @@ def test_stopped_training_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
     out = second.communicate(timeout=240)[0]
     assert second.returncode == 6  # a part of the suite, so not 0; but nothing failed
     assert "INTERNAL" not in out
-    (note,) = tmp_path.glob("cache/work/*/adapter/harness-adapter.json")
+    (note,) = tmp_path.glob("cache/trained/*/adapter/harness-adapter.json")
     assert json.loads(note.read_text("utf-8"))["facts"]["steps"] == 120

@@ -73,6 +73,14 @@ def test_candidate_from_elsewhere_is_gated_and_shipped(suite: Project) -> None:
     assert exported.read_bytes() == (suite.folder / "good/model.safetensors").read_bytes()
 
 
+def test_candidate_is_compared_with_few_shot_prompting_too(suite: Project) -> None:
+    """The training data still names the worked examples when the candidate came with the command."""
+    text = COMPARES.replace('versus = "base"', 'versus = "fewshot"') + "\n[subject.fewshot]\nshots = 3\n"
+    outcome = suite.write({"suite.toml": text}).run("--candidate", str(suite.folder / "good"))
+    assert outcome.code == 0
+    assert "\ntrain" not in outcome.out
+
+
 def test_candidate_that_is_no_model_is_refused(suite: Project) -> None:
     """A folder without a configuration is neither adapter nor model."""
     (suite.folder / "empty").mkdir()
