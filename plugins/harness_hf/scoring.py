@@ -21,7 +21,7 @@ from harness.errors import UsageError
 from harness_hf.packing import Planner, Row, common
 from harness_hf.tokens import Pair
 
-BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass, as measured
+BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
 LOGITS = 1 << 27  # numbers in one tensor of logits, at most
 SMALLEST = 16  # tokens; below that it is not the batch that does not fit
 CHECKED = 2  # pairs of a call that are scored both ways
