@@ -12,7 +12,7 @@ from harness import fewshot, schema
 from harness.collect import Plan, Task, collect
 from harness.data import continuation, is_remote
 from harness.errors import Mistakes, UsageError
-from harness.evidence import digest_of
+from harness.evidence import digest_of, weights_digest
 from harness.store import writable
 from harness.subject import Adapter, Source
 
@@ -60,8 +60,6 @@ def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
     if suite.candidate:
         parts.append(suite.candidate.adapter)
         if suite.candidate.adapter:
-            from harness.evidence import weights_digest
-
             parts.append(weights_digest(suite.resolve(suite.candidate.adapter)))
     for table in (suite.adapter, suite.train):
         parts += [table.use, dict(table.options)] if table else []

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import Finding, UsageError
 from harness.paths import folder_in_place, write_text
+from harness_lora.adapter import MOVES_BASE, NOTE
 from harness_sft.config import build_config
 from harness_sft.rows import Row, select_columns, split_rows
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from harness.subject import Adapter, ModelRef, Progress
     from harness_sft.trainer import CheckedTrainer
 
-NOTE = "harness-adapter.json"
-MOVES_BASE = ("pissa", "olora")  # initialisations that move a part of the base into the adapter
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
