@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
 from harness.result import Metric, Sample, Score, metric
-from harness.subject import Logprob, ModelRef, Progress, Subject
+from harness.subject import Logprob, ModelRef, Progress, Sampling, Subject
 
 if TYPE_CHECKING:
     from harness.report import Run
@@ -20,6 +20,7 @@ __all__ = [
     "ModelRef",
     "Progress",
     "Sample",
+    "Sampling",
     "Score",
     "Subject",
     "UsageError",

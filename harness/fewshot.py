@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from harness.data import continuation
 from harness.result import Prompt, Sample
@@ -20,14 +21,13 @@ class FewShot:
     def digest(self) -> str:
         return self.subject.digest
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, stop: Sequence[str] = ()) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer each prompt after the examples."""
-        shown = [with_examples(p, self.examples) for p in prompts]
-        return self.subject.generate(shown, max_new_tokens=max_new_tokens, stop=stop)
+        return self.subject.generate([with_examples(p, self.examples) for p in prompts], **options)
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Logprob]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after the examples and its prompt; whole texts are scored as they are."""
-        return self.subject.logprobs([(with_examples(p, self.examples) if p else p, c) for p, c in pairs])
+        return self.subject.logprobs([(with_examples(p, self.examples) if p else p, c) for p, c in pairs], **options)
 
 
 def with_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:

@@ -38,8 +38,28 @@ class Logprob:
     greedy: bool
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens instead of taking the likeliest; `seeds` holds one per prompt, so no row depends on others.
+
+    Of the distribution at `temperature` the `top_k` likeliest tokens are kept (0: all), then the fewest whose
+    probabilities reach `top_p`.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    seeds: tuple[int, ...] = ()
+
+
 class Subject(Protocol):
-    """A loaded model under test."""
+    """A loaded model under test.
+
+    A prompt that is too long for the model raises UsageError, or with `truncate` loses its beginning, as in lm_eval.
+    It may have more, and works without: `stream_generate` and `stream_logprobs` take the same arguments and yield
+    (number, answer) as answers come, in any order, so that a killed run keeps them; `count_tokens(pairs)`, `context`
+    in tokens, and `render(messages)`, the chat template with the answer's turn opened.
+    """
 
     @property
     def name(self) -> str: ...
@@ -47,11 +67,19 @@ class Subject(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, stop: Sequence[str] = ()) -> list[str]:
-        """Answer each prompt greedily; the text ends before the first stop string or stop token."""
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        truncate: bool = False,
+    ) -> list[str]:
+        """Answer each prompt, greedily unless told to sample; the text ends before the first stop string or token."""
         ...
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Logprob]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; an empty prompt scores a whole text, in windows if it is long."""
         ...
 
@@ -80,7 +108,9 @@ class Source(Protocol):
 class Loader(Protocol):
     """`[model] use = …`: opens a source cheaply, and loads subjects, sharing a base where it can.
 
-    `open` is an attribute of the callable: `open(path, **options) -> Source`.
+    `open` is an attribute of the callable: `open(path, **options) -> Source`. Another, `identity(ref, **options)`,
+    may name everything an answer depends on, without loading weights; answers are remembered under it, and without
+    it, or where it returns None, they are not.
     """
 
     def __call__(self, refs: Sequence[ModelRef], **options: Any) -> AbstractContextManager[list[Subject]]: ...

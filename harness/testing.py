@@ -36,11 +36,11 @@ class FakeSubject:
     nbytes: int = 1000
     parameters: int = 10
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, stop: Sequence[str] = ()) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **_: Any) -> list[str]:
         """Answer with the last word of the prompt, or with "wrong"."""
         return [_words(p)[-1] if _luck(p) < self.skill else "wrong" for p in prompts]
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Logprob]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **_: Any) -> list[Logprob]:
         """Score a continuation: one nat a word where the model is right, two where it is wrong."""
         found = []
         for prompt, text in pairs:

@@ -1,4 +1,4 @@
-"""Greedy answers, many at a time.
+"""Answers, many at a time: greedy, or drawn with a seed per row.
 
 Rows stop one by one, on a stop token or a stop string of their own; a finished row leaves the batch at once and the
 batch is filled again from the queue. Prompts are padded on the left and sorted by length; a beginning that all of
@@ -9,8 +9,9 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
+import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
 from harness.errors import Finding, UsageError
+from harness.subject import Sampling
 from harness_hf.packing import common
 from harness_hf.scoring import out_of_memory, packable
 from harness_hf.tokens import Tokens
@@ -31,21 +33,64 @@ GROWTH = 64  # columns added to the cache at a time
 
 
 def generate(
-    model: Any, tokens: Tokens, prompts: Sequence[list[int]], *, max_new_tokens: int, stop: Sequence[str], context: int
-) -> list[str]:
-    """Answer prompts greedily; a text ends before the first stop string or stop token, or where the context ends.
+    model: Any,
+    tokens: Tokens,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    context: int,
+    sampling: Sampling | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Answer prompts; yield (number of the prompt, answer) as soon as an answer ends.
 
-    In float32 the answers do not depend on which prompts are answered together. Raises RuntimeError when the
-    model's logits are not finite, UsageError when not even one row fits in memory.
+    A text ends before the first stop string or stop token, or where the context ends. In float32 the answers do not
+    depend on which prompts are answered together. Raises RuntimeError when the model's logits are not finite,
+    UsageError when not even one row fits in memory.
     """
     ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model)), tuple(stop))
-    answers = [Answer(p, min(max_new_tokens, context - len(p)), ending) for p in prompts]
-    if not packable(model):
-        for answer in answers:
-            _one(model, answer)
-    elif answers and max_new_tokens > 0:
-        _many(model, answers)
-    return [answer.text() for answer in answers]
+    seeds = sampling.seeds if sampling else (None,) * len(prompts)
+    answers = [
+        Answer(i, p, min(max_new_tokens, context - len(p)), ending, seed)
+        for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+    choose = Draw(sampling) if sampling else likeliest
+    if max_new_tokens < 1:
+        finished: Iterable[Answer] = answers
+    elif packable(model):
+        finished = _many(model, answers, choose) if answers else ()
+    else:
+        finished = (_one(model, answer, choose) for answer in answers)
+    for answer in finished:
+        yield answer.number, answer.text()
+
+
+Choose = Callable[[torch.Tensor, Sequence["Answer"]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)
+
+
+def likeliest(logits: torch.Tensor, _: Sequence[Answer]) -> torch.Tensor:
+    """Return the token of the largest logit, the first of equals."""
+    return logits.argmax(-1)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws each row's token with the row's own random numbers: temperature, then top-k, then top-p."""
+
+    sampling: Sampling
+
+    def __call__(self, logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+        share, token = (
+            (logits.float() / self.sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        )
+        if self.sampling.top_k:
+            share[:, self.sampling.top_k :] = 0
+            share /= share.sum(-1, keepdim=True)
+        share *= share.cumsum(-1) - share < self.sampling.top_p  # the likeliest always stays
+        edges = share.cumsum(-1)
+        luck = torch.tensor([[answer.luck()] for answer in answers], device=edges.device)
+        place = torch.searchsorted(edges, luck * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
+        return token.gather(-1, place)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -77,9 +122,11 @@ class Ending:
 class Answer:
     """One prompt and what was answered so far."""
 
+    number: int
     prompt: list[int]
     limit: int
     ending: Ending
+    seed: int | None = None
     ids: list[int] = field(default_factory=list)
 
     def take(self, token: int) -> bool:
@@ -89,24 +136,28 @@ class Answer:
         self.ids.append(token)
         return len(self.ids) < self.limit and not self.ending.reached(self.ids)
 
+    def luck(self) -> float:
+        """Return the random number from 0 to 1 of the token that comes next; it depends on seed and place alone."""
+        return random.Random(f"{self.seed} {len(self.ids)}").random()  # noqa: S311 -- not for secrets
+
     def text(self) -> str:
         return self.ending.cut(self.ending.tokens.decode(self.ids))
 
 
-def _many(model: Any, answers: Sequence[Answer]) -> None:
+def _many(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
     longest = max(len(a.prompt) + a.limit for a in answers)
     size = max(1, min(ROWS, KEPT.get(model.device.type, KEPT["cpu"]) // longest))
     queue = deque(sorted(answers, key=lambda a: -len(a.prompt)))
     shared = common(min(a.prompt for a in answers), max(a.prompt for a in answers))
     shared = min(shared, len(queue[-1].prompt) - 1)  # each row needs a token of its own to go on from
-    batch = Batch(model, queue[0].prompt[:shared] if len(answers) > 1 and shared >= WORTH_SHARING else [])
+    batch = Batch(model, queue[0].prompt[:shared] if len(answers) > 1 and shared >= WORTH_SHARING else [], choose)
     while queue or batch.rows:
         try:
             if len(batch.rows) <= size // 2:
                 while queue and len(batch.rows) < size:
-                    batch.join(_next(queue, size - len(batch.rows), len(batch.prefix)))
-            batch.step()
+                    yield from batch.join(_next(queue, size - len(batch.rows), len(batch.prefix)))
+            yield from batch.step()
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -114,7 +165,7 @@ def _many(model: Any, answers: Sequence[Answer]) -> None:
             for answer in batch.rows:
                 answer.ids.clear()
             queue.extendleft(reversed(batch.rows))
-            batch = Batch(model, batch.prefix)
+            batch = Batch(model, batch.prefix, choose)
 
 
 def _next(queue: deque[Answer], room: int, prefix: int) -> list[Answer]:
@@ -134,15 +185,16 @@ def _smaller(size: int) -> int:
 class Batch:
     """The answers in work. Column j of `seen` and of the cache is the same token; columns not `seen` are padding."""
 
-    def __init__(self, model: Any, prefix: list[int]) -> None:
-        self.model, self.prefix = model, prefix
+    def __init__(self, model: Any, prefix: list[int], choose: Choose) -> None:
+        self.model, self.prefix, self.choose = model, prefix, choose
         self.rows: list[Answer] = []
         self.start: Cache | None = None  # the prefix, one row
         self.cache: Cache | None = None
         self.seen = torch.zeros(0, 0, dtype=torch.long, device=model.device)  # (B, L)
 
-    def join(self, answers: list[Answer]) -> None:
-        """Run new prompts and put those that do not end at their first token with the others."""
+    @torch.inference_mode()
+    def join(self, answers: list[Answer]) -> list[Answer]:
+        """Run new prompts, put them with the others, and return those that end at their first token."""
         self.rows += answers  # first of all, so that nothing is lost when memory runs out
         before, width = len(self.prefix), max(len(a.prompt) for a in answers) - len(self.prefix)
         ids = torch.zeros(len(answers), width, dtype=torch.long)
@@ -153,40 +205,42 @@ class Batch:
             seen[i, before : before + width - len(own)] = 0
         cache = self._started(len(answers))
         seen = seen.to(self.model.device)
-        tokens = self._forward(ids.to(self.model.device), seen, cache)
+        tokens = self._forward(ids.to(self.model.device), seen, cache, answers)
         goes_on = [answer.take(token) for answer, token in zip(answers, tokens, strict=True)]
         kept = [i for i, on in enumerate(goes_on) if on]
         self.rows = self.rows[: -len(answers)] + [answers[i] for i in kept]
         if kept:
             _select(cache, kept)
             self._merge(cache, seen[kept])
+        return [answer for answer, on in zip(answers, goes_on, strict=True) if not on]
 
-    def step(self) -> None:
-        """Give each row its next token; rows that end leave."""
+    @torch.inference_mode()
+    def step(self) -> list[Answer]:
+        """Give each row its next token; return the rows that ended."""
         if not self.rows:
-            return
+            return []
         ids = torch.tensor([[answer.ids[-1]] for answer in self.rows], device=self.model.device)
         self.seen = pad(self.seen, (0, 1), value=1)
-        tokens = self._forward(ids, self.seen, self.cache)
-        kept = [i for i, (answer, token) in enumerate(zip(self.rows, tokens, strict=True)) if answer.take(token)]
-        if len(kept) < len(self.rows):
+        tokens = self._forward(ids, self.seen, self.cache, self.rows)
+        goes_on = [answer.take(token) for answer, token in zip(self.rows, tokens, strict=True)]
+        ended = [answer for answer, on in zip(self.rows, goes_on, strict=True) if not on]
+        if ended:
+            kept = [i for i, on in enumerate(goes_on) if on]
             self.rows = [self.rows[i] for i in kept]
             self.seen = self.seen[kept]
             if kept:
                 _select(self.cache, kept)
             else:
                 self.cache, self.seen = None, self.seen[:, :0]
+        return ended
 
-    def _forward(self, ids: torch.Tensor, seen: torch.Tensor, cache: Any) -> list[int]:
-        """Return the likeliest next token of each row."""
+    def _forward(self, ids: torch.Tensor, seen: torch.Tensor, cache: Any, answers: Sequence[Answer]) -> list[int]:
+        """Return the next token of each row; without rows to choose for, only fill the cache."""
         positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         done = self.model(
             input_ids=ids, attention_mask=seen, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1
         )
-        values, tokens = done.logits[:, -1].max(-1)
-        if not bool(values.isfinite().all()):  # the argmax of NaN is a token like any other
-            raise Finding("generation: the model's logits are not finite")
-        found: list[int] = tokens.tolist()
+        found: list[int] = _chosen(done.logits[:, -1], answers, self.choose).tolist() if answers else []
         return found
 
     def _started(self, rows: int) -> Cache:
@@ -197,7 +251,7 @@ class Batch:
             for at in range(0, len(self.prefix), PREFILL):
                 part = torch.tensor([self.prefix[at : at + PREFILL]], device=self.model.device)
                 seen = torch.ones(1, at + part.shape[1], dtype=torch.long, device=self.model.device)
-                self._forward(part, seen, self.start)
+                self._forward(part, seen, self.start, [])
         cache = Cache(layers=[Roomy() for _ in range(layers)])
         if self.start is not None:
             for layer, known in zip(cache.layers, self.start.layers, strict=True):
@@ -257,17 +311,23 @@ def _left(x: torch.Tensor, length: int, dim: int) -> torch.Tensor:
     return pad(x, (missing, 0) if dim == -1 else (0, 0, missing, 0))
 
 
-def _one(model: Any, answer: Answer) -> None:
+@torch.inference_mode()
+def _one(model: Any, answer: Answer, choose: Choose) -> Answer:
     """Answer a prompt by itself with the model's own cache: for models whose layers are not plain attention."""
     cache, ids = None, answer.prompt
     for _ in range(answer.limit):
         done = model(input_ids=torch.tensor([ids], device=model.device), cache=cache, use_cache=True)
-        value, token = done.logits[0, -1].max(-1)
-        if not bool(value.isfinite()):
-            raise Finding("generation: the model's logits are not finite")
-        if not answer.take(int(token)):
-            return
-        cache, ids = done.cache, [int(token)]
+        token = int(_chosen(done.logits[:, -1], [answer], choose))
+        if not answer.take(token):
+            break
+        cache, ids = done.cache, [token]
+    return answer
+
+
+def _chosen(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:
+    if not bool(logits.max(-1).values.isfinite().all()):  # the argmax of NaN is a token like any other
+        raise Finding("generation: the model's logits are not finite")
+    return choose(logits, answers)
 
 
 def _stops_of(model: Any) -> set[int]:

@@ -3,7 +3,7 @@
 The scorer keeps the KV cache of one path of the prefix tree. Requests are walked in the tree's order, so a shared
 prefix (the few-shot examples) is run once, and what branches off is packed behind it in rows (packing.py). Only places
 that predict something are projected to the vocabulary. Models for which this is not valid are scored in plain padded
-batches, and every larger call scores a few pairs both ways.
+batches, and while it scores, a few pairs are scored both ways before their row counts.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from harness_hf.tokens import Pair
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
 LOGITS = 1 << 27  # numbers in one tensor of logits, at most
 SMALLEST = 16  # tokens; below that it is not the batch that does not fit
-CHECKED = 2  # pairs of a call that are scored both ways
-CHECK_SHARE = 0.05  # of the tokens run, at most, once the first call was checked
+CHECK_SHARE = 0.05  # of the tokens run that may be run again to check them, once the first row was
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}  # nats per token
 
 
@@ -42,6 +41,12 @@ class Scored:
         self.tokens += len(logprobs)
         self.greedy &= all(greedy)
 
+    def merge(self, other: Scored) -> None:
+        """Add what follows in the same text."""
+        self.total += other.total
+        self.tokens += other.tokens
+        self.greedy &= other.greedy
+
 
 class Scorer:
     """Scores (context tokens, continuation tokens) pairs with one model."""
@@ -57,12 +62,12 @@ class Scorer:
         self.run = self.checked = 0  # tokens
         self.random = random.Random(0)  # noqa: S311 # which pairs are checked is no secret
 
-    def score(self, pairs: Sequence[Pair]) -> list[Scored]:
-        """Score pairs, in their order; raises RuntimeError when the fast path disagrees with a plain forward."""
-        found = self._packed(pairs) if self.packs else self._plain(pairs)
-        if self.packs and len(pairs) > 8:
-            self._check(pairs, found)
-        return found
+    def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
+        """Score pairs; yield (number of the pair, its score) as they are done.
+
+        Raises RuntimeError when the fast path disagrees with a plain forward, before its row is yielded.
+        """
+        return self._packed(pairs) if self.packs else self._plain(pairs)
 
     def rows(
         self, pairs: Sequence[Pair], *, numbers: Sequence[int] | None = None, positions: int | None = None
@@ -95,7 +100,7 @@ class Scorer:
         self._forget()
         self.model = None
 
-    def _packed(self, pairs: Sequence[Pair]) -> list[Scored]:
+    def _packed(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
         """Score in rows; when memory runs out, halve the budget and go on with what is not done."""
         found = [Scored() for _ in pairs]
         while left := [i for i, (_, target) in enumerate(pairs) if found[i].tokens < len(target)]:
@@ -104,11 +109,14 @@ class Scorer:
             try:
                 for row in self.rows(pairs, numbers=left):
                     self._take(row, self.logits(row), found)
+                    done = [i for i, _, _ in row.targets if found[i].tokens == len(pairs[i][1])]
+                    if done and (row.prefix or row.mask is not None):
+                        self._check(self.random.choice(done), pairs, found)
+                    yield from ((i, found[i]) for i in done)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
                 self._shrink()
-        return found
 
     def _take(self, row: Row, logits: torch.Tensor, found: list[Scored]) -> None:
         """Add what a row says about its requests."""
@@ -177,10 +185,8 @@ class Scorer:
     def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(tokens)], device=self.model.device)
 
-    @torch.inference_mode()
-    def _plain(self, pairs: Sequence[Pair]) -> list[Scored]:
+    def _plain(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
         """Score pairs in padded batches of whole sequences: the reference."""
-        found = [Scored() for _ in pairs]
         inputs = [(context + target)[:-1] for context, target in pairs]
         for batch in self._batches(inputs):
             width = max(len(inputs[i]) for i in batch)
@@ -190,12 +196,14 @@ class Scorer:
                 ids[k, : len(inputs[i])] = torch.tensor(inputs[i])
                 seen[k, : len(inputs[i])] = 1
             device = self.model.device
-            logits = self.model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
+            with torch.inference_mode():
+                logits = self.model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
             for k, i in enumerate(batch):
                 context, target = pairs[i]
                 places = torch.arange(len(context) - 1, len(inputs[i]), device=device)
-                found[i].add(*_gather(logits[k], places, torch.tensor(target, device=device)))
-        return found
+                found = Scored()
+                found.add(*_gather(logits[k], places, torch.tensor(target, device=device)))
+                yield i, found
 
     def _batches(self, inputs: Sequence[list[int]]) -> Iterator[list[int]]:
         """Group inputs of like lengths, the longest first, at most `budget` tokens with their padding."""
@@ -205,22 +213,21 @@ class Scorer:
             yield order[:size]
             order = order[size:]
 
-    def _check(self, pairs: Sequence[Pair], found: Sequence[Scored]) -> None:
-        """Score a few pairs the plain way too; after the first call only while that costs little."""
-        chosen = self.random.sample(range(len(pairs)), CHECKED)
-        cost = sum(len(pairs[i][0]) + len(pairs[i][1]) for i in chosen)
+    def _check(self, number: int, pairs: Sequence[Pair], found: Sequence[Scored]) -> None:
+        """Score a pair the plain way too, the first time and then while that costs little."""
+        cost = sum(map(len, pairs[number]))
         if self.checked and self.checked + cost > CHECK_SHARE * self.run:
             return
         self.checked += cost
-        tolerance = TOLERANCE.get(_precision(self.model), TOLERANCE[torch.bfloat16])
-        for i, plain in zip(chosen, self._plain([pairs[i] for i in chosen]), strict=True):
-            apart = abs(plain.total - found[i].total) / max(1, plain.tokens)
-            both_nan = math.isnan(plain.total) and math.isnan(found[i].total)  # a broken model, not a broken scorer
-            if not (apart <= tolerance or both_nan):
-                raise RuntimeError(
-                    f"scoring: with shared prefixes a continuation has log-probability {found[i].total:.4f}, "
-                    f"scored by itself {plain.total:.4f}; set reference = true under [model], and report this model"
-                )
+        [(_, plain)] = self._plain([pairs[number]])
+        ours = found[number].total
+        apart = abs(plain.total - ours) / max(1, plain.tokens)
+        both_nan = math.isnan(plain.total) and math.isnan(ours)  # a broken model, not a broken scorer
+        if not (apart <= TOLERANCE.get(_precision(self.model), TOLERANCE[torch.bfloat16]) or both_nan):
+            raise RuntimeError(
+                f"scoring: with shared prefixes a continuation has log-probability {ours:.4f}, "
+                f"scored by itself {plain.total:.4f}; set reference = true under [model], and report this model"
+            )
 
 
 def packable(model: Any) -> bool:

@@ -8,17 +8,18 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from harness.errors import UsageError
 from harness.result import Prompt
-from harness.subject import Logprob, ModelRef
+from harness.subject import Logprob, ModelRef, Sampling
 from harness_hf import generation, models, sources
-from harness_hf.scoring import Scorer
+from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
 
+T = TypeVar("T")
 Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
 DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 
@@ -38,36 +39,72 @@ class HFSubject:
         self.nbytes = sum(sources.bytes_of(f) for f in files)
         self.scorer = Scorer(model, self.context, **options)
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, stop: Sequence[str] = ()) -> list[str]:
-        """Answer each prompt greedily; the text ends before the first stop string or stop token."""
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer each prompt; see `stream_generate`."""
+        return _in_order(self.stream_generate(prompts, **options))
+
+    def stream_generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        truncate: bool = False,
+    ) -> Iterator[tuple[int, str]]:
+        """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers end.
+
+        A text ends before the first stop string or stop token. `truncate` cuts prompts from the left so that
+        `max_new_tokens` have room; without it UsageError is raised where a prompt fills the context.
+        """
         encoded = self.tokens.prompts(prompts)
+        if truncate:
+            room = max(1, self.context - max_new_tokens)
+            encoded = [ids[-room:] for ids in encoded]
         longest = max(map(len, encoded), default=0)
         if longest >= self.context:
             raise UsageError(
                 f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
             )
+        how = {"max_new_tokens": max_new_tokens, "stop": stop, "context": self.context}
+        drawn = sampling if sampling and sampling.temperature > 0 else None
         with self._active():
-            return generation.generate(
-                self.model, self.tokens, encoded, max_new_tokens=max_new_tokens, stop=stop, context=self.context
-            )
+            yield from generation.generate(self.model, self.tokens, encoded, sampling=drawn, **how)
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Logprob]:
-        """Score each continuation after its prompt; an empty prompt scores a whole text, in windows if it is long.
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after its prompt; see `stream_logprobs`."""
+        return _in_order(self.stream_logprobs(pairs, **options))
 
-        Raises UsageError when a prompt and its continuation are longer than the context, or a continuation is empty.
+    def stream_logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
+    ) -> Iterator[tuple[int, Logprob]]:
+        """Score each continuation after its prompt, or without one a whole text, in windows if it is long.
+
+        Yields (number, score) as they are done. Raises UsageError when a continuation is empty, and when a prompt
+        and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning.
         """
         windows: list[list[Pair]] = []
         for (prompt, _), (context, target) in zip(pairs, self.tokens.pairs(pairs), strict=True):
-            windows.append([self._fitting(context, target)] if prompt else self._rolling(target))
-        flat = [window for several in windows for window in several]
+            windows.append([self._fitting(context, target, truncate)] if prompt else self._rolling(target))
+        owners = [i for i, several in enumerate(windows) for _ in several]
+        waiting = [len(several) for several in windows]
+        sums = [Scored() for _ in windows]
+        yield from ((i, Logprob(0.0, 0, 0, True)) for i, several in enumerate(windows) if not several)  # no text
         with self._active():
-            scored = iter(self.scorer.score(flat))
-        found = []
-        for (_, continuation), several in zip(pairs, windows, strict=True):
-            parts = [next(scored) for _ in several]
-            total, greedy = sum(p.total for p in parts), all(p.greedy for p in parts)
-            found.append(Logprob(total, sum(len(w[1]) for w in several), len(continuation.encode()), greedy))
-        return found
+            for number, scored in self.scorer.score([window for several in windows for window in several]):
+                i = owners[number]
+                sums[i].merge(scored)
+                waiting[i] -= 1
+                if not waiting[i]:
+                    yield i, Logprob(sums[i].total, sums[i].tokens, len(pairs[i][1].encode()), sums[i].greedy)
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together."""
+        return [len(context) + len(target) for context, target in self.tokens.pairs(pairs)]
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
+        return self.tokens.render(messages)
 
     def token_kl(self, texts: Sequence[str], against: HFSubject) -> list[tuple[float, int]]:
         """Per text: the sum over its tokens of KL(against ‖ self) in nats, and the number of tokens.
@@ -101,15 +138,15 @@ class HFSubject:
                 totals[number] += sum(kl[place] for place in places)
         return totals
 
-    def _fitting(self, context: list[int], target: list[int]) -> Pair:
+    def _fitting(self, context: list[int], target: list[int], truncate: bool) -> Pair:
         length = len(context) + len(target)
         if not target:
             raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; check the choices')
-        if length > self.context + 1:
+        if length > self.context + 1 and (not truncate or len(target) > self.context):
             raise UsageError(
                 f'model "{self.name}": a row has {length} tokens, the context is {self.context}; shorten it'
             )
-        return context, target
+        return context[max(0, length - self.context - 1) :], target
 
     def _rolling(self, ids: list[int]) -> list[Pair]:
         """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
@@ -122,8 +159,12 @@ class HFSubject:
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        with self._activate(), torch.inference_mode():
+        with self._activate():
             yield
+
+
+def _in_order(found: Iterator[tuple[int, T]]) -> list[T]:
+    return [answer for _, answer in sorted(found, key=lambda numbered: numbered[0])]
 
 
 def load_subjects(

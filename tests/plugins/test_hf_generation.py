@@ -10,7 +10,7 @@ import pytest
 
 import harness_hf
 from harness.errors import UsageError
-from harness.subject import ModelRef
+from harness.subject import ModelRef, Sampling
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -147,3 +147,76 @@ def test_memory_running_out_loses_no_answer(subject: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(Batch, "_forward", small)
     assert subject.generate(PROMPTS, max_new_tokens=12) == expected
     assert max(sizes) > 6
+
+
+def drawn(subject: Any, prompts: list[str], seeds: list[int], **how: Any) -> list[str]:
+    """Answer with random numbers."""
+    sampling = Sampling(how.pop("temperature", 1.0), seeds=tuple(seeds), **how)
+    return list(subject.generate(prompts, max_new_tokens=12, sampling=sampling))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 32])
+def test_a_drawn_answer_depends_on_its_own_seed_alone(subject: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same prompt and seed give the same answer in any company; another seed another."""
+    monkeypatch.setattr("harness_hf.generation.ROWS", rows)
+    alone = [drawn(subject, [p], [i])[0] for i, p in enumerate(PROMPTS)]
+    assert drawn(subject, PROMPTS, list(range(len(PROMPTS)))) == alone
+    assert len(set(drawn(subject, PROMPTS[:1] * 8, list(range(8))))) > 4
+
+
+def test_narrow_sampling_is_greedy(subject: Any) -> None:
+    """One token to choose from, a tiny share, or no temperature: the likeliest."""
+    greedy = subject.generate(PROMPTS[:4], max_new_tokens=12)
+    for how in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 0.0}, {"temperature": 1e-4}):
+        assert drawn(subject, PROMPTS[:4], [5, 6, 7, 8], **how) == greedy
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely(subject: Any) -> None:
+    """Over many seeds the first token comes as often as temperature, top-k and top-p say."""
+    from harness_hf.generation import Answer, Draw, Ending
+
+    logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]])).repeat(4000, 1)
+    rows = [Answer(i, [1], 1, Ending(subject.tokens, frozenset(), ()), i) for i in range(4000)]
+    for sampling, expected in (
+        (Sampling(1.0), [0.4, 0.1, 0.3, 0.2]),
+        (Sampling(0.5), [16 / 30, 1 / 30, 9 / 30, 4 / 30]),
+        (Sampling(1.0, top_k=2), [4 / 7, 0, 3 / 7, 0]),
+        (Sampling(1.0, top_p=0.65), [4 / 7, 0, 3 / 7, 0]),
+    ):
+        shares = torch.bincount(Draw(sampling)(logits, rows), minlength=4) / len(rows)
+        assert shares.tolist() == pytest.approx(expected, abs=0.03)
+
+
+def test_answers_come_as_they_end(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is given when it ends, not when all have ended."""
+    from harness_hf.generation import Batch
+
+    monkeypatch.setattr("harness_hf.generation.ROWS", 2)
+    stream = subject.stream_generate(PROMPTS, max_new_tokens=8)
+    steps: list[int] = []
+    monkeypatch.setattr(Batch, "step", counted(Batch.step, steps))
+    next(stream)
+    assert len(steps) <= 8
+    assert len(dict(stream)) == len(PROMPTS) - 1
+
+
+def test_a_long_prompt_loses_its_beginning_when_told_to(subject: Any) -> None:
+    """With `truncate` the answer has its room, and the prompt's end is what is answered."""
+    long = "x" * 600 + "y" * 20
+    kept = subject.tokens.prompts([long])[0][-(512 - 8) :]
+    expected = subject.tokens.decode(
+        subject.model.generate(
+            torch.tensor([kept]), max_new_tokens=8, do_sample=False, eos_token_id=[2, 4], pad_token_id=0
+        )[0, len(kept) :]
+    )
+    assert subject.generate([long], max_new_tokens=8, truncate=True) == [expected]
+
+
+def counted(function: Any, calls: list[int]) -> Any:
+    """Wrap a method so that its calls are counted."""
+
+    def call(self: Any) -> Any:
+        calls.append(1)
+        return function(self)
+
+    return call

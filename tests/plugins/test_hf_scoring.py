@@ -157,8 +157,8 @@ def test_greedy_is_what_greedy_decoding_writes(subject: Any) -> None:
     ids = subject.tokens.prompts([prompt])[0]
     with torch.inference_mode():
         own = subject.model.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False)[0, len(ids) :].tolist()
-    scored = subject.scorer.score([(ids, own), (ids, [*own[:-1], own[-1] ^ 1])])
-    assert [s.greedy for s in scored] == [True, False]
+    scored = dict(subject.scorer.score([(ids, own), (ids, [*own[:-1], own[-1] ^ 1])]))
+    assert [scored[i].greedy for i in range(2)] == [True, False]
 
 
 def test_bos_is_never_doubled(subject: Any) -> None:
@@ -281,3 +281,64 @@ def test_token_kl_is_the_definition(subject: Any, tiny_model: Path, tmp_path: Pa
         assert tokens == len(TEXTS[2]) + 1
         assert total > 0
         assert subject.token_kl([TEXTS[2]], subject)[0][0] == pytest.approx(0.0, abs=1e-4)
+
+
+FAMILIES = {  # full attention and rotary positions: what is to be packed
+    "Llama": {},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 16},
+    "Gemma": {"head_dim": 16},
+    "Mistral": {"sliding_window": None},
+    "Phi": {"partial_rotary_factor": 0.5},
+    "Phi3": {"pad_token_id": 0, "sliding_window": None},
+    "GPTNeoX": {"rotary_pct": 0.5},
+    "Olmo2": {},
+    "StableLm": {},
+    "Granite": {"logits_scaling": 2.0},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rotary_families_are_packed(family: str, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Every family of full-attention rotary decoders is packed, and scores and answers as each pair by itself."""
+    from harness_hf.models import load_tokenizer, quiet
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    tokenizer = load_tokenizer(tiny_model)
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{family}Config")(**sizes, **heads, **ends, **FAMILIES[family])
+    torch.manual_seed(0)
+    with quiet():
+        getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+    with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32", batch_tokens=90) as (subject,):
+        assert subject.scorer.packs
+        assert_parity(subject, few_shot(3))
+        prompts = ["Hello there", "Once", "One and two and"]
+        alone = [subject.generate([p], max_new_tokens=5)[0] for p in prompts]
+        assert subject.generate(prompts, max_new_tokens=5) == alone
+
+
+def test_a_long_prompt_loses_its_beginning_when_told_to(subject: Any) -> None:
+    """What does not fit is cut from the left, to the last token that fits, as lm_eval does."""
+    long, text = "x" * 300 + "y" * 300, " end"
+    [cut] = subject.logprobs([(long, text)], truncate=True)
+    [(context, target)] = subject.tokens.pairs([(long, text)])
+    by_itself = dict(subject.scorer.score([(context[len(context) + len(target) - 513 :], target)]))
+    assert cut.total == pytest.approx(by_itself[0].total, abs=1e-4)
+    with pytest.raises(UsageError, match="the context is 512"):
+        subject.logprobs([("a", "z" * 600)], truncate=True)
+
+
+def test_scores_come_as_they_are_done(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed half way has given what it had: the stream yields rows before later rows are run."""
+    monkeypatch.setattr(subject.scorer, "budget", 64)
+    pairs = few_shot()
+    stream = subject.stream_logprobs(pairs)
+    next(stream)
+    early = subject.scorer.run
+    rest = dict(stream)
+    assert len(rest) == len(pairs) - 1
+    assert early < subject.scorer.run - 64
