@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         last_failed=args.lf,
         limit=args.limit,
         export=not args.no_export,
+        cache=not args.no_cache,
         plugins=tuple(args.p),
         junit_xml=args.junit_xml,
     )
@@ -152,6 +153,7 @@ def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
     one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
     one.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
+    one.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
     one.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
     one.add_argument(
         "-p", action="append", default=[], metavar="NAME", help="load a plugin, or no:NAME to leave one out"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harness import schema
@@ -20,6 +21,8 @@ from harness.result import Metric, Sample
 from harness.suite import Eval, Suite
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
+OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
+UNCACHED = "uncached"  # the attribute by which an evaluator asks for models that remember nothing
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class Task:
     @property
     def comparative(self) -> bool:
         return schema.wants(self.function, COMPARATIVE)
+
+    @property
+    def brings_rows(self) -> bool:
+        return hasattr(self.function, OWN_ROWS)
+
+    @property
+    def uncached(self) -> bool:
+        return bool(getattr(self.function, UNCACHED, False))
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,8 @@ class _Collector:
 
     def plan(self) -> Plan:
         suite = self.suite
-        self.use("loader", suite.model.use, suite.model.options, suite.model.where)
+        for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
+            self.use("loader", model.use, model.options, model.where)
         for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
             if table:
                 self.use(kind, table.use, table.options, table.where)
@@ -111,7 +123,8 @@ class _Collector:
             self.gate(gate, tasks)
         self.mistakes.raise_if_any()
         prompted = {subject: self.shot_evals(subject, tasks) for subject in suite.subjects}
-        for name in dict.fromkeys(name for names in prompted.values() for name in names):
+        shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
+        for name in dict.fromkeys(shown):
             tasks[name] = self.with_shots(tasks[name])
         self.mistakes.raise_if_any()
         items = tuple(self.items(tasks, prompted))
@@ -163,14 +176,14 @@ class _Collector:
         if spec.limit is not None and spec.limit < 1:
             self.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
         function = self.use("evaluator", spec.use, spec.options, spec.where)
-        samples = self.samples(spec)
+        samples = self.samples(spec, function)
         if function is None:
             return None
         if schema.wants(function, COMPARATIVE) and spec.against not in ("base", *self.candidates):
             known = did_you_mean(spec.against, ["base", *self.candidates])
             self.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
         try:
-            metrics = metrics_of(function, spec.options)
+            metrics = metrics_of(function, spec.options, self.suite.path.parent)
         except Exception as error:  # the plugin's own code; the line says whose
             self.mistakes.add(spec.where, f'"{spec.use}" cannot name its metrics: {error}')
             return None
@@ -178,10 +191,14 @@ class _Collector:
             self.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
         return Task(spec, function, metrics, samples)
 
-    def samples(self, spec: Eval) -> tuple[Sample, ...] | None:
-        if spec.data is None:
+    def samples(self, spec: Eval, function: Callable[..., Any] | None) -> tuple[Sample, ...] | None:
+        brings = getattr(function, OWN_ROWS, None)
+        if spec.data is None and brings is None:
             return (Sample("model"),)  # an evaluation of the model itself, such as its size
-        rows = self.rows(spec.data, spec.where)
+        if spec.data is not None and brings is not None:
+            self.mistakes.add(spec.where, f'"{spec.use}" brings its own rows; remove "data"')
+            return None
+        rows = self.rows(spec.data, spec.where) if spec.data is not None else self.own_rows(brings, spec)
         if rows is None:
             return None
         rows = rows[: spec.limit] if spec.limit else rows
@@ -191,6 +208,19 @@ class _Collector:
         except UsageError as error:
             self.mistakes.found.extend(error.messages)
             return None
+
+    def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
+        """Let an evaluator read the rows it brings itself, once that may be slow."""
+        if not self.remote:
+            return None
+        try:
+            rows: list[dict[str, Any]] = brings(dict(spec.options), self.suite.path.parent)
+        except UsageError as error:
+            self.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
+            return None
+        if not rows:
+            self.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')
+        return rows or None
 
     def gate(self, gate: Gate, tasks: Mapping[str, Task]) -> None:
         complain = partial(self.mistakes.add, gate.where)
@@ -269,10 +299,11 @@ class _Collector:
         return found
 
 
-def metrics_of(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Metric]:
-    """Return the metrics an evaluator declares, by name."""
+def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:
+    """Return the metrics an evaluator declares, by name; `folder` is the suite's."""
     made = getattr(function, "metrics_for", None)
-    declared = made(dict(options)) if made else getattr(function, "metrics", ())
+    given = {"folder": folder} if made and schema.wants(made, "folder") else {}
+    declared = made(dict(options), **given) if made else getattr(function, "metrics", ())
     return {m.name: m for m in declared}
 
 

@@ -28,7 +28,10 @@ def harness_loaders() -> Provided:  # type: ignore[empty-body]
     """Return loaders for `[model] use = …`.
 
     `load(refs, *, …)` is a context manager that yields one Subject per ModelRef. Its attribute
-    `load.open(path, *, …)` returns a Source without loading weights into memory.
+    `load.open(path, *, …)` returns a Source without loading weights into memory. Another, `load.identity(ref, *, …)`,
+    names everything an answer of the model depends on (weights, tokenizer, dtype, library versions, your own code)
+    as a string, without loading it: answers are remembered under it. Without it, or where it returns None, they are
+    not remembered, and the model is loaded for every run.
     """
 
 
@@ -55,7 +58,10 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     `evaluate(subject, samples, *, …)` yields one Score per Sample and declares its metrics with
     `@metric`. It is called on chunks of rows and keeps no state. An evaluator with a parameter
     named `against` is comparative: it gets the loaded base as well and does not run on baselines.
-    Metrics that depend on the options: set `evaluate.metrics_for = function(options) -> list[Metric]`.
+    Metrics that depend on the options: set `evaluate.metrics_for = function(options) -> list[Metric]`; it may
+    take `folder`, the suite's, as well. Rows that are the evaluator's own: set
+    `evaluate.rows_for = function(options, folder) -> list[dict]`, called in preflight. An evaluator that measures time
+    sets `evaluate.uncached = True` and gets models that remember nothing.
     """
 
 

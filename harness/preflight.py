@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,44 +14,68 @@ from harness.collect import Plan, Task, collect
 from harness.data import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.evidence import digest_of, weights_digest
+from harness.paths import cache_dir, write_text
 from harness.store import writable
 from harness.subject import Adapter, Source
+from harness.suite import Model
 
 FOREIGN = "lora"  # the adapter plugin that reads and merges adapters made elsewhere, unless the suite names one
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What preflight opened: the base, the adapter's configuration, and a merged candidate made elsewhere."""
+    """What preflight opened: the base, the adapter's configuration, a merged candidate made elsewhere, other models."""
 
     source: Source
     adapter: Adapter | None = None
     candidate: Source | None = None
+    others: Mapping[str, Source] = field(default_factory=dict)
 
 
-def check(plan: Plan, limit: int | None = None) -> tuple[Plan, Ready]:
-    """Open the source, build what the libraries will be given, measure lengths. Raises UsageError on mistakes."""
+def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tuple[Plan, Ready]:
+    """Open the sources, build what the libraries will be given, measure lengths. Raises UsageError on mistakes.
+
+    What passed once on exactly this plan, model and code is not built again, unless `remembers` is false.
+    """
     suite, items, deselected = plan.suite, plan.items, plan.deselected
     if _remote(plan):
         plan = replace(collect(suite, plan.plugins, remote=True, limit=limit), items=items, deselected=deselected)
-    loader = plan.plugins.find("loader", suite.model.use).function
     mistakes = Mistakes()
-    try:
-        source: Source = loader.open(suite.model.path, **suite.model.options)  # type: ignore[attr-defined]
-    except UsageError as error:
-        raise UsageError(*(f"{suite.model.where} {m}" for m in error.messages)) from None
-    adapter = _adapter(plan, source, mistakes) if "adapter" in plan.candidates else None
-    candidate = _candidate(plan, source, adapter, loader, mistakes)
-    if suite.train and suite.trains:
-        trainer = plan.plugins.find("trainer", suite.train.use).function
-        if checks := getattr(trainer, "check", None):
-            _try(mistakes, suite.train.where, partial(checks, **suite.train.options))
+    source = _open(plan, suite.model)
+    others = {name: _open(plan, s.model) for name, s in suite.subjects.items() if s.use}
+    passed = cache_dir() / "preflight" / _digest(plan, source)
+    known = remembers and passed.exists()
+    adapter = _adapter(plan, source, mistakes, known) if "adapter" in plan.candidates else None
+    candidate = _candidate(plan, source, adapter, mistakes)
     for export in suite.exports:
         if Path(export.to).is_file() or not writable(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", where no folder can be written')
-    _lengths(plan, source, mistakes)
+    if not known:
+        if suite.train and suite.trains:
+            trainer = plan.plugins.find("trainer", suite.train.use).function
+            if checks := getattr(trainer, "check", None):
+                _try(mistakes, suite.train.where, partial(checks, **suite.train.options))
+        _lengths(plan, source, mistakes)
     mistakes.raise_if_any()
-    return plan, Ready(source, adapter, candidate)
+    if not known:
+        write_text(passed, "")
+    return plan, Ready(source, adapter, candidate, others)
+
+
+def _open(plan: Plan, model: Model) -> Source:
+    loader = plan.plugins.find("loader", model.use).function
+    try:
+        source: Source = loader.open(model.path, **model.options)  # type: ignore[attr-defined]
+    except UsageError as error:
+        raise UsageError(*(f"{model.where} {m}" for m in error.messages)) from None
+    return source
+
+
+def _digest(plan: Plan, source: Source) -> str:
+    """Name everything that the checks of a plan look at: suite, rows, model, and the code of harness and plugins."""
+    rows = {name: [t.samples and [dataclasses.astuple(s) for s in t.samples]] for name, t in plan.tasks.items()}
+    where = [source.digest, source.path, source.context]
+    return digest_of([plan.suite.digest, str(plan.suite.candidate), rows, plan.training, where, plan.plugins.code()])
 
 
 def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
@@ -69,16 +94,18 @@ def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
 def _remote(plan: Plan) -> bool:
     train = plan.suite.train.sources if plan.suite.train else ()
     sources = [*train, *(e.data or "" for e in plan.suite.evals), *(e.fewshot_data or "" for e in plan.suite.evals)]
-    return any(map(is_remote, sources))
+    return any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values())
 
 
-def _adapter(plan: Plan, source: Source, mistakes: Mistakes) -> Adapter | None:
+def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
     """Make the adapter of the suite, or the plain one that reads what was trained elsewhere."""
     table = plan.suite.adapter
     where = table.where if table else str(plan.suite.path)
     try:
         make = plan.plugins.find("adapter", table.use if table else FOREIGN).function
         made: Adapter = make(**(table.options if table else {}))
+        if known:
+            return made
         made.check()
         if plan.suite.trains:
             made.check_targets(source.path)
@@ -90,7 +117,7 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes) -> Adapter | None:
     return made
 
 
-def _candidate(plan: Plan, source: Source, adapter: Adapter | None, loader: Any, mistakes: Mistakes) -> Source | None:
+def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes) -> Source | None:
     """Check a candidate made elsewhere: its adapter fits the base, or its merged model opens."""
     declared = plan.suite.candidate
     if declared is None:
@@ -98,6 +125,7 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, loader: Any,
     if declared.merged:
         options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
         path = str(plan.suite.resolve(declared.merged))
+        loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
         opened: Source | None = _try(mistakes, declared.where, partial(loader.open, path, **options))
         return opened
     if adapter and declared.adapter:
@@ -119,10 +147,12 @@ def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
     if source.context is None:
         return
     for task in plan.tasks.values():
+        if task.brings_rows:  # it makes its own prompts of them
+            continue
         shots = [
-            s.shots
+            s.examples
             for name, s in plan.suite.subjects.items()
-            if any(i.subject == name and i.eval == task.spec.name for i in plan.items)
+            if not s.use and any(i.subject == name and i.eval == task.spec.name for i in plan.items)
         ]
         pairs = _pairs(task, max(shots, default=0), plan.suite.about.seed)
         room = source.context - _answer(task)

@@ -29,6 +29,8 @@ class Report:
     verdicts: tuple[Verdict, ...] = ()
     n: int = 0
     seconds: float = 0.0
+    asked: int = 0  # requests to the model, of which `remembered` were answered in an earlier run or evaluation
+    remembered: int = 0
     error: str | None = None
     traceback: str | None = None
 

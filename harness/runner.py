@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import harness
 from harness import fewshot, preflight, select
+from harness.cached import CachedSubject, Models, awake, tally
 from harness.collect import Item, Plan, Task, collect
 from harness.errors import ExitCode, Finding, UsageError
 from harness.evaluate import evaluate, sliced, standard_errors
@@ -24,10 +26,11 @@ from harness.gate import Outcome, Verdict, judge
 from harness.paths import cache_dir, folder_in_place, write_text
 from harness.plugins import load_plugins
 from harness.report import Report, Run
+from harness.responses import Responses
 from harness.result import Result
 from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Subject
-from harness.suite import MERGES, read_suite
+from harness.suite import MERGES, Model, read_suite
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
@@ -45,6 +48,7 @@ class Options:
     last_failed: bool = False
     limit: int | None = None
     export: bool = True
+    cache: bool = True
     plugins: tuple[str, ...] = ()
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
@@ -79,7 +83,7 @@ class _Runner:
     def __init__(self, plan: Plan, options: Options) -> None:
         self.plan, self.options = plan, options
         self.suite, self.hook = plan.suite, plan.plugins.hook
-        self.loader = plan.plugins.find("loader", plan.suite.model.use).function
+        self.responses: Responses | None = None
         self.results: dict[tuple[str, str], Result] = {}
         self.refs: dict[str, ModelRef] = {}
         started = datetime.now(UTC)
@@ -107,14 +111,15 @@ class _Runner:
         self.hook.harness_run_start(run=self.run)
         with self.stage("preflight", "configuration, tokenizer, lengths"):
             try:
-                self.plan, self.ready = preflight.check(self.plan, self.options.limit)
+                self.plan, self.ready = preflight.check(self.plan, self.options.limit, remembers=self.options.cache)
             except ModuleNotFoundError as error:
                 needs = f"needs the module {error.name}; pip install 'finetune-harness[hf]'"
                 raise UsageError(f"{self.suite.path}: {needs}") from None
         self.folder = RunFolder(self.options.out, self.suite.name, self.started)
         self.run.folder = str(self.folder.path)
         self.run.facts["model"] = {"path": self.suite.model.path, **self.ready.source.facts}
-        self.run.digests["base"] = self.ready.source.digest
+        self.run.digests |= {"base": self.ready.source.digest, **{n: s.digest for n, s in self.ready.others.items()}}
+        self.responses = self.remembered()
         try:
             self.measure()
             self.run.exit_code = self.run.judge()
@@ -134,6 +139,8 @@ class _Runner:
         return self.run
 
     def finish(self) -> None:
+        if self.responses:
+            self.responses.close()
         self.skip_the_rest()
         if not self.run.exports and self.refused_early():
             self.export("the run ended before it was reached")
@@ -171,22 +178,26 @@ class _Runner:
 
     def baselines(self) -> None:
         """Measure the base and what is made of it by prompting: the dress rehearsal of everything later."""
-        base = self.base()
         items = [i for i in self.plan.items if i.subject in self.plan.baselines]
         compared = [t for t in self.tasks_of(self.plan.candidates) if t.comparative]
         if not items and not compared:
             return
-        with (
-            self.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))),
-            self.load([base]) as [subject],
-        ):
-            for task in compared:
-                self.rehearse(task, subject)
-            for item in items:
-                report = self.evaluate(item, self.prompted(item, subject), None)
-                if report.outcome == "error":
-                    scored = (item.subject, item.eval) in self.results  # or the evaluator raised
-                    raise _Stop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
+        others = self.ready.others
+        with self.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))):
+            with self.load([self.base()]) as [subject]:
+                for task in compared:
+                    self.rehearse(task, subject)
+                self.measure_baseline([i for i in items if i.subject not in others], subject)
+            for name in dict.fromkeys(i.subject for i in items if i.subject in others):
+                with self.load([self.other(name)], self.suite.subjects[name].model) as [subject]:
+                    self.measure_baseline([i for i in items if i.subject == name], subject)
+
+    def measure_baseline(self, items: Sequence[Item], subject: Subject) -> None:
+        for item in items:
+            report = self.evaluate(item, subject, None)
+            if report.outcome == "error":
+                scored = (item.subject, item.eval) in self.results  # or the evaluator raised
+                raise _Stop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
 
     def adapter_and_merged(self, wanted: set[str]) -> None:
         adapter = self.adapter()
@@ -271,18 +282,28 @@ class _Runner:
         task = self.plan.tasks[item.eval]
         assert task.samples is not None  # preflight read what was remote
         begun = time.monotonic()
+        before = tally(subject)
         try:
-            result = evaluate(task, item.subject, subject, against, self.progress)
+            result = self.scores(item, subject, against)
         except Exception as error:
+            if error is self.models.broken:
+                raise  # no other evaluation could load it either
             report = self.failed(item, error, time.monotonic() - begun)
         else:
             self.results[item.subject, item.eval] = result
             self.folder.add(result, task.samples, list(task.metrics))
-            report = self.done(item, task, result)
+            asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
+            report = replace(self.done(item, task, result), asked=asked, remembered=found)
         self.run.reports.append(report)
         self.hook.harness_report(run=self.run, report=report)
         self.enough()
         return report
+
+    def scores(self, item: Item, subject: Subject, against: Subject | None) -> Result:
+        task = self.plan.tasks[item.eval]
+        if task.uncached:
+            subject, against = awake(subject), awake(against) if against else None
+        return evaluate(task, item.subject, self.prompted(item, subject), against, self.progress)
 
     def done(self, item: Item, task: Task, result: Result) -> Report:
         assert task.samples is not None
@@ -337,9 +358,12 @@ class _Runner:
         """Run an evaluation that compares on two rows of the base against itself: crashes come before training."""
         assert task.samples is not None
         short = replace(task, samples=task.samples[:REHEARSAL_ROWS])
+        model = awake(subject) if task.uncached else subject
         try:
-            evaluate(short, "base", subject, subject, self.progress)
+            evaluate(short, "base", model, model, self.progress)
         except Exception as error:
+            if error is self.models.broken:
+                raise
             report = self.failed(Item(self.suite.path.name, "base", task.spec.name), error, 0.0)
             self.run.reports.append(report)
             self.hook.harness_report(run=self.run, report=report)
@@ -358,15 +382,41 @@ class _Runner:
         source = self.ready.source
         return ModelRef("base", source.path, source.digest, options=self.suite.model.options)
 
-    def load(self, refs: Sequence[ModelRef]) -> Any:
-        return self.loader(refs, **self.suite.model.options)
+    def other(self, name: str) -> ModelRef:
+        """Return a baseline that is a model of its own."""
+        source = self.ready.others[name]
+        return ModelRef(name, source.path, source.digest, options=self.suite.subjects[name].options)
+
+    @contextmanager
+    def load(self, refs: Sequence[ModelRef], model: Model | None = None) -> Iterator[list[Subject]]:
+        """Yield a subject per ref; the models are loaded when something is asked that is not remembered."""
+        model = model or self.suite.model
+        loader = self.plan.plugins.find("loader", model.use).function
+        self.models = models = Models(partial(loader, refs, **model.options))
+        identify = getattr(loader, "identity", None) if self.responses else None
+        try:
+            subjects: list[Subject] = []
+            for i, ref in enumerate(refs):
+                identity = identify(ref, **model.options) if identify else None
+                if identity is None or self.responses is None:
+                    subjects.append(models[i])
+                else:
+                    subjects.append(CachedSubject(ref, identity, models, i, self.responses))
+            yield subjects
+        finally:
+            models.close()
+
+    def remembered(self) -> Responses | None:
+        if not self.options.cache:
+            return None
+        return Responses(cache_dir() / "responses.sqlite", self.run.warnings.append)
 
     def prompted(self, item: Item, subject: Subject) -> Subject:
         """Return the subject itself, or with its worked examples in front of it."""
-        shots = self.suite.subjects.get(item.subject)
-        if shots is None:
+        baseline = self.suite.subjects.get(item.subject)
+        if baseline is None or not baseline.examples:
             return subject
-        examples = fewshot.choose(self.plan.tasks[item.eval].shots, shots.shots, self.suite.about.seed)
+        examples = fewshot.choose(self.plan.tasks[item.eval].shots, baseline.examples, self.suite.about.seed)
         return fewshot.FewShot(item.subject, subject, examples)
 
     def tasks_of(self, subjects: Sequence[str]) -> list[Task]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -72,13 +72,28 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Shots:
-    """`[subject.NAME]`: a baseline made by prompting another with `shots` worked examples."""
+class Baseline:
+    """`[subject.NAME]`: the base prompted with `shots` worked examples, or with `use` and `path` another model.
+
+    `evals` names what it answers; without it, what a gate compares with it, else everything that has targets.
+    """
 
     where: str
     from_: Literal["base"] = "base"
-    shots: int = 10
+    use: str | None = None
+    path: str | None = None
+    shots: int | None = None  # 10 for the base, none for another model
     evals: list[str] = field(default_factory=list)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> int:
+        return (0 if self.use else 10) if self.shots is None else self.shots
+
+    @property
+    def model(self) -> Model:
+        assert self.use and self.path  # `Reader.subjects` saw to it
+        return Model(self.path, self.where, self.use, self.options)
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Suite:
     adapter: Use | None
     train: Train | None
     candidate: Candidate | None
-    subjects: Mapping[str, Shots]
+    subjects: Mapping[str, Baseline]
     evals: tuple[Eval, ...]
     gates: tuple[Gate, ...]
     merges: tuple[str, ...]
@@ -241,7 +256,7 @@ class _Reader:
         where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
         return schema.read(cls, table, partial(self.complain, at, title), where=where)
 
-    def subjects(self) -> dict[str, Shots]:
+    def subjects(self) -> dict[str, Baseline]:
         tables = self.raw.get("subject", {})
         if not isinstance(tables, dict):
             self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
@@ -251,9 +266,18 @@ class _Reader:
             at = (f"subject.{name}", 0)
             if name in ("base", "adapter") or name.startswith("merged"):
                 self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
-            elif made := self.table(Shots, table, at, f"[subject.{name}]"):
+            elif made := self.table(Baseline, table, at, f"[subject.{name}]"):
+                self.other_model(made, at, f"[subject.{name}]")
                 found[name] = made
         return found
+
+    def other_model(self, made: Baseline, at: tuple[str, int], title: str) -> None:
+        """Tell what a baseline lacks that is a model of its own, or has that only such a model may have."""
+        if (made.use is None) != (made.path is None):
+            self.complain(at, title, "", 'want "use" and "path" for another model, or neither')
+        known = [f.name.rstrip("_") for f in fields(Baseline) if f.name not in ("where", "options")]
+        for key in made.options if made.use is None else ():
+            self.complain(at, title, key, f'unknown key "{key}"{did_you_mean(key, known)}')
 
     def merge(self, wanted: bool) -> tuple[str, ...]:
         table = self.raw.get("merge", {"base": "original"} if wanted else {})

@@ -32,6 +32,7 @@ class Terminal:
         self.task: TaskID | None = None
         self.what, self.said = "", time.monotonic()
         self.opened = False
+        self.warned = 0
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -42,8 +43,7 @@ class Terminal:
         self.rule(f"harness {run.harness}: {run.suite}")
         self.line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g} · {len(run.items)} items")
         self.line(f"model  {run.model}")
-        for warning in run.warnings:
-            self.line(f"warning: {warning}", "yellow")
+        self.warnings(run)
 
     @hookimpl
     def harness_stage(self, run: Run, stage: str, detail: str) -> None:
@@ -72,6 +72,8 @@ class Terminal:
     @hookimpl
     def harness_run_finish(self, run: Run) -> None:
         self.clear()
+        if self.verbosity >= 0:
+            self.warnings(run)
         self.summary(run)
 
     # -- parts -------------------------------------------------------------------------------------
@@ -84,6 +86,12 @@ class Terminal:
             if self.verbosity >= 0:
                 self.item(report)
         self.summary(run)
+
+    def warnings(self, run: Run) -> None:
+        """Print the warnings that came since the last time."""
+        for warning in run.warnings[self.warned :]:
+            self.line(f"warning: {warning}", "yellow")
+        self.warned = len(run.warnings)
 
     def model(self, run: Run) -> None:
         """Print what is known of the model, once preflight has opened it."""
@@ -98,7 +106,11 @@ class Terminal:
             self.line(f"{name}  skipped: {report.error}", "dim")
             return
         metrics = "  ".join(f"{m} {number(v)}" for m, v in report.metrics.items())
-        self.line(f"{name}  {metrics}  ({report.n} rows, {duration(report.seconds)})")
+        facts = [f"{report.n} rows", duration(report.seconds)]
+        if report.remembered:
+            some = f"{report.remembered:,} of {report.asked:,} " if report.remembered < report.asked else ""
+            facts.append(f"{some}cached")
+        self.line(f"{name}  {metrics}  ({', '.join(facts)})")
         if report.error:
             self.line(f"    ERROR {report.error}", "bold red")
         if report.traceback:

@@ -115,7 +115,13 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
     return FakeSource(path, weights_digest(Path(path)))
 
 
+def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
+    """Name a fake model: where it is, and its skill."""
+    return f"{ref.path} {ref.adapter} {_skill(ref.adapter or Path(ref.path))} {dtype}"
+
+
 load.open = open_source  # type: ignore[attr-defined]
+load.identity = identity  # type: ignore[attr-defined]
 
 
 def train(

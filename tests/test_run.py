@@ -305,3 +305,71 @@ def test_few_shot_is_the_base_with_examples(suite: Project) -> None:
     outcome = suite.write({"suite.toml": text}).run()
     assert outcome.code == 0
     assert "fewshot::qa" in outcome.out
+
+
+OWN_ROWS = """
+from harness import Score, hookimpl, metric
+
+@metric("even", better="higher", scale="proportion")
+def even(subject, samples, *, count: int):
+    for s, a in zip(samples, subject.generate([s.input for s in samples]), strict=True):
+        yield Score(s.id, {"even": float(int(s.row["n"]) % 2 == 0)}, answer=a)
+
+def rows_for(options, folder):
+    assert (folder / "suite.toml").is_file()
+    return [{"id": f"n{i}", "input": f"say {i}", "target": f"{i}", "n": i} for i in range(options["count"])]
+
+even.rows_for = rows_for
+
+@hookimpl
+def harness_evaluators():
+    return {"even": even}
+"""
+
+
+def test_an_evaluator_may_bring_its_rows(suite: Project) -> None:
+    """Rows of the evaluator's own come at preflight, and data beside them is a mistake."""
+    text = SUITE.replace('use = "exact_match"\ndata = "test.jsonl"\nslices = ["kind"]', 'use = "even"\ncount = 40')
+    text = text.replace("qa.exact_match", "qa.even").replace("min = 0.5", "min = 0.3")
+    suite.write({"suite.toml": text, "harnessfile.py": OWN_ROWS})
+    outcome = suite.run()
+    assert (outcome.code, outcome.report.reports[0].n) == (0, 40)
+    assert "remote rows" in suite.run("--collect-only").out
+    assert '"even" has no rows' in suite.run("--set", "eval.0.count=0").err
+    suite.write({"suite.toml": text.replace("count = 40", 'count = 40\ndata = "test.jsonl"')})
+    assert '"even" brings its own rows; remove "data"' in suite.run().err
+
+
+REFERENCE = """
+[subject.reference]
+use = "fake"
+path = "good"
+"""
+
+
+def test_another_model_can_be_a_baseline(suite: Project) -> None:
+    """A model of its own answers the evaluations that gates compare with it, and nothing is trained beyond it."""
+    claim = SUITE.replace("min = 0.5", 'versus = "reference"\nworse_by_at_most = 0.2')
+    suite.write({"suite.toml": claim + REFERENCE})
+    outcome = suite.run()
+    assert outcome.code == 0
+    assert [r.id for r in outcome.report.reports if r.subject == "reference"] == ["suite.toml::reference::qa"]
+    assert outcome.report.digests["reference"]
+    assert suite.run("--set", "train.skill=0.5").verdict("floor", "adapter") == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('use = "fake"', 'want "use" and "path" for another model, or neither'),
+        ('path = "good"', 'want "use" and "path" for another model, or neither'),
+        ("shot = 3", 'unknown key "shot"; did you mean "shots"?'),
+        ('use = "fakes"\npath = "good"', 'no loader "fakes"; did you mean "fake"?'),
+        ('use = "fake"\npath = "good"\ndtpye = "auto"', 'unknown option "dtpye"; did you mean "dtype"?'),
+        ('use = "fake"\npath = "nowhere"', "no model is there"),
+    ],
+)
+def test_a_wrong_baseline_is_a_mistake(suite: Project, table: str, says: str) -> None:
+    """What a baseline lacks or has too much is told before anything runs."""
+    outcome = suite.write({"suite.toml": f"{SUITE}\n[subject.reference]\n{table}\n"}).run()
+    assert (outcome.code, says in outcome.err) == (4, True), outcome.err

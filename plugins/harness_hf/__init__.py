@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from harness.hookspec import hookimpl
 if TYPE_CHECKING:
     from harness.subject import ModelRef, Subject
     from harness_hf.sources import LocalSource
+
+# When it is imported, by whomever, it advises to install kernels that are downloaded at run time.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -71,4 +75,14 @@ def open_source(
     return open_folder(resolve(path, revision=revision, sha256=sha256))
 
 
+def identify(ref: ModelRef, **options: Any) -> str:
+    """Name everything an answer depends on, without loading the model; raises UsageError when it is not there."""
+    from harness_hf import identity
+    from harness_hf.sources import resolve
+
+    pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
+    return identity.of(ref, resolve(ref.path, **pins), options)
+
+
 load.open = open_source  # type: ignore[attr-defined]
+load.identity = identify  # type: ignore[attr-defined]

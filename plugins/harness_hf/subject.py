@@ -66,10 +66,16 @@ class HFSubject:
             raise UsageError(
                 f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
             )
-        how = {"max_new_tokens": max_new_tokens, "stop": stop, "context": self.context}
-        drawn = sampling if sampling and sampling.temperature > 0 else None
         with self._active():
-            yield from generation.generate(self.model, self.tokens, encoded, sampling=drawn, **how)
+            yield from generation.generate(
+                self.model,
+                self.tokens,
+                encoded,
+                max_new_tokens=max_new_tokens,
+                stop=stop,
+                context=self.context,
+                sampling=sampling if sampling and sampling.temperature > 0 else None,
+            )
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""

@@ -420,3 +420,25 @@ def _write_gguf(gguf: Any, model: Path, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def test_the_identity_names_what_an_answer_depends_on(tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Weights, tokenizer, chat template, adapter, quantisation and options have answers of their own."""
+    import shutil
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(tiny_model, tmp_path / "model")
+    ref = ModelRef("base", str(tmp_path / "model"))
+
+    def identities() -> list[str]:
+        quantized = ModelRef("adapter", ref.path, quantization={"load_in_4bit": True})
+        adapted = ModelRef("adapter", ref.path, adapter=tiny_model)  # any folder with tensors will do
+        refs = (ref, quantized, adapted)
+        return [*(harness_hf.load.identity(r) for r in refs), harness_hf.load.identity(ref, dtype="float32")]
+
+    first = identities()
+    assert len(set(first)) == 4
+    assert identities() == first
+    assert harness_hf.load.identity(ModelRef("merged", ref.path)) == first[0]  # a name is not a model
+    (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
+    assert not set(identities()) & set(first)
