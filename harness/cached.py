@@ -36,6 +36,15 @@ class Models:
             self._open = opened
         return self._loaded[number]
 
+    def notes(self) -> list[str]:
+        """Take what the loaded models have to say about themselves."""
+        found: list[str] = []
+        for subject in self._loaded:
+            notes = getattr(subject, "notes", [])
+            found += notes
+            notes.clear()
+        return found
+
     def close(self) -> None:
         """Free them, if they were loaded."""
         if self._open is not None:

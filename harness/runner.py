@@ -294,6 +294,7 @@ class _Runner:
             self.folder.add(result, task.samples, list(task.metrics))
             asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
             report = replace(self.done(item, task, result), asked=asked, remembered=found)
+        self.run.warnings += self.models.notes()
         self.run.reports.append(report)
         self.hook.harness_report(run=self.run, report=report)
         self.enough()

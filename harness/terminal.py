@@ -68,6 +68,7 @@ class Terminal:
         self.clear()
         if self.verbosity >= 0:
             self.item(report)
+            self.warnings(run)
 
     @hookimpl
     def harness_run_finish(self, run: Run) -> None:

@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from harness.errors import Finding, UsageError
 from harness.subject import Sampling
 from harness_hf.packing import common
-from harness_hf.scoring import out_of_memory, packable
+from harness_hf.scoring import out_of_memory, unshareable
 from harness_hf.tokens import Tokens
 
 ROWS = 64  # answered at a time, at most
@@ -57,10 +57,10 @@ def generate(
     choose = Draw(sampling) if sampling else likeliest
     if max_new_tokens < 1:
         finished: Iterable[Answer] = answers
-    elif packable(model):
-        finished = _many(model, answers, choose) if answers else ()
-    else:
+    elif unshareable(model):
         finished = (_one(model, answer, choose) for answer in answers)
+    else:
+        finished = _many(model, answers, choose) if answers else ()
     for answer in finished:
         yield answer.number, answer.text()
 

@@ -56,7 +56,8 @@ class Scorer:
         vocabulary = model.config.get_text_config().vocab_size
         default = min(BUDGET.get(model.device.type, 1024), max(256, LOGITS // vocabulary))
         self.budget = batch_tokens or default
-        self.packs = not reference and packable(model)
+        self.why_plain = "reference = true" if reference else unshareable(model)
+        self.packs = not self.why_plain
         self.path: list[int] = []  # the tokens whose keys and values are in `cache`
         self.cache: Any = None
         self.run = self.checked = 0  # tokens
@@ -230,22 +231,30 @@ class Scorer:
             )
 
 
-def packable(model: Any) -> bool:
-    """Say whether rows with a mask of their own are valid: full attention in every layer, rotary positions that do
-    not depend on the length, attention that takes any mask."""
+def unshareable(model: Any) -> str:
+    """Say why rows with a mask of their own are not valid for a model; nothing when they are.
+
+    They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
+    length of what is run.
+    """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     config = model.config.get_text_config()
     takes = inspect.signature(model.forward).parameters
     rope = getattr(config, "rope_parameters", None) or {}
-    return (
-        {"position_ids", "cache", "logits_to_keep", "attention_mask"} <= takes.keys()
-        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
-        and any(name.endswith("rotary_emb") for name, _ in model.named_modules())
-        and rope.get("rope_type", "default") not in ("dynamic", "longrope")
-        and getattr(config, "is_causal", True)
-        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-    )
+    kind = rope.get("rope_type", "default")
+    layers = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}
+    reasons = {
+        "it takes no positions, mask or cache": not {"position_ids", "cache", "logits_to_keep", "attention_mask"}
+        <= takes.keys(),
+        "its attention takes no mask of its own": getattr(config, "_attn_implementation", None)
+        not in ("sdpa", "eager"),
+        "its positions are not rotary": not any(name.endswith("rotary_emb") for name, _ in model.named_modules()),
+        f"its rotary positions are {kind}": kind in ("dynamic", "longrope"),
+        "it is not causal": not getattr(config, "is_causal", True),
+        f"its layers keep {', '.join(sorted(layers))}": bool(layers),
+    }
+    return next((why for why, so in reasons.items() if so), "")
 
 
 def out_of_memory(error: RuntimeError) -> bool:

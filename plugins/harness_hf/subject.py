@@ -38,6 +38,9 @@ class HFSubject:
         self.parameters = sum(sources.parameters_of(f) for f in files)
         self.nbytes = sum(sources.bytes_of(f) for f in files)
         self.scorer = Scorer(model, self.context, **options)
+        self.notes = []
+        if why := self.scorer.why_plain:
+            self.notes.append(f"{ref.name}: prompts are not shared, each row is computed whole: {why}")
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
