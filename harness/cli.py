@@ -181,8 +181,10 @@ def _print_plan(plan: Plan, verbosity: int) -> int:
         rows = plan.tasks[item.eval].samples
         print(f"{item.id}  {'remote' if rows is None else len(rows)} rows")
         for gate in plan.suite.gates if item.subject in plan.candidates and verbosity >= 0 else ():
-            if gate.eval == item.eval and gate.applies_to(item.subject):
-                print(f"    {gate.id}: {gate.metric} {gate.claim()}" + ("" if gate.blocking else " (warn)"))
+            last = [name for name in plan.tasks if name in plan.evals(gate)][-1]
+            if item.eval == (last if gate.any_of else gate.eval) and gate.applies_to(item.subject):
+                note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
+                print(f"    {gate.id}: {f'{gate.metric} {gate.claim()}'.strip()}{note}")
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{len(plan.items)} items, {len(plan.suite.gates)} gates, {len(plan.deselected)} deselected")

@@ -15,7 +15,7 @@ from typing import Any
 from harness import schema
 from harness.data import is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.gate import Gate
+from harness.gate import Gate, order_mistakes
 from harness.plugins import Plugins
 from harness.result import Metric, Sample
 from harness.suite import Eval, Suite
@@ -78,6 +78,19 @@ class Plan:
     def gates(self, candidate: str) -> list[Gate]:
         return [g for g in self.suite.gates if g.applies_to(candidate)]
 
+    def evals(self, gate: Gate) -> set[str]:
+        """Name the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
+        known = {g.id: g for g in self.suite.gates}
+        met: set[str] = set()
+        waiting = [gate]
+        while waiting:
+            here = waiting.pop()
+            if here.id not in met:
+                met.add(here.id)
+                names = (*here.requires, *here.any_of, *((here.group,) if here.group else ()))
+                waiting += [known[name] for name in names]
+        return {known[name].eval for name in met if known[name].metric}
+
 
 def collect(suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None) -> Plan:
     """Check names, options and data of a suite, and list its items.
@@ -121,6 +134,8 @@ class _Collector:
         tasks = {t.spec.name: t for spec in suite.evals if (t := self.task(spec))}
         for gate in suite.gates:
             self.gate(gate, tasks)
+        for gate, what in order_mistakes(suite.gates, self.candidates):
+            self.mistakes.add(gate.where, what)
         self.mistakes.raise_if_any()
         prompted = {subject: self.shot_evals(subject, tasks) for subject in suite.subjects}
         shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
@@ -227,7 +242,7 @@ class _Collector:
         for mistake in gate.mistakes():
             complain(mistake)
         names = [e.name for e in self.suite.evals]
-        if gate.eval not in names:
+        if not gate.any_of and gate.eval not in names:
             complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, names)}')
         for candidate in gate.on:
             if candidate not in self.candidates:
@@ -245,20 +260,33 @@ class _Collector:
             return
         if gate.versus and task.comparative:
             complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
-        if metric.scale == "perplexity" and min(gate.min or 1, gate.max or 1) <= 0:
-            complain("a perplexity is more than zero")
+        for mistake in gate.mistakes_on(metric):
+            complain(mistake)
         if metric.scale == "proportion" and (gate.min == 1 or gate.max == 0):
             bound = f"min = {gate.min:g}" if gate.min is not None else f"max = {gate.max:g}"
             self.warnings.append(f"{gate.where}: {bound} cannot be proved by any number of rows")
-        if gate.slice and "=" in gate.slice and task.samples is not None:
-            column = gate.slice.partition("=")[0]
+        self.slices_of(gate, task, complain)
+        rows = None if task.samples is None else len(task.samples)
+        if gate.max_failures is not None and rows is not None and gate.max_failures >= rows:
+            complain(f"max_failures is {gate.max_failures}, and there are {rows} rows")
+
+    def slices_of(self, gate: Gate, task: Task, complain: Callable[[str], None]) -> None:
+        declared = [s for s in gate.slices if "=" in s]
+        for column in dict.fromkeys(s.partition("=")[0] for s in declared):
             if column not in task.spec.slices:
                 known = did_you_mean(column, task.spec.slices)
                 complain(f'slice column "{column}" is not among the slices of "{gate.eval}"{known}')
-            elif not any(gate.covers(s) for s in task.samples):
-                values = {str(s.row.get(column)) for s in task.samples}
-                value = gate.slice.partition("=")[2]
-                complain(f'slice "{gate.slice}" has no rows{did_you_mean(value, values)}')
+                return
+        if task.samples is None or not declared or len(declared) < len(gate.slices):
+            return
+        parts = gate.parts(task.samples)
+        for name in (name for name, rows in parts.items() if not rows):
+            column, _, value = name.partition("=")
+            values = {str(s.row.get(column)) for s in task.samples}
+            complain(f'slice "{name}" has no rows{did_you_mean(value, values)}')
+        if parts and max(map(len, parts.values())) < gate.min_n:
+            what = f"no slice has {gate.min_n} rows (min_n), so it proves nothing and blocks only on significant harm"
+            self.warnings.append(f"{gate.where}: {what}")
 
     def with_shots(self, task: Task) -> Task:
         """Add worked examples: from `fewshot_data`, else the first training source; never a row of the eval."""

@@ -9,6 +9,7 @@ from statistics import stdev
 from typing import Any
 
 from harness.collect import COMPARATIVE, Task
+from harness.evidence import digest_of
 from harness.result import Metric, Result, Score
 from harness.subject import Progress, Subject, chunks
 
@@ -37,7 +38,9 @@ def evaluate(
     there = {s.id for s in scores}
     missing = tuple(s.id for s in samples if s.id not in there)
     metrics = {m.name: m.value(scores) for m in task.metrics.values()}
-    return Result(name, task.spec.name, tuple(scores), metrics, subject.digest, missing, time.monotonic() - begun)
+    asked = digest_of([(s.id, s.input, s.target, s.row) for s in samples])
+    seconds = time.monotonic() - begun
+    return Result(name, task.spec.name, tuple(scores), metrics, subject.digest, missing, seconds, asked)
 
 
 def standard_errors(task: Task, result: Result) -> dict[str, float]:

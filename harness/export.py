@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _evidence(plan: Plan, declared: Export, run: Run, work: Path, files: dict[st
     manifest = {"files": {f"model/{name}": entry for name, entry in files.items()}, "suite": plan.suite.digest}
     write_text(work / "evidence" / "manifest.json", dumps(manifest))
     write_text(work / "evidence" / "report.json", to_json(run))
-    gates = [v.__dict__ for v in run.verdicts if v.candidate == declared.from_]
+    gates = [asdict(v) for v in run.verdicts if v.candidate == declared.from_]
     write_text(work / "evidence" / "gates.json", dumps(gates))
     write_text(work / "README.md", _card(declared, run))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import ExitCode, UsageError
-from harness.gate import Outcome, Verdict
+from harness.gate import Outcome, Slice, Verdict
+from harness.waive import Waiver
 
 FORMAT = 1  # of report.json; raised when an older reader would misread
 
@@ -120,10 +121,17 @@ def read_run(folder: Path) -> Run:
 
 
 def _report(data: dict[str, Any]) -> Report:
-    verdicts = tuple(Verdict(**{**v, "outcome": Outcome(v["outcome"])}) for v in data["verdicts"])
+    verdicts = tuple(_verdict(v) for v in data["verdicts"])
     nan = float("nan")
     metrics = {name: nan if value is None else value for name, value in data["metrics"].items()}
     return Report(**{**data, "verdicts": verdicts, "metrics": metrics})
+
+
+def _verdict(data: dict[str, Any]) -> Verdict:
+    slices = tuple(Slice(**{**s, "outcome": Outcome(s["outcome"])}) for s in data.get("slices", ()))
+    waiver = Waiver(**data["waiver"]) if data.get("waiver") else None
+    rows = {key: tuple(data.get(key, ())) for key in ("won", "lost")}
+    return Verdict(**{**data, **rows, "outcome": Outcome(data["outcome"]), "slices": slices, "waiver": waiver})
 
 
 def _finite(value: Any) -> Any:

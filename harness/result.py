@@ -79,7 +79,8 @@ class Metric:
 class Result:
     """The scores of all rows of one evaluation of one subject, and its metrics.
 
-    `missing` holds the ids of rows that got no score, `digest` names the weights that answered.
+    `missing` holds the ids of rows that got no score, `digest` names the weights that answered, `rows` the
+    rows that were asked.
     """
 
     subject: str
@@ -89,6 +90,7 @@ class Result:
     digest: str
     missing: tuple[str, ...] = ()
     seconds: float = 0.0
+    rows: str = ""
 
 
 Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])

@@ -22,12 +22,13 @@ from harness.errors import ExitCode, Finding, UsageError
 from harness.evaluate import evaluate, sliced, standard_errors
 from harness.evidence import digest_of, weights_digest
 from harness.export import export
-from harness.gate import Outcome, Verdict, judge
+from harness.gate import Outcome
 from harness.paths import cache_dir, folder_in_place, write_text
 from harness.plugins import load_plugins
 from harness.report import Report, Run
 from harness.responses import Responses
 from harness.result import Result
+from harness.settle import Settlement
 from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Subject
 from harness.suite import MERGES, Model, read_suite
@@ -86,6 +87,7 @@ class _Runner:
         self.responses: Responses | None = None
         self.results: dict[tuple[str, str], Result] = {}
         self.refs: dict[str, ModelRef] = {}
+        self.settlement = Settlement(plan, self.results)
         started = datetime.now(UTC)
         self.clock = time.monotonic()
         suite = plan.suite
@@ -112,6 +114,7 @@ class _Runner:
         with self.stage("preflight", "configuration, tokenizer, lengths"):
             try:
                 self.plan, self.ready = preflight.check(self.plan, self.options.limit, remembers=self.options.cache)
+                self.settlement.plan = self.plan
             except ModuleNotFoundError as error:
                 needs = f"needs the module {error.name}; pip install 'finetune-harness[hf]'"
                 raise UsageError(f"{self.suite.path}: {needs}") from None
@@ -318,7 +321,7 @@ class _Runner:
             standard_errors(task, result),
             sliced(task, result),
             {m.name: m.better for m in task.metrics.values()},
-            self.verdicts(item, result),
+            self.settlement.after(item),
             len(result.scores),
             result.seconds,
             error=missing,
@@ -330,25 +333,10 @@ class _Runner:
         where = self.plan.tasks[item.eval].spec.where
         why = f"{where}: {error}" if told else f"{type(error).__name__}: {error}"
         trace = None if told else "".join(traceback.format_exception(error))
-        verdicts = self.verdicts(item, None)
+        verdicts = self.settlement.after(item)
         return Report(
             item.id, item.subject, item.eval, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace
         )
-
-    def verdicts(self, item: Item, result: Result | None) -> tuple[Verdict, ...]:
-        if item.subject not in self.plan.candidates:
-            return ()
-        task = self.plan.tasks[item.eval]
-        found = []
-        for gate in self.plan.gates(item.subject):
-            if gate.eval == item.eval:
-                baseline = self.results.get((gate.versus, item.eval)) if gate.versus else None
-                metric, samples = task.metrics.get(gate.metric_name), task.samples or ()
-                about = self.suite.about
-                found.append(
-                    judge(gate, metric, result, baseline, samples, about.alpha, name=item.subject, seed=about.seed)
-                )
-        return tuple(found)
 
     def enough(self) -> None:
         """Stop at `-x` or `--maxfail`."""

@@ -6,6 +6,7 @@ import json
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def _results(run: Run, subject: str) -> dict[str, Any]:
         "config": {"model": run.model, "model_args": run.facts.get("model", {}), "random_seed": run.seed},
         "date": run.started,
         "pretty_env_info": " ".join(f"{k}={v}" for k, v in run.versions.items()),
-        "gates": [v.__dict__ for v in run.verdicts if v.candidate == subject],
+        "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
         "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},
     }
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness import schema
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
-from harness.gate import Gate
+from harness.gate import Gate, grouped, member_mistakes
 
 MERGES = ("original", "dequantized")
 
@@ -206,13 +206,27 @@ class _Reader:
         candidate = self.one("candidate", Candidate)
         subjects = self.subjects()
         evals, gates = self.many("eval", Eval, "name"), self.many("gate", Gate, "id")
+        for gate in gates:
+            for mistake in member_mistakes(gate, gates):
+                self.mistakes.add(gate.where, mistake)
         exports = self.many("export", Export, "to")
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
         self.coherent(adapter, train, candidate, evals)
         self.mistakes.raise_if_any()
         assert about and model  # or raise_if_any raised
         return Suite(
-            self.path, about, model, adapter, train, candidate, subjects, evals, gates, merges, exports, self.digest()
+            self.path,
+            about,
+            model,
+            adapter,
+            train,
+            candidate,
+            subjects,
+            evals,
+            grouped(gates),
+            merges,
+            exports,
+            self.digest(),
         )
 
     def digest(self) -> str:
@@ -254,7 +268,7 @@ class _Reader:
             return None
         line = self.lines.get((*at, ""))
         where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
-        return schema.read(cls, table, partial(self.complain, at, title), where=where)
+        return schema.read(cls, table, partial(self.complain, at, title), where=where, group="")
 
     def subjects(self) -> dict[str, Baseline]:
         tables = self.raw.get("subject", {})

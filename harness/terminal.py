@@ -19,6 +19,8 @@ from harness.subject import Progress as Sign
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
+INDENT = " " * 17  # of what is said of a verdict
+NAMED = 5  # rows that are named where there may be many
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
 
 
@@ -122,10 +124,19 @@ class Terminal:
             self.slices(report)
 
     def verdict(self, v: Verdict) -> None:
-        warn = "" if v.blocking else " (warn)"
         word = f"[{STYLES[v.outcome]}]{v.outcome:<12}[/]"
-        self.console.print(f"    {word} {escape(f'{v.gate}{warn}: {v.metric} {v.claim}')}")
-        self.line(f"                 {v.why}", "dim" if v.outcome is Outcome.PASS else "")
+        self.console.print(f"    {word} {escape(f'{title(v)}: {v.metric} {v.claim}'.replace(':  ', ': '))}")
+        style = "dim" if v.outcome is Outcome.PASS else ""
+        self.line(f"{INDENT}{v.why}", style)
+        for s in v.slices if len(v.slices) > 1 else ():
+            open_ = s.outcome is Outcome.FAIL or (s.outcome is not Outcome.PASS and not s.alarm)
+            if self.verbosity > 0 or (open_ and s.name != v.driver):
+                alarm = " (alarm)" if s.alarm else ""
+                self.line(f"{INDENT}  {s.outcome} {s.name}{alarm}: {s.why}", style)
+        if v.driver and not v.slices:
+            self.line(f"{INDENT}worst slice {v.driver}", style)
+        if v.lost and v.outcome is not Outcome.PASS:
+            self.line(f"{INDENT}lost: {some(v.lost)}", style)
 
     def slices(self, report: Report) -> None:
         for column, values in report.slices.items():
@@ -146,8 +157,7 @@ class Terminal:
                 self.line(f"ERROR {report.id}: {report.error}", "bold red")
         for v in run.verdicts:
             if v.outcome is not Outcome.PASS:
-                warn = "" if v.blocking else " (warn)"
-                self.line(f"{v.outcome} {v.candidate}: {v.gate}{warn}: {v.why}", STYLES[v.outcome])
+                self.line(f"{v.outcome} {v.candidate}: {title(v)}: {v.why}", STYLES[v.outcome])
         for e in run.exports:
             if e.written:
                 self.line(
@@ -228,6 +238,19 @@ def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, st
         table.add_row(verdict.candidate, escape(ours))
         console.print(table)
         console.print()
+
+
+def title(v: Verdict) -> str:
+    """Name a verdict's gate, and say when it does not block by itself."""
+    if v.group:
+        return f'{v.gate} (one of "{v.group}")'
+    return v.gate if v.blocking else f"{v.gate} (warn)"
+
+
+def some(ids: Sequence[str]) -> str:
+    """Name the first rows, and how many more there are."""
+    rest = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return ", ".join(ids[:NAMED]) + rest
 
 
 def number(x: float | None) -> str:

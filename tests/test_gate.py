@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 
 import pytest
 
-from harness.gate import Gate, Outcome, Verdict, judge, ships
+from harness import stats
+from harness.gate import Gate, Outcome, Verdict, ships
 from harness.result import Metric, Result, Sample, Score
+from harness.verdict import judge
 
 ACC = Metric("acc", "higher", "proportion")
 LOSS = Metric("loss", "lower", "mean")
@@ -59,8 +63,8 @@ def test_margin_zero_is_mcnemar_and_counts_flips() -> None:
 
 
 def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
-    """Two identical models on 50 rows do not prove "no worse by 2 points"; a bootstrap would say they do."""
-    ours, theirs = result(ones(25, 50)), result(ones(25, 50), "base")
+    """Two all but identical models on 50 rows do not prove "no worse by 2 points"; a bootstrap would say they do."""
+    ours, theirs = result(ones(26, 50)), result(ones(25, 50), "base")
     found = verdict(gate(versus="base", worse_by_at_most=0.02), ACC, ours, theirs)
     assert (found.outcome, found.method) == ("INCONCLUSIVE", "Tango score")
     assert found.rows_needed is not None
@@ -157,3 +161,258 @@ def test_budget_is_a_point() -> None:
     found = verdict(gate(metric="e.bytes", max=1000), size, result([999.0], metric="bytes"))
     assert (found.outcome, found.method, found.estimate) == (Outcome.PASS, "point", 999.0)
     assert verdict(gate(metric="e.bytes", max=1000), size, result([1001.0], metric="bytes")).outcome is Outcome.FAIL
+
+
+F1 = Metric("f1", "higher", "mean")
+SHARE = Metric("share", "higher", "proportion")
+
+
+def spread(mean: float, n: int = 200) -> list[float]:
+    """Return values around a mean that vary a little from row to row."""
+    return [mean + 0.01 * ((i * 7) % 11 - 5) for i in range(n)]
+
+
+def test_relative_margin_on_a_mean_divides_by_nothing() -> None:
+    """ "2%" of a mean is a claim about candidate - 0.98 x baseline, row by row."""
+    theirs = result(spread(0.5), "base", "f1")
+    near = result([v - 0.005 + 0.002 * (i % 3) for i, v in enumerate(spread(0.5))], metric="f1")
+    far = result([v - 0.02 + 0.002 * (i % 3) for i, v in enumerate(spread(0.5))], metric="f1")
+    claim = gate(metric="e.f1", versus="base", worse_by_at_most="2%")
+    found = verdict(claim, F1, near, theirs)
+    assert (found.outcome, found.threshold) == (Outcome.PASS, 0)
+    assert found.estimate == pytest.approx(0.5 - 0.003 - 0.98 * 0.5, abs=1e-4)
+    assert verdict(claim, F1, far, theirs).outcome is Outcome.FAIL
+
+
+def test_relative_margin_of_a_loss_is_above_the_baseline() -> None:
+    """Where less is better, "worse by 10%" allows 1.1 times the baseline."""
+    theirs = result(spread(1.0), "base", "loss")
+    worse = result([v + 0.05 + 0.001 * (i % 3) for i, v in enumerate(spread(1.0))], metric="loss")
+    assert verdict(gate(metric="e.loss", versus="base", worse_by_at_most="10%"), LOSS, worse, theirs).outcome == "PASS"
+    assert verdict(gate(metric="e.loss", versus="base", worse_by_at_most="2%"), LOSS, worse, theirs).outcome == "FAIL"
+
+
+def test_relative_margin_of_a_perplexity_is_on_the_log_scale() -> None:
+    """ "2%" and 0.02 are the same claim about a perplexity: log(1.02) nats a token."""
+    theirs = result([2.0 + 0.1 * (i % 3) for i in range(100)], "base", "ppl", weight=10)
+    ours = result([s.values["ppl"] + 0.001 * (i % 2) for i, s in enumerate(theirs.scores)], metric="ppl", weight=10)
+    for margin in ("2%", 0.02):
+        found = verdict(gate(metric="e.ppl", versus="base", worse_by_at_most=margin), PPL, ours, theirs)
+        assert found.threshold == pytest.approx(math.log(1.02))
+
+
+def test_share_of_a_baseline_that_is_not_positive_is_an_error() -> None:
+    """Two percent of zero is no margin."""
+    theirs = result(spread(0.0), "base", "f1")
+    found = verdict(
+        gate(metric="e.f1", versus="base", worse_by_at_most="2%"), F1, result(spread(0.1), metric="f1"), theirs
+    )
+    assert found.outcome is Outcome.ERROR
+    assert "share of that is no margin" in found.why
+
+
+@pytest.mark.parametrize(("failed", "outcome"), [(0, "PASS"), (1, "FAIL")])
+def test_max_failures_says_what_rate_it_rules_out(failed: int, outcome: str) -> None:
+    """ "Never" is a count of rows, and the verdict says how often it may happen all the same: the rule of three."""
+    found = verdict(gate(max_failures=0), ACC, result(ones(300 - failed, 300)))
+    assert (found.outcome, found.estimate) == (outcome, failed)
+    if not failed:
+        assert found.upper == pytest.approx(3 / 300, rel=0.01)
+        assert "no row of 300 failed; at 95% confidence at most 0.99% of such rows do" in found.why
+
+
+def test_max_failures_of_clusters_bounds_the_clusters() -> None:
+    """Rows of one cluster fail together, so the bound is on the share of clusters with a failure."""
+    samples = [Sample(str(i), cluster=str(i // 10)) for i in range(300)]
+    found = verdict(gate(max_failures=0), ACC, result([1.0] * 300), samples=samples)
+    assert found.upper == pytest.approx(1 - 0.05 ** (1 / 30))
+
+
+def test_max_failures_wants_a_metric_of_zeros_and_ones() -> None:
+    """A row that half failed cannot be counted."""
+    found = verdict(gate(metric="e.share", max_failures=0), SHARE, result([1.0, 0.5, 1.0], metric="share"))
+    assert found.outcome is Outcome.ERROR
+    assert "failures are counted of a 0/1 metric" in found.why
+
+
+def test_point_compares_the_number_as_it_is() -> None:
+    """A budget has no risk: decide = "point" takes the mean of three rows for what it is."""
+    seconds = Metric("seconds", "lower", "mean")
+    found = verdict(
+        gate(metric="e.seconds", max=2.0, decide="point"), seconds, result([1.9, 2.2, 1.6], metric="seconds")
+    )
+    assert (found.outcome, found.method) == (Outcome.PASS, "point")
+
+
+def sliced(rates: dict[str, tuple[int, int]]) -> tuple[list[Sample], Result]:
+    """Return rows of several slices: name -> (right, n)."""
+    rows = [(name, i < right) for name, (right, n) in rates.items() for i in range(n)]
+    samples = [Sample(str(i), row={"kind": name}) for i, (name, _) in enumerate(rows)]
+    return samples, result([float(right) for _, right in rows])
+
+
+def test_every_large_slice_must_prove_the_claim() -> None:
+    """Slices are judged each; the one that fails drives the verdict, whatever the mean says."""
+    samples, ours = sliced({"a": (190, 200), "b": (180, 200), "c": (60, 100)})
+    found = verdict(gate(min=0.75, slice="kind=*"), ACC, ours, samples=samples)
+    assert (found.outcome, found.driver) == (Outcome.FAIL, "kind=c")
+    assert [(s.name, s.outcome) for s in found.slices] == [("kind=a", "PASS"), ("kind=b", "PASS"), ("kind=c", "FAIL")]
+    assert verdict(gate(min=0.75, slice=["kind=a", "kind=b"]), ACC, ours, samples=samples).outcome is Outcome.PASS
+
+
+def test_small_slices_block_only_on_significant_harm() -> None:
+    """Slices below min_n need not prove anything, but a broken one is an alarm; by Holm, for there are several."""
+    small = {f"s{i}": (8, 10) for i in range(8)}
+    samples, ours = sliced({"big": (190, 200), **small})
+    found = verdict(gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples)
+    assert found.outcome is Outcome.PASS
+    assert "8 slices below 60 rows: no significant harm" in found.why
+    samples, ours = sliced({"big": (190, 200), **small, "s3": (2, 10)})
+    found = verdict(gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples)
+    assert (found.outcome, found.driver) == (Outcome.FAIL, "kind=s3")
+    one_in_twenty = stats.binomial(6, 10, 0.85, 0.05).p_fail  # below 0.05 alone, not among eight
+    assert one_in_twenty < 0.06
+    samples, ours = sliced({"big": (190, 200), **small, "s3": (6, 10)})
+    assert verdict(gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples).outcome is Outcome.PASS
+
+
+def test_identical_quality_in_many_small_slices_is_not_blocked() -> None:
+    """The rule "any slice drops more than 10 points" would block this candidate; alarms do not."""
+    samples = [Sample(str(i), row={"kind": str(i % 8)}) for i in range(80)]
+    theirs = result([float(i % 3 > 0) for i in range(80)], "base")
+    ours = result([float((i + i // 40) % 3 > 0) for i in range(80)])
+    found = verdict(gate(versus="base", worse_by_at_most=0.1, slice="kind=*"), ACC, ours, theirs, samples=samples)
+    assert found.outcome is Outcome.PASS
+    assert all(s.alarm for s in found.slices)
+
+
+def test_slice_that_is_missing_is_an_error() -> None:
+    """A declared slice without rows is an error, also beside slices that pass."""
+    samples, ours = sliced({"a": (190, 200)})
+    found = verdict(gate(min=0.5, slice=["kind=a", "kind=z"]), ACC, ours, samples=samples)
+    assert (found.outcome, found.why) == (Outcome.ERROR, 'slice "kind=z" has no rows')
+
+
+def test_failing_comparison_names_its_worst_slice_and_rows() -> None:
+    """A gate on everything says which slice of the eval drives its failure, and lists what it lost, worst first."""
+    samples = [Sample(str(i), row={"kind": "ab"[i % 2]}) for i in range(400)]
+    theirs = result([1.0] * 400, "base")
+    ours = result([0.0 if i % 2 and i < 120 else 1.0 for i in range(400)])
+    claim = gate(versus="base", worse_by_at_most=0.02)
+    found = judge(claim, ACC, ours, theirs, samples, 0.05, name="merged", columns=["kind"])
+    assert found.outcome is Outcome.FAIL
+    assert found.driver.startswith("kind=b: ")
+    assert found.lost == tuple(str(i) for i in range(1, 120, 2))
+    shares = [Metric("share", "higher", "proportion"), result([0.2, 0.9, 0.6, 0.5], metric="share")]
+    before = result([0.9, 0.4, 0.9, 0.5], "base", "share")
+    found = verdict(gate(metric="e.share", versus="base", better_by=0.0), shares[0], shares[1], before)  # type: ignore[arg-type]
+    assert (found.won, found.lost) == (("1",), ("0", "2"))
+
+
+# Bad input: never a verdict ------------------------------------------------------------------------
+
+
+def worthless(claim: Gate, metric: Metric, ours: Result, theirs: Result | None = None, **kw: object) -> str:
+    """Return why a gate is an ERROR."""
+    found = verdict(claim, metric, ours, theirs, **kw)
+    assert found.outcome is Outcome.ERROR
+    return found.why
+
+
+def test_one_cluster_proves_nothing() -> None:
+    """All rows from one document say nothing about another."""
+    samples = [Sample(str(i), cluster="c") for i in range(100)]
+    assert "all 100 rows are of one cluster" in worthless(gate(min=0.5), ACC, result([1.0] * 100), samples=samples)
+    assert "of one cluster" in worthless(gate(max_failures=0), ACC, result([1.0] * 100), samples=samples)
+
+
+def test_constant_differences_prove_nothing() -> None:
+    """A candidate that is better by exactly the same on every row is a broken metric, not a sure thing."""
+    theirs = result(spread(0.5), "base", "f1")
+    ours = result([v + 0.25 for v in spread(0.5)], metric="f1")
+    why = worthless(gate(metric="e.f1", versus="base", better_by=0.0), F1, ours, theirs)
+    assert "every row differs from the baseline by the same, 0.25" in why
+    assert "every row has the same value" in worthless(
+        gate(metric="e.f1", min=0.1), F1, result([0.5] * 99, metric="f1")
+    )
+
+
+def test_constant_clusters_prove_nothing() -> None:
+    """Rows that vary inside their clusters, but not from one cluster to the next, leave no variance to judge by."""
+    samples = [Sample(str(i), cluster=str(i // 2)) for i in range(60)]
+    why = worthless(gate(metric="e.f1", min=0.1), F1, result([0.25, 0.75] * 30, metric="f1"), samples=samples)
+    assert "nothing varies" in why
+
+
+@pytest.mark.parametrize("margin", [{"better_by": 0.0}, {"worse_by_at_most": 0.1}, {"worse_by_at_most": "5%"}])
+def test_all_ties_prove_nothing(margin: dict[str, object]) -> None:
+    """Where no row changed there is nothing to compare: the metric cannot tell the two apart."""
+    ours, theirs = result(ones(400, 500)), result(ones(400, 500), "base")
+    assert "no row of 500 changed" in worthless(gate(versus="base", **margin), ACC, ours, theirs)
+
+
+@pytest.mark.parametrize("claim", [{"min": 0.1}, {"max_failures": 0}, {"versus": "base", "better_by": 0.0}])
+def test_one_row_proves_nothing(claim: dict[str, object]) -> None:
+    """n = 1 is an error under every claim."""
+    assert "one row proves nothing" in worthless(gate(**claim), ACC, result([1.0]), result([0.0], "base"))
+
+
+def test_baseline_on_other_rows_is_refused() -> None:
+    """The same ids are not the same rows, and rows that are not the gate's are nobody's."""
+    claim = gate(versus="base", better_by=0.0)
+    ours, theirs = result(ones(60, 100)), result(ones(40, 100), "base")
+    other = worthless(claim, ACC, replace(ours, rows="rows of today"), replace(theirs, rows="rows of yesterday"))
+    assert "evaluated on other rows" in other
+    assert "rows that are not the gate's" in worthless(claim, ACC, ours, result(ones(40, 101), "base"))
+
+
+def test_proportion_beyond_one_is_an_error() -> None:
+    """A percentage in place of a share is no proportion."""
+    assert "not from 0 to 1 on 2 rows" in worthless(gate(min=0.5), ACC, result([1.0, 80.0, 90.0]))
+
+
+WRONG = {
+    "a percentage for a proportion": (ACC, {"min": 80}, "is a proportion from 0 to 1; is 0.8 meant?"),
+    "points for a proportion": (ACC, {"versus": "base", "worse_by_at_most": 2}, "2 points are 0.02"),
+    "a whole number for a perplexity": (
+        PPL,
+        {"versus": "base", "worse_by_at_most": 2.0},
+        'write "200%" if it is meant',
+    ),
+    "a perplexity below one": (PPL, {"max": 0.5}, "a perplexity is 1 or more"),
+    "more than everything": (PPL, {"versus": "base", "better_by": "150%"}, "nothing is left"),
+    "failures of a mean": (F1, {"max_failures": 0}, "max_failures counts rows of a 0/1 metric"),
+    "a point of a proportion": (ACC, {"min": 0.8, "decide": "point"}, 'decide = "point" is for budgets'),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_claims_on_another_scale_are_mistakes(case: str) -> None:
+    """A claim that cannot be meant for its metric is told at collection."""
+    metric, claim, told = WRONG[case]
+    assert any(told in m for m in gate(metric=f"e.{metric.name}", **claim).mistakes_on(metric))
+
+
+@pytest.mark.parametrize(
+    ("margin", "told"),
+    [("2", "want a number in the metric's units"), ("-2%", "zero or more"), ("2 points", "a share such as")],
+)
+def test_margins_of_another_unit_are_mistakes(margin: str, told: str) -> None:
+    """A margin is a number or a share, and has no sign."""
+    assert any(told in m for m in gate(versus="base", better_by=margin).mistakes())
+
+
+def test_gates_on_100000_rows_take_less_than_a_second() -> None:
+    """Rows are cheap: three kinds of tests on 100,000 rows."""
+    samples = [Sample(str(i)) for i in range(100_000)]
+    right = result([float(i % 10 > 1) for i in range(100_000)])
+    before = result([float(i % 10 > 2) for i in range(100_000)], "base")
+    nats = result([2.0 + 0.01 * (i % 7) for i in range(100_000)], metric="ppl", weight=9)
+    for claim, metric, ours, theirs in (
+        (gate(min=0.7), ACC, right, None),
+        (gate(versus="base", worse_by_at_most=0.01), ACC, right, before),
+        (gate(metric="e.ppl", max=9.0), PPL, nats, None),
+    ):
+        start = time.process_time()
+        assert verdict(claim, metric, ours, theirs, samples=samples).outcome is Outcome.PASS
+        assert time.process_time() - start < 1

@@ -1,0 +1,226 @@
+"""One claim about rows, turned so that larger is better, and the test that statistics.md chooses for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from harness import stats
+from harness.gate import Gate
+from harness.result import Metric, Score
+
+SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question's test: `test` on the claim's own scale, and how far each bound lies beyond the threshold,
+    oriented, so that less is worse."""
+
+    test: stats.Test
+    lower: float
+    upper: float
+
+
+class Question:
+    """A gate's claim, put to some rows of a candidate and, in a comparison, to the same rows of its baseline."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        metric: Metric,
+        ours: Sequence[Score],
+        theirs: Sequence[Score] | None,
+        clusters: Sequence[str],
+        alpha: float,
+        seed: int,
+    ) -> None:
+        self.gate, self.metric, self.ours, self.theirs = gate, metric, ours, theirs
+        self.alpha, self.seed = alpha, seed
+        self.clusters = list(clusters) if len(set(clusters)) < len(clusters) else None
+        self.factor = 1.0  # a relative margin is a claim about candidate - factor · baseline, which divides by nothing
+        if gate.versus:
+            self.sign = 1 if metric.better == "higher" else -1
+            self.margin = gate.margin
+            if metric.scale == "perplexity":
+                self.margin = self.sign * math.log1p(self.sign * self.margin)
+            elif gate.relative:
+                self.factor, self.margin = 1 + self.sign * self.margin, 0.0
+        else:
+            bound = gate.min if gate.min is not None else gate.max
+            self.sign = 1 if gate.min is not None else -1
+            bound = float(gate.max_failures or 0) if bound is None else bound
+            self.margin = self.sign * (math.log(bound) if metric.scale == "perplexity" else bound)
+        self.threshold = self.sign * self.margin
+
+    def answer(self, ties: bool = False) -> Answer:
+        """Run the test. Raises ValueError when it cannot be run, or when nothing varies; `ties` allows rows
+        of which none changed."""
+        if self.gate.max_failures is not None:
+            return Answer(self._failures(self.gate.max_failures), 0.0, 0.0)
+        if self._point():
+            test = stats.point(self._all(range(len(self.ours))), self.margin, len(self.ours))
+        else:
+            self._refuse(ties)
+            test = self._test()
+            if math.isinf(test.lower) and math.isinf(test.upper):
+                raise ValueError(f"nothing varies over {len(self.ours)} rows, so nothing can be inferred from them")
+        oriented = test.lower - self.margin, test.upper - self.margin
+        if self.sign < 0:
+            test = replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
+        return Answer(test, *oriented)
+
+    def flips(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the ids of the rows won and lost against the baseline, the largest change first.
+
+        All of them where most rows stay as they are (0/1, shares), else the SHOWN largest each.
+        """
+        if self.theirs is None or self.metric.combine:
+            return (), ()
+        name = self.metric.name
+        change = [
+            (self.sign * (o.values[name] - t.values[name]) * o.weight_of(name), o.id)
+            for o, t in zip(self.ours, self.theirs, strict=True)
+        ]
+        kept = None if self.metric.scale == "proportion" else SHOWN
+        won = sorted((c for c in change if c[0] > 0), key=lambda c: -c[0])[:kept]
+        lost = sorted((c for c in change if c[0] < 0), key=lambda c: c[0])[:kept]
+        return tuple(i for _, i in won), tuple(i for _, i in lost)
+
+    # -- what cannot be asked ----------------------------------------------------------------------
+
+    def _point(self) -> bool:
+        return self.gate.decide == "point" or self.metric.scale == "count"
+
+    def _refuse(self, ties: bool) -> None:
+        rows = len(self.ours)
+        if rows == 1:
+            raise ValueError("there is one row; one row proves nothing")
+        if self.clusters and len(set(self.clusters)) == 1:
+            raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
+        if self.theirs is not None and not ties and not self.changed():
+            raise ValueError(
+                f"no row of {rows} changed against the baseline: nothing to compare; "
+                'where both are perfect, claim "min" or "max_failures"'
+            )
+        if self.theirs is not None and self.factor != 1 and self.metric.value(self.theirs) <= 0:
+            raise ValueError(
+                f"{self.metric.name} of the baseline is {self.metric.value(self.theirs):g}; a share of that is no "
+                "margin, write it in the metric's units"
+            )
+
+    def changed(self) -> bool:
+        name = self.metric.name
+        for o, t in zip(self.ours, self.theirs or (), strict=True):
+            if name not in o.values or name not in t.values:  # a metric made from all rows at once
+                if o.values != t.values or o.answer != t.answer:
+                    return True
+            elif o.values[name] != t.values[name]:
+                return True
+        return False
+
+    # -- the test ----------------------------------------------------------------------------------
+
+    def _test(self) -> stats.Test:
+        if self.metric.combine:
+            return self._bootstrap()
+        if self._binary():
+            return self._binary_test()
+        values, weights = self._values()
+        self._refuse_constant(values)
+        if self.clusters and len(set(self.clusters)) < stats.FEW_CLUSTERS:
+            return self._bootstrap()
+        return stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha, support=self._support())
+
+    def _refuse_constant(self, values: Sequence[float]) -> None:
+        """Refuse rows that all say the same; of a 0/1 metric that is possible, of any other it is a broken one."""
+        low, high = min(values), max(values)
+        if high - low <= 1e-12 * max(abs(low), abs(high)) and not (self._zeros_and_ones() and self.factor == 1):
+            what = "has the same value" if self.theirs is None else "differs from the baseline by the same"
+            raise ValueError(
+                f"every row {what}, {self.sign * values[0]:g}; where nothing varies nothing can be inferred"
+            )
+
+    def _zeros_and_ones(self) -> bool:
+        if self.metric.scale != "proportion":
+            return False
+        return all(s.values[self.metric.name] in (0, 1) for s in (*self.ours, *(self.theirs or ())))
+
+    def _binary(self) -> bool:
+        rows = (*self.ours, *(self.theirs or ()))
+        plain = self.clusters is None and self.factor == 1 and all(s.weight_of(self.metric.name) == 1 for s in rows)
+        return plain and self._zeros_and_ones()
+
+    def _binary_test(self) -> stats.Test:
+        name, n = self.metric.name, len(self.ours)
+        if self.theirs is None:
+            right = sum(int(s.values[name]) for s in self.ours)
+            if self.sign > 0:
+                return stats.binomial(right, n, self.threshold, self.alpha)
+            test = stats.binomial(n - right, n, 1 - self.threshold, self.alpha)
+            return replace(test, estimate=test.estimate - 1, lower=test.lower - 1, upper=test.upper - 1)
+        pairs = zip(self.ours, self.theirs, strict=True)
+        changes = [self.sign * (o.values[name] - t.values[name]) for o, t in pairs]
+        wins, losses = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+        if self.margin == 0:
+            return stats.mcnemar(wins, losses, n, self.alpha)
+        return stats.tango(wins, losses, n, -self.margin, self.alpha)
+
+    def _values(self) -> tuple[list[float], list[float]]:
+        """Return what each row says of the claim, and its weight: the values, or the paired differences."""
+        name = self.metric.name
+        weights = [s.weight_of(name) for s in self.ours]
+        if self.theirs is None:
+            sign = self.sign
+            return [sign * s.values[name] for s in self.ours], weights
+        for o, t in zip(self.ours, self.theirs, strict=True):
+            if not math.isclose(o.weight_of(name), t.weight_of(name), rel_tol=1e-9):
+                unit = "tokens" if self.metric.scale == "perplexity" else "weight"
+                raise ValueError(
+                    f'row "{o.id}" has {o.weight_of(name):g} {unit} here and {t.weight_of(name):g} in the baseline; '
+                    "with different tokenizers compare bits_per_byte"
+                )
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return [self.sign * (o.values[name] - self.factor * t.values[name]) for o, t in pairs], weights
+
+    def _all(self, rows: Iterable[int]) -> float:
+        """Return the oriented claim's quantity, computed on some of the rows."""
+        chosen = list(rows)
+        metric = self.metric
+        ours = metric.value([self.ours[i] for i in chosen])
+        theirs = metric.value([self.theirs[i] for i in chosen]) if self.theirs is not None else None
+        if metric.scale == "perplexity":
+            ours, theirs = math.log(ours), None if theirs is None else math.log(theirs)
+        return self.sign * (ours if theirs is None else ours - self.factor * theirs)
+
+    def _bootstrap(self) -> stats.Test:
+        clusters = self.clusters or [s.id for s in self.ours]
+        support = self._support()
+        return stats.cluster_bootstrap(self._all, clusters, self.margin, self.alpha, self.seed, support=support)
+
+    def _support(self) -> tuple[float, float] | None:
+        """Return the range a row's value can have, oriented, where it is known."""
+        if self.metric.scale != "proportion" or self.metric.combine:
+            return None
+        if self.theirs is not None:
+            return (-self.factor, 1.0) if self.sign > 0 else (-1.0, self.factor)
+        return (0.0, 1.0) if self.sign > 0 else (-1.0, 0.0)
+
+    def _failures(self, allowed: int) -> stats.Test:
+        """Count the rows, or clusters with a row, that failed; the bounds are Clopper and Pearson's on their share."""
+        name, bad = self.metric.name, 0.0 if self.metric.better == "higher" else 1.0
+        if len(self.ours) == 1:
+            raise ValueError("there is one row; one row proves nothing")
+        if odd := next((s for s in self.ours if s.values[name] not in (0, 1)), None):
+            raise ValueError(f'{name} of row "{odd.id}" is {odd.values[name]:g}; failures are counted of a 0/1 metric')
+        failed = [s.values[name] == bad for s in self.ours]
+        rows = sum(failed)
+        units = self.clusters or [s.id for s in self.ours]
+        if len(set(units)) == 1:
+            raise ValueError(f"all {len(units)} rows are of one cluster; it says nothing about others")
+        hit = len({u for u, f in zip(units, failed, strict=True) if f})
+        bounds = stats.binomial(hit, len(set(units)), 0.5, self.alpha)
+        p = (0.0, 1.0) if rows <= allowed else (1.0, 0.0)
+        clusters = len(set(units)) if self.clusters else None
+        return stats.Test(float(rows), bounds.lower, bounds.upper, *p, "failures counted", len(self.ours), clusters)

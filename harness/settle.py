@@ -1,0 +1,121 @@
+"""Gates that wait for others: `requires` and `any_of`. A verdict comes as soon as all it waits for is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from harness.collect import Item, Plan
+from harness.gate import Gate, Outcome, Verdict
+from harness.result import Result
+from harness.verdict import holm, judge, unjudged
+
+
+class Settlement:
+    """The verdicts of a run, candidate by candidate, as its evaluations end."""
+
+    def __init__(self, plan: Plan, results: Mapping[tuple[str, str], Result]) -> None:
+        self.plan, self.results = plan, results
+        self.gates = {g.id: g for g in plan.suite.gates}
+        self.ended: set[tuple[str, str]] = set()
+        self.said: dict[tuple[str, str], Verdict] = {}
+
+    def after(self, item: Item) -> tuple[Verdict, ...]:
+        """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
+        self.ended.add((item.subject, item.eval))
+        if item.subject not in self.plan.candidates:
+            return ()
+        before = set(self.said)
+        for gate in self.plan.gates(item.subject):
+            self.give(gate, item.subject)
+        return tuple(v for key, v in self.said.items() if key not in before)
+
+    def give(self, gate: Gate, candidate: str) -> None:
+        """Judge a gate, and before it those it waits for, if all that it needs has been evaluated."""
+        if (candidate, gate.id) in self.said or not self.ready(gate, candidate):
+            return
+        for name in (*gate.requires, *((gate.group,) if gate.group else ())):
+            self.give(self.gates[name], candidate)
+        if (candidate, gate.id) in self.said:
+            return
+        if gate.group:
+            return  # its group speaks for it
+        if unmet := self.unmet(gate, candidate):
+            self.say(unjudged(gate, candidate, unmet, self.alpha(gate)))
+        elif gate.any_of:
+            self.any_of(gate, candidate)
+        else:
+            self.say(self.judge(gate, candidate))
+
+    def ready(self, gate: Gate, candidate: str) -> bool:
+        """Say whether every evaluation it needs ended; what was deselected is not waited for, but one must be there."""
+        chosen = {i.eval for i in self.plan.items if i.subject == candidate}
+        own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
+        needed = {e for e in self.plan.evals(gate) if e in chosen}
+        return bool(own & chosen) and all((candidate, e) in self.ended for e in needed)
+
+    def unmet(self, gate: Gate, candidate: str) -> str:
+        """Say which required gate did not pass, or nothing."""
+        for name in gate.requires:
+            verdict = self.said.get((candidate, name))
+            if verdict is None or verdict.outcome is not Outcome.PASS:
+                state = verdict.outcome if verdict else "not judged"
+                return f'requires "{name}", which is {state} on {candidate}'
+        return ""
+
+    def any_of(self, gate: Gate, candidate: str) -> None:
+        """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
+        alpha = self.alpha(gate)
+        members = []
+        for name in gate.any_of:
+            member = self.gates[name]
+            unmet = self.unmet(member, candidate)
+            judged = unjudged(member, candidate, unmet, alpha) if unmet else self.judge(member, candidate)
+            members.append(judged)
+        adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in members])
+        for verdict, p in zip(members, adjusted, strict=True):
+            if verdict.outcome is Outcome.PASS and p > alpha:
+                why = f"{verdict.why}; one of {len(members)} claims, p = {p:.2g} by Holm"
+                self.say(replace(verdict, outcome=Outcome.INCONCLUSIVE, why=why))
+            else:
+                self.say(verdict)
+        said = [self.said[candidate, name] for name in gate.any_of]
+        self.say(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)))
+
+    def judge(self, gate: Gate, candidate: str) -> Verdict:
+        task, about = self.plan.tasks[gate.eval], self.plan.suite.about
+        baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
+        return judge(
+            gate,
+            task.metrics.get(gate.metric_name),
+            self.results.get((candidate, gate.eval)),
+            baseline,
+            task.samples or (),
+            self.alpha(gate),
+            name=candidate,
+            seed=about.seed,
+            columns=task.spec.slices,
+        )
+
+    def alpha(self, gate: Gate) -> float:
+        return gate.alpha or self.plan.suite.about.alpha
+
+    def say(self, verdict: Verdict) -> None:
+        self.said[verdict.candidate, verdict.gate] = verdict
+
+
+def _group(blank: Verdict, members: list[Verdict], p: float) -> Verdict:
+    """Conclude from the members: one proven is a PASS, all refuted a FAIL; one that is missing is an ERROR then."""
+    outcomes = [v.outcome for v in members]
+    if Outcome.PASS in outcomes:
+        outcome = Outcome.PASS
+    elif Outcome.ERROR in outcomes:
+        outcome = Outcome.ERROR
+    else:
+        outcome = Outcome.FAIL if set(outcomes) == {Outcome.FAIL} else Outcome.INCONCLUSIVE
+    proven = [f'"{v.gate}"' for v in members if v.outcome is Outcome.PASS]
+    why = f"{' and '.join(proven) or 'none'} of {len(members)} proven, p = {p:.2g} by Holm"
+    digest = next((v.digest for v in members if v.digest), "")
+    refuted = [1.0 if v.p_fail is None else v.p_fail for v in members]
+    said = replace(blank, outcome=outcome, why=why, method="Holm", digest=digest)
+    return replace(said, p_pass=p, p_fail=max(refuted), n=max(v.n for v in members))

@@ -1,0 +1,361 @@
+"""Gate + rows -> Verdict: what cannot be judged is an ERROR, slices are judged each, and a line says why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness import stats
+from harness.gate import Gate, Outcome, Slice, Verdict
+from harness.question import Answer, Question
+from harness.result import Metric, Result, Sample, Score
+
+NAMED = 3  # rows and slices that a line names as examples
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a gate is judged on."""
+
+    gate: Gate
+    metric: Metric
+    candidate: dict[str, Score]
+    baseline: dict[str, Score] | None
+    alpha: float
+    seed: int
+
+    def question(self, rows: Sequence[Sample]) -> Question:
+        ours = [self.candidate[s.id] for s in rows]
+        theirs = [self.baseline[s.id] for s in rows] if self.baseline is not None else None
+        clusters = [s.cluster or s.id for s in rows]
+        return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, self.seed)
+
+
+def judge(
+    gate: Gate,
+    metric: Metric | None,
+    candidate: Result | None,
+    baseline: Result | None,
+    samples: Sequence[Sample],
+    alpha: float,
+    *,
+    name: str,
+    seed: int = 0,
+    columns: Sequence[str] = (),
+) -> Verdict:
+    """Apply a gate to the candidate `name` at risk `alpha`; what is missing, not finite or not paired is an ERROR.
+
+    `columns` are the eval's slices, of which the worst is named when the claim was not proven.
+    """
+    blank = unjudged(gate, name, "", alpha)
+    parts = gate.parts(samples)
+    covered = list({s.id: s for rows in parts.values() for s in rows}.values())
+    problem = _problem(gate, metric, candidate, baseline, samples, parts)
+    if problem or metric is None or candidate is None:
+        return replace(blank, why=problem or "there is no result")
+    case = _Case(gate, metric, _by_id(candidate), _by_id(baseline) if baseline else None, alpha, seed)
+    question = case.question(covered)
+    verdict = replace(
+        blank,
+        value=metric.value(question.ours),
+        baseline=metric.value(question.theirs) if question.theirs is not None else None,
+        n=len(covered),
+        digest=candidate.digest,
+    )
+    try:
+        if len(parts) > 1 or (gate.slice and len(covered) < gate.min_n):
+            return _each(case, question, verdict, parts)
+        answer = question.answer()
+    except ValueError as error:
+        return replace(blank, why=str(error), n=len(covered), digest=candidate.digest)
+    verdict = _conclude(_measured(verdict, answer, question), question)
+    worst = _worst(case, verdict, covered, columns) if gate.slice is None else ""
+    return replace(verdict, driver=worst)
+
+
+def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
+    """Return the ERROR of a gate that was not put to any row."""
+    about = (gate.metric, gate.claim(), gate.blocking, gate.versus)
+    return Verdict(gate.id, candidate, Outcome.ERROR, why, *about, alpha=alpha, group=gate.group)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for being several: Holm 1979, Scandinavian Journal of Statistics 6:65."""
+    adjusted = [1.0] * len(p_values)
+    reached = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = reached
+    return adjusted
+
+
+# -- what cannot be judged -------------------------------------------------------------------------
+
+
+def _problem(
+    gate: Gate,
+    metric: Metric | None,
+    candidate: Result | None,
+    baseline: Result | None,
+    samples: Sequence[Sample],
+    parts: dict[str, list[Sample]],
+) -> str:
+    """Return why the gate cannot be judged, or nothing."""
+    if candidate is None:
+        return f'"{gate.eval}" was not evaluated'
+    if metric is None:
+        return f'"{gate.eval}" has no metric "{gate.metric_name}"'
+    if empty := [name for name, rows in parts.items() if not rows]:
+        return f'slice "{empty[0]}" has no rows' if gate.slice else "there are no rows"
+    if gate.versus:
+        if baseline is None:
+            return f'the baseline "{gate.versus}" was not evaluated'
+        if baseline.digest == candidate.digest:
+            return f"is the very model it is compared with (digest {candidate.digest[:12]}); nothing was changed"
+        if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
+            return f'the baseline "{gate.versus}" was evaluated on other rows than the candidate'
+    covered = list({s.id: s for rows in parts.values() for s in rows}.values())
+    for result in (candidate, baseline):
+        if result and (problem := _unfit(result, metric, covered, samples)):
+            return f"{result.subject}: {problem}"
+    return ""
+
+
+def _unfit(result: Result, metric: Metric, covered: Sequence[Sample], samples: Sequence[Sample]) -> str:
+    scores = _by_id(result)
+    missing = [s.id for s in covered if s.id not in scores]
+    if missing:
+        return f"{len(missing)} of {len(covered)} rows got no score, {_some(missing)}"
+    known = {s.id for s in samples}
+    if strange := [i for i in scores if i not in known]:
+        return f"was evaluated on {len(strange)} rows that are not the gate's, {_some(strange)}"
+    if len(scores) < len(result.scores):
+        return "scored a row twice"
+    rows = [scores[s.id] for s in covered]
+    if metric.combine:
+        return "" if math.isfinite(metric.value(rows)) else f"{metric.name} is not a finite number"
+    if lacking := [s.id for s in rows if metric.name not in s.values]:
+        return f'{len(lacking)} rows have no "{metric.name}", {_some(lacking)}'
+    odd = [s.id for s in rows if not (math.isfinite(s.values[metric.name]) and math.isfinite(s.weight_of(metric.name)))]
+    if odd:
+        return f"{metric.name} is not a finite number on {len(odd)} rows, {_some(odd)}"
+    if math.fsum(s.weight_of(metric.name) for s in rows) <= 0 or any(s.weight_of(metric.name) < 0 for s in rows):
+        return f"the weights of {metric.name} do not sum to more than zero"
+    beyond = [s.id for s in rows if not 0 <= s.values[metric.name] <= 1] if metric.scale == "proportion" else []
+    return (
+        f"{metric.name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_some(beyond)}" if beyond else ""
+    )
+
+
+def _by_id(result: Result) -> dict[str, Score]:
+    return {s.id: s for s in result.scores}
+
+
+def _some(ids: Sequence[str]) -> str:
+    return "for instance " + ", ".join(f'"{i}"' for i in ids[:NAMED])
+
+
+# -- one question ----------------------------------------------------------------------------------
+
+
+def _measured(verdict: Verdict, answer: Answer, question: Question) -> Verdict:
+    test = answer.test
+    won, lost = question.flips()
+    return replace(
+        verdict,
+        estimate=test.estimate,
+        lower=test.lower,
+        upper=test.upper,
+        threshold=question.threshold,
+        p_pass=test.p_pass,
+        p_fail=test.p_fail,
+        clusters=test.clusters,
+        method=test.method,
+        rows_needed=_rows_needed(answer, question),
+        won=won,
+        lost=lost,
+    )
+
+
+def _conclude(verdict: Verdict, question: Question) -> Verdict:
+    """Turn p-values into an outcome, and say why in one line."""
+    outcome = _outcome(verdict.p_pass, verdict.p_fail, question.alpha)
+    needed = verdict.rows_needed if outcome is Outcome.INCONCLUSIVE else None
+    verdict = replace(verdict, outcome=outcome, rows_needed=needed)
+    return replace(verdict, why=_why(verdict, question))
+
+
+def _outcome(p_pass: float | None, p_fail: float | None, alpha: float) -> Outcome:
+    if p_pass is not None and p_pass <= alpha:
+        return Outcome.PASS
+    return Outcome.FAIL if p_fail is not None and p_fail <= alpha else Outcome.INCONCLUSIVE
+
+
+def _rows_needed(answer: Answer, question: Question) -> int | None:
+    """Return how many rows would decide it, where that is a matter of rows; the test is oriented back for it."""
+    test = answer.test
+    if test.method in ("failures counted", "point") or min(test.p_pass, test.p_fail) <= question.alpha:
+        return None
+    return stats.rows_needed(test, question.threshold, question.alpha)
+
+
+# -- slices ----------------------------------------------------------------------------------------
+
+
+def _each(case: _Case, whole: Question, verdict: Verdict, parts: dict[str, list[Sample]]) -> Verdict:
+    """Judge every slice by itself: large ones must prove the claim, small ones may only show that it is broken.
+
+    Raises ValueError when no row changed, or when no slice can say anything.
+    """
+    if whole.theirs is not None and not whole.changed():
+        whole.answer()  # raises, and says so
+    asked: dict[str, tuple[Question, Answer]] = {}
+    mute: list[str] = []
+    for name, rows in parts.items():
+        question = case.question(rows)
+        try:
+            asked[name] = question, question.answer(ties=True)
+        except ValueError as error:
+            if len(rows) >= case.gate.min_n:
+                raise ValueError(f"{name}: {error}") from None
+            mute.append(name)
+    if not asked:
+        raise ValueError(f"none of {len(parts)} slices has rows enough to say anything")
+    slices, outcome = _judged(case, asked)
+    driver = _driver(slices, asked)
+    question, answer = asked[driver.name]
+    verdict = replace(_measured(verdict, answer, question), outcome=outcome, slices=tuple(slices), driver=driver.name)
+    proven = [asked[s.name][1].test.p_pass for s in slices if not s.alarm]
+    refuted = holm([a.test.p_fail for _, a in asked.values()])
+    needed = verdict.rows_needed if outcome is Outcome.INCONCLUSIVE else None
+    verdict = replace(verdict, p_pass=max(proven, default=1.0), p_fail=min(refuted), rows_needed=needed)
+    return replace(verdict, why=_why_slices(verdict, slices, driver, mute, question))
+
+
+def _judged(case: _Case, asked: dict[str, tuple[Question, Answer]]) -> tuple[list[Slice], Outcome]:
+    """Return every slice's outcome and the gate's: all large slices must pass, and no alarm may go off."""
+    small = [name for name, (q, _) in asked.items() if len(q.ours) < case.gate.min_n]
+    harm = dict(zip(small, holm([asked[name][1].test.p_fail for name in small]), strict=True))
+    slices = []
+    for name, (question, answer) in asked.items():
+        test = answer.test
+        outcome = _outcome(test.p_pass, harm.get(name, test.p_fail), case.alpha)
+        about = _conclude(_measured(_nothing(case, question), answer, question), question)
+        slices.append(Slice(name, len(question.ours), outcome, name in small, about.why, test.lower, test.upper))
+    said = {s.outcome for s in slices if not s.alarm}
+    if Outcome.FAIL in said or any(s.outcome is Outcome.FAIL for s in slices):
+        return slices, Outcome.FAIL
+    return slices, Outcome.INCONCLUSIVE if Outcome.INCONCLUSIVE in said else Outcome.PASS
+
+
+def _nothing(case: _Case, question: Question) -> Verdict:
+    theirs = case.metric.value(question.theirs) if question.theirs is not None else None
+    blank = unjudged(case.gate, "", "", case.alpha)
+    return replace(blank, value=case.metric.value(question.ours), baseline=theirs, n=len(question.ours))
+
+
+def _driver(slices: Sequence[Slice], asked: dict[str, tuple[Question, Answer]]) -> Slice:
+    """Return the slice that decides: the worst by its upper bound of those that failed or of alarms alone, else the
+    worst by its lower bound of those that must prove the claim."""
+    failed = [s for s in slices if s.outcome is Outcome.FAIL]
+    large = [s for s in slices if not s.alarm]
+    if failed or not large:
+        return min(failed or slices, key=lambda s: asked[s.name][1].upper)
+    return min(large, key=lambda s: asked[s.name][1].lower)
+
+
+def _worst(case: _Case, verdict: Verdict, covered: Sequence[Sample], columns: Sequence[str]) -> str:
+    """Name the slice that is worst by its upper bound, where the whole was not proven and the test is quick."""
+    if verdict.outcome is Outcome.PASS or verdict.method in ("point", "failures counted", "cluster bootstrap"):
+        return ""
+    found: list[tuple[float, str]] = []
+    for column in columns:
+        groups: dict[str, list[Sample]] = {}
+        for sample in covered:
+            groups.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
+        for name, rows in groups.items() if len(groups) > 1 else ():
+            question = case.question(rows)
+            if len(rows) < case.gate.min_n or (question.clusters and len(set(question.clusters)) < stats.FEW_CLUSTERS):
+                continue
+            try:
+                answer = question.answer(ties=True)
+            except ValueError:
+                continue  # a slice of which nothing can be said drives nothing
+            about = _conclude(_measured(_nothing(case, question), answer, question), question)
+            found.append((answer.upper, f"{name}: {about.why.partition('; ')[0]}"))
+    return min(found)[1] if found else ""
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def _why(verdict: Verdict, question: Question) -> str:
+    """Say estimate, interval, rows and method; for an inconclusive one how many rows would decide it."""
+    if verdict.method == "failures counted":
+        return _why_failures(verdict, question)
+    estimate, lower, upper = (float(x or 0.0) for x in (verdict.estimate, verdict.lower, verdict.upper))
+    perplexity = question.metric.scale == "perplexity"
+    if question.theirs is not None:
+        text = f"{_number(verdict.value)} against {_number(verdict.baseline)}, "
+        text += _change(question, verdict, estimate, lower, upper)
+        if question.metric.scale == "proportion" and (verdict.won or verdict.lost):
+            text += f", {len(verdict.won)} won and {len(verdict.lost)} lost"
+    else:
+        values = [math.exp(x) if perplexity else x for x in (estimate, lower, upper)]
+        text = f"{_number(values[0])} [{_number(values[1])}, {_number(values[2])}]"
+    if verdict.method == "point":
+        return text.partition(" [")[0]
+    text += f", n={verdict.n}" + (f" in {verdict.clusters} clusters" if verdict.clusters else "")
+    text += f", {verdict.method}"
+    if verdict.rows_needed:
+        text += f"; about {verdict.rows_needed} rows would decide it"
+    elif verdict.outcome is Outcome.INCONCLUSIVE:
+        text += "; more rows like these would not decide it"
+    return text
+
+
+def _change(question: Question, verdict: Verdict, estimate: float, lower: float, upper: float) -> str:
+    if question.gate.relative and question.metric.scale != "perplexity":
+        share = (verdict.value or 0.0) / verdict.baseline - 1 if verdict.baseline else math.nan
+        rest = f"{estimate:+.3g} [{lower:+.3g}, {upper:+.3g}]"
+        return f"{share:+.1%}, {rest} from {question.factor:g} of the baseline"
+    if question.metric.scale == "perplexity":
+        return f"{math.expm1(estimate):+.1%} [{math.expm1(lower):+.1%}, {math.expm1(upper):+.1%}]"
+    digits = "+.3f" if question.metric.scale == "proportion" else "+.4g"
+    return f"{estimate:{digits}} [{lower:{digits}}, {upper:{digits}}]"
+
+
+def _why_failures(verdict: Verdict, question: Question) -> str:
+    failed, n = int(verdict.estimate or 0), verdict.n
+    text = f"{failed or 'no'} {'row' if failed <= 1 else 'rows'} of {n} failed"
+    unit = f"clusters have one, n={n} in {verdict.clusters} clusters" if verdict.clusters else "rows do"
+    return f"{text}; at {1 - question.alpha:.0%} confidence at most {verdict.upper:.2%} of such {unit}"
+
+
+def _why_slices(
+    verdict: Verdict, slices: Sequence[Slice], driver: Slice, mute: Sequence[str], question: Question
+) -> str:
+    large, alarms = [s for s in slices if not s.alarm], [s for s in slices if s.alarm]
+    parts = []
+    if large:
+        said = [f"{n} {o}" for o in Outcome if (n := sum(s.outcome is o for s in large))]
+        parts.append(f"{len(large)} slices: {', '.join(said)}" if len(large) > 1 else "")
+    if alarms:
+        raised = [s.name for s in alarms if s.outcome is Outcome.FAIL]
+        what = f"{'a slice' if len(alarms) == 1 else f'{len(alarms)} slices'} below {question.gate.min_n} rows"
+        parts.append(f"{what}: {'harm in ' + ', '.join(raised) if raised else 'no significant harm'}")
+    if mute:
+        parts.append(f"{len(mute)} too small to say anything")
+    return "; ".join([f"{driver.name}: {driver.why.partition('; ')[0]}", *filter(None, parts), *_needed(verdict)])
+
+
+def _needed(verdict: Verdict) -> list[str]:
+    return [f"about {verdict.rows_needed} such rows would decide it"] if verdict.rows_needed else []
+
+
+def _number(x: Any) -> str:
+    if x is None:
+        return "–"
+    return f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}"
