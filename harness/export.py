@@ -12,6 +12,7 @@ from harness.errors import Finding, UsageError
 from harness.evidence import file_digests, weights_digest
 from harness.gate import ships
 from harness.paths import folder_in_place, write_text
+from harness.released import keep_first
 from harness.report import Exported, Run, dumps, to_json
 from harness.subject import ModelRef
 from harness.suite import Export
@@ -31,14 +32,19 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
     if reasons or ref is None:
         return Exported(declared.use, declared.from_, declared.to, False, tuple(reasons))
     to = Path(declared.to).resolve()
+    anchored = any(s.from_ == "first" for s in plan.suite.subjects.values())
     exporter = plan.plugins.find("exporter", declared.use).function
     try:
+        if anchored:
+            keep_first(to)  # of releases that were made before the suite had an anchor, the one that is there
         with folder_in_place(to) as work:
             model = work / "model"
             model.mkdir()
             exporter(ref, model, **declared.options)
             written = _verify(declared, ref, model, run)
             _evidence(plan, declared, run, work, written)
+        if anchored:
+            keep_first(to)
     except OSError as error:
         raise UsageError(
             f'{declared.where} to "{declared.to}" cannot be written: {error.strerror}; nothing was'
@@ -77,6 +83,7 @@ def _card(declared: Export, run: Run) -> str:
     for v in run.verdicts:
         if v.candidate == declared.from_:
             lines.append(f"| {v.gate} | {v.metric} {v.claim} | {v.outcome} | {v.why} |")
+    lines += ["", *(f"{c[0].upper()}{c[1:]}." for c in run.conclusions)]
     load = 'AutoModelForCausalLM.from_pretrained("model")'
     if declared.from_ == "adapter":
         load = 'AutoPeftModelForCausalLM.from_pretrained("model")'

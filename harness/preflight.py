@@ -15,8 +15,9 @@ from harness.data import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.evidence import digest_of, weights_digest
 from harness.paths import cache_dir, write_text
+from harness.released import missing, open_release
 from harness.store import writable
-from harness.subject import Adapter, Source
+from harness.subject import Adapter, ModelRef, Source
 from harness.suite import Model
 
 FOREIGN = "lora"  # the adapter plugin that reads and merges adapters made elsewhere, unless the suite names one
@@ -30,6 +31,8 @@ class Ready:
     adapter: Adapter | None = None
     candidate: Source | None = None
     others: Mapping[str, Source] = field(default_factory=dict)
+    releases: Mapping[str, ModelRef] = field(default_factory=dict)
+    lacking: Mapping[str, str] = field(default_factory=dict)  # releases that are not there yet, and why
 
 
 def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tuple[Plan, Ready]:
@@ -47,6 +50,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     known = remembers and passed.exists()
     adapter = _adapter(plan, source, mistakes, known) if "adapter" in plan.candidates else None
     candidate = _candidate(plan, source, adapter, mistakes)
+    releases, lacking = _releases(plan, source, adapter, mistakes)
     for export in suite.exports:
         if Path(export.to).is_file() or not writable(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", where no folder can be written')
@@ -59,7 +63,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     mistakes.raise_if_any()
     if not known:
         write_text(passed, "")
-    return plan, Ready(source, adapter, candidate, others)
+    return plan, Ready(source, adapter, candidate, others, releases, lacking)
 
 
 def _open(plan: Plan, model: Model) -> Source:
@@ -123,15 +127,40 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
     if declared is None:
         return None
     if declared.merged:
-        options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
         path = str(plan.suite.resolve(declared.merged))
-        loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
-        opened: Source | None = _try(mistakes, declared.where, partial(loader.open, path, **options))
+        opened: Source | None = _try(mistakes, declared.where, partial(_open_folder, plan, path))
         return opened
     if adapter and declared.adapter:
         folder = plan.suite.resolve(declared.adapter)
         _try(mistakes, declared.where, lambda: adapter.check_fits(source.path, source.digest, folder))
     return None
+
+
+def _open_folder(plan: Plan, path: str) -> Source:
+    """Open a model that was made of the suite's."""
+    options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
+    loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
+    opened: Source = loader.open(path, **options)
+    return opened
+
+
+def _releases(
+    plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes
+) -> tuple[dict[str, ModelRef], dict[str, str]]:
+    """Open the baselines that were released, and say which are not there yet."""
+    found: dict[str, ModelRef] = {}
+    lacking: dict[str, str] = {}
+    for name, baseline in plan.suite.subjects.items():
+        if not baseline.released:
+            continue
+        try:
+            if why := missing(plan.suite, baseline):
+                lacking[name] = why
+            else:
+                found[name] = open_release(plan.suite, name, source, adapter, partial(_open_folder, plan))
+        except UsageError as error:
+            mistakes.found.extend(m if str(plan.suite.path) in m else f"{baseline.where}: {m}" for m in error.messages)
+    return found, lacking
 
 
 def _try(mistakes: Mistakes, where: str, call: Any) -> Any:

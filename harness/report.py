@@ -70,6 +70,7 @@ class Run:
     reports: list[Report] = field(default_factory=list)
     exports: list[Exported] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
     versions: dict[str, str] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from harness.export import export
 from harness.gate import Outcome
 from harness.paths import cache_dir, folder_in_place, write_text
 from harness.plugins import load_plugins
+from harness.prompting import conclusions
 from harness.report import Report, Run
 from harness.responses import Responses
 from harness.result import Result
@@ -121,7 +122,10 @@ class _Runner:
         self.folder = RunFolder(self.options.out, self.suite.name, self.started)
         self.run.folder = str(self.folder.path)
         self.run.facts["model"] = {"path": self.suite.model.path, **self.ready.source.facts}
-        self.run.digests |= {"base": self.ready.source.digest, **{n: s.digest for n, s in self.ready.others.items()}}
+        self.run.digests["base"] = self.ready.source.digest
+        self.run.digests |= {name: s.digest for name, s in self.ready.others.items()}
+        self.run.digests |= {name: r.digest for name, r in self.ready.releases.items()}
+        self.settlement.lacking = self.ready.lacking
         self.responses = self.remembered()
         try:
             self.measure()
@@ -145,6 +149,7 @@ class _Runner:
         if self.responses:
             self.responses.close()
         self.skip_the_rest()
+        self.run.conclusions = conclusions(self.plan, self.results, self.run.verdicts)
         if not self.run.exports and self.refused_early():
             self.export("the run ended before it was reached")
         self.run.seconds = time.monotonic() - self.clock
@@ -176,6 +181,7 @@ class _Runner:
         else:
             self.adapter_and_merged(wanted)
         self.run.exit_code = self.run.judge()  # what is exported carries the report
+        self.run.conclusions = conclusions(self.plan, self.results, self.run.verdicts)
         with self.stage("export", f"{len(self.suite.exports)} declared"):
             self.export()
 
@@ -185,15 +191,25 @@ class _Runner:
         compared = [t for t in self.tasks_of(self.plan.candidates) if t.comparative]
         if not items and not compared:
             return
-        others = self.ready.others
+        others = {*self.ready.others, *self.ready.releases}
+        self.skip([i for i in items if i.subject in self.ready.lacking])
+        items = [i for i in items if i.subject not in self.ready.lacking]
         with self.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))):
             with self.load([self.base()]) as [subject]:
                 for task in compared:
                     self.rehearse(task, subject)
                 self.measure_baseline([i for i in items if i.subject not in others], subject)
             for name in dict.fromkeys(i.subject for i in items if i.subject in others):
-                with self.load([self.other(name)], self.suite.subjects[name].model) as [subject]:
+                model = self.suite.subjects[name].model if name in self.ready.others else None
+                with self.load([self.other(name)], model) as [subject]:
                     self.measure_baseline([i for i in items if i.subject == name], subject)
+
+    def skip(self, items: Sequence[Item]) -> None:
+        """Report the items of a baseline that is not there."""
+        for item in items:
+            report = Report(item.id, item.subject, item.eval, "skipped", error=self.ready.lacking[item.subject])
+            self.run.reports.append(report)
+            self.hook.harness_report(run=self.run, report=report)
 
     def measure_baseline(self, items: Sequence[Item], subject: Subject) -> None:
         for item in items:
@@ -373,6 +389,8 @@ class _Runner:
 
     def other(self, name: str) -> ModelRef:
         """Return a baseline that is a model of its own."""
+        if name in self.ready.releases:
+            return self.ready.releases[name]
         source = self.ready.others[name]
         return ModelRef(name, source.path, source.digest, options=self.suite.subjects[name].options)
 

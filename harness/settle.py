@@ -19,6 +19,7 @@ class Settlement:
         self.gates = {g.id: g for g in plan.suite.gates}
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
+        self.lacking: Mapping[str, str] = {}  # baselines that are not there, and why
 
     def after(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
@@ -83,6 +84,8 @@ class Settlement:
         self.say(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)))
 
     def judge(self, gate: Gate, candidate: str) -> Verdict:
+        if gate.versus and gate.versus in self.lacking:
+            return unjudged(gate, candidate, self.lacking[gate.versus], self.alpha(gate))
         task, about = self.plan.tasks[gate.eval], self.plan.suite.about
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         return judge(

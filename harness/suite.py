@@ -73,22 +73,28 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Baseline:
-    """`[subject.NAME]`: the base prompted with `shots` worked examples, or with `use` and `path` another model.
+    """`[subject.NAME]`: the base prompted with `shots` worked examples, or with `use` and `path` another model, or
+    with `from` the "last" or "first" release in the export folder `path`, which `digest` pins.
 
     `evals` names what it answers; without it, what a gate compares with it, else everything that has targets.
     """
 
     where: str
-    from_: Literal["base"] = "base"
+    from_: Literal["base", "last", "first"] = "base"
     use: str | None = None
     path: str | None = None
+    digest: str | None = None
     shots: int | None = None  # 10 for the base, none for another model
     evals: list[str] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def examples(self) -> int:
-        return (0 if self.use else 10) if self.shots is None else self.shots
+        return (0 if self.use or self.released else 10) if self.shots is None else self.shots
+
+    @property
+    def released(self) -> bool:
+        return self.from_ != "base"
 
     @property
     def model(self) -> Model:
@@ -161,6 +167,7 @@ class Suite:
 
 TABLES = ("suite", "model", "adapter", "train", "candidate", "subject", "eval", "gate", "merge", "export")
 ARRAYS = ("eval", "gate", "export")
+RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are there without a table, and their `from`
 
 
 def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> Suite:
@@ -275,20 +282,35 @@ class _Reader:
         if not isinstance(tables, dict):
             self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
             return {}
+        compared = [g.get("versus") for g in self.raw.get("gate", []) if isinstance(g, dict)]
+        tables = {**tables, **{name: {} for name in RELEASES if name in compared and name not in tables}}
         found = {}
         for name, table in tables.items():
             at = (f"subject.{name}", 0)
             if name in ("base", "adapter") or name.startswith("merged"):
                 self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
-            elif made := self.table(Baseline, table, at, f"[subject.{name}]"):
+                continue
+            if name in RELEASES and isinstance(table, dict):
+                table = {"from": RELEASES[name], **table}
+                if table["from"] != RELEASES[name]:
+                    what = f'"from" is {schema.show(table["from"])}; "{name}" is the {RELEASES[name]} release'
+                    self.complain(at, f"[subject.{name}]", "from", what)
+            if made := self.table(Baseline, table, at, f"[subject.{name}]"):
                 self.other_model(made, at, f"[subject.{name}]")
                 found[name] = made
         return found
 
     def other_model(self, made: Baseline, at: tuple[str, int], title: str) -> None:
         """Tell what a baseline lacks that is a model of its own, or has that only such a model may have."""
-        if (made.use is None) != (made.path is None):
+        if made.released:
+            if made.path is None and not self.raw.get("export"):
+                self.complain(at, title, "", 'is a release; name its folder with "path", or add an [[export]]')
+            if made.use is not None:
+                self.complain(at, title, "use", 'is loaded as the suite\'s own model; remove "use"')
+        elif (made.use is None) != (made.path is None):
             self.complain(at, title, "", 'want "use" and "path" for another model, or neither')
+        if made.digest is not None and not (made.released and re.fullmatch("[0-9a-f]{8,64}", made.digest)):
+            self.complain(at, title, "digest", '"digest" pins a release: 8 to 64 hex digits of its weights\' digest')
         known = [f.name.rstrip("_") for f in fields(Baseline) if f.name not in ("where", "options")]
         for key in made.options if made.use is None else ():
             self.complain(at, title, key, f'unknown key "{key}"{did_you_mean(key, known)}')

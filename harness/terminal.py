@@ -158,6 +158,8 @@ class Terminal:
         for v in run.verdicts:
             if v.outcome is not Outcome.PASS:
                 self.line(f"{v.outcome} {v.candidate}: {title(v)}: {v.why}", STYLES[v.outcome])
+        for conclusion in run.conclusions:
+            self.line(conclusion, "bold")
         for e in run.exports:
             if e.written:
                 self.line(
