@@ -107,6 +107,15 @@ def show(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def waive(args: argparse.Namespace) -> int:
+    """`harness waive GATE`: let a gate be broken until a date, in writing."""
+    from harness.waive import waive as add
+
+    path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
+    print(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
+    return ExitCode.OK
+
+
 def init(args: argparse.Namespace) -> int:
     """`harness init [FOLDER]`: a suite, a harnessfile and example data that run."""
     from harness.init import write_project
@@ -137,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
     one.add_argument("--flips", action="store_true", help="the rows that changed, with both answers")
     _verbosity(one)
+    one = _command(commands, "waive", waive, "let a gate be broken until a date, in writing")
+    one.add_argument("gate", metavar="GATE", help="the id of a gate")
+    one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
+    one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
+    one.add_argument("--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate")
+    one.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
     one = _command(commands, "init", init, "write a suite, a harnessfile and example data that run")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
     return parser

@@ -82,8 +82,10 @@ def _card(declared: Export, run: Run) -> str:
     lines += ["| gate | claim | verdict | measured |", "|---|---|---|---|"]
     for v in run.verdicts:
         if v.candidate == declared.from_:
-            lines.append(f"| {v.gate} | {v.metric} {v.claim} | {v.outcome} | {v.why} |")
-    lines += ["", *(f"{c[0].upper()}{c[1:]}." for c in run.conclusions)]
+            verdict = f"{v.outcome}, {v.waiver.says()}" if v.waiver else str(v.outcome)
+            cells = (v.gate, f"{v.metric} {v.claim}".strip(), verdict, v.why)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += [f"\n{c[0].upper()}{c[1:]}." for c in run.conclusions]
     load = 'AutoModelForCausalLM.from_pretrained("model")'
     if declared.from_ == "adapter":
         load = 'AutoPeftModelForCausalLM.from_pretrained("model")'

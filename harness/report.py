@@ -70,6 +70,7 @@ class Run:
     reports: list[Report] = field(default_factory=list)
     exports: list[Exported] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not
     conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
@@ -87,13 +88,14 @@ class Run:
 
     def judge(self) -> ExitCode:
         """Return the exit code of what was found: a failure outranks what could not be decided."""
-        blocking = [v.outcome for v in self.verdicts if v.blocking]
-        if Outcome.FAIL in blocking:
+        held = [v.outcome for v in self.verdicts if v.holds_up]
+        if Outcome.FAIL in held:
             return ExitCode.FAILED
         if not self.verdicts:
             return ExitCode.NOTHING_GATED
-        if any(r.outcome == "error" for r in self.reports) or any(o is not Outcome.PASS for o in blocking):
+        if held or any(r.outcome == "error" for r in self.reports):
             return ExitCode.INCONCLUSIVE
+        blocking = any(v.blocking for v in self.verdicts)
         return ExitCode.OK if len(self.verdicts) == self.gates and blocking else ExitCode.INCONCLUSIVE
 
 
@@ -117,6 +119,7 @@ def read_run(folder: Path) -> Run:
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise UsageError(f"{path}: is not a report of this version of the harness")
     data["reports"] = [_report(r) for r in data["reports"]]
+    data["waivers"] = [Waiver(**w) for w in data.get("waivers", ())]
     data["exports"] = [Exported(**{**e, "reasons": tuple(e["reasons"])}) for e in data["exports"]]
     return Run(**data)
 

@@ -33,6 +33,7 @@ from harness.settle import Settlement
 from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Subject
 from harness.suite import MERGES, Model, read_suite
+from harness.waive import read_waivers, unneeded, void
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
@@ -88,8 +89,9 @@ class _Runner:
         self.responses: Responses | None = None
         self.results: dict[tuple[str, str], Result] = {}
         self.refs: dict[str, ModelRef] = {}
-        self.settlement = Settlement(plan, self.results)
         started = datetime.now(UTC)
+        waivers = read_waivers(plan.suite.path)
+        self.settlement = Settlement(plan, self.results, waivers, started.date())
         self.clock = time.monotonic()
         suite = plan.suite
         self.run = Run(
@@ -104,7 +106,8 @@ class _Runner:
             gates=sum(len(plan.gates(c)) for c in plan.candidates),
             items=tuple(i.id for i in plan.items),
             deselected=plan.deselected,
-            warnings=list(plan.warnings),
+            warnings=[*plan.warnings, *void(waivers, plan.suite.gates, started.date())],
+            waivers=waivers,
             versions=_versions(),
         )
         self.started = started
@@ -145,11 +148,16 @@ class _Runner:
         self.finish()
         return self.run
 
+    def conclude(self) -> None:
+        """Say in words what follows from the verdicts."""
+        idle = unneeded(self.run.waivers, self.run.verdicts)
+        self.run.conclusions = [*conclusions(self.plan, self.results, self.run.verdicts), *idle]
+
     def finish(self) -> None:
         if self.responses:
             self.responses.close()
         self.skip_the_rest()
-        self.run.conclusions = conclusions(self.plan, self.results, self.run.verdicts)
+        self.conclude()
         if not self.run.exports and self.refused_early():
             self.export("the run ended before it was reached")
         self.run.seconds = time.monotonic() - self.clock
@@ -181,7 +189,7 @@ class _Runner:
         else:
             self.adapter_and_merged(wanted)
         self.run.exit_code = self.run.judge()  # what is exported carries the report
-        self.run.conclusions = conclusions(self.plan, self.results, self.run.verdicts)
+        self.conclude()
         with self.stage("export", f"{len(self.suite.exports)} declared"):
             self.export()
 
@@ -278,7 +286,7 @@ class _Runner:
             against = dict(zip(beside, loaded, strict=True))
             for item in items:
                 self.evaluate(item, subject, against.get(self.plan.tasks[item.eval].spec.against))
-        if any(v.outcome is Outcome.FAIL and v.blocking and v.candidate == ref.name for v in self.run.verdicts):
+        if any(v.outcome is Outcome.FAIL and v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
             raise _Stop
 
     def refused_early(self) -> bool:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 
 from harness.collect import Item, Plan
 from harness.gate import Gate, Outcome, Verdict
 from harness.result import Result
 from harness.verdict import holm, judge, unjudged
+from harness.waive import Waiver, in_force
 
 
 class Settlement:
     """The verdicts of a run, candidate by candidate, as its evaluations end."""
 
-    def __init__(self, plan: Plan, results: Mapping[tuple[str, str], Result]) -> None:
+    def __init__(
+        self, plan: Plan, results: Mapping[tuple[str, str], Result], waivers: Sequence[Waiver], today: date
+    ) -> None:
         self.plan, self.results = plan, results
+        self.waivers, self.today = waivers, today
         self.gates = {g.id: g for g in plan.suite.gates}
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
@@ -104,6 +109,12 @@ class Settlement:
         return gate.alpha or self.plan.suite.about.alpha
 
     def say(self, verdict: Verdict) -> None:
+        gate = self.gates[verdict.gate]
+        if verdict.blocking and verdict.outcome is not Outcome.PASS:
+            waiver = in_force(self.waivers, gate, self.today)
+            void = [w.void(gate, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
+            why = verdict.why + (f"; its waiver {void[-1]}" if void else "")
+            verdict = replace(verdict, waiver=waiver, why=why)
         self.said[verdict.candidate, verdict.gate] = verdict
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.evidence import digest_of
-from harness.gate import Outcome
+from harness.gate import Outcome, Verdict
 from harness.paths import write_text
 from harness.report import Report, Run, dumps, read_run, to_json
 from harness.result import Result, Sample
@@ -74,13 +74,18 @@ def read_rows(folder: Path, subject: str, evaluation: str) -> dict[str, dict[str
 def junit(run: Run) -> str:
     """Write a run as JUnit XML: one case a verdict, and one for every item without verdicts."""
     suite = ET.Element("testsuite", name=run.suite, timestamp=run.started, time=f"{run.seconds:.3f}")
+    notes = [("conclusion", c) for c in run.conclusions] + [("warning", w) for w in run.warnings]
+    if notes:
+        properties = ET.SubElement(suite, "properties")
+        for name, value in notes:
+            ET.SubElement(properties, "property", name=name, value=value)
     for report in run.reports:
         cases = report.verdicts or (None,)
         for verdict in cases:
             name = report.id if verdict is None else f"{report.id}::{verdict.gate}"
             seconds = report.seconds / len(cases)
             case = ET.SubElement(suite, "testcase", classname=run.suite, name=name, time=f"{seconds:.3f}")
-            _junit_outcome(case, report, verdict.outcome if verdict else None, verdict.why if verdict else "")
+            _junit_outcome(case, report, verdict)
             if verdict and not verdict.blocking:
                 ET.SubElement(case, "system-out").text = "severity: warn"
     if run.problem:
@@ -94,8 +99,11 @@ def junit(run: Run) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
 
-def _junit_outcome(case: ET.Element, report: Report, outcome: Outcome | None, why: str) -> None:
-    if outcome is Outcome.FAIL:
+def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) -> None:
+    outcome, why = (verdict.outcome, verdict.why) if verdict else (None, "")
+    if verdict and verdict.waiver:
+        ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.says()} ({why})")
+    elif outcome is Outcome.FAIL:
         ET.SubElement(case, "failure", message=why)
     elif outcome in (Outcome.INCONCLUSIVE, Outcome.ERROR):
         ET.SubElement(case, "error", message=f"{outcome}: {why}")

@@ -137,6 +137,8 @@ class Terminal:
             self.line(f"{INDENT}worst slice {v.driver}", style)
         if v.lost and v.outcome is not Outcome.PASS:
             self.line(f"{INDENT}lost: {some(v.lost)}", style)
+        if v.waiver:
+            self.line(f"{INDENT}{v.waiver.says()}", "yellow")
 
     def slices(self, report: Report) -> None:
         for column, values in report.slices.items():
@@ -158,6 +160,8 @@ class Terminal:
         for v in run.verdicts:
             if v.outcome is not Outcome.PASS:
                 self.line(f"{v.outcome} {v.candidate}: {title(v)}: {v.why}", STYLES[v.outcome])
+                if v.waiver:
+                    self.line(f"  {v.waiver.says()}", "yellow")
         for conclusion in run.conclusions:
             self.line(conclusion, "bold")
         for e in run.exports:
@@ -178,7 +182,10 @@ class Terminal:
         if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
             self.line(run.traceback.rstrip(), "dim")
         counts = ", ".join(f"{n} {o}" for o in Outcome if (n := run.count(o))) or "nothing was gated"
-        style = "green" if run.exit_code == ExitCode.OK else "bold red"
+        waived = sum(v.waived for v in run.verdicts)
+        counts += f" ({waived} waived)" if waived else ""
+        style = "green" if run.exit_code == ExitCode.OK and not waived else "bold red"
+        style = "yellow" if run.exit_code == ExitCode.OK and waived else style
         self.rule(f"{counts} in {duration(run.seconds)} · exit {int(run.exit_code)} · {run.folder}", style)
 
     def table(self, run: Run) -> None:

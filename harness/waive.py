@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import getpass
+import json
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.paths import append_line
+
+if TYPE_CHECKING:
+    from harness.gate import Gate, Verdict
+    from harness.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -18,3 +33,134 @@ class Waiver:
     until: str
     by: str
     added: str
+
+    def says(self) -> str:
+        """Say it in a line."""
+        return f"waived by {self.by} until {self.until}: {self.reason}"
+
+    def void(self, gate: Gate | None, today: date) -> str:
+        """Say why it does not count, or nothing when it is in force."""
+        if gate is None:
+            return "is for no gate of this suite"
+        if date.fromisoformat(self.until) < today:
+            return f"expired on {self.until}"
+        return "" if self.claim == claim_of(gate) else f'is for another claim, "{self.claim}"'
+
+
+def claim_of(gate: Gate) -> str:
+    """Return what a waiver is given for: a gate that is changed afterwards is another claim."""
+    return f"{gate.metric} {gate.claim()}".strip()
+
+
+def waivers_of(suite: Path) -> Path:
+    """Return the file beside a suite that holds its waivers."""
+    return suite.with_name(f"{suite.stem}.waivers.jsonl")
+
+
+def read_waivers(suite: Path) -> list[Waiver]:
+    """Return the waivers beside a suite, the oldest first. Raises UsageError with every line that cannot be read."""
+    path = waivers_of(suite)
+    if not path.is_file():
+        return []
+    mistakes, found = Mistakes(), []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            waiver = _waiver(json.loads(line))
+            date.fromisoformat(waiver.until)
+            found.append(waiver)
+        except (ValueError, TypeError):
+            want = ", ".join(f'"{f.name}"' for f in dataclasses.fields(Waiver))
+            mistakes.add(f"{path}:{number}", f"is no waiver; want texts {want}, dates as YYYY-MM-DD")
+    mistakes.raise_if_any()
+    return found
+
+
+def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None) -> tuple[Path, Waiver]:
+    """Append a waiver to the file beside the suite, and return both.
+
+    Without `suite` it is the only one with such a gate in this folder or in suites/. Raises UsageError when there is
+    no such gate, when it does not block, or when reason or date will not do.
+    """
+    found = _find(gate, suite)
+    today = datetime.now(UTC).date()
+    if not reason.strip():
+        raise UsageError("--reason: is empty; say why the gate may be broken")
+    try:
+        last = date.fromisoformat(until)
+    except ValueError:
+        raise UsageError(f'--until "{until}": want a date such as {today.isoformat()}') from None
+    if last < today:
+        raise UsageError(f'--until "{until}": is past; today is {today.isoformat()}')
+    declared = next(g for g in found.gates if g.id == gate)
+    if not declared.blocking:
+        instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
+        raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
+    name = by or getpass.getuser()
+    made = Waiver(gate, claim_of(declared), " ".join(reason.split()), last.isoformat(), name, today.isoformat())
+    path = waivers_of(found.path)
+    try:
+        append_line(path, dataclasses.asdict(made))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    return path, made
+
+
+def in_force(waivers: Sequence[Waiver], gate: Gate, today: date) -> Waiver | None:
+    """Return the newest waiver in force for a gate."""
+    return next((w for w in reversed(waivers) if w.gate == gate.id and not w.void(gate, today)), None)
+
+
+def void(waivers: Sequence[Waiver], gates: Sequence[Gate], today: date) -> list[str]:
+    """Say of every waiver that does not count why, unless a newer one for the same gate does."""
+    known = {g.id: g for g in gates}
+    said = []
+    for waiver in waivers:
+        gate = known.get(waiver.gate)
+        if (why := waiver.void(gate, today)) and not (gate and in_force(waivers, gate, today)):
+            said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
+    return list(dict.fromkeys(said))
+
+
+def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict]) -> list[str]:
+    """Say of every waiver in force that no verdict needed it, where there is one."""
+    judged = {v.gate for v in verdicts}
+    needed = {v.gate for v in verdicts if v.outcome != "PASS"}
+    idle = dict.fromkeys((w.by, w.gate) for w in waivers if w.gate in judged - needed)
+    return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in idle]
+
+
+def _waiver(line: Any) -> Waiver:
+    if not isinstance(line, dict) or not all(isinstance(v, str) for v in line.values()):
+        raise TypeError("no object of texts")
+    return Waiver(**line)
+
+
+def _find(gate: str, suite: Path | None) -> Suite:
+    """Return the suite with the gate."""
+    from harness.suite import read_suite
+
+    if suite is not None:
+        found = read_suite(suite)
+        ids = [g.id for g in found.gates]
+        if gate not in ids:
+            raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, ids)}')
+        return found
+    gates = {path: _gates(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
+    having = [path for path, ids in gates.items() if gate in ids]
+    if len(having) > 1:
+        raise UsageError(f'gate "{gate}": is in {" and ".join(map(str, having))}; choose one with --suite')
+    if not having:
+        known = did_you_mean(gate, {i for ids in gates.values() for i in ids})
+        raise UsageError(f'no suite here or in suites/ has a gate "{gate}"{known or "; name the suite with --suite"}')
+    return read_suite(having[0])
+
+
+def _gates(path: Path) -> list[str]:
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    gates = raw.get("gate", []) if "suite" in raw else []
+    return [str(g.get("id")) for g in gates if isinstance(g, dict)] if isinstance(gates, list) else []
