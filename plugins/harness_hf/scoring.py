@@ -25,7 +25,11 @@ BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; 
 LOGITS = 1 << 27  # numbers in one tensor of logits, at most
 SMALLEST = 16  # tokens; below that it is not the batch that does not fit
 CHECK_SHARE = 0.05  # of the tokens run that may be run again to check them, once the first row was
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}  # nats per token
+# How far a pair may be from its plain score in nats per token, and all checked pairs on average: in half precision
+# rows in other company differ by 0.05 on average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs).
+ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
+ON_AVERAGE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
+FEW = 8  # pairs; an average of fewer says little
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Scorer:
         self.path: list[int] = []  # the tokens whose keys and values are in `cache`
         self.cache: Any = None
         self.run = self.checked = 0  # tokens
+        self.apart: list[float] = []  # nats per token, of the pairs that were scored both ways
         self.random = random.Random(0)  # noqa: S311 # which pairs are checked is no secret
 
     def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
@@ -222,13 +227,18 @@ class Scorer:
         self.checked += cost
         [(_, plain)] = self._plain([pairs[number]])
         ours = found[number].total
-        apart = abs(plain.total - ours) / max(1, plain.tokens)
-        both_nan = math.isnan(plain.total) and math.isnan(ours)  # a broken model, not a broken scorer
-        if not (apart <= TOLERANCE.get(_precision(self.model), TOLERANCE[torch.bfloat16]) or both_nan):
-            raise RuntimeError(
-                f"scoring: with shared prefixes a continuation has log-probability {ours:.4f}, "
-                f"scored by itself {plain.total:.4f}; set reference = true under [model], and report this model"
-            )
+        if math.isnan(plain.total) and math.isnan(ours):
+            return  # a broken model, not a broken scorer
+        self.apart.append(abs(plain.total - ours) / max(1, plain.tokens))
+        rough = _precision(self.model)
+        average = math.fsum(self.apart) / len(self.apart)
+        if self.apart[-1] <= ONCE[rough] and (average <= ON_AVERAGE[rough] or len(self.apart) < FEW):
+            return
+        raise RuntimeError(
+            f"scoring: with shared prefixes a continuation has log-probability {ours:.4f}, "
+            f"scored by itself {plain.total:.4f}, and on average they are {average:.4f} apart per token; "
+            "set reference = true under [model], and report this model"
+        )
 
 
 def unshareable(model: Any) -> str:

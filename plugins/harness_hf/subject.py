@@ -214,6 +214,8 @@ class _Base:
         self.causal = self.model = model  # `causal` stays the causal LM itself when `model` becomes a PeftModel
         self.tokens = tokens
         self.adapters: dict[str, str] = {}
+        if head := model.get_output_embeddings():
+            head.register_forward_pre_hook(_contiguous)
 
     def activation(self, adapter: Path | None) -> Activate:
         if adapter is None:
@@ -235,6 +237,12 @@ class _Base:
     def _with(self, name: str) -> Iterator[None]:
         self.model.set_adapter(name)
         yield
+
+
+def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Give the head its last hidden states in one piece: with a frozen weight, torch.matmul copies the vocabulary's
+    matrix once a row otherwise (2.2 GB for 40 rows of a model of 135 M parameters)."""
+    return tuple(x.contiguous() for x in inputs)
 
 
 def _context(model: Any, tokens: Tokens) -> int:

@@ -220,3 +220,13 @@ def counted(function: Any, calls: list[int]) -> Any:
         return function(self)
 
     return call
+
+
+def test_the_first_step_does_not_copy_the_head(subject: Any) -> None:
+    """The prompts' last hidden states come to a frozen head in one piece, or torch copies its weight once a row."""
+    head = subject.model.get_output_embeddings()
+    seen: list[bool] = []
+    head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].is_contiguous()))
+    subject.generate(PROMPTS, max_new_tokens=2)
+    assert seen
+    assert all(seen)
