@@ -40,13 +40,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """An eval with its callable, metrics and rows; `samples` is None until remote data was read."""
+    """An eval with its callable, metrics and rows; `samples` is None until remote data was read.
+
+    `folder` is the suite's, for evaluators that ask for it.
+    """
 
     spec: Eval
     function: Callable[..., Any]
     metrics: Mapping[str, Metric]
     samples: tuple[Sample, ...] | None
     shots: tuple[Sample, ...] = ()
+    folder: Path = Path()
 
     @property
     def comparative(self) -> bool:
@@ -199,12 +203,15 @@ class _Collector:
             self.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
         try:
             metrics = metrics_of(function, spec.options, self.suite.path.parent)
+        except UsageError as error:
+            self.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
+            return None
         except Exception as error:  # the plugin's own code; the line says whose
             self.mistakes.add(spec.where, f'"{spec.use}" cannot name its metrics: {error}')
             return None
         if not metrics:
             self.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
-        return Task(spec, function, metrics, samples)
+        return Task(spec, function, metrics, samples, folder=self.suite.path.parent)
 
     def samples(self, spec: Eval, function: Callable[..., Any] | None) -> tuple[Sample, ...] | None:
         brings = getattr(function, OWN_ROWS, None)
@@ -310,7 +317,11 @@ class _Collector:
             if name not in tasks:
                 where = self.suite.subjects[subject].where
                 self.mistakes.add(where, f'evals names "{name}", which is no eval{did_you_mean(name, tasks)}')
-        prompting = [n for n, t in tasks.items() if not t.comparative and (t.samples is None or t.samples[0].target)]
+        prompting = [
+            n
+            for n, t in tasks.items()
+            if not (t.comparative or t.brings_rows) and (t.samples is None or t.samples[0].target)
+        ]
         chosen = [*declared, *gated] if declared or gated else prompting
         return [name for name in tasks if name in chosen]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from statistics import stdev
 from typing import Any
 
+from harness import schema
 from harness.collect import COMPARATIVE, Task
 from harness.evidence import digest_of
 from harness.result import Metric, Result, Score
@@ -28,6 +29,8 @@ def evaluate(
     options: dict[str, Any] = dict(task.spec.options)
     if task.comparative:
         options[COMPARATIVE] = against
+    if schema.wants(task.function, "folder"):
+        options["folder"] = task.folder
     begun = time.monotonic()
     scores: list[Score] = []
     what = f"{name}::{task.spec.name}"

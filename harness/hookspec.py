@@ -61,7 +61,8 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     Metrics that depend on the options: set `evaluate.metrics_for = function(options) -> list[Metric]`; it may
     take `folder`, the suite's, as well. Rows that are the evaluator's own: set
     `evaluate.rows_for = function(options, folder) -> list[dict]`, called in preflight. An evaluator that measures time
-    sets `evaluate.uncached = True` and gets models that remember nothing.
+    sets `evaluate.uncached = True` and gets models that remember nothing. A parameter named `folder` gets the suite's
+    folder. What a person should know of a result: `evaluate.remarks = function(scores) -> list[str]`.
     """
 
 

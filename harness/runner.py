@@ -318,6 +318,9 @@ class _Runner:
             report = self.failed(item, error, time.monotonic() - begun)
         else:
             self.results[item.subject, item.eval] = result
+            remarks = getattr(task.function, "remarks", None)
+            for line in remarks(result.scores) if remarks else ():
+                self.run.warnings.append(f"{item.subject}::{item.eval}: {line}")
             self.folder.add(result, task.samples, list(task.metrics))
             asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
             report = replace(self.done(item, task, result), asked=asked, remembered=found)

@@ -58,8 +58,9 @@ class Subject(Protocol):
     A prompt that is too long for the model raises UsageError, or with `truncate` loses its beginning, as in lm_eval.
     It may have more, and works without: `stream_generate` and `stream_logprobs` take the same arguments and yield
     (number, answer) as answers come, in any order, so that a killed run keeps them; `count_tokens(pairs)`, `context`
-    in tokens; `render(messages)`, the chat template with the answer's turn opened; and `notes`, a list of what a
-    person should know about how answers came to be, which the report takes over.
+    in tokens; `render(messages)`, the chat template with the answer's turn opened; `prefix`, the text of the token
+    before a text without a prompt; and `notes`, a list of what a person should know about how answers came to be,
+    which the report takes over.
     """
 
     @property

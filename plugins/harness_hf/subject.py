@@ -107,6 +107,11 @@ class HFSubject:
                 if not waiting[i]:
                     yield i, Logprob(sums[i].total, sums[i].tokens, len(pairs[i][1].encode()), sums[i].greedy)
 
+    @property
+    def prefix(self) -> str:
+        """The text of the token that stands before a text without a prompt."""
+        return str(self.tokens.tokenizer.decode([self.tokens.prefix]))
+
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
         return [len(context) + len(target) for context, target in self.tokens.pairs(pairs)]

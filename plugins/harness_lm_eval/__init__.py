@@ -1,0 +1,68 @@
+"""[[eval]] use = "lm_eval": any task of lm-evaluation-harness, with its own prompts, filters and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness import Metric, Sample, Score, Subject, hookimpl
+from harness_lm_eval import scores, tasks
+from harness_lm_eval.find import find
+from harness_lm_eval.metrics import gauges
+from harness_lm_eval.tasks import Asked
+
+
+def lm_eval(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    folder: Path,
+    task: str,
+    shots: int | None = Asked.shots,
+    chat: bool = Asked.chat,
+    multiturn: bool = Asked.multiturn,
+    system: str | None = Asked.system,
+    fixed_shots: bool = Asked.fixed_shots,
+    shots_seed: int = Asked.shots_seed,
+    docs: int | None = Asked.docs,
+    include_path: str | None = Asked.include_path,
+    gen_kwargs: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Iterator[Score]:
+    """Score a task, group or tag of lm-evaluation-harness, or a YAML beside the suite, as its HF backend would.
+
+    `shots` worked examples (else as many as the task says) are the same for every document with `fixed_shots`, so
+    that they are computed once; without it they are drawn as lm_eval draws them, for numbers to compare with
+    published ones. `chat` applies the chat template, the examples as turns with `multiturn`. `docs` takes the first
+    documents of each task. `gen_kwargs` goes over the task's generation_kwargs, `metadata` to tasks that want some,
+    `include_path` names a folder of more tasks. The metrics are the task's; of several filters "metric@filter".
+    Raises UsageError when the task cannot be served.
+    """
+    yield from scores.score(subject, samples, Asked.of(locals()), folder)
+
+
+def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
+    """Name the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
+    asked = Asked.of(options)
+    found = []
+    for gauge in gauges(find(asked.task, folder, asked.include_path)):
+        combine = partial(scores.combine, name=gauge.name, alike=gauge.alike, asked=asked, folder=folder)
+        found.append(Metric(gauge.name, gauge.better, gauge.scale or "other", None if gauge.scale else combine))
+    return found
+
+
+def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Read a task's documents: a row each, with "task", "doc_id" and the document's fields. Raises UsageError."""
+    return tasks.rows(Asked.of(options), folder)
+
+
+lm_eval.metrics_for = metrics_for  # type: ignore[attr-defined]
+lm_eval.rows_for = rows_for  # type: ignore[attr-defined]
+lm_eval.remarks = scores.remarks  # type: ignore[attr-defined]
+
+
+@hookimpl
+def harness_evaluators() -> dict[str, Any]:
+    return {"lm_eval": lm_eval}

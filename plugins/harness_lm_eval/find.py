@@ -1,0 +1,142 @@
+"""What a task's name stands for: the tasks behind it, with their configuration, told without lm_eval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harness.errors import UsageError, did_you_mean
+from harness_lm_eval.names import Names, tasks_folder
+from harness_lm_eval.reading import Config, read_yaml
+
+Reader = Callable[[Path], Config]
+GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata"})  # lm_eval's GroupConfig
+DEEPEST = 20  # groups within groups
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A task: its name, its configuration with includes and a group's overrides merged, and the folder of its YAML."""
+
+    name: str
+    config: Config
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name stands for: its tasks, and the metrics in which a group counts each task alike, whatever its size."""
+
+    name: str
+    leaves: tuple[Leaf, ...]
+    unweighted: frozenset[str] = frozenset()
+
+
+def find(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> Found:
+    """Return the tasks behind a name, a group, a tag, or the path of a YAML relative to `folder`.
+
+    `include_path` is a folder whose tasks go before lm_eval's own. `read` reads one YAML; by default functions in
+    it stay names. Raises UsageError when there is no such task, when a YAML cannot be read, and without lm_eval.
+    """
+    tasks_folder()
+    expand = _Expansion(task, folder, include_path, read or read_yaml)
+    if not _is_path(task):
+        return expand.named(task)
+    path = (folder / task).expanduser()
+    if not path.is_file():
+        raise UsageError(f'task "{task}": there is no such file in "{folder}"')
+    return expand.file(path)
+
+
+def _is_path(task: str) -> bool:
+    return task.endswith((".yaml", ".yml")) or "/" in task
+
+
+class _Expansion:
+    """From a name to its tasks, as lm_eval's TaskFactory goes."""
+
+    def __init__(self, asked: str, folder: Path, include_path: str | None, read: Reader) -> None:
+        self.asked, self.read = asked, read
+        self._places = (folder, include_path)
+
+    @cached_property
+    def names(self) -> Names:
+        """Every name there is; a task by path needs none."""
+        return Names.of(*self._places)
+
+    def named(self, name: str) -> Found:
+        if name in self.names.files:
+            return self.file(Path(self.names.files[name]))
+        if name not in self.names.tags:
+            hint = did_you_mean(name, [*self.names.files, *self.names.tags])
+            raise UsageError(f'task "{name}": lm_eval has none of this name{hint}')
+        return Found(self.asked, self._all(self.tasks(name, {}, 0)))
+
+    def file(self, path: Path) -> Found:
+        config = self.read(path)
+        if "class" not in config and "group" in config:
+            averaged = config.get("aggregate_metric_list") or ()
+            listed = [averaged] if isinstance(averaged, Mapping) else averaged
+            unweighted = frozenset(m["metric"] for m in listed if m.get("weight_by_size") is False)
+            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), unweighted)
+        return Found(self.asked, (self.leaf(config, path.parent, {}),))
+
+    def _all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:
+        found = {leaf.name: leaf for leaf in leaves}
+        if not found:
+            raise UsageError(f'task "{self.asked}": is a group without tasks')
+        return tuple(found.values())
+
+    def tasks(self, name: str, overrides: Config, depth: int) -> Iterator[Leaf]:
+        """Yield the tasks of a name within a group."""
+        if depth > DEEPEST:
+            raise UsageError(f'task "{self.asked}": its groups contain each other')
+        if name not in self.names.files:
+            for one in sorted(self.names.tags[name]):
+                yield from self.tasks(one, _without_task(overrides), depth + 1)
+            return
+        path = Path(self.names.files[name])
+        config = self.read(path)
+        if "class" not in config and "group" in config:
+            yield from self.group(config, path.parent, _without_task(overrides), depth + 1)
+        else:
+            yield self.leaf(config, path.parent, {"task": name, **overrides})
+
+    def group(self, config: Config, folder: Path, overrides: Config, depth: int) -> Iterator[Leaf]:
+        """Yield the tasks of a group: names, names with overrides, and groups and tasks written on the spot."""
+        overrides = {**{k: v for k, v in config.items() if k not in GROUP_KEYS}, **overrides}
+        members = config.get("task")
+        for member in members if isinstance(members, list) else ():
+            if isinstance(member, str):
+                yield from self.member(member, overrides, config, folder, depth)
+            elif "group" in member and member["group"] in self.names:
+                own = {k: v for k, v in member.items() if k != "group"}
+                yield from self.tasks(member["group"], {**overrides, **own}, depth)
+            elif "group" in member:
+                yield from self.group(member, folder, overrides, depth + 1)
+            elif "task" in member:
+                yield from self.member(str(member["task"]), {**overrides, **member}, config, folder, depth)
+            else:
+                raise UsageError(f'task "{self.asked}": its group has an entry without "task:" and without "group:"')
+
+    def member(self, name: str, overrides: Config, group: Config, folder: Path, depth: int) -> Iterator[Leaf]:
+        if name in self.names:
+            yield from self.tasks(name, overrides, depth)
+        elif "dataset_path" in overrides or "custom_dataset" in overrides:  # written on the spot
+            yield self.leaf({}, folder, {**overrides, "task": f"{group['group']}::{name}"})
+        else:
+            hint = did_you_mean(name, self.names.files) or "; is its folder the include_path?"
+            raise UsageError(f'task "{self.asked}": its group names "{name}", which is no task{hint}')
+
+    def leaf(self, config: Config, folder: Path, overrides: Config) -> Leaf:
+        config = {k: v for k, v in {**config, **overrides}.items() if k not in ("tag", "group", "task_list")}
+        name = config.get("task")
+        if not isinstance(name, str):
+            raise UsageError(f'task "{self.asked}": its YAML has no "task:" with a name, and no "group:"')
+        return Leaf(name, config, folder)
+
+
+def _without_task(overrides: Config) -> Config:
+    return {k: v for k, v in overrides.items() if k != "task"}

@@ -1,0 +1,126 @@
+"""Libraries kept quiet and off the network: no traffic a task does not need, no minutes of retries, no log lines."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness_lm_eval.reading import Config
+
+TALKATIVE = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "httpx", "httpx2", "filelock")
+LOCAL = frozenset({"json", "csv", "text", "parquet", "arrow", "pandas", "xml"})  # readers of files, not data sets
+PATIENCE = 5.0  # seconds until the hub counts as out of reach
+SEED, OTHER_SEED = 0, 1234  # lm_eval's, for tasks that shuffle while they read their data
+
+
+def needs_hub(config: Config) -> bool:
+    """Say whether a task's data, or a metric of it, may have to come from somewhere else."""
+    return remote_data(config) or bool(foreign_metrics(config))
+
+
+def remote_data(config: Config) -> bool:
+    """Say whether a task's data is not in local files, as far as its configuration tells."""
+    path = config.get("dataset_path")
+    local = path in LOCAL or (isinstance(path, str) and Path(path).exists())
+    return not local or "://" in repr(config.get("dataset_kwargs"))
+
+
+def foreign_metrics(config: Config) -> list[str]:
+    """Return the metrics that lm_eval does not bring itself and would load with the library `evaluate`."""
+    from lm_eval.api.registry import metric_registry
+
+    if config.get("process_results") is not None:
+        return []
+    named = [entry.get("metric") for entry in config.get("metric_list") or ()]
+    return [metric for metric in named if isinstance(metric, str) and metric not in metric_registry]
+
+
+@contextmanager
+def network(wanted: bool) -> Iterator[str]:
+    """Let the libraries use the network where it is wanted and there, else have them look at their caches only.
+
+    Yields why they may not, or nothing. Counting downloads is off either way.
+    """
+    from datasets import config as datasets_config
+    from huggingface_hub import constants
+
+    barred = "" if wanted else "it is not needed"
+    if wanted and constants.HF_HUB_OFFLINE:
+        barred = "HF_HUB_OFFLINE is set"
+    elif wanted and not reachable():
+        barred = f"{constants.ENDPOINT} cannot be reached"
+    allowed = not barred
+    wished: list[tuple[Any, str, bool]] = [
+        (constants, "HF_HUB_OFFLINE", not allowed),
+        (constants, "HF_HUB_DISABLE_TELEMETRY", True),
+        (datasets_config, "HF_HUB_OFFLINE", not allowed),
+        (datasets_config, "HF_UPDATE_DOWNLOAD_COUNTS", False),
+    ]
+    if "evaluate" in sys.modules:
+        from evaluate import config as evaluate_config
+
+        wished += [(evaluate_config, "HF_EVALUATE_OFFLINE", not allowed)]
+        wished += [(evaluate_config, "HF_UPDATE_DOWNLOAD_COUNTS", False)]
+    before = [(module, name, getattr(module, name)) for module, name, _ in wished]
+    try:
+        for module, name, value in wished:
+            setattr(module, name, value)
+        yield barred
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+@lru_cache(maxsize=1)
+def reachable() -> bool:
+    """Say whether the hub answers: asked once, since its libraries would try for half a minute per data set."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    try:
+        return bool(
+            get_session().head(constants.ENDPOINT, timeout=PATIENCE).status_code < 500
+        )  # a proxy's 502 is no hub
+    except Exception:  # of whichever HTTP library this version has
+        return False
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' log lines and progress bars off the terminal."""
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Seed the global random numbers as lm_eval does before it reads data, and put them back."""
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(SEED)
+    np.random.seed(OTHER_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,151 @@
+"""The metrics of a task, told from its YAML: how lm_eval makes them of documents, and how the harness does."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness import UsageError
+from harness.result import Scale
+from harness_lm_eval.find import Found, Leaf
+from harness_lm_eval.reading import Config, Function
+
+Direction = Literal["higher", "lower"]
+OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
+SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"})  # from 0 to 1 on a document
+SCALES: Mapping[str, Scale] = {  # of those of lm_eval's aggregations that a sum over rows can make
+    "mean": "mean",
+    "nanmean": "mean",
+    "perplexity": "perplexity",
+    "weighted_perplexity": "perplexity",
+    "bits_per_byte": "mean",
+}
+MEANS = frozenset({"mean", "nanmean"})  # the mean over a group's documents is the group's, as lm_eval has it
+OTHER = "other"  # every aggregation that needs all documents at once
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric of one task: its name here, lm_eval's name and filter, and how lm_eval aggregates it."""
+
+    name: str
+    metric: str
+    filter: str
+    aggregation: str
+    better: Direction
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A metric of an eval: a sum over rows on a scale, or, without one, made of each task's documents at once.
+
+    `alike` counts every task of a group alike, whatever its size.
+    """
+
+    name: str
+    better: Direction
+    scale: Scale | None
+    alike: bool = False
+
+
+def gauges(found: Found) -> list[Gauge]:
+    """Return the metrics that all tasks have; raises UsageError on a task that cannot be served."""
+    each = [{m.name: m for m in measures(leaf)} for leaf in found.leaves]
+    common = [name for name in each[0] if all(name in m for m in each)]
+    if not common:
+        raise UsageError(f'task "{found.name}": its tasks have no metric in common; name them one by one')
+    return [_gauge([m[name] for m in each], name in found.unweighted) for name in common]
+
+
+def _gauge(same: Sequence[Measure], alike: bool) -> Gauge:
+    first = same[0]
+    if len(same) > 1 and not {m.aggregation for m in same} <= MEANS:
+        return Gauge(first.name, first.better, None, alike)
+    scale = SCALES.get(first.aggregation)
+    share = first.metric in SHARES and first.aggregation in MEANS
+    return Gauge(first.name, first.better, "proportion" if share else scale, alike)
+
+
+def measures(leaf: Leaf) -> list[Measure]:
+    """Return the metrics of one task; raises UsageError on a task that cannot be served."""
+    refuse(leaf)
+    try:
+        found = list(_of_class(leaf) if "class" in leaf.config else _declared(leaf.config))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(f'task "{leaf.name}": its metrics cannot be read from its YAML: {said}') from None
+    if not found:
+        raise UsageError(f'task "{leaf.name}": has no metric of which it says whether higher is better')
+    return found
+
+
+def refuse(leaf: Leaf) -> None:
+    """Raise UsageError on a task that a text model behind this harness cannot answer, or must not."""
+    config, where = leaf.config, f'task "{leaf.name}"'
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise UsageError(f"{where}: has images or sound in it, and the harness asks models for text only")
+    if config.get("unsafe_code"):
+        raise UsageError(f"{where}: runs code that the model writes, which the harness never does")
+    output = config.get("output_type", "generate_until")
+    if "class" not in config and output not in OUTPUTS:
+        known = ", ".join(f'"{o}"' for o in OUTPUTS)
+        raise UsageError(f'{where}: output_type is "{output}", want one of {known}')
+
+
+def _declared(config: Config) -> Iterator[Measure]:
+    """Yield the metrics a YAML lists, by filter; a metric without a known direction is left out."""
+    filters = [f["name"] for f in config.get("filter_list") or ()] or ["none"]
+    listed = config.get("metric_list")
+    if listed is None:
+        known = _registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
+        listed = [{"metric": metric} for metric in known]
+    for entry in listed:
+        metric = entry["metric"].rpartition(".")[2] if isinstance(entry["metric"], Function) else entry["metric"]
+        higher = entry["higher_is_better"] if "higher_is_better" in entry else _direction(metric)
+        if not isinstance(higher, bool):
+            continue
+        aggregation = entry["aggregation"] if "aggregation" in entry else _aggregation(metric)
+        kind = aggregation if aggregation in SCALES else OTHER
+        for name in filters:
+            ours = metric if len(filters) == 1 else f"{metric}@{name}"
+            yield Measure(ours, metric, name, kind, "higher" if higher else "lower")
+
+
+def _direction(metric: str) -> Any:
+    return _registry().higher_is_better_registry.get(metric, None)
+
+
+def _aggregation(metric: str) -> str:
+    return _name_of(_registry().metric_agg_registry.get(metric, None))
+
+
+def _name_of(function: Any) -> str:
+    """Return lm_eval's name of an aggregation that a sum over rows can make, else "other"."""
+    import numpy as np
+
+    if function is np.mean:
+        return "mean"
+    known = _registry().aggregation_registry
+    return next((name for name in SCALES if known.get(name) is function), OTHER)
+
+
+def _of_class(leaf: Leaf) -> Iterator[Measure]:
+    """Yield the metrics of a task that is a Python class, by asking one that has no data."""
+    from harness_lm_eval.tasks import load_function
+
+    cls = leaf.config["class"]
+    cls = load_function(cls) if isinstance(cls, Function) else cls
+    bare = cls.__new__(cls)
+    directions = bare.higher_is_better()
+    for metric, function in bare.aggregation().items():
+        if isinstance(directions.get(metric), bool):
+            better: Direction = "higher" if directions[metric] else "lower"
+            yield Measure(metric, metric, "none", _name_of(function), better)
+
+
+def _registry() -> Any:
+    """Return lm_eval's registry, filled: 0.2 s, where a YAML does not say all by itself."""
+    importlib.import_module("lm_eval.api.metrics")
+    return importlib.import_module("lm_eval.api.registry")

@@ -1,0 +1,132 @@
+"""A model under test as lm_eval sees one: its LM interface over a Subject. Imports lm_eval: import inside functions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from lm_eval.api.model import LM  # noqa: TID253 -- a base class; this module is imported when rows are scored
+from lm_eval.models.utils import normalize_gen_kwargs  # noqa: TID253
+
+from harness import Logprob, Subject, UsageError
+from harness.subject import Sampling
+
+Conversation = list[dict[str, str]]
+NEW_TOKENS = 256  # where a task does not say, as lm_eval's HF backend has it
+
+
+class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
+    """Answers lm_eval's requests with a Subject: all of a kind in one call, so that their prompts can be shared.
+
+    What is longer than the model loses its beginning, as in lm_eval; `cut` tells by how many tokens, where the
+    subject counts them. `seed` and a request's task, document and repeat make the seed of its random numbers.
+    """
+
+    def __init__(self, subject: Subject, *, seed: int = 0) -> None:
+        super().__init__()
+        self.subject, self.seed = subject, seed
+        self.context: int | None = getattr(subject, "context", None)
+        self.cut: dict[tuple[str, int], int] = {}  # (task, doc_id) -> tokens
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return (log-probability in nats, is greedy) of each continuation after its context."""
+        pairs = [self._pair(*request.args[:2]) for request in requests]
+        self._measure(requests, pairs, 1)  # the last token is predicted, not read
+        return [(p.total, p.greedy) for p in self._logprobs(pairs)]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Return the log-probability of each text, in windows where it is longer than the model."""
+        return [p.total for p in self._logprobs([("", request.args[0]) for request in requests])]
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return an answer a request; requests with the same options are asked together, greedy repeats once."""
+        groups: dict[str, list[int]] = {}
+        options = [self._options(request) for request in requests]
+        for number, one in enumerate(options):
+            groups.setdefault(repr(one), []).append(number)
+        answers = [""] * len(requests)
+        for numbers in groups.values():
+            some = [requests[i] for i in numbers]
+            for i, answer in zip(numbers, self._generate(some, *options[numbers[0]]), strict=True):
+                answers[i] = answer
+        return answers
+
+    def apply_chat_template(self, chat_history: Conversation, add_generation_prompt: bool = True) -> str:
+        """Write messages as the model's chat template does; a last message of the assistant is left open."""
+        left_open = [] if add_generation_prompt else [chat_history[-1]["content"]]
+        turns = chat_history[: len(chat_history) - len(left_open)]
+        try:
+            return "".join([self.subject.render(turns), *left_open])  # type: ignore[attr-defined]
+        except AttributeError:
+            raise UsageError(f'chat: "{self.subject.name}" has no chat template to apply; remove chat') from None
+
+    @cached_property
+    def prefix(self) -> str:
+        """The text of the token that stands before a text without a context, where the subject tells."""
+        return str(getattr(self.subject, "prefix", ""))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name the tokenizer; lm_eval keys caches by it."""
+        return str(self.subject.digest)
+
+    def _pair(self, context: str, continuation: str) -> tuple[str, str]:
+        """Have a continuation without a context follow the model's first token, which it does not predict."""
+        if context or not self.prefix:
+            return context, continuation
+        return self.prefix, continuation.removeprefix(self.prefix)
+
+    def _logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[Logprob]:
+        return self.subject.logprobs(pairs, truncate=True) if pairs else []
+
+    def _options(self, request: Any) -> tuple[int, tuple[str, ...], tuple[float, float, int] | None]:
+        """Return a request's new tokens, stop strings, and temperature, top-p and top-k where it samples."""
+        known = normalize_gen_kwargs(request.args[1], NEW_TOKENS)
+        if int(known.get("num_beams") or 1) > 1:
+            raise UsageError(f'task "{request.task_name}": wants beam search; the harness is greedy or samples')
+        new, stop = int(known["max_gen_toks"]), tuple(s for s in known["until"] if s)
+        if self.context is not None and new >= self.context:
+            what = f"wants {new} new tokens, the context of {self.subject.name} is {self.context}"
+            raise UsageError(f'task "{request.task_name}": {what}; say gen_kwargs = {{ max_gen_toks = … }}')
+        if not (known["do_sample"] and known.get("temperature", 1.0)):
+            return new, stop, None
+        return new, stop, (float(known["temperature"]), float(known.get("top_p") or 1), int(known.get("top_k") or 0))
+
+    def _generate(
+        self, requests: Sequence[Any], new: int, stop: tuple[str, ...], drawn: tuple[float, float, int] | None
+    ) -> list[str]:
+        prompts = [request.args[0] for request in requests]
+        self._measure(requests, [(prompt, "") for prompt in prompts], -new)
+        if drawn:
+            sampling = Sampling(*drawn, seeds=self._seeds(requests))
+            return self.subject.generate(prompts, max_new_tokens=new, stop=stop, sampling=sampling, truncate=True)
+        once = list(dict.fromkeys(prompts))
+        found = self.subject.generate(once, max_new_tokens=new, stop=stop, truncate=True)
+        answers = dict(zip(once, found, strict=True))
+        return [answers[prompt] for prompt in prompts]
+
+    def _seeds(self, requests: Sequence[Any]) -> tuple[int, ...]:
+        """Return a seed a request: other documents and other repeats draw other numbers, the same ones every time."""
+        repeats: Counter[tuple[Any, ...]] = Counter()
+        seeds = []
+        for request in requests:
+            who = (request.task_name, request.doc_id, request.idx)
+            text = repr((self.seed, *who, repeats[who]))
+            seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]))
+            repeats[who] += 1
+        return tuple(seeds)
+
+    def _measure(self, requests: Sequence[Any], pairs: Sequence[tuple[str, str]], room: int) -> None:
+        """Note the rows that are cut, and by how much; a token is at least a byte, so short ones are not counted."""
+        if self.context is None:
+            return
+        limit = self.context + room
+        long = [i for i, pair in enumerate(pairs) if len("".join(pair).encode()) + 2 > limit]
+        counts = self.subject.count_tokens([pairs[i] for i in long]) if long else []  # type: ignore[attr-defined]
+        for i, count in zip(long, counts, strict=True):
+            where = (requests[i].task_name, requests[i].doc_id)
+            if count > limit:
+                self.cut[where] = max(self.cut.get(where, 0), count - limit)

@@ -1,0 +1,222 @@
+"""From a chunk of rows to their scores: requests, answers, the task's filters and results, our Scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness import Sample, Score, Subject, UsageError
+from harness_lm_eval import hub
+from harness_lm_eval.metrics import Gauge, Measure
+from harness_lm_eval.tasks import Asked, Served, said, serve
+
+TUPLE = "()"  # marks a list of JSON that was a tuple
+CUT = "prompt cut from the left, tokens: "
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample, the task it is of, and lm_eval's requests for its document."""
+
+    sample: Sample
+    task: Served
+    requests: list[Any]
+
+    @property
+    def doc(self) -> Any:
+        return self.requests[0].doc
+
+    @property
+    def where(self) -> str:
+        return f'task "{self.task.name}", row "{self.sample.id}"'
+
+
+def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Path) -> list[Score]:
+    """Score rows with lm_eval's own code; all their requests of a kind go to the subject in one call."""
+    from harness_lm_eval.model import SubjectLM
+
+    with hub.quiet():
+        served, metrics = serve(asked, folder)
+        lm = SubjectLM(subject, seed=asked.shots_seed)
+        template = lm.apply_chat_template if asked.chat else None
+        rows = [_row(sample, served, template) for sample in samples]
+        _answer(lm, [request for row in rows for request in row.requests])
+        with hub.network(any(row.task.remote for row in rows)):
+            for task in {row.task.name: row.task for row in rows}.values():
+                _filter(task, [row for row in rows if row.task is task])
+            return [_score(row, metrics, lm.cut) for row in rows]
+
+
+def _row(sample: Sample, served: Mapping[str, Served], template: Any) -> Row:
+    task, number = served.get(str(sample.row.get("task"))), sample.row.get("doc_id")
+    if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
+        raise UsageError(f'row "{sample.id}": is no document of the task; lm_eval brings its own rows, remove data')
+    try:
+        return Row(sample, task, task.requests(number, template))
+    except UsageError:
+        raise
+    except Exception as error:  # templates and functions of the task
+        raise UsageError(f'row "{sample.id}": its prompt cannot be made: {said(error)}') from None
+
+
+def _answer(lm: Any, requests: Sequence[Any]) -> None:
+    """Ask each request as often as its task wants, kind by kind."""
+    for kind in dict.fromkeys(request.request_type for request in requests):
+        asked = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
+        for request, answer in zip(asked, getattr(lm, kind)(asked), strict=True):
+            request.resps.append(answer)
+
+
+def _filter(served: Served, rows: Sequence[Row]) -> None:
+    task = served.task
+    task._instances = [request for row in rows for request in row.requests]  # where apply_filters looks for them
+    try:
+        task.apply_filters()
+    except Exception as error:
+        raise UsageError(f'task "{served.name}": its filters fail: {said(error)}') from None
+    finally:
+        task._instances = None
+
+
+def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
+    measures = {m.name: m for m in row.task.measures}
+    finite = all(map(math.isfinite, _logprobs(row.requests)))
+    results = _results(row) if finite else {}
+    values: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    kept: dict[str, Any] = {}
+    for gauge in metrics:
+        measure = measures[gauge.name]
+        result = results.get(measure.filter, {})
+        if gauge.scale is None:
+            kept |= {gauge.name: to_json(result[measure.metric])} if measure.metric in result else {}
+        elif finite:
+            values[gauge.name], weight = _value(row, measure, result)
+            weights[gauge.name] = weight * (row.task.weight if gauge.alike else 1.0)
+        else:
+            values[gauge.name] = math.nan
+    weights = {name: weight for name, weight in weights.items() if weight != 1}
+    note = "a log-probability is not finite" if not finite else _cut(row, cut)
+    if any(gauge.scale is None for gauge in metrics):
+        known = {"task": row.task.name, "values": kept if finite else None, **({"note": note} if note else {})}
+        note = json.dumps(known, ensure_ascii=False)
+    return Score(row.sample.id, values, answer=_answered(row), note=note, weights=weights)
+
+
+def _logprobs(requests: Sequence[Any]) -> Iterator[float]:
+    for request in requests:
+        for answer in request.resps if request.request_type != "generate_until" else ():
+            yield answer[0] if isinstance(answer, tuple) else answer
+
+
+def _results(row: Row) -> dict[str, dict[str, Any]]:
+    """Return what lm_eval makes of a document's answers, by filter and metric."""
+    requests = sorted(row.requests, key=lambda request: request.idx)
+    try:
+        return {
+            name: row.task.task.process_results(row.doc, [request.filtered_resps[name] for request in requests])
+            for name in requests[0].filtered_resps
+        }
+    except Exception as error:  # the task's own code
+        raise UsageError(f"{row.where}: its results cannot be computed: {said(error)}") from None
+
+
+def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float, float]:
+    """Return a row's value on its metric's scale, and its weight; a document that has none of it weighs nothing."""
+    found = result.get(measure.metric)
+    if found is None:
+        return 0.0, 0.0
+    try:
+        if measure.aggregation in ("weighted_perplexity", "bits_per_byte"):
+            nats, weight = -float(found[0]), float(found[1])
+            unit = 1.0 if measure.aggregation == "weighted_perplexity" else math.log(2)
+            return (nats / weight / unit, weight) if weight else (0.0, 0.0)
+        value = float(found)
+    except (TypeError, ValueError, IndexError):
+        raise UsageError(f'{row.where}: metric "{measure.metric}" is {found!r}, want a number') from None
+    if measure.aggregation == "nanmean" and math.isnan(value):
+        return 0.0, 0.0
+    return (-value if measure.aggregation == "perplexity" else value), 1.0
+
+
+def _cut(row: Row, cut: Mapping[tuple[str, int], int]) -> str | None:
+    tokens = max((cut.get((r.task_name, r.doc_id), 0) for r in row.requests), default=0)
+    return f"{CUT}{tokens}" if tokens else None
+
+
+def _answered(row: Row) -> str | None:
+    """Return what the model answered: its text, or the choice it finds likeliest."""
+    task, requests = row.task.task, row.requests
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = task.doc_to_choice(row.doc)
+        totals = [request.resps[0][0] for request in requests[: len(choices)]]
+        return str(choices[totals.index(max(totals))])
+    return next((str(r.resps[0]) for r in requests if r.request_type == "generate_until"), None)
+
+
+def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: Asked, folder: Path) -> float:
+    """Aggregate a metric over all rows with lm_eval's function: each task, then the tasks by size, or alike.
+
+    NaN where a row could not be scored, and where the function refuses the values.
+    """
+    served, _ = serve(asked, folder)
+    items: dict[str, list[Any]] = {}
+    for one in scores:
+        task, values = _kept(one.note or "")
+        if values is None:
+            return math.nan
+        items.setdefault(task, []).extend([values[name]] if name in values else [])
+    parts = [(_aggregate(served[task], name, of), 1 if alike else len(of)) for task, of in items.items() if of]
+    total = sum(size for _, size in parts)
+    return sum(value * size for value, size in parts) / total if total else math.nan
+
+
+def _aggregate(served: Served, name: str, items: list[Any]) -> float:
+    metric = next(m.metric for m in served.measures if m.name == name)
+    try:
+        return float(served.task.aggregation()[metric](items))
+    except (ValueError, ZeroDivisionError):
+        return math.nan
+    except Exception as error:
+        raise UsageError(f'task "{served.name}": its metric "{metric}" cannot be aggregated: {said(error)}') from None
+
+
+@lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
+def _kept(note: str) -> tuple[str, Mapping[str, Any] | None]:
+    known = json.loads(note)
+    values = known["values"]
+    return known["task"], None if values is None else {k: from_json(v) for k, v in values.items()}
+
+
+def to_json(value: Any) -> Any:
+    """Return a value of a document as JSON has it, numpy's included, so that `from_json` gives an equal one."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, tuple):
+        return {TUPLE: [to_json(v) for v in value]}
+    if isinstance(value, list):
+        return [to_json(v) for v in value]
+    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        return {k: to_json(v) for k, v in value.items()}
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise UsageError(f"a metric gives {type(value).__name__} for a document, which cannot be kept")
+
+
+def from_json(value: Any) -> Any:
+    """Return what `to_json` was given."""
+    if isinstance(value, dict):
+        return tuple(map(from_json, value[TUPLE])) if TUPLE in value else {k: from_json(v) for k, v in value.items()}
+    return [from_json(v) for v in value] if isinstance(value, list) else value
+
+
+def remarks(scores: Sequence[Score]) -> list[str]:
+    """Say in a line how many prompts were too long for the model, if any were."""
+    cut = sum(CUT in (one.note or "") for one in scores)
+    what = "prompts were longer than the model's context and lost their beginning"
+    return [f"{cut} of {len(scores)} {what}"] if cut else []
