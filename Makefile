@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test smoke check fix bench clean
+.PHONY: demo test smoke check fix bench simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -27,6 +27,10 @@ fix: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/training.py
 	$(BIN)/python bench/perplexity.py
+
+# how often each test of a gate is wrong: about 4 minutes on one core; writes the tables of docs/statistics.md
+simulate: $(READY)
+	$(BIN)/python bench/simulate.py
 
 clean:
 	rm -rf $(VENV) exports .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,419 @@
+"""Measure how often each test of a gate is wrong, and how often it is right; write the tables of docs/statistics.md.
+
+python bench/simulate.py [--quick] [--to docs/statistics.md]
+
+Data are drawn so that the claim is exactly on its threshold (false passes, false blocks), then judged
+against a threshold 2.5 standard errors away (power). Binomial, McNemar and Tango are summed over every table
+of outcomes instead. The judges are the functions the gates call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtr
+from scipy.stats import binom
+from scipy.stats import t as student
+
+from harness import pairs, power, ratio, sequential, stats
+
+ALPHA = 0.05
+RUNS, QUICK = 20_000, 2_000
+BATCH = 1_000
+AWAY = 2.5  # standard errors between truth and threshold where power is measured
+START, END = "<!-- simulated: make simulate -->\n", "<!-- /simulated -->\n"
+
+Floats = np.ndarray
+P = tuple[Floats, Floats]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Runs of clusters: sums and weights (runs, clusters), the truth, and what the rows are."""
+
+    sums: Floats
+    weights: Floats
+    truth: float
+    changed: Floats | None = None  # rows that differ, of pairs
+    rows: Floats | None = None  # the values of independent rows in [0, 1]
+
+
+# ------------------------------------------------------------------ what a gate does with clusters and means
+
+
+def judge(data: Data, of: ratio.Ratio, drawn: Floats | None, threshold: float, kind: str) -> P:
+    """Return the p-values of `stats.cluster_t` for many runs at once; tests/test_simulate.py holds them together."""
+    if kind == "share":
+        parts = [ratio.share_t(of, threshold)]
+    elif kind == "pairs":
+        assert data.changed is not None
+        parts = [ratio.pairs_t(of, threshold, data.changed.sum(-1) / data.weights.sum(-1))]
+    else:
+        parts = [ratio.skewed_t(of, threshold)]
+    if drawn is not None:
+        parts.append(ratio.bootstrap_p(of, threshold, drawn))
+    alike = agreeing(of, threshold, kind)
+    p_pass, p_fail = (np.maximum.reduce([p[i] for p in parts]) for i in (0, 1))
+    if kind == "score":
+        p_pass, p_fail = np.maximum(p_pass, alike[0]), np.maximum(p_fail, alike[1])
+    if data.rows is not None and drawn is not None:
+        worst = ratio.worst_row_draws(of.clusters)
+        other = ratio.worst_row_p(data.rows, threshold, worst, (0.0, 1.0))
+        p_pass, p_fail = np.minimum(p_pass, other[0]), np.minimum(p_fail, other[1])
+    varies = of.varies()
+    return np.where(varies, p_pass, alike[0]), np.where(varies, p_fail, alike[1])
+
+
+def agreeing(of: ratio.Ratio, threshold: float, kind: str) -> P:
+    """Return the rule of three's p-values; 1 where the range of the values is not known."""
+    if kind == "ratio":
+        return np.ones_like(of.estimate), np.ones_like(of.estimate)
+    low = -1.0 if kind == "pairs" else 0.0
+    mean = of.estimate
+    with np.errstate(divide="ignore", invalid="ignore"):
+        up = np.where(mean > threshold, ((threshold - low) / (mean - low)) ** of.clusters, 1.0)
+        down = np.where(mean < threshold, ((1 - threshold) / (1 - mean)) ** of.clusters, 1.0)
+    return up, down
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of a table: where, how often wrong on either side, how often right, and the same of others (in %)."""
+
+    where: str
+    passed: float
+    blocked: float
+    plain: tuple[float, float]  # Student's t, for comparison
+    power: float
+    best: float  # Student's t with the critical value that would have made it right in this very cell
+    betting: float | None = None
+
+
+def cell(where: str, draw: Callable[[int], Data], runs: int, kind: str) -> Cell:
+    """Simulate one cell in batches."""
+    found: list[list[P]] = []
+    t_at: list[tuple[Floats, Floats]] = []
+    bets: list[Floats] = []
+    first = draw(BATCH)
+    away = AWAY * float(np.std(first.sums.sum(-1) / first.weights.sum(-1)))
+    for _ in range(runs // BATCH):
+        data = draw(BATCH)
+        of = ratio.ratio(data.sums, data.weights)
+        drawn = ratio.bootstrap_t(of) if of.clusters <= stats.RESAMPLED_CLUSTERS else None
+        places = (data.truth, data.truth - away)
+        found.append([judge(data, of, drawn, place, kind) for place in places])
+        error = np.where(of.varies(), of.error, np.inf)
+        t_at.append(tuple((of.estimate - place) / error for place in places))
+        if data.rows is not None:
+            bets.append(sequential.wealth(data.rows, places[1]).max(-1) >= np.log(1 / ALPHA))
+    at, off = (tuple(np.concatenate([f[k][i] for f in found]) for i in (0, 1)) for k in (0, 1))
+    t0, t1 = (np.concatenate([t[k] for t in t_at]) for k in (0, 1))
+    reach = student.isf(ALPHA, of.clusters - 1)
+    fair = max(float(np.quantile(t0, 1 - ALPHA, method="higher")), 0.0)
+    return Cell(
+        where,
+        share(at[0] <= ALPHA),
+        share(at[1] <= ALPHA),
+        (share(t0 >= reach), share(t0 <= -reach)),
+        share(off[0] <= ALPHA),
+        share(t1 > fair),
+        share(np.concatenate(bets)) if bets else None,
+    )
+
+
+def share(hits: Floats) -> float:
+    return 100 * float(np.mean(hits))
+
+
+# ------------------------------------------------------------------ data
+
+
+def clustered_share(rng: np.random.Generator, count: int, p: float, icc: float, most: int) -> Callable[[int], Data]:
+    """0/1 rows, beta-binomial clusters of 1 to `most` rows."""
+
+    def draw(runs: int) -> Data:
+        sizes = rng.integers(1, most + 1, (runs, count))
+        rate = rng.beta(p * (1 - icc) / icc, (1 - p) * (1 - icc) / icc, (runs, count)) if icc else p
+        return Data(rng.binomial(sizes, rate).astype(float), sizes.astype(float), p)
+
+    return draw
+
+
+def clustered_pairs(
+    rng: np.random.Generator, count: int, discordance: float, difference: float, icc: float, most: int
+) -> Callable[[int], Data]:
+    """Differences of 0/1 rows, Dirichlet-multinomial clusters of 1 to `most` rows."""
+    shares = np.array([(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance])
+
+    def draw(runs: int) -> Data:
+        sizes = rng.integers(1, most + 1, (runs, count))
+        if icc:
+            gammas = rng.gamma(np.broadcast_to(shares * (1 - icc) / icc, (runs, count, 3)))
+            rates = gammas / np.maximum(gammas.sum(-1, keepdims=True), 1e-300)
+        else:
+            rates = np.broadcast_to(shares, (runs, count, 3))
+        won = rng.binomial(sizes, rates[..., 0])
+        rest = np.clip(rates[..., 1] / np.maximum(1 - rates[..., 0], 1e-12), 0, 1)
+        lost = rng.binomial(sizes - won, rest)
+        return Data((won - lost).astype(float), sizes.astype(float), difference, (won + lost).astype(float))
+
+    return draw
+
+
+SCORES: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Floats], float]] = {
+    "symmetric, Beta(2, 2)": (lambda rng, shape: rng.beta(2, 2, shape), 0.5),
+    "skewed, Beta(1, 0.1)": (lambda rng, shape: rng.beta(1, 0.1, shape), 1 / 1.1),
+    "0, ½ or 1 (10, 10, 80 %)": (lambda rng, shape: rng.choice([0, 0.5, 1], shape, p=[0.1, 0.1, 0.8]), 0.85),
+    "rare disasters, 2 % are 0": (
+        lambda rng, shape: np.where(rng.random(shape) < 0.02, 0.0, rng.uniform(0.9, 1, shape)),
+        0.931,
+    ),
+}
+
+
+def scores(rng: np.random.Generator, n: int, name: str) -> Callable[[int], Data]:
+    """Independent rows with a score in [0, 1]."""
+    make, truth = SCORES[name]
+
+    def draw(runs: int) -> Data:
+        rows = make(rng, (runs, n))
+        return Data(rows, np.ones_like(rows), truth, rows=rows)
+
+    return draw
+
+
+NATS: dict[str, Callable[[np.random.Generator, Floats], Floats]] = {
+    "heavy tails, t(4)": lambda rng, tokens: rng.standard_t(4, tokens.shape) * 0.1,
+    "skewed, exponential/√tokens": lambda rng, tokens: (1 - rng.exponential(1, tokens.shape)) / np.sqrt(tokens),
+    "very skewed, lognormal(0.8)": lambda rng, tokens: np.exp(0.32) - rng.lognormal(0, 0.8, tokens.shape),
+}
+
+
+def perplexity(rng: np.random.Generator, n: int, name: str) -> Callable[[int], Data]:
+    """Documents of lognormal length; differences of nats per token, better is higher, bad documents are rare."""
+
+    def draw(runs: int) -> Data:
+        tokens = np.round(rng.lognormal(4, 0.8, (runs, n))) + 1
+        return Data(NATS[name](rng, tokens) * tokens, tokens, 0.0)
+
+    return draw
+
+
+# ------------------------------------------------------------------ tables of outcomes, summed
+
+
+def binomial_sizes(n: int, p: float) -> tuple[float, float]:
+    """Return the exact false-pass and false-block rates of a share against a number."""
+    k = np.arange(n + 1)
+    passes = binom.sf(k - 1, n, p) <= ALPHA
+    fails = binom.cdf(k, n, p) <= ALPHA
+    return tuple(100 * float(binom.pmf(k, n, p)[hits].sum()) for hits in (passes, fails))
+
+
+def tango_sizes(n: int, discordance: float, difference: float, margin: float) -> tuple[float, float]:
+    """Return how often `stats.tango` passes and blocks, by the outermost wins that do, for every number of changes."""
+    rates = [0.0, 0.0]
+    for side in (0, 1):
+        sign = 1 - 2 * side
+        for changed in range(n + 1):
+            weight = binom.pmf(changed, n, discordance)
+            if weight < 1e-9:
+                continue
+            few = fewest(n, changed, sign * margin)
+            wins = (discordance + sign * difference) / 2 / discordance
+            rates[side] += weight * float(binom.sf(few - 1, changed, wins))
+    return 100 * rates[0], 100 * rates[1]
+
+
+def fewest(n: int, changed: int, margin: float) -> int:
+    """Return the fewest wins among the changed rows that prove a difference above -margin; changed + 1 if none do."""
+    low, high = 0, changed + 1
+    while low < high:
+        middle = (low + high) // 2
+        if n <= stats.EXACT_ROWS:
+            p = pairs.fitted_p(middle, changed - middle, n, -margin)[0]
+        else:
+            p = float(stdtr(np.inf, -pairs.statistic(middle, changed - middle, n, -margin)))
+        low, high = (low, middle) if p <= ALPHA else (middle + 1, high)
+    return low
+
+
+def normal_tango_sizes(n: int, discordance: float, difference: float, margin: float) -> tuple[float, float]:
+    """Return the same for the score referred to the normal distribution."""
+    changed = np.repeat(np.arange(n + 1), np.arange(1, n + 2))
+    wins = np.concatenate([np.arange(k + 1) for k in range(n + 1)])
+    chance = binom.pmf(changed, n, discordance) * np.exp(
+        np.log(binom.pmf(wins, changed, (discordance + difference) / 2 / discordance).clip(1e-300))
+    )
+    z = pairs.statistic(wins.astype(float), (changed - wins).astype(float), n, -margin)
+    return 100 * float(chance[z >= 1.6448536].sum()), 100 * float(chance[z <= -1.6448536].sum())
+
+
+# ------------------------------------------------------------------ stopping early, sign flips
+
+
+@dataclass(frozen=True)
+class Early:
+    passed: float
+    blocked: float
+    decided: float  # rows until decided, on average
+
+
+def early(rng: np.random.Generator, discordance: float, difference: float, runs: int, rows: int = 1000) -> Early:
+    """Run e-processes on differences of 0/1 rows at a 2-point margin, looked at after every row."""
+    m = (1 - 0.02) / 2
+    shares = [(discordance - difference) / 2, 1 - discordance, (discordance + difference) / 2]
+    first: list[Floats] = []
+    for _ in range(runs // BATCH):
+        x = rng.choice([0.0, 0.5, 1.0], (BATCH, rows), p=shares)
+        crossed = [sequential.wealth(x, m), sequential.wealth(1 - x, 1 - m)]
+        first.append(np.stack([when(w >= np.log(1 / ALPHA), rows) for w in crossed]))
+    up, down = np.concatenate(first, 1)
+    ended = np.minimum(np.minimum(up, down) + 1, rows)
+    return Early(share((up < rows) & (up <= down)), share((down < rows) & (down < up)), float(ended.mean()))
+
+
+def when(hit: Floats, never: int) -> Floats:
+    return np.where(hit.any(-1), hit.argmax(-1), never)
+
+
+def flips(rng: np.random.Generator, n: int, name: str, runs: int) -> tuple[float, float]:
+    """Return how often `stats.sign_flip` calls equal models better, and worse; by itself, a call per run."""
+    values = NATS[name](rng, np.full((2, runs, n), 50.0))
+    tests = [stats.sign_flip(c, b, None, ALPHA) for c, b in zip(*values, strict=True)]
+    return share(np.array([t.p_pass <= ALPHA for t in tests])), share(np.array([t.p_fail <= ALPHA for t in tests]))
+
+
+# ------------------------------------------------------------------ the page
+
+
+def table(title: str, cells: list[Cell]) -> Iterator[str]:
+    betting = any(c.betting is not None for c in cells)
+    yield f"\n### {title}\n\n"
+    yield "| | false pass | false block | plain t | power | best t |" + (" betting |" if betting else "") + "\n"
+    yield "|---|---|---|---|---|---|" + ("---|" if betting else "") + "\n"
+    for c in cells:
+        plain = f"{c.plain[0]:.1f} / {c.plain[1]:.1f}"
+        line = f"| {c.where} | {mark(c.passed)} | {mark(c.blocked)} | {plain} | {c.power:.0f} | {c.best:.0f} |"
+        yield line + (f" {c.betting:.0f} |" if c.betting is not None else "") + "\n"
+
+
+def mark(rate: float, bar: float = 120 * ALPHA) -> str:
+    """Print a rate, bold where it is over the bar."""
+    return f"**{rate:.1f}**" if rate > bar else f"{rate:.1f}"
+
+
+def shares_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    cells = [
+        cell(f"{g} clusters, share {p}, correlation {icc}", clustered_share(rng, g, p, icc, 12), runs, "share")
+        for g in (10, 20, 40, 200)
+        for p in (0.5, 0.8, 0.95)
+        for icc in (0.0, 0.1, 0.5)
+    ]
+    yield from table("0/1 rows in clusters of 1 to 12, against a number", cells)
+
+
+def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    cells = [
+        cell(
+            f"{g} clusters, discordance {d}, margin {m}, correlation {icc}",
+            clustered_pairs(rng, g, d, -m, icc, 12),
+            runs,
+            "pairs",
+        )
+        for g in (10, 20, 40, 150)
+        for d, m in ((0.05, 0.02), (0.1, 0.05), (0.3, 0.05))
+        for icc in (0.0, 0.1, 0.5)
+    ]
+    yield from table("0/1 rows in clusters of 1 to 12, against a baseline", cells)
+
+
+def scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    cells = [cell(f"{name}, n = {n}", scores(rng, n, name), runs, "score") for n in (50, 200, 1000) for name in SCORES]
+    yield from table("Scores in [0, 1], independent rows", cells)
+
+
+def perplexity_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    cells = [
+        cell(f"{name}, n = {n}", perplexity(rng, n, name), runs, "ratio") for n in (50, 200, 1000) for name in NATS
+    ]
+    yield from table("Perplexity: nats per token over documents of uneven length", cells)
+
+
+def exact_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    yield "\n### 0/1 rows, independent: exact sizes, every table of outcomes summed\n\n"
+    yield "| test | | false pass | false block |\n|---|---|---|---|\n"
+    for n in (50, 200, 1000):
+        for p in (0.5, 0.8, 0.95):
+            sizes = binomial_sizes(n, p)
+            yield f"| exact binomial | n = {n}, threshold {p} | {sizes[0]:.1f} | {sizes[1]:.1f} |\n"
+    for n in (50, 200, 1000):
+        for d in (0.05, 0.1, 0.2, 0.3):
+            size = 100 * power.pairs_power(0.0, 0.0, d, n, ALPHA)
+            yield f"| exact McNemar | n = {n}, discordance {d} | {size:.1f} | {size:.1f} |\n"
+    yield "\n| Tango | false pass | false block | normal score instead | power, equal models | normal score's |\n"
+    yield "|---|---|---|---|---|---|\n"
+    for n in (50, 60, 100, 200, 1000):
+        for d, m in ((0.05, 0.02), (0.1, 0.02), (0.1, 0.05), (0.2, 0.05), (0.3, 0.05)):
+            ours, normal = tango_sizes(n, d, -m, m), normal_tango_sizes(n, d, -m, m)
+            able, able_too = tango_sizes(n, d, 0.0, m)[0], normal_tango_sizes(n, d, 0.0, m)[0]
+            yield (
+                f"| n = {n}, discordance {d}, margin {m} | {mark(ours[0])} | {mark(ours[1])} "
+                f"| {normal[0]:.1f} / {normal[1]:.1f} | {able:.0f} | {able_too:.0f} |\n"
+            )
+
+
+def early_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    yield '\n### `stop = "early"`: 1000 rows at a 2-point margin, looked at after every row\n\n'
+    yield "| discordance | difference | passed | blocked | rows until decided | a test of all 1000 passes |\n"
+    yield "|---|---|---|---|---|---|\n"
+    for d in (0.05, 0.1, 0.2, 0.3):
+        for difference in (-0.02, 0.0, 0.05, -0.15):
+            if abs(difference) > d:
+                continue
+            found = early(rng, d, difference, runs)
+            all_rows = 100 * power.pairs_power(difference, 0.02, d, 1000, ALPHA)
+            yield (
+                f"| {d} | {difference:+.2f}{' (on the margin)' if difference == -0.02 else ''} | {found.passed:.1f} "
+                f"| {found.blocked:.1f} | {found.decided:.0f} | {all_rows:.1f} |\n"
+            )
+
+
+def flips_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    yield "\n### Sign flips: equal models, margin 0\n\n| differences | called better | called worse |\n|---|---|---|\n"
+    for n in (12, 50):
+        for name in NATS:
+            better, worse = flips(rng, n, name, runs // 10)
+            yield f"| {name}, n = {n} | {better:.1f} | {worse:.1f} |\n"
+
+
+PAGES = (exact_page, scores_page, shares_page, pairs_page, perplexity_page, flips_page, early_page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} runs a cell instead of {RUNS}, and print only")
+    parser.add_argument("--to", type=Path, default=Path(__file__).parent.parent / "docs" / "statistics.md")
+    asked = parser.parse_args()
+    runs, text, begun = QUICK if asked.quick else RUNS, [], time.perf_counter()
+    for page in PAGES:
+        began = time.perf_counter()
+        text.append("".join(page(np.random.default_rng(17), runs)))
+        print(text[-1], f"{page.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
+    error = 100 * (0.05 * 0.95 / runs) ** 0.5
+    text.insert(
+        0, f"\nSimulated with {runs:,} runs a cell, so a rate of 5 % has a standard error of {error:.2f} points.\n"
+    )
+    print(f"{time.perf_counter() - begun:.0f} s")
+    if not asked.quick:
+        before, _, rest = asked.to.read_text().partition(START)
+        asked.to.write_text(before + START + "".join(text) + "\n" + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()

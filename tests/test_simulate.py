@@ -1,0 +1,79 @@
+"""The simulation behind docs/statistics.md judges as the gates do."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from harness import ratio, stats
+
+ALPHA = 0.05
+
+
+@pytest.fixture(scope="module")
+def simulate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("simulate", Path(__file__).parent.parent / "bench" / "simulate.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["simulate"] = module  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["share", "pairs", "score", "ratio"])
+def test_many_runs_at_once_are_judged_as_one_gate_is(simulate: ModuleType, kind: str) -> None:
+    """Rows expanded from the simulated sums get the same p-values from `stats.cluster_t`."""
+    rng = np.random.default_rng(0)
+    draw = {
+        "share": simulate.clustered_share(rng, 12, 0.9, 0.3, 6),
+        "pairs": simulate.clustered_pairs(rng, 12, 0.2, -0.05, 0.3, 6),
+        "score": simulate.scores(rng, 40, "rare disasters, 2 % are 0"),
+        "ratio": simulate.perplexity(rng, 40, "very skewed, lognormal(0.8)"),
+    }[kind]
+    data = draw(30)
+    of = ratio.ratio(data.sums, data.weights)
+    found = simulate.judge(data, of, ratio.bootstrap_t(of), data.truth - 0.03, kind)
+    support = {"share": (0.0, 1.0), "pairs": (-1.0, 1.0), "score": (0.0, 1.0), "ratio": None}[kind]
+    for run in range(30):
+        values, weights, clusters = rows(data, run, kind)
+        test = stats.cluster_t(values, weights, clusters, data.truth - 0.03, ALPHA, support=support)
+        assert (test.p_pass, test.p_fail) == pytest.approx((found[0][run], found[1][run]), abs=1e-9)
+
+
+def rows(data: object, run: int, kind: str) -> tuple[list[float], list[float], list[int] | None]:
+    """Return values, weights and clusters that add up to the sums of one run."""
+    sums, weights = data.sums[run], data.weights[run]  # type: ignore[attr-defined]
+    if kind in ("score", "ratio"):
+        return (sums / weights).tolist(), weights.tolist(), None
+    changed = data.changed[run] if kind == "pairs" else sums  # type: ignore[attr-defined]
+    values: list[float] = []
+    clusters: list[int] = []
+    for c, (total, size, differ) in enumerate(zip(sums, weights, changed, strict=True)):
+        up = int((differ + total) / 2) if kind == "pairs" else int(total)
+        down = int(differ) - up if kind == "pairs" else 0
+        values += [1.0] * up + [-1.0] * down + [0.0] * int(size - up - down)
+        clusters += [c] * int(size)
+    return values, [1.0] * len(values), clusters
+
+
+def test_a_cell_finds_what_is_wrong_with_the_plain_t(simulate: ModuleType) -> None:
+    """40 clusters, a share of 0.95: the plain t passes over 8 % of the time, the gate's test at most 1.2 alpha."""
+    found = simulate.cell("", simulate.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, 12), 2000, "share")
+    assert found.plain[0] > 8
+    assert found.passed < 6
+    assert found.blocked < 6
+    assert 20 < found.power <= 100
+
+
+def test_the_page_is_written_between_its_marks(simulate: ModuleType) -> None:
+    """What people wrote around the tables stays."""
+    text = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text()
+    assert text.count(simulate.START) == text.count(simulate.END) == 1
+    assert "".join(simulate.table("t", [simulate.Cell("x", 6.5, 5.0, (1.0, 2.0), 80.0, 81.0)])).endswith(
+        "| x | **6.5** | 5.0 | 1.0 / 2.0 | 80 | 81 |\n"
+    )
