@@ -64,7 +64,7 @@ class Question:
         else:
             self._refuse(ties)
             test = self._test()
-            if math.isinf(test.lower) and math.isinf(test.upper):
+            if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
                 raise ValueError(f"nothing varies over {len(self.ours)} rows, so nothing can be inferred from them")
         oriented = test.lower - self.margin, test.upper - self.margin
         if self.sign < 0:
@@ -129,9 +129,14 @@ class Question:
             return self._binary_test()
         values, weights = self._values()
         self._refuse_constant(values)
-        if self.clusters and len(set(self.clusters)) < stats.FEW_CLUSTERS:
-            return self._bootstrap()
+        if self._level(weights):
+            cand, base = ([self.sign * s.values[self.metric.name] for s in r] for r in (self.ours, self.theirs or ()))
+            return stats.sign_flip(cand, base, self.clusters, self.alpha, support=self._support())
         return stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha, support=self._support())
+
+    def _level(self, weights: Sequence[float]) -> bool:
+        """Say whether the claim is "better at all" about rows that count alike."""
+        return self.theirs is not None and self.margin == 0 and self.factor == 1 and len(set(weights)) == 1
 
     def _refuse_constant(self, values: Sequence[float]) -> None:
         """Refuse rows that all say the same; of a 0/1 metric that is possible, of any other it is a broken one."""

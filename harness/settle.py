@@ -9,7 +9,8 @@ from datetime import date
 from harness.collect import Item, Plan
 from harness.gate import Gate, Outcome, Verdict
 from harness.result import Result
-from harness.verdict import holm, judge, unjudged
+from harness.stats import holm
+from harness.verdict import judge, unjudged
 from harness.waive import Waiver, in_force
 
 

@@ -11,6 +11,7 @@ from harness import stats
 from harness.gate import Gate, Outcome, Slice, Verdict
 from harness.question import Answer, Question
 from harness.result import Metric, Result, Sample, Score
+from harness.stats import holm
 
 NAMED = 3  # rows and slices that a line names as examples
 
@@ -79,16 +80,6 @@ def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
     """Return the ERROR of a gate that was not put to any row."""
     about = (gate.metric, gate.claim(), gate.blocking, gate.versus)
     return Verdict(gate.id, candidate, Outcome.ERROR, why, *about, alpha=alpha, group=gate.group)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for being several: Holm 1979, Scandinavian Journal of Statistics 6:65."""
-    adjusted = [1.0] * len(p_values)
-    reached = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = reached
-    return adjusted
 
 
 # -- what cannot be judged -------------------------------------------------------------------------

@@ -416,3 +416,25 @@ def test_gates_on_100000_rows_take_less_than_a_second() -> None:
         start = time.process_time()
         assert verdict(claim, metric, ours, theirs, samples=samples).outcome is Outcome.PASS
         assert time.process_time() - start < 1
+
+
+def test_better_at_all_of_scores_is_sign_flips() -> None:
+    """A margin of 0 on scores flips signs, of clusters where there are some; a margin goes to the t."""
+    ours = result([1.2 + 0.1 * (i % 7) for i in range(60)], metric="loss")
+    theirs = result([1.4 + 0.1 * (i % 5) for i in range(60)], "base", "loss")
+    better = gate(metric="e.loss", versus="base", better_by=0.0)
+    found = verdict(better, LOSS, ours, theirs)
+    assert (found.outcome, found.method, found.clusters) == ("PASS", "sign flips", None)
+    samples = [Sample(str(i), cluster=str(i // 6)) for i in range(60)]
+    together = verdict(better, LOSS, ours, theirs, samples=samples)
+    assert (together.method, together.clusters) == ("sign flips", 10)
+    assert verdict(gate(metric="e.loss", versus="base", better_by=0.05), LOSS, ours, theirs).method == "t"
+
+
+def test_few_clusters_are_quick_however_many_rows() -> None:
+    """20,000 rows in 15 clusters are judged from 15 sums, not by drawing rows again."""
+    samples = [Sample(str(i), cluster=str(i % 15)) for i in range(20_000)]
+    begun = time.perf_counter()
+    found = verdict(gate(min=0.5), ACC, result([float(i % 3 > 0) for i in range(20_000)]), samples=samples)
+    assert (found.method, found.clusters) == ("cluster t", 15)
+    assert time.perf_counter() - begun < 2
