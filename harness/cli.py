@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         last_failed=args.lf,
         limit=args.limit,
         export=not args.no_export,
+        select=args.select,
         cache=not args.no_cache,
         plugins=tuple(args.p),
         junit_xml=args.junit_xml,
@@ -167,6 +168,7 @@ def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     one.add_argument("--lf", action="store_true", help="only items that failed in the last run")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
     one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
+    one.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, nothing ships")
     one.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
     one.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
     one.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
@@ -196,8 +198,8 @@ def _print_plan(plan: Plan, verbosity: int) -> int:
         rows = plan.tasks[item.eval].samples
         print(f"{item.id}  {'remote' if rows is None else len(rows)} rows")
         for gate in plan.suite.gates if item.subject in plan.candidates and verbosity >= 0 else ():
-            last = [name for name in plan.tasks if name in plan.evals(gate)][-1]
-            if item.eval == (last if gate.any_of else gate.eval) and gate.applies_to(item.subject):
+            last = [name for name in plan.tasks if name in plan.evals(gate)][-1:]
+            if item.eval in (last if gate.any_of else [gate.eval]) and gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
                 print(f"    {gate.id}: {f'{gate.metric} {gate.claim()}'.strip()}{note}")
     for warning in plan.warnings:
@@ -238,4 +240,4 @@ def _flips(verdict: Verdict, ours: Rows, theirs: Rows) -> list[tuple[str, str, s
         theirs_said, ours_said = str(theirs[key]["resps"][0][0]), str(ours[key]["resps"][0][0])
         return change, str(ours[key]["arguments"][0][0]), str(ours[key]["target"]), theirs_said, ours_said
 
-    return [row("won", i) for i in verdict.won] + [row("lost", i) for i in verdict.lost]
+    return [row("lost", i) for i in verdict.lost] + [row("won", i) for i in verdict.won]

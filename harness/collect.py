@@ -77,6 +77,7 @@ class Plan:
     items: tuple[Item, ...]
     training: tuple[dict[str, Any], ...] | None = None
     warnings: tuple[str, ...] = ()
+    selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
     deselected: tuple[str, ...] = field(default=())
 
     def gates(self, candidate: str) -> list[Gate]:
@@ -96,13 +97,15 @@ class Plan:
         return {known[name].eval for name in met if known[name].metric}
 
 
-def collect(suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None) -> Plan:
+def collect(
+    suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None, selecting: bool = False
+) -> Plan:
     """Check names, options and data of a suite, and list its items.
 
-    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval.
-    Raises UsageError with every mistake.
+    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those
+    of its select split. Raises UsageError with every mistake.
     """
-    return _Collector(suite, plugins, remote, limit).plan()
+    return _Collector(suite, plugins, remote, limit, selecting).plan()
 
 
 def candidates_of(suite: Suite) -> tuple[str, ...]:
@@ -115,8 +118,9 @@ def candidates_of(suite: Suite) -> tuple[str, ...]:
 
 
 class _Collector:
-    def __init__(self, suite: Suite, plugins: Plugins, remote: bool, limit: int | None) -> None:
+    def __init__(self, suite: Suite, plugins: Plugins, remote: bool, limit: int | None, selecting: bool) -> None:
         self.suite, self.plugins, self.remote, self.limit = suite, plugins, remote, limit
+        self.selecting = selecting
         self.mistakes = Mistakes()
         self.warnings: list[str] = []
         self.baselines = ("base", *suite.subjects)
@@ -148,7 +152,12 @@ class _Collector:
         self.mistakes.raise_if_any()
         items = tuple(self.items(tasks, prompted))
         rows = tuple(training) if training is not None else None
-        return Plan(suite, self.plugins, tasks, self.baselines, self.candidates, items, rows, tuple(self.warnings))
+        if self.selecting and not any(e.select for e in suite.evals):
+            raise UsageError(
+                f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"'
+            )
+        warnings = tuple(self.warnings)
+        return Plan(suite, self.plugins, tasks, self.baselines, self.candidates, items, rows, warnings, self.selecting)
 
     def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
         try:
@@ -221,6 +230,8 @@ class _Collector:
             self.mistakes.add(spec.where, f'"{spec.use}" brings its own rows; remove "data"')
             return None
         rows = self.rows(spec.data, spec.where) if spec.data is not None else self.own_rows(brings, spec)
+        if spec.select is not None:
+            rows = self.split(spec, rows)
         if rows is None:
             return None
         rows = rows[: spec.limit] if spec.limit else rows
@@ -230,6 +241,19 @@ class _Collector:
         except UsageError as error:
             self.mistakes.found.extend(error.messages)
             return None
+
+    def split(self, spec: Eval, confirm: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        """Return the rows of the split that is asked for, once it is sure that the two have nothing in common."""
+        assert spec.select is not None
+        if spec.data is None:
+            self.mistakes.add(
+                spec.where, '"select" stands beside "data"; an eval without data has nothing to choose on'
+            )
+            return None
+        chosen = self.rows(spec.select, spec.where)
+        if chosen is not None and confirm is not None and (both := _common(spec.cluster, chosen, confirm)):
+            self.mistakes.add(spec.where, f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
+        return chosen if self.selecting else confirm
 
     def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
         """Let an evaluator read the rows it brings itself, once that may be slow."""
@@ -330,12 +354,29 @@ class _Collector:
         order = [*self.baselines, *self.candidates]
         for subject in order:
             for name in prompted.get(subject, tasks):
+                spec = tasks[name].spec
+                if self.selecting and not spec.select and (spec.data or tasks[name].brings_rows):
+                    continue
                 if tasks[name].comparative:
                     against = tasks[name].spec.against
                     if subject in self.baselines or order.index(against) >= order.index(subject):
                         continue
                 found.append(Item(self.suite.path.name, subject, name))
         return found
+
+
+def _common(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: Sequence[Mapping[str, Any]]) -> str:
+    """Say what two splits have in common, rows or clusters, or nothing."""
+    kinds: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+        ("are in", lambda row: repr(sorted((k, v) for k, v in row.items() if k != "id")))  # whatever it is called
+    ]
+    if cluster and all(cluster in row for row in (*chosen, *confirm)):
+        kinds.append((f'share their "{cluster}" with', lambda row: str(row[cluster])))
+    for how, of in kinds:
+        known = {of(row) for row in confirm}
+        if both := [i for i, row in enumerate(chosen) if of(row) in known]:
+            return f'{len(both)} of {len(chosen)} rows {how} "data", for instance row {both[0]}'
+    return ""
 
 
 def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:

@@ -38,10 +38,13 @@ def write_text(path: Path, text: str) -> None:
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line to a file, in one write and on the disk when it returns. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(value, ensure_ascii=False) + "\n"
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, line.encode())
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":  # what a kill cut off must not swallow this line
+            line = b"\n" + line
+        os.write(handle, line)
         os.fsync(handle)
     finally:
         os.close(handle)

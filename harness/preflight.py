@@ -42,7 +42,11 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     """
     suite, items, deselected = plan.suite, plan.items, plan.deselected
     if _remote(plan):
-        plan = replace(collect(suite, plan.plugins, remote=True, limit=limit), items=items, deselected=deselected)
+        plan = replace(
+            collect(suite, plan.plugins, remote=True, limit=limit, selecting=plan.selecting),
+            items=items,
+            deselected=deselected,
+        )
     mistakes = Mistakes()
     source = _open(plan, suite.model)
     others = {name: _open(plan, s.model) for name, s in suite.subjects.items() if s.use}
@@ -97,7 +101,7 @@ def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
 
 def _remote(plan: Plan) -> bool:
     train = plan.suite.train.sources if plan.suite.train else ()
-    sources = [*train, *(e.data or "" for e in plan.suite.evals), *(e.fewshot_data or "" for e in plan.suite.evals)]
+    sources = [*train, *(s or "" for e in plan.suite.evals for s in (e.data, e.select, e.fewshot_data))]
     return any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values())
 
 

@@ -64,6 +64,7 @@ class Run:
     gates: int = 0  # verdicts that the suite asks of its candidates
     items: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
+    selecting: bool = False  # on the select splits, so that nothing was confirmed
     folder: str = ""
     seconds: float = 0.0
     exit_code: int = ExitCode.INTERNAL
@@ -95,8 +96,8 @@ class Run:
             return ExitCode.NOTHING_GATED
         if held or any(r.outcome == "error" for r in self.reports):
             return ExitCode.INCONCLUSIVE
-        blocking = any(v.blocking for v in self.verdicts)
-        return ExitCode.OK if len(self.verdicts) == self.gates and blocking else ExitCode.INCONCLUSIVE
+        whole = len(self.verdicts) == self.gates and any(v.blocking for v in self.verdicts)
+        return ExitCode.OK if whole and not self.selecting else ExitCode.INCONCLUSIVE
 
 
 def to_json(run: Run) -> str:

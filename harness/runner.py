@@ -23,6 +23,7 @@ from harness.evaluate import evaluate, sliced, standard_errors
 from harness.evidence import digest_of, weights_digest
 from harness.export import export
 from harness.gate import Outcome
+from harness.ledger import Ledger, attempts_said
 from harness.paths import cache_dir, folder_in_place, write_text
 from harness.plugins import load_plugins
 from harness.prompting import conclusions
@@ -36,6 +37,7 @@ from harness.suite import MERGES, Model, read_suite
 from harness.waive import read_waivers, unneeded, void
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
+ATTEMPTS = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
 
 
@@ -51,6 +53,7 @@ class Options:
     last_failed: bool = False
     limit: int | None = None
     export: bool = True
+    select: bool = False
     cache: bool = True
     plugins: tuple[str, ...] = ()
     junit_xml: Path | None = None
@@ -65,7 +68,7 @@ def prepare(path: Path, options: Options) -> Plan:
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)
-    plan = collect(suite, plugins, limit=options.limit)
+    plan = collect(suite, plugins, limit=options.limit, selecting=options.select)
     return select.select(plan, options.keyword, options.out if options.last_failed else None)
 
 
@@ -106,6 +109,7 @@ class _Runner:
             gates=sum(len(plan.gates(c)) for c in plan.candidates),
             items=tuple(i.id for i in plan.items),
             deselected=plan.deselected,
+            selecting=plan.selecting,
             warnings=[*plan.warnings, *void(waivers, plan.suite.gates, started.date())],
             waivers=waivers,
             versions=_versions(),
@@ -129,6 +133,8 @@ class _Runner:
         self.run.digests |= {name: s.digest for name, s in self.ready.others.items()}
         self.run.digests |= {name: r.digest for name, r in self.ready.releases.items()}
         self.settlement.lacking = self.ready.lacking
+        if not self.options.select:
+            self.settlement.ledger = Ledger(cache_dir() / ATTEMPTS, self.run.warnings.append)
         self.responses = self.remembered()
         try:
             self.measure()
@@ -151,7 +157,8 @@ class _Runner:
     def conclude(self) -> None:
         """Say in words what follows from the verdicts."""
         idle = unneeded(self.run.waivers, self.run.verdicts)
-        self.run.conclusions = [*conclusions(self.plan, self.results, self.run.verdicts), *idle]
+        attempts = attempts_said(self.run.verdicts, self.suite.about.attempts == "spend")
+        self.run.conclusions = [*conclusions(self.plan, self.results, self.run.verdicts), *attempts, *idle]
 
     def finish(self) -> None:
         if self.responses:
@@ -297,6 +304,8 @@ class _Runner:
             why = list(why_not)
             if not self.options.export:
                 why.append("--no-export")
+            if self.options.select:
+                why.append("--select: the rows that chose a candidate cannot confirm it")
             if self.options.limit:
                 why.append(f"--limit {self.options.limit}: some of the rows prove nothing about the rest")
             ref = self.refs.get(declared.from_)

@@ -8,6 +8,7 @@ from datetime import date
 
 from harness.collect import Item, Plan
 from harness.gate import Gate, Outcome, Verdict
+from harness.ledger import Attempt, Ledger, spent
 from harness.result import Result
 from harness.stats import holm
 from harness.verdict import judge, unjudged
@@ -26,6 +27,7 @@ class Settlement:
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
         self.lacking: Mapping[str, str] = {}  # baselines that are not there, and why
+        self.ledger: Ledger | None = None  # without one no attempt is counted
 
     def after(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
@@ -52,7 +54,8 @@ class Settlement:
         elif gate.any_of:
             self.any_of(gate, candidate)
         else:
-            self.say(self.judge(gate, candidate))
+            attempt = self.attempt(gate, candidate)
+            self.say(self.judge(gate, candidate, attempt, self.alpha(gate, attempt.number if attempt else 0)))
 
     def ready(self, gate: Gate, candidate: str) -> bool:
         """Say whether every evaluation it needs ended; what was deselected is not waited for, but one must be there."""
@@ -72,13 +75,16 @@ class Settlement:
 
     def any_of(self, gate: Gate, candidate: str) -> None:
         """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
-        alpha = self.alpha(gate)
+        asked = [self.gates[name] for name in gate.any_of]
+        attempts = [self.attempt(member, candidate) for member in asked]
+        latest = max((a.number for a in attempts if a), default=0)
+        alpha = self.alpha(gate, latest)
         members = []
-        for name in gate.any_of:
-            member = self.gates[name]
-            unmet = self.unmet(member, candidate)
-            judged = unjudged(member, candidate, unmet, alpha) if unmet else self.judge(member, candidate)
-            members.append(judged)
+        for member, attempt in zip(asked, attempts, strict=True):
+            if unmet := self.unmet(member, candidate):
+                members.append(unjudged(member, candidate, unmet, alpha))
+            else:
+                members.append(self.judge(member, candidate, attempt, alpha))
         adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in members])
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
@@ -87,11 +93,28 @@ class Settlement:
             else:
                 self.say(verdict)
         said = [self.said[candidate, name] for name in gate.any_of]
-        self.say(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)))
+        self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=latest))
 
-    def judge(self, gate: Gate, candidate: str) -> Verdict:
+    def attempt(self, gate: Gate, candidate: str) -> Attempt | None:
+        """Return which attempt it is, where attempts are counted and there is something to judge."""
+        ours = self.results.get((candidate, gate.eval))
+        if self.ledger is None or ours is None:
+            return None
+        theirs = self.results.get((gate.versus, gate.eval)) if gate.versus else None
+        return self.ledger.attempt(self.plan.suite, gate, self.plan.tasks[gate.eval].spec, ours, theirs)
+
+    def judge(self, gate: Gate, candidate: str, attempt: Attempt | None, alpha: float) -> Verdict:
+        """Judge one gate by itself, and write down that it was judged."""
+        verdict = self.verdict(gate, candidate, alpha)
+        if attempt is None or self.ledger is None or verdict.outcome is Outcome.ERROR or verdict.method == "point":
+            return verdict
+        self.ledger.record(attempt, self.plan.suite, verdict)
+        why = verdict.why + (f"; attempt {attempt.number}" if attempt.number > 1 else "")
+        return replace(verdict, attempt=attempt.number, why=why)
+
+    def verdict(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
-            return unjudged(gate, candidate, self.lacking[gate.versus], self.alpha(gate))
+            return unjudged(gate, candidate, self.lacking[gate.versus], alpha)
         task, about = self.plan.tasks[gate.eval], self.plan.suite.about
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         return judge(
@@ -100,14 +123,16 @@ class Settlement:
             self.results.get((candidate, gate.eval)),
             baseline,
             task.samples or (),
-            self.alpha(gate),
+            alpha,
             name=candidate,
             seed=about.seed,
             columns=task.spec.slices,
         )
 
-    def alpha(self, gate: Gate) -> float:
-        return gate.alpha or self.plan.suite.about.alpha
+    def alpha(self, gate: Gate, attempt: int = 0) -> float:
+        about = self.plan.suite.about
+        alpha = gate.alpha or about.alpha
+        return spent(alpha, attempt) if attempt and about.attempts == "spend" else alpha
 
     def say(self, verdict: Verdict) -> None:
         gate = self.gates[verdict.gate]

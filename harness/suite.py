@@ -20,12 +20,16 @@ MERGES = ("original", "dequantized")
 
 @dataclass(frozen=True)
 class About:
-    """`[suite]`: `seed` of everything random, `alpha` the risk of shipping a model that breaks a claim."""
+    """`[suite]`: `seed` of everything random, `alpha` the risk of shipping a model that breaks a claim.
+
+    `attempts` says whether repeated attempts are only counted, or each is tested at its share of alpha.
+    """
 
     name: str
     seed: int = 17
     alpha: float = 0.05
     description: str = ""
+    attempts: Literal["count", "spend"] = "count"
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,16 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Eval:
-    """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows."""
+    """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows.
+
+    `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like.
+    """
 
     name: str
     use: str
     where: str
     data: str | None = None
+    select: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     cluster: str | None = None
     slices: list[str] = field(default_factory=list)

@@ -45,6 +45,10 @@ class Terminal:
         self.rule(f"harness {run.harness}: {run.suite}")
         self.line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g} · {len(run.items)} items")
         self.line(f"model  {run.model}")
+        if run.selecting:
+            self.line(
+                "split  select: to choose a candidate by; nothing is confirmed, no attempt is counted, nothing ships"
+            )
         self.warnings(run)
 
     @hookimpl
