@@ -131,8 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness",
         description="Decide whether a fine-tuned language model may ship.",
-        epilog="exit codes: 0 every blocking gate passed, 1 a gate failed, 2 interrupted, 3 a bug of ours, "
-        "4 a mistake in suite, data or command, 5 nothing was gated, 6 inconclusive or not evaluated, 7 refused",
+        epilog="exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "
+        "3 a bug of ours, 4 a mistake in suite, data or command, 5 nothing was gated, "
+        "6 inconclusive or not evaluated, 7 refused",
     )
     parser.add_argument("--version", action="version", version=f"harness {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -293,6 +293,10 @@ class _Collector:
             complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
         for mistake in gate.mistakes_on(metric):
             complain(mistake)
+        against = "max" if metric.better == "higher" else "min"
+        if getattr(gate, against) is not None:
+            more = "more" if metric.better == "higher" else "less"
+            self.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
         if metric.scale == "proportion" and (gate.min == 1 or gate.max == 0):
             bound = f"min = {gate.min:g}" if gate.min is not None else f"max = {gate.max:g}"
             self.warnings.append(f"{gate.where}: {bound} cannot be proved by any number of rows")

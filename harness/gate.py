@@ -125,8 +125,10 @@ class Gate:
             if value != "*":
                 found[declared] = [s for s in samples if _is(s, column, value)]
                 continue
-            for sample in sorted(samples, key=lambda s: str(s.row.get(column))):
-                found.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
+            groups: dict[str, list[Sample]] = {}
+            for sample in samples:
+                groups.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
+            found |= dict(sorted(groups.items()))
         return found
 
 

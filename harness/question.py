@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from harness import stats
 from harness.gate import Gate
@@ -53,6 +54,16 @@ class Question:
             bound = float(gate.max_failures or 0) if bound is None else bound
             self.margin = self.sign * (math.log(bound) if metric.scale == "perplexity" else bound)
         self.threshold = self.sign * self.margin
+
+    @cached_property
+    def value(self) -> float:
+        """The metric of the candidate on these rows."""
+        return self.metric.value(self.ours)
+
+    @cached_property
+    def baseline(self) -> float | None:
+        """The metric of the baseline on these rows."""
+        return None if self.theirs is None else self.metric.value(self.theirs)
 
     def answer(self, ties: bool = False) -> Answer:
         """Run the test. Raises ValueError when it cannot be run, or when nothing varies; `ties` allows rows
@@ -104,9 +115,9 @@ class Question:
                 f"no row of {rows} changed against the baseline: nothing to compare; "
                 'where both are perfect, claim "min" or "max_failures"'
             )
-        if self.theirs is not None and self.factor != 1 and self.metric.value(self.theirs) <= 0:
+        if self.baseline is not None and self.factor != 1 and self.baseline <= 0:
             raise ValueError(
-                f"{self.metric.name} of the baseline is {self.metric.value(self.theirs):g}; a share of that is no "
+                f"{self.metric.name} of the baseline is {self.baseline:g}; a share of that is no "
                 "margin, write it in the metric's units"
             )
 
@@ -141,7 +152,7 @@ class Question:
     def _refuse_constant(self, values: Sequence[float]) -> None:
         """Refuse rows that all say the same; of a 0/1 metric that is possible, of any other it is a broken one."""
         low, high = min(values), max(values)
-        if high - low <= 1e-12 * max(abs(low), abs(high)) and not (self._zeros_and_ones() and self.factor == 1):
+        if high - low <= 1e-12 * max(abs(low), abs(high)) and not self._zeros_and_ones():
             what = "has the same value" if self.theirs is None else "differs from the baseline by the same"
             raise ValueError(
                 f"every row {what}, {self.sign * values[0]:g}; where nothing varies nothing can be inferred"
@@ -179,11 +190,12 @@ class Question:
         if self.theirs is None:
             sign = self.sign
             return [sign * s.values[name] for s in self.ours], weights
-        for o, t in zip(self.ours, self.theirs, strict=True):
-            if not math.isclose(o.weight_of(name), t.weight_of(name), rel_tol=1e-9):
+        others = [s.weight_of(name) for s in self.theirs]
+        for s, here, there in zip(self.ours, weights, others, strict=True) if weights != others else ():
+            if not math.isclose(here, there, rel_tol=1e-9):
                 unit = "tokens" if self.metric.scale == "perplexity" else "weight"
                 raise ValueError(
-                    f'row "{o.id}" has {o.weight_of(name):g} {unit} here and {t.weight_of(name):g} in the baseline; '
+                    f'row "{s.id}" has {here:g} {unit} here and {there:g} in the baseline; '
                     "with different tokenizers compare bits_per_byte"
                 )
         pairs = zip(self.ours, self.theirs, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,12 +27,27 @@ class _Case:
     baseline: dict[str, Score] | None
     alpha: float
     seed: int
+    blank: Verdict
 
     def question(self, rows: Sequence[Sample]) -> Question:
         ours = [self.candidate[s.id] for s in rows]
         theirs = [self.baseline[s.id] for s in rows] if self.baseline is not None else None
         clusters = [s.cluster or s.id for s in rows]
         return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, self.seed)
+
+    def part(self, rows: Sequence[Sample], question: Question) -> _Part:
+        """Judge some of the rows by themselves. Raises ValueError when nothing can be said of them."""
+        answer = question.answer(ties=True)
+        blank = replace(self.blank, n=len(rows), value=question.value, baseline=question.baseline)
+        return _Part(answer, _conclude(blank, answer, question))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One slice judged by itself."""
+
+    answer: Answer
+    verdict: Verdict
 
 
 def judge(
@@ -52,28 +68,25 @@ def judge(
     """
     blank = unjudged(gate, name, "", alpha)
     parts = gate.parts(samples)
-    covered = list({s.id: s for rows in parts.values() for s in rows}.values())
-    problem = _problem(gate, metric, candidate, baseline, samples, parts)
-    if problem or metric is None or candidate is None:
+    covered = list({s.id: s for rows in parts.values() for s in rows}.values()) if gate.slice else list(samples)
+    ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
+    problem = _problem(gate, metric, candidate, baseline, parts)
+    if problem or metric is None or candidate is None or ours is None:
         return replace(blank, why=problem or "there is no result")
-    case = _Case(gate, metric, _by_id(candidate), _by_id(baseline) if baseline else None, alpha, seed)
+    case = _Case(gate, metric, ours, theirs, alpha, seed, blank)
+    blank = replace(blank, n=len(covered), digest=candidate.digest)
+    for result, scores in ((candidate, ours), (baseline, theirs)):
+        if result and scores is not None and (problem := _unfit(result, scores, metric, covered, samples)):
+            return replace(blank, why=f"{result.subject}: {problem}")
     question = case.question(covered)
-    verdict = replace(
-        blank,
-        value=metric.value(question.ours),
-        baseline=metric.value(question.theirs) if question.theirs is not None else None,
-        n=len(covered),
-        digest=candidate.digest,
-    )
+    blank = replace(blank, value=question.value, baseline=question.baseline)
     try:
         if len(parts) > 1 or (gate.slice and len(covered) < gate.min_n):
-            return _each(case, question, verdict, parts)
-        answer = question.answer()
+            return _each(case, question, blank, parts)
+        verdict = _conclude(blank, question.answer(), question)
     except ValueError as error:
-        return replace(blank, why=str(error), n=len(covered), digest=candidate.digest)
-    verdict = _conclude(_measured(verdict, answer, question), question)
-    worst = _worst(case, verdict, covered, columns) if gate.slice is None else ""
-    return replace(verdict, driver=worst)
+        return replace(blank, why=str(error))
+    return replace(verdict, driver=_worst(case, verdict, covered, columns) if gate.slice is None else "")
 
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
@@ -90,7 +103,6 @@ def _problem(
     metric: Metric | None,
     candidate: Result | None,
     baseline: Result | None,
-    samples: Sequence[Sample],
     parts: dict[str, list[Sample]],
 ) -> str:
     """Return why the gate cannot be judged, or nothing."""
@@ -107,41 +119,37 @@ def _problem(
             return f"is the very model it is compared with (digest {candidate.digest[:12]}); nothing was changed"
         if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
             return f'the baseline "{gate.versus}" was evaluated on other rows than the candidate'
-    covered = list({s.id: s for rows in parts.values() for s in rows}.values())
-    for result in (candidate, baseline):
-        if result and (problem := _unfit(result, metric, covered, samples)):
-            return f"{result.subject}: {problem}"
     return ""
 
 
-def _unfit(result: Result, metric: Metric, covered: Sequence[Sample], samples: Sequence[Sample]) -> str:
-    scores = _by_id(result)
+def _unfit(
+    result: Result, scores: dict[str, Score], metric: Metric, covered: Sequence[Sample], samples: Sequence[Sample]
+) -> str:
+    """Return what is wrong with a result's rows, or nothing."""
     missing = [s.id for s in covered if s.id not in scores]
     if missing:
         return f"{len(missing)} of {len(covered)} rows got no score, {_some(missing)}"
-    known = {s.id for s in samples}
-    if strange := [i for i in scores if i not in known]:
+    if strange := list(scores.keys() - {s.id for s in samples}):
         return f"was evaluated on {len(strange)} rows that are not the gate's, {_some(strange)}"
     if len(scores) < len(result.scores):
         return "scored a row twice"
     rows = [scores[s.id] for s in covered]
     if metric.combine:
         return "" if math.isfinite(metric.value(rows)) else f"{metric.name} is not a finite number"
-    if lacking := [s.id for s in rows if metric.name not in s.values]:
-        return f'{len(lacking)} rows have no "{metric.name}", {_some(lacking)}'
-    odd = [s.id for s in rows if not (math.isfinite(s.values[metric.name]) and math.isfinite(s.weight_of(metric.name)))]
-    if odd:
-        return f"{metric.name} is not a finite number on {len(odd)} rows, {_some(odd)}"
-    if math.fsum(s.weight_of(metric.name) for s in rows) <= 0 or any(s.weight_of(metric.name) < 0 for s in rows):
-        return f"the weights of {metric.name} do not sum to more than zero"
-    beyond = [s.id for s in rows if not 0 <= s.values[metric.name] <= 1] if metric.scale == "proportion" else []
-    return (
-        f"{metric.name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_some(beyond)}" if beyond else ""
-    )
-
-
-def _by_id(result: Result) -> dict[str, Score]:
-    return {s.id: s for s in result.scores}
+    name = metric.name
+    if lacking := [s.id for s in rows if name not in s.values]:
+        return f'{len(lacking)} rows have no "{name}", {_some(lacking)}'
+    values, weights = [s.values[name] for s in rows], [s.weight_of(name) for s in rows]
+    finite = [math.isfinite(v) and math.isfinite(w) for v, w in zip(values, weights, strict=True)]
+    if not all(finite):
+        odd = [s.id for s, fine in zip(rows, finite, strict=True) if not fine]
+        return f"{name} is not a finite number on {len(odd)} rows, {_some(odd)}"
+    if math.fsum(weights) <= 0 or min(weights) < 0:
+        return f"the weights of {name} do not sum to more than zero"
+    if metric.scale == "proportion" and not (min(values) >= 0 and max(values) <= 1):
+        beyond = [s.id for s, v in zip(rows, values, strict=True) if not 0 <= v <= 1]
+        return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_some(beyond)}"
+    return ""
 
 
 def _some(ids: Sequence[str]) -> str:
@@ -151,11 +159,14 @@ def _some(ids: Sequence[str]) -> str:
 # -- one question ----------------------------------------------------------------------------------
 
 
-def _measured(verdict: Verdict, answer: Answer, question: Question) -> Verdict:
+def _conclude(blank: Verdict, answer: Answer, question: Question) -> Verdict:
+    """Turn p-values into an outcome, and say why in one line."""
     test = answer.test
     won, lost = question.flips()
-    return replace(
-        verdict,
+    outcome = _outcome(test.p_pass, test.p_fail, question.alpha)
+    verdict = replace(
+        blank,
+        outcome=outcome,
         estimate=test.estimate,
         lower=test.lower,
         upper=test.upper,
@@ -164,97 +175,83 @@ def _measured(verdict: Verdict, answer: Answer, question: Question) -> Verdict:
         p_fail=test.p_fail,
         clusters=test.clusters,
         method=test.method,
-        rows_needed=_rows_needed(answer, question),
+        rows_needed=_rows_needed(answer, question) if outcome is Outcome.INCONCLUSIVE else None,
         won=won,
         lost=lost,
     )
-
-
-def _conclude(verdict: Verdict, question: Question) -> Verdict:
-    """Turn p-values into an outcome, and say why in one line."""
-    outcome = _outcome(verdict.p_pass, verdict.p_fail, question.alpha)
-    needed = verdict.rows_needed if outcome is Outcome.INCONCLUSIVE else None
-    verdict = replace(verdict, outcome=outcome, rows_needed=needed)
     return replace(verdict, why=_why(verdict, question))
 
 
-def _outcome(p_pass: float | None, p_fail: float | None, alpha: float) -> Outcome:
-    if p_pass is not None and p_pass <= alpha:
+def _outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
+    if p_pass <= alpha:
         return Outcome.PASS
-    return Outcome.FAIL if p_fail is not None and p_fail <= alpha else Outcome.INCONCLUSIVE
+    return Outcome.FAIL if p_fail <= alpha else Outcome.INCONCLUSIVE
 
 
 def _rows_needed(answer: Answer, question: Question) -> int | None:
-    """Return how many rows would decide it, where that is a matter of rows; the test is oriented back for it."""
-    test = answer.test
-    if test.method in ("failures counted", "point") or min(test.p_pass, test.p_fail) <= question.alpha:
-        return None
-    return stats.rows_needed(test, question.threshold, question.alpha)
+    """Return how many rows would decide it."""
+    return stats.rows_needed(answer.test, question.threshold, question.alpha)
 
 
 # -- slices ----------------------------------------------------------------------------------------
 
 
-def _each(case: _Case, whole: Question, verdict: Verdict, parts: dict[str, list[Sample]]) -> Verdict:
+def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sample]]) -> Verdict:
     """Judge every slice by itself: large ones must prove the claim, small ones may only show that it is broken.
 
     Raises ValueError when no row changed, or when no slice can say anything.
     """
     if whole.theirs is not None and not whole.changed():
         whole.answer()  # raises, and says so
-    asked: dict[str, tuple[Question, Answer]] = {}
+    asked: dict[str, _Part] = {}
     mute: list[str] = []
     for name, rows in parts.items():
-        question = case.question(rows)
         try:
-            asked[name] = question, question.answer(ties=True)
+            asked[name] = case.part(rows, case.question(rows))
         except ValueError as error:
             if len(rows) >= case.gate.min_n:
                 raise ValueError(f"{name}: {error}") from None
             mute.append(name)
     if not asked:
         raise ValueError(f"none of {len(parts)} slices has rows enough to say anything")
-    slices, outcome = _judged(case, asked)
+    slices, outcome, p_fail = _judged(case, asked)
     driver = _driver(slices, asked)
-    question, answer = asked[driver.name]
-    verdict = replace(_measured(verdict, answer, question), outcome=outcome, slices=tuple(slices), driver=driver.name)
-    proven = [asked[s.name][1].test.p_pass for s in slices if not s.alarm]
-    refuted = holm([a.test.p_fail for _, a in asked.values()])
-    needed = verdict.rows_needed if outcome is Outcome.INCONCLUSIVE else None
-    verdict = replace(verdict, p_pass=max(proven, default=1.0), p_fail=min(refuted), rows_needed=needed)
-    return replace(verdict, why=_why_slices(verdict, slices, driver, mute, question))
+    here = asked[driver.name].verdict
+    proven = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
+    verdict = replace(
+        here, value=blank.value, baseline=blank.baseline, n=blank.n, digest=blank.digest, candidate=blank.candidate
+    )
+    verdict = replace(verdict, outcome=outcome, slices=tuple(slices), driver=driver.name)
+    needed = here.rows_needed if outcome is Outcome.INCONCLUSIVE else None
+    verdict = replace(verdict, p_pass=max(proven, default=1.0), p_fail=p_fail, rows_needed=needed)
+    return replace(verdict, why=_why_slices(verdict, driver, mute, case.gate.min_n))
 
 
-def _judged(case: _Case, asked: dict[str, tuple[Question, Answer]]) -> tuple[list[Slice], Outcome]:
-    """Return every slice's outcome and the gate's: all large slices must pass, and no alarm may go off."""
-    small = [name for name, (q, _) in asked.items() if len(q.ours) < case.gate.min_n]
-    harm = dict(zip(small, holm([asked[name][1].test.p_fail for name in small]), strict=True))
+def _judged(case: _Case, asked: dict[str, _Part]) -> tuple[list[Slice], Outcome, float]:
+    """Return every slice's outcome, the gate's, and the p-value of none being broken.
+
+    That all large slices pass needs no correction for being several; that one of all is broken does, by Holm.
+    """
+    harm = holm([part.answer.test.p_fail for part in asked.values()])
     slices = []
-    for name, (question, answer) in asked.items():
-        test = answer.test
-        outcome = _outcome(test.p_pass, harm.get(name, test.p_fail), case.alpha)
-        about = _conclude(_measured(_nothing(case, question), answer, question), question)
-        slices.append(Slice(name, len(question.ours), outcome, name in small, about.why, test.lower, test.upper))
-    said = {s.outcome for s in slices if not s.alarm}
-    if Outcome.FAIL in said or any(s.outcome is Outcome.FAIL for s in slices):
-        return slices, Outcome.FAIL
-    return slices, Outcome.INCONCLUSIVE if Outcome.INCONCLUSIVE in said else Outcome.PASS
+    for (name, part), p_fail in zip(asked.items(), harm, strict=True):
+        n, test = part.verdict.n, part.answer.test
+        outcome = _outcome(test.p_pass, p_fail, case.alpha)
+        slices.append(Slice(name, n, outcome, n < case.gate.min_n, part.verdict.why, test.lower, test.upper))
+    if any(s.outcome is Outcome.FAIL for s in slices):
+        return slices, Outcome.FAIL, min(harm)
+    open_ = any(s.outcome is not Outcome.PASS for s in slices if not s.alarm)
+    return slices, Outcome.INCONCLUSIVE if open_ else Outcome.PASS, min(harm)
 
 
-def _nothing(case: _Case, question: Question) -> Verdict:
-    theirs = case.metric.value(question.theirs) if question.theirs is not None else None
-    blank = unjudged(case.gate, "", "", case.alpha)
-    return replace(blank, value=case.metric.value(question.ours), baseline=theirs, n=len(question.ours))
-
-
-def _driver(slices: Sequence[Slice], asked: dict[str, tuple[Question, Answer]]) -> Slice:
+def _driver(slices: Sequence[Slice], asked: dict[str, _Part]) -> Slice:
     """Return the slice that decides: the worst by its upper bound of those that failed or of alarms alone, else the
     worst by its lower bound of those that must prove the claim."""
     failed = [s for s in slices if s.outcome is Outcome.FAIL]
     large = [s for s in slices if not s.alarm]
     if failed or not large:
-        return min(failed or slices, key=lambda s: asked[s.name][1].upper)
-    return min(large, key=lambda s: asked[s.name][1].lower)
+        return min(failed or slices, key=lambda s: asked[s.name].answer.upper)
+    return min(large, key=lambda s: asked[s.name].answer.lower)
 
 
 def _worst(case: _Case, verdict: Verdict, covered: Sequence[Sample], columns: Sequence[str]) -> str:
@@ -268,14 +265,12 @@ def _worst(case: _Case, verdict: Verdict, covered: Sequence[Sample], columns: Se
             groups.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
         for name, rows in groups.items() if len(groups) > 1 else ():
             question = case.question(rows)
-            if len(rows) < case.gate.min_n or (question.clusters and len(set(question.clusters)) < stats.FEW_CLUSTERS):
+            few = question.clusters is not None and len(set(question.clusters)) < stats.FEW_CLUSTERS
+            if len(rows) < case.gate.min_n or few:
                 continue
-            try:
-                answer = question.answer(ties=True)
-            except ValueError:
-                continue  # a slice of which nothing can be said drives nothing
-            about = _conclude(_measured(_nothing(case, question), answer, question), question)
-            found.append((answer.upper, f"{name}: {about.why.partition('; ')[0]}"))
+            with suppress(ValueError):  # a slice of which nothing can be said drives nothing
+                part = case.part(rows, question)
+                found.append((part.answer.upper, f"{name}: {part.verdict.why.partition('; ')[0]}"))
     return min(found)[1] if found else ""
 
 
@@ -325,25 +320,21 @@ def _why_failures(verdict: Verdict, question: Question) -> str:
     return f"{text}; at {1 - question.alpha:.0%} confidence at most {verdict.upper:.2%} of such {unit}"
 
 
-def _why_slices(
-    verdict: Verdict, slices: Sequence[Slice], driver: Slice, mute: Sequence[str], question: Question
-) -> str:
-    large, alarms = [s for s in slices if not s.alarm], [s for s in slices if s.alarm]
-    parts = []
-    if large:
+def _why_slices(verdict: Verdict, driver: Slice, mute: Sequence[str], min_n: int) -> str:
+    large, alarms = [s for s in verdict.slices if not s.alarm], [s for s in verdict.slices if s.alarm]
+    parts = [f"{driver.name}: {driver.why.partition('; ')[0]}"]
+    if len(large) > 1:
         said = [f"{n} {o}" for o in Outcome if (n := sum(s.outcome is o for s in large))]
-        parts.append(f"{len(large)} slices: {', '.join(said)}" if len(large) > 1 else "")
+        parts.append(f"{len(large)} slices: {', '.join(said)}")
     if alarms:
         raised = [s.name for s in alarms if s.outcome is Outcome.FAIL]
-        what = f"{'a slice' if len(alarms) == 1 else f'{len(alarms)} slices'} below {question.gate.min_n} rows"
+        what = f"{'a slice' if len(alarms) == 1 else f'{len(alarms)} slices'} below {min_n} rows"
         parts.append(f"{what}: {'harm in ' + ', '.join(raised) if raised else 'no significant harm'}")
     if mute:
         parts.append(f"{len(mute)} too small to say anything")
-    return "; ".join([f"{driver.name}: {driver.why.partition('; ')[0]}", *filter(None, parts), *_needed(verdict)])
-
-
-def _needed(verdict: Verdict) -> list[str]:
-    return [f"about {verdict.rows_needed} such rows would decide it"] if verdict.rows_needed else []
+    if verdict.rows_needed:
+        parts.append(f"about {verdict.rows_needed} such rows would decide it")
+    return "; ".join(parts)
 
 
 def _number(x: Any) -> str:

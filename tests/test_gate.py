@@ -260,6 +260,13 @@ def test_every_large_slice_must_prove_the_claim() -> None:
     assert verdict(gate(min=0.75, slice=["kind=a", "kind=b"]), ACC, ours, samples=samples).outcome is Outcome.PASS
 
 
+def test_slice_that_is_named_twice_counts_once() -> None:
+    """A slice beside `*` is one of the slices that `*` stands for."""
+    samples, ours = sliced({"a": (90, 100), "b": (90, 100)})
+    found = verdict(gate(min=0.75, slice=["kind=a", "kind=*"]), ACC, ours, samples=samples)
+    assert [(s.name, s.n) for s in found.slices] == [("kind=a", 100), ("kind=b", 100)]
+
+
 def test_small_slices_block_only_on_significant_harm() -> None:
     """Slices below min_n need not prove anything, but a broken one is an alarm; by Holm, for there are several."""
     small = {f"s{i}": (8, 10) for i in range(8)}

@@ -112,6 +112,13 @@ def test_mistakes_between_gates_are_told_at_collection(suite: Project, case: str
     assert all(line.startswith("error: ") and 'gate "' in line for line in outcome.err.splitlines())
 
 
+def test_bound_on_the_wrong_side_is_warned_of(suite: Project) -> None:
+    """A ceiling for a metric of which more is better is allowed, and probably not meant."""
+    outcome = suite.write({"suite.toml": gates(HIGH.replace("min", "max"))}).run("--collect-only")
+    assert outcome.code == 0
+    assert 'max bounds "contains", of which more is better' in outcome.err
+
+
 def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None:
     """Sixty rows in two slices are alarms only, and collection says so."""
     sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
