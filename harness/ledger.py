@@ -97,7 +97,7 @@ def attempts_said(verdicts: Sequence[Verdict], spend: bool) -> list[str]:
     again = [v for v in verdicts if v.attempt > 1 and v.alpha]
     if not again:
         return []
-    most = max(again, key=lambda v: v.attempt)
+    most = max(again, key=lambda v: (v.attempt, v.blocking))
     k, alpha = most.attempt, most.alpha or 0.0
     if spend:
         return [

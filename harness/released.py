@@ -20,11 +20,15 @@ ANCHOR = ".first"  # appended to an export's folder: its first release, kept so 
 
 
 def folder_of(suite: Suite, baseline: Baseline) -> Path:
-    """Return the export folder a baseline is read from: `path`, else that of the suite's first export."""
+    """Return the export folder a baseline is read from: `path`, else that of the suite's first export.
+
+    Until a second release was made, the first is the last.
+    """
     if baseline.path:
         return Path(baseline.path).expanduser()
     to = Path(suite.exports[0].to)
-    return to if baseline.from_ == "last" else to.with_name(to.name + ANCHOR)
+    kept = to.with_name(to.name + ANCHOR)
+    return kept if baseline.from_ == "first" and kept.exists() else to
 
 
 def missing(suite: Suite, baseline: Baseline) -> str:

@@ -140,7 +140,7 @@ class Terminal:
         if v.driver and not v.slices:
             self.line(f"{INDENT}worst slice {v.driver}", style)
         if v.lost and v.outcome is not Outcome.PASS:
-            self.line(f"{INDENT}lost: {some(v.lost)}", style)
+            self.line(f"{INDENT}lost, worst first: {some(v.lost)}", style)
         if v.waiver:
             self.line(f"{INDENT}{v.waiver.says()}", "yellow")
 
@@ -261,9 +261,8 @@ def title(v: Verdict) -> str:
 
 
 def some(ids: Sequence[str]) -> str:
-    """Name the first rows, and how many more there are."""
-    rest = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return ", ".join(ids[:NAMED]) + rest
+    """Name the first rows, and say that there are more."""
+    return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
 
 
 def number(x: float | None) -> str:

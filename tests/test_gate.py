@@ -293,6 +293,28 @@ def test_identical_quality_in_many_small_slices_is_not_blocked() -> None:
     assert all(s.alarm for s in found.slices)
 
 
+def test_slices_of_one_row_each_say_nothing() -> None:
+    """Slices of which nothing can be said are counted; where there is no other the gate is an error."""
+    samples, ours = sliced({f"s{i}": (1, 1) for i in range(40)})
+    found = verdict(gate(min=0.5, slice="kind=*"), ACC, ours, samples=samples)
+    assert (found.outcome, found.why) == (Outcome.ERROR, "none of 40 slices has rows enough to say anything")
+    samples, ours = sliced({"big": (190, 200), "s1": (0, 1), "s2": (1, 1)})
+    found = verdict(gate(min=0.5, slice="kind=*"), ACC, ours, samples=samples)
+    assert found.outcome is Outcome.PASS
+    assert "2 too small to say anything" in found.why
+
+
+def test_slice_in_which_nothing_changed_is_judged() -> None:
+    """Ties on all rows are an error, ties on one slice are not: there the exact tests say what they rule out."""
+    samples = [Sample(str(i), row={"kind": "ab"[i // 200]}) for i in range(400)]
+    theirs = result([1.0] * 200 + ones(180, 200), "base")
+    ours = result([1.0] * 200 + ones(182, 200))
+    found = verdict(gate(versus="base", worse_by_at_most=0.05, slice="kind=*"), ACC, ours, theirs, samples=samples)
+    assert [s.outcome for s in found.slices] == ["PASS", "PASS"]
+    odd = result([1.0] * 399 + [math.nan])
+    assert verdict(gate(min=0.5, slice="kind=*"), ACC, odd, samples=samples).outcome is Outcome.ERROR
+
+
 def test_slice_that_is_missing_is_an_error() -> None:
     """A declared slice without rows is an error, also beside slices that pass."""
     samples, ours = sliced({"a": (190, 200)})
