@@ -51,6 +51,7 @@ class Task:
     samples: tuple[Sample, ...] | None
     shots: tuple[Sample, ...] = ()
     folder: Path = Path()
+    select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
 
     @property
     def comparative(self) -> bool:
@@ -114,13 +115,14 @@ def candidates_of(suite: Suite) -> tuple[str, ...]:
         return ("merged",)
     if not (suite.train or suite.candidate):
         return ()
-    return ("adapter", *(suite.merged(variant) for variant in suite.merges))
+    return ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
 
 
 class _Collector:
     def __init__(self, suite: Suite, plugins: Plugins, remote: bool, limit: int | None, selecting: bool) -> None:
         self.suite, self.plugins, self.remote, self.limit = suite, plugins, remote, limit
         self.selecting = selecting
+        self.chosen: dict[str, tuple[Sample, ...]] = {}  # the select splits that were read
         self.mistakes = Mistakes()
         self.warnings: list[str] = []
         self.baselines = ("base", *suite.subjects)
@@ -140,6 +142,7 @@ class _Collector:
                 self.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
         training = self.training()
         tasks = {t.spec.name: t for spec in suite.evals if (t := self.task(spec))}
+        self.chooser(tasks)
         for gate in suite.gates:
             self.gate(gate, tasks)
         for gate, what in order_mistakes(suite.gates, self.candidates):
@@ -220,7 +223,8 @@ class _Collector:
             return None
         if not metrics:
             self.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
-        return Task(spec, function, metrics, samples, folder=self.suite.path.parent)
+        chosen = self.chosen.get(spec.name)
+        return Task(spec, function, metrics, samples, folder=self.suite.path.parent, select=chosen)
 
     def samples(self, spec: Eval, function: Callable[..., Any] | None) -> tuple[Sample, ...] | None:
         brings = getattr(function, OWN_ROWS, None)
@@ -234,6 +238,9 @@ class _Collector:
             rows = self.split(spec, rows)
         if rows is None:
             return None
+        return self.made(spec, rows)
+
+    def made(self, spec: Eval, rows: list[dict[str, Any]]) -> tuple[Sample, ...] | None:
         rows = rows[: spec.limit] if spec.limit else rows
         rows = rows[: self.limit] if self.limit else rows
         try:
@@ -253,7 +260,25 @@ class _Collector:
         chosen = self.rows(spec.select, spec.where)
         if chosen is not None and confirm is not None and (both := _common(spec.cluster, chosen, confirm)):
             self.mistakes.add(spec.where, f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
+        if chosen is not None and (samples := self.made(spec, chosen)):
+            self.chosen[spec.name] = samples
         return chosen if self.selecting else confirm
+
+    def chooser(self, tasks: Mapping[str, Task]) -> None:
+        """Check what the merged model is chosen by."""
+        if self.suite.choose is None:
+            return
+        complain = partial(self.mistakes.add, f'{self.suite.path}: [merge] choose = "{self.suite.choose}"')
+        evaluation, _, metric = self.suite.choose.partition(".")
+        task = tasks.get(evaluation)
+        if task is None:
+            complain(f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}')
+        elif metric not in task.metrics:
+            complain(f'eval "{evaluation}" has no metric "{metric}"{did_you_mean(metric, task.metrics)}')
+        elif task.spec.select is None:
+            complain(f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it')
+        elif task.comparative:
+            complain(f'"{evaluation}" compares with another model; choose by one that does not')
 
     def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
         """Let an evaluator read the rows it brings itself, once that may be slow."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -92,6 +93,7 @@ class _Runner:
         self.responses: Responses | None = None
         self.results: dict[tuple[str, str], Result] = {}
         self.refs: dict[str, ModelRef] = {}
+        self.choice: list[str] = []
         started = datetime.now(UTC)
         waivers = read_waivers(plan.suite.path)
         self.settlement = Settlement(plan, self.results, waivers, started.date())
@@ -158,7 +160,12 @@ class _Runner:
         """Say in words what follows from the verdicts."""
         idle = unneeded(self.run.waivers, self.run.verdicts)
         attempts = attempts_said(self.run.verdicts, self.suite.about.attempts == "spend")
-        self.run.conclusions = [*conclusions(self.plan, self.results, self.run.verdicts), *attempts, *idle]
+        self.run.conclusions = [
+            *self.choice,
+            *conclusions(self.plan, self.results, self.run.verdicts),
+            *attempts,
+            *idle,
+        ]
 
     def finish(self) -> None:
         if self.responses:
@@ -237,6 +244,9 @@ class _Runner:
         adapter = self.adapter()
         if "adapter" in wanted:
             self.candidate(adapter)
+        if self.suite.choose and "merged" in wanted:
+            self.candidate(self.chosen({v: self.merge(adapter, v) for v in self.suite.merges}))
+            return
         for variant in self.suite.merges:
             if self.suite.merged(variant) in wanted:
                 self.candidate(self.merge(adapter, variant))
@@ -274,12 +284,34 @@ class _Runner:
         """Write the merged model, and return it as it lies on the disk."""
         name = self.suite.merged(variant)
         assert adapter.adapter and self.ready.adapter and variant in MERGES
-        out = self.work() / name
+        out = self.work() / (f"merged-{variant}" if self.suite.choose else name)
         with self.stage("merge", f"onto the {variant} base"):
             if not out.is_dir():
                 with folder_in_place(out) as folder:
                     self.ready.adapter.merge(adapter.path, adapter.adapter, folder, variant=variant)
             return ModelRef(name, str(out), weights_digest(out), options=adapter.options)
+
+    def chosen(self, refs: Mapping[str, ModelRef]) -> ModelRef:
+        """Return the best of several merged models by their select rows; the first of equals."""
+        assert self.suite.choose
+        evaluation, _, name = self.suite.choose.partition(".")
+        task = self.plan.tasks[evaluation]
+        assert task.select  # collection or preflight read them
+        values: dict[str, float] = {}
+        with self.stage("choose", f"by {self.suite.choose} on {len(task.select)} select rows"):
+            for variant, ref in refs.items():
+                with self.load([ref]) as [subject]:
+                    result = evaluate(replace(task, samples=task.select), variant, subject, None, self.progress)
+                values[variant] = math.nan if result.missing else result.metrics[name]
+        if odd := [v for v, value in values.items() if not math.isfinite(value)]:
+            raise Finding(
+                f"{self.suite.choose} of the merge onto the {odd[0]} base is not a finite number on every row"
+            )
+        sign = 1 if task.metrics[name].better == "higher" else -1
+        best = max(values, key=lambda v: sign * values[v])
+        shown = ", ".join(f"{v} {value:.4g}" for v, value in values.items())
+        self.choice = [f"the merge onto the {best} base was chosen by {self.suite.choose} on select rows: {shown}"]
+        return refs[best]
 
     def candidate(self, ref: ModelRef) -> None:
         """Evaluate a candidate and gate it; a blocking failure ends the run."""

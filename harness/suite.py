@@ -154,6 +154,7 @@ class Suite:
     merges: tuple[str, ...]
     exports: tuple[Export, ...]
     digest: str
+    choose: str | None = None  # EVAL.METRIC on whose select split the merged model that is gated is chosen
 
     @property
     def name(self) -> str:
@@ -166,7 +167,7 @@ class Suite:
 
     def merged(self, variant: str) -> str:
         """Name the candidate made by merging onto this variant of the base."""
-        return "merged" if len(self.merges) == 1 else f"merged-{variant}"
+        return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
 
     def resolve(self, path: str) -> Path:
         """Return a path of the suite's, which is relative to the suite's folder."""
@@ -242,6 +243,7 @@ class _Reader:
             merges,
             exports,
             self.digest(),
+            self.raw.get("merge", {}).get("choose"),
         )
 
     def digest(self) -> str:
@@ -328,8 +330,14 @@ class _Reader:
         if not isinstance(table, dict):
             self.complain(("merge", 0), "[merge]", "", "want a table")
             return ()
-        for key in table.keys() - {"base"}:
-            self.complain(("merge", 0), "[merge]", key, f'unknown key "{key}"{did_you_mean(key, ["base"])}')
+        for key in table.keys() - {"base", "choose"}:
+            self.complain(("merge", 0), "[merge]", key, f'unknown key "{key}"{did_you_mean(key, ["base", "choose"])}')
+        choose, base = table.get("choose", "EVAL.METRIC"), table.get("base")
+        if not isinstance(choose, str) or not all(choose.partition(".")):
+            what = f'"choose" is {schema.show(choose)}, want EVAL.METRIC'
+            self.complain(("merge", 0), "[merge]", "choose", what)
+        elif "choose" in table and not (isinstance(base, list) and len(base) > 1):
+            self.complain(("merge", 0), "[merge]", "choose", '"choose" needs several bases to choose from')
         base = table.get("base", "original") if "merge" in self.raw or wanted else []
         found = [base] if isinstance(base, str) else base
         if not isinstance(found, list) or any(b not in MERGES for b in found) or len(set(found)) != len(found):

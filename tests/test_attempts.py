@@ -146,3 +146,60 @@ def test_damaged_ledger_is_told(suite: Project) -> None:
     assert outcome.out.count("attempts.jsonl:3: cannot be read") == 1
     assert outcome.report.verdicts[-1].attempt == 2
     assert attempts(suite, 0.8) == 3
+
+
+TWO = """
+from dataclasses import dataclass, replace
+from harness import hookimpl
+from harness.testing import FakeAdapter, write_fake, _skill
+
+@dataclass(frozen=True)
+class Two(FakeAdapter):
+    def check_merge(self, variant):
+        pass
+
+    def merge(self, base, adapter, out, *, variant):
+        write_fake(out, _skill(adapter) - (0.3 if variant == "original" else 0.0))
+
+def two():
+    return Two()
+
+@hookimpl
+def harness_adapters():
+    return {"two": two}
+"""
+CHOOSE = '\n[merge]\nbase = ["original", "dequantized"]\nchoose = "qa.exact_match"\n'
+
+
+def test_merged_model_is_chosen_on_select_and_gated_once(suite: Project) -> None:
+    """Of two merges the better one on the select rows is the candidate; the other never sees the rows that confirm."""
+    text = SPLIT.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "two"') + CHOOSE
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": TWO}).run()
+    assert outcome.code == 0
+    assert [v.candidate for v in outcome.report.verdicts] == ["adapter", "merged"]
+    assert "choose  by qa.exact_match on 40 select rows" in outcome.out
+    assert "the merge onto the dequantized base was chosen by qa.exact_match on select rows: original 0." in outcome.out
+    assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
+    assert outcome.report.exports[0].written
+
+
+CHOICES = {
+    "an eval that is not there": ('"qa.exact_match"\n', '"qb.exact_match"\n', 'no eval "qb"'),
+    "a metric that is not there": ('"qa.exact_match"\n', '"qa.exact"\n', 'has no metric "exact"'),
+    "no metric": ('"qa.exact_match"\n', '"qa"\n', "want EVAL.METRIC"),
+    "one base": ('["original", "dequantized"]', '"original"', "needs several bases to choose from"),
+    "no select split": ('\nselect = "select.jsonl"', "", "has no select split"),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_mistakes_of_choosing(suite: Project, case: str) -> None:
+    """A choice that cannot be made is told at collection."""
+    before, after, told = CHOICES[case]
+    head, _, tail = SPLIT.partition("[[gate]]")
+    text = head + CHOOSE + "\n[[gate]]" + tail
+    cut = text.rfind(before) if "exact_match" not in before else text.index(CHOOSE) + CHOOSE.index(before)
+    text = text[:cut] + after + text[cut + len(before) :]
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": TWO}).run("--collect-only")
+    assert outcome.code == 4
+    assert told in outcome.err
