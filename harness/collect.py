@@ -145,6 +145,9 @@ class _Collector:
         self.chooser(tasks)
         for gate in suite.gates:
             self.gate(gate, tasks)
+        for spec in suite.evals:
+            if spec.stop == "early" and all(g.eval != spec.name for g in suite.gates):
+                self.mistakes.add(spec.where, 'stop = "early" needs a gate to decide it')
         for gate, what in order_mistakes(suite.gates, self.candidates):
             self.mistakes.add(gate.where, what)
         self.mistakes.raise_if_any()
@@ -326,9 +329,25 @@ class _Collector:
             bound = f"min = {gate.min:g}" if gate.min is not None else f"max = {gate.max:g}"
             self.warnings.append(f"{gate.where}: {bound} cannot be proved by any number of rows")
         self.slices_of(gate, task, complain)
+        if task.spec.stop == "early":
+            self.early_of(gate, metric, task, complain)
         rows = None if task.samples is None else len(task.samples)
         if gate.max_failures is not None and rows is not None and gate.max_failures >= rows:
             complain(f"max_failures is {gate.max_failures}, and there are {rows} rows")
+
+    def early_of(self, gate: Gate, metric: Metric, task: Task, complain: Callable[[str], None]) -> None:
+        """Tell what keeps a gate from being decided row by row: its eval says stop = "early"."""
+        clustered = len({s.cluster or s.id for s in task.samples or ()}) < len(task.samples or ())
+        why = {
+            f'"{metric.name}" has no known range': metric.scale != "proportion" or metric.combine is not None,
+            "rows in clusters are not independent": clustered or task.spec.cluster is not None,
+            "slices are judged on all their rows": gate.slice is not None,
+            "it counts over all rows": gate.max_failures is not None,
+            "it belongs to an any_of": bool(gate.group),
+            "its margin is relative": gate.relative,
+        }
+        for reason in (reason for reason, so in why.items() if so):
+            complain(f'eval "{gate.eval}" stops early, but {reason}; remove stop = "early"')
 
     def slices_of(self, gate: Gate, task: Task, complain: Callable[[str], None]) -> None:
         declared = [s for s in gate.slices if "=" in s]

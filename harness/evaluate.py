@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from statistics import stdev
@@ -11,39 +12,61 @@ from typing import Any
 from harness import schema
 from harness.collect import COMPARATIVE, Task
 from harness.evidence import digest_of
-from harness.result import Metric, Result, Score
+from harness.result import Metric, Result, Sample, Score
 from harness.subject import Progress, Subject, chunks
 
 CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between
 
 
+STEP = 16  # rows between two looks, where it may stop early
+
+
 def evaluate(
-    task: Task, name: str, subject: Subject, against: Subject | None, progress: Callable[[Progress], None]
+    task: Task,
+    name: str,
+    subject: Subject,
+    against: Subject | None,
+    progress: Callable[[Progress], None],
+    *,
+    enough: Callable[[Result], bool] | None = None,
+    seed: int = 0,
 ) -> Result:
     """Evaluate a subject on a task's rows; `against` goes to evaluators that compare.
 
+    With `enough` the rows are asked in a random order, and no more once it is true of what there is.
     A row without a score is listed in `missing`, and stays an error. Raises ValueError on scores
     for rows that do not exist or that were scored already, and whatever the evaluator raises.
     """
-    samples = task.samples or ()
+    samples = list(task.samples or ())
+    if enough:
+        random.Random(seed).shuffle(samples)  # noqa: S311 -- not for secrets
     options: dict[str, Any] = dict(task.spec.options)
     if task.comparative:
         options[COMPARATIVE] = against
     if schema.wants(task.function, "folder"):
         options["folder"] = task.folder
     begun = time.monotonic()
+    asked = digest_of([(s.id, s.input, s.target, s.row) for s in task.samples or ()])
     scores: list[Score] = []
+
+    def result(rows: Sequence[Sample]) -> Result:
+        there = {s.id for s in scores}
+        missing = tuple(s.id for s in rows if s.id not in there)
+        metrics = {m.name: m.value(scores) for m in task.metrics.values()}
+        order = tuple(s.id for s in rows) if enough else ()
+        about = (missing, time.monotonic() - begun, asked, order)
+        return Result(name, task.spec.name, tuple(scores), metrics, subject.digest, *about)
+
     what = f"{name}::{task.spec.name}"
     progress(Progress(what, 0, len(samples)))
-    for rows in chunks(samples, CHUNK):
+    done = 0
+    for rows in chunks(samples, STEP if enough else CHUNK):
         scores += _unique(task.function(subject, rows, **options), {s.id for s in rows})
-        progress(Progress(what, min(len(samples), len(scores)), len(samples)))
-    there = {s.id for s in scores}
-    missing = tuple(s.id for s in samples if s.id not in there)
-    metrics = {m.name: m.value(scores) for m in task.metrics.values()}
-    asked = digest_of([(s.id, s.input, s.target, s.row) for s in samples])
-    seconds = time.monotonic() - begun
-    return Result(name, task.spec.name, tuple(scores), metrics, subject.digest, missing, seconds, asked)
+        done += len(rows)
+        progress(Progress(what, done, len(samples)))
+        if enough and done < len(samples) and enough(result(samples[:done])):
+            break
+    return result(samples[:done])
 
 
 def standard_errors(task: Task, result: Result) -> dict[str, float]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from harness import stats
 from harness.gate import Gate
 from harness.result import Metric, Score
+from harness.sequential import EProcess
 
 SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
 
@@ -36,9 +37,12 @@ class Question:
         clusters: Sequence[str],
         alpha: float,
         seed: int,
+        *,
+        early: bool = False,
     ) -> None:
+        """`early`: the rows stand in a random order, and were looked at while they came."""
         self.gate, self.metric, self.ours, self.theirs = gate, metric, ours, theirs
-        self.alpha, self.seed = alpha, seed
+        self.alpha, self.seed, self.early = alpha, seed, early
         self.clusters = list(clusters) if len(set(clusters)) < len(clusters) else None
         self.factor = 1.0  # a relative margin is a claim about candidate - factor · baseline, which divides by nothing
         if gate.versus:
@@ -134,6 +138,9 @@ class Question:
     # -- the test ----------------------------------------------------------------------------------
 
     def _test(self) -> stats.Test:
+        if self.early:
+            clustered = self.clusters is not None
+            return EProcess(self.margin, self.alpha, self._support(), clustered=clustered).update(self._values()[0])
         if self.metric.combine:
             return self._bootstrap()
         if self._binary():

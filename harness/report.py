@@ -29,6 +29,7 @@ class Report:
     better: dict[str, str] = field(default_factory=dict)
     verdicts: tuple[Verdict, ...] = ()
     n: int = 0
+    of: int = 0  # rows there are; fewer were asked where the gates were decided early
     seconds: float = 0.0
     asked: int = 0  # requests to the model, of which `remembered` were answered in an earlier run or evaluation
     remembered: int = 0

@@ -80,7 +80,7 @@ class Result:
     """The scores of all rows of one evaluation of one subject, and its metrics.
 
     `missing` holds the ids of rows that got no score, `digest` names the weights that answered, `rows` the
-    rows that were asked.
+    rows that were asked. Where it may stop early, `order` holds the ids it came to, in their random order.
     """
 
     subject: str
@@ -91,6 +91,7 @@ class Result:
     missing: tuple[str, ...] = ()
     seconds: float = 0.0
     rows: str = ""
+    order: tuple[str, ...] = ()
 
 
 Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])

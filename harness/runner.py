@@ -375,7 +375,12 @@ class _Runner:
         task = self.plan.tasks[item.eval]
         if task.uncached:
             subject, against = awake(subject), awake(against) if against else None
-        return evaluate(task, item.subject, self.prompted(item, subject), against, self.progress)
+        early = task.spec.stop == "early" and item.subject in self.plan.candidates
+        enough = partial(self.settlement.decided, item) if early else None
+        seed = self.suite.about.seed
+        return evaluate(
+            task, item.subject, self.prompted(item, subject), against, self.progress, enough=enough, seed=seed
+        )
 
     def done(self, item: Item, task: Task, result: Result) -> Report:
         assert task.samples is not None
@@ -390,8 +395,9 @@ class _Runner:
             sliced(task, result),
             {m.name: m.better for m in task.metrics.values()},
             self.settlement.after(item),
-            len(result.scores),
-            result.seconds,
+            n=len(result.scores),
+            of=len(task.samples),
+            seconds=result.seconds,
             error=missing,
         )
 

@@ -95,9 +95,9 @@ class Settlement:
         said = [self.said[candidate, name] for name in gate.any_of]
         self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=latest))
 
-    def attempt(self, gate: Gate, candidate: str) -> Attempt | None:
+    def attempt(self, gate: Gate, candidate: str, result: Result | None = None) -> Attempt | None:
         """Return which attempt it is, where attempts are counted and there is something to judge."""
-        ours = self.results.get((candidate, gate.eval))
+        ours = result or self.results.get((candidate, gate.eval))
         if self.ledger is None or ours is None:
             return None
         theirs = self.results.get((gate.versus, gate.eval)) if gate.versus else None
@@ -112,7 +112,17 @@ class Settlement:
         why = verdict.why + (f"; attempt {attempt.number}" if attempt.number > 1 else "")
         return replace(verdict, attempt=attempt.number, why=why)
 
-    def verdict(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
+    def decided(self, item: Item, result: Result) -> bool:
+        """Say whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
+        gates = [g for g in self.plan.gates(item.subject) if g.eval == item.eval]
+        verdicts = []
+        for gate in gates:
+            attempt = self.attempt(gate, item.subject, result)
+            alpha = self.alpha(gate, attempt.number if attempt else 0)
+            verdicts.append(self.verdict(gate, item.subject, alpha, result))
+        return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
+
+    def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
             return unjudged(gate, candidate, self.lacking[gate.versus], alpha)
         task, about = self.plan.tasks[gate.eval], self.plan.suite.about
@@ -120,7 +130,7 @@ class Settlement:
         return judge(
             gate,
             task.metrics.get(gate.metric_name),
-            self.results.get((candidate, gate.eval)),
+            result or self.results.get((candidate, gate.eval)),
             baseline,
             task.samples or (),
             alpha,

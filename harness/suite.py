@@ -110,7 +110,8 @@ class Baseline:
 class Eval:
     """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows.
 
-    `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like.
+    `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like. `stop` says
+    whether a candidate answers every row, or in a random order only as many as its gates need.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Eval:
     cluster: str | None = None
     slices: list[str] = field(default_factory=list)
     limit: int | None = None
+    stop: Literal["end", "early"] = "end"
     fewshot_data: str | None = None
     against: str = "base"
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -113,7 +113,9 @@ class Terminal:
             self.line(f"{name}  skipped: {report.error}", "dim")
             return
         metrics = "  ".join(f"{m} {number(v)}" for m, v in report.metrics.items())
-        facts = [f"{report.n} rows", duration(report.seconds)]
+        early = report.outcome == "done" and report.n < report.of
+        rows = f"{report.n} of {report.of} rows, decided early" if early else f"{report.n} rows"
+        facts = [rows, duration(report.seconds)]
         if report.remembered:
             some = f"{report.remembered:,} of {report.asked:,} " if report.remembered < report.asked else ""
             facts.append(f"{some}cached")

@@ -28,12 +28,13 @@ class _Case:
     alpha: float
     seed: int
     blank: Verdict
+    early: bool = False
 
     def question(self, rows: Sequence[Sample]) -> Question:
         ours = [self.candidate[s.id] for s in rows]
         theirs = [self.baseline[s.id] for s in rows] if self.baseline is not None else None
         clusters = [s.cluster or s.id for s in rows]
-        return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, self.seed)
+        return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, self.seed, early=self.early)
 
     def part(self, rows: Sequence[Sample], question: Question) -> _Part:
         """Judge some of the rows by themselves. Raises ValueError when nothing can be said of them."""
@@ -69,11 +70,14 @@ def judge(
     blank = unjudged(gate, name, "", alpha)
     parts = gate.parts(samples)
     covered = list({s.id: s for rows in parts.values() for s in rows}.values()) if gate.slice else list(samples)
+    if candidate and candidate.order:
+        by_id = {s.id: s for s in samples}
+        covered = [by_id[i] for i in candidate.order]
     ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
     problem = _problem(gate, metric, candidate, baseline, parts)
     if problem or metric is None or candidate is None or ours is None:
         return replace(blank, why=problem or "there is no result")
-    case = _Case(gate, metric, ours, theirs, alpha, seed, blank)
+    case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order))
     blank = replace(blank, n=len(covered), digest=candidate.digest)
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (problem := _unfit(result, scores, metric, covered, samples)):
@@ -86,7 +90,8 @@ def judge(
         verdict = _conclude(blank, question.answer(), question)
     except ValueError as error:
         return replace(blank, why=str(error))
-    return replace(verdict, driver=_worst(case, verdict, covered, columns) if gate.slice is None else "")
+    whole = gate.slice is None and not case.early
+    return replace(verdict, driver=_worst(case, verdict, covered, columns) if whole else "")
 
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
