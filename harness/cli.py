@@ -117,6 +117,21 @@ def waive(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def selftest(args: argparse.Namespace) -> int:
+    """`harness selftest SUITE`: models that must not ship, through the suite."""
+    from harness.selftest import selftest as put_through
+    from harness.terminal import print_equals, print_trial
+
+    found = put_through(
+        args.suite, only=args.only, limit=args.limit, plugins=args.p, overrides=args.set, told=print_trial
+    )
+    for equal in found.equals:
+        print_equals(equal)
+    tried = [t for t in found.trials if not t.skipped]
+    print(f"{sum(bool(t.caught) for t in tried)} of {len(tried)} impostors caught")
+    return ExitCode.OK if found.clean else ExitCode.FAILED
+
+
 def init(args: argparse.Namespace) -> int:
     """`harness init [FOLDER]`: a suite, a harnessfile and example data that run."""
     from harness.init import write_project
@@ -154,6 +169,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate")
     one.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
+    one = _command(commands, "selftest", selftest, "put models that must not ship through a suite")
+    one.add_argument("suite", type=Path, metavar="SUITE")
+    one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
+    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    one.add_argument("-p", action="append", default=[], metavar="NAME", help=PLUGIN_HELP)
+    one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
     one = _command(commands, "init", init, "write a suite, a harnessfile and example data that run")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
     return parser

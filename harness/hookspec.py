@@ -74,6 +74,15 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
     """
 
 
+@hookspec
+def harness_saboteurs() -> Provided:  # type: ignore[empty-body]
+    """Return saboteurs for `harness selftest`: `saboteur(base, out, *, seed)` writes a model that must not ship.
+
+    `base` is the base's folder, `out` an empty one, for a whole model or a PEFT adapter. The first line of its
+    docstring says why it must not ship.
+    """
+
+
 @hookspec(firstresult=True)
 def harness_read_samples(path: str) -> list[dict[str, Any]] | None:
     """Return the rows of a data source the harness does not know itself, or None. Stops at the first answer.

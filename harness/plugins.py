@@ -26,6 +26,7 @@ KINDS = {  # what a table's `use` names -> the hook that provides it
     "trainer": "harness_trainers",
     "evaluator": "harness_evaluators",
     "exporter": "harness_exporters",
+    "saboteur": "harness_saboteurs",
 }
 
 

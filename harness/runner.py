@@ -7,7 +7,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -56,6 +56,7 @@ class Options:
     export: bool = True
     select: bool = False
     cache: bool = True
+    counts: bool = True  # as an attempt, in the ledger
     plugins: tuple[str, ...] = ()
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
@@ -77,14 +78,17 @@ def run_suite(path: Path, options: Options) -> Run:
     """Run a suite. Raises UsageError for mistakes found before anything was measured; everything
     later is in the Run that is returned and in the folder that is written."""
     plan = prepare(path, options)
-    return _Runner(plan, options).go()
+    return Runner(plan, options).go()
+
+
+Impostor = tuple[ModelRef, Callable[[Subject], Subject] | None]  # a model, and what spoils its answers
 
 
 class _Stop(Exception):
     """Nothing more can or need be run; what was found so far stands."""
 
 
-class _Runner:
+class Runner:
     """One run: the plan, what became of it so far, and where it is written."""
 
     def __init__(self, plan: Plan, options: Options) -> None:
@@ -119,7 +123,8 @@ class _Runner:
         self.started = started
         self.progress = lambda p: self.hook.harness_progress(progress=p)
 
-    def go(self) -> Run:
+    def go(self, impostor: Callable[[ModelRef], Impostor] | None = None) -> Run:
+        """Run the plan; what `impostor` makes of the base takes the candidate's place, and nothing is trained."""
         self.hook.harness_run_start(run=self.run)
         with self.stage("preflight", "configuration, tokenizer, lengths"):
             try:
@@ -128,6 +133,7 @@ class _Runner:
             except ModuleNotFoundError as error:
                 needs = f"needs the module {error.name}; pip install 'finetune-harness[hf]'"
                 raise UsageError(f"{self.suite.path}: {needs}") from None
+        self.impostor = impostor(self.base()) if impostor else None
         self.folder = RunFolder(self.options.out, self.suite.name, self.started)
         self.run.folder = str(self.folder.path)
         self.run.facts["model"] = {"path": self.suite.model.path, **self.ready.source.facts}
@@ -135,7 +141,7 @@ class _Runner:
         self.run.digests |= {name: s.digest for name, s in self.ready.others.items()}
         self.run.digests |= {name: r.digest for name, r in self.ready.releases.items()}
         self.settlement.lacking = self.ready.lacking
-        if not self.options.select:
+        if self.options.counts and not self.options.select:
             self.settlement.ledger = Ledger(cache_dir() / ATTEMPTS, self.run.warnings.append)
         self.responses = self.remembered()
         try:
@@ -195,6 +201,9 @@ class _Runner:
         self.baselines()
         wanted = {i.subject for i in self.plan.items if i.subject in self.plan.candidates}
         if not wanted:
+            return
+        if self.impostor:
+            self.candidate(*self.impostor)
             return
         if self.suite.candidate and self.suite.candidate.merged:
             candidate = self.ready.candidate
@@ -313,7 +322,7 @@ class _Runner:
         self.choice = [f"the merge onto the {best} base was chosen by {self.suite.choose} on select rows: {shown}"]
         return refs[best]
 
-    def candidate(self, ref: ModelRef) -> None:
+    def candidate(self, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None) -> None:
         """Evaluate a candidate and gate it; a blocking failure ends the run."""
         self.run.digests[ref.name] = ref.digest
         self.refs[ref.name] = ref
@@ -323,6 +332,7 @@ class _Runner:
         others = [self.base() if name == "base" else self.refs[name] for name in beside]
         with self.stage(ref.name, f"{len(items)} evaluations"), self.load([ref, *others]) as [subject, *loaded]:
             against = dict(zip(beside, loaded, strict=True))
+            subject = disguise(subject) if disguise else subject
             for item in items:
                 self.evaluate(item, subject, against.get(self.plan.tasks[item.eval].spec.against))
         if any(v.outcome is Outcome.FAIL and v.holds_up and v.candidate == ref.name for v in self.run.verdicts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,9 @@ from harness.gate import Outcome, Verdict
 from harness.hookspec import hookimpl
 from harness.report import Report, Run
 from harness.subject import Progress as Sign
+
+if TYPE_CHECKING:
+    from harness.selftest import Equals, Trial
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
@@ -240,6 +244,27 @@ class Terminal:
 
     def rule(self, text: str, style: str = "") -> None:
         self.line(f" {text} ".center(self.console.width, "="), style)
+
+
+def print_trial(trial: Trial) -> None:
+    """Print what became of an impostor: what kept it from shipping, or that nothing did."""
+    console = Console(highlight=False, soft_wrap=True)
+    about = f"{trial.name:<20} {duration(trial.seconds):>9}"
+    if trial.skipped:
+        console.print(f"[dim]skipped[/] {escape(about)}  {escape(trial.skipped)}")
+        return
+    if trial.caught:
+        console.print(f"[green]caught[/]  {escape(about)}  {escape(trial.caught[0])}")
+        return
+    console.print(f"[bold red]SHIPS[/]   {escape(about)}  {escape(trial.why)}")
+    console.print("        no gate keeps it back; claim what it lacks, for instance to be better than the base")
+
+
+def print_equals(equal: Equals) -> None:
+    """Print how often a gate blocked and passed two equal models."""
+    word = "[green]clean [/]" if equal.clean else "[bold red]BLOCKS[/]"
+    rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
+    Console(highlight=False, soft_wrap=True).print(f"{word}  {escape(equal.gate)}: equal models {rates}")
 
 
 def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, str, str, str, str]]) -> None:

@@ -25,6 +25,13 @@ def harness_loaders() -> dict[str, Any]:
     return {"hf": load}
 
 
+@hookimpl
+def harness_saboteurs() -> dict[str, Any]:
+    from harness_hf import sabotage
+
+    return {"base nudged": sabotage.nudged, "noise in the weights": sabotage.noise, "NaN weights": sabotage.nan}
+
+
 @contextmanager
 def load(
     refs: Sequence[ModelRef],

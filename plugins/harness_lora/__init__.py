@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from harness.hookspec import hookimpl
@@ -14,6 +15,24 @@ ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 @hookimpl
 def harness_adapters() -> dict[str, Any]:
     return {"lora": lora, "qlora": qlora}
+
+
+@hookimpl
+def harness_saboteurs() -> dict[str, Any]:
+    return {"untrained adapter": untrained}
+
+
+def untrained(base: Path, out: Path, *, seed: int) -> None:
+    """An adapter as it is before the first step of training: it changes nothing."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from harness_hf.models import load_model, quiet
+
+    torch.manual_seed(seed)
+    model = load_model(base)
+    with quiet():
+        get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(out)
 
 
 def lora(

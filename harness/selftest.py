@@ -1,0 +1,259 @@
+"""Test the tests: models that must not ship go through a suite, and equal models must not be blocked."""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.collect import Plan
+from harness.errors import UsageError, did_you_mean
+from harness.evidence import weights_digest
+from harness.gate import Gate, Outcome, Verdict, ships
+from harness.report import Run
+from harness.result import Prompt, Result, Sample
+from harness.runner import Options, Runner, prepare
+from harness.subject import Logprob, ModelRef, Subject
+from harness.verdict import judge
+
+SWAPS = 400  # runs of two equal models
+Disguise = Callable[[Subject], Subject]
+ITSELF = "base itself"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One impostor through the suite: why it must not ship, and what kept it from shipping, if anything did.
+
+    `skipped` says why it could not be made of this base.
+    """
+
+    name: str
+    why: str
+    caught: tuple[str, ...] = ()
+    seconds: float = 0.0
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Equals:
+    """One comparing gate on two equal models, made by swapping the answers of a pair of models row by row."""
+
+    gate: str
+    blocked: float  # shares of the swaps
+    passed: float
+    alpha: float
+    swaps: int
+
+    @property
+    def clean(self) -> bool:
+        """Say whether equal models are blocked no more often than alpha, to within three standard errors."""
+        return self.blocked <= self.alpha + 3 * math.sqrt(self.alpha * (1 - self.alpha) / self.swaps)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What the impostors and the equal models said about a suite."""
+
+    trials: tuple[Trial, ...]
+    equals: tuple[Equals, ...]
+
+    @property
+    def clean(self) -> bool:
+        return all(t.caught or t.skipped for t in self.trials) and all(e.clean for e in self.equals)
+
+
+def selftest(
+    path: Path,
+    *,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    plugins: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    told: Callable[[Trial], None] = lambda _: None,
+) -> SelfTest:
+    """Put every impostor through a suite in the place of the candidate that ships; nothing is exported or counted.
+
+    `only` names some of them, `limit` takes the first rows of every eval, `told` hears of each trial as it ends.
+    Raises UsageError on mistakes in the suite, and on a suite without candidates or gates.
+    """
+    with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
+        options = Options(
+            out=Path(folder) / "reports",
+            limit=limit,
+            export=False,
+            plugins=tuple(plugins),
+            overrides=tuple(overrides),
+            counts=False,
+        )
+        plan = _one_candidate(prepare(path, options))
+        impostors = _impostors(plan, Path(folder))
+        if odd := [name for name in only if name not in impostors]:
+            raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], impostors)}')
+        trials, pairs = [], None
+        for name, (why, make) in impostors.items():
+            if only and name not in only:
+                continue
+            runner = Runner(plan, options)
+            trial = _trial(name, why, runner, plan, make)
+            told(trial)
+            trials.append(trial)
+            if pairs is None and all(r.outcome == "done" for r in runner.run.reports) and name != ITSELF:
+                pairs = dict(runner.results)
+        return SelfTest(tuple(trials), tuple(_equals(plan, pairs)) if pairs else ())
+
+
+def _one_candidate(plan: Plan) -> Plan:
+    """Leave of the candidates the one that ships, whose place the impostors take."""
+    if not plan.candidates or not plan.suite.gates:
+        raise UsageError(f"{plan.suite.path}: has no candidate or no gate, so there is nothing to test")
+    last = plan.suite.exports[0].from_ if plan.suite.exports else plan.candidates[-1]
+    items = tuple(i for i in plan.items if i.subject in (*plan.baselines, last))
+    return replace(plan, candidates=(last,), items=items)
+
+
+Make = Callable[[ModelRef], tuple[ModelRef, Disguise | None]]  # the base -> the impostor, and what stands before it
+
+
+def _impostors(plan: Plan, folder: Path) -> dict[str, tuple[str, Make]]:
+    """Return every impostor by name: why it must not ship, and how it is made."""
+    name = plan.candidates[0]
+
+    def itself(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
+        return replace(base, name=name), None
+
+    found: dict[str, tuple[str, Make]] = {ITSELF: ("The base passed off as the candidate.", itself)}
+    saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
+    for label, saboteur in saboteurs.items():
+        found[label] = (_first_line(saboteur), _maker(plan, saboteur, folder / label.replace(" ", "-")))
+    for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
+        found[label] = (_first_line(disguise), partial(_disguised, name, disguise))
+    return found
+
+
+class _NotMade(Exception):
+    """A saboteur has nothing to say to this base."""
+
+
+def _maker(plan: Plan, saboteur: Callable[..., Any], out: Path) -> Make:
+    def make(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
+        out.mkdir()
+        try:
+            saboteur(Path(base.path), out, seed=plan.suite.about.seed)
+        except UsageError as error:
+            raise _NotMade(str(error)) from None
+        name = plan.candidates[0]
+        if (out / "adapter_config.json").is_file():
+            return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
+        return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
+
+    return make
+
+
+def _disguised(name: str, disguise: Disguise, base: ModelRef) -> tuple[ModelRef, Disguise]:
+    """Return the base under a name and a digest of its own: what stands before it makes it another model."""
+    return replace(base, name=name, digest=f"disguised {base.digest}"), disguise
+
+
+def _trial(name: str, why: str, runner: Runner, plan: Plan, make: Make) -> Trial:
+    try:
+        run: Run = runner.go(make)
+    except _NotMade as error:
+        return Trial(name, why, skipped=str(error))
+    caught = list(ships(run.verdicts, plan.suite.gates, plan.candidates[0]))
+    return Trial(name, why, (*([run.problem] if run.problem else []), *caught), run.seconds)
+
+
+def _equals(plan: Plan, results: dict[tuple[str, str], Result]) -> Iterator[Equals]:
+    """Judge each gate that equal models keep on a baseline and an impostor whose rows were swapped at random."""
+    candidate, about = plan.candidates[0], plan.suite.about
+    for gate in plan.gates(candidate):
+        ours, theirs = results.get((candidate, gate.eval)), results.get((gate.versus or "", gate.eval))
+        if not gate.versus or gate.margin > 0 or ours is None or theirs is None or ours.order:
+            continue
+        task = plan.tasks[gate.eval]
+        chance = random.Random(about.seed)  # noqa: S311 -- not for secrets
+        said: list[Verdict] = []
+        for _ in range(SWAPS):
+            pair = _swapped(ours, theirs, task.samples or (), chance)
+            alpha = gate.alpha or about.alpha
+            metric = task.metrics.get(gate.metric_name)
+            said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate, seed=about.seed))
+        yield _counted(gate, said, gate.alpha or about.alpha)
+
+
+def _counted(gate: Gate, said: Sequence[Verdict], alpha: float) -> Equals:
+    blocked, passed = (sum(v.outcome is o for v in said) / len(said) for o in (Outcome.FAIL, Outcome.PASS))
+    return Equals(gate.id, blocked, passed, alpha, len(said))
+
+
+def _swapped(ours: Result, theirs: Result, samples: Sequence[Sample], chance: random.Random) -> tuple[Result, Result]:
+    """Give each row's answers, or each cluster's, to one of two models by the toss of a coin."""
+    clusters = {s.id: s.cluster or s.id for s in samples}
+    heads = {cluster: chance.random() < 0.5 for cluster in dict.fromkeys(clusters.values())}
+    there = {s.id: s for s in theirs.scores}
+    pairs = [(s, there[s.id]) if heads[clusters[s.id]] else (there[s.id], s) for s in ours.scores]
+    return replace(ours, scores=tuple(a for a, _ in pairs)), replace(theirs, scores=tuple(b for _, b in pairs))
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+class _Disguised:
+    """A subject behind something that spoils its answers; what is not an answer stays the model's own."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("stream_"):
+            raise AttributeError(name)
+        return getattr(self.subject, name)
+
+
+class Shuffled(_Disguised):
+    """Every row gets the answer to another row."""
+
+    last: Prompt = "?"
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer each prompt with what the model says to the one before it."""
+        others = [self.last, *prompts][: len(prompts)]
+        self.last = prompts[-1] if prompts else self.last
+        return self.subject.generate(others, **options)
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after the prompt of the row before its own."""
+        others: dict[str, Prompt] = {}
+        for prompt, _ in pairs:
+            if prompt and repr(prompt) not in others:
+                others[repr(prompt)] = self.last
+                self.last = prompt
+        return self.subject.logprobs([(others.get(repr(p), p), c) for p, c in pairs], **options)
+
+
+class Constant(_Disguised):
+    """Every row gets the answer to the first."""
+
+    first: Prompt | None = None
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer with what the model says to the first prompt it ever got."""
+        if not prompts:
+            return []
+        self.first = self.first or prompts[0]
+        sampling = options.pop("sampling", None)
+        if sampling:
+            options["sampling"] = replace(sampling, seeds=sampling.seeds[:1])
+        return self.subject.generate([self.first], **options) * len(prompts)
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after the first prompt that there ever was."""
+        self.first = self.first or next((p for p, _ in pairs if p), None)
+        return self.subject.logprobs([(self.first or p if p else p, c) for p, c in pairs], **options)

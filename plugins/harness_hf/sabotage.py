@@ -1,0 +1,67 @@
+"""Broken copies of a model, for `harness selftest`: each is a file that loads, and none may ship."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.evidence import safetensors_header
+
+NAN = {"F64": struct.pack("<d", float("nan")), "F32": struct.pack("<f", float("nan")), "F16": b"\x00\x7e"}
+NAN["BF16"] = b"\xc0\x7f"
+NOISE = 1.0  # of each tensor's own standard deviation
+
+
+def nudged(base: Path, out: Path, *, seed: int) -> None:
+    """The base with the last bit of one weight turned: other bytes, the same model."""
+    _copy(base, out)
+    file, _, start, _ = next(_places(out))
+    with file.open("r+b") as f:
+        f.seek(start)
+        byte = f.read(1)
+        f.seek(start)
+        f.write(bytes([byte[0] ^ 1]))
+
+
+def nan(base: Path, out: Path, *, seed: int) -> None:
+    """The base with a weight of every tensor that is not a number."""
+    _copy(base, out)
+    for file, dtype, start, _ in list(_places(out)):
+        with file.open("r+b") as f:
+            f.seek(start)
+            f.write(NAN[dtype])
+
+
+def noise(base: Path, out: Path, *, seed: int) -> None:
+    """The base with noise as strong as the weights themselves."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    _copy(base, out)
+    chance = torch.Generator().manual_seed(seed)
+    for file in sorted(out.glob("*.safetensors")):
+        tensors = load_file(file)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                spread = tensor.float().std(correction=0)
+                drawn = torch.randn(tensor.shape, generator=chance) * spread * NOISE
+                tensors[name] = (tensor.float() + drawn).to(tensor.dtype)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+def _copy(base: Path, out: Path) -> None:
+    for path in sorted(base.iterdir()):
+        if path.is_file():
+            shutil.copyfile(path, out / path.name)
+
+
+def _places(folder: Path) -> Iterator[tuple[Path, str, int, int]]:
+    """Yield file, dtype, first byte and size of every tensor of floating-point numbers."""
+    for file in sorted(folder.glob("*.safetensors")):
+        data, header = safetensors_header(file)
+        for _, entry in sorted(header.items()):
+            begin, end = entry["data_offsets"]
+            if entry["dtype"] in NAN and end > begin:
+                yield file, entry["dtype"], data + begin, end - begin

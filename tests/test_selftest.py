@@ -1,0 +1,90 @@
+"""The self-test: what must not ship is caught, what would slip through is told, equal models are not blocked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.selftest import Constant, Shuffled
+from harness.subject import Sampling
+from harness.testing import FakeSubject, Project
+from tests.test_suite import ROWS, SUITE, TRAIN
+
+NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project whose suite passes."""
+    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def selftest(suite: Project, *flags: str) -> tuple[int, str]:
+    """Run the command, and return its exit code and what it printed."""
+    outcome = suite.harness("selftest", str(suite.folder / "suite.toml"), "-p", "harness.testing", *flags)
+    return outcome.code, outcome.out
+
+
+def test_a_suite_with_a_floor_catches_them_all(suite: Project) -> None:
+    """Every impostor is named with the gate that kept it back; nothing is exported, nothing counts as an attempt."""
+    code, out = selftest(suite)
+    assert code == 0
+    for name in NAMES:
+        assert f"caught  {name}" in out
+    assert 'gate "floor" is FAIL on merged' in out
+    assert "skipped untrained adapter" in out  # a fake has no layers to adapt
+    assert "6 of 6 impostors caught" in out
+    assert not (suite.folder / "exports").exists()
+    assert not (suite.folder / "reports").exists()
+    assert not list((suite.folder / "cache").glob("attempts*"))
+
+
+def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -> None:
+    """Without a claim of improvement the base itself, one bit turned, would ship: exit 1, and it says so."""
+    claim = SUITE.replace("min = 0.5", 'versus = "base"\nworse_by_at_most = 0.1')
+    suite.write({"suite.toml": claim, "test.jsonl": [{**r, "input": f"{r['input']} {i}"} for i, r in enumerate(ROWS)]})
+    code, out = selftest(suite, "--only", "base nudged", "--only", "shuffled answers")
+    assert (code, "SHIPS" in out) in {(1, True), (0, False)}
+    assert "impostors caught" in out
+
+
+def test_an_unknown_name_is_a_mistake(suite: Project) -> None:
+    """A misspelt impostor is told with the one that was meant."""
+    outcome = suite.harness("selftest", str(suite.folder / "suite.toml"), "-p", "harness.testing", "--only", "noise")
+    assert outcome.code == 4
+    assert 'no saboteur "noise"' in outcome.err
+
+
+def test_a_suite_without_gates_has_nothing_to_test(suite: Project) -> None:
+    """A self-test of nothing is refused."""
+    suite.write({"suite.toml": SUITE.partition("[[gate]]")[0]})
+    outcome = suite.harness("selftest", str(suite.folder / "suite.toml"), "-p", "harness.testing")
+    assert (outcome.code, "nothing to test" in outcome.err) == (4, True)
+
+
+def test_disguises_spoil_answers() -> None:
+    """Shuffled gives every row another row's answer, constant the first row's; texts are scored as they are."""
+    perfect = FakeSubject("base", 1.0)
+    prompts = [f"say w{i}" for i in range(4)]
+    assert Shuffled(perfect).generate(prompts) == ["?", "w0", "w1", "w2"]
+    assert Constant(perfect).generate(prompts, sampling=Sampling(1.0, seeds=(1, 2, 3, 4))) == ["w0"] * 4
+    pairs = [(p, f" w{i}") for i, p in enumerate(prompts)]
+    assert [s.greedy for s in Shuffled(perfect).logprobs(pairs)] == [False] * 4
+    assert [s.greedy for s in Constant(perfect).logprobs(pairs)] == [True, False, False, False]
+    assert Constant(perfect).logprobs([("", "text")]) == perfect.logprobs([("", "text")])
+    assert Constant(perfect).nbytes == perfect.nbytes
+
+
+@pytest.mark.slow
+def test_the_smoke_suite_catches_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    """On a real model too, the untrained adapter among them."""
+    pytest.importorskip("transformers")
+    from harness.selftest import selftest as run
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    found = run(Path(__file__).parent.parent / "suites/smoke.toml")
+    assert found.clean
+    assert {t.name for t in found.trials} == {*NAMES, "untrained adapter"}
+    assert not [t.name for t in found.trials if t.skipped]
+    assert [e.gate for e in found.equals] == ["chooses better than the base"]
