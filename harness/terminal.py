@@ -167,11 +167,7 @@ class Terminal:
         for report in run.reports:
             if report.outcome == "error":
                 self.line(f"ERROR {report.id}: {report.error}", "bold red")
-        for v in run.verdicts:
-            if v.outcome is not Outcome.PASS:
-                self.line(f"{v.outcome} {v.candidate}: {title(v)}: {v.why}", STYLES[v.outcome])
-                if v.waiver:
-                    self.line(f"  {v.waiver.says()}", "yellow")
+        self.not_passed(run)
         for conclusion in run.conclusions:
             self.line(conclusion, "bold")
         for e in run.exports:
@@ -197,6 +193,13 @@ class Terminal:
         style = "green" if run.exit_code == ExitCode.OK and not waived else "bold red"
         style = "yellow" if run.exit_code == ExitCode.OK and waived else style
         self.rule(f"{counts} in {duration(run.seconds)} · exit {int(run.exit_code)} · {run.folder}", style)
+
+    def not_passed(self, run: Run) -> None:
+        for v in run.verdicts:
+            if v.outcome is not Outcome.PASS:
+                self.line(f"{v.outcome} {v.candidate}: {title(v)}: {v.why}", STYLES[v.outcome])
+                if v.waiver:
+                    self.line(f"  {v.waiver.says()}", "yellow")
 
     def table(self, run: Run) -> None:
         """Print every metric with one column a subject."""

@@ -77,8 +77,8 @@ def judge(
     problem = _problem(gate, metric, candidate, baseline, parts)
     if problem or metric is None or candidate is None or ours is None:
         return replace(blank, why=problem or "there is no result")
-    case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order))
     blank = replace(blank, n=len(covered), digest=candidate.digest)
+    case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order))
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (problem := _unfit(result, scores, metric, covered, samples)):
             return replace(blank, why=f"{result.subject}: {problem}")
@@ -115,6 +115,8 @@ def _problem(
         return f'"{gate.eval}" was not evaluated'
     if metric is None:
         return f'"{gate.eval}" has no metric "{gate.metric_name}"'
+    if not parts:
+        return "there are no rows"
     if empty := [name for name, rows in parts.items() if not rows]:
         return f'slice "{empty[0]}" has no rows' if gate.slice else "there are no rows"
     if gate.versus:
@@ -223,9 +225,7 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     driver = _driver(slices, asked)
     here = asked[driver.name].verdict
     proven = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
-    verdict = replace(
-        here, value=blank.value, baseline=blank.baseline, n=blank.n, digest=blank.digest, candidate=blank.candidate
-    )
+    verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n)
     verdict = replace(verdict, outcome=outcome, slices=tuple(slices), driver=driver.name)
     needed = here.rows_needed if outcome is Outcome.INCONCLUSIVE else None
     verdict = replace(verdict, p_pass=max(proven, default=1.0), p_fail=p_fail, rows_needed=needed)

@@ -317,6 +317,7 @@ def test_slice_in_which_nothing_changed_is_judged() -> None:
 
 def test_slice_that_is_missing_is_an_error() -> None:
     """A declared slice without rows is an error, also beside slices that pass."""
+    assert "there are no rows" in verdict(gate(min=0.5, slice="kind=*"), ACC, result([]), samples=[]).why
     samples, ours = sliced({"a": (190, 200)})
     found = verdict(gate(min=0.5, slice=["kind=a", "kind=z"]), ACC, ours, samples=samples)
     assert (found.outcome, found.why) == (Outcome.ERROR, 'slice "kind=z" has no rows')
