@@ -385,7 +385,8 @@ def early_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 
 def flips_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield "\n### Sign flips: equal models, margin 0\n\n| differences | called better | called worse |\n|---|---|---|\n"
+    yield "\n### Sign flips: equal models, margin 0 (a tenth of the runs)\n\n"
+    yield "| differences | called better | called worse |\n|---|---|---|\n"
     for n in (12, 50):
         for name in NATS:
             better, worse = flips(rng, n, name, runs // 10)
