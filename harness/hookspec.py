@@ -31,7 +31,8 @@ def harness_loaders() -> Provided:  # type: ignore[empty-body]
     `load.open(path, *, …)` returns a Source without loading weights into memory. Another, `load.identity(ref, *, …)`,
     names everything an answer of the model depends on (weights, tokenizer, dtype, library versions, your own code)
     as a string, without loading it: answers are remembered under it. Without it, or where it returns None, they are
-    not remembered, and the model is loaded for every run.
+    not remembered, and the model is loaded for every run. `load.remote = True` says that a candidate's path is a
+    name, not a folder.
     """
 
 

@@ -131,7 +131,9 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
     if declared is None:
         return None
     if declared.merged:
-        path = str(plan.suite.resolve(declared.merged))
+        loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
+        # What a server serves has a name, not a folder.
+        path = declared.merged if getattr(loader, "remote", False) else str(plan.suite.resolve(declared.merged))
         opened: Source | None = _try(mistakes, declared.where, partial(_open_folder, plan, path))
         return opened
     if adapter and declared.adapter:

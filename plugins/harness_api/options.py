@@ -1,0 +1,130 @@
+"""The loader's options, what may not be among them, and where the key comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from harness.errors import Mistakes, UsageError
+from harness.evidence import digest_of
+
+OPENAI = "https://api.openai.com/v1"
+VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # no lower case: a key that was written here by mistake has some
+OURS = frozenset(
+    {  # fields of a request that the harness decides
+        "model",
+        "prompt",
+        "messages",
+        "stream",
+        "n",
+        "best_of",
+        "echo",
+        "logprobs",
+        "prompt_logprobs",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the loader; the names and defaults are those of `load`."""
+
+    base_url: str = OPENAI
+    api_key_env: str = ""
+    endpoint: str = "auto"
+    logprobs: str = "auto"
+    concurrency: int = 8
+    timeout: float = 60.0
+    retries: int = 5
+    version: str = ""
+    context: int | None = None
+    prefix: str = ""
+    body: Mapping[str, Any] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        mistakes = Mistakes()
+        # What cannot be read is not shown either: it may hold a password.
+        if problem := _wrong_url(self.base_url):
+            mistakes.add("base_url", problem)
+        if self.api_key_env and not VARIABLE.fullmatch(self.api_key_env):
+            mistakes.add(
+                "api_key_env",
+                "is no name of an environment variable (capital letters, digits, _), and is not shown, since it may be"
+                " a key; write the variable's name, and revoke the key if it was one",
+            )
+        for name, least in (("concurrency", 1), ("retries", 0), ("context", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                mistakes.add(name, f"is {value}, want {least} or more")
+        if not self.timeout > 0:
+            mistakes.add("timeout", f"is {self.timeout:g}, want a number of seconds above 0")
+        for name in sorted(OURS & set(self.body or ())):
+            mistakes.add("body", f'"{name}" is decided by the harness; remove it')
+        mistakes.raise_if_any()
+
+    @property
+    def url(self) -> str:
+        return self.base_url.rstrip("/")
+
+    def digest(self, path: str) -> str:
+        """Name the served model; there are no weights here to name it by."""
+        return digest_of([self.url, path, self.version])
+
+    def identity(self, path: str) -> str | None:
+        """Name everything that answers depend on, never the key; None when the model behind the name may change."""
+        if not self.version:
+            return None
+        how = [self.endpoint, self.logprobs, self.context, self.prefix, dict(self.body or {})]
+        return digest_of(["api", self.digest(path), how, _code()])
+
+    def key(self) -> tuple[str, str]:
+        """Return the variable that holds the key, and the key; two empty texts where none is sent.
+
+        Only OpenAI's own server gets OPENAI_API_KEY without being told to: a key is for those it was made for.
+        """
+        host = urlsplit(self.base_url).hostname or ""
+        theirs = host == "api.openai.com" or host.endswith(".api.openai.com")
+        name = self.api_key_env or ("OPENAI_API_KEY" if theirs else "")
+        if not name:
+            return "", ""
+        key = os.environ.get(name, "").strip()
+        where = f'server "{self.url}"'
+        if not key:
+            raise UsageError(f"{where}: the environment variable {name}, which holds its key, is not set; export it")
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(f"{where}: the environment variable {name} holds characters that no key has; look at it")
+        return name, key
+
+
+def _wrong_url(url: str) -> str | None:
+    want = f'want a URL such as "{OPENAI}" or "http://localhost:8000/v1"'
+    try:
+        parts = urlsplit(url)
+        there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        there = False
+    if not there:
+        return f"cannot be read; {want}"
+    if "@" in parts.netloc:
+        return "holds a user name or a password, which would end up in reports; give a key through api_key_env"
+    if parts.query or parts.fragment:
+        return 'has something after "?" or "#", which would end up in reports; ' + want
+    return None
+
+
+def _code() -> str:
+    """Name this plugin's own code: another way to ask may get another answer."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

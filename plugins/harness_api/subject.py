@@ -1,0 +1,218 @@
+"""A served model as the harness sees it: generate, logprobs, and what preflight may ask."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from harness.errors import UsageError
+from harness.result import Prompt
+from harness.subject import Logprob, ModelRef, Sampling
+from harness_api import answers, dialect
+from harness_api.dialect import CHAT, COMPLETIONS, Dialect
+from harness_api.options import Options
+from harness_api.pool import each
+from harness_api.scoring import Scoring
+from harness_api.server import Refused, Server
+from harness_api.tokens import ServerTokens
+
+T = TypeVar("T")
+STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `answers.before` cuts at the others
+RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
+
+
+@dataclass(frozen=True)
+class APISource:
+    """A model that is served: its name, and what was found out about it."""
+
+    path: str
+    digest: str
+    context: int | None  # tokens; None where they cannot be counted, so that nobody checks lengths
+    facts: Mapping[str, Any]
+    tokens: ServerTokens | None = field(repr=False)
+    workers: int = 1
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together; zeros where the server does not tell."""
+        return self.tokens.count(pairs, self.workers) if self.tokens else [0] * len(pairs)
+
+
+class APISubject:
+    """A model under a name on a server."""
+
+    def __init__(self, ref: ModelRef, server: Server, found: Dialect, options: Options) -> None:
+        if ref.adapter or ref.quantization:
+            raise UsageError(
+                f'model "{ref.name}": the loader "api" puts no adapter on a served model; serve it, and name it in path'
+            )
+        self.name, self.model = ref.name, ref.path
+        self.digest = ref.digest or options.digest(ref.path)
+        self.server, self.dialect, self.options = server, found, options
+        self.context = found.context
+        self.tokens = ServerTokens(server, ref.path, options.prefix) if found.tokenizes else None
+        self.asked = {**(options.body or {}), "model": ref.path}
+        self.advice = "run again, what was answered is kept"
+        self._draws = False  # until that was seen
+        if not options.version:
+            self.advice = 'run again; with version = "…" what was answered would have been kept'
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer each prompt; see `stream_generate`."""
+        return _in_order(self.stream_generate(prompts, **options))
+
+    def stream_generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        truncate: bool = False,
+    ) -> Iterator[tuple[int, str]]:
+        """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers come.
+
+        A text ends before the first stop string. `truncate` cuts text from the left where the server tells tokens.
+        Raises UsageError when the server refuses a prompt or gives up answering; what was answered came before.
+        """
+        if max_new_tokens < 1:
+            yield from ((i, "") for i in range(len(prompts)))
+            return
+        drawn = sampling if sampling and sampling.temperature > 0 else None
+        if drawn:
+            self._check_drawing(drawn, len(prompts))
+
+        stops = [s for s in stop if s]
+
+        def ask(number: int, ended: threading.Event) -> str:
+            how = _drawn(drawn, number) if drawn else {"temperature": 0}
+            return self._answer(prompts[number], how, max_new_tokens, stops, truncate, ended)
+
+        yield from each(ask, len(prompts), self.options.concurrency)
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after its prompt; see `stream_logprobs`."""
+        return _in_order(self.stream_logprobs(pairs, **options))
+
+    def stream_logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
+    ) -> Iterator[tuple[int, Logprob]]:
+        """Score each continuation after its prompt, or without one a whole text; yield (number, score) as they come.
+
+        Raises UsageError when the server does not offer the log-probs of a prompt, or no exact number can be had.
+        """
+        scoring = Scoring(self.server, self.dialect, self.asked, self.tokens, self.advice)
+
+        def ask(number: int, ended: threading.Event) -> Logprob:
+            return scoring.score(*pairs[number], truncate=truncate, stop=ended)
+
+        yield from each(ask, len(pairs), self.options.concurrency)
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""
+        if self.tokens is None:
+            raise UsageError(f"{self.server.where}: tells no tokens, so they cannot be counted")
+        return self.tokens.count(pairs, self.options.concurrency)
+
+    def _answer(
+        self,
+        prompt: Prompt,
+        how: Mapping[str, Any],
+        max_new_tokens: int,
+        stops: Sequence[str],
+        truncate: bool,
+        ended: threading.Event,
+    ) -> str:
+        about = f" (the prompt ending {_end(prompt)!r})"
+        endpoint, asked = self._addressed(self._cut(prompt, max_new_tokens, ended) if truncate else prompt)
+        asked = {**self.asked, **how, **asked, **({"stop": list(stops[:STOPS])} if stops else {})}
+        text = self.server.ask(
+            endpoint.path,
+            endpoint.body(max_new_tokens, asked),
+            read=partial(answers.text_of, stop=stops),
+            about=about,
+            advice=self.advice,
+            stop=ended,
+        )
+        if self.server.holds_key(text):
+            raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
+        return text
+
+    def _check_drawing(self, sampling: Sampling, prompts: int) -> None:
+        """Refuse to sample from a server that ignores temperature: every draw would be the same greedy answer."""
+        if len(sampling.seeds) != prompts:
+            raise UsageError(f"sampling: has {len(sampling.seeds)} seeds for {prompts} prompts")
+        endpoint, asked = self._addressed(RANDOM if self.dialect.text else [{"role": "user", "content": RANDOM}])
+        if self._draws or "temperature" in endpoint.without:
+            return
+        how = {**self.asked, **asked, "temperature": HOT}
+        texts = set()
+        for seed in (1, 2):
+            try:
+                said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=answers.choice)
+            except Refused:  # too short a limit for a model that reasons; what it draws then nobody can see
+                return
+            texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any
+        if len(texts) == 1:
+            raise UsageError(
+                f"{self.server.where}: ignores temperature: two seeds drew the same answer at {HOT:g}; transformers"
+                " serve, for one, samples only where the model's generation_config.json says do_sample"
+            )
+        self._draws = True
+
+    def _addressed(self, prompt: Any) -> tuple[dialect.Endpoint, dict[str, Any]]:
+        """Return where a prompt goes, and the fields that carry it."""
+        messages = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int))
+        endpoint = self.dialect.chat if messages else self.dialect.text
+        if endpoint is None:
+            raise UsageError(f"{self.server.where}: answers no messages ({CHAT}); give text prompts")
+        if endpoint.path == COMPLETIONS:
+            return endpoint, {"prompt": prompt}
+        return endpoint, {"messages": prompt if messages else [{"role": "user", "content": prompt}]}
+
+    def _cut(self, prompt: Prompt, max_new_tokens: int, stop: threading.Event) -> Prompt | list[int]:
+        """Cut a prompt from the left so that the answer has room, where its tokens are known."""
+        text = self.dialect.text
+        if self.tokens is None or self.context is None or text is None or text.path != COMPLETIONS:
+            return prompt
+        room = max(1, self.context - max_new_tokens)
+        ids = self.tokens.prompt(prompt, stop)
+        return prompt if len(ids) <= room else ids[-room:]
+
+
+def open_source(path: str, options: Options) -> APISource:
+    """Ask a server whether it serves a model, and what it offers. Raises UsageError."""
+    server = Server(options)
+    found = dialect.find(server, path, options)
+    tokens = ServerTokens(server, path, options.prefix) if found.tokenizes else None
+    if tokens is None:
+        server.close()
+    context = found.context if tokens else None
+    return APISource(path, options.digest(path), context, found.facts, tokens, options.concurrency)
+
+
+def load_subjects(refs: Sequence[ModelRef], options: Options) -> list[APISubject]:
+    """Make a subject for each name; they share one server."""
+    server = Server(options)
+    return [APISubject(ref, server, dialect.find(server, ref.path, options), options) for ref in refs]
+
+
+def _drawn(sampling: Sampling, number: int) -> dict[str, Any]:
+    how: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seeds[number]}
+    if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
+        how["top_k"] = sampling.top_k
+    return how
+
+
+def _end(prompt: Prompt) -> str:
+    """Return how a prompt ends: few-shot prompts all begin alike."""
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
+    return text[-40:]
+
+
+def _in_order(stream: Iterator[tuple[int, T]]) -> list[T]:
+    found = dict(stream)
+    return [found[i] for i in range(len(found))]

@@ -1,0 +1,1100 @@
+"""A served model: what the server offers, what can go wrong with it, and that no key is ever written."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness_api
+from harness.errors import Finding, UsageError
+from harness.subject import ModelRef, Sampling
+from harness.testing import Project
+from harness_api import server as server_module
+from harness_api.options import Options
+from harness_api.pool import each
+
+pytest.importorskip("openai")
+KEY = "sk-Not-A-Real-Key-0123456789"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+Body = dict[str, Any]
+Reply = tuple[int, Any]  # status, JSON (or bytes that are none)
+
+
+def ask(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+@dataclass
+class Fake:
+    """An OpenAI-compatible server whose answers, and misbehaviour, are in the test's hands.
+
+    `troubles` are what the next requests get that are no probes; after them it answers.
+    """
+
+    url: str = ""
+    models: list[Body] = field(default_factory=lambda: [{"id": "small", "owned_by": "fake"}])
+    troubles: list[Callable[[Any], Reply | None]] = field(default_factory=list)
+    refuses: Callable[[str, Body], Reply | None] = lambda path, body: None
+    answer: Callable[[Body], Any] = lambda body: f"to {prompt_of(body)}"
+    finish: str | None = "stop"
+    scores: tuple[str, ...] = ()  # of "prompt_logprobs", "echo", "tokenize"
+    bos: bool = False
+    value: Callable[[str], float] = lambda token: -len(token) / 8
+    key: str = ""
+    seen: list[tuple[str, Body, dict[str, str]]] = field(default_factory=list)
+    now: int = 0
+    most: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def asked(self, path: str) -> list[Body]:
+        """The bodies of requests to a path that were no probes of the loader."""
+        return [body for where, body, _ in self.seen if where == path and not is_probe(body)]
+
+    def reply(self, path: str, body: Body, headers: dict[str, str], handler: Any) -> Reply | None:
+        with self.lock:
+            self.seen.append((path, body, headers))
+            trouble = self.troubles.pop(0) if self.troubles and body and not is_probe(body) else None
+        if self.key and headers.get("authorization") != f"Bearer {self.key}":
+            return 401, {"error": {"message": f"Incorrect API key provided: {headers.get('authorization')}"}}
+        if trouble and (found := trouble(handler)) is not WELL:
+            return found
+        if path == "/v1/models":
+            return 200, {"object": "list", "data": self.models}
+        return self.refuses(path, body) or self.told(path, body)
+
+    def told(self, path: str, body: Body) -> Reply:
+        if path == "/tokenize" and "tokenize" in self.scores:
+            text = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"]) + "<answer>"
+            return 200, {"tokens": self.encode(text, body.get("add_special_tokens", True))}
+        if path == TEXT:
+            return 200, {"choices": [self.scored(body) or {"text": self.answer(body), "finish_reason": self.finish}]}
+        if path == CHAT:
+            message = self.answer(body)
+            message = message if isinstance(message, dict) else {"role": "assistant", "content": message}
+            return 200, {"choices": [{"message": message, "finish_reason": self.finish}]}
+        return 404, {"detail": "Not Found"}
+
+    # A token is a word with the space before it; its number is its place in `words`.
+    words: list[str] = field(default_factory=lambda: ["<s>"])
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        pieces = re.findall(r"<s>|<answer>|\s*[^\s<]+|\s+", text)
+        with self.lock:
+            self.words += [p for p in dict.fromkeys(pieces) if p not in self.words]
+        return [0] * (self.bos and special) + [self.words.index(p) for p in pieces]
+
+    def scored(self, body: Body) -> Body | None:
+        """Return a choice with the log-probs of the prompt, if they are offered and asked for."""
+        prompt = body["prompt"]
+        ids = self.encode(prompt, True) if isinstance(prompt, str) else prompt
+        texts = [self.words[i] for i in ids]
+        if body.get("echo") and "echo" in self.scores:
+            values = [None, *map(self.value, texts[1:]), -0.5]
+            top = [None, *({t: v, "other": -0.5} for t, v in zip(texts[1:], values[1:], strict=False)), {"!": -0.5}]
+            logprobs = {"tokens": [*texts, "!"], "token_logprobs": values, "top_logprobs": top}
+            return {"text": "".join(texts) + "!", "logprobs": logprobs, "finish_reason": "length"}
+        if "prompt_logprobs" in body and "prompt_logprobs" in self.scores:
+            values = [self.value(t) for t in texts]
+            entries = [
+                {"logprob": v, "rank": 1 + (v < -0.5), "decoded_token": t} for v, t in zip(values, texts, strict=True)
+            ]
+            told = [None, *({str(i): entry} for i, entry in zip(ids[1:], entries[1:], strict=True))]
+            return {"text": "!", "logprobs": None, "finish_reason": "length", "prompt_logprobs": told}
+        return None
+
+
+WELL: Any = (0, None)  # a trouble that was none
+
+
+def is_probe(body: Body) -> bool:
+    return prompt_of(body) == "The capital of France is"
+
+
+def prompt_of(body: Body) -> str:
+    return str(body["messages"][-1]["content"] if "messages" in body else body.get("prompt", ""))
+
+
+def status(code: int, body: Any = None, **headers: str) -> Callable[[Any], Reply]:
+    """Answer with a status."""
+
+    def trouble(handler: Any) -> Reply:
+        handler.extra = headers
+        return code, body or {"error": {"message": f"status {code}"}}
+
+    return trouble
+
+
+def garbage(handler: Any) -> Reply:
+    return 200, b"<html>Bad gateway</html>"
+
+
+def cut(handler: Any) -> Reply:
+    return 200, b'{"choices": [{"text": "half'
+
+
+def drop(handler: Any) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def stall(handler: Any) -> Reply:
+    time.sleep(1.2)
+    return WELL
+
+
+def half(handler: Any) -> None:
+    """Announce more bytes than come."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.wfile.flush()
+    drop(handler)
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    """Run a fake server for one test."""
+    yield from serving(Fake())
+
+
+def serving(fake: Fake) -> Iterator[Fake]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # head and body in one piece: in two, TCP waits 40 ms between them
+        extra: dict[str, str] = {}  # noqa: RUF012 -- replaced, never changed
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+            with fake.lock:
+                fake.now += 1
+                fake.most = max(fake.most, fake.now)
+            try:
+                headers = {k.lower(): v for k, v in self.headers.items()}
+                self.send(fake.reply(self.path, body, headers, self))
+            finally:
+                with fake.lock:
+                    fake.now -= 1
+
+        do_GET = do_POST  # noqa: N815 -- http.server's name
+
+        def send(self, reply: Reply | None) -> None:
+            if reply is None:
+                self.close_connection = True
+                return
+            code, body = reply
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(code)
+            kind = "text/html" if data.startswith(b"<") else "application/json"
+            for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **self.extra}.items():
+                self.send_header(name, value)
+            self.extra = {}
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that gave up
+    fake.url = f"http://127.0.0.1:{http.server_port}/v1"
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield fake
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait little between tries, and know no key."""
+    monkeypatch.setattr(server_module, "PAUSE", 0.01)
+    for name in [n for n in os.environ if n.startswith("OPENAI_")]:
+        monkeypatch.delenv(name)
+
+
+def load(fake: Fake, **options: Any) -> Any:
+    return harness_api.load([ModelRef("reference", "small")], base_url=fake.url, **options)
+
+
+def open_(fake: Fake, path: str = "small", **options: Any) -> Any:
+    return harness_api.load.open(path, base_url=fake.url, **options)
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """Return the one line of a UsageError, and see that it shows no key."""
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert KEY not in str(caught.value)
+    return str(caught.value)
+
+
+# -- the loader and its options --------------------------------------------------------------------------------------
+
+
+def test_importing_the_plugin_is_light() -> None:
+    """`import harness_api` brings in no SDK, so that --help stays fast."""
+    code = "import sys, harness_api; print([m for m in ('openai', 'httpx', 'httpx2', 'pydantic') if m in sys.modules])"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == "[]"
+
+
+def test_options_are_those_of_the_loader() -> None:
+    """The dataclass behind `open` and `identity` has the names and defaults of the loader's signature."""
+    keyword = {
+        p.name: p.default for p in inspect.signature(harness_api.load).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    assert {f.name: f.default for f in fields(Options)} == keyword
+
+
+def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
+    """A missing extra is one line, not a traceback."""
+    monkeypatch.setitem(sys.modules, "openai", None)
+    assert "pip install 'finetune-harness[api]'" in refused(lambda: open_(fake))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"base_url": "localhost:8000"}, "base_url: cannot be read; want a URL such as"),
+        ({"base_url": "ftp://host/v1"}, "base_url: cannot be read"),
+        ({"base_url": "http://host:port/v1"}, "base_url: cannot be read"),
+        ({"base_url": f"http://me:{KEY}@host/v1"}, "base_url: holds a user name or a password"),
+        ({"base_url": f"http://host/v1?key={KEY}"}, 'something after "?"'),
+        ({"api_key_env": KEY}, "is not shown, since it may be a key"),
+        ({"api_key_env": "hf_abcdef"}, "is not shown, since it may be a key"),
+        ({"concurrency": 0}, "concurrency: is 0, want 1 or more"),
+        ({"retries": -1}, "retries: is -1, want 0 or more"),
+        ({"timeout": 0.0}, "timeout: is 0, want a number of seconds above 0"),
+        ({"context": 0}, "context: is 0, want 1 or more"),
+        ({"body": {"temperature": 1}}, 'body: "temperature" is decided by the harness; remove it'),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], says: str) -> None:
+    """Each names the option and what is wanted, and shows nothing that may be secret."""
+    assert says in refused(lambda: harness_api.load.open("small", **options))
+
+
+def test_opening_tells_what_the_server_offers(fake: Fake) -> None:
+    """Facts come from a tiny request each, and the context from the list of models."""
+    fake.models = [{"id": "small", "owned_by": "vllm", "max_model_len": 100}]
+    fake.scores = ("prompt_logprobs", "tokenize")
+    source = open_(fake)
+    assert source.facts == {
+        "server": fake.url,
+        "served by": "vllm",
+        "text prompts": "/completions",
+        "messages": "/chat/completions",
+        "log-probs of prompts": "prompt_logprobs",
+        "tokens": "told by the server",
+        "context": 100,
+    }
+    assert source.context == 100
+    assert source.count_tokens([("one two", " three"), (ask("one two"), "three four")]) == [3, 5]
+    assert all(body.get("max_tokens", 1) == 1 for _, body, _ in fake.seen)
+
+
+def test_lengths_are_not_checked_where_tokens_are_unknown(fake: Fake) -> None:
+    """Without a tokenizer no context is named, however large it is said to be, so that zeros never pass for lengths."""
+    source = open_(fake, context=100)
+    assert (source.context, source.facts["context"], source.count_tokens([("a b", " c")])) == (None, 100, [0])
+    assert source.facts["tokens"] == "unknown, so lengths are not checked"
+
+
+def test_a_server_that_is_not_there_is_told_soon() -> None:
+    """A closed port is one line within a second."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    begun = time.monotonic()
+    said = refused(lambda: harness_api.load.open("small", base_url=url))
+    assert re.fullmatch(
+        rf'server "{url}": the connection failed \(.*refused.*\), after 2 tries; start it, or correct base_url', said
+    )
+    assert time.monotonic() - begun < 10  # the SDK is imported meanwhile
+
+
+def test_a_server_that_stalls_at_the_start_is_told(fake: Fake) -> None:
+    """A list of models that does not come is given up after the timeout."""
+    fake.models = []
+    fake.refuses = lambda path, body: stall(None)
+    assert "gave no answer in 0.1 s, after 2 tries" in refused(lambda: open_(fake, timeout=0.1))
+
+
+def test_a_url_without_its_end_is_told(fake: Fake) -> None:
+    """Where neither models nor endpoints are, the missing /v1 is suggested."""
+    fake.url = fake.url.removesuffix("/v1")
+    assert "does base_url lack its /v1?" in refused(lambda: open_(fake))
+
+
+def test_a_page_in_place_of_an_api_is_told(fake: Fake) -> None:
+    """A web server that answers everything with a page is no API."""
+    fake.models = "page"  # type: ignore[assignment]
+    assert "answered /models with no list of models, after 2 tries" in refused(lambda: open_(fake))
+
+
+def test_an_unknown_model_is_told_with_those_that_are_served(fake: Fake) -> None:
+    """A name that is nearly right is corrected, else the names there are are listed."""
+    fake.models = [{"id": "llama-3-8b"}, {"id": "qwen"}]
+    assert refused(lambda: open_(fake, "llama-3-8B")).endswith(
+        'serves no model "llama-3-8B"; did you mean "llama-3-8b"?'
+    )
+    assert refused(lambda: open_(fake, "gpt")).endswith('serves no model "gpt"; known: "llama-3-8b", "qwen"')
+
+
+def test_a_server_without_a_list_of_models_is_taken_by_its_answers(fake: Fake) -> None:
+    """The list is optional; what is asked of the endpoints decides."""
+    fake.refuses = lambda path, body: (404, {"detail": "Not Found"}) if path == "/v1/models" else None
+    fake.models = []
+    assert open_(fake, "anything").path == "anything"
+
+
+def test_an_adapter_is_refused(fake: Fake) -> None:
+    """Nothing can be put on a model that is served."""
+    ref = ModelRef("adapter", "small", adapter=Path("adapter"))
+    said = refused(lambda: harness_api.load([ref], base_url=fake.url).__enter__())
+    assert 'model "adapter": the loader "api" puts no adapter on a served model' in said
+
+
+# -- the key ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_comes_from_the_environment_alone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent to the server for which its variable was named, without what the SDK tells of machine and account."""
+    monkeypatch.setenv("THEIR_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    fake.key = KEY
+    with load(fake, api_key_env="THEIR_KEY") as [subject]:
+        assert subject.generate(["a"]) == ["to a"]
+    sent = {name for _, _, headers in fake.seen for name in headers}
+    assert "authorization" in sent
+    assert not sent & {"x-stainless-os", "x-stainless-arch", "x-stainless-runtime-version"}
+
+
+def test_a_key_is_for_the_server_it_was_made_for(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OPENAI_API_KEY and the account's names stay at home when another server is asked and nobody said otherwise."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
+    with load(fake) as [subject]:
+        subject.generate(["a"])
+    assert not [v for _, _, headers in fake.seen for v in headers.values() if KEY in v]
+    assert not any("authorization" in headers for _, _, headers in fake.seen)
+
+
+def test_a_missing_key_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI's own server wants OPENAI_API_KEY, and a variable that was named must be there."""
+    wants = "the environment variable OPENAI_API_KEY, which holds its key, is not set; export it"
+    assert wants in refused(lambda: harness_api.load.open("gpt-4.1"))
+    monkeypatch.setenv("OTHER", "  ")
+    assert "the environment variable OTHER" in refused(lambda: harness_api.load.open("x", api_key_env="OTHER"))
+    monkeypatch.setenv("OTHER", f"{KEY}\nX: y")
+    assert "holds characters that no key has" in refused(lambda: harness_api.load.open("x", api_key_env="OTHER"))
+
+
+def test_a_refused_key_is_told_without_showing_it(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's own words, which repeat what it was sent, are not passed on."""
+    fake.key = "another"
+    assert "wants a key (HTTP 401); name the variable that holds it with api_key_env" in refused(lambda: open_(fake))
+    monkeypatch.setenv("MY_KEY", KEY)
+    said = refused(lambda: open_(fake, api_key_env="MY_KEY"))
+    assert "refuses the key that MY_KEY holds (HTTP 401); export the right one" in said
+
+
+@pytest.mark.parametrize("code", [400, 403, 500])
+def test_a_server_that_repeats_the_key_is_not_repeated(fake: Fake, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Whatever a server says in an error, or in an answer, the key is not in what we say."""
+    monkeypatch.setenv("MY_KEY", KEY)
+    with load(fake, api_key_env="MY_KEY", retries=0) as [subject]:
+        fake.troubles = [status(code, {"error": {"message": f"you sent Bearer {KEY}\n\nto me"}})]
+        assert "you sent Bearer *** to me" in refused(lambda: subject.generate(["a"]))
+        fake.answer = lambda body: f"my key is {KEY}"
+        assert "repeats its key in an answer" in refused(lambda: subject.generate(["a"]))
+
+
+# -- generation ------------------------------------------------------------------------------------------------------
+
+
+def test_text_and_messages_go_where_they_belong(fake: Fake) -> None:
+    """Text is completed as it is, messages are sent as they are, greedily and for so many tokens."""
+    with load(fake) as [subject]:
+        assert subject.generate(["a", ask("b")], max_new_tokens=7) == ["to a", "to b"]
+    assert fake.asked(TEXT) == [{"model": "small", "prompt": "a", "temperature": 0, "max_tokens": 7}]
+    assert fake.asked(CHAT) == [{"model": "small", "messages": ask("b"), "temperature": 0, "max_tokens": 7}]
+
+
+def test_text_goes_as_a_message_where_nothing_completes(fake: Fake) -> None:
+    """OpenAI's chat models have no completions: a text prompt is one user message, and a fact says so."""
+    wrong = {"error": {"message": "This is a chat model", "type": "invalid_request_error", "param": "model"}}
+    fake.refuses = lambda path, body: (404, wrong) if path == TEXT else None
+    assert open_(fake).facts["text prompts"] == "one user message to /chat/completions"
+    with load(fake) as [subject]:
+        assert subject.generate(["a"]) == ["to a"]
+    assert fake.asked(CHAT)[0]["messages"] == ask("a")
+
+
+def test_the_endpoint_can_be_chosen(fake: Fake) -> None:
+    """`endpoint = "chat"` sends text as a message, and one that is not there is told."""
+    with load(fake, endpoint="chat") as [subject]:
+        subject.generate(["a"])
+    assert (len(fake.asked(CHAT)), len(fake.asked(TEXT))) == (1, 0)
+    fake.refuses = lambda path, body: (404, {"detail": "Not Found"}) if path == CHAT else None
+    assert 'answers nothing at "chat", HTTP 404: Not Found' in refused(lambda: open_(fake, endpoint="chat"))
+    with load(fake) as [subject]:
+        assert "answers no messages" in refused(lambda: subject.generate([ask("a")]))
+
+
+def test_fields_that_a_model_refuses_are_left_out(fake: Fake) -> None:
+    """Reasoning models of OpenAI want max_completion_tokens, no temperature and no stop: we find out, and tell."""
+    wants = [("max_tokens", "unsupported_parameter"), ("temperature", "unsupported_value"), ("stop", "unsupported")]
+
+    def refuses(path: str, body: Body) -> Reply | None:
+        if path == TEXT:
+            return 404, {"error": {"message": "This is a chat model"}}
+        for name, code in wants:
+            if name in body:
+                return 400, {"error": {"message": f"Unsupported: '{name}'", "param": name, "code": code}}
+        if body.get("max_completion_tokens") == 1:
+            words = "Could not finish the message because max_tokens or model output limit was reached."
+            return 400, {"error": {"message": words, "type": "invalid_request_error"}}
+        return None
+
+    fake.refuses = refuses
+    assert open_(fake).facts["temperature"] == "the model's own, it refuses 0: answers are drawn, not greedy"
+    fake.answer = lambda body: "yes; no"
+    with load(fake) as [subject]:
+        assert subject.generate(["a"], max_new_tokens=50, stop=[";"]) == ["yes"]
+    assert fake.asked(CHAT)[-1] == {"model": "small", "messages": ask("a"), "max_completion_tokens": 50}
+
+
+def test_stop_strings_beyond_what_servers_take_are_cut_here(fake: Fake) -> None:
+    """Four are sent, and the answer ends before the first of all of them, also where the server leaves them in."""
+    fake.answer = lambda body: "one f two a three"
+    with load(fake) as [subject]:
+        assert subject.generate(["x"], stop=["a", "", "b", "c", "d", "x", "f"]) == ["one "]
+    assert fake.asked(TEXT)[0]["stop"] == ["a", "b", "c", "d"]
+
+
+def test_sampling_is_sent_with_a_seed_per_prompt(fake: Fake) -> None:
+    """Temperature, top_p, top_k and each row's own seed; temperature 0 is greedy."""
+    fake.answer = lambda body: f"drawn {body.get('seed')}"
+    with load(fake) as [subject]:
+        drawn = subject.generate(["a", "b"], sampling=Sampling(0.7, 0.9, 5, (11, 12)))
+        subject.generate(["c"], sampling=Sampling(0.0, seeds=(1,)))
+        few = Sampling(1.0, seeds=(1,))
+        assert "has 1 seeds for 2 prompts" in refused(lambda: subject.generate(["a", "b"], sampling=few))
+    assert drawn == ["drawn 11", "drawn 12"]
+    by_prompt = {b["prompt"]: b for b in fake.asked(TEXT)}
+    assert {k: by_prompt["b"][k] for k in ("temperature", "top_p", "top_k", "seed")} == {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 5,
+        "seed": 12,
+    }
+    assert by_prompt["c"]["temperature"] == 0
+    assert "seed" not in by_prompt["c"]
+
+
+def test_a_server_that_ignores_temperature_cannot_sample(fake: Fake) -> None:
+    """Draws that are all the same greedy answer would pass for samples."""
+    with load(fake) as [subject]:
+        said = refused(lambda: subject.generate(["a"], sampling=Sampling(1.0, seeds=(1,))))
+    assert "ignores temperature" in said
+
+
+def test_more_fields_of_the_request_come_from_the_suite(fake: Fake) -> None:
+    """`body` is sent with every request, and may not say what the harness decides."""
+    with load(fake, body={"top_k": 0, "chat_template_kwargs": {"enable_thinking": False}}) as [subject]:
+        subject.generate([ask("a")])
+    assert fake.asked(CHAT)[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert fake.asked(CHAT)[0]["top_k"] == 0
+
+
+def test_nothing_asked_is_nothing_sent(fake: Fake) -> None:
+    """No prompts, and answers of no tokens, need no server."""
+    with load(fake) as [subject]:
+        assert (subject.generate([]), subject.generate(["a"], max_new_tokens=0)) == ([], [""])
+    assert fake.asked(TEXT) == []
+
+
+def test_so_many_requests_are_under_way_and_no_more(fake: Fake) -> None:
+    """The bound is reached and kept, and answers come back in order."""
+
+    full = threading.Event()
+
+    def slow(body: Body) -> str:
+        if fake.now >= 3:
+            full.set()
+        full.wait(5)
+        time.sleep(0.05)
+        return f"to {prompt_of(body)}"
+
+    with load(fake, concurrency=3) as [subject]:
+        fake.answer, fake.most = slow, 0
+        assert subject.generate([str(i) for i in range(12)]) == [f"to {i}" for i in range(12)]
+    assert fake.most == 3
+
+
+def test_answers_come_out_as_they_come_in(fake: Fake) -> None:
+    """A slow row does not keep the others back."""
+    hold = threading.Event()
+
+    def answer(body: Body) -> str:
+        if prompt_of(body) == "0":
+            hold.wait(5)
+        return prompt_of(body)
+
+    fake.answer = answer
+    with load(fake, concurrency=2) as [subject]:
+        stream = subject.stream_generate([str(i) for i in range(5)])
+        first = [next(stream) for _ in range(4)]
+        assert sorted(first) == [(i, str(i)) for i in range(1, 5)]
+        hold.set()
+        assert list(stream) == [(0, "0")]
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [drop, half, garbage, cut, stall, status(429), status(500), status(503), status(408)],
+    ids=["drop", "half", "garbage", "cut", "stall", "429", "500", "503", "408"],
+)
+def test_what_passes_is_asked_again_and_nothing_is_lost(fake: Fake, trouble: Any) -> None:
+    """Each trouble costs a try, never a row."""
+    with load(fake) as [subject]:
+        fake.troubles, subject.server.timeout = [trouble, trouble], 0.5
+        assert subject.generate([str(i) for i in range(6)]) == [f"to {i}" for i in range(6)]
+    assert len(fake.asked(TEXT)) >= 8
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        (drop, r"the connection failed \(.+\)"),
+        (garbage, "answered with something that is no JSON"),
+        (cut, "answered with something that is no JSON"),
+        (stall, "gave no answer in 0.2 s"),
+        (status(429), "HTTP 429: status 429"),
+        (status(502, b"<html>Bad</html>"), "HTTP 502: <html>Bad</html>"),
+        (lambda _: (200, {"choices": []}), "answered without choices"),
+        (lambda _: (200, [1]), "answered without choices"),
+        (lambda _: (200, {"error": {"message": "no capacity"}}), "answered with an error: .*no capacity"),
+    ],
+    ids=["drop", "garbage", "cut", "stall", "429", "502", "no choices", "a list", "an error with status 200"],
+)
+def test_giving_up_is_one_line(fake: Fake, trouble: Any, says: str) -> None:
+    """It names the server, what happened, the row, how many tries, and what to do."""
+    with load(fake, retries=2, version="1") as [subject]:
+        fake.troubles, subject.server.timeout = [trouble] * 3, 0.2
+        said = refused(lambda: subject.generate([ask("Why?")]))
+    row, advice = r"\(the prompt ending 'Why\?'\)", "run again, what was answered is kept"
+    assert re.fullmatch(rf'server "{fake.url}": {says}.* {row}, after 3 tries; {advice}', said), said
+
+
+def test_without_a_version_nobody_says_that_answers_are_kept(fake: Fake) -> None:
+    """The line tells how they would be."""
+    with load(fake, retries=0) as [subject]:
+        fake.troubles = [status(500)]
+        said = refused(lambda: subject.generate(["a"]))
+    assert said.endswith('after 1 try; run again; with version = "…" what was answered would have been kept')
+
+
+def test_what_was_answered_comes_before_the_error(fake: Fake) -> None:
+    """Rows under way when another fails are waited for and yielded, and no further row is begun."""
+    began, failed = threading.Event(), threading.Event()
+
+    def answer(body: Body) -> str:
+        if prompt_of(body) == "1":
+            began.set()
+            failed.wait(5)
+            time.sleep(0.1)
+        return "done"
+
+    def fail(handler: Any) -> Reply:
+        began.wait(5)
+        failed.set()
+        return 400, {"error": {"message": "too long", "param": "prompt"}}
+
+    fake.answer = answer
+    with load(fake, concurrency=2) as [subject]:
+        fake.refuses = lambda path, body: fail(None) if body.get("prompt") == "0" else None
+        stream = subject.stream_generate([str(i) for i in range(9)])
+        found = {}
+        with pytest.raises(UsageError, match=r"HTTP 400: too long \(the prompt ending '0'\)"):
+            found.update(stream_into(stream, found))
+    assert 1 in found
+    assert len(fake.asked(TEXT)) < 9
+
+
+def stream_into(stream: Iterator[tuple[int, str]], found: dict[int, str]) -> dict[int, str]:
+    for number, answer in stream:
+        found[number] = answer
+    return found
+
+
+def test_a_refusal_is_not_asked_again(fake: Fake) -> None:
+    """What the server will never answer costs one request."""
+    with load(fake) as [subject]:
+        fake.troubles = [status(400, {"detail": "context length exceeded"})]
+        assert "HTTP 400: context length exceeded" in refused(lambda: subject.generate(["a"]))
+        spent = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
+        fake.troubles = [status(429, spent)]
+        assert "HTTP 429: You exceeded your current quota" in refused(lambda: subject.generate(["a"]))
+    assert len(fake.asked(TEXT)) == 2
+
+
+def test_a_server_that_says_when_is_asked_then(fake: Fake) -> None:
+    """Retry-After is waited for, in seconds or as a date; more than five minutes is not."""
+    with load(fake) as [subject]:
+        fake.troubles = [status(429, **{"Retry-After": "0.3"})]
+        begun = time.monotonic()
+        assert subject.generate(["a"]) == ["to a"]
+        assert 0.3 <= time.monotonic() - begun < 2
+        fake.troubles = [status(503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]
+        assert subject.generate(["a"]) == ["to a"]
+        fake.troubles = [status(429, **{"Retry-After": "3600"})]
+        said = refused(lambda: subject.generate(["a"]))
+    assert "HTTP 429: status 429 and asks to wait 3600 s (the prompt ending 'a'), after 1 try" in said
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "says"),
+    [
+        ("half an ans", "content_filter", "its content filter withheld the answer"),
+        ({"content": None}, "stop", "answered with NoneType as text"),
+        ({"content": None, "refusal": "I will not"}, "stop", "the model gave a refusal in place of an answer"),
+        ({"content": [{"text": "a"}]}, "stop", "answered with list as text"),
+        ({"content": None, "reasoning_content": "hmm"}, "length", "answered nothing but hidden reasoning"),
+        ({"content": "", "reasoning": "hmm"}, "length", "answered nothing but hidden reasoning"),
+        ("half an ans", "abort", 'ended an answer by "abort", want "stop" or "length"'),
+    ],
+)
+def test_what_is_no_answer_is_never_an_empty_one(fake: Fake, message: Any, finish: str, says: str) -> None:
+    """It is told with its row, at once; a row is not scored as wrong because nobody answered it."""
+    fake.answer = lambda body: message
+    with load(fake) as [subject]:
+        fake.finish = finish
+        assert says in refused(lambda: subject.generate([ask("a")]))
+    assert len(fake.asked(CHAT)) == 1
+
+
+def test_an_empty_answer_is_an_answer(fake: Fake) -> None:
+    """A model that ends at once said nothing, and that is what it said."""
+    fake.answer = lambda body: ""
+    with load(fake) as [subject]:
+        assert subject.generate(["a", ask("b")]) == ["", ""]
+
+
+def test_an_interrupted_stream_begins_no_more_requests() -> None:
+    """Whoever stops listening stops the asking, and is not kept waiting."""
+    begun = []
+
+    def slow(number: int, stop: threading.Event) -> int:
+        begun.append(number)
+        time.sleep(0.8 if number else 0)
+        return number
+
+    stream = each(slow, 50, 2)
+    next(stream)
+    at = time.monotonic()
+    stream.close()
+    assert time.monotonic() - at < 0.7
+    time.sleep(1)
+    assert len(begun) <= 3
+
+
+# -- log-probs -------------------------------------------------------------------------------------------------------
+
+WAYS = [("prompt_logprobs", "tokenize"), ("echo", "tokenize"), ("prompt_logprobs",), ("echo",)]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("scores", WAYS, ids="+".join)
+def test_a_continuation_gets_its_own_tokens(fake: Fake, scores: tuple[str, ...], bos: bool) -> None:
+    """In each shape, with a BOS or not: exactly the tokens after the prompt, and spaces that end it go with them."""
+    fake.scores, fake.bos = scores, bos
+    pairs = [("one two", " three four"), ("one two ", "three"), ("one two", " a\nb c")]
+    with load(fake) as [subject]:
+        found = subject.logprobs(pairs)
+    assert [(p.total, p.tokens, p.bytes, p.greedy) for p in found] == [
+        (-(6 + 5) / 8, 2, 11, False),
+        (-6 / 8, 1, 5, False),
+        (-6 / 8, 3, 6, True),
+    ]
+
+
+@pytest.mark.parametrize("scores", WAYS, ids="+".join)
+def test_a_whole_text_is_scored_from_its_first_predicted_token(fake: Fake, scores: tuple[str, ...]) -> None:
+    """After a BOS or a prefix all of it; else the first token is given, so neither it nor its bytes count."""
+    fake.scores = scores
+    with load(fake) as [subject]:
+        assert [(p.tokens, p.bytes) for p in subject.logprobs([("", "ab cde f"), ("", "")])] == [(2, 6), (0, 0)]
+    fake.bos = True
+    with load(fake) as [subject]:
+        (found,) = subject.logprobs([("", "ab cde f")])
+        extra = "tokenize" in scores  # as lm_eval, and the loader "hf", we then score the BOS after a BOS as well
+        assert (found.tokens, found.bytes, found.total) == (3 + extra, 8, -(2 + 4 + 2 + 3 * extra) / 8)
+    fake.bos = False
+    if "tokenize" in scores:
+        with load(fake, prefix="<s>") as [subject]:
+            assert [(p.tokens, p.bytes) for p in subject.logprobs([("", "ab cde f")])] == [(3, 8)]
+
+
+@pytest.mark.parametrize("scores", WAYS[2:], ids="+".join)
+def test_a_token_across_the_boundary_is_refused(fake: Fake, scores: tuple[str, ...]) -> None:
+    """Where no token begins with the continuation no number would be exact."""
+    fake.scores = scores
+    with load(fake) as [subject]:
+        assert "no token begins exactly where the continuation does" in refused(
+            lambda: subject.logprobs([("unbeliev", "able")])
+        )
+
+
+@pytest.mark.parametrize("scores", WAYS[:2], ids="+".join)
+def test_a_token_across_the_boundary_is_encoded_apart(fake: Fake, scores: tuple[str, ...]) -> None:
+    """Where the server tells tokens the continuation is encoded by itself, as the loader "hf" does."""
+    fake.scores = scores
+    with load(fake) as [subject]:
+        found = subject.logprobs([("unbeliev", "able"), ("how unbeliev", "able yes")])
+    assert [(p.total, p.tokens) for p in found] == [(-4 / 8, 1), (-(4 + 4) / 8, 2)]
+
+
+def test_parts_of_characters_hide_no_boundary() -> None:
+    """Beside a token that decodes to nothing or to a replacement character nothing is taken for exact."""
+    from harness_api.scores import Position, after
+
+    def found(*texts: str | None) -> list[Position]:
+        return [Position(t, -1.0, True) for t in texts]
+
+    assert after(found("a", "", "é", " b"), " b") == found(" b")
+    assert after(found("a", "", "é", " b"), "é b") is None
+    assert after(found("a", "\ufffd", " b"), " b") is None
+    assert after(found(None, "b"), "b") == found("b")
+    assert after(found("ab", "c"), "bc") is None
+
+
+def test_messages_are_scored_where_tokens_are_told(fake: Fake) -> None:
+    """The continuation follows the rendered messages; without tokens nobody knows where it begins."""
+    fake.scores = ("prompt_logprobs", "tokenize")
+    with load(fake) as [subject]:
+        (found,) = subject.logprobs([(ask("one two"), "three four")])
+    assert (found.tokens, found.bytes, found.total) == (2, 10, -(5 + 5) / 8)
+    fake.scores = ("prompt_logprobs",)
+    with load(fake) as [subject]:
+        assert "continuations of messages cannot be scored" in refused(lambda: subject.logprobs([(ask("a"), "b")]))
+
+
+def test_long_rows_are_refused_cut_or_windowed(fake: Fake) -> None:
+    """A prompt that does not fit is refused, or loses its beginning when told to; a whole text is scored in windows."""
+    fake.models = [{"id": "small", "max_model_len": 6}]
+    fake.scores = ("prompt_logprobs", "tokenize")
+    words = " ".join("abcdefghijkl")
+    with load(fake) as [subject]:
+        said = refused(lambda: subject.logprobs([(words, " yes")]))
+        assert "a row has 13 tokens, there is room for 5; shorten the one ending ' yes'" in said
+        assert [(p.tokens, p.total) for p in subject.logprobs([(words, " yes")], truncate=True)] == [(1, -4 / 8)]
+        fake.seen = []
+        (whole,) = subject.logprobs([("", words)])
+        assert [len(b["prompt"]) for b in fake.asked(TEXT)] == [5, 5, 5]  # each with as much before it as fits
+        assert (whole.tokens, whole.total, whole.bytes) == (11, -11 * 2 / 8, len(words) - 1)
+        subject.generate([words], max_new_tokens=2, truncate=True)
+        assert [fake.words[i] for i in fake.asked(TEXT)[-1]["prompt"]] == [" i", " j", " k", " l"]
+    assert max(len(b["prompt"]) for b in fake.asked(TEXT) if "prompt_logprobs" in b) == 5
+
+
+def test_a_server_without_log_probs_says_so_when_asked(fake: Fake) -> None:
+    """Also one that ignores the question, or answers it for what it generated alone, as llama.cpp does."""
+    content = [{"id": 1, "token": "!", "logprob": -0.4, "top_logprobs": [{"token": "!", "logprob": -0.4}]}]
+    own = {"text": "!", "logprobs": {"content": content}, "finish_reason": "length"}
+    old = {"tokens": ["!"], "token_logprobs": [-0.4], "top_logprobs": [{"!": -0.4}], "text_offset": [0]}
+    for choice in ({"text": "!", "finish_reason": "length"}, own, {**own, "logprobs": old}):
+        fake.refuses = lambda path, body, choice=choice: (200, {"choices": [choice]}) if path == TEXT else None
+        assert open_(fake).facts["log-probs of prompts"] == "not offered"
+        with load(fake) as [subject]:
+            assert "offers no log-probs of a prompt" in refused(lambda: subject.logprobs([("a", " b")]))
+        assert 'offers no log-probs of a prompt by "echo"' in refused(lambda: open_(fake, logprobs="echo"))
+
+
+@pytest.mark.parametrize("scores", WAYS, ids="+".join)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_log_probs_that_are_no_numbers_are_a_finding(fake: Fake, scores: tuple[str, ...], value: float) -> None:
+    """A broken model is told, not averaged."""
+    fake.scores = scores
+    with load(fake) as [subject]:
+        fake.value = lambda token: value if token == " bad" else -1.0
+        with pytest.raises(Finding, match="the server sent what is not finite"):
+            subject.logprobs([("a", " bad b")])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"prompt_logprobs": [None, None, None]},
+        {"prompt_logprobs": [None]},
+        {"prompt_logprobs": None},
+        {"prompt_logprobs": [None, {"1": {"logprob": -1.0, "decoded_token": " b"}}]},
+        {"prompt_logprobs": [None, {"1": {"logprob": -1, "rank": 1}, "2": {"logprob": -2, "rank": 2}}]},
+        {"prompt_logprobs": [None, {"1": {"logprob": "x", "rank": 1, "decoded_token": " b"}}]},
+        {},
+    ],
+)
+def test_malformed_log_probs_are_refused(fake: Fake, told: Body) -> None:
+    """A shape that was not announced is told in one line."""
+    fake.scores = ("prompt_logprobs", "tokenize")
+    with load(fake) as [subject]:
+        fake.refuses = lambda path, body: (200, {"choices": [{"text": "!", **told}]}) if path == TEXT else None
+        said = refused(lambda: subject.logprobs([("a", " b")]))
+    assert "sent log-probs" in said
+
+
+def test_an_empty_continuation_is_refused(fake: Fake) -> None:
+    """It has no log-probability."""
+    fake.scores = ("echo",)
+    with load(fake) as [subject]:
+        assert "an empty continuation has no log-probability" in refused(lambda: subject.logprobs([("a", "")]))
+
+
+# -- what is remembered, and whole runs ------------------------------------------------------------------------------
+
+
+def test_answers_are_remembered_only_under_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identity is None without one; with one it names what matters and nothing else, and never the key."""
+    ref = ModelRef("reference", "small")
+
+    def name(**options: Any) -> str | None:
+        return harness_api.load.identity(ref, **options)
+
+    assert name() is None
+    here = {"base_url": "http://localhost:8000/v1", "version": "2026-11"}
+    same = [
+        {"concurrency": 1},
+        {"timeout": 1.0},
+        {"retries": 0},
+        {"api_key_env": "K"},
+        {"base_url": here["base_url"] + "/"},
+    ]
+    other = [
+        {"version": "2026-12"},
+        {"base_url": "http://localhost:8001/v1"},
+        {"endpoint": "chat"},
+        {"logprobs": "echo"},
+        {"context": 5},
+        {"prefix": "<s>"},
+        {"body": {"top_k": 1}},
+    ]
+    assert {name(**{**here, **change}) for change in same} == {name(**here)}
+    assert len({name(**{**here, **change}) for change in [{}, *other]}) == len(other) + 1
+    assert name(**here) != harness_api.load.identity(ModelRef("reference", "large"), **here)
+    monkeypatch.setenv("K", KEY)
+    assert KEY not in str(name(**here, api_key_env="K"))
+
+
+SUITE = """
+[suite]
+name = "served"
+
+[model]
+use = "fake"
+path = "base"
+
+[subject.reference]
+use = "api"
+path = "small"
+base_url = "{url}"
+api_key_env = "SERVED_KEY"
+retries = 1
+version = "1"
+
+[[eval]]
+name = "qa"
+use = "exact_match"
+data = "rows.jsonl"
+"""
+
+
+def test_a_reference_behind_an_api_is_a_baseline(fake: Fake, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that a failing server ended keeps what was answered, the next asks the rest, and no key is in any file."""
+    monkeypatch.setenv("SERVED_KEY", KEY)
+    fake.key = KEY
+    rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(20)]
+    project.write({"suite.toml": SUITE.format(url=fake.url), "rows.jsonl": rows})
+    fake.troubles = [*[lambda _: WELL] * 10, *[status(500, {"error": {"message": f"key {KEY}"}})] * 20]
+    first = project.run()
+    assert first.code == 4, first.out + first.err
+    assert "HTTP 500: key ***" in first.out + first.err
+    assert "run again, what was answered is kept" in first.out + first.err
+    fake.troubles, fake.seen = [], []
+    again = project.run()
+    assert 0 < len(fake.asked(TEXT)) <= 10
+    (report,) = [r for r in again.report.reports if r.subject == "reference"]
+    assert report.metrics["exact_match"] == 1.0
+    fake.seen = []
+    project.run()
+    assert fake.asked(TEXT) == []
+    files = [p for p in project.folder.rglob("*") if p.is_file()]
+    assert any(p.name == "responses.sqlite" for p in files)
+    assert not [p for p in files if KEY.encode() in p.read_bytes()]
+    assert KEY not in first.out + first.err + again.out + again.err
+
+
+TUNED = """
+[suite]
+name = "tuned"
+
+[model]
+use = "api"
+path = "small"
+base_url = "{url}"
+
+[candidate]
+merged = "tuned"
+
+[[eval]]
+name = "qa"
+use = "exact_match"
+data = "rows.jsonl"
+
+[[gate]]
+id = "better"
+metric = "qa.exact_match"
+versus = "base"
+better_by = 0.0
+"""
+
+
+def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -> None:
+    """Base and tuned model under two names of one server: the better one passes, without weights here."""
+    fake.models = [{"id": "small"}, {"id": "tuned"}]
+    fake.answer = lambda body: f"to {prompt_of(body)}" if body["model"] == "tuned" else "what?"
+    rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(20)]
+    project.write({"suite.toml": TUNED.format(url=fake.url), "rows.jsonl": rows})
+    done = project.run()
+    assert (done.code, done.verdict("better")) == (0, "PASS"), done.out + done.err
+    fake.models = [{"id": "small"}]
+    assert 'serves no model "tuned"' in project.run().err
+
+
+# -- the real thing --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Run `transformers serve` with the tiny model, told in its generation config how its chat turns end."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    folder = tmp_path_factory.mktemp("served") / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "generation_config.json").read_text("utf-8"))
+    names = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    ends = [t["id"] for t in names if t["content"] in ("</s>", "<|end|>")]
+    (folder / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": ends}), "utf-8")
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--device", "cpu"]
+    command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    log = folder.parent / "log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, env=env, stdout=out, stderr=out)
+        try:
+            wait_for(port, server, log)
+            yield f"http://127.0.0.1:{port}/v1", folder
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        assert server.poll() is None, log.read_text("utf-8", "replace")
+        with closing(socket.socket()) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError(log.read_text("utf-8", "replace"))
+
+
+@pytest.mark.slow
+def test_transformers_serve_answers_as_the_model_does_here(
+    served: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text, chats and stop strings: the served model's greedy answers are those of the same model in this process."""
+    import harness_hf
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    url, folder = served
+    prompts = [ask(f"Name {n} colours.") for n in range(8)] + [f"Once upon {n}" for n in range(8)]
+    ref = ModelRef("m", str(folder))
+    source = harness_api.load.open(str(folder), base_url=url)
+    assert source.facts["text prompts"] == "/completions"
+    with harness_api.load([ref], base_url=url) as [there], harness_hf.load([ref], dtype="float32") as [here]:
+        for stop in ((), ("3", "W", ":", "R", "F")):
+            expected = here.generate(prompts, max_new_tokens=12, stop=stop)
+            assert there.generate(prompts, max_new_tokens=12, stop=stop) == expected
+        assert any(expected)
+        assert "offers no log-probs" in refused(lambda: there.logprobs([("a", " b")]))
+        assert "ignores temperature" in refused(lambda: there.generate(["a"], sampling=Sampling(1.0, seeds=(1,))))
+    assert "serves no model" in refused(lambda: harness_api.load.open("other", base_url=url))
+
+
+REAL = """
+[suite]
+name = "real"
+
+[model]
+use = "hf"
+path = "{folder}"
+dtype = "float32"
+
+[subject.reference]
+use = "api"
+path = "{folder}"
+base_url = "{url}"
+
+[[eval]]
+name = "qa"
+use = "regex"
+pattern = "[A-Z]"
+max_new_tokens = 8
+data = "rows.jsonl"
+"""
+
+
+@pytest.mark.slow
+def test_a_run_against_transformers_serve(served: tuple[str, Path], project: Project) -> None:
+    """In a whole run the reference that is served gives, row for row, the answers of the base that runs here."""
+    from harness.store import read_rows
+
+    url, folder = served
+    rows = [{"id": str(i), "input": ask(f"Say {i}."), "target": "x"} for i in range(6)]
+    project.write({"suite.toml": REAL.format(folder=folder, url=url), "rows.jsonl": rows})
+    done = project.run()
+    assert done.code == 5, done.out + done.err  # measured, and nothing is gated
+    run = max((project.folder / "reports").glob("real-*"))
+    base, reference = (read_rows(run, name, "qa") for name in ("base", "reference"))
+    assert [row["resps"] for row in base.values()] == [row["resps"] for row in reference.values()]
+    assert len(base) == 6
