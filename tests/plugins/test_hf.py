@@ -354,7 +354,7 @@ def test_a_4bit_subject_scores_as_its_plain_forward(tiny_model: Path, tiny_adapt
         ModelRef("base", str(tiny_model), quantization=NF4),
         ModelRef("adapter", str(tiny_model), quantization=NF4, adapter=tiny_adapter),
     ]
-    with harness_hf.load(refs) as subjects:
+    with harness_hf.load(refs, dtype="float32") as subjects:
         for subject in subjects:
             fast = totals(subject)
             subject.scorer.packs = False

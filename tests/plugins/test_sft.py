@@ -34,7 +34,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
     """Return a function that trains the tiny model on the CPU and returns the folder of its adapter."""
 
     def run(rows: Any = ROWS, *, adapter: Any = None, name: str = "run", progress: Any = None, **recipe: Any) -> Path:
-        ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu"})
+        ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
         out = tmp_path / name / "adapter"
         silent = progress or (lambda _: None)
         return sft(ref, adapter or qlora(), rows, out, progress=silent, seed=3, **(RECIPE | recipe))
