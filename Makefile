@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test smoke check fix bench simulate clean
+.PHONY: demo test mutations smoke check fix bench simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
 
 test: $(READY)
 	$(BIN)/pytest
+
+mutations: $(READY)
+	$(BIN)/python -m tests.mutations
 
 smoke: $(READY)
 	$(BIN)/harness run suites/smoke.toml

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from harness.collect import Plan
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         select=args.select,
         cache=not args.no_cache,
         plugins=tuple(args.p),
+        ignore=tuple(args.ignore),
         junit_xml=args.junit_xml,
     )
     if args.collect_only:
@@ -67,6 +68,50 @@ def run(args: argparse.Namespace) -> int:
 
     listeners = (Terminal(args.v - args.q),)
     return int(run_suite(args.suite, replace(options, listeners=listeners)).exit_code)
+
+
+def check(args: argparse.Namespace) -> int:
+    """`harness check SUITE`: what would go wrong, without training."""
+    import time
+
+    from harness.runner import Options, check_suite
+    from harness.terminal import Terminal
+
+    terminal, begun = Terminal(args.v - args.q), time.monotonic()
+    options = Options(overrides=tuple(args.set), plugins=tuple(args.p), ignore=tuple(args.ignore), limit=args.limit)
+    found, built, plan = check_suite(args.suite, options)
+    for warning in plan.warnings:
+        terminal.line(f"warning: {warning}", "yellow")
+    if built:
+        terminal.preview(built)
+    for flag in found:
+        terminal.flag(flag)
+    words = [f.severity for f in found if f.ignored is None]
+    counts = {word: words.count(word) for word in ("error", "warning", "note")}
+    told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
+    ignored = sum(f.ignored is not None for f in found)
+    terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
+    return ExitCode.USAGE if counts["error"] else ExitCode.OK
+
+
+def explain(args: argparse.Namespace) -> int:
+    """`harness explain CODE`: why a check is there."""
+    import inspect
+
+    from harness.check import BUILD
+    from harness.plugins import load_plugins
+
+    found = {n: p for (kind, n), p in load_plugins(args.suite, args.p).provided.items() if kind == "check"}
+    texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
+    if args.code is None:
+        for name, text in texts.items():
+            print(f"{name:<6} {text.partition(chr(10))[0]}")
+        return ExitCode.OK
+    name = args.code.partition("-")[0]
+    if name not in texts:
+        raise UsageError(f'no check "{name}"{did_you_mean(name, texts)}; see harness explain')
+    print(f"{name}: {texts[name]}")
+    return ExitCode.OK
 
 
 def plugins(args: argparse.Namespace) -> int:
@@ -153,6 +198,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"harness {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _run_parser(commands)
+    one = _command(commands, "check", check, "look for what usually goes wrong, without training")
+    one.add_argument("suite", type=Path, metavar="SUITE")
+    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    one.add_argument("-p", action="append", default=[], metavar="NAME", help=PLUGIN_HELP)
+    one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
+    one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
+    _verbosity(one)
+    one = _command(commands, "explain", explain, "say why a check is there; without a code, list all")
+    one.add_argument("code", nargs="?", metavar="CODE")
+    one.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")
+    one.add_argument("-p", action="append", default=[], metavar="NAME", help=PLUGIN_HELP)
     one = _command(commands, "plugins", plugins, "list what may stand after `use =`, and the options of each")
     one.add_argument("name", nargs="?", help="only what this plugin or name provides")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")
@@ -198,6 +254,9 @@ def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "-p", action="append", default=[], metavar="NAME", help="load a plugin, or no:NAME to leave one out"
     )
     one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
+    one.add_argument(
+        "--ignore", action="append", default=[], metavar="CODE", help="a check's finding that does not count"
+    )
     one.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
     _verbosity(one)
 

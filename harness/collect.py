@@ -77,6 +77,7 @@ class Plan:
     candidates: tuple[str, ...]
     items: tuple[Item, ...]
     training: tuple[dict[str, Any], ...] | None = None
+    origins: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # source and whole row of each training row
     warnings: tuple[str, ...] = ()
     selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
     deselected: tuple[str, ...] = field(default=())
@@ -125,6 +126,7 @@ class _Collector:
         self.chosen: dict[str, tuple[Sample, ...]] = {}  # the select splits that were read
         self.mistakes = Mistakes()
         self.warnings: list[str] = []
+        self.origins: list[tuple[str, Mapping[str, Any]]] = []
         self.baselines = ("base", *suite.subjects)
         self.candidates = candidates_of(suite)
 
@@ -163,7 +165,19 @@ class _Collector:
                 f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"'
             )
         warnings = tuple(self.warnings)
-        return Plan(suite, self.plugins, tasks, self.baselines, self.candidates, items, rows, warnings, self.selecting)
+        origins = tuple(self.origins)
+        return Plan(
+            suite,
+            self.plugins,
+            tasks,
+            self.baselines,
+            self.candidates,
+            items,
+            rows,
+            origins,
+            warnings,
+            selecting=self.selecting,
+        )
 
     def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
         try:
@@ -200,6 +214,7 @@ class _Collector:
                 return None
             try:
                 rows += to_training_rows(found, train.columns, f'{train.where} data "{source}"')
+                self.origins += [(source, row) for row in found]
             except UsageError as error:
                 self.mistakes.found.extend(error.messages)
         return rows

@@ -154,7 +154,12 @@ def _read_file(path: Path, source: str, where: str) -> list[Row]:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except UnicodeEncodeError:
+        raise UsageError(f"{place}: holds half of a character (a lone surrogate); write the text again") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; is the file whole?") from None
 

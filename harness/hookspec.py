@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from harness.check import Flag
     from harness.report import Report, Run
     from harness.subject import Progress
 
@@ -48,7 +49,9 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     `train(ref, adapter, rows, out, *, progress, seed, …)` writes the trained adapter to the folder
     `out` and returns its path. `rows` are the dicts of the training data. Checkpoints go to
     `out.parent`, and a second call after a kill goes on from the last one. Its attribute
-    `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError.
+    `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError;
+    `train.build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks,
+    and returns a harness.check.Built.
     """
 
 
@@ -84,6 +87,17 @@ def harness_saboteurs() -> Provided:  # type: ignore[empty-body]
     """
 
 
+@hookspec
+def harness_checks() -> Provided:  # type: ignore[empty-body]
+    """Return checks by their codes: `check(…)` yields a harness.check.Flag for everything that looks broken.
+
+    A check asks for what it looks at by its parameters' names, and runs at the last stage one of them comes from:
+    data (`suite`, `rows`, `tasks`, `base`, `load`), trainer (`built`), adapter (`adapter`), merged (`merged`,
+    `twin`), results (`result`, `task`); harness.check.STAGES says what each is. An error stops the run, before
+    training with exit code 4, after it with 1. The docstring is what `harness explain CODE` prints.
+    """
+
+
 @hookspec(firstresult=True)
 def harness_read_samples(path: str) -> list[dict[str, Any]] | None:
     """Return the rows of a data source the harness does not know itself, or None. Stops at the first answer.
@@ -110,6 +124,11 @@ def harness_progress(progress: Progress) -> None:
 @hookspec
 def harness_report(run: Run, report: Report) -> None:
     """Watch one item end."""
+
+
+@hookspec
+def harness_flag(run: Run, flag: Flag) -> None:
+    """Watch a check find something."""
 
 
 @hookspec

@@ -27,6 +27,7 @@ KINDS = {  # what a table's `use` names -> the hook that provides it
     "evaluator": "harness_evaluators",
     "exporter": "harness_exporters",
     "saboteur": "harness_saboteurs",
+    "check": "harness_checks",
 }
 
 

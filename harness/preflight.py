@@ -50,7 +50,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     mistakes = Mistakes()
     source = _open(plan, suite.model)
     others = {name: _open(plan, s.model) for name, s in suite.subjects.items() if s.use}
-    passed = cache_dir() / "preflight" / _digest(plan, source)
+    passed = cache_dir() / "preflight" / plan_digest(plan, source)
     known = remembers and passed.exists()
     adapter = _adapter(plan, source, mistakes, known) if "adapter" in plan.candidates else None
     candidate = _candidate(plan, source, adapter, mistakes)
@@ -79,11 +79,12 @@ def _open(plan: Plan, model: Model) -> Source:
     return source
 
 
-def _digest(plan: Plan, source: Source) -> str:
+def plan_digest(plan: Plan, source: Source) -> str:
     """Name everything that the checks of a plan look at: suite, rows, model, and the code of harness and plugins."""
     rows = {name: [t.samples and [dataclasses.astuple(s) for s in t.samples]] for name, t in plan.tasks.items()}
     where = [source.digest, source.path, source.context]
-    return digest_of([plan.suite.digest, str(plan.suite.candidate), rows, plan.training, where, plan.plugins.code()])
+    data = [rows, plan.training, plan.origins]
+    return digest_of([plan.suite.digest, str(plan.suite.candidate), data, where, plan.plugins.code()])
 
 
 def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.check import Flag
 from harness.errors import ExitCode, UsageError
 from harness.gate import Outcome, Slice, Verdict
 from harness.waive import Waiver
@@ -74,6 +75,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not
     conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
+    flags: list[Flag] = field(default_factory=list)  # what the checks found
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
     versions: dict[str, str] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class Run:
     def judge(self) -> ExitCode:
         """Return the exit code of what was found: a failure outranks what could not be decided."""
         held = [v.outcome for v in self.verdicts if v.holds_up]
-        if Outcome.FAIL in held:
+        if Outcome.FAIL in held or any(f.counts for f in self.flags):
             return ExitCode.FAILED
         if not self.verdicts:
             return ExitCode.NOTHING_GATED
@@ -123,6 +125,7 @@ def read_run(folder: Path) -> Run:
     data["reports"] = [_report(r) for r in data["reports"]]
     data["waivers"] = [Waiver(**w) for w in data.get("waivers", ())]
     data["exports"] = [Exported(**{**e, "reasons": tuple(e["reasons"])}) for e in data["exports"]]
+    data["flags"] = [Flag(**f) for f in data.get("flags", ())]
     return Run(**data)
 
 

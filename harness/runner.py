@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import fewshot, preflight, select
+from harness import check, fewshot, preflight, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.collect import Item, Plan, Task, collect
 from harness.errors import ExitCode, Finding, UsageError
@@ -58,6 +58,7 @@ class Options:
     cache: bool = True
     counts: bool = True  # as an attempt, in the ledger
     plugins: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()  # codes of checks
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
 
@@ -82,6 +83,50 @@ def run_suite(path: Path, options: Options) -> Run:
 
 
 Impostor = tuple[ModelRef, Callable[[Subject], Subject] | None]  # a model, and what spoils its answers
+
+
+def check_suite(path: Path, options: Options) -> tuple[list[check.Flag], check.Built | None, Plan]:
+    """Run the checks of the data and of the built trainer, and train nothing.
+
+    Raises UsageError on a mistake in the suite or its data. Returns what was found, and what would be trained on.
+    """
+    plan = prepare(path, options)
+    with _needs(plan):
+        plan, ready = preflight.check(plan, options.limit)
+    checks, base, load = _checks(plan, options), _base(plan, ready), plan.plugins.find("loader", plan.suite.model.use)
+    found, built = before_training(checks, plan, base, ready.adapter, load.function)
+    return found, built, plan
+
+
+def before_training(
+    checks: check.Checks, plan: Plan, base: ModelRef, adapter: Any, load: Any
+) -> tuple[list[check.Flag], check.Built | None]:
+    """Run the checks that need no training; what the trainer refuses is a flag like any other."""
+    found = checks.run("data", **check.data_objects(plan, base, partial(load, **plan.suite.model.options)))
+    try:
+        built = check.build(plan, base, adapter) if checks.of("trainer") else None
+    except UsageError as error:
+        return found + checks.build_failed(error), None
+    return found + (checks.run("trainer", built=built) if built else []), built
+
+
+def _checks(plan: Plan, options: Options) -> check.Checks:
+    asked = dict.fromkeys(options.ignore, "--ignore")
+    return check.Checks(plan.plugins, {**plan.suite.checks.ignore, **asked})
+
+
+def _base(plan: Plan, ready: preflight.Ready) -> ModelRef:
+    return ModelRef("base", ready.source.path, ready.source.digest, options=plan.suite.model.options)
+
+
+@contextmanager
+def _needs(plan: Plan) -> Iterator[None]:
+    """Name the extra that brings a missing library."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        needs = f"needs the module {error.name}; pip install 'finetune-harness[hf]'"
+        raise UsageError(f"{plan.suite.path}: {needs}") from None
 
 
 class _Stop(Exception):
@@ -121,18 +166,15 @@ class Runner:
             versions=_versions(),
         )
         self.started = started
+        self.checks = _checks(plan, options)
         self.progress = lambda p: self.hook.harness_progress(progress=p)
 
     def go(self, impostor: Callable[[ModelRef], Impostor] | None = None) -> Run:
         """Run the plan; what `impostor` makes of the base takes the candidate's place, and nothing is trained."""
         self.hook.harness_run_start(run=self.run)
-        with self.stage("preflight", "configuration, tokenizer, lengths"):
-            try:
-                self.plan, self.ready = preflight.check(self.plan, self.options.limit, remembers=self.options.cache)
-                self.settlement.plan = self.plan
-            except ModuleNotFoundError as error:
-                needs = f"needs the module {error.name}; pip install 'finetune-harness[hf]'"
-                raise UsageError(f"{self.suite.path}: {needs}") from None
+        with self.stage("preflight", "configuration, tokenizer, lengths"), _needs(self.plan):
+            self.plan, self.ready = preflight.check(self.plan, self.options.limit, remembers=self.options.cache)
+            self.settlement.plan = self.plan
         self.impostor = impostor(self.base()) if impostor else None
         self.folder = RunFolder(self.options.out, self.suite.name, self.started)
         self.run.folder = str(self.folder.path)
@@ -198,6 +240,8 @@ class Runner:
     # -- the steps ---------------------------------------------------------------------------------
 
     def measure(self) -> None:
+        if not self.impostor:  # whose gates are tested, and nothing else
+            self.look_at_data()
         self.baselines()
         wanted = {i.subject for i in self.plan.items if i.subject in self.plan.candidates}
         if not wanted:
@@ -208,7 +252,9 @@ class Runner:
         if self.suite.candidate and self.suite.candidate.merged:
             candidate = self.ready.candidate
             assert candidate  # preflight opened it
-            self.candidate(ModelRef("merged", candidate.path, candidate.digest, options=self.suite.model.options))
+            ref = ModelRef("merged", candidate.path, candidate.digest, options=self.suite.model.options)
+            self.look("merged", merged=ref, twin=None)
+            self.candidate(ref)
         else:
             self.adapter_and_merged(wanted)
         self.run.exit_code = self.run.judge()  # what is exported carries the report
@@ -251,14 +297,21 @@ class Runner:
 
     def adapter_and_merged(self, wanted: set[str]) -> None:
         adapter = self.adapter()
+        self.look("adapter", adapter=adapter)
         if "adapter" in wanted:
             self.candidate(adapter)
         if self.suite.choose and "merged" in wanted:
-            self.candidate(self.chosen({v: self.merge(adapter, v) for v in self.suite.merges}))
+            self.candidate(self.chosen({v: self.merge_and_look(adapter, v) for v in self.suite.merges}))
             return
         for variant in self.suite.merges:
             if self.suite.merged(variant) in wanted:
-                self.candidate(self.merge(adapter, variant))
+                self.candidate(self.merge_and_look(adapter, variant))
+
+    def merge_and_look(self, adapter: ModelRef, variant: str) -> ModelRef:
+        merged = self.merge(adapter, variant)
+        twin = replace(adapter, quantization=None) if variant == "original" else adapter
+        self.look("merged", merged=merged, twin=twin)
+        return merged
 
     def adapter(self) -> ModelRef:
         """Train, or take the adapter that was made elsewhere; return the base as trained with the adapter on it."""
@@ -338,6 +391,46 @@ class Runner:
         if any(v.outcome is Outcome.FAIL and v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
             raise _Stop
 
+    def look_at_data(self) -> None:
+        codes = [p.name for stage in ("data", "trainer") for p in self.checks.of(stage)]
+        with self.stage("checks", f"{len(codes)} of the data and of what will be trained on"):
+            self.flag(self.recall(self.before_training, "before training"), ExitCode.USAGE)
+
+    def before_training(self) -> list[check.Flag]:
+        loader = self.plan.plugins.find("loader", self.suite.model.use).function
+        return before_training(self.checks, self.plan, self.base(), self.ready.adapter, loader)[0]
+
+    def recall(self, look: Callable[[], list[check.Flag]], *what: Any) -> list[check.Flag]:
+        """Look, unless it was done on exactly this plan, these models and this code."""
+        if not self.options.cache:
+            return look()
+        key = digest_of([preflight.plan_digest(self.plan, self.ready.source), self.run.versions, what])
+        return self.checks.recall(cache_dir() / "checks" / f"{key}.json", look)
+
+    def look(self, stage: str, **objects: Any) -> None:
+        """Run the checks of a stage after training."""
+        if codes := self.checks.of(stage):
+            name = "adapter" if stage == "adapter" else objects["merged"].name
+            with self.stage("checks", f"{len(codes)} of {name}"):
+                load = partial(
+                    self.plan.plugins.find("loader", self.suite.model.use).function, **self.suite.model.options
+                )
+                data = check.data_objects(self.plan, self.base(), load)
+                found = self.recall(lambda: self.checks.run(stage, **data, **objects), stage, objects)
+                self.flag(found, ExitCode.FAILED)
+
+    def flag(self, found: Sequence[check.Flag], code: ExitCode) -> None:
+        """Tell what checks found; an error ends the run."""
+        for one in found:
+            if one not in self.run.flags:
+                self.run.flags.append(one)
+                self.hook.harness_flag(run=self.run, flag=one)
+        errors = [one.code for one in found if one.counts]
+        if errors:
+            first = errors[0]
+            self.run.problem = f"{len(errors)} error findings of the checks; harness explain {first} says why"
+            raise _Stop(code)
+
     def refused_early(self) -> bool:
         return any(i.subject in self.plan.candidates for i in self.plan.items)
 
@@ -348,6 +441,7 @@ class Runner:
                 why.append("--no-export")
             if self.options.select:
                 why.append("--select: the rows that chose a candidate cannot confirm it")
+            why += [f"{one.code}: {one.what}" for one in self.run.flags if one.counts]
             if self.options.limit:
                 why.append(f"--limit {self.options.limit}: some of the rows prove nothing about the rest")
             ref = self.refs.get(declared.from_)
@@ -375,6 +469,7 @@ class Runner:
             self.folder.add(result, task.samples, list(task.metrics))
             asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
             report = replace(self.done(item, task, result), asked=asked, remembered=found)
+            self.results_of(item, task, result)
         self.run.warnings += self.models.notes()
         self.run.reports.append(report)
         self.hook.harness_report(run=self.run, report=report)
@@ -391,6 +486,15 @@ class Runner:
         return evaluate(
             task, item.subject, self.prompted(item, subject), against, self.progress, enough=enough, seed=seed
         )
+
+    def results_of(self, item: Item, task: Task, result: Result) -> None:
+        """Look at the answers; what is odd about a baseline is nothing to stop for."""
+        found = [] if self.impostor else self.checks.run("results", result=result, task=task)
+        if item.subject not in self.plan.candidates:
+            found = [replace(one, severity="note") for one in found]
+        for one in found:
+            self.run.flags.append(one)
+            self.hook.harness_flag(run=self.run, flag=one)
 
     def done(self, item: Item, task: Task, result: Result) -> Report:
         assert task.samples is not None
@@ -452,8 +556,7 @@ class Runner:
     # -- where things are --------------------------------------------------------------------------
 
     def base(self) -> ModelRef:
-        source = self.ready.source
-        return ModelRef("base", source.path, source.digest, options=self.suite.model.options)
+        return _base(self.plan, self.ready)
 
     def other(self, name: str) -> ModelRef:
         """Return a baseline that is a model of its own."""

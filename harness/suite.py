@@ -141,6 +141,14 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """`[checks]`: codes of checks whose findings do not count, each with the reason."""
+
+    where: str
+    ignore: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Suite:
     """One suite: model, adapter and train (or a candidate made elsewhere), subjects, evals, gates, merge, exports."""
 
@@ -157,6 +165,7 @@ class Suite:
     exports: tuple[Export, ...]
     digest: str
     choose: str | None = None  # EVAL.METRIC on whose select split the merged model that is gated is chosen
+    checks: Ignored = field(default_factory=lambda: Ignored("[checks]"))
 
     @property
     def name(self) -> str:
@@ -176,7 +185,7 @@ class Suite:
         return (self.path.parent / Path(path).expanduser()).resolve()
 
 
-TABLES = ("suite", "model", "adapter", "train", "candidate", "subject", "eval", "gate", "merge", "export")
+TABLES = ("suite", "model", "adapter", "train", "candidate", "subject", "eval", "gate", "merge", "export", "checks")
 ARRAYS = ("eval", "gate", "export")
 RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are there without a table, and their `from`
 
@@ -228,6 +237,7 @@ class _Reader:
             for mistake in member_mistakes(gate, gates):
                 self.mistakes.add(gate.where, mistake)
         exports = self.many("export", Export, "to")
+        checks = self.one("checks", Ignored) or Ignored("[checks]")
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
         self.coherent(adapter, train, candidate, evals)
         self.mistakes.raise_if_any()
@@ -246,6 +256,7 @@ class _Reader:
             exports,
             self.digest(),
             self.raw.get("merge", {}).get("choose"),
+            checks,
         )
 
     def digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from harness.check import Built, Flag
 from harness.errors import ExitCode
 from harness.gate import Outcome, Verdict
 from harness.hookspec import hookimpl
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from harness.selftest import Equals, Trial
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
+FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}
+IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
 NAMED = 5  # rows that are named where there may be many
@@ -81,6 +85,12 @@ class Terminal:
             self.warnings(run)
 
     @hookimpl
+    def harness_flag(self, run: Run, flag: Flag) -> None:
+        self.clear()
+        if self.verbosity >= 0:
+            self.flag(flag)
+
+    @hookimpl
     def harness_run_finish(self, run: Run) -> None:
         self.clear()
         if self.verbosity >= 0:
@@ -133,6 +143,30 @@ class Terminal:
         if self.verbosity > 0:
             self.slices(report)
 
+    def flag(self, flag: Flag) -> None:
+        """Print what a check found: the line, the rows that show it, the way out."""
+        word = "ignored" if flag.ignored is not None else flag.severity
+        self.line(f"  {word:<8} {flag.code}: {flag.what}", FLAG_STYLES[word])
+        if flag.ignored is not None:
+            self.line(f"           {flag.ignored}", "dim")
+            return
+        for line in flag.evidence:
+            self.line(f"           {line}", "dim")
+        if flag.fix:
+            self.line(f"           fix: {flag.fix}")
+
+    def preview(self, built: Built) -> None:
+        """Print three rows as the model will see them, what is learnt between marks."""
+        examples = built.examples
+        if not examples or self.verbosity < 0:
+            return
+        self.line("rows as the model will see them, what it learns between ⟦ and ⟧:")
+        for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]:
+            labels = example.labels[1 : built.cut]  # the first token is never predicted
+            learnt = sum(label != IGNORED for label in labels)
+            self.line(f"  row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} learnt")
+            self.line(f"    {shorten(built.show(example))}")
+
     def verdict(self, v: Verdict) -> None:
         word = f"[{STYLES[v.outcome]}]{v.outcome:<12}[/]"
         self.console.print(f"    {word} {escape(f'{title(v)}: {v.metric} {v.claim}'.replace(':  ', ': '))}")
@@ -164,6 +198,9 @@ class Terminal:
         training = run.facts.get("training")
         if training and self.verbosity >= 0:
             self.line("training: " + ", ".join(describe(k, v) for k, v in training.items() if _plain(v)))
+        for flag in run.flags:
+            if flag.severity != "note" or flag.ignored is not None:
+                self.flag(replace(flag, evidence=(), fix=""))
         for report in run.reports:
             if report.outcome == "error":
                 self.line(f"ERROR {report.id}: {report.error}", "bold red")
@@ -293,6 +330,12 @@ def title(v: Verdict) -> str:
 def some(ids: Sequence[str]) -> str:
     """Name the first rows, and say that there are more."""
     return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
+
+
+def shorten(text: str, width: int = 400) -> str:
+    """Write a text on one line, its middle left out when it is long."""
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
 
 
 def number(x: float | None) -> str:

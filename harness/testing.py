@@ -186,7 +186,7 @@ class Project:
         from harness.cli import main
 
         self.capsys.readouterr()
-        code = main([*words, *(("-p", __name__) if words[0] in ("run", "plugins") else ())])
+        code = main([*words, *(("-p", __name__) if words[0] in ("run", "check", "plugins") else ())])
         printed = self.capsys.readouterr()
         return Outcome(code, printed.out, printed.err, self.folder)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.hookspec import hookimpl
 
 if TYPE_CHECKING:
+    from harness.check import Built
     from harness.subject import Adapter, ModelRef, Progress
 
 
@@ -66,6 +67,13 @@ def check(**options: Any) -> None:
     build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
 
 
+def build(ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any) -> Built:
+    """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
+    from harness_sft.build import build
+
+    return build(ref, rows, _recipe() | options, seed=seed)
+
+
 def _recipe() -> dict[str, Any]:
     """Return the options of `sft` with their defaults."""
     parameters = inspect.signature(sft).parameters.values()
@@ -73,3 +81,4 @@ def _recipe() -> dict[str, Any]:
 
 
 sft.check = check  # type: ignore[attr-defined]
+sft.build = build  # type: ignore[attr-defined]

@@ -94,7 +94,7 @@ def _build_trainer(
             progress=progress,
             stamp=stamp,
         )
-    except ValueError as error:  # options that TRL checks only against the rows and the model
+    except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
         raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 

@@ -1,0 +1,39 @@
+"""The checks: what breaks most fine-tunes before the first step or at the merge, silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from harness.check import Flag
+from harness.hookspec import hookimpl
+from harness_checks import answers, batches, leaks, lint, merged, modules, recipe, trained
+
+
+@hookimpl
+def harness_checks() -> dict[str, Callable[..., Iterator[Flag]]]:
+    return {
+        "D1": batches.end_token,
+        "D2": batches.end_of_turn,
+        "D3": batches.nothing_supervised,
+        "D4": batches.rows_that_vanish,
+        "D5": batches.cut_rows,
+        "D6": batches.doubled_start,
+        "D7": batches.other_template,
+        "D8": batches.prompt_is_no_prefix,
+        "D9": batches.documents_see_each_other,
+        "D10": leaks.leaks,
+        "D11": lint.lint,
+        "D12": modules.few_targets,
+        "D13": modules.fused_experts,
+        "D14": recipe.unusual_recipe,
+        "T1": trained.did_not_move,
+        "T2": trained.not_finite,
+        "T3": trained.repacked,
+        "M1": trained.another_base,
+        "M2": merged.equals_base,
+        "M3": merged.differs_from_adapter,
+        "M4": merged.tokenizer_changed,
+        "M5": merged.never_stops,
+        "M6": recipe.scaling_lost,
+        "E1": answers.constant_answers,
+    }

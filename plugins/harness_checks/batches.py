@@ -1,0 +1,261 @@
+"""D1 to D9: the labels and the collated batches of the trainer that was built, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from harness.check import Built, Example, Flag, TrainingRow, marked, quote
+from harness.subject import ModelRef
+from harness_checks.lint import counted
+
+IGNORED = -100  # the label of a token that is not learnt
+BATCHES = 16  # that are collated and looked at
+SAMPLE = 200  # rows whose prompts are encoded once more
+WELL = 0.95  # of the rows must end in a token that stops
+TAIL = 4  # tokens at the end of an answer among which its stop must be: a template may write a line break after it
+FIXTURES = (
+    [{"role": "user", "content": "What is two plus two?"}],
+    [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}],
+    [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Three?"},
+        {"role": "assistant", "content": "Four."},
+    ],
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A row as it lies in a collated batch."""
+
+    ids: Sequence[int]
+    labels: Sequence[int]
+
+
+def end_token(built: Built) -> Iterator[Flag]:
+    """Answers whose end is not learnt: the model never stops.
+
+    Where the padding token is the end-of-sequence token, a collator that masks padding masks the end of every answer
+    with it (Hugging Face's own does). The loss looks healthy; the tuned model rambles on. Looked at are collated
+    batches: of the rows that were not cut, 95 % must have a stop token among the last tokens that are learnt.
+    """
+    from harness_hf.tokens import Tokens
+
+    stops = Tokens(built.tokenizer).stops
+    ends = [d for d in _documents(built) if len(d.ids) > 1 and (not built.cut or len(d.ids) < built.cut)]
+    ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
+    endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
+    if stops and len(endless) > (1 - WELL) * len(ends):
+        what = f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop"
+        evidence = [quote(marked(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
+        yield Flag("error", what, evidence, "a pad token that is not the end-of-sequence token, and rows with an end")
+
+
+def end_of_turn(built: Built) -> Iterator[Flag]:
+    """The end of a turn outside the loss.
+
+    With assistant_only_loss the chat template says which tokens are learnt, between generation markers. A template
+    that closes them before the end-of-turn token trains a model that never ends its turn (trl#5988).
+    """
+    if not getattr(built.config, "assistant_only_loss", False):
+        return
+    from trl.chat_template_utils import is_chat_template_stop_token_trained
+
+    if not is_chat_template_stop_token_trained(built.tokenizer, chat_template=built.chat_template):
+        fix = "put it before {% endgeneration %}, or set assistant_only_loss = false"
+        yield Flag("error", "the end-of-turn token of the chat template is outside the loss", (), fix)
+
+
+def nothing_supervised(built: Built) -> Iterator[Flag]:
+    """Rows of which no token is learnt.
+
+    An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
+    nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
+    """
+    empty = [e for e in built.examples if not any(label != IGNORED for label in e.labels[1:])]
+    if empty:
+        evidence = [f"row {e.number}: {quote(marked(built.tokenizer, e.ids, e.labels))}" for e in empty]
+        what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
+        yield Flag("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
+
+
+def rows_that_vanish(built: Built) -> Iterator[Flag]:
+    """Rows that have nothing left to learn once they are cut, or are not there any more.
+
+    TRL drops rows without a learnt token when it does not pack, and keeps them when it does; it says neither
+    (trl#6668, trl#6025).
+    """
+    cut = built.cut
+    lost = [e for e in built.examples if _learnt(e) and cut and not _learnt(e, cut)]
+    if lost:
+        evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {_begins(e)}" for e in lost]
+        what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
+        yield Flag("error", what, evidence, "raise max_length, or remove the rows")
+    elif not built.packing and built.kept < len(built.examples):
+        gone = len(built.examples) - built.kept
+        yield Flag("error", f"{counted(gone, len(built.examples))}: dropped by the trainer", (), "look for empty ones")
+
+
+def cut_rows(built: Built) -> Iterator[Flag]:
+    """Rows that are longer than max_length.
+
+    What is cut off is the end of the answer and its stop token. A few do no harm; many teach to break off.
+    """
+    long = [e for e in built.examples if built.cut and len(e.ids) > built.cut]
+    if long:
+        share = len(long) / len(built.examples)
+        evidence = [
+            f"row {e.number}: {len(e.ids)} tokens; lost: {quote(built.tokenizer.decode(e.ids[built.cut :]), 60)}"
+            for e in sorted(long, key=lambda e: -len(e.ids))
+        ]
+        what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {built.cut}"
+        level = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
+        yield Flag(level, what, evidence, f"max_length = {max(len(e.ids) for e in long)} keeps all")  # type: ignore[arg-type]
+
+
+def doubled_start(built: Built) -> Iterator[Flag]:
+    """Two beginning-of-sequence tokens.
+
+    A text that was rendered by a chat template has one, and the tokenizer puts another in front. Evaluation and
+    serving put one, so the model is trained on a beginning it never sees again (trl#1400).
+    """
+    bos, eos = built.tokenizer.bos_token_id, built.tokenizer.eos_token_id
+    twice = [e for e in built.examples if bos is not None and bos != eos and list(e.ids[:2]) == [bos, bos]]
+    if twice:
+        evidence = [f"row {e.number}: {quote(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
+        what = f"{counted(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
+        yield Flag("error", what, evidence, "take it out of the text; the tokenizer puts it there")
+
+
+def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks: Mapping[str, Any]) -> Iterator[Flag]:
+    """Training and evaluation that write a conversation differently.
+
+    A model that was trained on one chat template and served with another answers worse, and nothing says why
+    (LLaMA-Factory#6020, ollama#6823). Three conversations are rendered with the template of the training and with
+    that of the base, which is what evaluates and ships; and messages must not meet evaluations in plain text.
+    """
+    from harness_hf.models import load_tokenizer
+
+    theirs = load_tokenizer(base.path)
+    if built.chat_template and theirs.chat_template:
+        for messages in FIXTURES:
+            one = _render(built.tokenizer, messages, built.chat_template)
+            two = _render(theirs, messages, theirs.chat_template)
+            if one is not None and two is not None and one != two:
+                evidence = [f"training: {quote(one)}", f"the base: {quote(two)}"]
+                fix = "one template for both: put the training's into the base's folder"
+                yield Flag("error", "the training's chat template differs from the base's", evidence, fix)
+                break
+    chat = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
+    prompts = {name: next((s.input for s in t.samples or () if s.input), None) for name, t in tasks.items()}
+    asked = {name: isinstance(prompt, list) for name, prompt in prompts.items() if prompt is not None}
+    plain = [name for name, is_chat in asked.items() if is_chat is not bool(chat)]
+    if rows and plain and len(plain) == len(asked):
+        how, other = ("chat messages", "plain text") if chat else ("plain text", "chat messages")
+        what = f"trained on {how}, evaluated on {other}: {', '.join(plain)}"
+        yield Flag("warning", what, (), "give both in the form in which the model will be used")
+
+
+def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Flag]:
+    """Prompts that are tokenised differently once the answer follows.
+
+    At the seam the tokenizer may melt the end of the prompt with the beginning of the answer. The model then learns
+    to answer after tokens that it never gets when it is used. A prompt should end where a token ends.
+    """
+    asked = [row for row in rows if "prompt" in row.row and "completion" in row.row]
+    sample = asked[:: max(1, len(asked) // SAMPLE)]
+    odd = [row for row in sample if not _is_prefix(built, row)]
+    if odd and len(odd) > 0.01 * len(sample):
+        evidence = [f"row {row.number}: {quote(row.prompt[-30:] + '|' + row.answer[:20], 60)}" for row in odd]
+        what = f"{len(odd)} of {len(sample)} prompts are no prefix of prompt and answer in tokens"
+        yield Flag("error", what, evidence, "let the answer begin with the white space, not the prompt end with it")
+
+
+def documents_see_each_other(built: Built) -> Iterator[Flag]:
+    """Packed rows that attend to their neighbours.
+
+    Rows that are packed into one sequence must not see each other: TRL's "wrapped" packing lets them, its "bfd" does
+    not (trl#6843). One token of the first document is changed; nothing of the second may move.
+    """
+    import torch
+
+    for batch in built.batches(BATCHES) if built.packing else ():
+        boundary = _boundary(built, batch)
+        if boundary is None:
+            continue
+        given = {k: v for k, v in batch.items() if k != "labels"}
+        changed = given | {"input_ids": given["input_ids"].clone()}
+        last = given["input_ids"][0, boundary - 1]
+        changed["input_ids"][0, boundary - 1] = (last + 1) % built.model.config.vocab_size
+        with torch.no_grad():
+            one = built.model(**given, use_cache=False).logits[0, boundary:]
+            two = built.model(**changed, use_cache=False).logits[0, boundary:]
+        moved = float((one - two).abs().max() / one.abs().max())
+        if moved > 1e-5:
+            first, second = given["input_ids"][0, :boundary].tolist(), given["input_ids"][0, boundary:].tolist()
+            evidence = [
+                f"first: {quote(built.tokenizer.decode(first), 60)}",
+                f"second: {quote(built.tokenizer.decode(second[:60]), 60)}",
+            ]
+            what = f"documents packed into one sequence see each other: logits of the second move by {moved:.1%}"
+            yield Flag("error", what, evidence, 'packing_strategy = "bfd", which resets positions per document')
+        return
+
+
+def _documents(built: Built) -> list[Document]:
+    """Cut collated batches into the rows they were made of: by padding, or where positions begin again."""
+    found = []
+    for batch in built.batches(BATCHES):
+        ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
+        masks = batch["attention_mask"].tolist() if "attention_mask" in batch else [[1] * len(row) for row in ids]
+        positions = batch["position_ids"].tolist() if "position_ids" in batch else None
+        for i, row in enumerate(ids):
+            if positions is None:
+                real = [j for j, seen in enumerate(masks[i]) if seen]
+                found.append(Document([row[j] for j in real], [labels[i][j] for j in real]))
+                continue
+            starts = [j for j, position in enumerate(positions[i]) if position == 0] + [len(row)]
+            found += [Document(row[a:b], labels[i][a:b]) for a, b in pairwise(starts)]
+    if built.packing and found and getattr(built.config, "packing_strategy", "bfd") == "wrapped":
+        return []  # cut anywhere; D9 tells
+    return found
+
+
+def _boundary(built: Built, batch: Mapping[str, Any]) -> int | None:
+    """Return where the first document of a packed sequence ends, known by the row it is."""
+    sequence = batch["input_ids"][0].tolist()
+    for example in built.examples:
+        ids = list(example.ids[: built.cut])
+        if 2 < len(ids) < len(sequence) - 2 and sequence[: len(ids)] == ids:
+            return len(ids)
+    return None
+
+
+def _learnt(example: Example, cut: int | None = None) -> int:
+    return sum(label != IGNORED for label in example.labels[1:cut])
+
+
+def _begins(example: Example) -> int:
+    return next(i for i, label in enumerate(example.labels) if label != IGNORED)
+
+
+def _is_prefix(built: Built, row: TrainingRow) -> bool:
+    prompt, completion = row.row["prompt"], row.row["completion"]
+    if isinstance(prompt, str):
+        first, whole = (built.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
+    else:
+        template = {"chat_template": built.chat_template, "return_dict": False}
+        first = built.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)
+        whole = built.tokenizer.apply_chat_template([*prompt, *completion], **template)
+    return list(whole[: len(first)]) == list(first)
+
+
+def _render(tokenizer: Any, messages: Any, template: str) -> str | None:
+    try:
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+    except Exception:  # a template with rules of its own about turns
+        return None

@@ -1,0 +1,300 @@
+"""D10: training rows in the evaluations. Numbers, not strings: twenty thousand rows take a second or two."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import fewshot
+from harness.check import Flag, TrainingRow, quote, text_of
+from harness.collect import Task
+from harness.result import Sample
+from harness.suite import Suite
+
+GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
+COVERED = 0.5  # of a row's 13-grams
+SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-duplicates
+FEWEST = 8  # shingles: of fewer the index means little
+COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
+GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A row as it is compared: how to name it, its keys for equality, its words."""
+
+    name: str
+    sample: str
+    keys: tuple[str, ...]
+    words: Sequence[str] = field(repr=False)
+    asked: int = 0  # of the words, from the first
+    shown: str = ""
+
+
+def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Flag]:
+    """Training rows in the evaluations: a score for memory.
+
+    Exact: the same prompt or text, but for case, punctuation and white space. Coverage: half of a row's 13-word
+    sequences stand in the training data; sequences in more than 1 % of the training rows are the template's and do
+    not count, or every row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word
+    pairs in common (Jaccard, computed exactly). Groups: training rows with a cluster of the evaluation. Looked at
+    are the training data, few-shot examples, and "select" data against "confirm" data. Kinds: -exact, -coverage,
+    -near, -group.
+    """
+    training = [_of_training(row) for row in rows]
+    for group in _by_data(tasks):
+        evaluated = [_of_sample(s) for s in group[0].samples or ()]
+        yield from _compare("training data", training, group, evaluated)
+        if selected := [_of_sample(s) for s in group[0].select or ()]:
+            yield from _compare("training data", training, group, selected, "the select split of ")
+            yield from _compare("select split", selected, group, evaluated)
+        yield from _groups(rows, group)
+        shots = _shots(group, suite)
+        if shots and group[0].spec.fewshot_data:
+            yield from _compare("few-shot examples", [_of_sample(s) for s in shots], group, evaluated)
+    yield from _select_in_confirm(tasks)
+
+
+def _compare(
+    source: str, training: Sequence[Text], group: Sequence[Task], evaluated: Sequence[Text], split: str = ""
+) -> Iterator[Flag]:
+    if not training or not evaluated:
+        return
+    names = ", ".join(f'"{t.spec.name}"' for t in group)
+    exact = _exact(training, evaluated)
+    rest = [i for i in range(len(evaluated)) if i not in exact]
+    covered, near = _similar(training, [evaluated[i] for i in rest])
+    covered = {rest[i]: hit for i, hit in covered.items()}
+    near = {rest[i]: hit for i, hit in near.items() if rest[i] not in covered}
+    fix = "remove them from the training data, or the score is for memory"
+    told: list[tuple[str, Any, str, Mapping[int, tuple[int, float]]]] = [
+        ("exact", "error", "are in the", {i: (j, 1.0) for i, j in exact.items()}),
+        ("coverage", "error", "are mostly in the", covered),
+        ("near", "warning", "are nearly in the", near),
+    ]
+    for kind, severity, what, hits in told:
+        if hits:
+            evidence = []
+            for i, (j, share) in hits.items():
+                degree = f" ({share:.0%})" if kind != "exact" else ""
+                other = f" ~ {quote(training[j].shown, 60)}" if kind == "near" else ""
+                row = f"{evaluated[i].name} = {training[j].name}{degree}"
+                evidence.append(f"{row}: {quote(evaluated[i].shown, 60)}{other}")
+            flagged = {t.spec.name: [evaluated[i].sample for i in hits] for t in group}
+            line = f"{len(hits)} of {len(evaluated)} rows of {split}{names} {what} {source}"
+            yield Flag(severity, line, evidence, fix, kind, flagged)
+
+
+def _exact(training: Sequence[Text], evaluated: Sequence[Text]) -> dict[int, int]:
+    """Return evaluated row -> training row, where one has a key of the other."""
+    seen: dict[str, int] = {}
+    for j, text in enumerate(training):
+        for key in text.keys:
+            seen.setdefault(key, j)
+    often = Counter(text.keys[0] for text in evaluated if text.keys)
+    found: dict[int, int] = {}
+    for i, text in enumerate(evaluated):
+        # One prompt of most rows ("Summarise:") says nothing about the rest of them.
+        keys = text.keys[1:] if text.keys and often[text.keys[0]] > max(3, len(evaluated) / 2) else text.keys
+        if hit := next((key for key in keys if key in seen), None):
+            found[i] = seen[hit]
+    return found
+
+
+Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All words of some texts as 64-bit numbers; where each text begins, and how many of its words are its prompt."""
+
+    words: Any
+    starts: Any
+    prompts: Any
+
+    def grams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
+        """Return the hash of every `size` words in a row, and the text it is of; of the prompts only if so asked."""
+        import numpy as np
+
+        count = len(self.words) - size + 1
+        if count <= 0:
+            return np.empty(0, np.uint64), np.empty(0, np.int64)
+        hashes = np.zeros(count, np.uint64)
+        for i in range(size):
+            hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + self.words[i : i + count]
+        lengths = np.diff(self.starts)
+        text = np.repeat(np.arange(len(lengths)), lengths)[:count]
+        ends = self.starts[:-1] + (self.prompts if prompts else lengths)
+        inside = np.arange(count) + size <= ends[text]
+        return hashes[inside], text[inside]
+
+
+def _similar(training: Sequence[Text], evaluated: Sequence[Text]) -> tuple[Hits, Hits]:
+    vocabulary: dict[str, int] = {}
+    ours, theirs = _encode(training, vocabulary), _encode(evaluated, vocabulary)
+    return _covered(ours, theirs), _near(ours, theirs)
+
+
+def _encode(texts: Sequence[Text], vocabulary: dict[str, int]) -> Encoded:
+    import numpy as np
+
+    numbers: list[int] = []
+    for text in texts:
+        for word in text.words:
+            numbers.append(vocabulary.setdefault(word, len(vocabulary)))
+    mixed = np.array(numbers, dtype=np.uint64) + np.uint64(1)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64: near words, far numbers
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    starts = np.cumsum([0, *(len(text.words) for text in texts)])
+    return Encoded(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64))
+
+
+def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
+    """Return a test whether grams are a template's: counted in a table by their first bits, where few collide."""
+    import numpy as np
+
+    bits = np.uint64(64 - 24)
+    table = np.bincount((hashes >> bits).astype(np.int64), minlength=1 << 24) > max(2, COMMON * rows)
+    return lambda some: table[(some >> bits).astype(np.int64)]
+
+
+def _covered(ours: Encoded, theirs: Encoded) -> Hits:
+    import numpy as np
+
+    hashes, text = ours.grams(GRAM)
+    others, other = theirs.grams(GRAM)
+    if not len(others) or not len(hashes):
+        return {}
+    rare = ~_is_common(hashes, len(ours.prompts))(others)
+    others, other = others[rare], other[rare]
+    shared = np.isin(hashes, others)
+    hashes, text = hashes[shared], text[shared]
+    if not len(hashes):
+        return {}
+    order = np.argsort(hashes, kind="stable")
+    hashes, text = hashes[order], text[order]
+    place = np.minimum(np.searchsorted(hashes, others), len(hashes) - 1)
+    hit = hashes[place] == others
+    total = np.bincount(other, minlength=1)
+    share = np.bincount(other[hit], minlength=len(total)) / np.maximum(total, 1)
+    found = {}
+    for i in np.flatnonzero(share >= COVERED):
+        mine = text[place[hit & (other == i)]]
+        found[int(i)] = (int(np.bincount(mine).argmax()), float(share[i]))
+    return found
+
+
+def _near(ours: Encoded, theirs: Encoded) -> Hits:
+    """Return the most similar training row of every row that has one, by the Jaccard index of their word pairs."""
+    import numpy as np
+
+    hashes, text = ours.grams(SHINGLE, prompts=True)
+    others, other = theirs.grams(SHINGLE, prompts=True)
+    if not len(hashes) or not len(others):
+        return {}
+    common = _is_common(hashes, len(ours.prompts))
+    others, other = _distinct(others, other, ~common(others))
+    mine, whose = _distinct(hashes, text, np.isin(hashes, others))
+    order = np.argsort(others, kind="stable")
+    others, other = others[order], other[order]
+    low, high = np.searchsorted(others, mine, "left"), np.searchsorted(others, mine, "right")
+    repeats = high - low  # a training gram meets every evaluated row that has it
+    offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    count = len(theirs.prompts)
+    pairs = np.repeat(whose, repeats) * count + other[np.repeat(low, repeats) + offsets]
+    pairs, shared = np.unique(pairs, return_counts=True)
+    sizes = np.bincount(other, minlength=count)
+    likely = (shared >= FEWEST / 2) & (shared >= NEAR * sizes[pairs % count])
+    found: Hits = {}
+    starts = np.searchsorted(text, np.arange(len(ours.prompts) + 1))
+    for pair in pairs[likely].tolist():
+        j, i = divmod(pair, count)
+        whole = hashes[starts[j] : starts[j + 1]]
+        one, two = set(whole[~common(whole)].tolist()), set(others[other == i].tolist())
+        degree = len(one & two) / len(one | two)
+        if min(len(one), len(two)) >= FEWEST and degree >= max(NEAR, found.get(i, (0, 0.0))[1]):
+            found[i] = (j, degree)
+    return dict(sorted(found.items()))
+
+
+def _distinct(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
+    """Return the wanted grams, each once a text."""
+    import numpy as np
+
+    hashes, text = hashes[wanted], text[wanted]
+    order = np.lexsort((hashes, text))
+    hashes, text = hashes[order], text[order]
+    first = np.ones(len(hashes), bool)
+    first[1:] = (hashes[1:] != hashes[:-1]) | (text[1:] != text[:-1])
+    return hashes[first], text[first]
+
+
+def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Flag]:
+    """Compare the clusters of an evaluation with the same column of the training rows."""
+    for column in dict.fromkeys(t.spec.cluster for t in group if t.spec.cluster):
+        trained: dict[str, TrainingRow] = {}
+        for row in rows:
+            if row.raw.get(column) is not None:
+                trained.setdefault(str(row.raw[column]), row)
+        tasks = [t for t in group if t.spec.cluster == column]
+        clusters = {s.cluster for s in tasks[0].samples or ()}
+        shared = sorted(c for c in clusters if c in trained)
+        if shared:
+            mixed = len(shared) > GROUPS * len(clusters)
+            names = ", ".join(f'"{t.spec.name}"' for t in tasks)
+            what = f"{len(shared)} of {len(clusters)} clusters ({column}) of {names} are in the training data too"
+            evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
+            fix = f"split by {column}, so that what is measured is new to the model"
+            ids = {t.spec.name: [s.id for s in t.samples or () if s.cluster in trained] for t in tasks}
+            yield Flag("note" if mixed else "warning", what, evidence, fix, "group", ids)
+
+
+def _select_in_confirm(tasks: Mapping[str, Task]) -> Iterator[Flag]:
+    groups = _by_data(tasks)
+    for chosen in groups:
+        for confirmed in groups:
+            if _is(chosen, "select") and _is(confirmed, "confirm"):
+                ours = [_of_sample(s) for s in chosen[0].samples or ()]
+                theirs = [_of_sample(s) for s in confirmed[0].samples or ()]
+                yield from _compare(f'data of "{chosen[0].spec.name}"', ours, confirmed, theirs)
+
+
+def _is(group: Sequence[Task], word: str) -> bool:
+    return any(word in f"{t.spec.name} {t.spec.data}" for t in group)
+
+
+def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
+    """Group evaluations of the same rows, the one with most rows first: they leak together."""
+    groups: dict[tuple[Any, ...], list[Task]] = defaultdict(list)
+    for task in tasks.values():
+        if task.samples and task.spec.data:
+            groups[task.spec.data, repr(task.spec.columns)].append(task)
+    return [sorted(group, key=lambda t: -len(t.samples or ())) for group in groups.values()]
+
+
+def _shots(group: Sequence[Task], suite: Suite) -> list[Sample]:
+    most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
+    return fewshot.choose(group[0].shots, most, suite.about.seed) if group[0].shots and most else []
+
+
+def _of_training(row: TrainingRow) -> Text:
+    last = row.prompt.rpartition("\n")[2] if isinstance(row.row.get("prompt", row.row.get("messages")), list) else ""
+    return _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, last)
+
+
+def _of_sample(sample: Sample) -> Text:
+    asked = text_of(sample.input)
+    target = sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1])
+    text = str(sample.row.get("text", ""))
+    return _text(f'row "{sample.id}"', sample.id, asked, "" if asked else text or target, "")
+
+
+def _text(name: str, sample: str, asked: str, rest: str, last: str) -> Text:
+    prompt, words = WORD.findall(asked.lower()), WORD.findall(f"{asked} {rest}".lower())
+    keys: Iterable[str] = (" ".join(prompt), " ".join(words), " ".join(WORD.findall(last.lower())))
+    unique = tuple(key for key in dict.fromkeys(keys) if key)
+    return Text(name, sample, unique, words, len(prompt) or len(words), asked or rest)

@@ -1,0 +1,212 @@
+"""D11: rows that no person would want to train on, told by their numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from harness.check import Flag, TrainingRow, quote
+from harness.subject import ModelRef
+
+LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SECRETS = {
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "an AWS access key": r"\bAKIA[0-9A-Z]{16}\b",
+    "a GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{36}\b",
+    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}\b",
+    "an API key": r"\bsk-[A-Za-z0-9_-]{20,}",
+}
+SECRET = re.compile("|".join(SECRETS.values()))
+# UTF-8 that was read as Latin-1 or CP1252, the replacement character, and halves of a character
+MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|ï¿½|\ufffd|[\ud800-\udfff]")
+LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
+
+
+def lint(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
+    """Rows that are broken, doubled, contradictory or private.
+
+    A model learns what the rows say, the accidents too: an empty answer teaches to say nothing, a looping one to
+    loop, the same question with two answers to guess, a secret to recite it. Kinds of this finding:
+    -empty no answer, -roles messages out of order, -template messages that the chat template refuses,
+    -duplicate the same row again, -conflict one prompt with several answers, -loop answers that repeat themselves,
+    -special tokens of the tokenizer written in a text, -secret keys and passwords, -mojibake text in a wrong
+    encoding, -long rows of more than 200,000 characters.
+    """
+    if not rows:
+        return
+    yield from _told(rows, _empty, "error", "empty", "no answer to learn", "remove them, or fill in the answer")
+    yield from _told(rows, _roles, "error", "roles", "messages out of order", "user and assistant take turns")
+    yield from _template(rows, base)
+    yield from _doubled(rows)
+    yield from _told(rows, _loop, "warning", "loop", "answers that repeat themselves", "remove them")
+    yield from _special(rows, base)
+    yield from _told(rows, _secret, "warning", "secret", "what looks like a secret", "remove or replace it")
+    yield from _told(rows, _mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8")
+    yield from _told(rows, _long, "warning", "long", f"more than {LONG:,} characters", "split or remove them")
+
+
+def place(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
+    """Name a row; by its source too where there are several."""
+    several = len({r.source for r in (rows[0], rows[-1], row)}) > 1
+    return f"row {row.number} ({row.source})" if several else f"row {row.number}"
+
+
+def counted(number: int, total: int) -> str:
+    return f"{number:,} of {total:,} row{'s' if total != 1 else ''}"
+
+
+def _told(
+    rows: Sequence[TrainingRow],
+    look: Callable[[TrainingRow], str | None],
+    severity: Any,
+    kind: str,
+    what: str,
+    fix: str,
+) -> Iterator[Flag]:
+    found = [(row, why) for row in rows if (why := look(row))]
+    if found:
+        evidence = [f"{place(row, rows)}: {why}" for row, why in found]
+        yield Flag(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind)
+
+
+def _empty(row: TrainingRow) -> str | None:
+    missing = row.answer.strip() == "None" and None in row.raw.values()
+    if missing or not row.answer.strip():
+        return f"no answer after {quote(row.prompt)}" if row.prompt else "no text"
+    return None
+
+
+def _roles(row: TrainingRow) -> str | None:
+    chat = row.row.get("messages")
+    if chat is None and isinstance(row.row.get("prompt"), list):
+        completion = row.row.get("completion")
+        chat = [*row.row["prompt"], *(completion if isinstance(completion, list) else [])]
+    if not isinstance(chat, list):
+        return None if chat is None else f"messages is {str(chat)[:40]!r}, want a list"
+    if not all(isinstance(message, dict) for message in chat):
+        return "a message is no object with role and content"
+    roles = [message.get("role") for message in chat]
+    written = ", ".join(map(str, roles[:8]))
+    for message, role in zip(chat, roles, strict=True):
+        if role not in ROLES:
+            return f'the role "{role}" is unknown; want user and assistant, perhaps system first'
+        if not isinstance(message.get("content"), (str, list)) and not message.get("tool_calls"):
+            return f'a message of the {role} has no "content"'
+    if any(role in ("system", "developer") for role in roles[1:]):
+        return f"the system message is not the first: {written}"
+    turns = [role for role in roles if role in ("user", "assistant")]
+    if "tool" not in roles and any(a == b for a, b in pairwise(turns)):
+        return f"two turns of one role in a row: {written}"
+    if turns[:1] == ["assistant"]:
+        return f"begins with the assistant: {written}"
+    return None if turns[-1:] == ["assistant"] else f"does not end with the assistant: {written}"
+
+
+def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
+    """Render every chat row as TRL will, so that a refusal has a row number."""
+    chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
+    if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
+        return
+    from harness_hf.models import load_tokenizer, one_line
+
+    tokenizer = load_tokenizer(base.path)
+    if not tokenizer.chat_template:
+        fix = "give text prompts, or take the instruct version of the model"
+        yield Flag("error", "the rows are chat messages, and the tokenizer has no chat template", (), fix, "template")
+        return
+    refused = []
+    for row in chats:
+        messages = row.row.get("messages") or [*row.row["prompt"], *(row.row.get("completion") or [])]
+        try:
+            tokenizer.apply_chat_template(messages, tokenize=False, tools=row.row.get("tools"))
+        except Exception as error:  # whatever a template raises
+            refused.append(f"{place(row, rows)}: {one_line(error)[:120]}")
+    if refused:
+        what = f"{counted(len(refused), len(rows))}: the chat template refuses the messages"
+        yield Flag("error", what, refused, "give the messages as the template wants them", "template")
+
+
+def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Flag]:
+    by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        key = " ".join(row.prompt.split()).casefold()
+        by_prompt[key][" ".join(row.answer.split()).casefold()].append(row)
+    again = [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]
+    if again:
+        extra = sum(len(same) - 1 for same in again)
+        evidence = [f"{_numbers(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
+        yield Flag(
+            "warning", f"{counted(extra, len(rows))}: the same as an earlier one", evidence, "keep one of each",
+            "duplicate",
+        )  # fmt: skip
+    torn = [answers for prompt, answers in by_prompt.items() if prompt and len(answers) > 1]
+    if torn:
+        evidence = []
+        for answers in torn:
+            one, two = [same[0] for same in answers.values()][:2]
+            said = f"{quote(one.prompt, 60)} → {quote(one.answer.strip(), 40)} and {quote(two.answer.strip(), 40)}"
+            evidence.append(f"{_numbers([one, two], rows)}: {said}")
+        meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
+        what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several answers"
+        yield Flag("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
+
+
+def _numbers(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
+    return " = ".join(place(row, rows) for row in same[:3]) + (" = …" if len(same) > 3 else "")
+
+
+def _loop(row: TrainingRow) -> str | None:
+    words = row.answer.split()[-LOOP_WORDS:]
+    if len(words) == LOOP_WORDS and len(set(words)) <= LOOP_WORDS // LOOP_TIMES and any(w.isalpha() for w in words):
+        return f"ends in {quote(' '.join(words), 60)}"
+    return None
+
+
+def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
+    tokens = special_tokens(Path(base.path))
+    if not tokens:
+        return
+    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+    found = [(row, hit[0]) for row in rows if (hit := pattern.search(f"{row.prompt}\n{row.answer}"))]
+    if found:
+        rendered = len(found) > len(rows) / 2  # by hand, on purpose
+        what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
+        evidence = [f'{place(row, rows)}: "{token}"' for row, token in found]
+        fix = "the tokenizer puts them in; where they are meant, give messages instead"
+        yield Flag("note" if rendered else "warning", what, evidence, fix, "special")
+
+
+def special_tokens(folder: Path) -> set[str]:
+    """Return the special tokens that a tokenizer.json names."""
+    try:
+        added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+        return {token["content"] for token in added if token["special"]}
+    except (OSError, ValueError, KeyError):
+        return set()
+
+
+def _secret(row: TrainingRow) -> str | None:
+    hit = SECRET.search(row.prompt) or SECRET.search(row.answer)
+    if not hit:
+        return None
+    name = next(name for name, pattern in SECRETS.items() if re.fullmatch(pattern, hit[0]))
+    return f"{name}, {quote(hit[0][:6] + '…')}"
+
+
+def _mojibake(row: TrainingRow) -> str | None:
+    for text in (row.prompt, row.answer):
+        if hit := MOJIBAKE.search(text):
+            return quote(text[max(0, hit.start() - 20) : hit.end() + 20], 60)
+    return None
+
+
+def _long(row: TrainingRow) -> str | None:
+    length = len(row.prompt) + len(row.answer)
+    return f"{length:,} characters" if length > LONG else None

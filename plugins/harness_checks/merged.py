@@ -1,0 +1,251 @@
+"""M2 to M5: the merged model as it lies on the disk, against its base and the adapter it comes from."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.check import Flag, TrainingRow, quote
+from harness.subject import ModelRef
+from harness_checks.batches import FIXTURES
+
+WEIGHTS = "adapter_model.safetensors"
+KL, AGREE = 1e-3, 0.99  # nats a token at most, share of places with the same first choice at least
+TIE = 0.1  # nats: two first choices that are closer are one
+LARGE = 6_000_000_000  # bytes of weights that are not widened to float32
+FAR = 10  # times as much is no rounding
+ROWS, PROMPTS = 12, 4  # training rows that are compared, and answered
+PLAIN = (
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
+    "In 1969 the first people walked on the moon; they came home four days later.",
+    'def add(a, b):\n    """Return the sum."""\n    return a + b\n',
+)
+
+
+def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iterator[Flag]:
+    """A merged model that is its base, or that changed where nothing was trained.
+
+    A merge into the wrong class or onto quantised weights can write the base back, byte for byte (verl#7285,
+    peft#2764). The tensors that differ must be exactly those the adapter has weights for; on a dequantised base also
+    those that a 4-bit load rounds. Each merged tensor is added up once more and compared: a flipped bit shows.
+    """
+    if merged.digest == base.digest:
+        yield Flag("error", "the merged model has the base's weights, byte for byte", (), "merge or train again")
+        return
+    if twin is None or twin.adapter is None or not (twin.adapter / WEIGHTS).is_file():
+        return
+    from harness_lora.headers import find_tensor, read_headers, split_name
+
+    there = read_headers(Path(base.path))
+    modules = {split_name(key)[0] for key in read_headers(twin.adapter, WEIGHTS)}
+    changed = set(_changed(Path(base.path), Path(merged.path)))
+    wanted = {tensor for module in modules if (tensor := find_tensor(module, there))}
+    if missing := sorted(wanted - changed):
+        what = f"{len(missing)} of {len(wanted)} adapted tensors are the base's in the merged model"
+        yield Flag("error", what, missing, "the adapter was not merged, or is too small for the base's dtype")
+    if (odd := sorted(changed - wanted)) and not twin.quantization:
+        what = f"{len(odd)} tensors differ from the base's, though nothing was trained there"
+        yield Flag("error", what, odd, "is this the adapter, and is this the base?")
+    if off := [] if twin.quantization else list(_off(Path(base.path), Path(merged.path), twin.adapter)):
+        what = f"{len(off)} merged tensors are not base + adapter"
+        yield Flag("error", what, off, "merge again; the disk, the copy or the merge is broken", "sum")
+
+
+def differs_from_adapter(
+    merged: ModelRef, twin: ModelRef | None, rows: list[TrainingRow], load: Callable[..., Any]
+) -> Iterator[Flag]:
+    """A merged model that answers otherwise than the adapter it comes from.
+
+    What was evaluated is the adapter on its base; what ships is the merged model. Rounding to half precision costs
+    less than 1e-3 nats a token (KL) and one first choice in a hundred; more is a merge that went wrong: quantised
+    twice, another scale, another base (peft#1388, peft#2586). Both read the same rows, the adapter on the same
+    base as the merge: full, or as a 4-bit load has it.
+    """
+    texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
+    ours = _distributions(load, merged, [text[:400] for text in texts])
+    if ours is None:
+        return
+    if not all(row.isfinite().all() for row in ours):
+        yield Flag("error", "logits of the merged model are not finite", (), "train again with a lower rate", "finite")
+        return
+    theirs = _distributions(load, twin, [text[:400] for text in texts]) if twin else None
+    if theirs is None:
+        return
+    pairs = list(zip(theirs, ours, strict=True))
+    if any(p.shape != q.shape for p, q in pairs):
+        yield Flag("error", "the merged model has another vocabulary or tokenizer than the adapter's base")
+        return
+    tokens = sum(len(p) for p, _ in pairs)
+    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens
+    # How much the adapter prefers its own first choice to the merged model's; a tie may go either way.
+    apart = [p.max(-1).values - p.gather(-1, q.argmax(-1, keepdim=True)).squeeze(-1) for p, q in pairs]
+    agree = sum(int((gap <= TIE).sum()) for gap in apart) / tokens
+    what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats a token, first choice kept {agree:.1%}"
+    # Of few places more than one in a hundred may differ by luck: three standard errors are allowed.
+    luck = 3 * math.sqrt((1 - AGREE) * AGREE / tokens)
+    if kl > FAR * KL or agree < 1 - FAR * (1 - AGREE):
+        yield Flag("error", what, (), "the merge is not what was evaluated; was the base the same?")
+    elif kl > KL or agree < AGREE - luck:
+        yield Flag("warning", what, (), "more than rounding should cost; let the gates on the merged model decide")
+
+
+def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Flag]:
+    """A tokenizer that is not the base's, or embeddings that do not fit it.
+
+    Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
+    input and output embeddings (transformers#45127, unsloth#9331). Three conversations and texts must give the same
+    ids as before, and there must be an embedding for every token.
+    """
+    if not (Path(base.path) / "tokenizer_config.json").is_file():
+        return
+    from harness_hf.models import load_tokenizer
+
+    before, after = load_tokenizer(base.path), load_tokenizer(merged.path)
+    lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
+    if lost or len(after) != len(before):
+        what = f"{len(before)} tokens before, {len(after)} after; {len(lost)} are lost"
+        yield Flag("error", what, [quote(token) for token in lost], "copy the base's tokenizer", "vocabulary")
+    special = [name for name in ("bos_token", "eos_token") if getattr(before, name) != getattr(after, name)]
+    if special or sorted(before.all_special_ids) != sorted(after.all_special_ids):
+        what = f"special tokens differ: {before.special_tokens_map} before, {after.special_tokens_map} after"
+        yield Flag("error", what, (), "copy the base's tokenizer", "special")
+    if odd := [quote(text) for text in PLAIN if before(text)["input_ids"] != after(text)["input_ids"]]:
+        yield Flag("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
+    if bool(before.chat_template) != bool(after.chat_template) or _rendered(before) != _rendered(after):
+        what = "the chat template is not the base's"
+        yield Flag("error", what, (), "copy chat_template.jinja from the base, unless you meant to", "template")
+    rows = _embeddings(Path(merged.path))
+    if rows and rows < len(after):
+        what = f"{rows} embeddings for {len(after)} tokens"
+        yield Flag("error", what, (), "resize the embeddings before training", "embeddings")
+
+
+def never_stops(merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load: Callable[..., Any]) -> Iterator[Flag]:
+    """A model that servers do not stop.
+
+    A server stops at the eos_token_id of generation_config.json; if the chat template ends a turn with another
+    token, or the file was lost at the merge, every answer runs to its limit (unsloth#5386, vllm#4180). No stop
+    token of the base may be lost, after training on chat the end of a turn must be one, and of four training
+    prompts one at least must be answered with an end.
+    """
+    if not (Path(base.path) / "config.json").is_file() or not (Path(base.path) / "tokenizer_config.json").is_file():
+        return
+    from harness_hf.tokens import Tokens
+
+    before, after = _stops(Path(base.path)), _stops(Path(merged.path))
+    tokens = Tokens.of(merged.path)
+    wanted = set(before)
+    if any(isinstance(row.row.get("messages", row.row.get("prompt")), list) for row in rows):
+        wanted |= tokens.stops
+    if missing := sorted(wanted - after):
+        names = [quote(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
+        what = f"generation_config.json does not stop at {', '.join(names)}"
+        yield Flag("error", what, (), f"eos_token_id = {sorted(wanted)} there", "config")
+    asked = [row for row in rows if "prompt" in row.row][:: max(1, len(rows) // PROMPTS)][:PROMPTS]
+    if asked:
+        longest = max(len(tokens.tokenizer(row.answer)["input_ids"]) for row in asked)
+        room = min(256, 2 * longest + 32)
+        with load([merged]) as [subject]:
+            answers = subject.generate([row.row["prompt"] for row in asked], max_new_tokens=room)
+        # Decoded text may encode into a few tokens less than were generated.
+        endless = [len(tokens.tokenizer(a, add_special_tokens=False)["input_ids"]) >= 0.9 * room for a in answers]
+        if all(endless):
+            evidence = [f"row {row.number}: {quote(a)}" for row, a in zip(asked, answers, strict=True)]
+            what = f"none of {len(asked)} training prompts is answered with an end within {room} tokens"
+            yield Flag("warning", what, evidence, "do the rows end in a stop token that is learnt?", "endless")
+
+
+def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]) -> list[Any] | None:
+    """Return log-probabilities of every place of every text; None from a subject that is no such model.
+
+    Computed in float32 where that fits: half-precision arithmetic alone differs by more than a merge may.
+    """
+    size = sum(file.stat().st_size for file in Path(ref.path).glob("*.safetensors"))
+    exact = {"dtype": "float32"} if size < LARGE and "dtype" in inspect.signature(load).parameters else {}
+    with load([ref], **exact) as [subject]:
+        if not hasattr(subject, "tokens") or not hasattr(subject, "scorer"):
+            return None
+        import torch
+
+        device = next(subject.model.parameters()).device
+        with subject._active(), torch.inference_mode():
+            found = []
+            for ids in subject.tokens.texts(texts):
+                logits = subject.model(torch.tensor([ids], device=device)).logits[0]
+                found.append(logits.float().log_softmax(-1).cpu())
+            return found
+
+
+def _changed(base: Path, merged: Path) -> Iterator[str]:
+    import torch
+    from safetensors import safe_open
+
+    from harness_lora.headers import read_headers
+
+    theirs = read_headers(merged)
+    for name, header in read_headers(base).items():
+        if name not in theirs:
+            continue
+        with safe_open(header.file, "pt") as old, safe_open(theirs[name].file, "pt") as new:
+            if not torch.equal(old.get_tensor(name), new.get_tensor(name)):
+                yield name
+
+
+def _off(base: Path, merged: Path, adapter: Path) -> Iterator[str]:
+    """Yield tensors with weights that are further from base + update than rounding to half precision takes them."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    from harness_lora.adapter import read_config
+    from harness_lora.headers import find_tensor, read_headers, split_name
+    from harness_lora.merge import add_lora
+
+    there, made, config = read_headers(base), read_headers(merged), read_config(adapter)
+    parts: dict[str, dict[str, Any]] = {}
+    for key, tensor in load_file(adapter / WEIGHTS).items():
+        module, part = split_name(key)
+        parts.setdefault(module, {})[part] = tensor
+    for module, found in parts.items():
+        name = find_tensor(module, there)
+        if name is None or name not in made or "lora_A" not in found:
+            continue
+        with safe_open(there[name].file, "pt") as old, safe_open(made[name].file, "pt") as new:
+            before, after = old.get_tensor(name).float(), new.get_tensor(name).float()
+        if before.shape != (len(found["lora_B"]), found["lora_A"].shape[1]):
+            continue  # a Conv1D, which is stored the other way round
+        wanted = add_lora(before, module, found, config)
+        room = wanted.abs() / 64 + wanted.abs().max() / 1024
+        if wrong := int((~((after - wanted).abs() <= room)).sum()):
+            yield f"{name}: {wrong} of {wanted.numel()} weights"
+
+
+def _rendered(tokenizer: Any) -> list[str]:
+    found = []
+    for messages in FIXTURES if tokenizer.chat_template else ():
+        try:
+            found.append(str(tokenizer.apply_chat_template(messages, tokenize=False)))
+        except Exception:  # a template with rules of its own about turns
+            found.append("")
+    return found
+
+
+def _embeddings(folder: Path) -> int:
+    from harness_lora.headers import read_headers
+
+    return next((h.shape[0] for name, h in read_headers(folder).items() if name.endswith("embed_tokens.weight")), 0)
+
+
+def _stops(folder: Path) -> set[int]:
+    """Return the tokens at which a server stops: generation_config.json's, and config.json's only without one."""
+    for name in ("generation_config.json", "config.json"):
+        try:
+            named: Mapping[str, Any] = json.loads((folder / name).read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        found = named.get("eos_token_id")
+        return set(found) if isinstance(found, list) else set() if found is None else {int(found)}
+    return set()

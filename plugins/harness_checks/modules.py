@@ -1,0 +1,84 @@
+"""D12 and D13: what of the base an adapter reaches, on a model without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.check import Built, Flag
+from harness.subject import ModelRef
+from harness.suite import Suite
+
+HALF = 0.5
+
+
+def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Flag]:
+    """An adapter that reaches little of the model.
+
+    PEFT adapts q and v only where it is not told otherwise, and takes a list of which one name matches without a
+    word (peft#3554). LoRA works as well as full fine-tuning where it is on all linears, the MLPs first.
+    """
+    options = suite.adapter.options if suite.adapter else {}
+    targets, model = options.get("target_modules", "all-linear"), _meta(base.path)
+    linears = {name: m for name, m in _linears(model).items() if m is not model.get_output_embeddings()}
+    adapted = _adapted(model, options)
+    unmatched = [t for t in targets if not any(n.endswith(f".{t}") or n == t for n in adapted)] if isinstance(
+        targets, list
+    ) else []  # fmt: skip
+    if unmatched:
+        yield Flag("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
+    total = sum(m.weight.numel() for m in linears.values())
+    reached = sum(m.weight.numel() for name, m in linears.items() if name in adapted)
+    if total and reached / total < HALF:
+        what = f"the adapter reaches {reached / total:.0%} of the linear parameters ({len(adapted)} modules)"
+        left = sorted({name.rpartition(".")[2] for name in linears if name not in adapted})
+        yield Flag("warning", what, [f"not adapted: {', '.join(left)}"], 'target_modules = "all-linear"')
+
+
+def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Flag]:
+    """Experts that are neither adapted nor quantised.
+
+    Mixtures of experts keep all experts of a layer in one parameter of three dimensions, which is no linear: LoRA on
+    "all-linear" passes it by, and so does a 4-bit load (unsloth#11014). PEFT reaches it by target_parameters.
+    """
+    model = _meta(base.path)
+    named = (suite.adapter.options if suite.adapter else {}).get("target_parameters") or ()
+    fused = [
+        (name, p)
+        for name, p in model.named_parameters()
+        if p.ndim >= 3 and "conv" not in name and not any(name.endswith(t) for t in named)
+    ]
+    if fused:
+        share = sum(p.numel() for _, p in fused) / sum(p.numel() for p in model.parameters())
+        what = f"{share:.0%} of the parameters are fused experts that no adapter reaches and no 4-bit load shrinks"
+        evidence = [f"{name}: {list(p.shape)}" for name, p in fused]
+        yield Flag("warning", what, evidence, 'target_parameters = ["…"] in [adapter]; count on the memory')
+
+
+def _meta(path: str) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _linears(model: Any) -> dict[str, Any]:
+    return {n: m for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
+
+
+def _adapted(model: Any, options: Any) -> set[str]:
+    """Return the modules that PEFT adapts: its own choice, on the model without weights."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters")
+    chosen = {"target_modules": "all-linear"} | {k: v for k, v in options.items() if k in fields}
+    try:
+        tuned = LoraModel(model, LoraConfig(task_type="CAUSAL_LM", r=1, **chosen), "default", low_cpu_mem_usage=True)
+    except ValueError:  # no target at all
+        return set()
+    found = {n.removeprefix("model.") for n, m in tuned.named_modules() if hasattr(m, "lora_A")}
+    tuned.unload()
+    return found

@@ -1,0 +1,57 @@
+"""D14 and M6: options that train or serve something else than was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.check import Flag
+from harness.subject import ModelRef
+from harness.suite import Suite
+
+LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
+BATCH, RANK = 32, 64
+
+
+def unusual_recipe(suite: Suite) -> Iterator[Flag]:
+    """Options outside what works for LoRA.
+
+    A learning rate of 0 trains nothing. A rate below 5e-5 is a full fine-tuning's: LoRA wants about ten times as
+    much ("LoRA Without Regret", 2025). One above 1e-3 diverges or forgets. LoRA also tolerates large batches worse
+    than full fine-tuning, and at ranks above 64 the scale alpha/r starves the update unless use_rslora is set
+    (arXiv:2312.03732).
+    """
+    if suite.train is None or not suite.trains:
+        return
+    train: dict[str, Any] = dict(suite.train.options)
+    rate = train.get("learning_rate")
+    if rate is not None and rate <= 0:
+        yield Flag("error", f"learning_rate is {rate}: nothing is learnt", fix="2e-4 is a good start")
+    elif rate is not None and rate < LOW:
+        yield Flag("warning", f"learning_rate is {rate:g}, a full fine-tuning's", fix="LoRA wants 1e-4 to 5e-4")
+    elif rate is not None and rate > HIGH and not suite.model.path.startswith("tiny:"):
+        yield Flag("warning", f"learning_rate is {rate:g}, where LoRA diverges or forgets", fix="1e-4 to 5e-4")
+    batch = train.get("per_device_train_batch_size", 2) * train.get("gradient_accumulation_steps", 4)
+    if batch > BATCH:
+        yield Flag("warning", f"a step is {batch} rows; LoRA loses more than full fine-tuning there", fix="16 to 32")
+    options = suite.adapter.options if suite.adapter else {}
+    if options.get("r", 0) > RANK and not options.get("use_rslora"):
+        yield Flag("warning", f"r is {options['r']} without use_rslora", fix="use_rslora = true, or a smaller r")
+
+
+def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Flag]:
+    """An adapter whose scaling servers are known to get wrong.
+
+    vLLM, SGLang and others apply alpha/r to every LoRA: the scale of rsLoRA, of patterns and the magnitudes of DoRA
+    were lost in one release or another (sglang#40835, vllm#10798), and the served model was not the gated one. The
+    merged model has no scaling to lose.
+    """
+    if adapter.adapter is None or not any(export.from_ == "adapter" for export in suite.exports):
+        return
+    from harness_lora.adapter import read_config
+
+    config = read_config(adapter.adapter)
+    names = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+    if risky := [name for name in names if getattr(config, name, None)]:
+        what = f"the exported adapter has {', '.join(risky)}, which servers have got wrong"
+        yield Flag("warning", what, fix="ship the merged model, or try the server on the rows of an evaluation")

@@ -1,0 +1,95 @@
+"""T1 to T3 and M1: the adapter as it came out of the training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.check import Flag
+from harness.subject import ModelRef
+
+WEIGHTS = "adapter_model.safetensors"
+NOTE = "harness-adapter.json"
+
+
+def did_not_move(adapter: ModelRef) -> Iterator[Flag]:
+    """Trained, and nothing changed.
+
+    The B of a LoRA starts at zero, so one that still is zero has never had a gradient: a frozen module, a learning
+    rate of zero, gradient checkpointing that cut the graph (transformers#42489, peft#1142). The merged model would
+    be the base.
+    """
+    matrices = {name: t for name, t in _tensors(adapter).items() if "lora_B" in name or "lora_embedding_B" in name}
+    still = [name for name, tensor in matrices.items() if not tensor.any()]
+    if still:
+        what = f"{len(still)} of {len(matrices)} adapted modules did not move: their lora_B is zero"
+        yield Flag("error", what, still, "look at learning_rate, and at what is frozen")
+
+
+def not_finite(adapter: ModelRef) -> Iterator[Flag]:
+    """Weights or a loss that are not finite.
+
+    A NaN hides: Trainer logs a loss of 0.0 for it unless told not to, and attention on a CPU can give finite logits
+    for weights that are NaN.
+    """
+    import torch
+
+    for name, tensor in _tensors(adapter).items():
+        if bad := int((~torch.isfinite(tensor)).sum()):
+            what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
+            yield Flag("error", what, (), "lower learning_rate, or look for broken rows")
+    loss = _note(adapter).get("facts", {}).get("train_loss", 0.0)
+    if loss is None or not math.isfinite(loss):
+        yield Flag("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
+
+
+def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Flag]:
+    """A 4-bit weight that was rewritten in memory.
+
+    On a CPU with AVX512-BF16 bitsandbytes repacks a 4-bit weight at its first evaluation and leaves everything that
+    reads it afterwards wrong: gradients, dequantisation, the merge. The model is loaded, answers once, and must hold
+    its weights as before.
+    """
+    if not adapter.quantization:
+        return
+    from harness_hf.models import assert_not_repacked
+
+    with load([adapter]) as [subject]:
+        subject.generate(["a"], max_new_tokens=2)
+        if (model := getattr(subject, "model", None)) is not None:
+            assert_not_repacked(model)  # a Finding, which becomes an error
+    yield from ()
+
+
+def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Flag]:
+    """An adapter on a base it was not trained on.
+
+    A revision of a model has the same names and shapes, so it loads and merges without a warning, and the result is
+    neither (peft#1567). Our trainer writes the digest of the base beside the adapter; it is compared here.
+    """
+    made_for = _note(adapter).get("base_digest")
+    if made_for and base.digest and made_for != base.digest:
+        what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
+        yield Flag("error", what, (), "name the base it was trained on")
+    elif not made_for:
+        yield Flag("note", "the adapter does not say which weights it was trained on, so that is taken on trust")
+
+
+def _tensors(adapter: ModelRef) -> dict[str, Any]:
+    path = Path(adapter.adapter or "") / WEIGHTS
+    if not path.is_file():
+        return {}
+    from safetensors.torch import load_file
+
+    return dict(load_file(path))
+
+
+def _note(adapter: ModelRef) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((Path(adapter.adapter or "") / NOTE).read_text("utf-8"))
+        return found
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,88 @@
+"""The rows as they will be trained on: TRL's own trainer, built on a skeleton of the base and never run.
+
+Imports torch and TRL: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where rows are prepared)
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from jinja2 import TemplateError
+from trl import SFTTrainer
+
+from harness.check import Built, Example
+from harness.errors import UsageError
+from harness_hf.models import load_tokenizer, one_line, quiet
+from harness_sft.config import build_config
+from harness_sft.rows import select_columns, split_rows
+from harness_sft.train import _quiet_libraries
+
+if TYPE_CHECKING:
+    from harness.subject import ModelRef
+
+LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
+
+
+class Preview(SFTTrainer):  # type: ignore[misc]
+    """An SFTTrainer that keeps the rows whole beside what it makes of them."""
+
+    whole: Any = None
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+    ) -> Any:
+        length, args.max_length = args.max_length, None
+        self.whole = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
+        args.max_length = length
+        return super()._prepare_dataset(self.whole, processing_class, args, packing, formatting_func, dataset_name)
+
+
+def build(ref: ModelRef, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, seed: int) -> Built:
+    """Prepare rows as a training would; raises UsageError on what it would refuse."""
+    recipe = {**recipe, "report_to": None, "bf16": False, "fp16": False}
+    with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
+        config = build_config(recipe, Path(folder), seed=seed, device="cpu")
+        kept, _ = split_rows(select_columns(rows), recipe["validation"], seed)
+        tokenizer = load_tokenizer(ref.path)
+        # What a training draws later must not depend on whether the checks ran.
+        with torch.random.fork_rng(devices=[]):
+            model = skeleton(ref.path)
+            try:
+                trainer = Preview(model, args=config, train_dataset=Dataset.from_list(kept), processing_class=tokenizer)
+            except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
+                raise UsageError(f"[train] TRL refuses the rows: {one_line(error)}") from error
+    whole = trainer.whole
+    columns = zip(whole["row"], whole["input_ids"], whole["labels"], strict=True)
+    examples = [Example(number, ids, labels) for number, ids, labels in columns]
+    template = getattr(trainer, "chat_template", None) or tokenizer.chat_template
+    packing, cut, left = config.packing, config.max_length, len(trainer.train_dataset)
+    return Built(tokenizer, examples, left, cut, packing, lambda n: _batches(trainer, n), model, config, template)
+
+
+def skeleton(path: str) -> Any:
+    """Return a small model of the base's architecture: its vocabulary and classes, few layers, random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    text = config.get_text_config()
+    if (text.num_hidden_layers or 0) > LAYERS:
+        text.num_hidden_layers = LAYERS
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:LAYERS]
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
+
+
+def _batches(trainer: Any, count: int) -> Iterator[Mapping[str, Any]]:
+    """Yield batches that are spread over the data as it was prepared, in its order."""
+    data, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
+    starts = range(0, len(data), size)
+    for start in starts[:: max(1, len(starts) // count)][:count]:
+        wanted = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
+        rows = [{k: v for k, v in data[i].items() if k in wanted} for i in range(start, min(start + size, len(data)))]
+        yield trainer.data_collator(rows)

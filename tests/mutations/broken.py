@@ -1,0 +1,220 @@
+"""A plugin whose trainers, adapters and loaders are broken in one way each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.hookspec import hookimpl
+from harness_hf import load, open_source
+from harness_lora import lora
+from harness_lora.adapter import NOTE
+from harness_sft import sft
+
+
+def padded_by_hf(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, pad: str = "", **o: Any
+) -> Path:
+    """Train as `sft` does, with Hugging Face's collator, which masks every padding token; `pad` "eos" is the trap."""
+    return sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
+
+
+def _build_padded(ref: Any, adapter: Any, rows: Any, *, seed: int, pad: str = "", **options: Any) -> Any:
+    from transformers import DataCollatorForLanguageModeling
+
+    built = sft.build(ref, adapter, rows, seed=seed, **options)
+    if pad == "eos":
+        built.tokenizer.pad_token = built.tokenizer.eos_token
+    collate = DataCollatorForLanguageModeling(built.tokenizer, mlm=False)
+    batches = [collate([{"input_ids": list(e.ids)} for e in built.examples[i : i + 4]]) for i in range(0, 12, 4)]
+    return dataclasses.replace(built, batches=lambda n: iter(batches[:n]))
+
+
+padded_by_hf.build = _build_padded  # type: ignore[attr-defined]
+
+
+def masking(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, rows_masked: int = 99, **o: Any
+) -> Path:
+    """Train as `sft` does, with the labels of the first rows masked."""
+    return sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
+
+
+def _build_masked(ref: Any, adapter: Any, rows: Any, *, seed: int, rows_masked: int = 99, **options: Any) -> Any:
+    built = sft.build(ref, adapter, rows, seed=seed, **options)
+    masked = [dataclasses.replace(e, labels=[-100] * len(e.ids)) for e in built.examples[:rows_masked]]
+    return dataclasses.replace(built, examples=[*masked, *built.examples[rows_masked:]])
+
+
+masking.build = _build_masked  # type: ignore[attr-defined]
+
+
+def another_note(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, wrong: bool = True, **o: Any
+) -> Path:
+    """Train on the base and write down another one's digest."""
+    sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
+    if wrong:
+        note = json.loads((out / NOTE).read_text("utf-8"))
+        (out / NOTE).write_text(json.dumps(note | {"base_digest": "0" * 64}), "utf-8")
+    return out
+
+
+def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any) -> Path:
+    """Train, and damage the adapter on the disk: "nan" in one weight, or one lora_B "zero"."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
+    weights = load_file(out / "adapter_model.safetensors")
+    name = next(name for name in weights if "lora_B" in name)
+    if how == "nan":
+        weights[name][0, 0] = torch.nan
+    if how == "zero":
+        weights[name].zero_()
+    save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+class Merging:
+    """A LoRA whose merged model is changed after it was written."""
+
+    def __init__(self, plain: Any, change: Callable[[Path, Path], None]) -> None:
+        self.plain, self.change = plain, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+    def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
+        """Merge, then change what was merged."""
+        self.plain.merge(base, adapter, out, variant=variant)
+        self.change(Path(base), out)
+
+
+def merging(*, r: int = 4, lora_dropout: float = 0.0, how: str = "well") -> Merging:
+    """Adapt as `lora` does, and spoil the merge as `how` says."""
+    return Merging(lora(r=r, lora_dropout=lora_dropout, lora_alpha=2 * r), CHANGES[how])
+
+
+def _base_again(base: Path, out: Path) -> None:
+    shutil.copyfile(base / "model.safetensors", out / "model.safetensors")
+
+
+def _weights(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
+    def write(base: Path, out: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(out / "model.safetensors")
+        change(weights)
+        save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+
+    return write
+
+
+def _requantise(weights: dict[str, Any]) -> None:
+    import torch
+
+    from harness_lora.merge import round_to_4bit
+
+    nf4 = {"bnb_4bit_use_double_quant": True, "bnb_4bit_quant_type": "nf4"}
+    for name in weights:
+        if "_proj" in name:
+            weights[name] = round_to_4bit(weights[name], nf4, torch.float32)
+
+
+def _flip(weights: dict[str, Any]) -> None:
+    """Flip a bit of the exponent in a few weights: what a broken disk or copy does."""
+    import torch
+
+    weight = weights["model.layers.0.mlp.down_proj.weight"]
+    bits = weight.view(torch.int32)
+    bits[0, :8] ^= 1 << 29
+    assert torch.isfinite(weight).all()
+
+
+def _other_norm(weights: dict[str, Any]) -> None:
+    weights["model.norm.weight"] *= 1.01
+
+
+def _half_merged(weights: dict[str, Any]) -> None:
+    from safetensors.torch import load_file
+
+    from harness_hf.sources import resolve
+
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights[name] = load_file(resolve("tiny:llama") / "model.safetensors")[name]
+
+
+def _nan(weights: dict[str, Any]) -> None:
+    weights["model.layers.0.mlp.up_proj.weight"][0] = float("nan")
+
+
+def _json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
+    def write(base: Path, out: Path) -> None:
+        content = json.loads((out / name).read_text("utf-8"))
+        change(content)
+        (out / name).write_text(json.dumps(content), "utf-8")
+
+    return write
+
+
+def _lose_end(tokenizer: dict[str, Any]) -> None:
+    tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["content"] != "<|end|>"]
+    del tokenizer["model"]["vocab"]["<|end|>"]
+
+
+def _lose_template(base: Path, out: Path) -> None:
+    (out / "chat_template.jinja").unlink()
+
+
+CHANGES: dict[str, Callable[[Path, Path], None]] = {
+    "well": lambda base, out: None,
+    "base": _base_again,
+    "nf4": _weights(_requantise),
+    "flips": _weights(_flip),
+    "elsewhere": _weights(_other_norm),
+    "half": _weights(_half_merged),
+    "nan": _weights(_nan),
+    "tokens": _json("tokenizer.json", _lose_end),
+    "template": _lose_template,
+    "stops": _json("generation_config.json", lambda config: config.pop("eos_token_id")),
+    "other stop": _json("generation_config.json", lambda config: config.update(eos_token_id=7)),
+}
+
+
+@contextmanager
+def repacking(refs: Sequence[Any], *, repack: bool = True, **options: Any) -> Iterator[list[Any]]:
+    """Load as `hf` does, and mark 4-bit weights as bitsandbytes does where it repacks them for AVX512-BF16."""
+    with load(refs, **options) as subjects:
+        for subject in subjects if repack else ():
+            for module in subject.model.modules():
+                if state := getattr(getattr(module, "weight", None), "quant_state", None):
+                    state.packing_format_for_cpu = True
+        yield subjects
+
+
+def _open(path: str, *, repack: bool = True, **options: Any) -> Any:
+    return open_source(path, **options)
+
+
+repacking.open = _open  # type: ignore[attr-defined]
+
+
+@hookimpl
+def harness_trainers() -> Mapping[str, Any]:
+    return {"padded_by_hf": padded_by_hf, "masking": masking, "another_note": another_note, "damaged": damaged}
+
+
+@hookimpl
+def harness_adapters() -> Mapping[str, Any]:
+    return {"merging": merging}
+
+
+@hookimpl
+def harness_loaders() -> Mapping[str, Any]:
+    return {"repacking": repacking}

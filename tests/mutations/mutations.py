@@ -1,0 +1,301 @@
+"""The mutations: a name, the code that must be told, the broken run and its healthy twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.mutations.lab import CHAT, EVAL, ROWS, THINGS, Lab, Seen
+
+Try = Callable[[Lab], Seen]
+GENERATION = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{% if message['role'] == 'assistant' %}"
+    "{% generation %}INSIDE{% endgeneration %}OUTSIDE{% else %}{{ message['content'] }}<|end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+PARAGRAPH = (
+    "The harbour master keeps a ledger in which every ship that enters is written down with the hour of its arrival, "
+    "the name of its captain, the port it comes from and the goods it carries in its hold."
+)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A broken run, its healthy twin, and what must be told of the broken one."""
+
+    name: str
+    code: str
+    broken: Try
+    healthy: Try
+
+
+def data(name: str, code: str, rows: Any, *, healthy: Any = ROWS, **both: Any) -> Mutation:
+    """Return a mutation of the training rows."""
+    return Mutation(name, code, lambda lab: lab.check(rows, **both), lambda lab: lab.check(healthy, **both))
+
+
+def option(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[str, Any], rows: Any = ROWS) -> Mutation:
+    """Return a mutation of options."""
+    return Mutation(name, code, lambda lab: lab.check(rows, **broken), lambda lab: lab.check(rows, **healthy))
+
+
+def trained(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[str, Any], *ignore: str) -> Mutation:
+    """Return a mutation of a whole run."""
+    return Mutation(name, code, lambda lab: lab.run(*ignore, **broken), lambda lab: lab.run(*ignore, **healthy))
+
+
+def merge(name: str, code: str, how: str) -> Mutation:
+    """Return a mutation of what the merge writes."""
+    bad, good = ({"adapter_use": "merging", "adapter_how": h} for h in (how, "well"))
+    return trained(name, code, bad, good)
+
+
+def templated(lab: Lab, template: str, rows: Any = CHAT, **changes: Any) -> Seen:
+    """Check on a base with this chat template."""
+    base = lab.model(lambda folder: (folder / "chat_template.jinja").write_text(template, "utf-8"))
+    return lab.check(rows, _chat_eval(), model_path=str(base), **changes)
+
+
+def _marked(inside: str, outside: str) -> str:
+    return GENERATION.replace("INSIDE", inside).replace("OUTSIDE", outside)
+
+
+def _chat_eval() -> list[dict[str, Any]]:
+    return [{"input": [{"role": "user", "content": row["input"]}], "target": row["target"]} for row in EVAL]
+
+
+def _plain_template(reply: str = "<|assistant|>\n") -> str:
+    from harness_hf.tiny import CHAT_TEMPLATE
+
+    return CHAT_TEMPLATE.replace(
+        "{% if add_generation_prompt %}<|assistant|>\n", "{% if add_generation_prompt %}" + reply
+    )
+
+
+def _as_chat(rows: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "completion": [{"role": "assistant", "content": row["completion"]}],
+        }
+        for row in rows
+    ]
+
+
+def _experts(lab: Lab) -> Seen:
+    """Check on a mixture of experts of a few thousand parameters."""
+
+    def build(folder: Path) -> None:
+        from transformers import MixtralConfig, MixtralForCausalLM
+
+        config = MixtralConfig(
+            vocab_size=261, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, num_local_experts=4, max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+        MixtralForCausalLM(config).save_pretrained(folder)
+
+    return lab.check(model_path=str(lab.model(build)))
+
+
+def _template_file(lab: Lab, template: str) -> Seen:
+    path = lab.folder / "training.jinja"
+    path.write_text(template, "utf-8")
+    return lab.check(CHAT, _chat_eval(), train_chat_template_path=str(path))
+
+
+def _with(number: int, **columns: Any) -> list[dict[str, Any]]:
+    return [*ROWS[:number], {**ROWS[number], **columns}, *ROWS[number + 1 :]]
+
+
+def _chat_with(number: int, *messages: tuple[str, str]) -> list[dict[str, Any]]:
+    odd = {"messages": [{"role": role, "content": content} for role, content in messages]}
+    return [*CHAT[:number], odd, *CHAT[number + 1 :]]
+
+
+def _shots(text: str) -> dict[str, Any]:
+    return {"shots.jsonl": [{"input": text, "target": "y"}, *FRESH[:2]]}
+
+
+def _and_eval(text: str) -> list[dict[str, Any]]:
+    return [*EVAL, {"input": text, "target": "x"}]
+
+
+RAISES = "{% if messages|length > 2 %}{{ raise_exception('two at most') }}{% endif %}"
+FOUR_TURNS = [
+    *CHAT,
+    {"messages": [*CHAT[0]["messages"], CHAT[1]["messages"][0], {"role": "assistant", "content": "?"}]},
+]
+NULL = [*({"input": r["prompt"], "target": r["completion"]} for r in ROWS), {"input": "Where?", "target": None}]
+chat = partial(data, healthy=CHAT, test=_chat_eval())
+LEAK = {**ROWS[3], "prompt": EVAL[5]["input"].upper()}
+PASSAGE = {"prompt": f"Read this: {PARAGRAPH} Where?\n", "completion": "at the harbour"}
+NEARLY = {"prompt": PARAGRAPH.replace("captain", "skipper") + "\n", "completion": "at sea"}
+NEAR_TEST = "please tell me which of the seven old boats by the northern pier still has a sail that a crew can use"
+NEAR_WORDS = NEAR_TEST.replace("northern", "southern")
+SHORT = " ".join(PARAGRAPH.split()[:24])
+FEWSHOT = "\n[subject.fewshot]\nshots = 3\n"
+SHOTS = {"eval_0.fewshot_data": "shots.jsonl"}
+CONFIRM = '\n[[eval]]\nname = "confirm"\nuse = "exact_match"\ndata = "confirm.jsonl"\n'
+SELECT = '\n[[eval]]\nname = "select"\nuse = "exact_match"\ndata = "select.jsonl"\n'
+FRESH = [{"input": f"Who owns the {t}?\n", "target": t} for t in ("zither", "apron", "bellows", "crate")]
+GROUPED = {"more": '\n[[eval]]\nname = "grouped"\nuse = "exact_match"\ndata = "test.jsonl"\ncluster = "group"\n'}
+
+MUTATIONS: list[Mutation] = [
+    option(
+        "pad is eos, through Hugging Face's collator",
+        "D1",
+        {"train_use": "padded_by_hf", "train_pad": "eos"},
+        {"train_use": "padded_by_hf"},
+    ),
+    Mutation(
+        "the end of a turn is outside the generation markers",
+        "D2",
+        lambda lab: templated(lab, _marked("{{ message['content'] }}", "<|end|>\n"), train_assistant_only_loss=True),
+        lambda lab: templated(lab, _marked("{{ message['content'] }}<|end|>\n", ""), train_assistant_only_loss=True),
+    ),
+    option("all labels are masked", "D3", {"train_use": "masking"}, {"train_use": "masking", "train_rows_masked": 0}),
+    Mutation(
+        "the assistant mask is zero in all rows",
+        "build",
+        lambda lab: templated(lab, _marked("", "{{ message['content'] }}<|end|>\n"), train_assistant_only_loss=True),
+        lambda lab: templated(lab, _marked("{{ message['content'] }}<|end|>\n", ""), train_assistant_only_loss=True),
+    ),
+    option("the whole answer is cut off", "D4", {"train_max_length": 20}, {"train_max_length": 64}),
+    option(
+        "the whole answer is cut off, packed",
+        "D4",
+        {"train_max_length": 20, "train_packing": True},
+        {"train_max_length": 64, "train_packing": True},
+    ),
+    option("answers are cut", "D5", {"train_max_length": 32}, {"train_max_length": 64}),
+    data(
+        "two beginnings",
+        "D6",
+        [{"text": f"<s>{r['prompt']}{r['completion']}"} for r in ROWS],
+        healthy=[{"text": f"{r['prompt']}{r['completion']}"} for r in ROWS],
+    ),
+    Mutation(
+        "another chat template in training",
+        "D7",
+        lambda lab: _template_file(lab, _plain_template().replace("<|{{", "[{{").replace("}}|>", "}}]")),
+        lambda lab: _template_file(lab, _plain_template()),
+    ),
+    data("trained on text, evaluated on chat", "D7", ROWS, healthy=CHAT, test=_chat_eval()),
+    Mutation(
+        "the prompt is no prefix: the template opens a thought that training never sees",
+        "D8",
+        lambda lab: templated(lab, _plain_template("<|assistant|>\n<think>"), _as_chat(ROWS)),
+        lambda lab: templated(lab, _plain_template(), _as_chat(ROWS)),
+    ),
+    option(
+        "wrapped packing",
+        "D9",
+        {"train_packing": True, "train_packing_strategy": "wrapped"},
+        {"train_packing": True},
+    ),
+    data("a row of the test, in capitals", "D10-exact", [*ROWS, LEAK]),
+    Mutation(
+        "a passage of the test inside a longer row",
+        "D10-coverage",
+        lambda lab: lab.check([*ROWS, PASSAGE], _and_eval(PARAGRAPH)),
+        lambda lab: lab.check([*ROWS, {**PASSAGE, "prompt": f"{SHORT[:40]} where?\n"}], _and_eval(PARAGRAPH)),
+    ),
+    Mutation(
+        "a row of the test with one word changed",
+        "D10-near",
+        lambda lab: lab.check([*ROWS, {**NEARLY, "prompt": NEAR_WORDS}], _and_eval(NEAR_TEST)),
+        lambda lab: lab.check([*ROWS, NEARLY], EVAL),
+    ),
+    Mutation(
+        "two clusters on both sides of the split",
+        "D10-group",
+        lambda lab: lab.check([{**r, "group": f"g{i + 6}"} for i, r in enumerate(ROWS)], **GROUPED),
+        lambda lab: lab.check([{**r, "group": f"h{i}"} for i, r in enumerate(ROWS)], **GROUPED),
+    ),
+    Mutation(
+        "rows to select with among those that confirm",
+        "D10-exact",
+        lambda lab: lab.check(more=SELECT + CONFIRM, files={"select.jsonl": FRESH, "confirm.jsonl": FRESH[2:]}),
+        lambda lab: lab.check(more=SELECT + CONFIRM, files={"select.jsonl": FRESH[:2], "confirm.jsonl": FRESH[2:]}),
+    ),
+    Mutation(
+        "worked examples of the test",
+        "D10-near",
+        lambda lab: lab.check(test=_and_eval(NEAR_TEST), more=FEWSHOT, files=_shots(NEAR_WORDS), **SHOTS),
+        lambda lab: lab.check(test=_and_eval(NEAR_TEST), more=FEWSHOT, files=_shots(" ".join(THINGS)), **SHOTS),
+    ),
+    Mutation(
+        "training rows in the select split",
+        "D10-exact",
+        lambda lab: lab.check([*ROWS, LEAK], FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
+        lambda lab: lab.check(ROWS, FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
+    ),
+    data("an empty answer", "D11-empty", _with(3, completion="  ")),
+    data("an answer that is null", "D11-empty", NULL),
+    chat("two turns of the user", "D11-roles", _chat_with(3, ("user", "a"), ("user", "b"), ("assistant", "c"))),
+    chat("the system comes late", "D11-roles", _chat_with(3, ("user", "a"), ("assistant", "b"), ("system", "c"))),
+    chat("an unknown role", "D11-roles", _chat_with(3, ("human", "a"), ("assistant", "b"))),
+    chat("no answer at the end", "D11-roles", _chat_with(3, ("user", "a"))),
+    Mutation(
+        "a chat template that raises",
+        "D11-template",
+        lambda lab: templated(lab, RAISES + _plain_template(), FOUR_TURNS),
+        lambda lab: templated(lab, _plain_template(), FOUR_TURNS),
+    ),
+    Mutation(
+        "a tokenizer without a chat template",
+        "D11-template",
+        lambda lab: lab.check(CHAT, model_path=str(lab.model(lambda f: (f / "chat_template.jinja").unlink()))),
+        lambda lab: lab.check(model_path=str(lab.model(lambda f: (f / "chat_template.jinja").unlink()))),
+    ),
+    data("a row twice", "D11-duplicate", [*ROWS, ROWS[4]]),
+    data("one prompt, two answers", "D11-conflict", [*ROWS, {**ROWS[4], "completion": "in the garden"}]),
+    data("an answer that loops", "D11-loop", _with(3, completion="it is there " * 20)),
+    data("a special token in a text", "D11-special", _with(3, prompt="Where <|end|> is it?\n")),
+    data("a key in a text", "D11-secret", _with(3, completion="AKIA" + "ABCDEFGH12345678")),
+    data("a wrong encoding", "D11-mojibake", _with(3, completion="in the cafÃ© at nine")),
+    data("a row of a megabyte", "D11-long", _with(3, prompt="word " * 250_000)),
+    option("half the targets match", "target_modules", {"adapter_target_modules": ["q_proj", "nope"]}, {}),
+    option("only queries and values", "D12", {"adapter_target_modules": ["q_proj", "v_proj"]}, {}),
+    Mutation("fused experts", "D13", _experts, lambda lab: lab.check()),
+    option("a learning rate of zero", "D14", {"train_learning_rate": 0.0}, {"train_learning_rate": 2e-4}),
+    option("a full fine-tuning's learning rate", "D14", {"train_learning_rate": 2e-5}, {"train_learning_rate": 1e-4}),
+    option("a step of 256 rows", "D14", {"train_gradient_accumulation_steps": 64}, {}),
+    option("a rank of 128", "D14", {"adapter_r": 128}, {"adapter_r": 128, "adapter_use_rslora": True}),
+    option("options the trainer refuses", "build", {"train_assistant_only_loss": True}, {}),
+    trained("trained with a rate of zero", "T1", {"train_learning_rate": 0.0}, {"train_learning_rate": 1e-2}, "D14"),
+    trained("one module did not move", "T1", {"train_use": "damaged", "train_how": "zero"}, {"train_use": "damaged"}),
+    trained("a NaN in the adapter", "T2", {"train_use": "damaged", "train_how": "nan"}, {"train_use": "damaged"}),
+    trained(
+        "a repacked 4-bit weight",
+        "T3",
+        {"model_use": "repacking", "adapter_use": "qlora"},
+        {"model_use": "repacking", "model_repack": False, "adapter_use": "qlora"},
+    ),
+    trained(
+        "an adapter of another base",
+        "M1",
+        {"train_use": "another_note"},
+        {"train_use": "another_note", "train_wrong": False},
+    ),
+    merge("the merged model is the base", "M2", "base"),
+    merge("a tensor was not merged", "M2", "half"),
+    merge("a tensor changed that was not trained", "M2", "elsewhere"),
+    merge("the merged model was quantised again", "M3", "nf4"),
+    merge("flipped bits", "M2-sum", "flips"),
+    merge("a NaN in the merged model", "M3-finite", "nan"),
+    merge("a lost token", "M4", "tokens"),
+    merge("a lost chat template", "M4-template", "template"),
+    merge("no stop token", "M5", "stops"),
+    merge("another stop token", "M5", "other stop"),
+    Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
+    trained(
+        "an exported adapter with rslora",
+        "M6",
+        {"adapter_use_rslora": True, "export_0.use": "adapter", "export_0.from": "adapter"},
+        {"adapter_use_rslora": True},
+    ),
+]

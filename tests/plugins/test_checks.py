@@ -1,0 +1,273 @@
+"""The checks: bad rows get a finding with their number, leaks are found fast, and what is found stops the run."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from harness.check import Checks, Flag, TrainingRow
+from harness.cli import main
+from harness.errors import UsageError
+from harness.plugins import Provided
+from harness.result import Sample
+from harness.testing import Project
+from harness_checks.leaks import leaks
+from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
+from tests.test_suite import ROWS as TEST
+from tests.test_suite import SUITE, TRAIN
+
+Lines = list[str]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A small suite on the tiny model, in a cache of its own."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    return Lab(tmp_path / "lab")
+
+
+def told(lab: Lab, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Run `harness check` on the lab's suite as a person would; return its exit code and all it printed."""
+    capsys.readouterr()
+    code = main(["check", str(lab.folder / "suite.toml"), *words])
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    return code, printed.out + printed.err
+
+
+CHAT_EVAL = [{"input": [{"role": "user", "content": r["input"]}], "target": r["target"]} for r in EVAL]
+USER = {"role": "user", "content": "Where?"}
+BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
+    "no known columns": (
+        [{"question": "a", "reply": "b"}],
+        EVAL,
+        'row 0 has "question", "reply"; want input and target',
+    ),
+    "rows that are no objects": ("[1, 2]\n", EVAL, "row 0 is [1, 2], want an object"),
+    "a line that is no JSON": ('{"prompt": "a", "compl\n', EVAL, "train.jsonl:1: not valid JSON"),
+    "invalid UTF-8": (b'{"prompt": "caf\xe9", "completion": "x"}\n', EVAL, "train.jsonl: is not UTF-8"),
+    "mixed formats": ([*ROWS[:3], CHAT[0], *ROWS[4:]], EVAL, "row 4: of another shape than row 1"),
+    "roles out of order": (
+        [*CHAT[:2], {"messages": [USER, USER, CHAT[0]["messages"][1]]}],
+        CHAT_EVAL,
+        "row 3: two turns of one role in a row: user, user, assistant",
+    ),
+    "messages without content": (
+        [*CHAT[:2], {"messages": [{"role": "user"}, CHAT[0]["messages"][1]]}],
+        CHAT_EVAL,
+        "row 3",
+    ),
+    "messages that are no objects": ([*CHAT[:2], {"messages": ["hello"]}], CHAT_EVAL, "row 3"),
+    "empty answers": ([*ROWS[:2], {"prompt": "Where?", "completion": ""}], EVAL, 'row 3: no answer after "Where?"'),
+    "a row of a megabyte": (
+        [*ROWS[:2], {"prompt": "a" * 2**20, "completion": "b"}],
+        EVAL,
+        "row 3: 1,048,577 characters",
+    ),
+    "half a character": (
+        '{"prompt": "a\\ud800", "completion": "b"}\n',
+        EVAL,
+        "train.jsonl:1: holds half of a character",
+    ),
+    "a number for an answer": ([*ROWS[:2], {"prompt": "a", "completion": 3}], EVAL, "row 3"),
+    "no rows": ("\n", EVAL, "has no rows"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows(case: str, lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be trained on is a finding with its row or one clear line, and never a traceback: exit 4."""
+    rows, test, wanted = BAD_ROWS[case]
+    lab._write(rows, test, "", ())
+    code, printed = told(lab, capsys)
+    assert wanted in printed
+    assert code == 4 or "warning" in printed
+
+
+@pytest.mark.slow
+def test_preview_and_evidence(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three rows are shown as the model sees them, what is learnt is marked, and a finding shows its rows."""
+    lab._write([*ROWS[:3], {"prompt": EVAL[2]["input"], "completion": "AKIA" + "A" * 16}, *ROWS[3:]], EVAL, "", ())
+    code, printed = told(lab, capsys)
+    assert code == 4
+    assert "row 1: 32 tokens, 11 learnt\n    <s>Where is the anvil?\\n⟦in room 10</s>⟧" in printed
+    assert 'error    D10-exact: 1 of 8 rows of "qa" are in the training data' in printed
+    assert 'row "2" = training row 4: "Which shelf has the saddle?\\n"' in printed
+    assert "warning  D11-secret: 1 of 17 rows" in printed
+    assert "A" * 16 not in printed  # what may be a secret is not printed
+    assert printed.endswith("s\n") and "1 error, 1 warning, 0 notes, 0 ignored" in printed
+
+
+@pytest.mark.slow
+def test_ignored_with_a_reason(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """A finding that the suite ignores does not count, and is shown with the reason."""
+    rows = [*ROWS, {"prompt": EVAL[2]["input"], "completion": "there"}]
+    lab._write(rows, EVAL, '\n[checks]\nignore = { D10-exact = "it is asked in both on purpose" }\n', ())
+    code, printed = told(lab, capsys)
+    assert code == 0
+    assert "ignored  D10-exact: 1 of 8 rows" in printed
+    assert "it is asked in both on purpose" in printed
+    lab._write(rows, EVAL, "", ())
+    assert told(lab, capsys, "--ignore", "D10")[0] == 0
+    code, printed = told(lab, capsys, "--ignore", "D99")
+    assert (code, 'ignore "D99": is the code of no check' in printed) == (4, True)
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every check says why it is there; an unknown code is told what was meant."""
+    assert main(["explain"]) == 0
+    codes = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {f"D{i}" for i in range(1, 15)} | {f"M{i}" for i in range(1, 7)} | {"T1", "T2", "T3", "E1"} <= set(codes)
+    for code in codes:
+        assert main(["explain", code]) == 0
+        assert len(capsys.readouterr().out.splitlines()) > 2
+    assert main(["explain", "D10-near"]) == 0
+    assert main(["explain", "D77"]) == 4
+    assert 'no check "D77"' in capsys.readouterr().err
+
+
+PLUGIN = """
+from harness import hookimpl
+from harness.check import Flag
+
+def shouts(rows):
+    \"\"\"Rows in capitals.\"\"\"
+    for row in rows:
+        if row.answer.isupper():
+            yield Flag("error", f"row {row.number} shouts", fix="speak")
+
+def after(adapter):
+    \"\"\"An adapter.\"\"\"
+    yield Flag(SEVERITY, f"{adapter.name} is odd")
+
+@hookimpl
+def harness_checks():
+    return {"X1": shouts, "X2": after}
+"""
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project of fakes whose suite passes."""
+    return project.write({"suite.toml": SUITE, "test.jsonl": TEST, "train.jsonl": TRAIN})
+
+
+def test_error_before_training_is_exit_4(suite: Project) -> None:
+    """An error finding of the data ends the run before anything is measured, is in the report, and can be ignored."""
+    suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"note"')})
+    assert suite.run().code == 0
+    suite.write({"train.jsonl": [*TRAIN, {"input": "why", "target": "BECAUSE"}]})
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert [(f.code, f.severity, f.what) for f in outcome.report.flags] == [("X1", "error", "row 21 shouts")]
+    assert "base::qa" not in outcome.out.partition("summary")[0]
+    assert "because X1: row 21 shouts" in outcome.out
+    outcome = suite.run("--ignore", "X1")
+    assert (outcome.code, outcome.report.flags[0].ignored) == (0, "--ignore")
+
+
+def test_error_after_training_is_exit_1(suite: Project) -> None:
+    """An error finding of the adapter ends the run without an export, remembered or not."""
+    suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"error"')})
+    for _ in range(2):
+        outcome = suite.run()
+        assert (outcome.code, [f.code for f in outcome.report.flags if f.counts]) == (1, ["X2"])
+        assert not (suite.folder / "exports").exists()
+    assert suite.run("--ignore", "X2").code == 0
+
+
+def test_crashing_check_proves_nothing(suite: Project) -> None:
+    """A check that raises is told as a warning, and is not remembered as if it had looked."""
+    broken = PLUGIN.replace('yield Flag(SEVERITY, f"{adapter.name} is odd")', "1 / 0")
+    suite.write({"harnessfile.py": broken})
+    for _ in range(2):
+        outcome = suite.run()
+        assert outcome.code == 0
+        assert "warning  X2-crashed: the check itself crashed: ZeroDivisionError" in outcome.out
+
+
+def test_unknown_parameter() -> None:
+    """A check that asks for what no stage has is refused by name."""
+
+    def odd(rowz: Any) -> None: ...
+
+    plugins: Any = SimpleNamespace(provided={("check", "X"): Provided("check", "X", "mine", odd)})
+    with pytest.raises(UsageError, match=r'check "X" of plugin "mine": asks for "rowz".*did you mean "rows"'):
+        Checks(plugins, {})
+
+
+def rows_of(texts: Lines) -> list[TrainingRow]:
+    rows = [{"prompt": text, "completion": " yes"} for text in texts]
+    return [TrainingRow(i, "train", row, row) for i, row in enumerate(rows, 1)]
+
+
+def found(texts: Lines, test: Lines) -> dict[str, Flag]:
+    """Compare prompts with the inputs of one evaluation; return the flags by kind."""
+    spec = SimpleNamespace(name="qa", data="d", columns={}, cluster=None, fewshot_data=None)
+    samples = tuple(Sample(str(i), text, "yes") for i, text in enumerate(test))
+    task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None)
+    suite: Any = SimpleNamespace(subjects={})
+    return {flag.kind: flag for flag in leaks(rows_of(texts), {"qa": task}, suite)}
+
+
+WORDS = [f"w{i}" for i in range(5000)]
+TEMPLATE = (
+    "You are a helpful assistant who answers every question about the product politely and never lies. Question: "
+)
+
+
+def texts_of(random_: random.Random, count: int, words: int) -> Lines:
+    return [TEMPLATE + " ".join(random_.choices(WORDS, k=words)) + "\nAnswer:" for _ in range(count)]
+
+
+def test_leaks_by_degree() -> None:
+    """Equal but for case, mostly covered, and nearly equal are told apart; a shared template is none of them."""
+    luck = random.Random(1)
+    train, test = texts_of(luck, 300, 40), texts_of(luck, 60, 40)
+    assert found(train, test) == {}
+    exact, covered = train[3].upper(), train[4].replace(train[4].split()[30], "changed")
+    short = " ".join(WORDS[:24])
+    near = short.replace("w12 ", "other ")
+    flags = found([*train, short], [*test, exact, covered, near])
+    assert {kind: list(f.rows["qa"]) for kind, f in flags.items()} == {
+        "exact": ["60"],
+        "coverage": ["61"],
+        "near": ["62"],
+    }
+    assert 'row "60" = training row 4' in flags["exact"].evidence[0]
+    assert 'row "62" = training row 301 (' in flags["near"].evidence[0]
+
+
+def test_short_rows_leak_only_whole() -> None:
+    """Rows that are shorter than a gram are compared whole."""
+    assert found(["Capital of France?", "Capital of Spain?"], ["Capital of Italy?"]) == {}
+    assert list(found(["Capital of France?", "Capital of Spain?"], ["capital of spain"])) == ["exact"]
+
+
+def test_leaks_are_found_fast() -> None:
+    """Twenty thousand rows of a hundred words against five hundred take less than five seconds of a processor."""
+    luck = random.Random(2)
+    train, test = texts_of(luck, 20_000, 85), texts_of(luck, 500, 85)
+    begun = time.process_time()
+    flags = found(train, [*test[:-1], train[77]])
+    assert time.process_time() - begun < 5
+    assert list(flags) == ["exact"]
+
+
+def test_seen_by_a_reader(suite: Project) -> None:
+    """A finding goes to report.json and comes back from it, evidence and all."""
+    suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"warning"')})
+    outcome = suite.run()
+    assert outcome.code == 0
+    assert outcome.report.flags[-1] == Flag("warning", "adapter is odd", [], code="X2")
+    raw = json.loads(max(suite.folder.glob("reports/*/report.json")).read_text("utf-8"))
+    assert raw["flags"][-1]["code"] == "X2"
