@@ -90,7 +90,11 @@ def check_suite(path: Path, options: Options) -> tuple[list[check.Flag], check.B
 
     Raises UsageError on a mistake in the suite or its data. Returns what was found, and what would be trained on.
     """
-    plan = prepare(path, options)
+    return check_plan(prepare(path, options), options)
+
+
+def check_plan(plan: Plan, options: Options) -> tuple[list[check.Flag], check.Built | None, Plan]:
+    """Run the checks that need no training on a plan; see `check_suite`."""
     with _needs(plan):
         plan, ready = preflight.check(plan, options.limit)
     checks, base, load = _checks(plan, options), _base(plan, ready), plan.plugins.find("loader", plan.suite.model.use)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,13 +18,14 @@ from harness.evidence import weights_digest
 from harness.gate import Gate, Outcome, Verdict, ships
 from harness.report import Run
 from harness.result import Prompt, Result, Sample
-from harness.runner import Options, Runner, prepare
+from harness.runner import Options, Runner, check_plan, prepare
 from harness.subject import Logprob, ModelRef, Subject
 from harness.verdict import judge
 
 SWAPS = 400  # runs of two equal models
 Disguise = Callable[[Subject], Subject]
 ITSELF = "base itself"
+PLANTED = "train rows in the test"
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def selftest(
         )
         plan = _one_candidate(prepare(path, options))
         impostors = _impostors(plan, Path(folder))
-        if odd := [name for name in only if name not in impostors]:
-            raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], impostors)}')
+        known = [*impostors, PLANTED]
+        if odd := [name for name in only if name not in known]:
+            raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], known)}')
         trials, pairs = [], None
         for name, (why, make) in impostors.items():
             if only and name not in only:
@@ -105,6 +108,10 @@ def selftest(
             trials.append(trial)
             if pairs is None and all(r.outcome == "done" for r in runner.run.reports) and name != ITSELF:
                 pairs = dict(runner.results)
+        planted = _planted(plan)
+        if planted != plan and (not only or PLANTED in only):
+            trials.append(_check(planted, options))
+            told(trials[-1])
         return SelfTest(tuple(trials), tuple(_equals(plan, pairs)) if pairs else ())
 
 
@@ -134,6 +141,20 @@ def _impostors(plan: Plan, folder: Path) -> dict[str, tuple[str, Make]]:
     for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
         found[label] = (_first_line(disguise), partial(_disguised, name, disguise))
     return found
+
+
+def _planted(plan: Plan) -> Plan:
+    """Put training rows with a text prompt in the place of the last tenth of the rows of every eval that prompts."""
+    known = [row for row in plan.training or () if isinstance(row.get("prompt"), str)]
+    tasks = dict(plan.tasks)
+    for name, task in plan.tasks.items():
+        samples = list(task.samples or ())
+        prompting = [i for i, s in enumerate(samples) if isinstance(s.input, str) and s.input and s.target]
+        for i, row in zip(prompting[-(len(prompting) // 10 + 1) :], known, strict=False):
+            samples[i] = replace(samples[i], input=row["prompt"], target=str(row["completion"]).strip())
+        if task.samples:
+            tasks[name] = replace(task, samples=tuple(samples))
+    return replace(plan, tasks=tasks)
 
 
 class _NotMade(Exception):
@@ -167,6 +188,14 @@ def _trial(name: str, why: str, runner: Runner, plan: Plan, make: Make) -> Trial
         return Trial(name, why, skipped=str(error))
     caught = list(ships(run.verdicts, plan.suite.gates, plan.candidates[0]))
     return Trial(name, why, (*([run.problem] if run.problem else []), *caught), run.seconds)
+
+
+def _check(planted: Plan, options: Options) -> Trial:
+    """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
+    begun = time.monotonic()
+    flags = [f"{f.code}: {f.what}" for f in check_plan(planted, options)[0] if f.counts]
+    why = "Training rows stand among the rows of every eval."
+    return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)
 
 
 def _equals(plan: Plan, results: dict[tuple[str, str], Result]) -> Iterator[Equals]:

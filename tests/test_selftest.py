@@ -12,6 +12,7 @@ from harness.testing import FakeSubject, Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
+NAMES += ["train rows in the test"]
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_a_suite_with_a_floor_catches_them_all(suite: Project) -> None:
         assert f"caught  {name}" in out
     assert 'gate "floor" is FAIL on merged' in out
     assert "skipped untrained adapter" in out  # a fake has no layers to adapt
-    assert "6 of 6 impostors caught" in out
+    assert "7 of 7 impostors caught" in out
     assert not (suite.folder / "exports").exists()
     assert not (suite.folder / "reports").exists()
     assert not list((suite.folder / "cache").glob("attempts*"))
