@@ -187,6 +187,44 @@ def init(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def verify(args: argparse.Namespace) -> int:
+    """`harness verify DIR`: are these the bytes that passed? Without torch, without network."""
+    from harness.policy import read_policy
+    from harness.verify import verify
+
+    found = verify(args.export, read_policy(args.policy) if args.policy else None)
+    if args.json:
+        print(found.as_json())
+    else:
+        for name, told in found.steps.items():
+            print(f"{name}: {told}")
+        for note in found.notes:
+            print(f"note: {note}")
+        if found.ok:
+            print(f"verified: {found.candidate} of suite {found.suite}, root {found.root}")
+    if not found.ok:
+        print(f"refused: {args.export}: {found.refused}", file=sys.stderr)
+    return ExitCode.OK if found.ok else ExitCode.REFUSED
+
+
+def keygen(args: argparse.Namespace) -> int:
+    """`harness keygen NAME`: a key to sign with, and the table of it for a policy."""
+    from harness.sign import keygen
+
+    private, public = keygen(args.name)
+    print(f"{private}\n{public}")
+    print(f"keep {private} where only the signing step can read it; add {public} to the policy", file=sys.stderr)
+    return ExitCode.OK
+
+
+def sign(args: argparse.Namespace) -> int:
+    """`harness sign DIR --key FILE`: put a name to what an export claims."""
+    from harness.sign import sign
+
+    print(f"signed {args.export} with key {sign(args.export, args.key)}")
+    return ExitCode.OK
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness",
@@ -233,7 +271,20 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
     one = _command(commands, "init", init, "write a suite, a harnessfile and example data that run")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
+    _evidence_parsers(commands)
     return parser
+
+
+def _evidence_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = _command(commands, "verify", verify, "check that an export is what passed, without torch and network")
+    one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
+    one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
+    one.add_argument("--json", action="store_true", help="print what was found as JSON")
+    one = _command(commands, "keygen", keygen, "write a key to sign exports with, and its public half for a policy")
+    one.add_argument("name", type=Path, metavar="NAME", help="NAME.key and NAME.pub are written")
+    one = _command(commands, "sign", sign, "sign what an export claims")
+    one.add_argument("export", type=Path, metavar="DIR")
+    one.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
 
 
 def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

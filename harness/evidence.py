@@ -1,14 +1,31 @@
-"""Digests: what exactly was measured, trained and shipped."""
+"""Digests: what exactly was measured, trained and shipped; and what a safetensors file holds, read without torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHUNK = 1 << 22  # bytes hashed at a time
+CHUNK = 1 << 20  # bytes hashed at a time
+LONGEST_HEADER = 100_000_000  # bytes, what the safetensors library itself accepts
+BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
+BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
+BITS |= {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+
+
+@dataclass(frozen=True)
+class Safetensors:
+    """A safetensors file's header: where its data starts, its tensors (dtype, shape, data_offsets), its free text."""
+
+    start: int
+    tensors: Mapping[str, dict[str, Any]]
+    metadata: Mapping[str, str]
 
 
 def weights_digest(folder: Path) -> str:
@@ -40,35 +57,170 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a regular file, 64 hex digits; raises OSError when it is a link or anything else."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb", buffering=0) as f:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path} is no file")
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        total, buffer = hashlib.sha256(), bytearray(CHUNK)
+        view = memoryview(buffer)
+        while count := f.readinto(buffer):
+            total.update(view[:count])
+    return total.hexdigest()
+
+
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return size in bytes and sha256 of every file under a folder, by its path with forward slashes."""
+    """Return size in bytes and sha256 of every file under a folder, by its path with forward slashes.
+
+    Links are followed: a model in a download cache is made of them.
+    """
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as f:
-            digest = hashlib.file_digest(f, "sha256").hexdigest()
-        found[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": digest}
+        real = path.resolve()
+        found[path.relative_to(folder).as_posix()] = {"size": real.stat().st_size, "sha256": file_digest(real)}
     return found
+
+
+def root_digest(digests: Mapping[str, str]) -> str:
+    """Return one sha256 for a tree: of its files' raw sha256, in order of the parts of their paths.
+
+    `digests` maps relative paths to 64 hex digits. The same number as OpenSSF model signing gives the tree
+    (model_signing, predicate signature/v1.0, subject digest).
+    """
+    ordered = sorted(digests, key=lambda name: name.split("/"))
+    return hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in ordered)).hexdigest()
+
+
+def walk(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield path and size in bytes of every file under a folder, never through a link.
+
+    Raises ValueError at a link, a folder that holds no file, or what is neither file nor folder.
+    """
+    yield from _walk(folder, "")
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda e: e.name)
+    if not entries:
+        raise ValueError(f'"{prefix.rstrip("/") or folder}" is an empty folder')
+    for entry in entries:
+        about = entry.stat(follow_symlinks=False)
+        name = f"{prefix}{entry.name}"
+        if stat.S_ISDIR(about.st_mode):
+            yield from _walk(Path(entry.path), f"{name}/")
+        elif stat.S_ISREG(about.st_mode):
+            yield name, about.st_size
+        else:
+            raise ValueError(f'"{name}" is {"a link" if stat.S_ISLNK(about.st_mode) else "no file"}')
+
+
+def template_digest(folder: Path) -> str | None:
+    """Return the sha256 of a model's chat templates, or None where it has none.
+
+    transformers reads chat_template.jinja before the tokenizer's configuration. Raises ValueError when both are
+    there and differ, for then two programs would prompt in two ways.
+    """
+    found: dict[str, str] = {}
+    configuration = folder / "tokenizer_config.json"
+    if configuration.is_file():
+        declared = json.loads(configuration.read_text("utf-8"))
+        said = declared.get("chat_template") if isinstance(declared, dict) else None
+        if isinstance(said, str):
+            found["default"] = said
+        for one in said if isinstance(said, list) else []:
+            found[str(one["name"])] = str(one["template"])
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {p.stem: p for p in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    for name, path in files.items():
+        if path.is_file():
+            text = path.read_text("utf-8")
+            if found.setdefault(name, text) != text:
+                raise ValueError(f'chat template "{name}" is in two files that differ')
+    return digest_of(found) if found else None
 
 
 def safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
     """Return where a safetensors file's data starts, and its tensors: name -> dtype, shape, data_offsets.
 
-    Raises ValueError when the file is no safetensors or is shorter than its header says.
+    Raises ValueError when the file is no whole safetensors file.
     """
-    size = path.stat().st_size
+    found = read_safetensors(path)
+    return found.start, dict(found.tensors)
+
+
+def read_safetensors(path: Path) -> Safetensors:
+    """Read a safetensors file's header; raises ValueError unless its tensors fill the file without gap or overlap.
+
+    Format: eight bytes, the length of a JSON object {tensor: {"dtype", "shape", "data_offsets"}}, the object, the data.
+    """
     with path.open("rb") as f:
+        size = os.fstat(f.fileno()).st_size
         head = f.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        length = int.from_bytes(head, "little") if len(head) == 8 else size
         if 8 + length > size:
             raise ValueError(f"{path}: is no safetensors file, or is cut short")
+        if not 0 < length <= LONGEST_HEADER:
+            raise ValueError(f"{path}: is no safetensors file: a header of {length} bytes")
         try:
-            header: dict[str, Any] = json.loads(f.read(length))
-        except ValueError:
-            raise ValueError(f"{path}: is no safetensors file: its header is not JSON") from None
-    header.pop("__metadata__", None)
-    if 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0) > size:
+            header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
+        except RecursionError:
+            raise ValueError(f"{path}: is no safetensors file: its header is nested too deeply") from None
+        except ValueError as error:
+            why = str(error) if "twice" in str(error) else "its header is not JSON"
+            raise ValueError(f"{path}: is no safetensors file: {why}") from None
+    metadata = header.pop("__metadata__", None) or {} if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError(f"{path}: is no safetensors file: its header is malformed")
+    _check_offsets(path, header, size - 8 - length)
+    return Safetensors(8 + length, header, metadata)
+
+
+def _check_offsets(path: Path, tensors: Mapping[str, Any], size: int) -> None:
+    """Raise ValueError unless the tensors lie one behind the other and end where the file does."""
+    placed = []
+    for name, entry in tensors.items():
+        if not _is_entry(entry):
+            raise ValueError(f'{path}: tensor "{name}" is malformed')
+        begin, end = entry["data_offsets"]
+        bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
+        if bits % 8 or end - begin != bits // 8:
+            raise ValueError(f'{path}: tensor "{name}" has {end - begin} bytes, its shape wants {bits / 8:.0f}')
+        placed.append((begin, end, name))
+    at = 0
+    for begin, end, name in sorted(placed):
+        if begin != at:
+            raise ValueError(f'{path}: tensor "{name}" {"overlaps another" if begin < at else "comes after a gap"}')
+        at = end
+    if at > size:
         raise ValueError(f"{path}: is cut short")
-    return 8 + length, header
+    if at < size:
+        raise ValueError(f"{path}: holds {size - at} bytes that no tensor names")
+
+
+def _is_entry(entry: Any) -> bool:
+    def naturals(value: Any) -> bool:
+        return isinstance(value, list) and all(type(x) is int and 0 <= x < 1 << 63 for x in value)
+
+    return (
+        isinstance(entry, dict)
+        and set(entry) == {"dtype", "shape", "data_offsets"}
+        and entry["dtype"] in BITS
+        and naturals(entry["shape"])
+        and naturals(entry["data_offsets"])
+        and len(entry["data_offsets"]) == 2
+    )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f'"{name}" is there twice')
+    return found
 
 
 def _hash_range(total: Any, path: Path, start: int, size: int) -> None:

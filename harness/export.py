@@ -1,28 +1,35 @@
-"""Write an export by the shipping rule: the very bytes that were gated, or nothing."""
+"""Write an export by the shipping rule: the very bytes that were gated, or nothing; and the evidence beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import card, claims
+from harness.claims import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.collect import Plan
 from harness.errors import Finding, UsageError
-from harness.evidence import file_digests, weights_digest
-from harness.gate import ships
+from harness.evidence import digest_of, file_digest, file_digests, root_digest, template_digest, walk, weights_digest
+from harness.gate import Verdict, ships
 from harness.paths import folder_in_place, write_text
 from harness.released import keep_first
 from harness.report import Exported, Run, dumps, to_json
+from harness.store import read_rows, writable
 from harness.subject import ModelRef
 from harness.suite import Export
+
+ADAPTER = "adapter_config.json"
+PLACES = ("base_model_name_or_path", "revision")  # where an adapter's base lay on the machine that trained it
 
 
 def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str]) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
-    `why` holds reasons beyond the gates. Raises UsageError when the disk is full, Finding when what
-    was written is not what was gated.
+    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, Finding
+    when what was written is not what was gated.
     """
     reasons = [*why, *([run.problem] if run.problem else [])]
     if ref is None:
@@ -34,26 +41,37 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
     to = Path(declared.to).resolve()
     anchored = any(s.from_ == "first" for s in plan.suite.subjects.values())
     exporter = plan.plugins.find("exporter", declared.use).function
+    if taken := problem_with(to):
+        raise UsageError(f'{declared.where} to is "{declared.to}", {taken}; nothing was written')
     try:
         if anchored:
             keep_first(to)  # of releases that were made before the suite had an anchor, the one that is there
         with folder_in_place(to) as work:
-            model = work / "model"
+            model = work / MODEL
             model.mkdir()
             exporter(ref, model, **declared.options)
-            written = _verify(declared, ref, model, run)
-            _evidence(plan, declared, run, work, written)
+            _compare(declared, ref, model, run)
+            _write_evidence(plan, declared, ref, run, work)
         if anchored:
             keep_first(to)
     except OSError as error:
         raise UsageError(
             f'{declared.where} to "{declared.to}" cannot be written: {error.strerror}; nothing was'
         ) from None
-    size = sum(f["size"] for f in written.values())
+    size = sum(size for _, size in walk(to / MODEL))
     return Exported(declared.use, declared.from_, str(to), True, digest=ref.digest, bytes=size)
 
 
-def _verify(declared: Export, ref: ModelRef, model: Path, run: Run) -> dict[str, dict[str, Any]]:
+def problem_with(to: Path) -> str:
+    """Say why no export can be written to a folder, or nothing; an export of ours that is there is replaced."""
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        return "which is no folder"
+    if to.is_dir() and any(to.iterdir()) and not (to / EVIDENCE / MANIFEST).is_file():
+        return "which holds something that is no export; name another folder"
+    return "" if writable(to.parent) else "where no folder can be written"
+
+
+def _compare(declared: Export, ref: ModelRef, model: Path, run: Run) -> None:
     """Compare what was written with what was gated, tensor by tensor and file by file."""
     gated = ref.adapter or Path(ref.path)
     if weights_digest(model) != weights_digest(gated):
@@ -61,32 +79,80 @@ def _verify(declared: Export, ref: ModelRef, model: Path, run: Run) -> dict[str,
     judged = {v.digest for v in run.verdicts if v.candidate == ref.name and v.digest}
     if judged != {ref.digest}:
         raise Finding(f'export "{declared.to}": the gates judged other weights than these')
-    written = file_digests(model)
-    for name, before in file_digests(gated).items():
-        if name in written and written[name] != before:
+    before, written = file_digests(gated), file_digests(model)
+    for name, entry in written.items():
+        if name in before and before[name] != entry and not _same_but_place(name, gated, model):
             raise Finding(f'export "{declared.to}": "{name}" differs from the file that was gated')
-    return written
+    if template_digest(model) not in (None, template_digest(Path(ref.path))):
+        raise Finding(f'export "{declared.to}": its chat template is not the one that was evaluated')
 
 
-def _evidence(plan: Plan, declared: Export, run: Run, work: Path, files: dict[str, dict[str, Any]]) -> None:
-    manifest = {"files": {f"model/{name}": entry for name, entry in files.items()}, "suite": plan.suite.digest}
-    write_text(work / "evidence" / "manifest.json", dumps(manifest))
-    write_text(work / "evidence" / "report.json", to_json(run))
-    gates = [asdict(v) for v in run.verdicts if v.candidate == declared.from_]
-    write_text(work / "evidence" / "gates.json", dumps(gates))
-    write_text(work / "README.md", _card(declared, run))
+def _same_but_place(name: str, gated: Path, model: Path) -> bool:
+    """Say whether an adapter's configuration differs only in where its base lay."""
+    if name != ADAPTER:
+        return False
+    before, after = (json.loads((folder / name).read_text("utf-8")) for folder in (gated, model))
+    return {k: v for k, v in before.items() if k not in PLACES} == {k: v for k, v in after.items() if k not in PLACES}
 
 
-def _card(declared: Export, run: Run) -> str:
-    lines = [f"# {run.suite}", "", f"Base: `{run.model}`. Suite: `{run.path}` ({run.digest[:12]}), {run.started}.", ""]
-    lines += ["| gate | claim | verdict | measured |", "|---|---|---|---|"]
-    for v in run.verdicts:
-        if v.candidate == declared.from_:
-            verdict = f"{v.outcome}, {v.waiver.says()}" if v.waiver else str(v.outcome)
-            cells = (v.gate, f"{v.metric} {v.claim}".strip(), verdict, v.why)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines += [f"\n{c[0].upper()}{c[1:]}." for c in run.conclusions]
-    load = 'AutoModelForCausalLM.from_pretrained("model")'
-    if declared.from_ == "adapter":
-        load = 'AutoPeftModelForCausalLM.from_pretrained("model")'
-    return "\n".join([*lines, "", f"Load it with `{load}`.", ""])
+def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path) -> None:
+    """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
+    evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
+    verdicts = [_without_rows(v, private) for v in run.verdicts if v.candidate == declared.from_]
+    gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
+    lock = (Path(run.folder) / LOCK).read_bytes()
+    evidence.mkdir()
+    (evidence / LOCK).write_bytes(lock)
+    write_text(evidence / GATES, dumps(gates))
+    write_text(evidence / ITEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _items(run, private)))
+    write_text(evidence / REPORT, to_json(_public(run, private)))
+    write_text(work / CARD, card.write(plan.suite, declared, ref, run))
+    files = {name: {"size": size, "sha256": file_digest(work / name)} for name, size in walk(work)}
+    model = {n.removeprefix(f"{MODEL}/"): f["sha256"] for n, f in files.items() if n.startswith(f"{MODEL}/")}
+    about = {
+        "format": claims.FORMAT,
+        "name": run.suite,
+        "root": root_digest({n: str(d) for n, d in model.items()}),
+        "candidate": declared.from_,
+        "weights": ref.digest,
+        "template": template_digest(Path(ref.path)),
+        "started": run.started,
+    }
+    manifest = dumps({**about, "files": files}).encode()
+    (evidence / MANIFEST).write_bytes(manifest)
+    lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, lock, gates)]
+    write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
+
+
+def _items(run: Run, private: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield every row's scores and the digests of its texts; of a private evaluation one digest a row."""
+    for report in run.reports:
+        if report.outcome != "done":
+            continue
+        for row in read_rows(Path(run.folder), report.subject, report.eval).values():
+            item = f"{report.subject}::{report.eval}"
+            if report.eval in private:
+                yield {"item": item, "sha256": digest_of(row)}
+            else:
+                yield {"item": item, **_scores(row)}
+
+
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: row[name] for name in row["metrics"] if name in row}
+    told = {k: row[k] for k in ("id", "cluster", "weight", "doc_hash", "prompt_hash", "target_hash")}
+    return {**told, "weights": row["weights"], "answer_hash": digest_of(row["resps"]), "values": values}
+
+
+def _public(run: Run, private: set[str]) -> Run:
+    """Return a run without what names the rows of private evaluations, or this machine's own troubles."""
+    reports = [
+        dataclasses.replace(r, traceback=None, verdicts=tuple(_without_rows(v, private) for v in r.verdicts))
+        for r in run.reports
+    ]
+    return dataclasses.replace(run, reports=reports)
+
+
+def _without_rows(verdict: Verdict, private: set[str]) -> Verdict:
+    if verdict.metric.partition(".")[0] not in private:
+        return verdict
+    return dataclasses.replace(verdict, won=(), lost=())

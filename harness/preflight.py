@@ -14,9 +14,9 @@ from harness.collect import Plan, Task, collect
 from harness.data import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.evidence import digest_of, weights_digest
+from harness.export import problem_with
 from harness.paths import cache_dir, write_text
 from harness.released import missing, open_release
-from harness.store import writable
 from harness.subject import Adapter, ModelRef, Source
 from harness.suite import Model
 
@@ -56,8 +56,8 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     candidate = _candidate(plan, source, adapter, mistakes)
     releases, lacking = _releases(plan, source, adapter, mistakes)
     for export in suite.exports:
-        if Path(export.to).is_file() or not writable(Path(export.to)):
-            mistakes.add(export.where, f'to is "{export.to}", where no folder can be written')
+        if taken := problem_with(Path(export.to)):
+            mistakes.add(export.where, f'to is "{export.to}", {taken}')
     if not known:
         if suite.train and suite.trains:
             trainer = plan.plugins.find("trainer", suite.train.use).function

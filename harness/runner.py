@@ -18,6 +18,7 @@ from typing import Any
 import harness
 from harness import check, fewshot, preflight, select
 from harness.cached import CachedSubject, Models, awake, tally
+from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
 from harness.errors import ExitCode, Finding, UsageError
 from harness.evaluate import evaluate, sliced, standard_errors
@@ -25,10 +26,11 @@ from harness.evidence import digest_of, weights_digest
 from harness.export import export
 from harness.gate import Outcome
 from harness.ledger import Ledger, attempts_said
+from harness.lock import lock
 from harness.paths import cache_dir, folder_in_place, write_text
 from harness.plugins import load_plugins
 from harness.prompting import conclusions
-from harness.report import Report, Run
+from harness.report import Report, Run, dumps
 from harness.responses import Responses
 from harness.result import Result
 from harness.settle import Settlement
@@ -189,6 +191,7 @@ class Runner:
         self.settlement.lacking = self.ready.lacking
         if self.options.counts and not self.options.select:
             self.settlement.ledger = Ledger(cache_dir() / ATTEMPTS, self.run.warnings.append)
+        write_text(self.folder.path / LOCK, dumps(lock(self.plan, self.run)))  # before there is a candidate to please
         self.responses = self.remembered()
         try:
             self.measure()

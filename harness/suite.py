@@ -126,6 +126,7 @@ class Eval:
     stop: Literal["end", "early"] = "end"
     fewshot_data: str | None = None
     against: str = "base"
+    private: bool = False  # its rows go into no evidence but as digests
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

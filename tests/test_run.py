@@ -375,3 +375,71 @@ def test_a_wrong_baseline_is_a_mistake(suite: Project, table: str, says: str) ->
     """What a baseline lacks or has too much is told before anything runs."""
     outcome = suite.write({"suite.toml": f"{SUITE}\n[subject.reference]\n{table}\n"}).run()
     assert (outcome.code, says in outcome.err) == (4, True), outcome.err
+
+
+@pytest.mark.parametrize("there", ["a folder", "a file", "a link"])
+def test_target_that_is_no_export_is_not_replaced(suite: Project, there: str) -> None:
+    """What lies at `to` and is none of ours is told before anything runs, and stays as it is."""
+    to = suite.folder / "exports/fake"
+    to.parent.mkdir()
+    if there == "a folder":
+        suite.write({"exports/fake/notes.txt": "mine"})
+    elif there == "a file":
+        to.write_text("mine", "utf-8")
+    else:
+        to.symlink_to(suite.folder / "base")
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert 'to is "exports/fake", which' in outcome.err
+    assert to.is_symlink() or (to if to.is_file() else to / "notes.txt").read_text("utf-8") == "mine"
+
+
+def test_private_rows_stay_private(suite: Project) -> None:
+    """Of a private evaluation the evidence holds neither scores nor the names of rows, but a digest of each."""
+    text = COMPARES.replace('slices = ["kind"]', 'slices = ["kind"]\nprivate = true')
+    assert suite.write({"suite.toml": text}).run().code == 0
+    evidence = suite.folder / "exports/fake/evidence"
+    rows = [json.loads(line) for line in (evidence / "items.jsonl").read_text("utf-8").splitlines()]
+    assert {frozenset(row) for row in rows} == {frozenset({"item", "sha256"})}
+    for path in evidence.iterdir():
+        assert '"q3"' not in path.read_text("utf-8"), path.name
+
+
+def test_secrets_are_struck_out_of_the_lock(suite: Project) -> None:
+    """An option whose name says that it is secret goes into no file of the run."""
+    plugin = """
+from harness import hookimpl
+from harness.testing import load, open_source
+from contextlib import contextmanager
+
+@contextmanager
+def remote(refs, *, api_key: str = "", dtype: str = "auto"):
+    with load(refs) as subjects:
+        yield subjects
+
+remote.open = lambda path, *, api_key="", dtype="auto": open_source(path)
+
+@hookimpl
+def harness_loaders():
+    return {"remote": remote}
+"""
+    text = SUITE.replace('use = "fake"\npath = "base"', 'use = "remote"\napi_key = "hush"\npath = "base"')
+    assert suite.write({"suite.toml": text, "harnessfile.py": plugin}).run().code == 0
+    for path in [*suite.folder.glob("exports/fake/**/*.*"), *suite.folder.glob("reports/*/*.json")]:
+        assert "hush" not in path.read_text("utf-8", "replace"), path
+    lock = json.loads((suite.folder / "exports/fake/evidence/suite.lock.json").read_text("utf-8"))
+    assert lock["suite"]["model"]["options"]["api_key"] == "(secret)"
+
+
+def test_card_is_a_card(suite: Project) -> None:
+    """The front matter is what huggingface_hub reads: licence, results by evaluation, and a table of gates."""
+    hub = pytest.importorskip("huggingface_hub")
+    (suite.folder / "good/LICENSE").write_text("Apache License\nVersion 2.0", "utf-8")
+    outcome = suite.run("--candidate", str(suite.folder / "good"))
+    assert outcome.code == 0
+    card = hub.ModelCard.load(suite.folder / "exports/fake/README.md")
+    assert card.data.license == "apache-2.0"
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type) == ("qa", "exact_match")
+    assert result.metric_value == outcome.report.reports[-1].metrics["exact_match"]
+    assert "| floor | qa.exact_match at least 0.5 | PASS |" in card.text

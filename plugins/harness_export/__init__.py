@@ -1,12 +1,18 @@
-"""[[export]]: merged models ("safetensors") and adapters ("adapter"), copied byte by byte from what was gated."""
+"""[[export]]: merged models ("safetensors") and adapters ("adapter"), copied byte by byte from what was gated.
+
+Of an adapter one thing is not copied: where its base lay on this machine, or on the Hub; who loads it says.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from harness import ModelRef, UsageError, hookimpl
+
+NOWHERE = {"base_model_name_or_path": None, "revision": None}
 
 
 @hookimpl
@@ -25,7 +31,11 @@ def adapter(ref: ModelRef, to: Path) -> Path:
     """Copy an adapter in PEFT's format; it needs the base it was trained on."""
     if ref.adapter is None:
         raise UsageError(f'export "adapter" writes adapters, and {ref.name} is a merged model; use = "safetensors"')
-    return _copy(ref.adapter, to)
+    _copy(ref.adapter, to)
+    path = to / "adapter_config.json"
+    if path.is_file():
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
+    return to
 
 
 def _copy(folder: Path, to: Path) -> Path:

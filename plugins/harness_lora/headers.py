@@ -1,22 +1,17 @@
-"""What is in safetensors files, read from their headers alone: no weights, no torch.
-
-Format: eight bytes, the length of a JSON object {tensor: {"dtype", "shape", "data_offsets"}}, the object, the data.
-"""
+"""What is in the safetensors files of a base or an adapter, read from their headers alone: no weights, no torch."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UsageError
+from harness.evidence import Safetensors, read_safetensors
 
 PREFIX = "base_model.model."  # what PEFT puts before every name
 LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens\w*)(\.weight|\.bias)?")
-LONGEST_HEADER = 100_000_000  # what the safetensors library itself accepts
 
 
 @dataclass(frozen=True)
@@ -32,9 +27,10 @@ def read_headers(folder: Path, files: str = "*.safetensors") -> dict[str, Header
     """Return every tensor of a folder by name; raises UsageError when there is none or a file is no safetensors."""
     found: dict[str, Header] = {}
     for file in sorted(folder.glob(files)):
-        for name, entry in _header_of(file).items():
-            if name != "__metadata__":
-                found[name] = Header(file, str(entry["dtype"]), tuple(entry["shape"]))
+        for name, entry in _read(file).tensors.items():
+            if name in found:
+                raise UsageError(f'"{file}": tensor "{name}" is also in {found[name].file.name}; which one is meant?')
+            found[name] = Header(file, entry["dtype"], tuple(entry["shape"]))
     if not found:
         raise UsageError(f'"{folder}": has no {files}; only safetensors are read, never pickles')
     return found
@@ -42,7 +38,7 @@ def read_headers(folder: Path, files: str = "*.safetensors") -> dict[str, Header
 
 def metadata_of(file: Path) -> dict[str, str]:
     """Return the free text entries of a file's header."""
-    return dict(_header_of(file).get("__metadata__", {}))
+    return dict(_read(file).metadata)
 
 
 def split_name(key: str) -> tuple[str, str]:
@@ -61,13 +57,9 @@ def find_tensor(module: str, there: Collection[str]) -> str | None:
     return None
 
 
-def _header_of(file: Path) -> Mapping[str, Any]:
+def _read(file: Path) -> Safetensors:
     try:
-        with file.open("rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            if not 0 < length <= LONGEST_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            header: Mapping[str, Any] = json.loads(f.read(length))
-            return header
+        return read_safetensors(file)
     except (OSError, ValueError) as error:
-        raise UsageError(f'"{file}": is no whole safetensors file: {error}; fetch or train it again') from None
+        why = str(error).removeprefix(f"{file}: ")
+        raise UsageError(f'"{file}": is no whole safetensors file: {why}; fetch or train it again') from None

@@ -1,0 +1,126 @@
+"""The model card: results as a model-index, the gate table, waivers, the base's licence, how to load and serve.
+
+Front matter as huggingface_hub reads it; every value is written as JSON, which YAML contains.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.gate import Verdict
+from harness.report import Run
+from harness.subject import ModelRef
+from harness.suite import Export, Suite
+
+LICENCES = {  # how a licence's text begins -> the Hub's name for it
+    "apache license": "apache-2.0",
+    "mit license": "mit",
+    "bsd 3-clause": "bsd-3-clause",
+    "gnu general public license": "gpl-3.0",
+    "meta llama 3": "llama3",
+    "llama 3.1 community": "llama3.1",
+    "gemma terms of use": "gemma",
+}
+
+
+def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
+    """Return the README.md of an export."""
+    licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
+    front = {
+        "license": licence,
+        "library_name": "peft" if ref.adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["finetune-harness"],
+        "model-index": [{"name": suite.name, "results": list(_results(suite, declared, run))}],
+    }
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", run.model):
+        front["base_model"] = run.model.partition("@")[0]
+    parts = [
+        "---\n" + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front.items()) + "---",
+        f"# {suite.name}",
+        suite.about.description,
+        f"Base: `{run.model}`, weights `{run.digests.get('base', '')[:16]}`. Licence of the base: {told_by}.",
+        f"Suite: `{suite.path.name}` (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
+        f"Candidate: {declared.from_}, weights `{ref.digest[:16]}`.",
+        "## Gates\n\n" + "\n".join(_gates(declared, run)),
+        _waivers(declared, run),
+        "\n\n".join(f"{c[0].upper()}{c[1:]}." for c in run.conclusions),
+        "## Use\n\n" + use(ref, run.model),
+        "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
+        "harness verify . --policy policy.toml   # and a key you trust says so\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the Hub's name for a base's licence, "unknown" if need be, and where it was read."""
+    if said := facts.get("license"):
+        return str(said), f"{said}, by its own metadata"
+    readme = folder / "README.md"
+    if readme.is_file() and (
+        found := re.search(r"\A---\n.*?^license:\s*(\S+)", readme.read_text("utf-8"), re.M | re.S)
+    ):
+        return found[1].strip("\"'"), f"{found[1]}, by its model card"
+    for path in sorted(folder.glob("LICEN[CS]E*")):
+        text = " ".join(path.read_text("utf-8", "replace")[:400].lower().split())
+        named = next((name for words, name in LICENCES.items() if words in text), "other")
+        return named, f"{named}, see `model/{path.name}`"
+    return "unknown", "not told by its files; find it out before you pass the model on"
+
+
+def use(ref: ModelRef, base: str) -> str:
+    """Say how to load and how to serve what was exported."""
+    if ref.adapter:
+        load = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'base = AutoModelForCausalLM.from_pretrained("BASE")  # {base}',
+            'model = PeftModel.from_pretrained(base, "model")',
+            'tokenizer = AutoTokenizer.from_pretrained("BASE")',
+        ]
+        serve = "vllm serve BASE --enable-lora --lora-modules tuned=model"
+    else:
+        load = [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'model = AutoModelForCausalLM.from_pretrained("model")',
+            'tokenizer = AutoTokenizer.from_pretrained("model")',
+        ]
+        serve = "vllm serve model"
+    return "\n".join(["```python", *load, "```", "", "```bash", serve, "```"])
+
+
+def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
+    data = {e.name: e.data or e.use for e in suite.evals}
+    for report in run.reports:
+        if report.subject == declared.from_ and report.outcome == "done":
+            values = {name: v for name, v in report.metrics.items() if math.isfinite(v)}
+            yield {
+                "task": {"type": "text-generation"},
+                "dataset": {"name": report.eval, "type": data.get(report.eval, report.eval)},
+                "metrics": [{"type": name, "name": f"{report.eval}.{name}", "value": v} for name, v in values.items()],
+            }
+
+
+def _gates(declared: Export, run: Run) -> Iterator[str]:
+    yield "| gate | claim | verdict | measured |"
+    yield "|---|---|---|---|"
+    for v in _verdicts(declared, run):
+        said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.says()}" if v.waiver else "")
+        cells = (v.gate, f"{v.metric} {v.claim}", said, v.why)
+        yield "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+
+
+def _waivers(declared: Export, run: Run) -> str:
+    lines = [f"- **{v.gate}**: {v.waiver.says()}" for v in _verdicts(declared, run) if v.waiver]
+    return "## Waivers\n\n" + "\n".join(lines) if lines else ""
+
+
+def _verdicts(declared: Export, run: Run) -> list[Verdict]:
+    return [v for v in run.verdicts if v.candidate == declared.from_]

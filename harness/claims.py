@@ -1,0 +1,119 @@
+"""What is in evidence/, and what it claims: two in-toto statements about one digest, in DSSE envelopes, one a line.
+
+Statement: https://in-toto.io/Statement/v1; envelope: DSSE 1.0. The payload of a statement is the same bytes
+whoever writes it, so that a reader can make it again from the evidence and compare.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+FORMAT = 1  # of evidence/; raised when an older `verify` would misread
+MODEL, EVIDENCE, CARD = "model", "evidence", "README.md"
+MANIFEST, LOCK, GATES, ITEMS = "manifest.json", "suite.lock.json", "gates.json", "items.jsonl"
+REPORT, CLAIMS = "report.json", "claims.intoto.jsonl"
+UNLISTED = (f"{EVIDENCE}/{MANIFEST}", f"{EVIDENCE}/{CLAIMS}")  # a manifest cannot list itself, nor what names it
+
+PAYLOAD = "application/vnd.in-toto+json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+RELEASE = "urn:finetune-harness:release:v1"  # raised when the same evidence would be told in other words
+NUMBERS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "n", "clusters", "attempt")
+WORDS = ("metric", "claim", "versus", "method", "outcome", "blocking", "waiver")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """One line: a statement's bytes, and signatures by the id of their key (64 raw bytes each)."""
+
+    payload: bytes
+    signatures: Mapping[str, bytes]
+
+    def line(self) -> str:
+        signed = [{"keyid": k, "sig": base64.b64encode(s).decode()} for k, s in self.signatures.items()]
+        payload = base64.b64encode(self.payload).decode()
+        return json.dumps({"payload": payload, "payloadType": PAYLOAD, "signatures": signed})
+
+
+def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    """Return the statements about an export: an in-toto test result, and the release in our own words.
+
+    `manifest` and `lock` are the files' bytes. Raises KeyError, TypeError or ValueError when they are malformed.
+    """
+    told, locked = json.loads(manifest), json.loads(lock)
+    subject = [{"name": told["name"], "digest": {"sha256": told["root"]}}]
+    return [
+        _payload(TEST_RESULT, subject, _test_result(locked, lock, gates)),
+        _payload(RELEASE, subject, _release(told, manifest, locked, gates)),
+    ]
+
+
+def read_envelopes(text: str) -> list[Envelope]:
+    """Read the lines of claims.intoto.jsonl; raises ValueError unless each is exactly as `Envelope.line` writes it."""
+    if not text.endswith("\n"):
+        raise ValueError("the last line is cut short")
+    found = []
+    for number, line in enumerate(text[:-1].split("\n"), 1):
+        try:
+            data = json.loads(line)
+            payload = base64.b64decode(data["payload"], validate=True)
+            signed = {str(s["keyid"]): base64.b64decode(s["sig"], validate=True) for s in data["signatures"]}
+        except (KeyError, TypeError, ValueError, RecursionError):
+            raise ValueError(f"line {number} is no DSSE envelope") from None
+        envelope = Envelope(payload, signed)
+        if envelope.line() != line:
+            raise ValueError(f"line {number} is no DSSE envelope as the harness writes it")
+        found.append(envelope)
+    return found
+
+
+def _payload(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) -> bytes:
+    statement = {"_type": STATEMENT, "subject": subject, "predicateType": kind, "predicate": predicate}
+    return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _test_result(locked: Mapping[str, Any], lock: bytes, gates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A waived gate, and one that only warns, count as warned when they did not pass."""
+    passed = [g["gate"] for g in gates if g["outcome"] == "PASS"]
+    warned = [g["gate"] for g in gates if g["outcome"] != "PASS" and (g.get("waiver") or not g["blocking"])]
+    failed = [g["gate"] for g in gates if g["gate"] not in passed and g["gate"] not in warned]
+    suite = locked["suite"]
+    return {
+        "result": "FAILED" if failed else "WARNED" if warned else "PASSED",
+        "configuration": [
+            {"name": suite["file"], "digest": {"sha256": suite["digest"]}},
+            {"name": "evidence/suite.lock.json", "digest": {"sha256": hashlib.sha256(lock).hexdigest()}},
+        ],
+        "passedTests": passed,
+        "warnedTests": warned,
+        "failedTests": failed,
+    }
+
+
+def _release(
+    told: Mapping[str, Any], manifest: bytes, locked: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    words = {g["gate"]: {k: g[k] for k in WORDS if g.get(k) is not None} for g in gates}
+    numbers = {g["gate"]: {k: decimal(g[k]) for k in NUMBERS if g.get(k) is not None} for g in gates}
+    return {
+        "manifest": {"sha256": hashlib.sha256(manifest).hexdigest()},
+        "candidate": told["candidate"],
+        "weights": told["weights"],
+        "base": {"path": locked["suite"]["model"]["path"], "digest": locked["subjects"]["base"]},
+        "data": {name: d["sha256"] for name, d in locked["data"].items()},
+        "suite": {"name": locked["suite"]["name"], "digest": locked["suite"]["digest"]},
+        "harness": locked["harness"],
+        "started": told["started"],
+        "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
+    }
+
+
+def decimal(number: float) -> str:
+    """Write a number in decimal digits, exactly as many as tell it from its neighbours."""
+    return format(Decimal(repr(number)), "f")

@@ -1,0 +1,111 @@
+"""The resolved suite, written down before a candidate is judged: every option, row, plugin and package."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness import schema
+from harness.collect import Plan
+from harness.evidence import digest_of
+from harness.report import Run
+
+FORMAT = 1
+SECRET = re.compile(r"(^|_)(key|token|secret|password)s?$", re.IGNORECASE)
+
+
+def lock(plan: Plan, run: Run) -> dict[str, Any]:
+    """Return what a suite comes to, once preflight has read its rows: as plain data, without anybody's secrets."""
+    suite = plan.suite
+    return {
+        "format": FORMAT,
+        "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
+        "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(plan)},
+        "gates": [_gate(plan, g) for g in suite.gates],
+        "subjects": dict(run.digests),
+        "data": _data(plan),
+        "harness": run.harness,
+        "plugins": list(_plugins(plan)),
+        "python": platform.python_version(),
+        "packages": dict(run.versions),
+    }
+
+
+def _tables(plan: Plan) -> dict[str, Any]:
+    """Return the suite's tables with the defaults of every plugin's options filled in."""
+    suite, find = plan.suite, plan.plugins.find
+
+    def use(kind: str, table: Any) -> dict[str, Any]:
+        function = find(kind, table.use).function
+        return {**_plain(table), "options": resolved(function, table.options)}
+
+    made: dict[str, Any] = {"about": _plain(suite.about), "model": use("loader", suite.model), "merge": suite.merges}
+    made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
+    made |= {"train": use("trainer", suite.train)} if suite.train else {}
+    made |= {"candidate": _plain(suite.candidate)} if suite.candidate else {}
+    made["subjects"] = {name: use("loader", s) if s.use else _plain(s) for name, s in suite.subjects.items()}
+    made["evals"] = [use("evaluator", e) for e in suite.evals]
+    made["exports"] = [use("exporter", e) for e in suite.exports]
+    return made
+
+
+def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plugin's options with its defaults, those that look like secrets struck out."""
+    named, _ = schema.options_of(function)
+    defaults = {n: p.default for n, p in named.items() if p.default is not p.empty}
+    given = {**defaults, **options}
+    return {n: "(secret)" if SECRET.search(n) and isinstance(v, str) and v else v for n, v in given.items()}
+
+
+def _gate(plan: Plan, gate: Any) -> dict[str, Any]:
+    on = [c for c in plan.candidates if gate.applies_to(c)]
+    return {**_plain(gate), "says": gate.claim(), "blocking": gate.blocking, "candidates": on}
+
+
+def _plain(table: Any) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
+
+
+def _data(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return number and digest of the rows that are trained on, evaluated, and shown as worked examples."""
+    found: dict[str, dict[str, Any]] = {}
+    if plan.training is not None:
+        found["train"] = {"rows": len(plan.training), "sha256": digest_of(plan.training)}
+    for name, task in plan.tasks.items():
+        for what, rows in ((name, task.samples), (f"{name} (worked examples)", task.shots)):
+            if rows:
+                found[what] = {"rows": len(rows), "sha256": digest_of([dataclasses.astuple(s) for s in rows])}
+    return found
+
+
+def _plugins(plan: Plan) -> Iterator[dict[str, str | None]]:
+    """Tell each plugin by the version and RECORD of what it was installed with, and by its code as it is now."""
+    points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
+    modules = [("harness", sys.modules["harness"]), *plan.plugins.manager.list_name_plugin()]
+    for name, module in modules:
+        if isinstance(module, ModuleType) and module.__file__:
+            installed = points.get(name) or (points.get("hf") if name == "harness" else None)
+            record = installed.read_text("RECORD") if installed else None
+            yield {
+                "name": Path(name).name,
+                "distribution": f"{installed.name} {installed.version}" if installed else None,
+                "record": hashlib.sha256(record.encode()).hexdigest() if record else None,
+                "code": code_digest(Path(module.__file__)),
+            }
+
+
+def code_digest(file: Path) -> str:
+    """Return one sha256 for a module, or for all of the package it opens: names and contents of its *.py files."""
+    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    return digest_of(
+        [[f.relative_to(file.parent).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
+    )

@@ -1,0 +1,95 @@
+"""What a deployer demands of an export: a TOML file that is his own, with the keys he trusts.
+
+threshold = 1                 # signatures, each by another key
+suites = ["support"]          # names or digests of suites
+gates = ["floor"]             # must have passed; those of the suite must anyway
+stages = ["merged"]           # kinds of candidates
+max_age_days = 30
+max_attempts = 3
+waivers = false               # whether a waived gate may stand for one that passed
+
+[[key]]
+name = "release"
+keyid = "…"
+public = "…"                  # ed25519, 64 hex digits
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.errors import Mistakes, UsageError
+
+
+@dataclass(frozen=True)
+class Key:
+    """A public Ed25519 key, 64 hex digits; `keyid` is what signatures call it."""
+
+    keyid: str
+    public: str
+    name: str = ""
+    scheme: str = "ed25519"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The demands of one policy file."""
+
+    suites: list[str]
+    threshold: int = 1
+    gates: list[str] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    max_age_days: float | None = None
+    max_attempts: int | None = None
+    waivers: bool = True
+    keys: tuple[Key, ...] = ()
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy; raises UsageError with everything that is wrong with it."""
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; name a policy file") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    mistakes = Mistakes()
+
+    def complain(_: str, what: str) -> None:
+        mistakes.add(str(path), what)
+
+    tables = raw.pop("key", [])
+    tables = tables if isinstance(tables, list) else [tables]
+    found = [schema.read(Key, t if isinstance(t, dict) else {}, complain) for t in tables]
+    keys = tuple(k for k in found if k)
+    policy: Any = schema.read(Policy, raw, complain, keys=keys)
+    for mistake in _mistakes(keys, raw.get("threshold", 1)) if len(keys) == len(found) else []:
+        complain("", mistake)
+    mistakes.raise_if_any()
+    assert isinstance(policy, Policy)
+    return policy
+
+
+def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
+    """One key under two names would count twice."""
+    mistakes = []
+    for key in keys:
+        if not _is_hex(key.public, 64):
+            mistakes.append(f'key "{key.name or key.keyid}": public is not 64 hex digits')
+        if key.scheme != "ed25519":
+            mistakes.append(f'key "{key.name or key.keyid}": scheme is "{key.scheme}", want "ed25519"')
+    if len({k.public.lower() for k in keys}) < len(keys) or len({k.keyid for k in keys}) < len(keys):
+        mistakes.append("a key is there twice")
+    if not keys:
+        mistakes.append("has no [[key]]; add the .pub file that harness keygen wrote")
+    if isinstance(threshold, int) and not 1 <= threshold <= max(1, len(keys)):
+        mistakes.append(f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys")
+    return mistakes
+
+
+def _is_hex(text: str, digits: int) -> bool:
+    return len(text) == digits and all(c in "0123456789abcdefABCDEF" for c in text)
