@@ -225,6 +225,25 @@ def sign(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def promote(args: argparse.Namespace) -> int:
+    """`harness promote DIR`: make an export the release that the next ones are compared with, or go back by one."""
+    from harness.policy import read_policy
+    from harness.promote import go_back, history, promote
+
+    if args.list:
+        for line in history(args.export):
+            what = "back to" if line.back else "promoted"
+            print(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
+        return ExitCode.OK
+    policy = read_policy(args.policy) if args.policy else None
+    found, folder = (go_back if args.back else promote)(args.export, policy)
+    if not found.ok:
+        print(f"refused: {found.folder}: {found.refused}", file=sys.stderr)
+        return ExitCode.REFUSED
+    print(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
+    return ExitCode.OK
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness",
@@ -285,6 +304,11 @@ def _evidence_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPars
     one = _command(commands, "sign", sign, "sign what an export claims")
     one.add_argument("export", type=Path, metavar="DIR")
     one.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
+    one = _command(commands, "promote", promote, "make an export the release that the next runs are compared with")
+    one.add_argument("export", type=Path, metavar="DIR")
+    one.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
+    one.add_argument("--back", action="store_true", help="to the release before")
+    one.add_argument("--list", action="store_true", help="print the record of promotions")
 
 
 def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -13,6 +13,7 @@ from harness.errors import UsageError
 from harness.evidence import digest_of, file_digests, weights_digest
 from harness.gate import Outcome
 from harness.paths import folder_in_place
+from harness.promote import current, first
 from harness.subject import Adapter, ModelRef, Source
 from harness.suite import Baseline, Suite
 
@@ -20,15 +21,16 @@ ANCHOR = ".first"  # appended to an export's folder: its first release, kept so 
 
 
 def folder_of(suite: Suite, baseline: Baseline) -> Path:
-    """Return the export folder a baseline is read from: `path`, else that of the suite's first export.
-
-    Until a second release was made, the first is the last.
+    """Return the folder a baseline is read from: `path`, else what was promoted in the name of the suite's first export,
+    else that export itself; until a second release was made, the first is the last.
     """
     if baseline.path:
         return Path(baseline.path).expanduser()
     to = Path(suite.exports[0].to)
-    kept = to.with_name(to.name + ANCHOR)
-    return kept if baseline.from_ == "first" and kept.exists() else to
+    if baseline.from_ == "last":
+        return current(to) or to
+    kept = first(to) or to.with_name(to.name + ANCHOR)
+    return kept if kept.exists() else to
 
 
 def missing(suite: Suite, baseline: Baseline) -> str:
