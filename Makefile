@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test mutations smoke check fix bench simulate clean
+.PHONY: demo test mutations smoke check fix bench bench-merge simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -34,6 +34,9 @@ bench: $(READY)
 # how often each test of a gate is wrong: about 4 minutes on one core; writes the tables of docs/statistics.md
 simulate: $(READY)
 	$(BIN)/python bench/simulate.py
+
+bench-merge: $(READY)
+	$(BIN)/python bench/merge.py
 
 clean:
 	rm -rf $(VENV) exports .mypy_cache .pytest_cache .ruff_cache

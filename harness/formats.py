@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,16 @@ def check_files(model: Path) -> str:
         elif head.startswith(PICKLES):
             raise Unsafe(f"{name}: is an archive, a pickle or a program, whatever its name says")
     _disjoint(tensors)
-    for path in sorted(model.glob(f"*{INDEX}")):
-        _check_index(path, tensors)
+    check_indexes(model, tensors)
     return f"{count} files"
+
+
+def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = None) -> None:
+    """Raise Unsafe unless every index of shards names files beside it, and exactly the tensors that they hold."""
+    for path in sorted(model.glob(f"*{INDEX}")):
+        if tensors is None:
+            tensors = {p.name: _safetensors(p.name, p) for p in model.glob("*.safetensors")}
+        _check_index(path, tensors)
 
 
 def check_configuration(model: Path) -> str:
@@ -101,8 +108,7 @@ def _disjoint(tensors: dict[str, set[str]]) -> None:
                 raise Unsafe(f'{file}: tensor "{tensor}" is also in {other}')
 
 
-def _check_index(path: Path, tensors: dict[str, set[str]]) -> None:
-    """An index must name files beside it, and exactly the tensors that they hold."""
+def _check_index(path: Path, tensors: Mapping[str, Collection[str]]) -> None:
     weight_map = _json(path.name, path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Unsafe(f"{path.name}: has no weight_map")
@@ -112,7 +118,7 @@ def _check_index(path: Path, tensors: dict[str, set[str]]) -> None:
         if tensor not in tensors[file]:
             raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
     for file in sorted(set(weight_map.values())):
-        if lost := tensors[file] - weight_map.keys():
+        if lost := set(tensors[file]) - weight_map.keys():
             raise Unsafe(f'{path.name}: does not name "{min(lost)}" of {file}')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+CHUNK = 1 << 22  # bytes copied at a time
 
 
 def cache_dir() -> Path:
@@ -48,6 +51,34 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
+    """Append `size` bytes of a file from `start` on to another, neither of them buffered, through no memory of ours.
+
+    Where the file system can, the two share their blocks until one is written to. Raises OSError.
+    """
+    while size and (done := _in_kernel(source, to, start, size)):
+        start, size = start + done, size - done
+    source.seek(start)
+    while size:
+        block = source.read(min(CHUNK, size))
+        if not block:
+            raise OSError(errno.EIO, "a file became shorter while it was copied", source.name)
+        size -= len(block)
+        while block:
+            block = block[to.write(block) :]
+
+
+def _in_kernel(source: IO[bytes], to: IO[bytes], start: int, size: int) -> int:
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    try:
+        return os.copy_file_range(source.fileno(), to.fileno(), size, start)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        return 0  # not between these two file systems
 
 
 @contextmanager

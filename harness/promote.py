@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness.claims import EVIDENCE, MANIFEST
 from harness.errors import UsageError
-from harness.paths import append_line, folder_in_place
+from harness.paths import append_line, copy_range, folder_in_place
 from harness.policy import Policy
 from harness.verify import Verified, verify
 
@@ -135,18 +135,6 @@ def _user() -> str:
 
 
 def _copy(source: str, to: str) -> str:
-    """Copy a file; where the file system can, the two share their blocks until one is written to."""
-    if not hasattr(os, "copy_file_range"):
-        return shutil.copyfile(source, to)
-    with Path(source).open("rb") as f, Path(to).open("wb") as g:
-        left = os.fstat(f.fileno()).st_size
-        while left and (done := _range(f.fileno(), g.fileno(), left)):
-            left -= done
-    return shutil.copyfile(source, to) if left else to
-
-
-def _range(source: int, to: int, size: int) -> int:
-    try:
-        return os.copy_file_range(source, to, size)
-    except OSError:  # not between these two file systems
-        return 0
+    with Path(source).open("rb", buffering=0) as f, Path(to).open("wb", buffering=0) as g:
+        copy_range(f, g, 0, os.fstat(f.fileno()).st_size)
+    return to

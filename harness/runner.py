@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import check, fewshot, preflight, select
+from harness import check, fewshot, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
@@ -41,6 +41,7 @@ from harness.waive import read_waivers, unneeded, void
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
 ATTEMPTS = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
+MERGED = "harness-merge.json"  # how a merged model compares with its adapter
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
 
 
@@ -356,8 +357,14 @@ class Runner:
         out = self.work() / (f"merged-{variant}" if self.suite.choose else name)
         with self.stage("merge", f"onto the {variant} base"):
             if not out.is_dir():
+                told = {"progress": self.progress} if schema.wants(self.ready.adapter.merge, "progress") else {}
                 with folder_in_place(out) as folder:
-                    self.ready.adapter.merge(adapter.path, adapter.adapter, folder, variant=variant)
+                    self.ready.adapter.merge(adapter.path, adapter.adapter, folder, variant=variant, **told)
+                    if verify := getattr(self.ready.adapter, "verify", None):
+                        facts = verify(adapter.path, adapter.adapter, folder, variant=variant)
+                        write_text(folder / MERGED, dumps({"facts": facts}))
+            if facts := _read_facts(out / MERGED):
+                self.run.facts[name] = facts
             return ModelRef(name, str(out), weights_digest(out), options=adapter.options)
 
     def chosen(self, refs: Mapping[str, ModelRef]) -> ModelRef:

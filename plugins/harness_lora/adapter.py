@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.schema import fits, kind, show
+from harness.subject import Progress
 from harness_lora.headers import find_tensor, read_headers, split_name
 from harness_lora.targets import check_targets
 
@@ -103,7 +104,15 @@ class Lora:
             raise UsageError('[merge] base "dequantized": the adapter was trained on a full base; use "original"')
         check_mergeable(self.peft_config())
 
-    def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
+    def merge(
+        self,
+        base: str,
+        adapter: Path,
+        out: Path,
+        *,
+        variant: str,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
         """Write base + adapter to the empty folder `out`: safetensors, configuration, tokenizer.
 
         "original" adds to the base as it is on disk, "dequantized" to the base as the 4-bit model has it.
@@ -115,8 +124,20 @@ class Lora:
         config = read_config(adapter)
         check_mergeable(config, trained=True)
         self.check_fits(base, "", adapter)
-        note = read_note(adapter)
-        merge_folder(Path(base), adapter, out, config, self.quantization if variant == "dequantized" else None, note)
+        quantization = self.quantization if variant == "dequantized" else None
+        merge_folder(Path(base), adapter, out, config, quantization, read_note(adapter), progress)
+
+    def verify(self, base: str, adapter: Path, merged: Path, *, variant: str) -> dict[str, Any]:
+        """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
+
+        The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is for "original",
+        which for an adapter trained on 4 bits is another model than the one that was trained. Raises Finding.
+        """
+        from harness_lora.parity import Question, ask
+
+        quantization = dict(self.quantization) if self.quantization else None
+        onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
+        return ask(Question(base, str(adapter), str(merged), onto, trained))
 
 
 def read_config(adapter: Path) -> Any:

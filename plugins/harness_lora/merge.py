@@ -1,4 +1,6 @@
-"""Merge a LoRA into its base, one tensor at a time: safetensors in, sum in float32, one cast, safetensors out.
+"""Merge a LoRA into its base, a block of rows at a time: safetensors in, sum in float64, one cast, safetensors out.
+
+In float32 a sum that nearly cancels is off by several units in the last place of a bfloat16.
 
 PEFT's `merge_and_unload` is not used: on a 4-bit model it quantises the sum again, which can round the whole
 fine-tune away, and in half precision it rounds the update before it is added.
@@ -13,20 +15,23 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from peft import LoraConfig
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from harness.errors import Finding, UsageError
-from harness_lora.headers import Header, find_tensor, metadata_of, read_headers, split_name
+from harness.evidence import Safetensors, read_safetensors
+from harness.formats import Unsafe, check_indexes
+from harness.paths import copy_range
+from harness.subject import Progress
+from harness_lora.headers import Header, find_tensor, read_headers, split_name
 
 # Fields whose effect on the merged weights is proven equal to PEFT's adapter in tests/plugins/test_lora.py, or that
 # have none. Any other one that is not at its default is refused.
@@ -39,6 +44,8 @@ EMBEDDINGS = frozenset(EMBEDDING_LAYER_NAMES)
 REWRITTEN = ("pissa", "olora", "corda", "loftq", "lora_ga")  # adapters to a base that is not the one on disk
 
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
+CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
 COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json"]
 
@@ -54,15 +61,81 @@ class Plan:
     rounded: frozenset[str]  # what a 4-bit load quantises
     transposed: frozenset[str]  # Conv1D keeps its weight as (in, out)
 
+    @property
+    def must(self) -> set[str]:
+        """Name the tensors that a merge changes; one that is rounded to 4 bits may change too."""
+        return {*self.added, *self.replaced}
+
+
+@dataclass
+class _Merge:
+    """One merge: what it reads, how it adds, and which tensors came out other than they were."""
+
+    plan: Plan
+    config: Any
+    quantization: Mapping[str, Any] | None
+    dtype: torch.dtype  # in which a 4-bit model was loaded
+    tick: Callable[[], None]
+    changed: set[str] = field(default_factory=set)
+
+    def file(self, source: Path, to: Path) -> None:
+        """Write one file of the base again, tensor by tensor in the order they lie in; most are copied as they are."""
+        about = read_safetensors(source)
+        with safe_open(source, "pt") as opened, source.open("rb") as old, to.open("wb", buffering=0) as new:
+            new.write(_header(about))
+            for name in sorted(about.tensors, key=lambda n: int(about.tensors[n]["data_offsets"][0])):
+                begin, end = about.tensors[name]["data_offsets"]
+                if name in self.plan.must or name in self.plan.rounded:
+                    self.tensor(name, opened.get_tensor(name), new)
+                else:
+                    copy_range(old, new, about.start + begin, end - begin)
+                self.tick()
+
+    def tensor(self, name: str, before: torch.Tensor, to: IO[bytes]) -> None:
+        """Write a tensor of the merged model in the dtype it has in the base; raises Finding when it is not finite."""
+        at = 0
+        for after in self.rows(name, before):
+            if not is_finite(after):
+                raise Finding(f'merge: "{name}" is not finite; the adapter is broken')
+            if name not in self.changed and not torch.equal(before[at : at + len(after)], after):
+                self.changed.add(name)
+            at += len(after)
+            data = after.contiguous().flatten().view(torch.uint8).numpy().data
+            while data:
+                data = data[to.write(data) :]
+        if at != len(before):
+            raise Finding(f'merge: "{name}" has another shape than in the base')
+
+    def rows(self, name: str, weight: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the merged tensor in blocks of rows; a row of the product needs no other row."""
+        if name in self.plan.replaced:
+            yield self.plan.replaced[name].to(weight.dtype)
+            return
+        turned = name in self.plan.transposed
+        new = weight.T if turned else weight
+        if name in self.plan.rounded and self.quantization:
+            new = round_to_4bit(new, self.quantization, self.dtype)
+        if turned:
+            yield self.sum(name, new, slice(None)).T.to(weight.dtype)
+            return
+        step = max(1, BLOCK // math.prod(new.shape[1:]))
+        for start in range(0, len(new), step):
+            yield self.sum(name, new, slice(start, start + step)).to(weight.dtype)
+
+    def sum(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
+        if name not in self.plan.added:
+            return weight[rows]
+        return add_lora(weight[rows].double(), *self.plan.added[name], self.config, rows)
+
 
 def check_mergeable(config: Any, *, trained: bool = False) -> None:
     """Raise UsageError for a LoraConfig whose merge is not proven; `trained` when it is read from an adapter."""
-    for field in dataclasses.fields(LoraConfig):
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if field.name not in PROVEN and getattr(config, field.name) != default:
-            raise UsageError(f'[merge] an adapter with "{field.name}": a merge of it is not proven; ship the adapter')
+    for option in dataclasses.fields(LoraConfig):
+        default = option.default
+        if option.default_factory is not dataclasses.MISSING:
+            default = option.default_factory()
+        if option.name not in PROVEN and getattr(config, option.name) != default:
+            raise UsageError(f'[merge] an adapter with "{option.name}": a merge of it is not proven; ship the adapter')
     targets = config.target_modules or ()
     if not isinstance(targets, str) and not EMBEDDINGS.isdisjoint(targets):
         raise UsageError("[merge] an adapter of an embedding: a merge of it is not proven; ship the adapter")
@@ -75,29 +148,55 @@ def check_mergeable(config: Any, *, trained: bool = False) -> None:
 
 
 def merge_folder(
-    base: Path, adapter: Path, out: Path, config: Any, quantization: Mapping[str, Any] | None, note: Mapping[str, Any]
+    base: Path,
+    adapter: Path,
+    out: Path,
+    config: Any,
+    quantization: Mapping[str, Any] | None,
+    note: Mapping[str, Any],
+    progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Write the merged model to `out`; with `quantization`, onto the base as a 4-bit load has it.
 
-    Memory: one file of the base and one tensor in float32. Raises UsageError when the base or the adapter is of a
-    kind that cannot be merged, RuntimeError when what was written is not finite or not what was to change.
+    Memory: the adapter, and a block of rows of one tensor (the whole tensor, if it is rounded to 4 bits). Raises
+    UsageError when the base or the adapter is of a kind that cannot be merged, Finding when the result is not finite
+    or not what was to change.
     """
     there = read_headers(base)
     _refuse_quantised(base, there)
-    plan = _plan(base, adapter, there, quantization)
+    try:
+        check_indexes(base)
+    except Unsafe as error:
+        raise UsageError(f'[merge] base "{base}": {error}') from None
+    plan = make_plan(base, adapter, there, quantization)
     if not plan.replaced and not any(p["lora_A"].any() and p["lora_B"].any() for _, p in plan.added.values()):
         raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
+    done = iter(range(1, len(there) + 1))
+
+    def tick() -> None:
+        number = next(done)
+        if progress:
+            progress(Progress("merge", number, len(there)))
+
+    merge = _Merge(plan, config, quantization, getattr(torch, note.get("dtype", "float32")), tick)
     for file in sorted({header.file for header in there.values()}):
-        tensors = [name for name, header in there.items() if header.file == file]
-        with safe_open(file, "pt") as opened:
-            merged = {name: _merge(name, opened.get_tensor(name), plan, config, quantization, note) for name in tensors}
-        save_file(merged, out / file.name, metadata={"format": "pt", **metadata_of(file)})
-        del merged
+        merge.file(file, out / file.name)
     _copy_rest(base, out)
-    _verify(there, out, plan)
+    check_changed(merge.changed, plan)
 
 
-def _plan(base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None) -> Plan:
+def check_changed(changed: set[str], plan: Plan) -> None:
+    """Raise Finding unless exactly the tensors changed that were to change."""
+    if not changed & plan.must:
+        raise Finding("merge: the merged model equals its base; the adapter is too small for the base's dtype")
+    if plan.must - changed:
+        raise Finding(f'merge: "{min(plan.must - changed)}" did not change, though the adapter has weights for it')
+    if changed - plan.must - plan.rounded:
+        raise Finding(f'merge: "{min(changed - plan.must - plan.rounded)}" changed, though nothing targets it')
+
+
+def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None) -> Plan:
+    """Match the adapter's tensors with the base's; raises UsageError for what cannot be merged."""
     added: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
     replaced: dict[str, torch.Tensor] = {}
     model = _skeleton(base)
@@ -120,39 +219,29 @@ def _plan(base: Path, adapter: Path, there: Mapping[str, Header], quantization: 
     return Plan(added, replaced, frozenset(filter(None, rounded)), frozenset(filter(None, transposed)))
 
 
-def _merge(
-    name: str, weight: torch.Tensor, plan: Plan, config: Any, quantization: Mapping[str, Any] | None, note: Any
-) -> torch.Tensor:
-    """Return a tensor of the merged model, in the dtype it has in the base."""
-    if name in plan.replaced:
-        return plan.replaced[name].to(weight.dtype).contiguous()
-    if name not in plan.added and name not in plan.rounded:
-        return weight
-    turned = name in plan.transposed
-    new = weight.T if turned else weight
-    if name in plan.rounded and quantization:
-        new = round_to_4bit(new, quantization, getattr(torch, note.get("dtype", "float32")))
-    if name in plan.added:
-        new = add_lora(new.float(), *plan.added[name], config)
-    return (new.T if turned else new).to(weight.dtype).contiguous()
-
-
-def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any) -> torch.Tensor:
-    """Return W + s·B·A in float32, W of shape (out, in); for DoRA m·(W + s·B·A)/‖W + s·B·A‖, norms per row of out.
+def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any, rows: slice = slice(None)) -> torch.Tensor:
+    """Return rows of W + s·B·A, W of shape (out, in), in W's dtype; for DoRA m·(W + s·B·A)/‖W + s·B·A‖, norms per row.
 
     s is alpha/r, or alpha/√r with rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024,
     arXiv:2402.09353, section 4.1. Raises Finding when the rank is not the configuration's.
     """
-    a, b = parts["lora_A"].float(), parts["lora_B"].float()
+    a, b = parts["lora_A"].to(weight.dtype), parts["lora_B"][rows].to(weight.dtype)
     r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
     alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
     if a.shape[0] != r:
         raise Finding(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
-    total: torch.Tensor = weight + (alpha / (math.sqrt(r) if config.use_rslora else r)) * (b @ a)
+    total: torch.Tensor = torch.addmm(weight, b, a, alpha=alpha / (math.sqrt(r) if config.use_rslora else r))
     if config.use_dora:
         norm = torch.linalg.norm(total, dim=1, keepdim=True)
-        total = parts["lora_magnitude_vector"].float().view(-1, 1) / norm * total
+        total = parts["lora_magnitude_vector"][rows].to(weight.dtype).view(-1, 1) / norm * total
     return total
+
+
+def is_finite(weight: torch.Tensor) -> bool:
+    """Say whether no element is NaN or infinite; a sum that is finite says so at a tenth of the time."""
+    if not weight.is_floating_point() or torch.isfinite(weight.sum(dtype=torch.float64)):
+        return True
+    return bool(torch.isfinite(weight).all())
 
 
 def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: torch.dtype) -> torch.Tensor:
@@ -200,8 +289,16 @@ def _refuse_quantised(base: Path, there: Mapping[str, Header]) -> None:
         raise UsageError(f'[merge] base "{base}": is stored quantised; merge onto the half-precision original')
 
 
+def _header(about: Safetensors) -> bytes:
+    """Return the head of a safetensors file with the same tensors in the same places."""
+    entries = {"__metadata__": {"format": "pt", **about.metadata}, **about.tensors}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def _copy_rest(base: Path, out: Path) -> None:
-    """Copy tokenizer, chat template, generation config and licence byte for byte; the config without quantisation."""
+    """Copy tokenizer, chat template, generation config and licence byte for byte; configurations without CODE."""
     for pattern in COPIED:
         for file in base.glob(pattern):
             if file.is_file() and not (out / file.name).exists():
@@ -209,31 +306,9 @@ def _copy_rest(base: Path, out: Path) -> None:
     templates = base / "additional_chat_templates"
     if templates.is_dir():
         shutil.copytree(templates, out / templates.name)
-    text = (base / "config.json").read_text("utf-8")
-    config = json.loads(text)
-    if config.pop("quantization_config", None):
-        text = json.dumps(config, indent=2) + "\n"
-    (out / "config.json").write_text(text, "utf-8")
-
-
-def _verify(there: Mapping[str, Header], out: Path, plan: Plan) -> None:
-    """Read what was written: all finite, what was targeted changed, nothing else did."""
-    must, may = plan.added.keys() | plan.replaced.keys(), plan.rounded
-    changed = set()
-    for file in sorted({header.file for header in there.values()}):
-        tensors = [name for name, header in there.items() if header.file == file]
-        with safe_open(file, "pt") as old, safe_open(out / file.name, "pt") as new:
-            for name in tensors:
-                before, after = old.get_tensor(name), new.get_tensor(name)
-                if after.is_floating_point() and not torch.isfinite(after).all():
-                    raise Finding(f'merge: "{name}" is not finite; the adapter is broken')
-                if before.shape != after.shape or before.dtype != after.dtype:
-                    raise Finding(f'merge: "{name}" has another shape or dtype than in the base')
-                if not torch.equal(before, after):
-                    changed.add(name)
-    if not changed & must:
-        raise Finding("merge: the merged model equals its base; the adapter is too small for the base's dtype")
-    if must - changed:
-        raise Finding(f'merge: "{min(must - changed)}" did not change, though the adapter has weights for it')
-    if changed - must - may:
-        raise Finding(f'merge: "{min(changed - must - may)}" changed, though nothing targets it')
+    for name in ("config.json", "tokenizer_config.json"):
+        if (base / name).is_file():
+            text = (base / name).read_text("utf-8")
+            config = json.loads(text)
+            kept = {key: value for key, value in config.items() if key not in CODE}
+            (out / name).write_text(text if kept == config else json.dumps(kept, indent=2) + "\n", "utf-8")

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ torch = pytest.importorskip("torch")
 from peft import get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from harness.errors import UsageError  # noqa: E402
+from harness.errors import Finding, UsageError  # noqa: E402
+from harness.subject import Progress  # noqa: E402
 from harness_hf.models import load_model  # noqa: E402
-from harness_lora import lora, qlora  # noqa: E402
+from harness_lora import lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 
 pytestmark = [
@@ -180,7 +182,7 @@ def test_dequantized_weights(dtype: str, options: dict[str, Any], tiny_model: Pa
 
 
 def test_merge_rounds_once(tiny_model: Path, tmp_path: Path) -> None:
-    """Onto a bfloat16 base, the sum is made in float32 and rounded once."""
+    """Onto a bfloat16 base, the sum is made in float64 and rounded once."""
     base = tmp_path / "base"
     shutil.copytree(tiny_model, base)
     weights = {k: v.bfloat16() for k, v in load_file(base / "model.safetensors").items()}
@@ -190,7 +192,8 @@ def test_merge_rounds_once(tiny_model: Path, tmp_path: Path) -> None:
     found = load_file(tmp_path / "merged" / "model.safetensors")
     for name, module in trained.base_model.model.named_modules():
         if hasattr(module, "lora_A"):
-            wanted = module.get_base_layer().weight.float() + module.get_delta_weight("default").float()
+            a, b = (getattr(module, f"lora_{x}")["default"].weight.double() for x in "AB")
+            wanted = module.get_base_layer().weight.double() + module.scaling["default"] * (b @ a)
             assert torch.equal(wanted.bfloat16(), found[f"{name}.weight"]), name
 
 
@@ -297,6 +300,106 @@ def test_merge_of_nan(tiny_model: Path, tmp_path: Path) -> None:
     save_file(weights, file)
     with pytest.raises(RuntimeError, match="is not finite"):
         merge(tiny_model, lora(), tmp_path, "original")
+
+
+@pytest.mark.parametrize("variant", ["original", "dequantized"])
+def test_merge_is_verified_in_a_process_of_its_own(variant: str, tiny_model: Path, tmp_path: Path) -> None:
+    """What lies on the disk is the adapter on that base; how far it is from what was trained in 4 bits is told."""
+    make_adapter(tiny_model, qlora(), tmp_path / "adapter")
+    merge(tiny_model, qlora(), tmp_path, variant)
+    found = qlora().verify(str(tiny_model), tmp_path / "adapter", tmp_path / "merged", variant=variant)
+    assert found["kl"] < 1e-6
+    assert (found["top1"], found["changed"]) == (1.0, 14)
+    assert found["nll_merged"] == pytest.approx(found["nll_adapter"], abs=1e-4)
+    assert ("kl_as_trained" in found) == (variant == "original")
+    assert found.get("kl_as_trained", 1) > 1e-4
+
+
+def test_merge_of_another_adapter_is_found(tiny_model: Path, tmp_path: Path) -> None:
+    """A merged model whose tensors changed where they should, but by something else, is not the adapter."""
+    make_adapter(tiny_model, lora(lora_alpha=64), tmp_path / "adapter")
+    merge(tiny_model, lora(), tmp_path, "original")
+    shutil.rmtree(tmp_path / "adapter")
+    make_adapter(tiny_model, lora(lora_alpha=16), tmp_path / "adapter")
+    with pytest.raises(Finding, match="the merged model is not the adapter on its base"):
+        lora().verify(str(tiny_model), tmp_path / "adapter", tmp_path / "merged", variant="original")
+
+
+def reseat(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the tensors of a model's folder."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a tensor nobody targets": (lambda w: w["model.norm.weight"].add_(0.1), '"model.norm.weight" changed, though'),
+    "NaN": (lambda w: w["model.norm.weight"].fill_(float("nan")), "is not finite"),
+    "a tensor less": (lambda w: w.pop("lm_head.weight"), '"lm_head.weight" is missing'),
+    "another dtype": (lambda w: w.update({"lm_head.weight": w["lm_head.weight"].half()}), "of another shape or dtype"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damage_after_the_merge_is_found(case: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Every tensor is read back, not those that were written alone."""
+    damage, told = DAMAGES[case]
+    make_adapter(tiny_model, lora(), tmp_path / "adapter")
+    merge(tiny_model, lora(), tmp_path, "original")
+    reseat(tmp_path / "merged", damage)
+    with pytest.raises(Finding, match=told):
+        parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+
+
+def test_merged_model_that_does_not_stop_is_found(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the adapter's answer ends, the merged model's must: lost stop tokens are not seen in probabilities."""
+    make_adapter(tiny_model, lora(), tmp_path / "adapter")
+    merge(tiny_model, lora(), tmp_path, "original")
+    answers = parity._answers
+
+    def stops_unless_merged(path: str, *more: Any) -> Any:
+        found = answers(path, *more)
+        found.stopped = [path != str(tmp_path / "merged")] * len(parity.PROMPTS)
+        return found
+
+    monkeypatch.setattr(parity, "_answers", stops_unless_merged)
+    with pytest.raises(Finding, match="the merged model does not"):
+        parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+
+
+def test_merge_tells_how_far_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    """A sign of life for every tensor."""
+    make_adapter(tiny_model, lora(), tmp_path / "adapter")
+    (tmp_path / "merged").mkdir()
+    signs: list[Progress] = []
+    lora().merge(str(tiny_model), tmp_path / "adapter", tmp_path / "merged", variant="original", progress=signs.append)
+    assert [s.done for s in signs] == list(range(1, signs[0].total + 1))
+
+
+def test_code_of_the_base_is_not_passed_on(tiny_model: Path, tmp_path: Path) -> None:
+    """A configuration that would have code loaded from elsewhere loses that when it is merged."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    (base / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "m.M"}}), "utf-8")
+    make_adapter(base, lora(), tmp_path / "adapter")
+    merge(base, lora(), tmp_path, "original")
+    assert json.loads((tmp_path / "merged/config.json").read_text("utf-8")) == config
+
+
+@pytest.mark.parametrize("file", ["../elsewhere.safetensors", "/etc/passwd", "other.safetensors"])
+def test_index_of_the_base_that_leads_elsewhere(file: str, tiny_model: Path, tmp_path: Path) -> None:
+    """A shard index is read by whoever loads the model; one with tricks in it is not merged."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    make_adapter(base, lora(), tmp_path / "adapter")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": file}}), "utf-8")
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(UsageError, match="is no file beside it"):
+        lora().merge(str(base), tmp_path / "adapter", tmp_path / "merged", variant="original")
+    assert not any((tmp_path / "merged").iterdir())
 
 
 def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:
