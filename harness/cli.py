@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.errors import ExitCode, UsageError, did_you_mean, disk_full
 
 if TYPE_CHECKING:
     from harness.collect import Plan
@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
         return ExitCode.OK
-    except Exception:  # a bug of ours has an exit code of its own
+    except Exception as error:  # a bug of ours has an exit code of its own
+        if full := disk_full(error):
+            print(f"error: {full}", file=sys.stderr)
+            return ExitCode.USAGE
         traceback.print_exc()
         return ExitCode.INTERNAL
 

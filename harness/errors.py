@@ -7,6 +7,7 @@ Finding      the model is broken, and a check saw it: one line, no export (exit 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -48,6 +49,14 @@ class Mistakes:
     def raise_if_any(self) -> None:
         if self.found:
             raise UsageError(*dict.fromkeys(self.found))
+
+
+def disk_full(error: BaseException) -> str:
+    """Say in a line that a disk is full, where that is what an error is, else nothing."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f'"{error.filename}": ' if error.filename else ""
+        return f"{where}{error.strerror}; make room and run again, and what was finished is not done again"
+    return ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

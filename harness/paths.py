@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 CHUNK = 1 << 22  # bytes copied at a time
+OLD = ".old"
 
 
 def cache_dir() -> Path:
@@ -83,19 +86,22 @@ def _in_kernel(source: IO[bytes], to: IO[bytes], start: int, size: int) -> int:
 
 @contextmanager
 def folder_in_place(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `final`; rename it there when the block ends well, else remove it.
+    """Yield a temporary folder beside `final`; put it in its place when the block ends well, else remove it.
 
-    A folder that was there before stays until the new one is whole.
+    A folder that was there before stays until the new one is whole, also when the process is killed; what a killed
+    one left behind is removed by the next.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
-    old = work.with_name(work.name + ".old")
+    _sweep(final)
+    work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.{platform.node()}-{os.getpid()}."))
+    old = work.with_name(work.name + OLD)
     try:
         yield work
         work.chmod(0o755)
-        if final.exists():
+        if final.exists() and not _exchange(work, final):
             final.rename(old)
-        work.rename(final)
+        if not final.exists():
+            work.rename(final)
     except BaseException:
         if old.exists() and not final.exists():
             old.rename(final)
@@ -103,3 +109,34 @@ def folder_in_place(final: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; say whether this system and file system can."""
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _sweep(final: Path) -> None:
+    """Remove what processes of this machine left beside a folder that are no more; bring back what they had moved."""
+    mine = re.compile(rf"\.{re.escape(final.name)}\.{re.escape(platform.node())}-(\d+)\.\w+({re.escape(OLD)})?")
+    for path in sorted(final.parent.iterdir()):
+        found = mine.fullmatch(path.name)
+        if found and not _alive(int(found[1])):
+            if found[2] and not final.exists():
+                path.rename(final)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

@@ -20,7 +20,7 @@ from harness import check, fewshot, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
-from harness.errors import ExitCode, Finding, UsageError
+from harness.errors import ExitCode, Finding, UsageError, disk_full
 from harness.evaluate import evaluate, sliced, standard_errors
 from harness.evidence import digest_of, weights_digest
 from harness.export import export
@@ -207,8 +207,11 @@ class Runner:
         except Finding as error:
             self.run.problem, self.run.exit_code = str(error), ExitCode.FAILED
         except Exception as error:
-            self.run.problem = f"{type(error).__name__}: {error}"
-            self.run.traceback, self.run.exit_code = traceback.format_exc(), ExitCode.INTERNAL
+            if full := disk_full(error):
+                self.run.problem, self.run.exit_code = full, ExitCode.USAGE
+            else:
+                self.run.problem = f"{type(error).__name__}: {error}"
+                self.run.traceback, self.run.exit_code = traceback.format_exc(), ExitCode.INTERNAL
         self.finish()
         return self.run
 
