@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
-from harness.result import Metric, Sample, Score, metric
+from harness.result import Caveat, Metric, Sample, Score, metric
 from harness.subject import Logprob, ModelRef, Progress, Sampling, Subject
 
 if TYPE_CHECKING:
     from harness.report import Run
 
 __all__ = [
+    "Caveat",
     "Logprob",
     "Metric",
     "ModelRef",

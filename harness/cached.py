@@ -181,7 +181,7 @@ def awake(subject: Subject) -> Subject:
     return subject.loaded if isinstance(subject, CachedSubject) else subject
 
 
-def tally(subject: Subject) -> tuple[int, int]:
+def tally(subject: Subject | None) -> tuple[int, int]:
     """Count the requests so far, and those that were answered from the cache."""
     return (subject.asked, subject.found) if isinstance(subject, CachedSubject) else (0, 0)
 

@@ -23,6 +23,7 @@ from harness.suite import Eval, Suite
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
 UNCACHED = "uncached"  # the attribute by which an evaluator asks for models that remember nothing
+MARKS = "marks"  # the attribute by which an evaluator asks for answers, once the model is gone
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,17 @@ class Task:
     @property
     def comparative(self) -> bool:
         return schema.wants(self.function, COMPARATIVE)
+
+    @property
+    def marks(self) -> str:
+        """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
+        marks = getattr(self.function, MARKS, "")
+        return str(marks(dict(self.spec.options)) if callable(marks) else marks)
+
+    @property
+    def compares(self) -> bool:
+        """Say whether it compares with `against` by itself, so that a baseline alone has no metric."""
+        return self.comparative or self.marks == "pairs"
 
     @property
     def brings_rows(self) -> bool:
@@ -228,9 +240,13 @@ class _Collector:
         samples = self.samples(spec, function)
         if function is None:
             return None
-        if schema.wants(function, COMPARATIVE) and spec.against not in ("base", *self.candidates):
-            known = did_you_mean(spec.against, ["base", *self.candidates])
+        marks = Task(spec, function, {}, None).marks
+        beside = ("base", *self.candidates) if marks != "pairs" else (*self.baselines, *self.candidates)
+        if (schema.wants(function, COMPARATIVE) or marks == "pairs") and spec.against not in beside:
+            known = did_you_mean(spec.against, beside)
             self.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
+        if marks and not spec.cluster and samples:
+            samples = by_prompt(samples)
         try:
             metrics = metrics_of(function, spec.options, self.suite.path.parent)
         except UsageError as error:
@@ -295,7 +311,7 @@ class _Collector:
             complain(f'eval "{evaluation}" has no metric "{metric}"{did_you_mean(metric, task.metrics)}')
         elif task.spec.select is None:
             complain(f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it')
-        elif task.comparative:
+        elif task.compares or task.marks:
             complain(f'"{evaluation}" compares with another model; choose by one that does not')
 
     def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
@@ -332,7 +348,7 @@ class _Collector:
             known = did_you_mean(gate.metric_name, task.metrics)
             complain(f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}')
             return
-        if gate.versus and task.comparative:
+        if gate.versus and task.compares:
             complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
         for mistake in gate.mistakes_on(metric):
             complain(mistake)
@@ -400,6 +416,7 @@ class _Collector:
         """Name the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
         declared = self.suite.subjects[subject].evals
         gated = [g.eval for g in self.suite.gates if g.versus == subject]
+        gated += [n for n, t in tasks.items() if t.marks == "pairs" and t.spec.against == subject]
         for name in declared:
             if name not in tasks:
                 where = self.suite.subjects[subject].where
@@ -407,7 +424,7 @@ class _Collector:
         prompting = [
             n
             for n, t in tasks.items()
-            if not (t.comparative or t.brings_rows) and (t.samples is None or t.samples[0].target)
+            if not (t.compares or t.brings_rows) and (t.samples is None or t.samples[0].target)
         ]
         chosen = [*declared, *gated] if declared or gated else prompting
         return [name for name in tasks if name in chosen]
@@ -423,6 +440,11 @@ class _Collector:
                 if tasks[name].comparative:
                     against = tasks[name].spec.against
                     if subject in self.baselines or order.index(against) >= order.index(subject):
+                        continue
+                elif tasks[name].marks == "pairs":
+                    against = tasks[name].spec.against
+                    early = subject in self.baselines or order.index(against) > order.index(subject)
+                    if subject != against and early:
                         continue
                 found.append(Item(self.suite.path.name, subject, name))
         return found
@@ -440,6 +462,15 @@ def _common(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
         if both := [i for i, row in enumerate(chosen) if of(row) in known]:
             return f'{len(both)} of {len(chosen)} rows {how} "data", for instance row {both[0]}'
     return ""
+
+
+def by_prompt(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """Make rows of one prompt a cluster: several answers to it are not independent."""
+    prompts = [repr(s.input) for s in samples]
+    first = {prompt: s.id for prompt, s in reversed(list(zip(prompts, samples, strict=True)))}
+    if len(first) == len(samples):
+        return samples
+    return tuple(replace(s, cluster=first[prompt]) for prompt, s in zip(prompts, samples, strict=True))
 
 
 def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:

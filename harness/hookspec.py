@@ -66,7 +66,14 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     take `folder`, the suite's, as well. Rows that are the evaluator's own: set
     `evaluate.rows_for = function(options, folder) -> list[dict]`, called in preflight. An evaluator that measures time
     sets `evaluate.uncached = True` and gets models that remember nothing. A parameter named `folder` gets the suite's
-    folder. What a person should know of a result: `evaluate.remarks = function(scores) -> list[str]`.
+    folder. What a person should know of a result: `evaluate.remarks = function(scores) -> list[str]`. What can be
+    checked before a model is loaded: `evaluate.check = function(options, folder, model's path)`, raising UsageError.
+
+    An evaluator may mark answers after the model is gone: set `evaluate.marks = "answers"`, or "pairs" (or a function
+    of the options that says which). It is called once, as `mark(samples, answers, baseline_answers, *, marking, …)`
+    with a `harness.marking.Marking`; its options `max_new_tokens` and `stop` say how the answers are generated, and
+    the baseline of pairs is the eval's `against`. It yields Scores, and Caveats: what a reader must know, and what
+    keeps gates shut. On the baseline of its pairs it has no metric.
     """
 
 

@@ -58,6 +58,11 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     for export in suite.exports:
         if taken := problem_with(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
+    for task in plan.tasks.values():
+        checks = getattr(task.function, "check", None)
+        if checks and any(i.eval == task.spec.name for i in plan.items):
+            given = (dict(task.spec.options), suite.path.parent, suite.model.path)
+            _try(mistakes, f"{task.spec.where}:", partial(checks, *given))
     if not known:
         if suite.train and suite.trains:
             trainer = plan.plugins.find("trainer", suite.train.use).function

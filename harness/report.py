@@ -36,6 +36,7 @@ class Report:
     remembered: int = 0
     error: str | None = None
     traceback: str | None = None
+    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def _report(data: dict[str, Any]) -> Report:
     verdicts = tuple(_verdict(v) for v in data["verdicts"])
     nan = float("nan")
     metrics = {name: nan if value is None else value for name, value in data["metrics"].items()}
-    return Report(**{**data, "verdicts": verdicts, "metrics": metrics})
+    caveats = tuple(data.get("caveats", ()))
+    return Report(**{**data, "verdicts": verdicts, "metrics": metrics, "caveats": caveats})
 
 
 def _verdict(data: dict[str, Any]) -> Verdict:

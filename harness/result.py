@@ -32,6 +32,7 @@ class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 
     `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight.
+    `details` are for people, and stand in the samples file.
     """
 
     id: str
@@ -40,9 +41,26 @@ class Score:
     answer: str | None = None
     note: str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def weight_of(self, metric: str) -> float:
         return self.weights.get(metric, self.weight)
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """What must be known of an evaluation as a whole; a marking evaluator may yield it among its Scores.
+
+    With an `outcome` that is what every gate on `metrics` (on all, where none is named) says, whatever the rows say:
+    it can keep a gate shut, and open none.
+    """
+
+    text: str
+    outcome: Literal["INCONCLUSIVE", "ERROR"] | None = None
+    metrics: tuple[str, ...] = ()
+
+    def shuts(self, metric: str) -> bool:
+        return self.outcome is not None and (not self.metrics or metric in self.metrics)
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,7 @@ class Result:
     seconds: float = 0.0
     rows: str = ""
     order: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
 
 
 Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])

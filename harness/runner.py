@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import check, fewshot, preflight, schema, select
+from harness import check, fewshot, marking, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
@@ -150,6 +150,8 @@ class Runner:
         self.results: dict[tuple[str, str], Result] = {}
         self.refs: dict[str, ModelRef] = {}
         self.choice: list[str] = []
+        self.answers: dict[tuple[str, str], Result | Exception] = {}  # of evaluations that are marked later
+        self.asked: dict[tuple[str, str], tuple[int, int]] = {}  # for them: requests, and those remembered
         started = datetime.now(UTC)
         waivers = read_waivers(plan.suite.path)
         self.settlement = Settlement(plan, self.results, waivers, started.date())
@@ -277,12 +279,15 @@ class Runner:
         """Measure the base and what is made of it by prompting: the dress rehearsal of everything later."""
         items = [i for i in self.plan.items if i.subject in self.plan.baselines]
         compared = [t for t in self.tasks_of(self.plan.candidates) if t.comparative]
-        if not items and not compared:
+        marked = [t for t in self.tasks_of(self.plan.candidates) if t.marks]
+        if not items and not compared and not marked:
             return
         others = {*self.ready.others, *self.ready.releases}
         self.skip([i for i in items if i.subject in self.ready.lacking])
         items = [i for i in items if i.subject not in self.ready.lacking]
         with self.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))):
+            for task in marked:
+                self.rehearse_marking(task)
             with self.load([self.base()]) as [subject]:
                 for task in compared:
                     self.rehearse(task, subject)
@@ -291,6 +296,7 @@ class Runner:
                 model = self.suite.subjects[name].model if name in self.ready.others else None
                 with self.load([self.other(name)], model) as [subject]:
                     self.measure_baseline([i for i in items if i.subject == name], subject)
+            self.measure_baseline([i for i in items if self.plan.tasks[i.eval].marks == "answers"], None)
 
     def skip(self, items: Sequence[Item]) -> None:
         """Report the items of a baseline that is not there."""
@@ -299,8 +305,13 @@ class Runner:
             self.run.reports.append(report)
             self.hook.harness_report(run=self.run, report=report)
 
-    def measure_baseline(self, items: Sequence[Item], subject: Subject) -> None:
+    def measure_baseline(self, items: Sequence[Item], subject: Subject | None) -> None:
+        """Evaluate baselines; answers that are to be marked wait until there is no subject."""
         for item in items:
+            if subject and self.plan.tasks[item.eval].marks:
+                self.ask(item, subject)
+                if self.plan.tasks[item.eval].marks == "answers":
+                    continue
             report = self.evaluate(item, subject, None)
             if report.outcome == "error":
                 scored = (item.subject, item.eval) in self.results  # or the evaluator raised
@@ -404,7 +415,13 @@ class Runner:
             against = dict(zip(beside, loaded, strict=True))
             subject = disguise(subject) if disguise else subject
             for item in items:
-                self.evaluate(item, subject, against.get(self.plan.tasks[item.eval].spec.against))
+                if self.plan.tasks[item.eval].marks:
+                    self.ask(item, subject)
+                else:
+                    self.evaluate(item, subject, against.get(self.plan.tasks[item.eval].spec.against))
+        for item in items:  # the models are gone: a judge may need the room
+            if self.plan.tasks[item.eval].marks:
+                self.evaluate(item, None, None)
         if any(v.outcome is Outcome.FAIL and v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
             raise _Stop
 
@@ -466,8 +483,8 @@ class Runner:
 
     # -- one item ----------------------------------------------------------------------------------
 
-    def evaluate(self, item: Item, subject: Subject, against: Subject | None) -> Report:
-        """Evaluate one item, judge its gates, write its rows, tell the listeners."""
+    def evaluate(self, item: Item, subject: Subject | None, against: Subject | None) -> Report:
+        """Evaluate one item, judge its gates, write its rows, tell the listeners; without a subject, mark answers."""
         task = self.plan.tasks[item.eval]
         assert task.samples is not None  # preflight read what was remote
         begun = time.monotonic()
@@ -483,8 +500,9 @@ class Runner:
             remarks = getattr(task.function, "remarks", None)
             for line in remarks(result.scores) if remarks else ():
                 self.run.warnings.append(f"{item.subject}::{item.eval}: {line}")
-            self.folder.add(result, task.samples, list(task.metrics))
+            self.folder.add(result, task.samples, list(result.metrics))
             asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
+            asked, found = self.asked.get((item.subject, item.eval), (asked, found))
             report = replace(self.done(item, task, result), asked=asked, remembered=found)
             self.results_of(item, task, result)
         self.run.warnings += self.models.notes()
@@ -493,8 +511,48 @@ class Runner:
         self.enough()
         return report
 
-    def scores(self, item: Item, subject: Subject, against: Subject | None) -> Result:
+    def ask(self, item: Item, subject: Subject) -> None:
+        """Let a subject answer what will be marked when it is gone."""
+        task, key = self.plan.tasks[item.eval], (item.subject, item.eval)
+        asked, found = tally(subject)
+        try:
+            self.answers[key] = marking.answer(task, item.subject, self.prompted(item, subject), self.progress)
+        except Exception as error:
+            if error is self.models.broken:
+                raise
+            self.answers[key] = error
+        self.asked[key] = tally(subject)[0] - asked, tally(subject)[1] - found
+
+    def marked(self, item: Item) -> Result:
+        """Mark stored answers: alone, or paired with those of another subject."""
         task = self.plan.tasks[item.eval]
+        against, answered = task.spec.against, self.answers[item.subject, item.eval]
+        if task.marks != "pairs":
+            baseline = None
+        elif item.subject == against:
+            baseline = answered  # a model is not compared with itself
+        elif (against, item.eval) in self.answers:
+            baseline = self.answers[against, item.eval]
+        else:
+            why = self.ready.lacking.get(against, f'"{against}" was not asked')
+            raise UsageError(f"there is nothing to compare with: {why}")
+        for found in (answered, baseline):
+            if isinstance(found, Exception):
+                raise found
+        assert isinstance(answered, Result) and not isinstance(baseline, Exception)
+        if baseline is answered:
+            return answered
+        return marking.mark(task, answered, baseline, self.terms(item.id))
+
+    def terms(self, what: str, *, rehearsal: bool = False) -> marking.Marking:
+        suite = self.suite
+        place = (suite.model.path, suite.path.parent, suite.about.seed)
+        return marking.Marking(what, *place, self.responses, self.progress, rehearsal)
+
+    def scores(self, item: Item, subject: Subject | None, against: Subject | None) -> Result:
+        task = self.plan.tasks[item.eval]
+        if subject is None or task.marks:
+            return self.marked(item)
         if task.uncached:
             subject, against = awake(subject), awake(against) if against else None
         early = task.spec.stop == "early" and item.subject in self.plan.candidates
@@ -523,13 +581,14 @@ class Runner:
             "error" if missing else "done",
             dict(result.metrics),
             standard_errors(task, result),
-            sliced(task, result),
+            sliced(task, result) if result.metrics else {},
             {m.name: m.better for m in task.metrics.values()},
             self.settlement.after(item),
             n=len(result.scores),
             of=len(task.samples),
             seconds=result.seconds,
             error=missing,
+            caveats=tuple(c.text for c in result.caveats),
         )
 
     def failed(self, item: Item, error: Exception, seconds: float) -> Report:
@@ -558,10 +617,28 @@ class Runner:
         except Exception as error:
             if error is self.models.broken:
                 raise
-            report = self.failed(Item(self.suite.path.name, "base", task.spec.name), error, 0.0)
-            self.run.reports.append(report)
-            self.hook.harness_report(run=self.run, report=report)
-            raise _Stop(ExitCode.USAGE) from None
+            self.crashed(task, error)
+
+    def rehearse_marking(self, task: Task) -> None:
+        """Mark two answers of the base against themselves: a judge that is not there shows before training."""
+        assert task.samples is not None
+        short = replace(task, samples=task.samples[:REHEARSAL_ROWS])
+        try:
+            with self.load([self.base()]) as [subject]:
+                answered = marking.answer(short, "base", subject, self.progress)
+            rehearsal = self.terms(f"rehearsal::{task.spec.name}", rehearsal=True)
+            marking.mark(short, answered, answered if task.marks == "pairs" else None, rehearsal)
+        except Exception as error:
+            if error is self.models.broken:
+                raise
+            self.crashed(task, error)
+
+    def crashed(self, task: Task, error: Exception) -> None:
+        """Report a rehearsal that raised, and end the run."""
+        report = self.failed(Item(self.suite.path.name, "base", task.spec.name), error, 0.0)
+        self.run.reports.append(report)
+        self.hook.harness_report(run=self.run, report=report)
+        raise _Stop(ExitCode.USAGE) from None
 
     def skip_the_rest(self) -> None:
         reached = {r.id for r in self.run.reports}

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from harness.errors import did_you_mean
 
-INJECTED = frozenset({"against", "folder", "progress", "seed"})  # given by the harness, not by the suite
+INJECTED = frozenset({"against", "folder", "marking", "progress", "seed"})  # given by the harness, not by the suite
 Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")
 

@@ -50,4 +50,6 @@ def _needed(plan: Plan, item: Item) -> list[str]:
     gates = [g for g in plan.gates(item.subject) if g.eval in about]
     found = [replace(item, eval=e) for e in about]
     found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]
+    tasks = [plan.tasks[i.eval] for i in (item, *found) if plan.tasks[i.eval].marks == "pairs"]
+    found += [replace(item, subject=t.spec.against, eval=t.spec.name) for t in tasks]
     return [i.id for i in found]

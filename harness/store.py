@@ -138,6 +138,7 @@ def _line(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> di
         "weight": score.weight,
         "weights": dict(score.weights),
         "note": score.note,
+        **({"details": dict(score.details)} if score.details else {}),
     }
 
 

@@ -138,6 +138,8 @@ class Terminal:
             self.line(f"    ERROR {report.error}", "bold red")
         if report.traceback:
             self.line(report.traceback.rstrip(), "dim")
+        for caveat in report.caveats:
+            self.line(f"    note: {caveat}", "yellow")
         for verdict in report.verdicts:
             self.verdict(verdict)
         if self.verbosity > 0:

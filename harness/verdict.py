@@ -11,7 +11,7 @@ from typing import Any
 from harness import stats
 from harness.gate import Gate, Outcome, Slice, Verdict
 from harness.question import Answer, Question
-from harness.result import Metric, Result, Sample, Score
+from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.stats import holm
 
 NAMED = 3  # rows and slices that a line names as examples
@@ -68,6 +68,8 @@ def judge(
     `columns` are the eval's slices, of which the worst is named when the claim was not proven.
     """
     blank = unjudged(gate, name, "", alpha)
+    if shut := _shut(gate, candidate, baseline):
+        return replace(blank, outcome=Outcome(shut.outcome or "ERROR"), why=shut.text)
     parts = gate.parts(samples)
     covered = list({s.id: s for rows in parts.values() for s in rows}.values()) if gate.slice else list(samples)
     if candidate and candidate.order:
@@ -101,6 +103,12 @@ def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
 
 
 # -- what cannot be judged -------------------------------------------------------------------------
+
+
+def _shut(gate: Gate, *results: Result | None) -> Caveat | None:
+    """Return the caveat that keeps a gate from being decided by its rows, an ERROR before an INCONCLUSIVE."""
+    found = [c for r in results if r for c in r.caveats if c.shuts(gate.metric_name)]
+    return min(found, key=lambda c: c.outcome != "ERROR", default=None)
 
 
 def _problem(

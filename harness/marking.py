@@ -1,0 +1,96 @@
+"""Marking: answers are generated while a model is loaded, and marked when it is gone.
+
+`[[eval]] use = …` of such an evaluator is called as `mark(samples, answers, baseline_answers, *, marking, …)`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.collect import Task
+from harness.evidence import digest_of
+from harness.responses import Responses
+from harness.result import Caveat, Result, Score
+from harness.subject import Progress, Subject, chunks
+
+CHUNK = 64  # rows asked at once: a sign of life in between
+ASKED = ("max_new_tokens", "stop")  # options of a marking evaluator that say how it is answered
+
+
+@dataclass(frozen=True)
+class Marking:
+    """What the harness gives to an evaluator that marks.
+
+    `what` names the evaluation, `judged` the path of the model whose answers are marked, `folder` is the suite's;
+    `responses` remembers (None: nothing is remembered). In a rehearsal two rows are marked against themselves.
+    """
+
+    what: str
+    judged: str
+    folder: Path
+    seed: int
+    responses: Responses | None
+    progress: Callable[[Progress], None]
+    rehearsal: bool = False
+
+
+def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress], None]) -> Result:
+    """Return a subject's answers to a task's rows, as Scores without values."""
+    samples, begun = task.samples or (), time.monotonic()
+    named, _ = schema.options_of(task.function)
+    how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
+    scores: list[Score] = []
+    for rows in chunks(samples, CHUNK):
+        progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
+        answers = subject.generate([s.input for s in rows], **how)
+        scores += [Score(s.id, {}, answer=a) for s, a in zip(rows, answers, strict=True)]
+    asked = digest_of([(s.id, s.input, s.target, s.row) for s in samples])
+    seconds = time.monotonic() - begun
+    return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)
+
+
+def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
+    """Let a task's evaluator mark answers; `baseline` holds those that they are paired with.
+
+    A row without a score is listed in `missing`. Raises ValueError on scores for rows that do not exist or that were
+    scored already, and whatever the evaluator raises.
+    """
+    samples, begun = task.samples or (), time.monotonic()
+    theirs = _answers(task, baseline) if baseline else None
+    marked = task.function(samples, _answers(task, answered), theirs, marking=marking, **task.spec.options)
+    scores: dict[str, Score] = {}
+    caveats: list[Caveat] = []
+    for found in marked:
+        if isinstance(found, Caveat):
+            caveats.append(found)
+        elif not isinstance(found, Score):
+            raise ValueError(f"the evaluator yielded {type(found).__name__}, want Score or Caveat")
+        elif found.id in scores:
+            raise ValueError(f'the evaluator scored "{found.id}" twice')
+        else:
+            scores[found.id] = found
+    if strange := scores.keys() - {s.id for s in samples}:
+        raise ValueError(f'the evaluator scored "{min(strange)}", which is none of the rows it was given')
+    if baseline and baseline.digest == answered.digest:
+        same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
+        caveats.append(Caveat(same, "ERROR"))
+    rows = tuple(scores[s.id] for s in samples if s.id in scores)
+    return replace(
+        answered,
+        scores=rows,
+        metrics={m.name: m.value(rows) for m in task.metrics.values()},
+        missing=tuple(s.id for s in samples if s.id not in scores),
+        seconds=answered.seconds + time.monotonic() - begun,
+        caveats=tuple(caveats),
+    )
+
+
+def _answers(task: Task, result: Result) -> Sequence[str]:
+    """Return the answers in the order of the rows."""
+    given: dict[str, Any] = {s.id: s.answer for s in result.scores}
+    return [given[s.id] for s in task.samples or ()]
