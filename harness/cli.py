@@ -247,6 +247,20 @@ def promote(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def judge_calibrate(args: argparse.Namespace) -> int:
+    """`harness judge calibrate LABELS`: hold a judge against human labels."""
+    from harness_judge.calibrate import calibrate, describe
+
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr)
+
+    where = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
+    found, path = calibrate(args.labels, args.suite, **where, warn=warn)
+    print("\n".join(describe(found)))
+    print(f'next: calibration = "{path.name}", by its path from the suite, in the judged [[eval]]', file=sys.stderr)
+    return ExitCode.OK
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness",
@@ -291,6 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     one.add_argument("-p", action="append", default=[], metavar="NAME", help=PLUGIN_HELP)
     one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
+    _judge_parser(commands)
     one = _command(commands, "init", init, "write a suite, a harnessfile and example data that run")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
     _evidence_parsers(commands)
@@ -312,6 +327,18 @@ def _evidence_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPars
     one.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
     one.add_argument("--back", action="store_true", help="to the release before")
     one.add_argument("--list", action="store_true", help="print the record of promotions")
+
+
+def _judge_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    judge = commands.add_parser("judge", help="measure a judge", description="measure a judge")
+    jobs = judge.add_subparsers(required=True, metavar="COMMAND")
+    one = _command(jobs, "calibrate", judge_calibrate, "hold a suite's judge against human labels: kappa and its bound")
+    one.add_argument("labels", type=Path, metavar="LABELS", help="rows with id and label, and the answers or --run")
+    one.add_argument("--suite", type=Path, required=True, metavar="SUITE", help="the suite whose judge it is")
+    one.add_argument("--eval", metavar="NAME", help="the judged eval, where there are several")
+    one.add_argument("--run", type=Path, metavar="RUN", help="a folder in reports/: the labels are of its rows")
+    one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (merged)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="where to write (LABELS with .calibration.json)")
 
 
 def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -23,6 +23,7 @@ from harness.evidence import weights_digest
 from harness.hookspec import hookimpl
 from harness.report import Run
 from harness.result import Prompt
+from harness.stub_judge import StubJudge
 from harness.subject import Logprob, ModelRef, Progress
 
 
@@ -241,4 +242,4 @@ def _luck(prompt: Prompt) -> float:
     return int(hashlib.sha256(last.encode()).hexdigest()[:8], 16) / 2**32
 
 
-__all__ = ["FakeAdapter", "FakeSource", "FakeSubject", "Outcome", "Project", "project", "write_fake"]
+__all__ = ["FakeAdapter", "FakeSource", "FakeSubject", "Outcome", "Project", "StubJudge", "project", "write_fake"]

@@ -1,0 +1,295 @@
+"""A judge for tests: a server on this machine that speaks both APIs, and has the faults that judges have.
+
+It reads the fenced JSON that it is sent, as a model would, and knows nothing of how it was made. `StubJudge` is a
+context manager; point `base_url` at its `openai_url` or `anthropic_url`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+Mode = Literal[
+    "fair", "always-A", "prefers-longer", "injectable", "flaky", "malformed", "slow", "429", "refuses", "unfit"
+]
+FLAKY = {"429": 0.10, "500": 0.05, "timeout": 0.02, "malformed": 0.02}  # shares of calls
+ORDERS = re.compile(r"ignore all previous instructions", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that reached the server: what it was, how it ended, and the tokens that were billed for it."""
+
+    digest: str  # of its body
+    path: str
+    outcome: str  # "ok", or the fault
+    begun: float = 0.0  # seconds of a monotonic clock
+    ended: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class StubJudge:
+    """A loopback server; `mode` says what kind of judge it is, `log` what it was asked.
+
+    fair            prefers the answer that shares more words with the reference, else the request
+    always-A        looks at places only
+    prefers-longer  looks at lengths only
+    injectable      does what an answer tells it, else is fair
+    flaky           is fair, but for the shares `faults` of calls: 429, 500, timeout, malformed
+    malformed       sends half of a JSON
+    slow            is fair, after `hang` seconds
+    429             refuses for as long as `refusals` last, with retry-after
+    refuses         declines to judge
+    unfit           gives a verdict that is none
+
+    `latency` is of every call, in seconds, `hang` that of a timeout. It declines to judge requests that hold the text
+    `declines`. With a `key`, others are refused; `models` are those it serves; `returned` is the id it says it is, as
+    a function of the number of the call if it is one.
+    """
+
+    def __init__(
+        self,
+        mode: Mode = "fair",
+        *,
+        latency: float = 0.0,
+        hang: float = 2.0,
+        faults: Mapping[str, float] | None = None,
+        refusals: int = 1_000_000,
+        retry_after: float = 0.1,
+        declines: str = "",
+        key: str | None = None,
+        models: tuple[str, ...] = ("stub-judge",),
+        returned: Any = "stub-judge-2026-01-01",
+        seed: int = 0,
+    ) -> None:
+        self.mode, self.hang, self.retry_after = mode, hang, retry_after
+        self.faults = dict(FLAKY if faults is None and mode == "flaky" else faults or {})
+        self.latency = hang if mode == "slow" else latency
+        self.refusals, self.declines = refusals, "" if mode == "refuses" else declines
+        self.key, self.models, self.returned = key, models, returned
+        self.log: list[Asked] = []
+        self.busy = self.busiest = 0
+        self._lock = threading.Lock()
+        self._random = random.Random(seed)  # noqa: S311 -- faults, not secrets
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.stub = self
+
+    def __enter__(self) -> StubJudge:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def anthropic_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def openai_url(self) -> str:
+        return f"{self.anthropic_url}/v1"
+
+    def count(self, outcome: str = "ok") -> int:
+        """Count the calls that ended so."""
+        return sum(a.outcome == outcome for a in self.log)
+
+    def repeated(self) -> int:
+        """Count the calls that came after the same one had been answered."""
+        answered: dict[str, float] = {}
+        for asked in self.log:
+            if asked.outcome == "ok":
+                answered.setdefault(asked.digest, asked.ended)
+        return sum(asked.begun > answered.get(asked.digest, math.inf) for asked in self.log)
+
+    # -- what the server does ----------------------------------------------------------------------
+
+    def fault(self) -> str:
+        """Choose the fault of the next call, or none."""
+        with self._lock:
+            if self.mode == "429":
+                self.refusals -= 1
+                return "429" if self.refusals >= 0 else ""
+            if self.mode == "malformed":
+                return "malformed"
+            drawn = self._random.random()
+        for name, share in self.faults.items():
+            if drawn < share:
+                return name
+            drawn -= share
+        return ""
+
+    def verdict(self, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Judge the data in a request, as the schema wants it."""
+        data = fenced(text)
+        if "verdict" not in schema.get("properties", {}):
+            met = self.mode != "always-A" and similar(data["answer"], data) > 0
+            return {name: {"reason": self.mode, "met": met} for name in schema.get("properties", {})}
+        verdict = "neither" if self.mode == "unfit" else self.compare(data)
+        return {"reason": f"{self.mode}: {data['request'][:40]}", "verdict": verdict}
+
+    def compare(self, data: Mapping[str, str]) -> str:
+        a, b = data["answer_A"], data["answer_B"]
+        if self.mode == "always-A":
+            return "A"
+        if self.mode == "injectable" and bool(ORDERS.search(a)) != bool(ORDERS.search(b)):
+            return "A" if ORDERS.search(a) else "B"
+        longer = self.mode == "prefers-longer"
+        ours, theirs = (len(a), len(b)) if longer else (similar(a, data), similar(b, data))
+        return "tie" if ours == theirs else "A" if ours > theirs else "B"
+
+    def refuses(self, text: str) -> bool:
+        return self.mode == "refuses" or (bool(self.declines) and self.declines in text)
+
+    def model(self, number: int) -> str:
+        return str(self.returned(number) if callable(self.returned) else self.returned)
+
+    def record(self, asked: Asked) -> None:
+        with self._lock:
+            self.log.append(asked)
+
+    def enter(self, step: int) -> None:
+        with self._lock:
+            self.busy += step
+            self.busiest = max(self.busy, self.busiest)
+
+
+def fenced(text: str) -> dict[str, str]:
+    """Return the JSON between the two lines that a request begins with."""
+    fence, data, end = text.split("\n")[:3]
+    assert fence == end and fence.startswith("DATA-"), "the fence is broken"
+    found: dict[str, str] = json.loads(data)
+    return found
+
+
+def similar(answer: str, data: Mapping[str, str]) -> float:
+    """Return the F1 of an answer's words and those of the reference, else of the request."""
+    ours = set(answer.lower().split())
+    theirs = set((data.get("reference") or data["request"]).lower().split())
+    return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours and theirs else 0.0
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    stub: StubJudge
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection, kept alive over many requests."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # header and body are two writes
+    server: _Server
+
+    def do_GET(self) -> None:
+        stub, name = self.server.stub, self.path.rsplit("/", 1)[-1]
+        if stub.key is not None and not self.authorised(stub.key):
+            return self.error(401, "authentication_error", "invalid key")
+        if name not in stub.models:
+            return self.error(404, "not_found_error", f"model: {name}")
+        self.send(200, {"id": name, "type": "model", "display_name": f"The {name}"})
+
+    def do_POST(self) -> None:
+        self.server.stub.enter(1)
+        self.begun = time.monotonic()
+        try:
+            self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the client gave up, as it should
+        finally:
+            self.server.stub.enter(-1)
+
+    def answer(self, raw: bytes) -> None:
+        stub, body = self.server.stub, json.loads(raw)
+        digest = hashlib.sha256(raw).hexdigest()
+        if stub.key is not None and not self.authorised(stub.key):
+            self.note(digest, "401")
+            return self.error(401, "authentication_error", f"invalid key: {self.headers.get('Authorization')}")
+        if body["model"] not in stub.models:
+            self.note(digest, "404")
+            return self.error(404, "not_found_error", f"model: {body['model']}")
+        fault = stub.fault()
+        time.sleep(stub.hang if fault == "timeout" else stub.latency)
+        if fault:
+            self.note(digest, fault)
+            return self.fail(fault, body)
+        text, tokens_in, tokens_out = self.judge(body)
+        self.note(digest, "ok", tokens_in, tokens_out)
+        self.send(200, self.reply(body, text, tokens_in, tokens_out))
+
+    def judge(self, body: Mapping[str, Any]) -> tuple[str, int, int]:
+        """Return the text of a reply and the tokens that are billed: four characters each."""
+        texts = [m["content"] for m in body["messages"]] + [str(body.get("system", ""))]
+        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or (
+            (body.get("output_config") or {}).get("format", {}).get("schema")
+        )
+        if schema is None:  # not asked to judge: it answers
+            text = "stub " + " ".join(texts[0].split()[-3:])
+        else:
+            text = json.dumps(self.server.stub.verdict(body["messages"][-1]["content"], schema))
+        return text, sum(map(len, texts)) // 4 + 1, len(text) // 4 + 1
+
+    def reply(self, body: Mapping[str, Any], text: str, tokens_in: int, tokens_out: int) -> dict[str, Any]:
+        """Write a reply as either API does."""
+        stub = self.server.stub
+        model, refuses = stub.model(len(stub.log)), stub.refuses(body["messages"][-1]["content"])
+        if self.path.endswith("/messages"):
+            usage = {"input_tokens": tokens_in, "output_tokens": tokens_out}
+            content = [] if refuses else [{"type": "text", "text": text}]
+            head = {"id": "msg_stub", "type": "message", "role": "assistant", "model": model, "usage": usage}
+            return {**head, "content": content, "stop_reason": "refusal" if refuses else "end_turn"}
+        usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+        said = {"content": None, "refusal": "I will not judge this."} if refuses else {"content": text, "refusal": None}
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **said}}
+        about = {"id": "chatcmpl-stub", "object": "chat.completion", "model": model, "usage": usage}
+        return {**about, "created": 0, "choices": [choice]}
+
+    def fail(self, fault: str, body: Mapping[str, Any]) -> None:
+        stub = self.server.stub
+        if fault == "429":
+            return self.error(429, "rate_limit_error", "slow down", {"retry-after": f"{stub.retry_after:g}"})
+        if fault == "500":
+            return self.error(500, "api_error", "internal error")
+        if fault == "timeout":
+            self.close_connection = True
+            return self.send(200, {})
+        text, *tokens = self.judge(body)
+        self.send(200, self.reply(body, text[: len(text) // 2], *tokens))
+
+    def authorised(self, key: str) -> bool:
+        return key in (self.headers.get("Authorization", "").removeprefix("Bearer "), self.headers.get("x-api-key"))
+
+    def note(self, digest: str, outcome: str, tokens_in: int = 0, tokens_out: int = 0) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        times = (self.begun, time.monotonic())
+        self.server.stub.record(Asked(digest, self.path, outcome, *times, tokens_in, tokens_out, headers))
+
+    def error(self, status: int, kind: str, text: str, headers: Mapping[str, str] | None = None) -> None:
+        self.send(status, {"type": "error", "error": {"type": kind, "message": text}}, headers)
+
+    def send(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: tests read the log of the stub."""

@@ -1,0 +1,174 @@
+"""[[eval]] use = "judge": answers compared or checked by a language model, which is measured itself.
+
+And `[model] use = "anthropic"`: a model behind Anthropic's API, as a baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness import schema
+from harness.hookspec import hookimpl
+from harness.marking import Marking
+from harness.result import Caveat, Metric, Sample, Score
+
+if TYPE_CHECKING:
+    from harness.subject import ModelRef, Subject
+    from harness_judge.loader import AnthropicSource
+
+GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
+
+
+def judge(
+    samples: Sequence[Sample],
+    answers: Sequence[str],
+    baseline_answers: Sequence[str] | None,
+    *,
+    marking: Marking,
+    model: str | dict[str, str],
+    mode: Literal["pairwise", "rubric"] = "pairwise",
+    backend: Literal["auto", "openai", "anthropic", "local"] = "auto",
+    base_url: str = "",
+    api_key_env: str = "",
+    guideline: str = GUIDELINE,
+    criteria: dict[str, str] | None = None,
+    reference: bool = True,
+    k: int = 1,
+    body: dict[str, Any] | None = None,
+    verdict_tokens: int = 512,
+    answer_chars: int = 8000,
+    concurrency: int = 8,
+    retries: int = 5,
+    timeout: float = 60.0,
+    max_calls: int | None = None,
+    max_tokens: int | None = None,
+    max_usd: float | None = None,
+    prices: dict[str, list[float]] | None = None,
+    adversaries: int = 2,
+    allow_same_family: bool = False,
+    calibration: str = "",
+    local: dict[str, Any] | None = None,
+    max_new_tokens: int = 256,
+    stop: tuple[str, ...] = (),
+) -> Iterator[Score | Caveat]:
+    """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
+
+    Backend "auto" takes Anthropic or OpenAI where their key is set, else the local model; `model` then names one for
+    each. `guideline` says what makes an answer better, `criteria` name what must hold ("rubric"), `reference` shows
+    the row's target to the judge. Each question is put `k` times. `body` holds more fields of every request, `local`
+    the options of the loader of a local judge. `prices` are dollars for a million tokens in and out, by model;
+    `max_calls`, `max_tokens` and `max_usd` end the judging before they are exceeded. On so many rows as `adversaries`
+    says worthless answers are held against real ones: where one wins, the gates are ERROR. `calibration` names a file
+    that `harness judge calibrate` wrote. Answers are at most `max_new_tokens` long and are cut to `answer_chars`.
+    """
+    from harness_judge.marking import mark
+
+    given = locals()
+    options = {name: given[name] for name in OPTIONS}
+    yield from mark(samples, answers, baseline_answers, marking, options)
+
+
+ANSWERING = frozenset({"max_new_tokens", "stop"})  # options that are the harness's
+OPTIONS = frozenset(schema.options_of(judge)[0]) - ANSWERING
+
+
+def _marks(options: Mapping[str, Any]) -> str:
+    return "answers" if options.get("mode") == "rubric" else "pairs"
+
+
+def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+    """Name the metrics of a mode; light, since collection calls it."""
+    if options.get("mode") == "rubric":
+        verdicts = [Metric(name, "higher") for name in ("rubric", *(options.get("criteria") or {}))]
+    else:
+        verdicts = [
+            Metric("win_rate", "higher", "proportion"),
+            Metric("win_rate_controlled", "higher", "other", _controlled),
+            Metric("position_flip_rate", "lower", "proportion"),
+        ]
+    found = [*verdicts, Metric("error_rate", "lower", "proportion"), Metric("injection_suspect", "lower", "proportion")]
+    found.append(Metric("tokens", "lower", "count"))
+    if options.get("prices"):
+        found.append(Metric("usd", "lower", "count"))
+    if options.get("calibration"):
+        found.append(Metric("kappa_lower", "higher", "count", _kappa))
+    return found
+
+
+def _controlled(scores: Sequence[Score]) -> float:
+    """Return the win rate at equal lengths."""
+    from harness_judge.length import controlled
+
+    values = [s.values["win_rate"] for s in scores], [s.values["longer_by"] for s in scores]
+    return controlled(*values, [s.weight_of("win_rate") for s in scores])
+
+
+def _kappa(scores: Sequence[Score]) -> float:
+    """Return the bound that the calibration gives, which is the same on every row."""
+    return scores[0].values["kappa_lower"]
+
+
+def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
+    """Find out before anything is loaded whether the judge can be asked. Raises UsageError."""
+    from harness_judge.marking import check
+
+    check({name: value for name, value in options.items() if name in OPTIONS}, folder, judged)
+
+
+judge.marks = _marks  # type: ignore[attr-defined]
+judge.metrics_for = _metrics_for  # type: ignore[attr-defined]
+judge.check = _check  # type: ignore[attr-defined]
+
+
+@contextmanager
+def load(
+    refs: Sequence[ModelRef],
+    *,
+    base_url: str = "",
+    api_key_env: str = "",
+    concurrency: int = 8,
+    timeout: float = 60.0,
+    retries: int = 5,
+    version: str = "",
+    body: dict[str, Any] | None = None,
+) -> Iterator[list[Subject]]:
+    """Answer through Anthropic's API; the path is the model's id.
+
+    Answers are remembered only under a `version`: what is served under a name can change. It gives no log-probs.
+    """
+    from harness_judge.loader import AnthropicSubject
+
+    options: dict[str, Any] = {"base_url": base_url, "api_key_env": api_key_env, "timeout": timeout, "body": body}
+    options |= {"concurrency": concurrency, "retries": retries, "version": version}
+    yield [AnthropicSubject(ref, **options) for ref in refs]
+
+
+def open_source(path: str, **options: Any) -> AnthropicSource:
+    """Ask whether the API is there and knows the model."""
+    from harness_judge.loader import open_source
+
+    return open_source(path, **options)
+
+
+def identity(ref: ModelRef, **options: Any) -> str | None:
+    """Name what an answer depends on; None without a `version`."""
+    from harness_judge.loader import identity
+
+    return identity(ref.path, **options)
+
+
+load.open = open_source  # type: ignore[attr-defined]
+load.identity = identity  # type: ignore[attr-defined]
+
+
+@hookimpl
+def harness_evaluators() -> dict[str, Any]:
+    return {"judge": judge}
+
+
+@hookimpl
+def harness_loaders() -> dict[str, Any]:
+    return {"anthropic": load}

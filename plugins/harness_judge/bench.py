@@ -1,0 +1,68 @@
+"""A judge, ready to be asked: one of the three backends, its budget, and what it is as an instrument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Protocol
+
+from harness.evidence import digest_of
+from harness.responses import Responses
+from harness_judge import prompts
+from harness_judge.budget import Budget
+from harness_judge.desk import Desk, Failed
+from harness_judge.options import Options
+from harness_judge.prompts import Question
+from harness_judge.verdict import Reply
+
+
+class Bench(Protocol):
+    """What both kinds of judges offer: an API's desk, and a model that runs here."""
+
+    models: dict[str, None]  # ids of what replied, the last one last
+    capped: str
+    asked: int
+    found: int
+    again: int
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]: ...
+
+
+def open_bench(options: Options, responses: Responses | None, progress: Callable[[int, int], None]) -> Bench:
+    """Make the judge that the options name. Raises UsageError; nothing was asked or loaded yet."""
+    if options.backend_name == "local":
+        from harness_judge.local import LocalJudge
+
+        return LocalJudge(options.model_name, responses, options.local, progress)
+    usd = None if options.max_usd is None else Decimal(str(options.max_usd))
+    budget = Budget(options.priced(), calls=options.max_calls, tokens=options.max_tokens, usd=usd)
+    return Desk(
+        backend_of(options),
+        budget,
+        responses,
+        concurrency=options.concurrency,
+        retries=options.retries,
+        progress=progress,
+    )
+
+
+def backend_of(options: Options) -> Any:
+    """Make the client of the API that the options name."""
+    from harness_judge.service import Service
+
+    at = Service(options.backend_name, options.base_url, options.api_key_env)
+    asked: dict[str, Any] = {"verdict_tokens": options.verdict_tokens, "timeout": options.timeout, "body": options.body}
+    if options.backend_name == "openai":
+        from harness_judge.openai_api import OpenAIJudge
+
+        return OpenAIJudge(at, options.model_name, **asked)
+    from harness_judge.anthropic_api import AnthropicJudge
+
+    return AnthropicJudge(at, options.model_name, **asked)
+
+
+def instrument(options: Options, models: dict[str, None]) -> dict[str, str]:
+    """Name what a calibration holds for: the model that replied, the wording, and what was asked."""
+    asked = [options.mode, options.guideline, dict(options.criteria or {}), options.reference, options.k]
+    rubric = digest_of([*asked, options.answer_chars, dict(options.body or {})])[:16]
+    return {"model": next(reversed(models), ""), "prompt": prompts.digest()[:16], "rubric": rubric}

@@ -1,0 +1,203 @@
+"""`harness judge calibrate LABELS`: hold a judge against people who read the same answers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.data import read_rows
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.evidence import digest_of
+from harness.paths import cache_dir
+from harness.responses import Responses
+from harness.result import Sample
+from harness.store import read_rows as rows_of_run
+from harness.suite import Eval, read_suite
+from harness_judge import OPTIONS, bench, rows
+from harness_judge.calibration import Calibration, kappa, rates, write
+from harness_judge.marking import put
+from harness_judge.options import Options
+from harness_judge.rows import MOST_ERRORS, Judged
+
+PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
+MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
+WANT = "want id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One answer, or pair of answers, with what a person said of it."""
+
+    id: str
+    label: str
+    sample: Sample
+    answers: tuple[str, ...]
+    criterion: str = ""
+
+
+def calibrate(
+    labels: Path,
+    suite: Path,
+    *,
+    evaluation: str | None = None,
+    run: Path | None = None,
+    subject: str = "merged",
+    out: Path | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> tuple[Calibration, Path]:
+    """Ask the judge of a suite's eval what people were asked, and write how far the two agree.
+
+    Rows of `labels` hold the answers themselves, or are ids of a run's rows on a subject. Raises UsageError on labels
+    that cannot be used, and where the judge cannot be asked.
+    """
+    spec = _judge_of(suite, evaluation)
+    options = Options(**{name: value for name, value in spec.options.items() if name in OPTIONS})
+    found = _labelled(labels, options, rows_of_run(run, subject, spec.name) if run else {})
+    responses = Responses(cache_dir() / "responses.sqlite", warn)
+    try:
+        judge = bench.open_bench(options, responses, lambda done, total: None)
+        judged = put(judge, _planned(found, options), options)
+    finally:
+        responses.close()
+    if judge.capped:
+        raise UsageError(f"{labels}: the judging ended at {judge.capped}; raise it, since a part calibrates nothing")
+    made = _compare(found, judged, options, bench.instrument(options, judge.models), str(labels))
+    path = out or labels.with_suffix(".calibration.json")
+    write(path, made)
+    return made, path
+
+
+def describe(made: Calibration) -> list[str]:
+    """Say a calibration in lines."""
+    about = ", ".join(f"{name} {value}" for name, value in made.judge.items())
+    lines = [f"judge        {about}", f"labels       {made.n}, and {made.errors} without a verdict of the judge"]
+    lines.append(f"agreement    {made.agreement:.3f}")
+    lines.append(f"kappa        {made.kappa:.3f} [{made.kappa_lower:.3f}, {made.kappa_upper:.3f}]")
+    lines.append(f"sensitivity  {made.sensitivity:.3f}")
+    lines.append(f"specificity  {made.specificity:.3f}")
+    return lines
+
+
+def _judge_of(suite: Path, evaluation: str | None) -> Eval:
+    """Return the eval of a suite that is judged."""
+    judged = [e for e in read_suite(suite).evals if e.use == "judge"]
+    names = [e.name for e in judged]
+    if evaluation is not None:
+        judged = [e for e in judged if e.name == evaluation]
+    if not judged:
+        what = f'no judged eval "{evaluation}"{did_you_mean(evaluation, names)}' if evaluation else "no eval is judged"
+        raise UsageError(f"{suite}: {what}")
+    if len(judged) > 1:
+        raise UsageError(f"{suite}: several evals are judged; name one with --eval: " + ", ".join(names))
+    return judged[0]
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+
+def _labelled(path: Path, options: Options, run: Mapping[str, Mapping[str, Any]]) -> list[Labelled]:
+    """Read labels, and find their answers; every mistake is told."""
+    found = read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))
+    mistakes = Mistakes()
+    labelled = []
+    for number, row in enumerate(found):
+        try:
+            labelled.append(_label(row, options, run))
+        except UsageError as error:
+            mistakes.add(f"{path}: row {number}", str(error))
+    for (row_id, criterion), n in Counter((found.id, found.criterion) for found in labelled).items():
+        if n > 1:
+            what = f'row "{row_id}"' + (f', criterion "{criterion}",' if criterion else "")
+            mistakes.add(str(path), f"{what} has {n} labels, want one; settle it first")
+    mistakes.raise_if_any()
+    return labelled
+
+
+def _label(row: Mapping[str, Any], options: Options, run: Mapping[str, Mapping[str, Any]]) -> Labelled:
+    pairwise = options.mode == "pairwise"
+    if "id" not in row or "label" not in row:
+        raise UsageError(f"has {', '.join(sorted(row))}; {WANT}")
+    known, said = (PAIR_LABELS if pairwise else MET_LABELS), str(row["label"]).strip().lower()
+    if said not in known:
+        raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
+    criterion = "" if pairwise else _criterion(row, options)
+    sample, answers = _answers(row, pairwise, run)
+    return Labelled(str(row["id"]), known[said], sample, answers, criterion)
+
+
+def _criterion(row: Mapping[str, Any], options: Options) -> str:
+    criteria = list(options.criteria or {})
+    named = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
+    if named not in criteria:
+        raise UsageError(f'criterion is "{named}"{did_you_mean(named, criteria)}')
+    return named
+
+
+def _answers(
+    row: Mapping[str, Any], pairwise: bool, run: Mapping[str, Mapping[str, Any]]
+) -> tuple[Sample, tuple[str, ...]]:
+    """Return what was answered: from the row itself, or from the run that it is of."""
+    name = str(row["id"])
+    if "input" in row:
+        columns = ("answer_a", "answer_b") if pairwise else ("answer",)
+        if lacking := [c for c in columns if c not in row]:
+            raise UsageError(f'"{name}" has no {" and no ".join(lacking)}; {WANT}')
+        answers = tuple(str(row[c]) for c in columns)
+        return Sample(name, row["input"], str(row.get("reference") or ""), row), answers
+    if not run:
+        raise UsageError(f'"{name}" has no answers; {WANT}')
+    if name not in run:
+        raise UsageError(f'id "{name}" is no row of the run{did_you_mean(name, run)}')
+    there = run[name]
+    ours, theirs = there["resps"][0][0], there.get("details", {}).get("baseline_answer")
+    if pairwise and theirs is None:
+        raise UsageError(f'"{name}" was not compared in that run; name the subject that was with --subject')
+    sample = Sample(name, there["arguments"][0][0], there.get("target", ""), there["doc"])
+    return sample, (ours, theirs) if pairwise else (ours,)
+
+
+# -- agreement -------------------------------------------------------------------------------------
+
+
+def _planned(found: Sequence[Labelled], options: Options) -> list[rows.Row]:
+    samples = [f.sample for f in found]
+    if options.mode == "pairwise":
+        return rows.pairs(options, samples, [f.answers[0] for f in found], [f.answers[1] for f in found])
+    return rows.checks(options, samples, [f.answers[0] for f in found])
+
+
+def _compare(
+    found: Sequence[Labelled], judged: Sequence[Judged], options: Options, judge: dict[str, str], where: str
+) -> Calibration:
+    """Return how far judge and people agree, on the rows that have a verdict."""
+    both = [(f.label, _said(f, j)) for f, j in zip(found, judged, strict=True) if not j.error]
+    errors = len(found) - len(both)
+    if errors > MOST_ERRORS * len(found):
+        first = next(j for j in judged if j.error)
+        what = f'{errors} of {len(found)} rows have no verdict, for instance "{first.row.sample.id}": {first.error}'
+        raise UsageError(f"{where}: {what}")
+    human, ours = [h for h, _ in both], [j for _, j in both]
+    if len(set(human)) < 2:
+        raise UsageError(f'{where}: people said "{human[0]}" only; agreement needs rows of more than one kind')
+    value, lower, upper = kappa(ours, human)
+    positive, negative = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
+    sensitivity, specificity = rates(human, ours, positive, negative)
+    agreement = sum(h == j for h, j in both) / len(both)
+    labels = digest_of([[f.id, f.criterion, f.label, f.answers] for f in found])
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    numbers = (agreement, value, lower, upper, sensitivity, specificity)
+    assert not math.isnan(value)  # people said more than one thing
+    return Calibration(dict(judge), labels, len(both), errors, *numbers, now)
+
+
+def _said(found: Labelled, judged: Judged) -> str:
+    """Return the judge's verdict in the words of the labels."""
+    if found.criterion:
+        return "met" if judged.values[found.criterion] > 0.5 else "not met"
+    score = judged.values["win_rate"]
+    return "tie" if score == 0.5 else "A" if score > 0.5 else "B"

@@ -1,0 +1,172 @@
+"""A model behind Anthropic's API as a Subject: it answers, and gives no log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import UsageError
+from harness.evidence import digest_of
+from harness.result import Prompt
+from harness.subject import Logprob, ModelRef, Sampling
+from harness_judge import service
+from harness_judge.anthropic_api import connect, post
+from harness_judge.budget import Budget, Prices, Reserved
+from harness_judge.desk import Desk, Failed
+from harness_judge.service import Service
+from harness_judge.verdict import Reply
+
+ENDED = ("end_turn", "stop_sequence", "max_tokens")
+
+
+@dataclass(frozen=True)
+class AnthropicSource:
+    """What the API says of a model; there is nothing on this machine."""
+
+    path: str
+    digest: str
+    context: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Return zeros: the context is unknown, so no length is checked."""
+        return [0] * len(pairs)
+
+
+def open_source(path: str, *, version: str = "", **options: Any) -> AnthropicSource:
+    """Ask whether the API is there, takes the key and knows the model. Raises UsageError."""
+    at = _service(path, options)
+    anthropic, timeout = service.installed("anthropic"), float(options.get("timeout", 60.0))
+    where = f'model "{path}" at "{at.url}"'
+    try:
+        entry = connect(at, timeout).get(f"/v1/models/{path}", cast_to=object)
+    except anthropic.APIConnectionError as error:
+        raise UsageError(f"{where}: cannot be reached ({at.clean(str(error.__cause__ or error))})") from None
+    except anthropic.APIStatusError as error:
+        response = error.response
+        trouble = at.refusal(int(error.status_code), error.body, response.text, response.headers, path)
+        raise UsageError(f"{where}: {trouble}") from None
+    shown = str(entry.get("display_name") or "") if isinstance(entry, dict) else ""
+    return AnthropicSource(
+        path, _digest(at, path, version), facts={"server": at.url, **({"name": shown} if shown else {})}
+    )
+
+
+def identity(path: str, *, version: str = "", **options: Any) -> str | None:
+    """Name what an answer depends on, never the key; None without a version."""
+    at = _service(path, options)
+    return digest_of(["anthropic", _digest(at, path, version), dict(options.get("body") or {})]) if version else None
+
+
+class AnthropicSubject:
+    """A model that answers over the network, several prompts at a time."""
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        *,
+        version: str = "",
+        base_url: str = "",
+        api_key_env: str = "",
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        retries: int = 5,
+        body: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.at = _service(ref.path, {"base_url": base_url, "api_key_env": api_key_env})
+        self.name, self.path, self.timeout, self.body = ref.name, ref.path, timeout, dict(body or {})
+        self.digest = ref.digest or _digest(self.at, ref.path, version)
+        self.concurrency, self.retries = concurrency, retries
+        self._client = connect(self.at, timeout)
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer each prompt; see `stream_generate`."""
+        return [answer for _, answer in sorted(self.stream_generate(prompts, **options))]
+
+    def stream_generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        truncate: bool = False,
+    ) -> Iterator[tuple[int, str]]:
+        """Answer each prompt, text as one message of the user's; yield (number, answer) as they come.
+
+        Raises UsageError when one gets no answer, and on what the API does not offer.
+        """
+        if sampling is not None:
+            raise UsageError(f'model "{self.path}": the API draws tokens as it likes; remove the sampling')
+        backend = _Generation(self, max_new_tokens, stop)
+        desk = Desk(backend, Budget(Prices()), None, concurrency=self.concurrency, retries=self.retries)
+        for number, reply in desk.ask([_Asked(prompt) for prompt in prompts]):
+            why = reply.why if isinstance(reply, Failed) else reply.problem
+            if why:
+                raise UsageError(f"{backend.where}: {why}")
+            assert isinstance(reply, Reply)
+            yield number, reply.text
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
+        """Refuse: the API tells no log-probs."""
+        raise UsageError(f'model "{self.path}": the API gives no log-probs; use an evaluator that generates')
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One prompt as the API takes it: a system text, if there is one, and turns."""
+
+    prompt: Prompt
+
+    @property
+    def asked(self) -> list[Any]:
+        return [self.prompt]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        if isinstance(self.prompt, str):
+            return {"messages": [{"role": "user", "content": self.prompt}]}
+        system = "\n\n".join(m["content"] for m in self.prompt if m["role"] == "system")
+        turns = [m for m in self.prompt if m["role"] != "system"]
+        return {"messages": turns, **({"system": system} if system else {})}
+
+
+class _Generation:
+    """What a desk asks: one answer of at most so many tokens."""
+
+    def __init__(self, subject: AnthropicSubject, max_new_tokens: int, stop: Sequence[str]) -> None:
+        self.subject, self.max_new_tokens = subject, max_new_tokens
+        self.stop = list(stop)
+        self.where = f'model "{subject.path}" at "{subject.at.url}"'
+        self.identity = [subject.at.url, subject.path]
+
+    def ask(self, question: _Asked) -> Reply:
+        """Put a prompt, once. Raises Trouble."""
+        subject = self.subject
+        asked = {**subject.body, "model": subject.path, "max_tokens": self.max_new_tokens, **question.fields}
+        # The API takes no stop of white space alone; those are applied to what came.
+        if stop := [s for s in self.stop if s.strip()]:
+            asked["stop_sequences"] = stop
+        reply = post(subject._client, subject.at, subject.path, asked, subject.timeout)
+        problem = "" if reply.ended in ENDED else f'it gave no answer, and ended by "{reply.ended}"'
+        return Reply(_before(reply.text, self.stop), reply.model, reply.tokens_in, reply.tokens_out, problem)
+
+    def most(self, question: _Asked) -> Reserved:
+        return Reserved(0, 0)
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    found = [at for s in stop if s and (at := text.find(s)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _service(path: str, options: Mapping[str, Any]) -> Service:
+    try:
+        return Service("anthropic", str(options.get("base_url") or ""), str(options.get("api_key_env") or ""))
+    except UsageError as error:
+        raise UsageError(*(f'model "{path}": {m}' for m in error.messages)) from None
+
+
+def _digest(at: Service, path: str, version: str) -> str:
+    return digest_of(["anthropic", at.url, path, version])

@@ -1,0 +1,113 @@
+"""A judge that runs here: a causal LM, read by the log-probs of the verdicts it may give.
+
+So a small model never writes broken JSON, and what it says is always one of the verdicts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from harness.cached import CachedSubject, Models
+from harness.responses import Responses
+from harness.subject import Logprob, ModelRef, Subject
+from harness_judge.desk import Failed
+from harness_judge.prompts import Question
+from harness_judge.verdict import Reply
+
+SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
+BATCH = 32  # questions at a time: a sign of life in between
+
+
+class LocalJudge:
+    """A model of the loader "hf"; loaded when something is asked that was not asked before."""
+
+    capped = ""
+
+    def __init__(
+        self,
+        path: str,
+        responses: Responses | None,
+        options: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        import harness_hf
+
+        self.path, self.responses, self.options, self.progress = path, responses, dict(options or {}), progress
+        source = harness_hf.open_source(path, **self.options)
+        self.ref = ModelRef("judge", source.path, source.digest)
+        self._name = harness_hf.identify(self.ref, **self.options)
+        self.models = {f"{path} ({source.digest[:12]})": None}
+        self.asked = self.found = self.again = 0
+
+    @property
+    def where(self) -> str:
+        return f'judge "{self.path}"'
+
+    @property
+    def identity(self) -> list[Any]:
+        return ["local", self._name]
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]:
+        """Yield (number, reply) for each question, in order."""
+        import harness_hf
+
+        models = Models(partial(harness_hf.load, [self.ref], **self.options))
+        cached = CachedSubject(self.ref, self._name, models, 0, self.responses) if self.responses else None
+        try:
+            subject: Any = cached or models[0]
+            for start in range(0, len(questions), BATCH):
+                self.progress(start, len(questions))
+                yield from enumerate(self._read(subject, questions[start : start + BATCH]), start)
+            if cached:
+                self.asked, self.found = self.asked + cached.asked, self.found + cached.found
+        finally:
+            models.close()
+
+    def _read(self, subject: Subject, questions: Sequence[Question]) -> list[Reply | Failed]:
+        """Score every verdict of every question at once: their prompts are shared."""
+        fitted = [self._fitting(subject, q) for q in questions]
+        pairs = [(q.messages(letter=True), word) for q in fitted if q for word in q.labels]
+        scores = iter(subject.logprobs(pairs))
+        context = getattr(subject, "context", None)
+        found: list[Reply | Failed] = []
+        for question, fits in zip(questions, fitted, strict=True):
+            if fits is None:
+                found.append(Failed(f"the question does not fit into the judge's context of {context} tokens"))
+            else:
+                found.append(self._verdict(question, fits, [next(scores) for _ in fits.labels]))
+        return found
+
+    def _verdict(self, question: Question, asked: Question, scores: Sequence[Logprob]) -> Reply | Failed:
+        totals = [s.total for s in scores]
+        if not all(map(math.isfinite, totals)):
+            return Failed("a log-probability is not finite")
+        words = list(asked.labels)
+        word = words[max(range(len(words)), key=totals.__getitem__)]
+        shares = [math.exp(t - max(totals)) for t in totals]
+        reason = ", ".join(f"{w} {s / sum(shares):.2f}" for w, s in zip(words, shares, strict=True))
+        if asked is not question:
+            reason += "; texts were cut to fit into the judge's context"
+        return Reply(_json(asked.labels[word], f"by log-probs: {reason}"), next(iter(self.models)))
+
+    def _fitting(self, subject: Any, question: Question) -> Question | None:
+        """Cut the texts of a question until it fits into the judge's context."""
+        context = getattr(subject, "context", None)
+        most = max(map(len, question.data.values()), default=0)
+        fits = question
+        while context and subject.count_tokens([(fits.messages(letter=True), next(iter(fits.labels)))])[0] > context:
+            if most <= SHORTEST:
+                return None
+            most //= 2
+            fits = question.cut(most)
+        return fits
+
+
+def _json(label: Mapping[str, Any], reason: str) -> str:
+    """Write a verdict as a judge that writes would, with its reason."""
+    if "verdict" in label:
+        return json.dumps({"reason": reason, **label})
+    return json.dumps({name: {"reason": reason, **met} for name, met in label.items()})

@@ -1,0 +1,218 @@
+"""One evaluation judged: questions to the judge, scores from its verdicts, and what must be known of it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.marking import Marking
+from harness.responses import Responses
+from harness.result import Caveat, Sample, Score
+from harness.subject import Progress
+from harness_judge import OPTIONS, adversaries, bench, calibration, rows
+from harness_judge.bench import Bench
+from harness_judge.options import Options
+from harness_judge.prompts import Question, speaks_to_the_judge
+from harness_judge.rows import MOST_ERRORS, Judged, Outcome
+
+PAIR_VERDICTS = ("win_rate", "position_flip_rate")
+CONTROLLED = "win_rate_controlled"
+ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond which length cannot be told from quality
+NAMED = 3  # rows that a line names
+
+
+def check(given: Mapping[str, Any], folder: Path, judged: str) -> None:
+    """Raise UsageError where the judge cannot be asked: no key, no SDK, no model, no calibration."""
+    options = Options(**given)
+    options.check_family(judged)
+    bench.open_bench(options, None, lambda done, total: None)
+    if options.calibration:
+        calibration.read(folder / options.calibration)
+
+
+def mark(
+    samples: Sequence[Sample],
+    answers: Sequence[str],
+    baseline_answers: Sequence[str] | None,
+    marking: Marking,
+    given: Mapping[str, Any],
+) -> Iterator[Score | Caveat]:
+    """Yield a Score a row and what must be known of all of them. Raises UsageError when the judge is not there."""
+    options = Options(**given)
+    options.check_family(marking.judged)
+    judge = bench.open_bench(
+        options, marking.responses, lambda done, total: marking.progress(Progress(marking.what, done, total))
+    )
+    if options.mode == "pairwise":
+        assert baseline_answers is not None  # `judge.marks` asked for pairs
+        planned = rows.pairs(options, samples, answers, baseline_answers)
+    else:
+        planned = rows.checks(options, samples, answers)
+    judged = put(judge, planned, options)
+    if marking.rehearsal:
+        _refuse_silence(judged, options)
+    verdicts = PAIR_VERDICTS if options.mode == "pairwise" else ("rubric", *(options.criteria or {}))
+    real = baseline_answers if baseline_answers is not None else answers
+    caveats = [] if marking.rehearsal else _trials(judge, options, _cases(options, samples, real, marking.seed))
+    known, doubts = _calibrated(options, judge, marking.folder)
+    yield from rows.to_scores(judged, verdicts, options.priced(), known)
+    shut = (*verdicts, CONTROLLED) if options.mode == "pairwise" else verdicts
+    found = [*_capped(judge), *_errors(judged), *caveats, *doubts]
+    yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
+    yield from (Caveat(text) for text in _notes(judge, options, judged))
+
+
+def put(judge: Bench, planned: Sequence[rows.Row], options: Options) -> list[Judged]:
+    """Put the questions of all rows at once, and read what came back."""
+    outcomes = answered(judge, [q for row in planned for q in row.questions])
+    read = rows.judged_pair if options.mode == "pairwise" else rows.judged_check
+    judged, start = [], 0
+    for row in planned:
+        judged.append(read(row, outcomes[start : start + len(row.questions)]))
+        start += len(row.questions)
+    return judged
+
+
+def answered(judge: Bench, questions: Sequence[Any]) -> list[Outcome]:
+    """Return the outcomes in the order of the questions."""
+    found = dict(judge.ask(questions))
+    return [found[i] for i in range(len(questions))]
+
+
+# -- what must be known of all rows ----------------------------------------------------------------
+
+
+def _refuse_silence(judged: Sequence[Judged], options: Options) -> None:
+    if all(j.error for j in judged):
+        raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
+
+
+def _cases(options: Options, samples: Sequence[Sample], real: Sequence[str], seed: int) -> list[adversaries.Case]:
+    """Choose rows with a real answer: the reference where there is one, else what a model said."""
+    found = []
+    for row in rows.pairs(options, samples, real, real):
+        shown = row.questions[0].data
+        target = row.sample.target if isinstance(row.sample.target, str) else "\n".join(row.sample.target)
+        found.append((bool(target.strip()), shown, target or shown["answer_A"]))
+    best = [f for f in found if f[0]] or [f for f in found if f[2].strip()]
+    chosen = random.Random(seed).sample(best, min(options.adversaries, len(best)))  # noqa: S311 -- not for secrets
+    return [
+        adversaries.Case(shown["request"], answer[: options.answer_chars], shown.get("reference", ""))
+        for _, shown, answer in chosen
+    ]
+
+
+def _trials(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> list[Caveat]:
+    """Hold worthless answers against real ones; one that wins shuts the gates."""
+    if not cases or judge.capped:
+        return []
+    trials = held(judge, options, cases)
+    won = [f"{t.adversary} ({t.score:.2f})" for t in trials if t.won]
+    unread = sum(t.unread for t in trials)
+    found = []
+    if won:
+        what = f"the judge prefers what is worth nothing to a real answer: {', '.join(won)}, on {len(cases)} rows"
+        found.append(Caveat(f"{what}; take another judge", "ERROR"))
+    if unread:
+        found.append(Caveat(f"{unread} of {sum(t.wanted for t in trials)} adversaries got no verdict"))
+    return found
+
+
+def held(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> list[adversaries.Trial]:
+    """Let a judge compare or check the adversaries, in its own mode."""
+
+    def ask(questions: Sequence[Question]) -> dict[int, Outcome]:
+        return dict(judge.ask(questions))
+
+    if options.mode == "pairwise":
+        return adversaries.trial(ask, cases, options.guideline)
+    return adversaries.trial_checks(ask, cases, rows.parts(options))
+
+
+def selftest(
+    given: Mapping[str, Any], samples: Sequence[Sample], *, seed: int, responses: Responses | None = None
+) -> list[adversaries.Trial]:
+    """Hold every adversary against real answers before the judge of an eval's options, on rows that have a target.
+
+    Raises UsageError when the judge cannot be asked.
+    """
+    options = Options(**{name: value for name, value in given.items() if name in OPTIONS})
+    judge = bench.open_bench(options, responses, lambda done, total: None)
+    targets = [s.target if isinstance(s.target, str) else "\n".join(s.target) for s in samples]
+    return held(judge, options, _cases(options, samples, targets, seed))
+
+
+def _calibrated(options: Options, judge: Bench, folder: Path) -> tuple[float | None, list[Caveat]]:
+    """Return the lower bound of the judge's agreement with people, and what is wrong with it."""
+    if not options.calibration:
+        if options.backend_name != "local":
+            return None, [Caveat("the judge was not held against human labels; see harness judge calibrate")]
+        what = (
+            f'the local judge "{options.model_name}" was not held against human labels, so its verdicts prove nothing'
+        )
+        return None, [Caveat(f"{what}; run harness judge calibrate", "ERROR")]
+    found = calibration.read(folder / options.calibration)
+    expired = found.expired(bench.instrument(options, judge.models))
+    if not expired:
+        return found.kappa_lower, []
+    what = f'calibration "{options.calibration}" has expired: {expired}; run harness judge calibrate again'
+    local = options.backend_name == "local"
+    return math.nan, [Caveat(what, "ERROR", () if local else ("kappa_lower",))]
+
+
+def _capped(judge: Bench) -> list[Caveat]:
+    if not judge.capped:
+        return []
+    return [Caveat(f"the judging ended at {judge.capped}, so not every row was judged; raise it", "INCONCLUSIVE")]
+
+
+def _errors(judged: Sequence[Judged]) -> list[Caveat]:
+    """Tell rows without a verdict; above a few, nothing is concluded from the others."""
+    wrong = [j for j in judged if j.error and j.asked]
+    if not wrong:
+        return []
+    share = len(wrong) / len(judged)
+    rows_ = (
+        f'{len(wrong)} of {len(judged)} rows have no verdict, for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
+    )
+    if share > MOST_ERRORS:
+        return [Caveat(f"{rows_} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")]
+    return [Caveat(f"{rows_}; they count for nothing")]
+
+
+def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator[str]:
+    """Say what was spent, and what a reader of the numbers should doubt."""
+    parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them remembered"]
+    if judge.again:
+        parts.append(f"{judge.again:,} tries again")
+    budget = getattr(judge, "budget", None)
+    if budget is not None and budget.calls:
+        parts.append(f"{budget.tokens:,} tokens in {budget.calls:,} calls")
+        if budget.prices.known:
+            parts.append(f"{budget.usd:.4f} dollars at most")
+    yield f"judge {next(reversed(judge.models), options.model_name)}: {', '.join(parts)}"
+    if len(judge.models) > 1:
+        yield f"the judge changed while it judged: replies came from {', '.join(judge.models)}"
+    if shown := [j for j in judged if j.row.notes]:
+        yield f"{len(shown)} rows were not shown as they are: {_some(shown)}; the samples file tells each"
+    if suspects := [j for j in judged if speaks_to_the_judge(j.row.answer)]:
+        yield f"{len(suspects)} answers speak to the judge: {_some(suspects)}"
+    yield from _lengths(judged)
+
+
+def _lengths(judged: Sequence[Judged]) -> Iterator[str]:
+    """Say where length and quality cannot be told apart."""
+    differ = [len(j.row.answer) - len(j.row.baseline) for j in judged if j.row.baseline is not None]
+    for name, longer in (("longer", sum(d > 0 for d in differ)), ("shorter", sum(d < 0 for d in differ))):
+        if differ and longer >= ONE_SIDED * len(differ) and len(differ) > 1:
+            what = f"the answers are {name} than the baseline's in {longer} of {len(differ)} rows"
+            yield f"{what}: no control for length can tell length from quality here"
+
+
+def _some(judged: Sequence[Judged]) -> str:
+    rest = f" and {len(judged) - NAMED} more" if len(judged) > NAMED else ""
+    return ", ".join(f'"{j.row.sample.id}"' for j in judged[:NAMED]) + rest

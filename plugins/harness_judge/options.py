@@ -1,0 +1,158 @@
+"""The options of the evaluator: checked before anything is loaded, and turned into a judge."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from harness import schema
+from harness.errors import UsageError, did_you_mean
+from harness_judge.budget import Prices
+from harness_judge.service import KEYS
+
+AUTO = ("anthropic", "openai", "local")  # in this order, the first that can be reached
+GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
+FAMILIES = {  # what a model's name says of who made it
+    "claude": "claude", "gpt": "gpt", "chatgpt": "gpt", "o1": "gpt", "o3": "gpt", "o4": "gpt", "gemini": "gemini",
+    "gemma": "gemini", "llama": "llama", "qwen": "qwen", "qwq": "qwen", "mistral": "mistral", "mixtral": "mistral",
+    "ministral": "mistral", "codestral": "mistral", "phi": "phi", "smollm": "smollm", "deepseek": "deepseek",
+    "command": "cohere", "aya": "cohere", "granite": "granite", "olmo": "olmo", "falcon": "falcon", "grok": "grok",
+    "kimi": "kimi", "glm": "glm", "nemotron": "nemotron", "tulu": "olmo", "yi": "yi", "internlm": "internlm",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `judge`; their meanings are told there."""
+
+    model: str | Mapping[str, str]
+    mode: str = "pairwise"
+    backend: str = "auto"
+    base_url: str = ""
+    api_key_env: str = ""
+    guideline: str = GUIDELINE
+    criteria: Mapping[str, str] | None = None
+    reference: bool = True
+    k: int = 1
+    body: Mapping[str, Any] | None = None
+    verdict_tokens: int = 512
+    answer_chars: int = 8000
+    concurrency: int = 8
+    retries: int = 5
+    timeout: float = 60.0
+    max_calls: int | None = None
+    max_tokens: int | None = None
+    max_usd: float | None = None
+    prices: Mapping[str, list[float]] | None = None
+    adversaries: int = 2
+    allow_same_family: bool = False
+    calibration: str = ""
+    local: Mapping[str, Any] | None = None
+    chosen: tuple[str, str] = field(init=False, default=("", ""))
+
+    def __post_init__(self) -> None:
+        wrong = [*self._out_of_range(), *self._wrong_criteria()]
+        if wrong:
+            raise UsageError(*wrong)
+        object.__setattr__(self, "chosen", self._choose())
+        if wrong := list(self._wrong_chosen()):
+            raise UsageError(*wrong)
+
+    @property
+    def backend_name(self) -> str:
+        return self.chosen[0]
+
+    @property
+    def model_name(self) -> str:
+        return self.chosen[1]
+
+    @property
+    def capped(self) -> bool:
+        return any(cap is not None for cap in (self.max_calls, self.max_tokens, self.max_usd))
+
+    def priced(self) -> Prices:
+        """Return what the chosen model costs; nothing where the suite declares no price."""
+        found = (self.prices or {}).get(self.model_name)
+        return Prices(*(Decimal(str(p)) for p in found)) if found else Prices()
+
+    def check_family(self, judged: str) -> None:
+        """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""
+        ours = family(self.model_name)
+        if ours and ours == family(judged) and not self.allow_same_family:
+            both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}"'
+            raise UsageError(
+                f"{both}, and models prefer their own; take another judge, or say allow_same_family = true"
+            )
+
+    def _out_of_range(self) -> Iterator[str]:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                yield f"{name} is {value}, want {least} or more"
+        for name in ("timeout", "max_usd"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                yield f"{name} is {value:g}, want more than 0"
+
+    def _wrong_criteria(self) -> Iterator[str]:
+        if self.mode == "rubric" and not self.criteria:
+            yield 'mode is "rubric", which wants criteria = { NAME = "what must hold" }'
+        if self.mode == "pairwise" and self.criteria:
+            yield 'criteria go with mode = "rubric"; for pairs write guideline = "…"'
+        for name in self.criteria or ():
+            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in RESERVED:
+                yield f'criterion "{name}" cannot be the name of a metric; want letters, digits and _'
+
+    def _choose(self) -> tuple[str, str]:
+        """Return backend and model; "auto" takes the first whose key is set, else the local one."""
+        named = self.model if isinstance(self.model, Mapping) else {}
+        for name in named:
+            if name not in AUTO:
+                raise UsageError(f'model has "{name}", which is no backend{did_you_mean(name, AUTO)}')
+        if self.backend != "auto":
+            model = named.get(self.backend, "") if isinstance(self.model, Mapping) else self.model
+            if not model:
+                raise UsageError(f'model names none for backend "{self.backend}"')
+            return self.backend, model
+        if not named:
+            raise UsageError('backend "auto" wants a model for each, as in model = { openai = "…", local = "…" }')
+        for name in AUTO:
+            if name in named and (name == "local" or os.environ.get(KEYS[name], "").strip()):
+                return name, named[name]
+        wanted = " or ".join(KEYS[name] for name in named if name in KEYS)
+        raise UsageError(f'backend "auto" finds no key; export {wanted}, or name a local model')
+
+    def _wrong_chosen(self) -> Iterator[str]:
+        local = self.backend_name == "local"
+        if local and self.k > 1:
+            yield f"k is {self.k}, and a local judge says the same each time; remove it"
+        if self.local and self.backend in ("openai", "anthropic"):
+            yield f'local holds options of a local judge, and backend is "{self.backend}"'
+        if self.max_usd is not None and not local and self.model_name not in (self.prices or {}):
+            want = f'prices = {{ "{self.model_name}" = [IN, OUT] }}, dollars for a million tokens'
+            yield f"max_usd cannot be kept without {want}"
+        for model, pair in (self.prices or {}).items():
+            if len(pair) != 2 or min(pair) < 0:
+                yield f'price of "{model}" is {schema.show(pair)}, want [IN, OUT], dollars for a million tokens'
+
+
+LEAST = {
+    "k": 1, "verdict_tokens": 16, "answer_chars": 100, "concurrency": 1, "retries": 0, "adversaries": 0,
+    "max_calls": 1, "max_tokens": 1,
+}  # fmt: skip
+RESERVED = frozenset({"rubric", "error_rate", "injection_suspect", "tokens", "usd", "kappa_lower", "longer_by"})
+
+
+def family(model: str) -> str:
+    """Return the family that a model's name tells, or nothing."""
+    name = model.lower().rsplit("==")[0] if model.startswith("pypi:") else model.lower()
+    words = re.findall(r"[a-z]+\d?", name.replace("\\", "/").rsplit("/", 1)[-1]) or [""]
+    for word in words:
+        for known in sorted(FAMILIES, key=len, reverse=True):
+            if word == known or (len(known) > 3 and word.startswith(known)) or word.rstrip("0123456789") == known:
+                return FAMILIES[known]
+    return ""

@@ -1,0 +1,181 @@
+"""Rows -> questions -> scores: what the two modes do with the replies to their questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.result import Sample, Score
+from harness_judge import prompts, verdict
+from harness_judge.adversaries import score
+from harness_judge.budget import Prices
+from harness_judge.desk import Failed
+from harness_judge.options import Options
+from harness_judge.prompts import Question
+from harness_judge.verdict import NoVerdict, Reply
+
+MOST_ERRORS = 0.02  # share of rows without a verdict above which nothing is concluded from the others
+Outcome = Reply | Failed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row to be judged: the questions about it, what they are, and what was done to its texts."""
+
+    sample: Sample
+    answer: str
+    baseline: str | None
+    questions: tuple[Question, ...]
+    asked: tuple[str, ...]  # per question: the order of a pair, or the criteria of a check
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Judged:
+    """A row with what came of it: a value per metric, or an error, and the verdicts with their reasons."""
+
+    row: Row
+    values: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    asked: bool = True
+    judgments: list[dict[str, Any]] = field(default_factory=list)
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+def pairs(options: Options, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str]) -> list[Row]:
+    """Ask of every row which answer is better, in both orders, k times."""
+    rows = []
+    for sample, ours, theirs in zip(samples, answers, baselines, strict=True):
+        request, reference, notes = _shown(sample, options)
+        a, done_a = prompts.clean(ours, options.answer_chars)
+        b, done_b = prompts.clean(theirs, options.answer_chars)
+        notes += [f"answer: {n}" for n in done_a] + [f"baseline's answer: {n}" for n in done_b]
+        questions, asked = [], []
+        for k in range(options.k):
+            for first in (True, False):
+                one, two = (a, b) if first else (b, a)
+                questions.append(prompts.pair(request, one, two, reference, options.guideline, k))
+                asked.append("candidate first" if first else "baseline first")
+        rows.append(Row(sample, ours, theirs, tuple(questions), tuple(asked), tuple(notes)))
+    return rows
+
+
+def checks(options: Options, samples: Sequence[Sample], answers: Sequence[str]) -> list[Row]:
+    """Ask of every answer which criteria it meets, k times; a local judge is asked for each by itself."""
+    rows = []
+    for sample, answer in zip(samples, answers, strict=True):
+        request, reference, notes = _shown(sample, options)
+        text, done = prompts.clean(answer, options.answer_chars)
+        notes += [f"answer: {n}" for n in done]
+        plan = [(part, k) for k in range(options.k) for part in parts(options)]
+        questions = tuple(prompts.check(request, text, reference, part, k) for part, k in plan)
+        rows.append(Row(sample, answer, None, questions, tuple(",".join(part) for part, _ in plan), tuple(notes)))
+    return rows
+
+
+def parts(options: Options) -> list[dict[str, str]]:
+    """Return the criteria as they are asked: all at once, or one by one of a judge that says one word."""
+    criteria = dict(options.criteria or {})
+    return [{n: t} for n, t in criteria.items()] if options.backend_name == "local" else [criteria]
+
+
+def judged_pair(row: Row, outcomes: Sequence[Outcome]) -> Judged:
+    """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
+    found = _booked(row, outcomes)
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for order, outcome in zip(row.asked, outcomes, strict=True):
+        first = order == "candidate first"
+        try:
+            said, reason = verdict.pair(_reply(outcome))
+        except NoVerdict as error:
+            _wrong(found, outcome, str(error), {"order": order})
+            continue
+        scores[first].append(score(said, first))
+        winner = {1.0: "candidate", 0.0: "baseline", 0.5: "tie"}[scores[first][-1]]
+        found.judgments.append({"order": order, "verdict": winner, "reason": reason, "model": _reply(outcome).model})
+    if not found.error:
+        both = scores[True] + scores[False]
+        flips = [abs(a - b) == 1 for a, b in zip(scores[True], scores[False], strict=True)]
+        found.values = {"win_rate": sum(both) / len(both), "position_flip_rate": sum(flips) / len(flips)}
+    return found
+
+
+def judged_check(row: Row, outcomes: Sequence[Outcome]) -> Judged:
+    """Return the share of judgments by which each criterion is met, and their mean."""
+    found = _booked(row, outcomes)
+    met: dict[str, list[bool]] = {}
+    for names, outcome in zip(row.asked, outcomes, strict=True):
+        try:
+            verdicts = verdict.check(_reply(outcome), names.split(","))
+        except NoVerdict as error:
+            _wrong(found, outcome, str(error), {"criteria": names})
+            continue
+        for name, (yes, reason) in verdicts.items():
+            met.setdefault(name, []).append(yes)
+            found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": _reply(outcome).model})
+    if not found.error:
+        shares = {name: sum(some) / len(some) for name, some in met.items()}
+        found.values = {"rubric": sum(shares.values()) / len(shares), **shares}
+    return found
+
+
+def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices, kappa: float | None) -> Iterator[Score]:
+    """Yield a Score a row. A row without a verdict is no number: NaN, or up to MOST_ERRORS a row without weight.
+
+    `metrics` are those that a verdict gives, `kappa` is the bound of a calibration, NaN if it does not hold.
+    """
+    errors = sum(bool(j.error) for j in judged)
+    spared = errors <= MOST_ERRORS * len(judged) and all(j.asked for j in judged)
+    for j in judged:
+        row = j.row
+        values = dict(j.values) if not j.error else dict.fromkeys(metrics, 0.5 if spared else math.nan)
+        values["error_rate"] = float(bool(j.error)) if j.asked else math.nan
+        values["injection_suspect"] = float(prompts.speaks_to_the_judge(row.answer))
+        values["tokens"] = float(j.tokens_in + j.tokens_out)
+        if prices.known:
+            values["usd"] = float(prices.usd(j.tokens_in, j.tokens_out))
+        if kappa is not None:
+            values["kappa_lower"] = kappa
+        if row.baseline is not None:
+            values["longer_by"] = float(len(row.answer) - len(row.baseline))
+        weights = dict.fromkeys(metrics, 0.0) if j.error and spared else {}
+        note = f"ERROR: {j.error}" if j.error else "; ".join(row.notes) or None
+        yield Score(row.sample.id, values, answer=row.answer, note=note, weights=weights, details=_details(j))
+
+
+def _details(j: Judged) -> Mapping[str, Any]:
+    details: dict[str, Any] = {"judgments": j.judgments}
+    if j.row.baseline is not None:
+        details["baseline_answer"] = j.row.baseline
+        details["disagree"] = len({one["verdict"] for one in j.judgments if "verdict" in one}) > 1
+    if j.row.notes:
+        details["notes"] = list(j.row.notes)
+    return details
+
+
+def _shown(sample: Sample, options: Options) -> tuple[str, str, list[str]]:
+    """Return request and reference as the judge will see them, and what was done to them."""
+    target = sample.target if isinstance(sample.target, str) else "\n".join(sample.target)
+    request, done = prompts.clean(prompts.as_text(sample.input), options.answer_chars)
+    reference, too = prompts.clean(target if options.reference else "", options.answer_chars)
+    return request, reference, [f"request: {n}" for n in done] + [f"reference: {n}" for n in too]
+
+
+def _booked(row: Row, outcomes: Sequence[Outcome]) -> Judged:
+    replies = [o for o in outcomes if isinstance(o, Reply)]
+    return Judged(row, tokens_in=sum(r.tokens_in for r in replies), tokens_out=sum(r.tokens_out for r in replies))
+
+
+def _reply(outcome: Outcome) -> Reply:
+    if isinstance(outcome, Failed):
+        raise NoVerdict(outcome.why)
+    return outcome
+
+
+def _wrong(found: Judged, outcome: Outcome, why: str, which: Mapping[str, str]) -> None:
+    found.error = found.error or why
+    found.asked = found.asked and not (isinstance(outcome, Failed) and not outcome.asked)
+    found.judgments.append({**which, "error": why})
