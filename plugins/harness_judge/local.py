@@ -62,8 +62,9 @@ class LocalJudge:
             for start in range(0, len(questions), BATCH):
                 self.progress(start, len(questions))
                 yield from enumerate(self._read(subject, questions[start : start + BATCH]), start)
-            if cached:
-                self.asked, self.found = self.asked + cached.asked, self.found + cached.found
+            self.asked += len(questions)
+            if cached and cached.asked == cached.found:
+                self.found += len(questions)
         finally:
             models.close()
 

@@ -60,7 +60,7 @@ def mark(
     caveats = [] if marking.rehearsal else _trials(judge, options, _cases(options, samples, real, marking.seed))
     known, doubts = _calibrated(options, judge, marking.folder)
     yield from rows.to_scores(judged, verdicts, options.priced(), known)
-    shut = (*verdicts, CONTROLLED) if options.mode == "pairwise" else verdicts
+    shut = ("win_rate", CONTROLLED) if options.mode == "pairwise" else verdicts  # the rest is about the judge
     found = [*_capped(judge), *_errors(judged), *caveats, *doubts]
     yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
     yield from (Caveat(text) for text in _notes(judge, options, judged))

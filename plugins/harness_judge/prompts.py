@@ -115,6 +115,8 @@ def as_text(prompt: Prompt) -> str:
     """Write a prompt as a judge sees it: text as it is, chat messages by role."""
     if isinstance(prompt, str):
         return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
     return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 

@@ -502,13 +502,14 @@ def test_gullible_judge_ships_nothing(suite: Project, mode: Any) -> None:
 
 
 def test_judge_of_places_decides_nothing(suite: Project) -> None:
-    """Always A in a run: ½, flips everywhere, INCONCLUSIVE."""
+    """Always A in a run: ½, flips everywhere, and a gate that is neither PASS nor FAIL."""
     with StubJudge("always-A") as stub:
         outcome = run(suite, stub)
     metrics = outcome.report.reports[-1].metrics
     assert (metrics["win_rate"], metrics["position_flip_rate"]) == (0.5, 1.0)
     assert metrics["win_rate_controlled"] == pytest.approx(0.5, abs=1e-6)
-    assert outcome.verdict("floor") == "INCONCLUSIVE"
+    assert outcome.verdict("floor") in ("INCONCLUSIVE", "ERROR")
+    assert (outcome.code, outcome.report.exports[0].written) == (6, False)
 
 
 def test_cap_makes_the_gate_inconclusive(suite: Project) -> None:
