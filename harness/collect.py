@@ -376,6 +376,7 @@ class _Collector:
             "it counts over all rows": gate.max_failures is not None,
             "it belongs to an any_of": bool(gate.group),
             "its margin is relative": gate.relative,
+            "it is marked when all answers are there": bool(task.marks),
         }
         for reason in (reason for reason, so in why.items() if so):
             complain(f'eval "{gate.eval}" stops early, but {reason}; remove stop = "early"')

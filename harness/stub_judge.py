@@ -221,9 +221,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.note(digest, "404")
             return self.error(404, "not_found_error", f"model: {body['model']}")
         fault = stub.fault()
-        time.sleep(stub.hang if fault == "timeout" else stub.latency)
         if fault:
             self.note(digest, fault)
+        time.sleep(stub.hang if fault == "timeout" else stub.latency)
+        if fault:
             return self.fail(fault, body)
         text, tokens_in, tokens_out = self.judge(body)
         self.note(digest, "ok", tokens_in, tokens_out)

@@ -52,7 +52,6 @@ def judge(
     calibration: str = "",
     local: dict[str, Any] | None = None,
     max_new_tokens: int = 256,
-    stop: tuple[str, ...] = (),
 ) -> Iterator[Score | Caveat]:
     """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
 
@@ -71,8 +70,7 @@ def judge(
     yield from mark(samples, answers, baseline_answers, marking, options)
 
 
-ANSWERING = frozenset({"max_new_tokens", "stop"})  # options that are the harness's
-OPTIONS = frozenset(schema.options_of(judge)[0]) - ANSWERING
+OPTIONS = frozenset(schema.options_of(judge)[0]) - {"max_new_tokens"}  # which says how the harness asks
 
 
 def _marks(options: Mapping[str, Any]) -> str:
