@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import harness
 from harness import Caveat, ModelRef, Sample, Score, UsageError
 from harness.marking import Marking
 from harness.responses import Responses
@@ -859,3 +861,49 @@ def test_local_judge_without_room_is_an_error(tiny_model: Path) -> None:
     scores, caveats = marked({"model": str(tiny_model), "backend": "local", "adversaries": 0}, ["a"] * 3, ["b"] * 3)
     assert all("does not fit into the judge's context of 512 tokens" in (s.note or "") for s in scores.values())
     assert any(c.outcome == "ERROR" and "3 of 3 rows have no verdict" in c.text for c in caveats)
+
+
+# -- suites ----------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_chat_suite_has_sixty_prompts_of_ten_kinds() -> None:
+    """Sixty prompts, all different, six of each kind, each with a reference."""
+    rows = [json.loads(line) for line in (ROOT / "suites/data/chat.jsonl").read_text("utf-8").splitlines()]
+    turns = [[m["role"] for m in row["messages"]] for row in rows]
+    assert turns == [["user", "assistant"]] * 60
+    assert len({row["messages"][0]["content"] for row in rows}) == len({row["id"] for row in rows}) == 60
+    assert set(Counter(row["kind"] for row in rows).values()) == {6}
+    assert all(row["messages"][1]["content"].strip() for row in rows)
+
+
+@pytest.mark.slow
+def test_chat_suite_runs_offline_and_ships_nothing(local_judge: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """With a local judge the suite is plumbing: everything runs, and no verdict of its judge lets a model out."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    text = (ROOT / "suites/chat.toml").read_text("utf-8").replace("data/", f"{ROOT}/suites/data/")
+    lines = [line for line in text.splitlines() if not line.startswith("sha256")]
+    lines = [f'path = "{local_judge}"' if line.startswith('path = "pypi') else line for line in lines]
+    lines = [f'local = "{local_judge}"' if line.startswith("local =") else line for line in lines]
+    (tmp_path / "chat.toml").write_text("\n".join(lines), "utf-8")
+    small = ("train.max_steps=2", "eval.0.limit=3", "eval.0.max_new_tokens=16", "eval.0.adversaries=0")
+    overrides = (*small, f"export.0.to={tmp_path / 'out'}")
+    found = harness.run(tmp_path / "chat.toml", out=tmp_path / "reports", overrides=overrides)
+    assert (found.exit_code, found.problem) == (6, None)
+    assert [r.outcome for r in found.reports] == ["done"] * 3
+    said = {v.gate: v for v in found.verdicts if v.candidate == "merged"}
+    assert said["better than the base"].outcome == "ERROR"
+    assert "was not held against human labels, so it" in said["better than the base"].why
+    assert not found.exports[0].written
+
+
+def test_impostors_do_not_get_past_a_judge(suite: Project) -> None:
+    """The base itself, shuffled answers and a constant one go through a judged suite, and are all caught."""
+    with StubJudge() as stub:
+        options = f'base_url = "{stub.openai_url}"'
+        suite.write({"suite.toml": JUDGED.replace("# options", options)})
+        outcome = suite.harness("selftest", "suite.toml", "-p", "harness.testing")
+    assert outcome.code == 0, outcome.out + outcome.err
+    for impostor in ("base itself", "shuffled answers", "constant answer"):
+        assert impostor in outcome.out
