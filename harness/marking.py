@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Marking:
 
     `what` names the evaluation, `judged` the path of the model whose answers are marked, `folder` is the suite's;
     `responses` remembers (None: nothing is remembered). In a rehearsal two rows are marked against themselves.
+    `kept` is the evaluator's own, for what it keeps from one marking to the next of the same evaluation in a run.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Marking:
     responses: Responses | None
     progress: Callable[[Progress], None]
     rehearsal: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress], None]) -> Result:

@@ -152,6 +152,7 @@ class Runner:
         self.choice: list[str] = []
         self.answers: dict[tuple[str, str], Result | Exception] = {}  # of evaluations that are marked later
         self.asked: dict[tuple[str, str], tuple[int, int]] = {}  # for them: requests, and those remembered
+        self.kept: dict[str, dict[str, Any]] = {}  # by evaluation: what its marker keeps
         started = datetime.now(UTC)
         waivers = read_waivers(plan.suite.path)
         self.settlement = Settlement(plan, self.results, waivers, started.date())
@@ -542,12 +543,14 @@ class Runner:
         assert isinstance(answered, Result) and not isinstance(baseline, Exception)
         if baseline is answered:
             return answered
-        return marking.mark(task, answered, baseline, self.terms(item.id))
+        return marking.mark(task, answered, baseline, self.terms(item))
 
-    def terms(self, what: str, *, rehearsal: bool = False) -> marking.Marking:
+    def terms(self, item: Item, *, rehearsal: bool = False) -> marking.Marking:
         suite = self.suite
+        what = f"rehearsal::{item.eval}" if rehearsal else item.id
         place = (suite.model.path, suite.path.parent, suite.about.seed)
-        return marking.Marking(what, *place, self.responses, self.progress, rehearsal)
+        kept = self.kept.setdefault(item.eval, {})
+        return marking.Marking(what, *place, self.responses, self.progress, rehearsal, kept)
 
     def scores(self, item: Item, subject: Subject | None, against: Subject | None) -> Result:
         task = self.plan.tasks[item.eval]
@@ -626,7 +629,7 @@ class Runner:
         try:
             with self.load([self.base()]) as [subject]:
                 answered = marking.answer(short, "base", subject, self.progress)
-            rehearsal = self.terms(f"rehearsal::{task.spec.name}", rehearsal=True)
+            rehearsal = self.terms(Item(self.suite.path.name, "base", task.spec.name), rehearsal=True)
             marking.mark(short, answered, answered if task.marks == "pairs" else None, rehearsal)
         except Exception as error:
             if error is self.models.broken:

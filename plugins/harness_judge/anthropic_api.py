@@ -91,10 +91,10 @@ def post(client: Any, at: Service, model: str, asked: Mapping[str, Any], timeout
         raise at.refusal(int(error.status_code), error.body, response.text, response.headers, model) from None
     except ValueError:
         raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
-    return _read(body, model)
+    return _read(body, model, at)
 
 
-def _read(body: Any, model: str) -> Message:
+def _read(body: Any, model: str, at: Service) -> Message:
     """Return the message in a body; one without content is none."""
     content = body.get("content") if isinstance(body, dict) else None
     if not isinstance(content, list):
@@ -103,7 +103,7 @@ def _read(body: Any, model: str) -> Message:
     usage = body.get("usage") or {}
     kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     return Message(
-        text,
+        at.hide(text),
         str(body.get("model") or model),
         sum(int(usage.get(kind) or 0) for kind in kinds),
         int(usage.get("output_tokens") or 0),

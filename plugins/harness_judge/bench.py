@@ -28,22 +28,34 @@ class Bench(Protocol):
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]: ...
 
 
-def open_bench(options: Options, responses: Responses | None, progress: Callable[[int, int], None]) -> Bench:
-    """Make the judge that the options name. Raises UsageError; nothing was asked or loaded yet."""
+def open_bench(
+    options: Options,
+    responses: Responses | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    budget: Budget | None = None,
+) -> Bench:
+    """Make the judge that the options name; nothing was asked or loaded yet.
+
+    `budget` is what is left of one, else it is as the options say. Raises UsageError.
+    """
     if options.backend_name == "local":
         from harness_judge.local import LocalJudge
 
         return LocalJudge(options.model_name, responses, options.local, progress)
-    usd = None if options.max_usd is None else Decimal(str(options.max_usd))
-    budget = Budget(options.priced(), calls=options.max_calls, tokens=options.max_tokens, usd=usd)
     return Desk(
         backend_of(options),
-        budget,
+        budget or budget_of(options),
         responses,
         concurrency=options.concurrency,
         retries=options.retries,
         progress=progress,
     )
+
+
+def budget_of(options: Options) -> Budget:
+    """Return the caps of the options, with nothing used of them."""
+    usd = None if options.max_usd is None else Decimal(str(options.max_usd))
+    return Budget(options.priced(), calls=options.max_calls, tokens=options.max_tokens, usd=usd)
 
 
 def backend_of(options: Options) -> Any:

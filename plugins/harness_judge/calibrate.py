@@ -60,7 +60,7 @@ def calibrate(
     found = _labelled(labels, options, rows_of_run(run, subject, spec.name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
-        judge = bench.open_bench(options, responses, lambda done, total: None)
+        judge = bench.open_bench(options, responses)
         judged = put(judge, _planned(found, options), options)
     finally:
         responses.close()

@@ -187,7 +187,7 @@ class Desk(Generic[Asked]):
                     heapq.heappush(later, _Call(time.monotonic() + pause, call.number, call.tries + 1))
                 else:
                     failed = self._given_up(call, outcome, len(by_number))
-                    if isinstance(failed, UsageError):
+                    if isinstance(failed, Exception):
                         self._drain(pool, by_number)
                         raise failed
                     yield call.number, failed
@@ -218,13 +218,15 @@ class Desk(Generic[Asked]):
         pause = max(pause, trouble.after or 0.0)
         return pause if pause <= PATIENCE else None
 
-    def _given_up(self, call: _Call, outcome: Reply | Exception, questions: int) -> Failed | UsageError:
+    def _given_up(self, call: _Call, outcome: Reply | Exception, questions: int) -> Failed | Exception:
+        """Return what a question without a reply is: a failure of its own, or the end of all."""
+        assert not isinstance(outcome, Reply)
         if not isinstance(outcome, Trouble):
-            raise outcome if isinstance(outcome, Exception) else AssertionError(outcome)
+            return outcome
         self.failed += 1
         tries = f", after {call.tries + 1} tries" if call.tries else ""
         why = f"{outcome}{tries}"
-        if outcome.fatal or (not self.answered and self.failed >= min(HOPELESS, questions)):
+        if outcome.fatal or (not self.answered + self.found and self.failed >= min(HOPELESS, questions)):
             return UsageError(f"{self.backend.where}: {why}")
         return Failed(why)
 

@@ -29,7 +29,7 @@ def check(given: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Raise UsageError where the judge cannot be asked: no key, no SDK, no model, no calibration."""
     options = Options(**given)
     options.check_family(judged)
-    bench.open_bench(options, None, lambda done, total: None)
+    bench.open_bench(options, None)
     if options.calibration:
         calibration.read(folder / options.calibration)
 
@@ -44,8 +44,9 @@ def mark(
     """Yield a Score a row and what must be known of all of them. Raises UsageError when the judge is not there."""
     options = Options(**given)
     options.check_family(marking.judged)
+    budget = marking.kept.setdefault("budget", bench.budget_of(options))  # of all that is judged in this run
     judge = bench.open_bench(
-        options, marking.responses, lambda done, total: marking.progress(Progress(marking.what, done, total))
+        options, marking.responses, lambda done, total: marking.progress(Progress(marking.what, done, total)), budget
     )
     if options.mode == "pairwise":
         assert baseline_answers is not None  # `judge.marks` asked for pairs
@@ -141,7 +142,7 @@ def selftest(
     Raises UsageError when the judge cannot be asked.
     """
     options = Options(**{name: value for name, value in given.items() if name in OPTIONS})
-    judge = bench.open_bench(options, responses, lambda done, total: None)
+    judge = bench.open_bench(options, responses)
     targets = [s.target if isinstance(s.target, str) else "\n".join(s.target) for s in samples]
     return held(judge, options, _cases(options, samples, targets, seed))
 
@@ -191,7 +192,7 @@ def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator
         parts.append(f"{judge.again:,} tries again")
     budget = getattr(judge, "budget", None)
     if budget is not None and budget.calls:
-        parts.append(f"{budget.tokens:,} tokens in {budget.calls:,} calls")
+        parts.append(f"{budget.tokens:,} tokens in {budget.calls:,} calls of this run")
         if budget.prices.known:
             parts.append(f"{budget.usd:.4f} dollars at most")
     yield f"judge {next(reversed(judge.models), options.model_name)}: {', '.join(parts)}"

@@ -74,7 +74,7 @@ class OpenAIJudge:
         elif ended == "length":
             problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
         return Reply(
-            str(message.get("content") or ""),
+            self.at.hide(str(message.get("content") or "")),
             str(body.get("model") or self.model),
             int(usage.get("prompt_tokens") or 0),
             int(usage.get("completion_tokens") or 0),

@@ -53,9 +53,13 @@ class Service:
         if not (self.key.isascii() and self.key.isprintable()):
             raise UsageError(f"the environment variable {self.variable} holds characters that no key has; look at it")
 
+    def hide(self, text: str) -> str:
+        """Take the key out of what a server said."""
+        return text.replace(self.key, "***") if self.key else text
+
     def clean(self, text: str, most: int = 200) -> str:
         """Make one line of what a server said, without the key."""
-        line = " ".join((text.replace(self.key, "***") if self.key else text).split())
+        line = " ".join(self.hide(text).split())
         return line if len(line) <= most else line[:most] + "…"
 
     def refusal(self, status: int, body: Any, text: str, headers: Mapping[str, str], model: str) -> Trouble:

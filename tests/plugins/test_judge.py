@@ -45,7 +45,7 @@ def at(stub: StubJudge, provider: str = "openai", **options: Any) -> dict[str, A
 
 def desk(stub: StubJudge, provider: str = "openai", *, responses: Responses | None = None, **options: Any) -> Desk[Any]:
     """A desk before the stub."""
-    found = bench.open_bench(Options(**at(stub, provider, **options)), responses, lambda done, total: None)
+    found = bench.open_bench(Options(**at(stub, provider, **options)), responses)
     assert isinstance(found, Desk)
     found.pause = 0.05  # seconds before the second try: tests need not be polite
     return found
@@ -160,7 +160,7 @@ from harness_judge import bench, prompts
 from harness_judge.options import Options
 
 options = Options(model="stub-judge", backend="openai", base_url=sys.argv[1], concurrency=8)
-desk = bench.open_bench(options, Responses(Path(sys.argv[2]), print), lambda done, total: None)
+desk = bench.open_bench(options, Responses(Path(sys.argv[2]), print))
 asked = [prompts.pair(f"say w{i}", f"w{i}", "wrong", f"w{i}", "Be right.") for i in range(200)]
 for _ in desk.ask(asked):
     pass
@@ -230,6 +230,17 @@ def test_calls_under_way_are_kept_when_the_judge_is_given_up(responses: Response
         stub.models = ("stub-judge",)
         list(desk(stub, responses=responses).ask(questions(20)))
         assert (stub.count(), stub.repeated()) == (20, 0)
+
+
+def test_one_row_that_is_always_refused_is_that_rows_error(responses: Responses) -> None:
+    """When all others are remembered, a row that fails alone is an ERROR row still, and no judge that is not there."""
+    with StubJudge() as stub:
+        marked(at(stub), ["a"] * 60, ["b"] * 60, responses=responses)
+        stub.faults = {"500": 1.0}
+        rows = [Sample(f"q{i}", f"question {i}" if i else "another", "the right answer") for i in range(60)]
+        scores, _ = marked(at(stub, retries=0), ["a"] * 60, ["b"] * 60, rows=rows, responses=responses)
+    assert scores["q0"].note == "ERROR: HTTP 500: internal error"
+    assert sum(s.values["error_rate"] for s in scores.values()) == 1
 
 
 # -- cost ------------------------------------------------------------------------------------------
@@ -518,7 +529,7 @@ def test_cap_makes_the_gate_inconclusive(suite: Project) -> None:
     """A part of the rows proves nothing, however good it looks: never a partial PASS."""
     with StubJudge() as stub:
         outcome = run(suite, stub, "max_calls = 60")
-        assert len(stub.log) <= 2 + 2 * 60  # rehearsal, and one judging for each candidate
+        assert len(stub.log) == 60  # of all that the run judged
     assert outcome.code == 6
     assert outcome.verdict("floor", "adapter") == "INCONCLUSIVE"
     assert "the judging ended at max_calls = 60" in outcome.out
