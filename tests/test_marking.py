@@ -76,12 +76,11 @@ def test_candidate_is_marked_when_it_is_gone(suite: Project) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.verdict("floor") == "PASS"
     log = (suite.folder / "log.txt").read_text("utf-8").splitlines()
-    assert log == [
-        *("load base", "free base", "mark rehearsal::qa 2"),
-        *("load base", "free base"),
-        *("load adapter", "free adapter", "mark suite.toml::adapter::qa 60"),
-        *("load merged", "free merged", "mark suite.toml::merged::qa 60"),
-    ]
+    marks = [line for line in log if line.startswith("mark")]
+    assert marks == ["mark rehearsal::qa 2", "mark suite.toml::adapter::qa 60", "mark suite.toml::merged::qa 60"]
+    before = [log[: log.index(line)] for line in marks]
+    assert [lines[-1] for lines in before] == ["free base", "free adapter", "free merged"]
+    assert all(sum(w.startswith("load") - w.startswith("free") for w in lines) == 0 for lines in before)
 
 
 def test_base_has_answers_and_no_metric(suite: Project) -> None:
@@ -150,7 +149,7 @@ def test_marker_that_crashes_stops_before_training(suite: Project) -> None:
 
 def test_base_passed_off_as_the_candidate_is_an_error(suite: Project) -> None:
     """Answers of the same weights are not compared, whatever a marker makes of them."""
-    outcome = suite.run("--candidate", str(suite.folder / "base"))
+    outcome = suite.run("--candidate", str(suite.folder / "base"), "--ignore", "M2")
     assert outcome.verdict("floor") == "ERROR"
     assert "is the very model it is compared with" in outcome.out
 
