@@ -21,8 +21,9 @@ ANCHOR = ".first"  # appended to an export's folder: its first release, kept so 
 
 
 def folder_of(suite: Suite, baseline: Baseline) -> Path:
-    """Return the folder a baseline is read from: `path`, else what was promoted in the name of the suite's first export,
-    else that export itself; until a second release was made, the first is the last.
+    """Return the folder a baseline is read from: `path`, else what was promoted in the name of the first export.
+
+    Without a promotion it is that export itself; until a second release was made, the first is the last.
     """
     if baseline.path:
         return Path(baseline.path).expanduser()
