@@ -35,7 +35,7 @@ def attempts(suite: Project, skill: float, *flags: str) -> int:
 
 def test_select_chooses_and_confirms_nothing(suite: Project) -> None:
     """--select measures on the other split: no attempt, no export, never exit 0."""
-    outcome = suite.run("--select")
+    outcome = suite.run("--select", "-p", "no:checks")
     assert outcome.code == 6
     assert outcome.verdict("floor") == "PASS"
     assert outcome.report.reports[-1].n == len(SELECT)
@@ -131,7 +131,7 @@ def test_what_was_not_judged_is_no_attempt(suite: Project) -> None:
     """An error looked at no number, and a budget carries no risk."""
     budget = '\n[[eval]]\nname = "size"\nuse = "size"\n\n[[gate]]\nid = "small"\nmetric = "size.bytes"\nmax = 5000\n'
     suite.write({"suite.toml": SPLIT.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0') + budget})
-    outcome = suite.run("--candidate", str(suite.folder / "base"))
+    outcome = suite.run("--candidate", str(suite.folder / "base"), "-p", "no:checks")
     assert outcome.verdict("floor") == "ERROR"
     assert outcome.verdict("small") == "PASS"
     assert ledger(suite) == []
