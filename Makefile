@@ -28,8 +28,7 @@ fix: $(READY)
 	$(BIN)/ruff format
 
 bench: $(READY)
-	$(BIN)/python bench/training.py
-	$(BIN)/python bench/perplexity.py
+	$(BIN)/python -m bench
 
 # how often each test of a gate is wrong: about 4 minutes on one core; writes the tables of docs/statistics.md
 simulate: $(READY)

@@ -123,11 +123,16 @@ class Eval:
     cluster: str | None = None
     slices: list[str] = field(default_factory=list)
     limit: int | None = None
-    stop: Literal["end", "early"] = "end"
+    stop: Literal["end", "early"] | list[str] = "end"  # a list is the evaluator's own option of this name
     fewshot_data: str | None = None
     against: str = "base"
     private: bool = False  # its rows go into no evidence but as digests
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, list):
+            object.__setattr__(self, "options", {**self.options, "stop": self.stop})
+            object.__setattr__(self, "stop", "end")
 
 
 @dataclass(frozen=True)

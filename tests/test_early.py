@@ -63,7 +63,7 @@ def test_every_gate_of_an_eval_must_be_decided(suite: Project) -> None:
         ("better_by = 0.0", 'better_by = "2%"', "its margin is relative"),
         ('use = "exact_match"', 'use = "perplexity"\nof = "completion"', "no known range"),
         ('metric = "qa.exact_match"', 'metric = "other.exact_match"', "needs a gate to decide it"),
-        ('stop = "early"', 'stop = "soon"', '"stop" is "soon", want "end" or "early"'),
+        ('stop = "early"', 'stop = "soon"', '"stop" is "soon", want "end" or "early" or a list of strings'),
     ],
 )
 def test_what_cannot_stop_early_is_a_mistake(suite: Project, old: str, new: str, says: str) -> None:
@@ -73,3 +73,11 @@ def test_what_cannot_stop_early_is_a_mistake(suite: Project, old: str, new: str,
         text = text.replace("qa.exact_match", "qa.perplexity")
     outcome = suite.write({"suite.toml": text}).run("--collect-only")
     assert (outcome.code, says in outcome.err) == (4, True), outcome.err
+
+
+def test_stop_strings_are_the_evaluators(suite: Project) -> None:
+    """A list under `stop` is what an answer ends at, as before."""
+    text = SUITE.replace('slices = ["kind"]', 'stop = ["x"]')
+    outcome = suite.write({"suite.toml": text}).run("-p", "no:checks")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.report.reports[-1].n == 600
