@@ -14,7 +14,6 @@ from bench.child import ChildError, call, run
 from bench.page import Bar, Section, page, table
 from bench.setting import Setting
 
-pytest.importorskip("lm_eval")
 TINY = Setting(model="tiny:llama")
 SIZES: dict[str, dict[str, Any]] = {
     "choice": {
@@ -151,11 +150,21 @@ def test_page_has_the_bars_before_the_parts() -> None:
     )
 
 
-def test_size_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """A misspelt size is a usage error that names those there are."""
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["choice", "--set", "choice.document=3"], '--set "choice.document=3": no such size; known: documents, shots'),
+        (["--set", "choise.documents=3"], '--set "choise.documents=3": no such size; known: choice, perplexity'),
+        (["choise"], 'no part "choise"; known: choice, perplexity'),
+    ],
+)
+def test_part_or_size_that_there_is_not_is_refused(
+    words: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt word is a usage error that names those there are."""
     with pytest.raises(SystemExit, match="2"):
-        main(["choice", "--set", "choice.document=3"])
-    assert 'error: --set "choice.document=3": no such size; known: documents, shots' in capsys.readouterr().err
+        main(words)
+    assert f"error: {error}" in capsys.readouterr().err
 
 
 class TestRecords:
@@ -176,6 +185,14 @@ class TestRecords:
         assert code == 0
         assert {record["part"] for record in records} == {"choice", "startup"}
         assert written.index("## Multiple choice") < written.index("## Start-up")
+
+    def test_all_parts_run_when_none_is_named(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without words everything is measured, in the order of the page."""
+        for name in TITLES:
+            self.part(monkeypatch, name)
+        _, records, written = bench()
+        assert [record["part"] for record in records] == list(TITLES)
+        assert all(f"## {title}" in written for title in TITLES.values())
 
     def test_record_of_other_versions_is_left_out(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Numbers of another machine or of other libraries never stand on one page with these."""

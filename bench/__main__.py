@@ -1,0 +1,141 @@
+"""Measure ourselves beside the peers and write docs/performance.md.
+
+Every part keeps its record as a JSON line, so that one can be measured again and the page written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bench.child import ROOT, ChildError
+from bench.machine import cores, describe
+from bench.page import Section, page
+from bench.setting import MODEL, Setting
+
+PARTS = ("choice", "perplexity", "generation", "startup", "training")
+Options = dict[str, dict[str, Any]]  # by part
+Record = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return 0 when all parts ran and every result equals the peer's, however fast they were."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        parts = _parts(args.parts)
+        options = _options(args.set, quick=args.quick)
+    except ValueError as error:
+        parser.error(str(error))
+    setting = Setting(args.model, args.dtype, args.device, args.threads or cores())
+    where = {**describe(setting.device), "model": f"{setting.model}, {setting.dtype}, {setting.threads} threads"}
+    records = _read(args.records, where)
+    failed = []
+    for name in parts:
+        try:
+            records[name] = _measure(name, setting, options[name]) | {"where": where}
+        except ChildError as error:
+            failed.append(name)
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        print(json.dumps(records[name]), flush=True)
+        _write(args.records, records)
+    sections = [_part(name).section(records[name]["found"]) for name in PARTS if name in records]
+    args.page.write_text(page(where, _notes(records), sections), "utf-8")
+    print(f"written: {args.page}", file=sys.stderr)
+    return _verdict(sections, failed)
+
+
+def _parts(names: Sequence[str]) -> Sequence[str]:
+    """Return the parts to run, all without names; raises ValueError on one that there is not."""
+    for name in names:
+        if name not in PARTS:
+            raise ValueError(f'no part "{name}"; known: {", ".join(PARTS)}')
+    return names or PARTS
+
+
+def _part(name: str) -> Any:
+    return import_module(f"bench.{name}")
+
+
+def _measure(name: str, setting: Setting, options: dict[str, Any]) -> Record:
+    print(f"{name}: {json.dumps(options) if options else 'default sizes'}", file=sys.stderr, flush=True)
+    load, begun = os.getloadavg()[0], time.monotonic()
+    found = _part(name).measure(setting, **options)
+    return {"part": name, "options": options, "load": load, "seconds": time.monotonic() - begun, "found": found}
+
+
+def _read(path: Path, where: dict[str, str]) -> dict[str, Record]:
+    """Return the records that are there, by part; those of another machine or other versions are left out."""
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    records = map(json.loads, lines)
+    return {r["part"]: r for r in records if r["where"] == where}
+
+
+def _write(path: Path, records: dict[str, Record]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records.values()), "utf-8")
+
+
+def _notes(records: dict[str, Record]) -> list[str]:
+    """Say how long it took, what else the machine was doing, and which parts were not at their default sizes."""
+    minutes = sum(record["seconds"] for record in records.values()) / 60
+    load = max((record["load"] for record in records.values()), default=0.0)
+    notes = [f"It took {minutes:.0f} minutes; the load average before a part was {load:.1f} at most."]
+    other = [f"{name} {json.dumps(record['options'])}" for name, record in records.items() if record["options"]]
+    return [*notes, f"Not at the default sizes: {'; '.join(other)}."] if other else notes
+
+
+def _verdict(sections: Sequence[Section], failed: Sequence[str]) -> int:
+    """Print the bars that were missed; return 1 when a result differs from the peer's or a part failed."""
+    missed = [bar for section in sections for bar in section.bars if not bar.met]
+    for bar in missed:
+        print(f"missed: {bar.what}: {bar.found}, want {bar.wanted}", file=sys.stderr)
+    return int(bool(failed) or any(bar.result for bar in missed))
+
+
+def _options(words: Sequence[str], *, quick: bool) -> Options:
+    """Return each part's options from `part.name=value` words; raises ValueError on one that there is not."""
+    options: Options = {name: dict(_part(name).QUICK) if quick else {} for name in PARTS}
+    for word in words:
+        key, _, value = word.partition("=")
+        name, _, option = key.partition(".")
+        known = _sizes(name) if name in PARTS else []
+        if option not in known:
+            raise ValueError(f'--set "{word}": no such size; known: {", ".join(known) or ", ".join(PARTS)}')
+        options[name][option] = json.loads(value)
+    return options
+
+
+def _sizes(name: str) -> list[str]:
+    parameters = inspect.signature(_part(name).measure).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    # Without `choices`: argparse would hold the empty list against them.
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PART.SIZE=JSON", help="e.g. choice.documents=100"
+    )
+    parser.add_argument("--model", default=MODEL, help="as under [model] path")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    parser.add_argument("--threads", type=int, default=0, help="default: one a core")
+    parser.add_argument("--records", type=Path, default=ROOT / "reports/bench.jsonl", help="where the numbers are kept")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md", help="where the page is written")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
