@@ -157,7 +157,7 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
     if rows and plain and len(plain) == len(asked):
         how, other = ("chat messages", "plain text") if chat else ("plain text", "chat messages")
         what = f"trained on {how}, evaluated on {other}: {', '.join(plain)}"
-        yield Flag("warning", what, (), "give both in the form in which the model will be used")
+        yield Flag("warning", what, (), "give both in the form in which the model will be used", "form")
 
 
 def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Flag]:

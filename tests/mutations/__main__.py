@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.mutations.lab import Lab, Seen
 from tests.mutations.mutations import MUTATIONS, Mutation
 
-SHIPPED = ("smoke.toml", "domain.toml", "domain-forgets.toml", "shell.toml")
+SHIPPED = ("smoke.toml", "domain.toml", "domain-forgets.toml", "shell.toml", "chat.toml")
 SUITES = Path(__file__).parents[2] / "suites"
 
 

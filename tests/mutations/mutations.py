@@ -183,7 +183,7 @@ MUTATIONS: list[Mutation] = [
         lambda lab: _template_file(lab, _plain_template().replace("<|{{", "[{{").replace("}}|>", "}}]")),
         lambda lab: _template_file(lab, _plain_template()),
     ),
-    data("trained on text, evaluated on chat", "D7", ROWS, healthy=CHAT, test=_chat_eval()),
+    data("trained on text, evaluated on chat", "D7-form", ROWS, healthy=CHAT, test=_chat_eval()),
     Mutation(
         "the prompt is no prefix: the template opens a thought that training never sees",
         "D8",
