@@ -73,6 +73,41 @@ def run(args: argparse.Namespace) -> int:
     return int(run_suite(args.suite, replace(options, listeners=listeners)).exit_code)
 
 
+def plan(args: argparse.Namespace) -> int:
+    """`harness plan SUITE`: before any training, what a run can prove, takes and needs."""
+    from harness import measure
+    from harness.plan import forecast
+    from harness.runner import Options, opened
+
+    options = Options(
+        overrides=tuple(args.set),
+        candidate=args.candidate,
+        out=args.out,
+        limit=args.limit,
+        cache=not args.no_cache,
+        plugins=tuple(args.p),
+    )
+    runner = opened(args.suite, options)
+
+    def say(what: str) -> None:
+        print(f"measuring {what} …", file=sys.stderr)
+
+    known = measure.measure(runner, say) if args.measure else measure.known(runner)
+    found = forecast(runner, known)
+    if args.json:
+        from dataclasses import asdict
+
+        from harness.report import dumps
+
+        print(dumps(asdict(found)), end="")
+        return ExitCode.OK
+    from harness.tell import tell
+    from harness.terminal import Terminal
+
+    tell(found, Terminal())
+    return ExitCode.OK
+
+
 def check(args: argparse.Namespace) -> int:
     """`harness check SUITE`: what would go wrong, without training."""
     import time
@@ -272,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"harness {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _run_parser(commands)
+    _plan_parser(commands)
     one = _command(commands, "check", check, "look for what usually goes wrong, without training")
     one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
@@ -310,6 +346,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
     _evidence_parsers(commands)
     return parser
+
+
+def _plan_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = _command(commands, "plan", plan, "before any training: what a run can prove, takes and needs")
+    one.add_argument("suite", type=Path, metavar="SUITE")
+    one.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
+    one.add_argument("--json", action="store_true", help="all of it as JSON")
+    one.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
+    one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
+    one.add_argument("--no-cache", action="store_true", help="as if nothing were remembered")
+    one.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    one.add_argument("-p", action="append", default=[], metavar="NAME", help=PLUGIN_HELP)
+    one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
 
 
 def _evidence_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -17,6 +17,7 @@ from harness.data import is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gate import Gate, order_mistakes
 from harness.plugins import Plugins
+from harness.proof import alpha_of, unprovable
 from harness.result import Metric, Sample
 from harness.suite import Eval, Suite
 
@@ -356,15 +357,20 @@ class _Collector:
         if getattr(gate, against) is not None:
             more = "more" if metric.better == "higher" else "less"
             self.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
-        if metric.scale == "proportion" and (gate.min == 1 or gate.max == 0):
-            bound = f"min = {gate.min:g}" if gate.min is not None else f"max = {gate.max:g}"
-            self.warnings.append(f"{gate.where}: {bound} cannot be proved by any number of rows")
         self.slices_of(gate, task, complain)
         if task.spec.stop == "early":
             self.early_of(gate, metric, task, complain)
         rows = None if task.samples is None else len(task.samples)
         if gate.max_failures is not None and rows is not None and gate.max_failures >= rows:
             complain(f"max_failures is {gate.max_failures}, and there are {rows} rows")
+        self.provable(gate, metric, task)
+
+    def provable(self, gate: Gate, metric: Metric, task: Task) -> None:
+        """Warn of a claim that the rows cannot prove, however good the model is."""
+        if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
+            return  # told already
+        if why := unprovable(gate, metric, task.samples, alpha_of(gate, self.suite)):
+            self.warnings.append(f"{gate.where}: {why}")
 
     def early_of(self, gate: Gate, metric: Metric, task: Task, complain: Callable[[str], None]) -> None:
         """Tell what keeps a gate from being decided row by row: its eval says stop = "early"."""

@@ -51,7 +51,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     `out.parent`, and a second call after a kill goes on from the last one. Its attribute
     `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError;
     `train.build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks,
-    and returns a harness.check.Built.
+    and returns a harness.check.Built; `train.measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all
+    weights where `adapter` is None, and returns what they took, as fields of a harness.measure.Measured.
     """
 
 

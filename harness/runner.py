@@ -85,6 +85,14 @@ def run_suite(path: Path, options: Options) -> Run:
     return Runner(plan, options).go()
 
 
+def opened(path: Path, options: Options) -> Runner:
+    """Return a run up to the end of preflight, for those that only look ahead. Raises UsageError as it does."""
+    runner = Runner(prepare(path, options), options)
+    with _needs(runner.plan):
+        runner.plan, runner.ready = preflight.check(runner.plan, options.limit, remembers=options.cache)
+    return runner
+
+
 Impostor = tuple[ModelRef, Callable[[Subject], Subject] | None]  # a model, and what spoils its answers
 
 
@@ -173,7 +181,7 @@ class Runner:
             selecting=plan.selecting,
             warnings=[*plan.warnings, *void(waivers, plan.suite.gates, started.date())],
             waivers=waivers,
-            versions=_versions(),
+            versions=versions(),
         )
         self.started = started
         self.checks = _checks(plan, options)
@@ -703,7 +711,8 @@ class Runner:
         return cache_dir() / "trained" / preflight.recipe_digest(self.plan, self.ready, self.run.versions)[:16]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what a run depends on."""
     found = {"harness": harness.__version__}
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -74,6 +74,15 @@ def build(ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], *,
     return build(ref, rows, _recipe() | options, seed=seed)
 
 
+def measure(
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
+) -> dict[str, Any]:
+    """Train a few steps and return what they took; without an adapter all weights are trained."""
+    from harness_sft.measure import measure
+
+    return measure(ref, adapter, rows, _recipe() | options, seed=seed)
+
+
 def _recipe() -> dict[str, Any]:
     """Return the options of `sft` with their defaults."""
     parameters = inspect.signature(sft).parameters.values()
@@ -82,3 +91,4 @@ def _recipe() -> dict[str, Any]:
 
 sft.check = check  # type: ignore[attr-defined]
 sft.build = build  # type: ignore[attr-defined]
+sft.measure = measure  # type: ignore[attr-defined]

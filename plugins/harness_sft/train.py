@@ -64,14 +64,17 @@ def train(
 
 def _build_trainer(
     ref: ModelRef,
-    adapter: Adapter,
+    adapter: Adapter | None,
     kept: list[Row],
     held_out: list[Row],
     config: Any,
     stamp: str,
     progress: Callable[[Progress], None],
 ) -> tuple[CheckedTrainer, dict[str, Any]]:
-    """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held."""
+    """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held.
+
+    Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
+    """
     from datasets import Dataset
 
     from harness.subject import Progress
@@ -79,10 +82,12 @@ def _build_trainer(
     from harness_sft.trainer import CheckedTrainer
 
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
-    base = load_model(ref.path, quantization=adapter.quantization, **placed)
+    if adapter is None:
+        placed["dtype"] = "float32"
+    base = load_model(ref.path, quantization=adapter.quantization if adapter else None, **placed)
     size = base_bytes(base)
-    model = _adapt(base, adapter, config.seed)
-    trainable, total = model.get_nb_trainable_parameters()
+    model = _adapt(base, adapter, config.seed) if adapter else base
+    trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2
     progress(Progress("train", 0, 0, {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}))
     try:
         trainer = CheckedTrainer(

@@ -1,0 +1,121 @@
+"""`harness plan`: what a run can prove, what it will ask, take and need, and what of it is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.collect import Plan
+from harness.ledger import Ledger
+from harness.measure import EVALUATION, Measured, methods_of
+from harness.odds import History, Joint, Odds, joint_of, name_of, odds_of
+from harness.paths import cache_dir
+from harness.requests import Asked, Made, made_of, requests_of, training_tokens
+from harness.runner import ATTEMPTS, Runner
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the run: about how many seconds it takes, and how many of its evaluations that does not count."""
+
+    name: str
+    seconds: float = 0.0
+    unknown: int = 0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Everything `harness plan` tells, as data."""
+
+    suite: str
+    path: str
+    model: str
+    seed: int
+    alpha: float
+    runs: tuple[str, ...]  # earlier ones that were learned from, the newest first
+    odds: tuple[Odds, ...]
+    joint: tuple[Joint, ...]
+    asked: tuple[Asked, ...]
+    made: tuple[Made, ...]
+    training_rows: int = 0
+    training_tokens: int | None = None  # of all rows once
+    methods: tuple[str, ...] = ()
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+    findings: tuple[str, ...] = ()  # of the checks before training
+    warnings: tuple[str, ...] = ()
+
+
+def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
+    """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
+    plan, suite = runner.plan, runner.suite
+    history = History(runner.options.out, plan)
+    odds = odds_of(plan, history, _attempts(suite.name))
+    asked, made = requests_of(runner), made_of(runner)
+    doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
+    return Forecast(
+        suite.name,
+        str(suite.path),
+        suite.model.path,
+        suite.about.seed,
+        suite.about.alpha,
+        tuple(map(name_of, history.runs)),
+        tuple(odds),
+        tuple(joint_of(odds)),
+        tuple(asked),
+        tuple(made),
+        len(plan.training or ()),
+        training_tokens(plan, runner.ready.source),
+        tuple(methods_of(plan)),
+        dict(measured),
+        tuple(_stages(plan, asked, made, measured, history)),
+        tuple(_findings(runner)),
+        (*runner.run.warnings, *doubts),
+    )
+
+
+def _attempts(suite: str) -> dict[tuple[str, str], int]:
+    """Count the attempts so far by gate and candidate."""
+    seen: dict[tuple[str, str], set[str]] = {}
+    for line in Ledger(cache_dir() / ATTEMPTS, lambda _: None).lines():
+        if line.get("suite") == suite:
+            seen.setdefault((line.get("gate", ""), line.get("candidate", "")), set()).add(line["seen"])
+    return {key: len(attempts) for key, attempts in seen.items()}
+
+
+def _stages(
+    plan: Plan, asked: Sequence[Asked], made: Sequence[Made], measured: Mapping[str, Measured], history: History
+) -> list[Stage]:
+    """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
+    there = {m.name for m in made if m.there}
+    stages = [_evaluations("baselines", [a for a in asked if a.subject in plan.baselines], measured, history)]
+    if plan.suite.trains and plan.suite.adapter:
+        own = measured.get(plan.suite.adapter.use)
+        whole = own.whole if own else None
+        done = "adapter" in there
+        stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
+    for name in plan.candidates:
+        stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
+    return stages
+
+
+def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measured], history: History) -> Stage:
+    seconds, unknown = 0.0, 0
+    rows = measured[EVALUATION].rows if EVALUATION in measured else {}
+    for one in asked:
+        row = history.seconds(one.subject, one.eval)
+        for key in (f"{one.subject}::{one.eval}", f"base::{one.eval}"):
+            row = rows.get(key) if row is None else row
+        if row is None:
+            unknown += 1
+        else:
+            seconds += row * one.rows * (1 - one.remembered / one.requests if one.requests else 1)
+    return Stage(name, seconds, unknown)
+
+
+def _findings(runner: Runner) -> list[str]:
+    """Return what the checks before training find, a line each, the worst first."""
+    order = ("error", "warning", "note")
+    flags = runner.recall(runner.before_training, "before training")
+    counted = sorted((f for f in flags if f.ignored is None), key=lambda f: order.index(f.severity))
+    return [f"{f.severity} {f.code}: {f.what}" for f in counted]

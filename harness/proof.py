@@ -1,0 +1,95 @@
+"""What rows cannot prove however good the model is: closed forms, for collection imports neither numpy nor scipy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.gate import Gate
+from harness.result import Metric, Sample
+
+if TYPE_CHECKING:
+    from harness.suite import Suite
+
+EXACT_ROWS = 500  # of Tango's score; beyond it its distribution is taken as normal (`harness.stats`)
+
+
+def unprovable(gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float) -> str:
+    """Say why a claim cannot be proved on these rows by the best of models, and what could prove it, or nothing.
+
+    The best of models is right on every row where the claim is about a number; where it is about a baseline it
+    wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
+    number. `alpha` is the gate's, see `alpha_of`.
+    """
+    if gate.any_of or gate.max_failures is not None or gate.decide == "point" or metric.scale == "count":
+        return ""
+    for name, part in gate.parts(rows).items() if rows is not None else ():
+        small = gate.slice is not None and len(part) < gate.min_n  # an alarm, which has nothing to prove
+        if part and not small and (why := _unprovable(gate, metric, part, alpha)):
+            return f"{name}: {why}" if name else why
+    if rows is None and (hopeless := _hopeless(gate, metric)):
+        return hopeless
+    return ""
+
+
+def alpha_of(gate: Gate, suite: Suite) -> float:
+    """Return the risk a gate is tested at; Holm gives the best of the gates in `any_of` its share of it."""
+    alpha = gate.alpha or suite.about.alpha
+    return alpha / sum(g.group == gate.group for g in suite.gates) if gate.group else alpha
+
+
+def _unprovable(gate: Gate, metric: Metric, rows: Sequence[Sample], alpha: float) -> str:
+    units = len({s.cluster or s.id for s in rows})
+    unit = "rows" if units == len(rows) else "clusters"
+    if len(rows) == 1:
+        return "there is one row; one row proves nothing"
+    if units == 1:
+        return f"all {len(rows)} rows are of one cluster; it says nothing about others"
+    if not _closed(gate, metric):
+        return ""
+    if hopeless := _hopeless(gate, metric):
+        return hopeless
+    claim, chance, best = _best(gate)
+    needed = fewest(chance, alpha, score=gate.worse_by_at_most is not None and unit == "rows")
+    return f"{claim} cannot be proved on {units} {unit}, {best}; {needed} at least" if units < needed else ""
+
+
+def _closed(gate: Gate, metric: Metric) -> bool:
+    return metric.scale == "proportion" and not metric.combine and not gate.relative
+
+
+def _hopeless(gate: Gate, metric: Metric) -> str:
+    if not _closed(gate, metric):
+        return ""
+    claim, chance, best = _best(gate)
+    return f"{claim} cannot be proved by any number of rows{f', {best}' if gate.versus else ''}" if chance >= 1 else ""
+
+
+def _best(gate: Gate) -> tuple[str, float, str]:
+    """Return the claim, the chance that one row looks perfect although the claim is just wrong, and what perfect is."""
+    if gate.min is not None:
+        return f"min = {gate.min:g}", gate.min, "even if every row is right"
+    if gate.max is not None:
+        return f"max = {gate.max:g}", 1 - gate.max, "even if it is 0 on every row"
+    if gate.worse_by_at_most is not None:
+        return (
+            f"worse_by_at_most = {gate.worse_by_at_most:g}",
+            1 - abs(gate.margin),
+            f"unless the model is better than {gate.versus}",
+        )
+    return f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, f"even if {gate.versus} is worse on every row"
+
+
+def fewest(chance: float, alpha: float, score: bool = False) -> int:
+    """Return the fewest rows n with chance^n <= alpha, the rule of three; of many rows Tango's score (`score`)
+    asks for z_alpha² · chance/(1 - chance)."""
+    if chance <= 0:
+        return 1
+    needed = math.ceil(math.log(alpha) / math.log(chance) - 1e-9)
+    if score and needed > EXACT_ROWS:
+        from statistics import NormalDist
+
+        z = NormalDist().inv_cdf(1 - alpha)
+        needed = max(math.ceil(z * z * chance / (1 - chance) - 1e-9), EXACT_ROWS + 1)
+    return needed

@@ -1,0 +1,179 @@
+"""A Forecast in words: what `harness plan` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from harness.measure import EVALUATION, FULL, Measured
+from harness.odds import Joint, Odds
+from harness.plan import Forecast
+from harness.terminal import Terminal, duration
+
+INDENT = " " * 11
+BUSY = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
+NAMES = {FULL: "full fine-tune", "lora": "LoRA", "qlora": "QLoRA", EVALUATION: "evaluation"}
+SHOWN = 8  # findings of the checks
+
+
+def tell(forecast: Forecast, terminal: Terminal) -> None:
+    """Print a forecast."""
+    terminal.rule(f"harness plan: {forecast.suite}")
+    terminal.line(f"suite  {forecast.path} · seed {forecast.seed} · alpha {forecast.alpha:g}")
+    terminal.line(f"model  {forecast.model}")
+    runs = forecast.runs
+    known = f"{len(runs)} earlier run{'s' if len(runs) > 1 else ''}, the last of {runs[0]}" if runs else ""
+    terminal.line(f"known  {known or 'no earlier run is here, so defaults are assumed'}")
+    for warning in forecast.warnings:
+        terminal.line(f"warning: {warning}", "yellow")
+    _gates(forecast, terminal)
+    _data(forecast, terminal)
+    _requests(forecast, terminal)
+    _training(forecast, terminal)
+    _time(forecast, terminal)
+
+
+# -- gates -----------------------------------------------------------------------------------------
+
+
+def _gates(forecast: Forecast, terminal: Terminal) -> None:
+    together = {j.candidate: j for j in forecast.joint}
+    for names, odds in _alike(forecast.odds):
+        terminal.console.print()
+        terminal.line(f"gates on {' and '.join(names)}: how often such a model passes", "bold")
+        for one in odds:
+            terminal.line(f"  {_chance(one):>7}  {one.gate}: {one.claim}{_note(one)}")
+            for line in _details(one):
+                terminal.line(f"{INDENT}{line}", "dim")
+        if joint := together.get(names[0]):
+            terminal.line(f"  {joint.independent:>7.0%}  {_joint(joint)}", "bold")
+
+
+def _alike(odds: Sequence[Odds]) -> list[tuple[list[str], list[Odds]]]:
+    """Gather candidates about which the same is to be said."""
+    found: list[tuple[list[str], list[Odds]]] = []
+    for candidate in dict.fromkeys(o.candidate for o in odds):
+        own = [o for o in odds if o.candidate == candidate]
+        plain = [replace(o, candidate="", warning="") for o in own]
+        for names, others in found:
+            if [replace(o, candidate="", warning="") for o in others] == plain:
+                names.append(candidate)
+                break
+        else:
+            found.append(([candidate], own))
+    return found
+
+
+def _chance(odds: Odds) -> str:
+    if odds.power is None:
+        return "?" if odds.kind == "inferred" else "–"
+    return f"{odds.power:.0%}"
+
+
+def _note(odds: Odds) -> str:
+    return f' (one of "{odds.group}")' if odds.group else "" if odds.blocking else " (warn)"
+
+
+def _details(odds: Odds) -> Iterator[str]:
+    if odds.missing:
+        yield odds.missing
+    if odds.power is not None:
+        parts = [odds.truth]
+        if odds.proves:
+            parts.append(f"80% at {odds.proves}")
+        parts.append(f"{odds.needed:,} rows for 80%" if odds.needed else "")
+        yield "; ".join(filter(None, parts))
+    size = [f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")]
+    size[0] += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
+    yield "; ".join([*(size if odds.rows else []), *odds.assumed])
+
+
+def _joint(joint: Joint) -> str:
+    text = f"all {joint.gates} together if they are independent, {joint.least:.0%} to {joint.most:.0%} if not"
+    if joint.unknown:
+        text += "; without " + ", ".join(f'"{name}"' for name in joint.unknown)
+    return text
+
+
+# -- data and requests -----------------------------------------------------------------------------
+
+
+def _data(forecast: Forecast, terminal: Terminal) -> None:
+    found = forecast.findings
+    terminal.console.print()
+    terminal.line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
+    for line in found[:SHOWN]:
+        terminal.line(f"  {line}")
+    if len(found) > SHOWN:
+        terminal.line(f"  and {len(found) - SHOWN} more")
+    if found:
+        terminal.line(f"  the whole of it: harness check {forecast.path}", "dim")
+
+
+def _requests(forecast: Forecast, terminal: Terminal) -> None:
+    terminal.console.print()
+    terminal.line("requests: what is asked, and what of it is remembered", "bold")
+    rows = [["evaluation", "rows", "requests", "cached", "tokens", "computed", "answers"]]
+    for a in forecast.asked:
+        name = f"{a.subject}::{a.eval}"
+        if not a.requests:
+            rows.append([name, f"{a.rows:,}", *["–"] * 5])
+            continue
+        tokens, unique = (f"{n:,}" if n is not None else "?" for n in (a.tokens, a.unique))
+        answers = f"≤ {a.answers:,}" if a.answers else "–"
+        rows.append([name, f"{a.rows:,}", f"{a.requests:,}", f"{a.remembered:,}", tokens, unique, answers])
+    terminal.columns(rows, indent="  ")
+    for a in forecast.asked:
+        if a.note:
+            terminal.line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
+    for made in forecast.made:
+        terminal.line(f"  {made.name}: {f'is there, {made.path}' if made.there else 'is to be made'}")
+
+
+# -- time and memory -------------------------------------------------------------------------------
+
+
+def _training(forecast: Forecast, terminal: Terminal) -> None:
+    if not forecast.training_rows and EVALUATION not in forecast.measured:
+        return
+    terminal.console.print()
+    tokens = f", about {forecast.training_tokens:,} tokens once over" if forecast.training_tokens else ""
+    terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
+    if not forecast.measured:
+        terminal.line(
+            f"  time and memory are not known before they are measured: harness plan {forecast.path} --measure"
+        )
+        return
+    rows = [["", "tokens/s", "peak memory", "whole training"]]
+    for number, what in enumerate((*forecast.methods, EVALUATION)):
+        if one := forecast.measured.get(what):
+            rows.append(_measured(one, " (this suite)" if number == 0 and what != EVALUATION else ""))
+    terminal.columns(rows, indent="  ")
+    for one in forecast.measured.values():
+        if one.error:
+            terminal.line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
+    if any(one.load > BUSY and one.device == "cpu" for one in forecast.measured.values()):
+        terminal.line("  measured while the machine was busy; times are shorter on an idle one", "yellow")
+
+
+def _measured(one: Measured, note: str) -> list[str]:
+    name = NAMES.get(one.what, one.what) + note
+    if one.error:
+        return [name, "–", "–", "–"]
+    peak = f"{one.peak / 1e9:.2f} GB"
+    if one.whole is None:
+        return [name, "–", peak, "–"]
+    return [name, f"{one.rate:,.1f}", peak, f"{duration(one.whole)}, {one.whole_steps:,} steps"]
+
+
+def _time(forecast: Forecast, terminal: Terminal) -> None:
+    if not any(stage.seconds for stage in forecast.stages):
+        return
+    parts = []
+    for stage in forecast.stages:
+        unknown = f" and {stage.unknown} unknown" if stage.unknown and stage.seconds else ""
+        parts.append(f"{stage.name} {duration(stage.seconds) if stage.seconds or not stage.unknown else '?'}{unknown}")
+    terminal.console.print()
+    whole = duration(sum(stage.seconds for stage in forecast.stages))
+    some = "at least " if any(stage.unknown for stage in forecast.stages) else "about "
+    terminal.line(f"the whole run: {some}{whole} ({', '.join(parts)})", "bold")

@@ -1,0 +1,140 @@
+"""A few steps of a training, timed: real model, rows and recipe, nothing kept. Imports torch inside functions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness_sft.config import build_config
+from harness_sft.rows import select_columns, split_rows
+from harness_sft.train import _build_trainer, _quiet_libraries
+
+if TYPE_CHECKING:
+    from harness.subject import Adapter, ModelRef
+
+STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
+VALIDATED = 8  # rows that a validation is timed on
+BYTES = 16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
+
+
+def measure(
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, seed: int
+) -> dict[str, Any]:
+    """Train a few steps, of an adapter or of all weights, and return the fields of `harness.measure.Measured`.
+
+    The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
+    and what a full training keeps of each do not fit into memory.
+    """
+    from harness_hf.models import quiet, resolve_device
+
+    device = resolve_device(ref.options.get("device", "auto")).type
+    if adapter is None:
+        _fits(Path(ref.path), device)
+    begun = time.monotonic()
+    given = {**recipe, "report_to": None, "save_strategy": "no"}
+    with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
+        from harness_sft.trainer import supervised_positions_only
+
+        config = build_config(given, Path(folder), seed=seed, device=device)
+        kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
+        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, "", lambda _: None)
+        held, trainer.held_out = trainer.held_out, []
+        watch = _stopwatch(trainer)
+        with supervised_positions_only():
+            trainer.train()
+            found: dict[str, Any] = watch.facts(begun)
+            found["extra"] = _validation(trainer, held)
+            _longest(trainer)
+    return found | {"trainable": facts["trainable_parameters"]}
+
+
+def _stopwatch(trainer: Any) -> Any:
+    """Put a watch on a trainer that stops it after a few steps, and return it."""
+    from transformers import TrainerCallback
+
+    class Stopwatch(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.marks: list[tuple[float, float, float]] = []  # after each step: clock, processor, tokens so far
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.marks.append((time.monotonic(), time.process_time(), float(trainer._total_train_tokens)))
+            timed = len(self.marks) - 1
+            if timed >= STEPS and self.marks[-1][0] - self.marks[0][0] >= SECONDS:
+                control.should_training_stop = True
+
+        def facts(self, begun: float) -> dict[str, Any]:
+            first, last = self.marks[0], self.marks[-1]
+            whole, epoch = trainer.state.max_steps, trainer.steps_per_epoch()
+            tokens = round(trainer.counts["train"].tokens * whole / epoch)
+            if len(self.marks) == 1:  # there is only one step, so it is all there is to time
+                seconds = first[0] - begun
+                return {
+                    "steps": 1,
+                    "tokens": tokens,
+                    "seconds": seconds,
+                    "processor": seconds,
+                    "whole_steps": 1,
+                    "whole_tokens": tokens,
+                }
+            timed = {"steps": len(self.marks) - 1, "tokens": round(last[2] - first[2])}
+            spent = {"seconds": last[0] - first[0], "processor": last[1] - first[1]}
+            own = first[2] * spent["seconds"] / max(last[2] - first[2], 1.0)  # what the first step is paid for anyway
+            setup = {"setup": max(0.0, first[0] - begun - own)}
+            return timed | spent | setup | {"whole_steps": whole, "whole_tokens": tokens}
+
+    watch = Stopwatch()
+    trainer.add_callback(watch)
+    return watch
+
+
+def _longest(trainer: Any) -> None:
+    """Run one step forward and backward on the longest rows there are."""
+    data = trainer.train_dataset
+    lengths = [len(ids) for ids in data["input_ids"]]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    trainer.train_dataset = data.select(order[: trainer.args.per_device_train_batch_size])
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.training_step(trainer.model, batch)
+
+
+def _validation(trainer: Any, held: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds that the validations of the training take, one after each epoch."""
+    if not held:
+        return 0.0
+    trainer.held_out = list(held[:VALIDATED])
+    begun = time.monotonic()
+    trainer.validate()
+    seconds = time.monotonic() - begun
+    share = sum(len(r["input_ids"]) for r in held) / sum(len(r["input_ids"]) for r in trainer.held_out)
+    return float(seconds * share * -(-trainer.state.max_steps // trainer.steps_per_epoch()))
+
+
+def _fits(folder: Path, device: str) -> None:
+    """Raise UsageError when a full training cannot fit, before a machine is brought down by trying."""
+    from harness_hf.sources import parameters_of
+
+    need, free = BYTES * parameters_of(folder), _free(device)
+    if free is not None and need > free:
+        raise UsageError(
+            f"needs more than {need / 1e9:,.1f} GB for weights and optimizer, and {free / 1e9:,.1f} are free"
+        )
+
+
+def _free(device: str) -> int | None:
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError):
+            return None
