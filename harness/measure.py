@@ -67,6 +67,11 @@ class Measured:
         """Seconds of the whole training."""
         return self.setup + self.whole_tokens / self.rate + self.extra if self.rate else None
 
+    @property
+    def idle(self) -> float:
+        """Seconds that the steps of the whole training take at least, with all processors to themselves."""
+        return self.processor / max(1, self.threads) * self.whole_tokens / max(1, self.tokens)
+
 
 def methods_of(plan: Plan) -> list[str]:
     """Name the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""

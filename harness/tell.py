@@ -152,8 +152,10 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     for one in forecast.measured.values():
         if one.error:
             terminal.line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
-    if any(one.load > BUSY and one.device == "cpu" for one in forecast.measured.values()):
-        terminal.line("  measured while the machine was busy; times are shorter on an idle one", "yellow")
+    busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
+    for one in busy[:1]:
+        idle = f"an idle one may take {duration(one.idle)} for the training by {NAMES.get(one.what, one.what)}"
+        terminal.line(f"  measured while the machine was busy; {idle}", "yellow")
 
 
 def _measured(one: Measured, note: str) -> list[str]:

@@ -335,6 +335,15 @@ def test_measurements_are_kept_for_model_and_recipe(suite: Project) -> None:
     assert next(s for s in forecast(suite)["stages"] if s["name"] == "train")["seconds"] == 0
 
 
+def test_busy_machine_is_told(suite: Project) -> None:
+    """Two processors that worked a second on a tenth of the training take five seconds for all of it, undisturbed."""
+    told(suite, "--measure")
+    for path in (suite.folder / "cache/measured").glob("*.json"):
+        one = json.loads(path.read_text("utf-8"))
+        path.write_text(json.dumps({**one, "load": 2.0, "threads": 2}), "utf-8")
+    assert "measured while the machine was busy; an idle one may take 5.0 s for the training by fake" in told(suite)
+
+
 HARNESSFILE = """
 import os
 from harness import UsageError, hookimpl
