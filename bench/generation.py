@@ -17,7 +17,7 @@ from bench.child import ROOT, ChildError, call
 from bench.page import Bar, Section, gigabytes, table
 from bench.setting import Setting
 
-QUICK = {"prompts": 4, "max_new_tokens": 12, "offered": False}
+QUICK = {"prompts": 4, "max_new_tokens": 12, "offered": 0}
 BATCH = 16
 
 
@@ -42,33 +42,45 @@ WARM = Group("", ["A text that is like no other one here, and of some length so 
 def measure(
     setting: Setting,
     *,
-    prompts: int = 16,
+    prompts: int = 32,
     shots: int = 10,
     max_new_tokens: int = 48,
-    offered: bool = True,
+    offered: int = 16,
     patience: int = 300,
 ) -> dict[str, Any]:
     """Answer three times `prompts` prompts.
 
-    `offered` measures what transformers offers too, each way for at most `patience` seconds.
+    What transformers offers answers the first `offered` of each group, each way for at most `patience` seconds.
     """
-    sizes = {"prompts": prompts, "shots": shots, "max_new_tokens": max_new_tokens}
-    found = {"we": call(ours, setting, **sizes), "lm_eval": call(lm_eval, setting, **sizes)}
+    sizes = {"shots": shots, "max_new_tokens": max_new_tokens}
+    found = {
+        "we": call(ours, setting, prompts=prompts, **sizes),
+        "lm_eval": call(lm_eval, setting, prompts=prompts, **sizes),
+    }
+    others = {"we": call(ours, setting, prompts=offered, **sizes)} if offered else {}
     for name, (side, options) in OFFERED.items() if offered else ():
         try:
-            found[name] = call(side, setting, timeout=patience, **sizes, **options)
+            others[name] = call(side, setting, timeout=patience, prompts=offered, **sizes, **options)
         except ChildError as error:
-            found[name] = {"why": str(error).splitlines()[-1]}
-    wanted = found["we"]["answers"]
-    for each in found.values():
-        if "answers" in each:
-            each["other"] = sum(a != b for a, b in zip(wanted, each.pop("answers"), strict=True))
+            others[name] = {"why": str(error).splitlines()[-1]}
+    for sides in (found, others):
+        _compare(sides)
     return {
         "sides": found,
+        "offered": others,
+        "prompts": [prompts, offered],
         "groups": [group.name for group in groups(prompts, shots)],
+        "max_new_tokens": max_new_tokens,
         "exact": setting.dtype == "float32",
-        **sizes,
     }
+
+
+def _compare(sides: dict[str, dict[str, Any]]) -> None:
+    """Replace each side's answers by the number of those that are other than ours."""
+    wanted = sides["we"]["answers"] if sides else []
+    for side in sides.values():
+        if "answers" in side:
+            side["other"] = sum(a != b for a, b in zip(wanted, side.pop("answers"), strict=True))
 
 
 def groups(number: int, shots: int) -> list[Group]:
@@ -203,22 +215,21 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def section(found: dict[str, Any]) -> Section:
-    """Write the part's table."""
-    sides, groups = found["sides"], found["groups"]
+    """Write the part's tables."""
+    sides, offered = found["sides"], found["offered"]
     mine, theirs = sides["we"], sides["lm_eval"]
     text = [
-        f"{found['prompts']} prompts a group, at most {found['max_new_tokens']} tokens an answer, greedy; {BATCH} at a "
-        "time, but for us and continuous batching, which choose.",
-        table(
-            ["", *groups, "all", "other answers", "peak memory"],
-            [_line(name, side, len(groups)) for name, side in sides.items()],
-        ),
+        f"{found['prompts'][0]} prompts a group, at most {found['max_new_tokens']} tokens an answer, greedy; lm_eval "
+        f"answers {BATCH} at a time.",
+        _table(found["groups"], sides),
     ]
-    if len(sides) > 2:
-        text.append(
-            "Below lm_eval stands what transformers offers by itself: `generate` stops each row at its stop strings, "
-            "continuous batching only at stop tokens, so its answers are cut afterwards."
-        )
+    if offered:
+        text += [
+            f"What transformers offers by itself, on the first {found['prompts'][1]} prompts a group: `generate`, "
+            f"{BATCH} at a time, stops each row at its stop strings; continuous batching knows stop tokens only, so "
+            "its answers are cut afterwards.",
+            _table(found["groups"], offered),
+        ]
     ratio, memory = sum(theirs["seconds"]) / sum(mine["seconds"]), mine["peak"] / theirs["peak"]
     bars = [
         Bar("generation: answers", f"{theirs['other']} other than lm_eval's", "0", not theirs["other"], True),
@@ -226,6 +237,11 @@ def section(found: dict[str, Any]) -> Section:
         Bar("generation: peak memory", f"{memory:.2f} of lm_eval's", "≤ 1.00", memory <= 1),
     ]
     return Section("Generation", text, bars if found["exact"] else bars[1:])
+
+
+def _table(groups: Sequence[str], sides: dict[str, dict[str, Any]]) -> str:
+    header = ["", *groups, "all", "other answers", "peak memory"]
+    return table(header, [_line(name, side, len(groups)) for name, side in sides.items()])
 
 
 def _line(name: str, side: dict[str, Any], groups: int) -> list[Any]:

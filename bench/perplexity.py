@@ -21,9 +21,7 @@ JOINED = 5  # passages in every tenth text
 WARM = "A text that is like no other one here, and of some length so that all is loaded and ready"
 
 
-def measure(
-    setting: Setting, *, passages: int = 60, batches: Sequence[int] = (1, 8, 16), exact: int = 8
-) -> dict[str, Any]:
+def measure(setting: Setting, *, passages: int = 60, batches: Sequence[int] = (1, 8), exact: int = 8) -> dict[str, Any]:
     """Score texts of so many passages in all, the first `exact` in float64 too; lm_eval with each of `batches`."""
     mine = call(ours, setting, passages=passages)
     tried = [call(lm_eval, setting, passages=passages, batch=batch) for batch in batches]

@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "words": 8,
     },
     "perplexity": {"passages": 2, "batches": [2], "exact": 1},
-    "generation": {"prompts": 2, "shots": 1, "max_new_tokens": 4, "offered": False},
+    "generation": {"prompts": 2, "shots": 1, "max_new_tokens": 4, "offered": 0},
     "startup": {"repeats": 1, "collected": "suites/smoke.toml"},
     "training": {"rounds": 1, "steps": 1, "data": "data/colours-train.jsonl"},
 }
@@ -88,8 +88,8 @@ def test_choice_counts_what_went_through_the_models(bench: Any) -> None:
 def test_way_that_does_not_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What transformers offers and does not do here stands in the table with the reason."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-    found = generation.measure(TINY, prompts=1, shots=1, max_new_tokens=2, patience=0)
-    assert "| continuous batching |  |  |  | not here: not done in 0 s |" in generation.section(found).text[1]
+    found = generation.measure(TINY, prompts=1, shots=1, max_new_tokens=2, offered=1, patience=0)
+    assert "| continuous batching |  |  |  | not here: not done in 0 s |" in generation.section(found).text[3]
 
 
 @pytest.mark.slow
