@@ -230,7 +230,19 @@ def verify(args: argparse.Namespace) -> int:
     from harness.policy import read_policy
     from harness.verify import verify
 
+    if (args.replay is None) != (args.suite is None):
+        raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
     found = verify(args.export, read_policy(args.policy) if args.policy else None)
+    if found.ok and args.replay is not None:
+        from harness.replay import replay
+
+        again = replay(args.export, args.suite, args.replay, args.seed, args.p)
+        found.notes += again.notes
+        found.ok = not again.differs
+        if again.differs:
+            found.refused = f"replay: {again.differs}"
+        else:
+            found.steps["replay"] = again.says
     if args.json:
         print(found.as_json())
     else:
@@ -366,6 +378,10 @@ def _evidence_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPars
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
     one.add_argument("--json", action="store_true", help="print what was found as JSON")
+    one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
+    one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
+    one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
+    one.add_argument("-p", action="append", default=[], metavar="NAME", help=f"for --replay: {PLUGIN_HELP}")
     one = _command(commands, "keygen", keygen, "write a key to sign exports with, and its public half for a policy")
     one.add_argument("name", type=Path, metavar="NAME", help="NAME.key and NAME.pub are written")
     one = _command(commands, "sign", sign, "sign what an export claims")

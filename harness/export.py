@@ -134,10 +134,11 @@ def _items(run: Run, private: set[str]) -> Iterator[dict[str, Any]]:
             if report.eval in private:
                 yield {"item": item, "sha256": digest_of(row)}
             else:
-                yield {"item": item, **_scores(row)}
+                yield {"item": item, **scores_of(row)}
 
 
-def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the evidence says of a row that is not private: scores, and digests of its texts."""
     values = {name: row[name] for name in row["metrics"] if name in row}
     told = {k: row[k] for k in ("id", "cluster", "weight", "doc_hash", "prompt_hash", "target_hash")}
     return {**told, "weights": row["weights"], "answer_hash": digest_of(row["resps"]), "values": values}

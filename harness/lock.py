@@ -8,8 +8,9 @@ import importlib.metadata
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 from harness import schema
 from harness.collect import Plan
 from harness.evidence import digest_of
+from harness.plugins import Plugins
 from harness.report import Run
+from harness.result import Sample
 
 FORMAT = 1
 SECRET = re.compile(r"(^|_)(key|token|secret|password)s?$", re.IGNORECASE)
@@ -34,7 +37,7 @@ def lock(plan: Plan, run: Run) -> dict[str, Any]:
         "subjects": dict(run.digests),
         "data": _data(plan),
         "harness": run.harness,
-        "plugins": list(_plugins(plan)),
+        "plugins": list(plugins_of(plan.plugins)),
         "python": platform.python_version(),
         "packages": dict(run.versions),
     }
@@ -42,12 +45,7 @@ def lock(plan: Plan, run: Run) -> dict[str, Any]:
 
 def _tables(plan: Plan) -> dict[str, Any]:
     """Return the suite's tables with the defaults of every plugin's options filled in."""
-    suite, find = plan.suite, plan.plugins.find
-
-    def use(kind: str, table: Any) -> dict[str, Any]:
-        function = find(kind, table.use).function
-        return {**_plain(table), "options": resolved(function, table.options)}
-
+    suite, use = plan.suite, partial(table_of, plan.plugins)
     made: dict[str, Any] = {"about": _plain(suite.about), "model": use("loader", suite.model), "merge": suite.merges}
     made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
     made |= {"train": use("trainer", suite.train)} if suite.train else {}
@@ -56,6 +54,11 @@ def _tables(plan: Plan) -> dict[str, Any]:
     made["evals"] = [use("evaluator", e) for e in suite.evals]
     made["exports"] = [use("exporter", e) for e in suite.exports]
     return made
+
+
+def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
+    """Return a table that names a plugin, with the defaults of all options."""
+    return {**_plain(table), "options": resolved(plugins.find(kind, table.use).function, table.options)}
 
 
 def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,14 +86,19 @@ def _data(plan: Plan) -> dict[str, dict[str, Any]]:
     for name, task in plan.tasks.items():
         for what, rows in ((name, task.samples), (f"{name} (worked examples)", task.shots)):
             if rows:
-                found[what] = {"rows": len(rows), "sha256": digest_of([dataclasses.astuple(s) for s in rows])}
+                found[what] = {"rows": len(rows), "sha256": rows_digest(rows)}
     return found
 
 
-def _plugins(plan: Plan) -> Iterator[dict[str, str | None]]:
+def rows_digest(samples: Sequence[Sample]) -> str:
+    """Return one sha256 for rows as they are evaluated, in their order."""
+    return digest_of([dataclasses.astuple(s) for s in samples])
+
+
+def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
     """Tell each plugin by the version and RECORD of what it was installed with, and by its code as it is now."""
     points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
-    modules = [("harness", sys.modules["harness"]), *plan.plugins.manager.list_name_plugin()]
+    modules = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
     for name, module in modules:
         if isinstance(module, ModuleType) and module.__file__:
             installed = points.get(name) or (points.get("hf") if name == "harness" else None)

@@ -48,8 +48,8 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
             deselected=deselected,
         )
     mistakes = Mistakes()
-    source = _open(plan, suite.model)
-    others = {name: _open(plan, s.model) for name, s in suite.subjects.items() if s.use}
+    source = open_model(plan, suite.model)
+    others = {name: open_model(plan, s.model) for name, s in suite.subjects.items() if s.use}
     passed = cache_dir() / "preflight" / plan_digest(plan, source)
     known = remembers and passed.exists()
     adapter = _adapter(plan, source, mistakes, known) if "adapter" in plan.candidates else None
@@ -75,7 +75,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     return plan, Ready(source, adapter, candidate, others, releases, lacking)
 
 
-def _open(plan: Plan, model: Model) -> Source:
+def open_model(plan: Plan, model: Model) -> Source:
     loader = plan.plugins.find("loader", model.use).function
     try:
         source: Source = loader.open(model.path, **model.options)  # type: ignore[attr-defined]
@@ -112,12 +112,11 @@ def _remote(plan: Plan) -> bool:
 
 
 def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
-    """Make the adapter of the suite, or the plain one that reads what was trained elsewhere."""
+    """Make the adapter, and check all of it that needs no model."""
     table = plan.suite.adapter
     where = table.where if table else str(plan.suite.path)
     try:
-        make = plan.plugins.find("adapter", table.use if table else FOREIGN).function
-        made: Adapter = make(**(table.options if table else {}))
+        made = make_adapter(plan)
         if known:
             return made
         made.check()
@@ -131,6 +130,15 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Ada
     return made
 
 
+def make_adapter(plan: Plan) -> Adapter:
+    """Return the adapter of the suite, or the plain one that reads what was trained elsewhere."""
+    table = plan.suite.adapter
+    made: Adapter = plan.plugins.find("adapter", table.use if table else FOREIGN).function(
+        **(table.options if table else {})
+    )
+    return made
+
+
 def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes) -> Source | None:
     """Check a candidate made elsewhere: its adapter fits the base, or its merged model opens."""
     declared = plan.suite.candidate
@@ -140,7 +148,7 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
         loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
         # What a server serves has a name, not a folder.
         path = declared.merged if getattr(loader, "remote", False) else str(plan.suite.resolve(declared.merged))
-        opened: Source | None = _try(mistakes, declared.where, partial(_open_folder, plan, path))
+        opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
         return opened
     if adapter and declared.adapter:
         folder = plan.suite.resolve(declared.adapter)
@@ -148,7 +156,7 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
     return None
 
 
-def _open_folder(plan: Plan, path: str) -> Source:
+def open_folder(plan: Plan, path: str) -> Source:
     """Open a model that was made of the suite's."""
     options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
     loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
@@ -169,7 +177,7 @@ def _releases(
             if why := missing(plan.suite, baseline):
                 lacking[name] = why
             else:
-                found[name] = open_release(plan.suite, name, source, adapter, partial(_open_folder, plan))
+                found[name] = open_release(plan.suite, name, source, adapter, partial(open_folder, plan))
         except UsageError as error:
             mistakes.found.extend(m if str(plan.suite.path) in m else f"{baseline.where}: {m}" for m in error.messages)
     return found, lacking

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +59,36 @@ def open_release(
     folder = folder_of(suite, baseline)
     where = f'{baseline.where}: release "{folder}"'
     gates = _evidence(suite, folder, where)
-    model = folder / "model"
-    if (model / "adapter_config.json").is_file() or not (model / "config.json").is_file():
+
+    def reader() -> Adapter:
         if adapter is None:
             raise UsageError(f"{where}: is an adapter, and this suite has none to read it with")
-        adapter.check_fits(base.path, base.digest, model)
-        digest = digest_of([base.digest, weights_digest(model), adapter.quantization])
-        ref = ModelRef(name, base.path, digest, model, adapter.quantization, suite.model.options)
-    else:
-        source = open_source(str(model))
-        ref = ModelRef(name, source.path, source.digest, options=suite.model.options)
+        return adapter
+
+    ref = shipped(name, folder / "model", lambda: base, reader, open_source, suite.model.options)
     _pinned(baseline, ref, {str(g.get("digest", "")) for g in gates} - {""}, where)
     return ref
+
+
+def shipped(
+    name: str,
+    model: Path,
+    base: Callable[[], Source],
+    adapter: Callable[[], Adapter],
+    open_source: Callable[[str], Source],
+    options: Mapping[str, Any],
+) -> ModelRef:
+    """Return what lies in an export's model/ as a model to load: merged, or an adapter on today's base.
+
+    Raises UsageError when it is of neither kind, or an adapter for another base.
+    """
+    if not (model / "adapter_config.json").is_file() and (model / "config.json").is_file():
+        source = open_source(str(model))
+        return ModelRef(name, source.path, source.digest, options=options)
+    made, onto = adapter(), base()
+    made.check_fits(onto.path, onto.digest, model)
+    digest = digest_of([onto.digest, weights_digest(model), made.quantization])
+    return ModelRef(name, onto.path, digest, model, made.quantization, options)
 
 
 def keep_first(to: Path) -> None:

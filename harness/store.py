@@ -41,7 +41,7 @@ class RunFolder:
     def add(self, result: Result, samples: Sequence[Sample], metrics: Sequence[str]) -> None:
         """Write the rows of one item, as soon as it is done."""
         rows = {s.id: s for s in result.scores}
-        lines = [_line(i, s, rows[s.id], metrics) for i, s in enumerate(samples) if s.id in rows]
+        lines = [row_of(i, s, rows[s.id], metrics) for i, s in enumerate(samples) if s.id in rows]
         path = self.path / result.subject / f"samples_{result.eval}_{self.stamp}.jsonl"
         write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines))
 
@@ -117,7 +117,7 @@ def _having(cases: Sequence[ET.Element], kind: str) -> int:
     return sum(case.find(kind) is not None for case in cases)
 
 
-def _line(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
+def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
     """Return one row with lm-evaluation-harness's keys, and ours beside them."""
     prompt = sample.input or sample.row.get("text", "")
     return {

@@ -1,0 +1,263 @@
+"""`harness verify --replay`: the model that ships answers as the evidence says, or it is refused by the row."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.claims import EVIDENCE, ITEMS, MODEL
+from harness.evidence import digest_of, weights_digest
+from harness.replay import _difference
+from harness.testing import Outcome, Project, write_fake
+from tests.test_suite import ROWS, SUITE, TRAIN
+from tests.test_verify import edit_gates, reseal
+
+TEXTS = [{"text": f"line {i} of some text"} for i in range(12)]
+MORE = """
+[[eval]]
+name = "fluency"
+use = "perplexity"
+data = "texts.jsonl"
+
+[[eval]]
+name = "moved"
+use = "drift"
+data = "texts.jsonl"
+"""
+WORDS = ("--suite", "suite.toml", "-p", "harness.testing")
+
+
+@pytest.fixture
+def exported(project: Project) -> Project:
+    """A project with an export that has rows of three evaluations."""
+    files: dict[str, Any] = {"suite.toml": SUITE + MORE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "texts.jsonl": TEXTS}
+    project.write(files)
+    assert project.run().code == 0
+    return project
+
+
+def replay(project: Project, rows: int, *words: str) -> Outcome:
+    """Verify the export and ask rows again."""
+    return project.harness("verify", "exports/fake", "--replay", str(rows), *WORDS, *words)
+
+
+def edit_rows(project: Project, evaluation: str, **changes: Any) -> None:
+    """Change what the evidence says of all rows of an evaluation, and make the rest of the evidence agree."""
+    export = project.folder / "exports/fake"
+    path = export / EVIDENCE / ITEMS
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows = [{**r, **changes} if r["item"] == f"merged::{evaluation}" else r for r in rows]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    reseal(export)
+
+
+def test_what_ships_answers_as_it_did(exported: Project) -> None:
+    """All rows that one model can answer are as in the evidence, without train data and whatever else has changed."""
+    (exported.folder / "train.jsonl").unlink()
+    outcome = replay(exported, 1000, "--seed", "3")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (
+        f"replay: {len(ROWS) + len(TEXTS)} rows of qa, fluency asked again (seed 3), as in the evidence" in outcome.out
+    )
+    assert 'note: replay: "moved" compares with another model; left out' in outcome.out
+    assert "verified: merged of suite fake" in outcome.out
+
+
+def test_rows_are_drawn_anew(exported: Project) -> None:
+    """Who makes evidence cannot know which rows will be asked; who reads it can ask for the same again."""
+    said = [json.loads(replay(exported, 2, "--json").out)["steps"]["replay"] for _ in range(2)]
+    assert said[0] != said[1]
+    assert said[0].startswith("2 rows of ")
+
+
+def test_another_model_is_refused_by_its_row(exported: Project) -> None:
+    """A model that the evidence was not measured on gives itself away, however well the digests fit."""
+    model = exported.folder / "exports/fake" / MODEL
+    write_fake(model, 0.2)
+    reseal(exported.folder / "exports/fake", weights=weights_digest(model))
+    edit_gates(exported.folder / "exports/fake", digest=weights_digest(model))
+    assert exported.harness("verify", "exports/fake").code == 0
+    outcome = replay(exported, 1000, "--json")
+    assert outcome.code == 7
+    found = json.loads(outcome.out)
+    assert not found["ok"]
+    assert 'of "qa": the answer is another (' in found["refused"]
+    assert outcome.err == f"refused: exports/fake: {found['refused']}\n"
+
+
+def test_weights_of_another_verdict_are_refused(exported: Project) -> None:
+    """The manifest's digest of the weights is made again from the tensors."""
+    model = exported.folder / "exports/fake" / MODEL
+    write_fake(model, 0.2)
+    reseal(exported.folder / "exports/fake")
+    assert exported.harness("verify", "exports/fake").code == 0
+    outcome = replay(exported, 1)
+    assert (outcome.code, "the evidence is about" in outcome.err) == (7, True)
+
+
+EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a value": ("qa", {"values": {"exact_match": 0.5}}, "exact_match is 1.0, 0.5 in the evidence"),
+    "an answer": ("qa", {"answer_hash": "0" * 64}, "the answer is another"),
+    "a prompt": ("qa", {"prompt_hash": "0" * 64}, "the prompt is another"),
+    "a weight": ("fluency", {"weight": 7.5}, "its weight is 5.0, 7.5 in the evidence"),
+    "a metric more": ("fluency", {"values": {"perplexity": 1.0, "bits_per_byte": 1.0, "x": 1.0}}, "in the evidence"),
+    "a digest": ("qa", {"doc_hash": "0" * 64}, "the row is another"),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_rows_that_were_written_by_hand(case: str, exported: Project) -> None:
+    """Whatever the evidence says of a row is made again and compared."""
+    evaluation, changes, told = EDITS[case]
+    edit_rows(exported, evaluation, **changes)
+    outcome = replay(exported, 1000)
+    assert (outcome.code, told in outcome.err, outcome.err.count("\n")) == (7, True, 1), outcome.err
+
+
+def test_private_rows_are_compared_by_digest(exported: Project) -> None:
+    """Of a private row only a digest is known: answers must come to the same one, log-probabilities need not."""
+    text = (
+        (SUITE + MORE)
+        .replace("slices =", "private = true\nslices =")
+        .replace('"perplexity"', '"perplexity"\nprivate = true')
+    )
+    exported.write({"suite.toml": text})
+    assert exported.run().code == 0
+    assert f"{len(ROWS) + len(TEXTS)} rows of qa, fluency" in replay(exported, 1000).out
+    edit_rows(exported, "fluency", sha256="0" * 64)
+    outcome = replay(exported, 1000)
+    assert outcome.code == 0
+    assert f"{len(TEXTS)} private rows have log-probabilities, which no digest can be near to" in outcome.out
+    edit_rows(exported, "qa", sha256="0" * 64)
+    outcome = replay(exported, 1000)
+    assert (outcome.code, 'row 0 of "qa": its digest is another' in outcome.err) == (7, True)
+
+
+def changed(project: Project, number: int) -> None:
+    rows = [{**r, "target": "other"} if i == number else r for i, r in enumerate(ROWS)]
+    project.write({"test.jsonl": rows})
+
+
+UNABLE: dict[str, tuple[Any, str]] = {
+    "data that changed": (lambda p: changed(p, 3), 'is not what was evaluated, for instance row "q3"; nothing was'),
+    "data that is gone": (lambda p: (p.folder / "test.jsonl").unlink(), 'data "test.jsonl" is not there'),
+    "an option that changed": (
+        lambda p: p.write({"suite.toml": (SUITE + MORE).replace("slices", "max_new_tokens = 3\nslices")}),
+        "max_new_tokens is 3, 32 in the evidence",
+    ),
+    "an eval that is gone": (lambda p: p.write({"suite.toml": SUITE}), 'has no eval "fluency", which the export'),
+    "another suite's model": (
+        lambda p: p.write({"suite.toml": (SUITE + MORE).replace('use = "fake"\npath', 'use = "faked"\npath')}),
+        'no loader "faked"',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNABLE)
+def test_what_cannot_be_replayed_is_no_pass(case: str, exported: Project) -> None:
+    """Other data, another suite or none: exit 4 and one line, and nothing says verified."""
+    edit, told = UNABLE[case]
+    edit(exported)
+    outcome = replay(exported, 5)
+    assert (outcome.code, told in outcome.err, outcome.out) == (4, True, ""), outcome.err
+    assert all(line.startswith("error: ") for line in outcome.err.splitlines())
+
+
+def test_wrong_words(exported: Project) -> None:
+    """No rows, or a replay of no suite, is a mistake of the command; what is refused is not replayed."""
+    assert replay(exported, 0).code == 4
+    assert exported.harness("verify", "exports/fake", "--replay", "3").code == 4
+    assert exported.harness("verify", "exports/fake", "--suite", "suite.toml").code == 4
+    (exported.folder / "exports/fake/model/config.json").write_text("{ }", "utf-8")
+    outcome = replay(exported, 3)
+    assert (outcome.code, "refused: exports/fake: digests" in outcome.err) == (7, True)
+
+
+def test_without_torch(exported: Project) -> None:
+    """A machine that cannot load the model says what is missing."""
+    exported.write({"suite.toml": (SUITE + MORE).replace('use = "fake"\npath', 'use = "hf"\npath')})
+    code = "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers']); from harness.cli import main; "
+    words = ["verify", "exports/fake", "--replay", "3", *WORDS]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} sys.exit(main({words!r}))"], capture_output=True, text=True, env=os.environ
+    )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "error: --replay needs the module t" in done.stderr
+
+
+@pytest.mark.parametrize(("away", "near", "told"), [(5e-4, 1e-3, ""), (5e-2, 1e-3, "nats"), (5e-2, 0.1, "")])
+def test_log_probabilities_are_near(away: float, near: float, told: str) -> None:
+    """Other hardware sums in another order: a value that no answer gives away may differ by a little, no further."""
+    hashes = {"doc_hash": "d", "prompt_hash": "p", "target_hash": "t", "id": "a", "cluster": None, "weight": 4.0}
+    row = {**hashes, "weights": {}, "metrics": ["nats"], "nats": 2.25, "resps": [[None]]}
+    said = {**hashes, "weights": {}, "answer_hash": digest_of([[None]]), "values": {"nats": 2.25 + away}}
+    found = _difference(said, row, near)
+    assert found is not None
+    assert found.partition(" ")[0] == told
+    answered = {**row, "resps": [["x"]]}
+    assert _difference({**said, "answer_hash": digest_of([["x"]])}, answered, near) != ""
+
+
+REAL = """
+[suite]
+name = "real"
+
+[model]
+path = "tiny"
+
+[adapter]
+use = "lora"
+
+[[eval]]
+name = "fluency"
+use = "perplexity"
+data = "texts.jsonl"
+
+[[eval]]
+name = "qa"
+use = "exact_match"
+data = "test.jsonl"
+max_new_tokens = 4
+
+[[gate]]
+id = "fluent"
+metric = "fluency.perplexity"
+max = 1e9
+
+[[export]]
+use = "adapter"
+from = "adapter"
+to = "exports/adapter"
+
+[[export]]
+use = "safetensors"
+to = "exports/merged"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_real_models_are_replayed(project: Project, tiny_model: Path) -> None:
+    """A merged model, and an adapter on the base it was judged on, come to the numbers that they came to."""
+    from harness_lora import lora
+    from tests.plugins.test_lora import make_adapter
+
+    shutil.copytree(tiny_model, project.folder / "tiny")
+    make_adapter(project.folder / "tiny", lora(), project.folder / "made")
+    project.write({"suite.toml": REAL, "test.jsonl": ROWS[:6], "texts.jsonl": TEXTS})
+    assert project.run("--candidate", str(project.folder / "made")).code == 0
+    for name in ("adapter", "merged"):
+        outcome = project.harness("verify", f"exports/{name}", "--replay", "9", "--suite", "suite.toml")
+        assert (outcome.code, outcome.err) == (0, ""), outcome.err
+        assert "replay: 9 rows of " in outcome.out
+    weights = project.folder / "tiny/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x11")
+    outcome = project.harness("verify", "exports/adapter", "--replay", "9", "--suite", "suite.toml")
+    assert (outcome.code, "[model] path: holds weights" in outcome.err) == (4, True), outcome.err
