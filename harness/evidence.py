@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.gguf import TEMPLATE, gguf_of, read_gguf
+
 CHUNK = 1 << 20  # bytes hashed at a time
 LONGEST_HEADER = 100_000_000  # bytes, what the safetensors library itself accepts
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
@@ -29,12 +31,16 @@ class Safetensors:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the sha256 of the tensors in a folder's *.safetensors, 64 hex digits.
+    """Return the sha256 of the tensors in a folder's *.safetensors, or of its one GGUF file, 64 hex digits.
 
     Hashed are each tensor's name, dtype, shape and bytes in order of names, so the digest does not depend
-    on how the tensors are spread over files nor on metadata. Raises ValueError when there is no tensor, when
-    a file is no safetensors or is cut short, or when two files hold a tensor of one name.
+    on how the tensors are spread over files nor on metadata. A GGUF file is hashed whole: its metadata says how to
+    compute with the tensors. Raises ValueError when there is no tensor, when a file is not what its name says or is
+    cut short, when two files hold a tensor of one name, or when there are weights of both kinds.
     """
+    if single := gguf_of(folder):
+        read_gguf(single)
+        return file_digest(single.resolve())
     tensors: dict[str, tuple[Path, int, dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         start, header = safetensors_header(path)
@@ -121,26 +127,36 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
 def template_digest(folder: Path) -> str | None:
     """Return the sha256 of a model's chat templates, or None where it has none.
 
-    transformers reads chat_template.jinja before the tokenizer's configuration. Raises ValueError when both are
-    there and differ, for then two programs would prompt in two ways.
+    transformers reads chat_template.jinja before the tokenizer's configuration, llama.cpp what is in a GGUF file.
+    Raises ValueError when two are there and differ, for then two programs would prompt in two ways.
     """
     found: dict[str, str] = {}
+    if single := gguf_of(folder):
+        inside = read_gguf(single).metadata
+        found = {key.removeprefix(TEMPLATE).lstrip(".") or "default": str(inside[key]) for key in inside if _is(key)}
     configuration = folder / "tokenizer_config.json"
     if configuration.is_file():
         declared = json.loads(configuration.read_text("utf-8"))
         said = declared.get("chat_template") if isinstance(declared, dict) else None
-        if isinstance(said, str):
-            found["default"] = said
-        for one in said if isinstance(said, list) else []:
-            found[str(one["name"])] = str(one["template"])
+        told = {"default": said} if isinstance(said, str) else {}
+        told |= {str(one["name"]): str(one["template"]) for one in said} if isinstance(said, list) else {}
+        for name, text in told.items():
+            _same(found, name, text)
     files = {"default": folder / "chat_template.jinja"}
     files |= {p.stem: p for p in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     for name, path in files.items():
         if path.is_file():
-            text = path.read_text("utf-8")
-            if found.setdefault(name, text) != text:
-                raise ValueError(f'chat template "{name}" is in two files that differ')
+            _same(found, name, path.read_text("utf-8"))
     return digest_of(found) if found else None
+
+
+def _same(found: dict[str, str], name: str, text: str) -> None:
+    if found.setdefault(name, text) != text:
+        raise ValueError(f'chat template "{name}" is in two files that differ')
+
+
+def _is(key: str) -> bool:
+    return key == TEMPLATE or key.startswith(f"{TEMPLATE}.")
 
 
 def safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:

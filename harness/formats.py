@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.evidence import read_safetensors, walk
+from harness.gguf import read_gguf
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
 NAMES = re.compile(r"(LICEN[CS]E|NOTICE)[\w.-]*|USE_POLICY[\w.-]*")
@@ -39,8 +40,7 @@ def check_files(model: Path) -> str:
         if path.suffix == ".safetensors":
             tensors[name] = set(_safetensors(name, path))
         elif path.suffix == ".gguf":
-            if head[:4] != b"GGUF":
-                raise Unsafe(f"{name}: is no GGUF file")
+            _gguf(name, path)
         elif head.startswith(PICKLES):
             raise Unsafe(f"{name}: is an archive, a pickle or a program, whatever its name says")
     _disjoint(tensors)
@@ -96,6 +96,13 @@ def _items(data: Any) -> Iterator[tuple[str, Any]]:
 def _safetensors(name: str, path: Path) -> list[str]:
     try:
         return list(read_safetensors(path).tensors)
+    except ValueError as error:
+        raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _gguf(name: str, path: Path) -> None:
+    try:
+        read_gguf(path)
     except ValueError as error:
         raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
 

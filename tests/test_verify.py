@@ -324,7 +324,7 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         both(tensors({"w": F32}, data=bytes(8)), tensors({"w": F32}, data=bytes(8), to="model/b.safetensors")),
         'tensor "w" is also in',
     ),
-    "a GGUF file that is none": (put("model.gguf", b"GGML1234"), "is no GGUF file"),
+    "a GGUF file that is none": (put("model.gguf", b"GGML1234"), "begins with other bytes"),
     "a manifest of the future": (lambda e: reseal(e, format=99), "has format 99"),
     "a root that is another's": (lambda e: reseal(e, root="0" * 64), "the root digest of model/ is not"),
 }  # fmt: skip
