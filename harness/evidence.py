@@ -43,11 +43,11 @@ def weights_digest(folder: Path) -> str:
         return file_digest(single.resolve())
     tensors: dict[str, tuple[Path, int, dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        start, header = safetensors_header(path)
-        for name, entry in header.items():
+        about = read_safetensors(path)
+        for name, entry in about.tensors.items():
             if name in tensors:
                 raise ValueError(f'{path}: tensor "{name}" is also in {tensors[name][0].name}')
-            tensors[name] = (path, start, entry)
+            tensors[name] = (path, about.start, entry)
     if not tensors:
         raise ValueError(f"{folder}: holds no tensor in *.safetensors")
     total = hashlib.sha256()
@@ -157,15 +157,6 @@ def _same(found: dict[str, str], name: str, text: str) -> None:
 
 def _is(key: str) -> bool:
     return key == TEMPLATE or key.startswith(f"{TEMPLATE}.")
-
-
-def safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Return where a safetensors file's data starts, and its tensors: name -> dtype, shape, data_offsets.
-
-    Raises ValueError when the file is no whole safetensors file.
-    """
-    found = read_safetensors(path)
-    return found.start, dict(found.tensors)
 
 
 def read_safetensors(path: Path) -> Safetensors:

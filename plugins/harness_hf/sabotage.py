@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.evidence import safetensors_header
+from harness.evidence import read_safetensors
 
 NAN = {"F64": struct.pack("<d", float("nan")), "F32": struct.pack("<f", float("nan")), "F16": b"\x00\x7e"}
 NAN["BF16"] = b"\xc0\x7f"
@@ -60,8 +60,8 @@ def _copy(base: Path, out: Path) -> None:
 def _places(folder: Path) -> Iterator[tuple[Path, str, int, int]]:
     """Yield file, dtype, first byte and size of every tensor of floating-point numbers."""
     for file in sorted(folder.glob("*.safetensors")):
-        data, header = safetensors_header(file)
-        for _, entry in sorted(header.items()):
+        about = read_safetensors(file)
+        for _, entry in sorted(about.tensors.items()):
             begin, end = entry["data_offsets"]
             if entry["dtype"] in NAN and end > begin:
-                yield file, entry["dtype"], data + begin, end - begin
+                yield file, entry["dtype"], about.start + begin, end - begin

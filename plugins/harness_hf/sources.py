@@ -133,7 +133,7 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("*.safetensors")):
-        yield from evidence.safetensors_header(file)[1].values()
+        yield from evidence.read_safetensors(file).tensors.values()
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -379,7 +379,7 @@ def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
     source.parent.mkdir(parents=True)
     _write_gguf(gguf, tiny_model, source)
     _convert(source, out)
-    header = evidence.safetensors_header(out / "model.safetensors")[1]
+    header = evidence.read_safetensors(out / "model.safetensors").tensors
     assert {entry["dtype"] for entry in header.values()} == {"BF16"}
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     with harness_hf.load([ModelRef("base", str(out))], dtype="float32") as (subject,):
