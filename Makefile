@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test mutations smoke check fix bench bench-merge simulate clean
+.PHONY: demo test mutations smoke check fix bench bench-merge bench-verify simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -36,6 +36,9 @@ simulate: $(READY)
 
 bench-merge: $(READY)
 	$(BIN)/python bench/merge.py
+
+bench-verify: $(READY)
+	$(BIN)/python bench/verify.py
 
 clean:
 	rm -rf $(VENV) exports .mypy_cache .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -22,6 +23,7 @@ from harness.evidence import file_digest, root_digest, template_digest, walk
 from harness.policy import Policy
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
+MOST_THREADS = 4  # that hash files, each one at a time
 SKEW = timedelta(hours=1)  # by which clocks may differ
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
@@ -166,9 +168,13 @@ class _Check:
                 raise Refused(f'"{name}" is in no manifest')
             if there[name] != listed[name]["size"]:
                 raise Refused(f'"{name}" has {there[name]} bytes, {listed[name]["size"]} in the manifest')
-        for name, entry in listed.items():
-            if file_digest(self.folder / name) != entry["sha256"]:
-                raise Refused(f'"{name}" is not the file of the manifest: its sha256 differs')
+        from concurrent.futures import ThreadPoolExecutor  # hashing lets other threads run
+
+        with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+            found = pool.map(lambda name: file_digest(self.folder / name), listed)
+            for (name, entry), digest in zip(listed.items(), found, strict=True):
+                if digest != entry["sha256"]:
+                    raise Refused(f'"{name}" is not the file of the manifest: its sha256 differs')
 
     def claims(self) -> None:
         """The statements are those that this evidence comes to, each of them, and no other."""
