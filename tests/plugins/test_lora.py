@@ -332,10 +332,13 @@ def reseat(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+UP = "model.layers.0.mlp.up_proj.weight"
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a tensor nobody targets": (lambda w: w["model.norm.weight"].add_(0.1), '"model.norm.weight" changed, though'),
     "NaN": (lambda w: w["model.norm.weight"].fill_(float("nan")), "is not finite"),
     "a tensor less": (lambda w: w.pop("lm_head.weight"), '"lm_head.weight" is missing'),
+    "another shape": (lambda w: w.update({"lm_head.weight": w["lm_head.weight"][1:].clone()}), "of another shape or"),
+    "a target left out": (lambda w: w.update({UP: w[UP] - w[UP]}), "is not the adapter on its base"),
     "another dtype": (lambda w: w.update({"lm_head.weight": w["lm_head.weight"].half()}), "of another shape or dtype"),
 }
 
@@ -348,6 +351,16 @@ def test_damage_after_the_merge_is_found(case: str, tiny_model: Path, tmp_path: 
     merge(tiny_model, lora(), tmp_path, "original")
     reseat(tmp_path / "merged", damage)
     with pytest.raises(Finding, match=told):
+        parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+
+
+def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -> None:
+    """A tensor that has the base's numbers though the adapter adds to it was forgotten by the merge."""
+    make_adapter(tiny_model, lora(), tmp_path / "adapter")
+    merge(tiny_model, lora(), tmp_path, "original")
+    old = load_file(tiny_model / "model.safetensors")[UP]
+    reseat(tmp_path / "merged", lambda weights: weights.update({UP: old}))
+    with pytest.raises(Finding, match=f'"{UP}" did not change, though the adapter has weights for it'):
         parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
