@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.copies import told_options
 from harness.gate import Verdict
 from harness.report import Run
 from harness.subject import ModelRef
@@ -46,7 +47,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
         suite.about.description,
         f"Base: `{run.model}`, weights `{run.digests.get('base', '')[:16]}`. Licence of the base: {told_by}.",
         f"Suite: `{suite.path.name}` (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
-        f"Candidate: {declared.from_}, weights `{ref.digest[:16]}`.",
+        f"Candidate: {declared.candidate}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
         "## Gates\n\n" + "\n".join(_gates(declared, run)),
         _waivers(declared, run),
         "\n\n".join(f"{c[0].upper()}{c[1:]}." for c in run.conclusions),
@@ -99,7 +100,7 @@ def use(ref: ModelRef, base: str) -> str:
 def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
     data = {e.name: e.data or e.use for e in suite.evals}
     for report in run.reports:
-        if report.subject == declared.from_ and report.outcome == "done":
+        if report.subject == declared.candidate and report.outcome == "done":
             values = {name: v for name, v in report.metrics.items() if math.isfinite(v)}
             yield {
                 "task": {"type": "text-generation"},
@@ -123,4 +124,13 @@ def _waivers(declared: Export, run: Run) -> str:
 
 
 def _verdicts(declared: Export, run: Run) -> list[Verdict]:
-    return [v for v in run.verdicts if v.candidate == declared.from_]
+    return [v for v in run.verdicts if v.candidate == declared.candidate]
+
+
+def _made_of(declared: Export, run: Run) -> str:
+    """Say what a copy was made of, and how far it is from it where its exporter told."""
+    if not declared.name:
+        return ""
+    told = f'made by "{declared.use}"' + (f" ({said})" if (said := told_options(declared.options)) else "")
+    facts = "".join(f", {k} {v}" for k, v in run.facts.get(declared.name, {}).items())
+    return f", {told} of {declared.from_}, weights `{run.digests[declared.from_][:16]}`{facts}"

@@ -101,10 +101,12 @@ def _release(
 ) -> dict[str, Any]:
     words = {g["gate"]: {k: g[k] for k in WORDS if g.get(k) is not None} for g in gates}
     numbers = {g["gate"]: {k: decimal(g[k]) for k in NUMBERS if g.get(k) is not None} for g in gates}
+    made_of = {"made_of": told["made_of"]} if "made_of" in told else {}
     return {
         "manifest": {"sha256": hashlib.sha256(manifest).hexdigest()},
         "candidate": told["candidate"],
         "weights": told["weights"],
+        **made_of,
         "base": {"path": locked["suite"]["model"]["path"], "digest": locked["subjects"]["base"]},
         "data": {name: d["sha256"] for name, d in locked["data"].items()},
         "suite": {"name": locked["suite"]["name"], "digest": locked["suite"]["digest"]},

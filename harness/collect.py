@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import schema
+from harness.copies import copy_mistakes, parent_mistakes, with_copies
 from harness.data import is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.gate import Gate, order_mistakes
+from harness.gate import PARENT, Gate, order_mistakes
 from harness.plugins import Plugins
 from harness.proof import alpha_of, unprovable
 from harness.result import Metric, Sample
@@ -96,7 +97,17 @@ class Plan:
     deselected: tuple[str, ...] = field(default=())
 
     def gates(self, candidate: str) -> list[Gate]:
-        return [g for g in self.suite.gates if g.applies_to(candidate)]
+        """Return the gates on a candidate; where one compares with the parent, with the parent's name in its place."""
+        return [self.named(g, candidate) for g in self.suite.gates if g.applies_to(candidate)]
+
+    def named(self, gate: Gate, candidate: str) -> Gate:
+        """Return a gate as it is put to a candidate."""
+        return replace(gate, versus=self.suite.copies[candidate].from_) if gate.versus == PARENT else gate
+
+    def against(self, item: Item) -> str:
+        """Name the subject that an evaluation compares with by itself."""
+        against = self.tasks[item.eval].spec.against
+        return self.suite.copies[item.subject].from_ if against == PARENT else against
 
     def evals(self, gate: Gate) -> set[str]:
         """Name the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
@@ -124,7 +135,13 @@ def collect(
 
 
 def candidates_of(suite: Suite) -> tuple[str, ...]:
-    """Name the models that may ship, in the order they come to be."""
+    """Name the models that may ship, in the order they come to be: each with the copies that exports make of it."""
+    copies = suite.copies.values()
+    return tuple(name for made in made_of(suite) for name in (made, *(e.name for e in copies if e.from_ == made)))
+
+
+def made_of(suite: Suite) -> tuple[str, ...]:
+    """Name the models that training and merging, or somebody else, make."""
     if suite.candidate and suite.candidate.merged:
         return ("merged",)
     if not (suite.train or suite.candidate):
@@ -134,6 +151,7 @@ def candidates_of(suite: Suite) -> tuple[str, ...]:
 
 class _Collector:
     def __init__(self, suite: Suite, plugins: Plugins, remote: bool, limit: int | None, selecting: bool) -> None:
+        suite = with_copies(suite, plugins)
         self.suite, self.plugins, self.remote, self.limit = suite, plugins, remote, limit
         self.selecting = selecting
         self.chosen: dict[str, tuple[Sample, ...]] = {}  # the select splits that were read
@@ -144,7 +162,7 @@ class _Collector:
         self.candidates = candidates_of(suite)
 
     def plan(self) -> Plan:
-        suite = self.suite
+        suite, made = self.suite, made_of(self.suite)
         for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
             self.use("loader", model.use, model.options, model.where)
         for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
@@ -152,8 +170,8 @@ class _Collector:
                 self.use(kind, table.use, table.options, table.where)
         for export in suite.exports:
             self.use("exporter", export.use, export.options, export.where)
-            if export.from_ not in self.candidates:
-                known = did_you_mean(export.from_, self.candidates) or "; the suite makes no candidate"
+            if export.from_ not in made:
+                known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
                 self.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
         training = self.training()
         tasks = {t.spec.name: t for spec in suite.evals if (t := self.task(spec))}
@@ -165,6 +183,8 @@ class _Collector:
                 self.mistakes.add(spec.where, 'stop = "early" needs a gate to decide it')
         for gate, what in order_mistakes(suite.gates, self.candidates):
             self.mistakes.add(gate.where, what)
+        for where, what in copy_mistakes(suite, self.plugins, made):
+            self.mistakes.add(where, what)
         self.mistakes.raise_if_any()
         prompted = {subject: self.shot_evals(subject, tasks) for subject in suite.subjects}
         shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
@@ -242,7 +262,8 @@ class _Collector:
         if function is None:
             return None
         marks = Task(spec, function, {}, None).marks
-        beside = ("base", *self.candidates) if marks != "pairs" else (*self.baselines, *self.candidates)
+        parents = (PARENT,) if self.suite.copies else ()
+        beside = (*(("base", *parents) if marks != "pairs" else self.baselines), *self.candidates)
         if (schema.wants(function, COMPARATIVE) or marks == "pairs") and spec.against not in beside:
             known = did_you_mean(spec.against, beside)
             self.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
@@ -338,7 +359,9 @@ class _Collector:
         for candidate in gate.on:
             if candidate not in self.candidates:
                 complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, self.candidates)}')
-        if gate.versus is not None and gate.versus not in self.baselines:
+        for mistake in parent_mistakes(gate, self.suite):
+            complain(mistake)
+        if gate.versus and gate.versus not in (PARENT, *self.baselines):
             complain(f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, self.baselines)}')
         if task := tasks.get(gate.eval):
             self.gate_on(gate, task, complain)
@@ -382,6 +405,7 @@ class _Collector:
             "it counts over all rows": gate.max_failures is not None,
             "it belongs to an any_of": bool(gate.group),
             "its margin is relative": gate.relative,
+            "a parent may have answered fewer rows": gate.versus == PARENT,
             "it is marked when all answers are there": bool(task.marks),
         }
         for reason in (reason for reason, so in why.items() if so):
@@ -445,7 +469,8 @@ class _Collector:
                 if self.selecting and not spec.select and (spec.data or tasks[name].brings_rows):
                     continue
                 if tasks[name].comparative:
-                    against = tasks[name].spec.against
+                    copied = self.suite.copies.get(subject)
+                    against = spec.against if spec.against != PARENT else copied.from_ if copied else subject
                     if subject in self.baselines or order.index(against) >= order.index(subject):
                         continue
                 elif tasks[name].marks == "pairs":

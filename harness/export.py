@@ -11,6 +11,7 @@ from typing import Any
 from harness import card, claims
 from harness.claims import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.collect import Plan
+from harness.copies import copy_files, parent_reasons
 from harness.errors import Finding, UsageError
 from harness.evidence import digest_of, file_digest, file_digests, root_digest, template_digest, walk, weights_digest
 from harness.gate import Verdict, ships
@@ -33,11 +34,12 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
     """
     reasons = [*why, *([run.problem] if run.problem else [])]
     if ref is None:
-        reasons.append(f"{declared.from_} was not made")
+        reasons += [] if reasons else [f"{declared.candidate} was not made"]
     else:
-        reasons += ships(run.verdicts, plan.suite.gates, declared.from_)
+        reasons += ships(run.verdicts, plan.suite.gates, declared.candidate)
+        reasons += parent_reasons(plan.suite, declared, run.verdicts)
     if reasons or ref is None:
-        return Exported(declared.use, declared.from_, declared.to, False, tuple(reasons))
+        return Exported(declared.use, declared.candidate, declared.to, False, tuple(reasons))
     to = Path(declared.to).resolve()
     anchored = any(s.from_ == "first" for s in plan.suite.subjects.values())
     exporter = plan.plugins.find("exporter", declared.use).function
@@ -49,7 +51,10 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
         with folder_in_place(to) as work:
             model = work / MODEL
             model.mkdir()
-            exporter(ref, model, **declared.options)
+            if declared.name:  # the copy lies there as it was evaluated; to make it again would be another one
+                copy_files(Path(ref.path), model)
+            else:
+                exporter(ref, model, **declared.options)
             _compare(declared, ref, model, run)
             _write_evidence(plan, declared, ref, run, work)
         if anchored:
@@ -59,7 +64,7 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
             f'{declared.where} to "{declared.to}" cannot be written: {error.strerror}; nothing was'
         ) from None
     size = sum(size for _, size in walk(to / MODEL))
-    return Exported(declared.use, declared.from_, str(to), True, digest=ref.digest, bytes=size)
+    return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
 
 def problem_with(to: Path) -> str:
@@ -98,7 +103,7 @@ def _same_but_place(name: str, gated: Path, model: Path) -> bool:
 def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
-    verdicts = [_without_rows(v, private) for v in run.verdicts if v.candidate == declared.from_]
+    verdicts = [_without_rows(v, private) for v in run.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
     lock = (Path(run.folder) / LOCK).read_bytes()
     evidence.mkdir()
@@ -113,11 +118,13 @@ def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work:
         "format": claims.FORMAT,
         "name": run.suite,
         "root": root_digest({n: str(d) for n, d in model.items()}),
-        "candidate": declared.from_,
+        "candidate": declared.candidate,
         "weights": ref.digest,
         "template": template_digest(Path(ref.path)),
         "started": run.started,
     }
+    if declared.name:
+        about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
     lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, lock, gates)]

@@ -13,6 +13,7 @@ from harness.errors import did_you_mean
 from harness.result import Metric, Sample
 from harness.waive import Waiver
 
+PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 
 

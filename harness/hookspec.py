@@ -83,6 +83,13 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
     """Return exporters for `[[export]] use = …`: `export(ref, to, *, …) -> Path` writes into the empty folder `to`.
 
     `to` is a temporary folder; it is renamed into place when the export returned and its bytes were verified.
+
+    An exporter that makes other weights than `ref` has sets `export.converts = True`. What it writes is a candidate of
+    its own then: it is called once `ref` was evaluated, its folder is loaded, evaluated and gated, and shipped as it
+    is. It raises UsageError where it cannot, and may take `progress`. `export.open_options(options) -> dict` gives
+    options of the loader that the copy needs, beside its parent's; `export.check(model, options)` raises UsageError
+    about what can be seen before training, in the folder of the base. Facts for the report go to
+    `harness.copies.NOTE` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not shipped.
     """
 
 
@@ -121,7 +128,7 @@ def harness_run_start(run: Run) -> None:
 
 @hookspec
 def harness_stage(run: Run, stage: str, detail: str) -> None:
-    """Watch a stage begin: preflight, baselines, train, adapter, merge, merged, export."""
+    """Watch a stage begin: preflight, baselines, train, adapter, merge, merged, copy, export."""
 
 
 @hookspec

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import schema
 from harness.collect import Plan
-from harness.evidence import digest_of
+from harness.evidence import code_digest, digest_of
 from harness.plugins import Plugins
 from harness.report import Run
 from harness.result import Sample
@@ -109,11 +109,3 @@ def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
                 "record": hashlib.sha256(record.encode()).hexdigest() if record else None,
                 "code": code_digest(Path(module.__file__)),
             }
-
-
-def code_digest(file: Path) -> str:
-    """Return one sha256 for a module, or for all of the package it opens: names and contents of its *.py files."""
-    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-    return digest_of(
-        [[f.relative_to(file.parent).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
-    )

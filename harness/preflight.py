@@ -58,6 +58,9 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     for export in suite.exports:
         if taken := problem_with(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
+        exporter = plan.plugins.find("exporter", export.use).function
+        if checks := getattr(exporter, "check", None):
+            _try(mistakes, f"{export.where}:", partial(checks, Path((candidate or source).path), dict(export.options)))
     for task in plan.tasks.values():
         checks = getattr(task.function, "check", None)
         if checks and any(i.eval == task.spec.name for i in plan.items):

@@ -17,7 +17,7 @@ def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts:
     By the gates that ask to be better than it; without one, by a comparison of what both answered.
     """
     measured = [c for c in plan.candidates if any(subject == c for subject, _ in results)]
-    shipping = [c for c in measured if any(e.from_ == c for e in plan.suite.exports)] or measured[-1:]
+    shipping = [c for c in measured if any(e.candidate == c for e in plan.suite.exports)] or measured[-1:]
     prompted = [n for n, s in plan.suite.subjects.items() if s.examples and not s.use and not s.released]
     found = []
     for candidate in shipping:

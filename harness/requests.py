@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import marking, schema
+from harness import copies, marking, schema
 from harness.cached import CachedSubject, Models
 from harness.collect import COMPARATIVE, Item, Plan, Task
 from harness.errors import UsageError
 from harness.evaluate import CHUNK
+from harness.evidence import weights_digest
 from harness.result import Prompt
 from harness.runner import Runner
 from harness.subject import Logprob, ModelRef, Source, Subject, chunks
@@ -43,7 +44,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Made:
-    """What a run would make and finds there: the trained adapter, merged models; and where."""
+    """What a run would make and finds there: the trained adapter, merged models, copies; and where."""
 
     name: str
     there: bool
@@ -136,11 +137,16 @@ def models_of(runner: Runner) -> dict[str, tuple[ModelRef, Model]]:
     for name in runner.plan.candidates:
         if name in there and name != "adapter":
             refs[name] = ModelRef(name, str(there[name]), options=suite.model.options), suite.model
+    refs |= {ref.name: (ref, suite.model) for made, ref in _copies(runner) if made.there}
     return refs
 
 
 def made_of(runner: Runner) -> list[Made]:
     """Return what a run would make of exactly this recipe, and whether it is there."""
+    return [*_merged(runner), *(made for made, _ in _copies(runner))]
+
+
+def _merged(runner: Runner) -> list[Made]:
     suite = runner.suite
     if not runner.ready.adapter:
         return []
@@ -148,6 +154,23 @@ def made_of(runner: Runner) -> list[Made]:
     names = ["adapter", *variants] if suite.trains else variants
     folders = [runner.work() / name for name in names]
     return [Made(folder.name, folder.is_dir(), str(folder)) for folder in folders]
+
+
+def _copies(runner: Runner) -> Iterator[tuple[Made, ModelRef]]:
+    """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
+    suite, elsewhere = runner.suite, runner.ready.candidate
+    parents = {made.name: made.path for made in _merged(runner) if made.there} if suite.copies else {}
+    parents |= {"merged": elsewhere.path} if elsewhere else {}
+    for name, declared in suite.copies.items():
+        folder = runner.work() / name
+        options = suite.model.options
+        if path := parents.get(declared.from_):
+            exporter = runner.plan.plugins.find("exporter", declared.use).function
+            digest = elsewhere.digest if elsewhere else weights_digest(Path(path))
+            parent = ModelRef(declared.from_, path, digest, options=options)
+            folder = copies.folder_of(runner.work(), declared, parent, exporter)
+            options = copies.opened(declared, parent, exporter)
+        yield Made(name, folder.is_dir(), str(folder)), ModelRef(name, str(folder), options=options)
 
 
 def training_tokens(plan: Plan, source: Source) -> int | None:
@@ -184,7 +207,7 @@ class _Ears:
         if task.uncached:
             return replace(blank, note="it measures time, so nothing is remembered")
         listener = self.listener(item.subject)
-        against = self.listener(task.spec.against) if task.comparative else None
+        against = self.listener(plan.against(item)) if task.comparative else None
         subject: Any = self.runner.prompted(item, listener)
         problem = _listen(task, subject, against, listener)
         requests = sum(map(len, listener.calls))
@@ -213,7 +236,7 @@ class _Ears:
             return Listener(ModelRef(name, ""), None)
         ref, model = self.refs[name]
         identify = getattr(self.runner.plan.plugins.find("loader", model.use).function, "identity", None)
-        identity = identify(ref, **model.options) if identify and responses else None
+        identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
             return Listener(ref, None)
         return Listener(ref, CachedSubject(ref, identity, Models(partial(_refuse, name)), 0, responses))

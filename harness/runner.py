@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import check, fewshot, marking, preflight, schema, select
+from harness import check, copies, fewshot, marking, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
@@ -36,7 +36,7 @@ from harness.result import Result
 from harness.settle import Settlement
 from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Subject
-from harness.suite import MERGES, Model, read_suite
+from harness.suite import MERGES, Export, Model, read_suite
 from harness.waive import read_waivers, unneeded, void
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
@@ -157,6 +157,7 @@ class Runner:
         self.responses: Responses | None = None
         self.results: dict[tuple[str, str], Result] = {}
         self.refs: dict[str, ModelRef] = {}
+        self.unmade: dict[str, str] = {}  # copies that there are none of, and why
         self.choice: list[str] = []
         self.answers: dict[tuple[str, str], Result | Exception] = {}  # of evaluations that are marked later
         self.asked: dict[tuple[str, str], tuple[int, int]] = {}  # for them: requests, and those remembered
@@ -276,7 +277,7 @@ class Runner:
             assert candidate  # preflight opened it
             ref = ModelRef("merged", candidate.path, candidate.digest, options=self.suite.model.options)
             self.look("merged", merged=ref, twin=None)
-            self.candidate(ref)
+            self.with_copies(ref, wanted)
         else:
             self.adapter_and_merged(wanted)
         self.run.exit_code = self.run.judge()  # what is exported carries the report
@@ -308,9 +309,10 @@ class Runner:
             self.measure_baseline([i for i in items if self.plan.tasks[i.eval].marks == "answers"], None)
 
     def skip(self, items: Sequence[Item]) -> None:
-        """Report the items of a baseline that is not there."""
+        """Report the items of a subject that is not there."""
+        why = {**self.ready.lacking, **self.unmade}
         for item in items:
-            report = Report(item.id, item.subject, item.eval, "skipped", error=self.ready.lacking[item.subject])
+            report = Report(item.id, item.subject, item.eval, "skipped", error=why[item.subject])
             self.run.reports.append(report)
             self.hook.harness_report(run=self.run, report=report)
 
@@ -331,12 +333,13 @@ class Runner:
         self.look("adapter", adapter=adapter)
         if "adapter" in wanted:
             self.candidate(adapter)
-        if self.suite.choose and "merged" in wanted:
-            self.candidate(self.chosen({v: self.merge_and_look(adapter, v) for v in self.suite.merges}))
+        parents = wanted | {e.from_ for e in self.suite.copies.values() if e.name in wanted}
+        if self.suite.choose and "merged" in parents:
+            self.with_copies(self.chosen({v: self.merge_and_look(adapter, v) for v in self.suite.merges}), wanted)
             return
         for variant in self.suite.merges:
-            if self.suite.merged(variant) in wanted:
-                self.candidate(self.merge_and_look(adapter, variant))
+            if self.suite.merged(variant) in parents:
+                self.with_copies(self.merge_and_look(adapter, variant), wanted)
 
     def merge_and_look(self, adapter: ModelRef, variant: str) -> ModelRef:
         merged = self.merge(adapter, variant)
@@ -414,11 +417,58 @@ class Runner:
 
     def candidate(self, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None) -> None:
         """Evaluate a candidate and gate it; a blocking failure ends the run."""
+        self.gated(ref, disguise)
+        if any(v.outcome is Outcome.FAIL and v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
+            raise _Stop
+
+    def with_copies(self, ref: ModelRef, wanted: set[str]) -> None:
+        """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
+        self.run.digests[ref.name], self.refs[ref.name] = ref.digest, ref
+        if ref.name in wanted:
+            self.candidate(ref)
+        for declared in (e for e in self.suite.copies.values() if e.from_ == ref.name and e.name in wanted):
+            if any(v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
+                self.unmade[declared.name] = f"{ref.name} did not pass its gates"
+                self.skip([i for i in self.plan.items if i.subject == declared.name])
+                continue
+            try:
+                self.gated(self.copy(ref, declared))
+            except _Stop:
+                raise
+            except Exception as error:
+                if disk_full(error):
+                    raise
+                self.not_made(declared, error)
+
+    def copy(self, parent: ModelRef, declared: Export) -> ModelRef:
+        """Let an exporter make other weights of a candidate, unless it did; return them as they lie on the disk."""
+        exporter = self.plan.plugins.find("exporter", declared.use).function
+        with self.stage("copy", f"{declared.name} of {parent.name}"):
+            out = copies.folder_of(self.work(), declared, parent, exporter)
+            ref = copies.make(declared, parent, exporter, out, self.progress)
+            self.run.facts[declared.name] = copies.facts_of(out)
+            return ref
+
+    def not_made(self, declared: Export, error: Exception) -> None:
+        """Report a copy that could not be made or loaded: its gates are ERROR, and other candidates go on."""
+        told = isinstance(error, (UsageError, Finding))
+        why = f"{declared.where}: {error if told else f'{type(error).__name__}: {error}'}"
+        trace = None if told else "".join(traceback.format_exception(error))
+        self.unmade[declared.name] = why
+        reached = {r.id for r in self.run.reports}
+        for item in (i for i in self.plan.items if i.subject == declared.name and i.id not in reached):
+            verdicts = self.settlement.after(item)
+            report = Report(item.id, item.subject, item.eval, "error", verdicts=verdicts, error=why, traceback=trace)
+            self.run.reports.append(report)
+            self.hook.harness_report(run=self.run, report=report)
+            self.enough()
+
+    def gated(self, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None) -> None:
+        """Evaluate a candidate and gate it."""
         self.run.digests[ref.name] = ref.digest
         self.refs[ref.name] = ref
         items = [i for i in self.plan.items if i.subject == ref.name]
-        tasks = [self.plan.tasks[i.eval] for i in items]
-        beside = list(dict.fromkeys(t.spec.against for t in tasks if t.comparative))
+        beside = list(dict.fromkeys(self.plan.against(i) for i in items if self.plan.tasks[i.eval].comparative))
         others = [self.base() if name == "base" else self.refs[name] for name in beside]
         with self.stage(ref.name, f"{len(items)} evaluations"), self.load([ref, *others]) as [subject, *loaded]:
             against = dict(zip(beside, loaded, strict=True))
@@ -427,12 +477,11 @@ class Runner:
                 if self.plan.tasks[item.eval].marks:
                     self.ask(item, subject)
                 else:
-                    self.evaluate(item, subject, against.get(self.plan.tasks[item.eval].spec.against))
+                    compares = self.plan.tasks[item.eval].comparative
+                    self.evaluate(item, subject, against[self.plan.against(item)] if compares else None)
         for item in items:  # the models are gone: a judge may need the room
             if self.plan.tasks[item.eval].marks:
                 self.evaluate(item, None, None)
-        if any(v.outcome is Outcome.FAIL and v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
-            raise _Stop
 
     def look_at_data(self) -> None:
         codes = [p.name for stage in ("data", "trainer") for p in self.checks.of(stage)]
@@ -487,7 +536,8 @@ class Runner:
             why += [f"{one.code}: {one.what}" for one in self.run.flags if one.counts]
             if self.options.limit:
                 why.append(f"--limit {self.options.limit}: some of the rows prove nothing about the rest")
-            ref = self.refs.get(declared.from_)
+            why += [self.unmade[declared.name]] if declared.name in self.unmade else []
+            ref = self.refs.get(declared.candidate)
             self.run.exports.append(export(self.plan, declared, ref, self.run, why))
 
     # -- one item ----------------------------------------------------------------------------------
@@ -675,12 +725,12 @@ class Runner:
         """Yield a subject per ref; the models are loaded when something is asked that is not remembered."""
         model = model or self.suite.model
         loader = self.plan.plugins.find("loader", model.use).function
-        self.models = models = Models(partial(loader, refs, **model.options))
+        self.models = models = Models(partial(copies.load_each, loader, refs))
         identify = getattr(loader, "identity", None) if self.responses else None
         try:
             subjects: list[Subject] = []
             for i, ref in enumerate(refs):
-                identity = identify(ref, **model.options) if identify else None
+                identity = identify(ref, **ref.options) if identify else None
                 if identity is None or self.responses is None:
                     subjects.append(models[i])
                 else:

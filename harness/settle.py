@@ -44,7 +44,7 @@ class Settlement:
         if (candidate, gate.id) in self.said or not self.ready(gate, candidate):
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
-            self.give(self.gates[name], candidate)
+            self.give(self.plan.named(self.gates[name], candidate), candidate)
         if (candidate, gate.id) in self.said:
             return
         if gate.group:
@@ -75,7 +75,7 @@ class Settlement:
 
     def any_of(self, gate: Gate, candidate: str) -> None:
         """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
-        asked = [self.gates[name] for name in gate.any_of]
+        asked = [self.plan.named(self.gates[name], candidate) for name in gate.any_of]
         attempts = [self.attempt(member, candidate) for member in asked]
         latest = max((a.number for a in attempts if a), default=0)
         alpha = self.alpha(gate, latest)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness import schema
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
-from harness.gate import Gate, grouped, member_mistakes
+from harness.gate import PARENT, Gate, grouped, member_mistakes
 
 MERGES = ("original", "dequantized")
 
@@ -137,13 +137,22 @@ class Eval:
 
 @dataclass(frozen=True)
 class Export:
-    """`[[export]]`: what is written, from which candidate, and where to."""
+    """`[[export]]`: what is written, from which candidate, and where to.
+
+    What makes other weights makes a candidate, a copy of its parent `from`; `name` is the copy's, and no other's.
+    """
 
     use: str
     to: str
     where: str
     from_: str = "merged"
+    name: str = ""  # collection, which knows the exporter, sees to it that all copies have one
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> str:
+        """Name the candidate that ships."""
+        return self.name or self.from_
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,11 @@ class Suite:
         """Name the candidate made by merging onto this variant of the base."""
         return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
 
+    @property
+    def copies(self) -> dict[str, Export]:
+        """The candidates that exports make, by name."""
+        return {e.name: e for e in self.exports if e.name}
+
     def resolve(self, path: str) -> Path:
         """Return a path of the suite's, which is relative to the suite's folder."""
         return (self.path.parent / Path(path).expanduser()).resolve()
@@ -194,6 +208,11 @@ class Suite:
 TABLES = ("suite", "model", "adapter", "train", "candidate", "subject", "eval", "gate", "merge", "export", "checks")
 ARRAYS = ("eval", "gate", "export")
 RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are there without a table, and their `from`
+
+
+def is_reserved(name: str) -> bool:
+    """Say whether a name means something by itself, so that no subject or copy can have it."""
+    return name in ("base", "adapter", PARENT) or name.startswith("merged")
 
 
 def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> Suite:
@@ -316,7 +335,7 @@ class _Reader:
         found = {}
         for name, table in tables.items():
             at = (f"subject.{name}", 0)
-            if name in ("base", "adapter") or name.startswith("merged"):
+            if is_reserved(name):
                 self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
                 continue
             if name in RELEASES and isinstance(table, dict):
