@@ -52,7 +52,8 @@ class Flag:
     """What one check found: how bad it is, what it is, which rows show it, and what to do.
 
     `kind` tells apart what one check looks for ("duplicate"); the code is then "D11-duplicate". `rows` names the
-    samples it is about, by evaluation. `ignored` is the reason why it does not count.
+    samples it is about, by evaluation; those of its select split under "NAME (select)". `ignored` is the reason why
+    it does not count.
     """
 
     severity: Severity
@@ -178,6 +179,9 @@ class Checks:
         mistakes = Mistakes()
         known = {p.name for p in self.provided} | {"build"}
         for provided in self.provided:
+            if "-" in provided.name:  # or it could speak for another
+                where = f'check "{provided.name}" of plugin "{provided.plugin}"'
+                mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Flag(kind=…) instead')
             for name in inspect.signature(provided.function).parameters:
                 if not any(name in objects for objects in STAGES.values()):
                     every = [n for objects in STAGES.values() for n in objects]

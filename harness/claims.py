@@ -24,7 +24,10 @@ PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 RELEASE = "urn:finetune-harness:release:v1"  # raised when the same evidence would be told in other words
-NUMBERS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "n", "clusters", "attempt")
+NUMBERS = (
+    "value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "n", "clusters", "attempt",
+    "left_out", "whole", "whole_baseline",
+)  # fmt: skip
 WORDS = ("metric", "claim", "versus", "method", "outcome", "blocking", "waiver")
 
 

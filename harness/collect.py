@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import clean, schema
 from harness.copies import copy_mistakes, parent_mistakes, with_copies
 from harness.data import is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
@@ -380,6 +380,8 @@ class _Collector:
         if getattr(gate, against) is not None:
             more = "more" if metric.better == "higher" else "less"
             self.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
+        if gate.clean_only:
+            self.clean_of(task, complain)
         self.slices_of(gate, task, complain)
         if task.spec.stop == "early":
             self.early_of(gate, metric, task, complain)
@@ -394,6 +396,15 @@ class _Collector:
             return  # told already
         if why := unprovable(gate, metric, task.samples, alpha_of(gate, self.suite)):
             self.warnings.append(f"{gate.where}: {why}")
+
+    def clean_of(self, task: Task, complain: Callable[[str], None]) -> None:
+        """Tell what keeps leaks from being known: a gate is not clean because nobody looked."""
+        if not self.suite.trains:
+            complain("clean_only: the suite trains nothing, so there are no training rows to look for leaks in")
+        elif task.spec.data is None:
+            complain(f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none')
+        elif not clean.looks(self.plugins):
+            complain(f"clean_only: the harness's own check {clean.CHECK} is not there; do not block it with -p no:")
 
     def early_of(self, gate: Gate, metric: Metric, task: Task, complain: Callable[[str], None]) -> None:
         """Tell what keeps a gate from being decided row by row: its eval says stop = "early"."""

@@ -50,6 +50,7 @@ class Gate:
     on: list[str] = field(default_factory=list)
     slice: str | list[str] | None = None
     min_n: int = MIN_N
+    clean_only: bool = False  # judged without the rows that the contamination check tells of
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
 
     @property
@@ -97,7 +98,8 @@ class Gate:
 
     def claim(self) -> str:
         """Say the claim in words."""
-        return self._claim() + (f" on {' and '.join(self.slices)}" if self.slice else "")
+        slices = f" on {' and '.join(self.slices)}" if self.slice else ""
+        return self._claim() + slices + (" without rows that leak" if self.clean_only else "")
 
     def _claim(self) -> str:
         if self.any_of:
@@ -153,7 +155,9 @@ class Verdict:
     `estimate`, `lower`, `upper` and `threshold` are the metric's value for a claim about a number, candidate
     minus baseline for a comparison (of log perplexity: the relative change), and candidate minus the allowed share
     of the baseline for a relative margin. With several slices they are the `driver`'s. `won` and `lost` are the
-    rows that changed, the largest change first. `attempt` counts the candidates this question was put to.
+    rows that changed, the largest change first. `attempt` counts the candidates this question was put to. Of a
+    gate with `clean_only`, `left_out` counts the rows it was judged without, `whole` and `whole_baseline` are the
+    values with them.
     """
 
     gate: str
@@ -184,6 +188,9 @@ class Verdict:
     digest: str = ""
     group: str = ""
     attempt: int = 0
+    left_out: int | None = None
+    whole: float | None = None
+    whole_baseline: float | None = None
     waiver: Waiver | None = None
 
     @property
@@ -283,6 +290,8 @@ def _claim_mistakes(gate: Gate) -> list[str]:
         found.append(f"max_failures is {gate.max_failures}, want 0 or more")
     if gate.max_failures is not None and (gate.slice or gate.decide == "point"):
         found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
+    if gate.max_failures is not None and gate.clean_only:
+        found.append('"max_failures" counts over all rows, and one that fails is no leak; leave out "clean_only"')
     return found
 
 
@@ -293,6 +302,8 @@ def _group_mistakes(gate: Gate) -> list[str]:
         found.append(f'"{stray[0]}" belongs to the gates that any_of names, not beside it')
     if gate.decide == "point":
         found.append('"decide" belongs to the gates that any_of names, not beside it')
+    if gate.clean_only:
+        found.append('"clean_only" belongs to the gates that any_of names, not beside it')
     if len(set(gate.any_of)) < 2:
         found.append("any_of names one gate, want two or more")
     return found
@@ -314,6 +325,8 @@ def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
             found.append(f"{key} is {bound:g}, but {name} is a count")
     if gate.max_failures is not None and (scale != "proportion" or metric.combine):
         found.append(f"max_failures counts rows of a 0/1 metric, and {name} is a {scale}")
+    if gate.clean_only and scale == "count":
+        found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
     if gate.decide == "point" and scale in ("proportion", "perplexity"):
         found.append(
             f'decide = "point" is for budgets; {name} is a {scale} of rows, and its rows have something to say'

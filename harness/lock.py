@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness import schema
+from harness import clean, schema
 from harness.collect import Plan
 from harness.evidence import code_digest, digest_of
 from harness.plugins import Plugins
@@ -26,9 +26,14 @@ FORMAT = 1
 SECRET = re.compile(r"(^|_)(key|token|secret|password)s?$", re.IGNORECASE)
 
 
-def lock(plan: Plan, run: Run) -> dict[str, Any]:
-    """Return what a suite comes to, once preflight has read its rows: as plain data, without anybody's secrets."""
+def lock(plan: Plan, run: Run, leaks: clean.Leaks | None = None) -> dict[str, Any]:
+    """Return what a suite comes to, once preflight has read its rows: as plain data, without anybody's secrets.
+
+    Once it is known which rows leak, those that gates with `clean_only` leave out are told by number and digest.
+    """
     suite = plan.suite
+    rows = {name: task.samples or () for name, task in plan.tasks.items()}
+    left_out = clean.locked(leaks, suite.gates, rows) if leaks is not None else {}
     return {
         "format": FORMAT,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,6 +41,7 @@ def lock(plan: Plan, run: Run) -> dict[str, Any]:
         "gates": [_gate(plan, g) for g in suite.gates],
         "subjects": dict(run.digests),
         "data": _data(plan),
+        **({"left_out": left_out} if left_out else {}),
         "harness": run.harness,
         "plugins": list(plugins_of(plan.plugins)),
         "python": platform.python_version(),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import check, copies, fewshot, marking, preflight, schema, select
+from harness import check, clean, copies, fewshot, marking, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
@@ -118,6 +118,7 @@ def before_training(
 ) -> tuple[list[check.Flag], check.Built | None]:
     """Run the checks that need no training; what the trainer refuses is a flag like any other."""
     found = checks.run("data", **check.data_objects(plan, base, partial(load, **plan.suite.model.options)))
+    found = clean.softened(found, plan.suite.gates)
     try:
         built = check.build(plan, base, adapter) if checks.of("trainer") else None
     except UsageError as error:
@@ -204,7 +205,7 @@ class Runner:
         self.settlement.lacking = self.ready.lacking
         if self.options.counts and not self.options.select:
             self.settlement.ledger = Ledger(cache_dir() / ATTEMPTS, self.run.warnings.append)
-        write_text(self.folder.path / LOCK, dumps(lock(self.plan, self.run)))  # before there is a candidate to please
+        self.lock()
         self.responses = self.remembered()
         try:
             self.measure()
@@ -226,6 +227,10 @@ class Runner:
                 self.run.traceback, self.run.exit_code = traceback.format_exc(), ExitCode.INTERNAL
         self.finish()
         return self.run
+
+    def lock(self) -> None:
+        """Write down what the suite comes to, before there is a candidate to please."""
+        write_text(self.folder.path / LOCK, dumps(lock(self.plan, self.run, self.settlement.leaks)))
 
     def conclude(self) -> None:
         """Say in words what follows from the verdicts."""
@@ -263,7 +268,7 @@ class Runner:
     # -- the steps ---------------------------------------------------------------------------------
 
     def measure(self) -> None:
-        if not self.impostor:  # whose gates are tested, and nothing else
+        if not self.impostor or any(g.clean_only for g in self.suite.gates):
             self.look_at_data()
         self.baselines()
         wanted = {i.subject for i in self.plan.items if i.subject in self.plan.candidates}
@@ -486,7 +491,12 @@ class Runner:
     def look_at_data(self) -> None:
         codes = [p.name for stage in ("data", "trainer") for p in self.checks.of(stage)]
         with self.stage("checks", f"{len(codes)} of the data and of what will be trained on"):
-            self.flag(self.recall(self.before_training, "before training"), ExitCode.USAGE)
+            found = self.recall(self.before_training, "before training")
+            self.settlement.leaks = clean.leaks_of(found)
+            if any(g.clean_only for g in self.suite.gates):
+                self.lock()
+            if not self.impostor:  # whose gates are tested, and nothing else
+                self.flag(found, ExitCode.USAGE)
 
     def before_training(self) -> list[check.Flag]:
         loader = self.plan.plugins.find("loader", self.suite.model.use).function

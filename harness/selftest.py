@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import clean
 from harness.collect import Plan
 from harness.errors import UsageError, did_you_mean
 from harness.evidence import weights_digest
@@ -193,7 +194,8 @@ def _trial(name: str, why: str, runner: Runner, plan: Plan, make: Make) -> Trial
 def _check(planted: Plan, options: Options) -> Trial:
     """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
     begun = time.monotonic()
-    flags = [f"{f.code}: {f.what}" for f in check_plan(planted, options)[0] if f.counts]
+    found, gates = check_plan(planted, options)[0], planted.suite.gates
+    flags = [f"{f.code}: {f.what}" for f in found if f.counts or clean.left_out(f, gates)]
     why = "Training rows stand among the rows of every eval."
     return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)
 
@@ -212,6 +214,7 @@ def _equals(plan: Plan, results: dict[tuple[str, str], Result]) -> Iterator[Equa
             pair = _swapped(ours, theirs, task.samples or (), chance)
             alpha = gate.alpha or about.alpha
             metric = task.metrics.get(gate.metric_name)
+            # Of rows that leak too: this is about the test, and two equal models leak alike.
             said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate, seed=about.seed))
         yield _counted(gate, said, gate.alpha or about.alpha)
 

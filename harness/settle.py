@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 
+from harness import clean
 from harness.collect import Item, Plan
 from harness.gate import Gate, Outcome, Verdict
 from harness.ledger import Attempt, Ledger, spent
@@ -27,6 +29,7 @@ class Settlement:
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
         self.lacking: Mapping[str, str] = {}  # baselines that are not there, and why
+        self.leaks: clean.Leaks | None = None  # rows by evaluation; None as long as nobody looked
         self.ledger: Ledger | None = None  # without one no attempt is counted
 
     def after(self, item: Item) -> tuple[Verdict, ...]:
@@ -127,17 +130,22 @@ class Settlement:
             return unjudged(gate, candidate, self.lacking[gate.versus], alpha)
         task, about = self.plan.tasks[gate.eval], self.plan.suite.about
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
-        return judge(
+        samples = task.samples or ()
+        ask = partial(
+            judge,
             gate,
             task.metrics.get(gate.metric_name),
             result or self.results.get((candidate, gate.eval)),
             baseline,
-            task.samples or (),
+            samples,
             alpha,
             name=candidate,
             seed=about.seed,
             columns=task.spec.slices,
         )
+        if not gate.clean_only:
+            return ask()
+        return clean.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha)
 
     def alpha(self, gate: Gate, attempt: int = 0) -> float:
         about = self.plan.suite.about

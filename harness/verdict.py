@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,19 +62,22 @@ def judge(
     name: str,
     seed: int = 0,
     columns: Sequence[str] = (),
+    without: Collection[str] = (),
 ) -> Verdict:
     """Apply a gate to the candidate `name` at risk `alpha`; what is missing, not finite or not paired is an ERROR.
 
-    `columns` are the eval's slices, of which the worst is named when the claim was not proven.
+    `columns` are the eval's slices, of which the worst is named when the claim was not proven; `without` holds ids
+    of rows that are left out (`harness.clean`).
     """
     blank = unjudged(gate, name, "", alpha)
     if shut := _shut(gate, candidate, baseline):
         return replace(blank, outcome=Outcome(shut.outcome or "ERROR"), why=shut.text)
-    parts = gate.parts(samples)
-    covered = list({s.id: s for rows in parts.values() for s in rows}.values()) if gate.slice else list(samples)
+    kept = [s for s in samples if s.id not in without] if without else samples
+    parts = gate.parts(kept)
+    covered = list({s.id: s for rows in parts.values() for s in rows}.values()) if gate.slice else list(kept)
     if candidate and candidate.order:
-        by_id = {s.id: s for s in samples}
-        covered = [by_id[i] for i in candidate.order]
+        by_id = {s.id: s for s in kept}
+        covered = [by_id[i] for i in candidate.order if i in by_id]
     ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
     problem = _problem(gate, metric, candidate, baseline, parts)
     if problem or metric is None or candidate is None or ours is None:
