@@ -201,3 +201,17 @@ def test_slices_are_not_emptied_or_made_alarms() -> None:
     )
     emptied = put(gate, right, range(0, 140, 2), "ab")
     assert (emptied.outcome, emptied.why.partition(",")[0]) == (Outcome.ERROR, "kind=a: 70 of 70 rows leak")
+
+
+def test_rows_to_choose_by_are_no_leaks_of_themselves(suite: Project) -> None:
+    """With --select the select split is evaluated, and compared with the training rows alone."""
+    chosen = [{"id": f"s{i}", "input": f"choose {i} say s{i}", "target": f"s{i}", "kind": "a"} for i in range(60)]
+    split = CLEAN.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
+    suite.write({"suite.toml": split, "select.jsonl": chosen})
+    outcome = suite.run("--select")
+    assert (outcome.code, verdict(outcome).left_out) == (6, 0)
+    train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in chosen[:3])]
+    outcome = suite.write({"train.jsonl": train}).run("--select")
+    assert (outcome.code, verdict(outcome).left_out) == (6, 3)
+    outcome = suite.run()  # a candidate chosen on rows it was trained on is no matter of the gate's rows
+    assert (outcome.code, [f.severity for f in outcome.report.flags if f.code == "D10-exact"]) == (4, ["error"])

@@ -49,7 +49,8 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     for group in _by_data(tasks):
         evaluated = [_of_sample(s) for s in group[0].samples or ()]
         yield from _compare("training data", training, group, evaluated)
-        if selected := [_of_sample(s) for s in group[0].select or ()]:
+        chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
+        if selected := [_of_sample(s) for s in chosen or ()]:
             yield from _compare("training data", training, group, selected, "the select split of ")
             yield from _compare("select split", selected, group, evaluated)
         yield from _groups(rows, group)
@@ -84,7 +85,7 @@ def _compare(
                 other = f" ~ {quote(training[j].shown, 60)}" if kind == "near" else ""
                 row = f"{evaluated[i].name} = {training[j].name}{degree}"
                 evidence.append(f"{row}: {quote(evaluated[i].shown, 60)}{other}")
-            flagged = {t.spec.name: [evaluated[i].sample for i in hits] for t in group}
+            flagged = {t.spec.name + " (select)" * bool(split): [evaluated[i].sample for i in hits] for t in group}
             line = f"{len(hits)} of {len(evaluated)} rows of {split}{names} {what} {source}"
             yield Flag(severity, line, evidence, fix, kind, flagged)
 
@@ -272,7 +273,8 @@ def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
     groups: dict[tuple[Any, ...], list[Task]] = defaultdict(list)
     for task in tasks.values():
         if task.samples and task.spec.data:
-            groups[task.spec.data, repr(task.spec.columns)].append(task)
+            about = task.spec
+            groups[about.data, about.select, about.fewshot_data, repr(about.columns)].append(task)
     return [sorted(group, key=lambda t: -len(t.samples or ())) for group in groups.values()]
 
 

@@ -212,7 +212,7 @@ def rows_of(texts: Lines) -> list[TrainingRow]:
 
 def found(texts: Lines, test: Lines) -> dict[str, Flag]:
     """Compare prompts with the inputs of one evaluation; return the flags by kind."""
-    spec = SimpleNamespace(name="qa", data="d", columns={}, cluster=None, fewshot_data=None)
+    spec = SimpleNamespace(name="qa", data="d", columns={}, cluster=None, select=None, fewshot_data=None)
     samples = tuple(Sample(str(i), text, "yes") for i, text in enumerate(test))
     task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None)
     suite: Any = SimpleNamespace(subjects={})
