@@ -147,7 +147,7 @@ class Checks:
         for provided in self.of(stage):
             wanted = inspect.signature(provided.function).parameters
             given = {name: self.objects.get(name) for name in wanted}
-            found += [self._stamped(provided.name, flag) for flag in _flags(provided, given)]
+            found += [self.stamped(provided.name, flag) for flag in _flags(provided, given)]
         return found
 
     def recall(self, path: Path, look: Callable[[], list[Flag]]) -> list[Flag]:
@@ -166,9 +166,10 @@ class Checks:
 
     def build_failed(self, error: UsageError) -> list[Flag]:
         """Return what the trainer refused as flags."""
-        return [self._stamped("build", Flag("error", message)) for message in error.messages]
+        return [self.stamped("build", Flag("error", message)) for message in error.messages]
 
-    def _stamped(self, check: str, flag: Flag) -> Flag:
+    def stamped(self, check: str, flag: Flag) -> Flag:
+        """Return a finding with its code, and with the reason if it is ignored."""
         code = f"{check}-{flag.kind}" if flag.kind else check
         evidence = tuple(flag.evidence[:SHOWN])
         if more := len(flag.evidence) - SHOWN:

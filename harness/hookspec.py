@@ -48,7 +48,9 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
 
     `train(ref, adapter, rows, out, *, progress, seed, …)` writes the trained adapter to the folder
     `out` and returns its path. `rows` are the dicts of the training data. Checkpoints go to
-    `out.parent`, and a second call after a kill goes on from the last one. Its attribute
+    `out.parent`, and a second call after a kill goes on from the last one. A parameter named `flag` gets a function
+    `flag(code, Flag)` that tells what was found while training, under the code of a check; an error that is not
+    ignored ends the training there. Its attribute
     `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError;
     `train.build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks,
     and returns a harness.check.Built; `train.measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all

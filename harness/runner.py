@@ -377,7 +377,9 @@ class Runner:
                 return out
             trainer = self.plan.plugins.find("trainer", train.use).function
             rows, seed = list(self.plan.training), self.suite.about.seed
-            trainer(base, self.ready.adapter, rows, out, progress=self.progress, seed=seed, **train.options)
+            given: dict[str, Any] = {"flag": self.told} if schema.wants(trainer, "flag") else {}
+            given |= {"progress": self.progress, "seed": seed}
+            trainer(base, self.ready.adapter, rows, out, **given, **train.options)
             self.run.facts["training"] = _read_facts(facts)
         return out
 
@@ -532,6 +534,10 @@ class Runner:
             first = errors[0]
             self.run.problem = f"{len(errors)} error findings of the checks; harness explain {first} says why"
             raise _Stop(code)
+
+    def told(self, code: str, one: check.Flag) -> None:
+        """Tell what a trainer found while it trained; an error ends the training."""
+        self.flag([self.checks.stamped(code, one)], ExitCode.FAILED)
 
     def refused_early(self) -> bool:
         return any(i.subject in self.plan.candidates for i in self.plan.items)

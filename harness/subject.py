@@ -157,12 +157,16 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life from something slow: `done` of `total` steps, and facts such as loss or tokens per second."""
+    """A sign of life from something slow: `done` of `total` steps, and facts such as loss or tokens per second.
+
+    `remark` is a line that is to stay, such as the validation loss of an epoch.
+    """
 
     what: str
     done: int
     total: int
     facts: Mapping[str, str | float] = field(default_factory=dict)
+    remark: str = ""
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

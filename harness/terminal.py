@@ -70,6 +70,8 @@ class Terminal:
     def harness_progress(self, progress: Sign) -> None:
         if self.verbosity < 0:
             return
+        if progress.remark:
+            self.line(f"  {progress.remark}")
         facts = "  ".join(f"{k} {_fact(v)}" for k, v in progress.facts.items())
         if self.console.is_terminal:
             self.draw(progress, facts)

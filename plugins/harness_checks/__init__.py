@@ -29,6 +29,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Flag]]]:
         "T1": trained.did_not_move,
         "T2": trained.not_finite,
         "T3": trained.repacked,
+        "T4": trained.spiked,
         "M1": trained.another_base,
         "M2": merged.equals_base,
         "M3": merged.differs_from_adapter,

@@ -1,4 +1,4 @@
-"""T1 to T3 and M1: the adapter as it came out of the training."""
+"""T1 to T5 and M1: the adapter as it came out of the training, and what its trainer wrote of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def did_not_move(adapter: ModelRef) -> Iterator[Flag]:
 
     The B of a LoRA starts at zero, so one that still is zero has never had a gradient: a frozen module, a learning
     rate of zero, gradient checkpointing that cut the graph (transformers#42489, peft#1142). The merged model would
-    be the base.
+    be the base. `sft` looks after three steps, and at modules_to_save and starts other than zero (PiSSA, OLoRA) too.
     """
     matrices = {name: t for name, t in _tensors(adapter).items() if "lora_B" in name or "lora_embedding_B" in name}
     still = [name for name, tensor in matrices.items() if not tensor.any()]
@@ -33,7 +33,7 @@ def not_finite(adapter: ModelRef) -> Iterator[Flag]:
     """Weights or a loss that are not finite.
 
     A NaN hides: Trainer logs a loss of 0.0 for it unless told not to, and attention on a CPU can give finite logits
-    for weights that are NaN.
+    for weights that are NaN. `sft` looks at loss, gradient and weights in every step, and stops before it saves.
     """
     import torch
 
@@ -62,6 +62,20 @@ def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Flag]:
         if (model := getattr(subject, "model", None)) is not None:
             assert_not_repacked(model)  # a Finding, which becomes an error
     yield from ()
+
+
+def spiked(adapter: ModelRef) -> Iterator[Flag]:
+    """The loss leapt while training.
+
+    The median of five losses was above each of the 20 before them, and above their median by six of their deviations,
+    a quarter of it, and a tenth of a nat. What was learnt until then may be lost: a learning rate that is too high, a
+    warmup that is too short, or rows that are broken.
+    """
+    spikes = _note(adapter).get("facts", {}).get("spikes", ())
+    if spikes:
+        lines = [f"steps {s['first']} to {s['last']}: {s['loss']:.3g}, {s['before']:.3g} before" for s in spikes]
+        what = f"the loss leapt {len(spikes)} time{'s' if len(spikes) > 1 else ''} while training"
+        yield Flag("warning", what, lines, "lower learning_rate, raise warmup_ratio, or look at the rows")
 
 
 def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Flag]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.hookspec import hookimpl
+from harness.schema import INJECTED
 
 if TYPE_CHECKING:
-    from harness.check import Built
+    from harness.check import Built, Flag
     from harness.subject import Adapter, ModelRef, Progress
 
 
@@ -27,6 +28,7 @@ def sft(
     *,
     progress: Callable[[Progress], None],
     seed: int,
+    flag: Callable[[str, Flag], None] | None = None,
     num_train_epochs: float = 3,
     max_steps: int = -1,
     learning_rate: float = 2e-4,
@@ -50,14 +52,15 @@ def sft(
     of the rows held out by `seed`), lengths are in tokens; a packed batch is one flattened row, so with `packing` the
     batch size multiplies the accumulation instead. `bf16` unset is mixed precision where a GPU computes in it.
     `options` are further fields of TRL's SFTConfig. Raises UsageError on options and rows that cannot be trained on,
-    RuntimeError when the loss or a gradient is not finite. A call after an interruption goes on from the last
-    checkpoint and ends with the same bits.
+    RuntimeError when a loss, a gradient or a weight is not finite (T2), or a module has not moved after the first
+    steps (T1); `flag(code, finding)` is told first, and may raise another. A call after an interruption goes on from
+    the last checkpoint and ends with the same bits.
     """
     from harness_sft.train import train
 
     given = locals()
     recipe = {name: given[name] for name in _recipe()} | options
-    return train(ref, adapter, rows, out, recipe, seed=seed, progress=progress)
+    return train(ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag)
 
 
 def check(**options: Any) -> None:
@@ -86,7 +89,7 @@ def measure(
 def _recipe() -> dict[str, Any]:
     """Return the options of `sft` with their defaults."""
     parameters = inspect.signature(sft).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
 
 
 sft.check = check  # type: ignore[attr-defined]

@@ -10,16 +10,18 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import Finding, UsageError
+from harness.errors import UsageError
 from harness.paths import folder_in_place, write_text
 from harness_lora.adapter import MOVES_BASE, NOTE
 from harness_sft.config import build_config
 from harness_sft.rows import Row, select_columns, split_rows
 
 if TYPE_CHECKING:
+    from harness.check import Flag
     from harness.subject import Adapter, ModelRef, Progress
     from harness_sft.trainer import CheckedTrainer
 
@@ -37,6 +39,7 @@ def train(
     *,
     seed: int,
     progress: Callable[[Progress], None],
+    flag: Callable[[str, Flag], None] | None = None,
 ) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
     from harness_hf.models import quiet, resolve_device
@@ -48,12 +51,13 @@ def train(
     kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
     stamp = _stamp(ref, adapter, rows, recipe, seed)
     with quiet(), _quiet_libraries():
-        from harness_sft.trainer import last_whole_checkpoint, supervised_positions_only
+        from harness_sft.trainer import last_whole_checkpoint, raise_finding, supervised_positions_only
 
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         if checkpoint is None:
             shutil.rmtree(checkpoints, ignore_errors=True)
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress)
+        trainer.flag = flag or raise_finding
         initial = _save_initial(trainer.model, checkpoints)
         with supervised_positions_only():
             _run(trainer, checkpoint)
@@ -145,11 +149,6 @@ def _save_initial(model: Any, checkpoints: Path) -> Path | None:
 def _write_adapter(
     trainer: CheckedTrainer, out: Path, initial: Path | None, ref: ModelRef, recipe: Mapping[str, Any], facts: Any
 ) -> None:
-    import torch
-
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise Finding(f'training: "{name}" is not finite; lower learning_rate, or look for broken rows')
     note = {
         "base_digest": ref.digest,
         "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
@@ -176,6 +175,7 @@ def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
         "truncated_rows": counts.truncated,
         "tokens_per_second": round(trainer.watch.tokens_per_second(), 1),
         "train_loss": sum(last) / len(last),
+        "spikes": [asdict(spike) for spike in trainer.watch.spikes.found],
         "validation_rows": len(trainer.held_out),
         "validation_loss": [entry["eval_loss"] for entry in history if "eval_loss" in entry],
     }

@@ -23,10 +23,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer import utils as trl_utils
 
+from harness.check import Flag
 from harness.errors import Finding, UsageError
 from harness.paths import write_text
 from harness.subject import Progress
 from harness_sft.rows import name_rows
+from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
 
 WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
@@ -47,6 +49,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, model: Any, *, progress: Callable[[Progress], None], held_out: Any, stamp: str, **given: Any):
         self.counts: dict[str, Counts] = {}
         self.stamp = stamp
+        self.flag: Callable[[str, Flag], None] = raise_finding
         trained = {name: p.data.clone() for name, p in model.named_parameters() if p.requires_grad}
         super().__init__(model=model, **given)
         # TRL casts adapters on a 4-bit base to bfloat16, where a step of Adam is often less than half a unit in the
@@ -54,6 +57,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         for name, parameter in self.model.named_parameters():
             if name in trained:
                 parameter.data = trained[name]
+        self.start = Start(self.model)
         self.held_out = self._prepare_rows(held_out, "validation") if held_out else []
         self.remove_callback(PrinterCallback)
         self.watch = Watch(self, progress)
@@ -108,11 +112,21 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _finite(self, value: float, what: str) -> float:
         if not math.isfinite(value):
-            raise Finding(
-                f"training: {what} is {value} at step {self.state.global_step + 1}; nothing was saved of it: "
-                "lower learning_rate, or look for broken rows"
-            )
+            self.diverged(f"{what} is {value} at step {self.state.global_step + 1}")
         return value
+
+    def diverged(self, what: str) -> None:
+        """Stop at something that is not finite, which no one may ignore; the checkpoints before it stay."""
+        finding = Flag("error", what, (), "lower learning_rate, or look for broken rows")
+        self.flag("T2", finding)
+        raise_finding("T2", finding)
+
+    def look_whether_it_moved(self) -> None:
+        """Tell the weights of the adapter that have not moved in the first steps."""
+        still = self.start.unmoved(self.model)
+        if still:
+            what = f"{len(still)} of {len(self.start.sums)} adapted weights have not moved after {FIRST_STEPS} steps"
+            self.flag("T1", Flag("error", what, still, "look at learning_rate, and at what is frozen"))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
@@ -123,6 +137,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
     def resume(self, checkpoint: Path) -> None:
         """Train on from a checkpoint."""
         self.watch.losses = json.loads((checkpoint / WHOLE).read_text("utf-8"))["losses"]
+        self.watch.spikes = Spikes(self.watch.losses)
         self.train(resume_from_checkpoint=str(checkpoint))
 
     def save_interrupted(self) -> None:
@@ -133,11 +148,14 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Tell the progress, validate at the end of each epoch, remember the state of randomness between steps."""
+    """Look at each step, tell the progress, validate after each epoch, remember the randomness between steps."""
 
     def __init__(self, trainer: CheckedTrainer, progress: Callable[[Progress], None]) -> None:
         self.trainer, self.progress = trainer, progress
         self.losses: list[float] = []  # one per step, those before an interruption too
+        self.spikes = Spikes()
+        self.trained: list[Any] = []
+        self.updates = 0  # since this call began
         self.step_loss = 0.0
         self.at_rest, self.saved = False, 0
         self.began, self.began_at = 0.0, 0
@@ -148,6 +166,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
+        self.trained = [p.detach() for p in self.trainer.model.parameters() if p.requires_grad]
         self._validate_if_due(state, control)  # an interruption may have come between the last step and its validation
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -155,11 +174,21 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.losses.append(self.step_loss)
+        spike = self.spikes.add(self.step_loss)
         self.step_loss = 0.0
+        self._look(state)
         self._remember_randomness()
         self.at_rest = True
         self._validate_if_due(state, control)
-        self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state)))
+        self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), _leap(spike)))
+
+    def _look(self, state: Any) -> None:
+        """Look at the weights before anything is saved of them."""
+        if not all_finite(self.trained):
+            self.trainer.diverged(f"the weights are not finite after step {state.global_step}")
+        self.updates += not self.trainer.accelerator.optimizer_step_was_skipped
+        if self.updates == FIRST_STEPS:
+            self.trainer.look_whether_it_moved()
 
     def restore_randomness(self) -> None:
         python, numpy, cpu, gpus = self.randomness
@@ -191,6 +220,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
+
+
+def raise_finding(code: str, finding: Flag) -> None:
+    """Raise what was found while training as a Finding."""
+    raise Finding(f"training: {finding.what}; {finding.fix}")
+
+
+def _leap(spike: Spike | None) -> str:
+    """Write the beginning of a spike."""
+    return f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
 
 
 def count_rows(whole: Any, cut: int | None) -> Counts:

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from harness.hookspec import hookimpl
 from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.adapter import NOTE
 from harness_sft import sft
+
+
+def hurt(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, how: str = "", **o: Any
+) -> Path:
+    """Train as `sft` does, with a "nan" in a gradient, a "frozen" module, or a learning rate that "leaps", mid-run."""
+    import harness_sft.train
+    import harness_sft.trainer
+
+    with ExitStack() as stack:
+        if how in ("nan", "frozen"):
+            adapt = harness_sft.train._adapt
+            stack.enter_context(patch.object(harness_sft.train, "_adapt", lambda *a: _hurt(adapt(*a), how)))
+        if how == "leap":
+            stack.enter_context(patch.object(harness_sft.trainer.CheckedTrainer, "create_scheduler", _leaping))
+        return sft(ref, adapter, rows, out, progress=progress, seed=seed, flag=flag, **o)
+
+
+def _hurt(model: Any, how: str) -> Any:
+    """Freeze one lora_B, or let its gradient be NaN at the thirtieth step."""
+    parameter = next(p for name, p in model.named_parameters() if "lora_B" in name)
+    if how == "frozen":
+        parameter.requires_grad_(False)
+        return model
+    calls = itertools.count(1)
+    parameter.register_hook(lambda gradient: gradient * float("nan") if next(calls) == 30 else gradient)
+    return model
+
+
+def _leaping(trainer: Any, num_training_steps: int, optimizer: Any = None) -> Any:
+    """Schedule a learning rate that is a thousand times as high from step 40 on."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    trainer.lr_scheduler = LambdaLR(optimizer or trainer.optimizer, lambda step: 1000.0 if step >= 40 else 1.0)
+    return trainer.lr_scheduler
 
 
 def padded_by_hf(
@@ -207,7 +244,13 @@ repacking.open = _open  # type: ignore[attr-defined]
 
 @hookimpl
 def harness_trainers() -> Mapping[str, Any]:
-    return {"padded_by_hf": padded_by_hf, "masking": masking, "another_note": another_note, "damaged": damaged}
+    return {
+        "hurt": hurt,
+        "padded_by_hf": padded_by_hf,
+        "masking": masking,
+        "another_note": another_note,
+        "damaged": damaged,
+    }
 
 
 @hookimpl

@@ -268,6 +268,9 @@ MUTATIONS: list[Mutation] = [
     option("options the trainer refuses", "build", {"train_assistant_only_loss": True}, {}),
     trained("trained with a rate of zero", "T1", {"train_learning_rate": 0.0}, {"train_learning_rate": 1e-2}, "D14"),
     trained("one module did not move", "T1", {"train_use": "damaged", "train_how": "zero"}, {"train_use": "damaged"}),
+    trained("a module is frozen", "T1", {"train_use": "hurt", "train_how": "frozen"}, {"train_use": "hurt"}),
+    trained("a NaN in a gradient", "T2", {"train_use": "hurt", "train_how": "nan"}, {"train_use": "hurt"}),
+    trained("a learning rate that leaps", "T4", {"train_use": "hurt", "train_how": "leap"}, {"train_use": "hurt"}),
     trained("a NaN in the adapter", "T2", {"train_use": "damaged", "train_how": "nan"}, {"train_use": "damaged"}),
     trained(
         "a repacked 4-bit weight",

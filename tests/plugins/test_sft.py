@@ -276,7 +276,7 @@ def test_doubled_special_tokens(row: dict[str, str], trained: Train) -> None:
 
 def test_not_finite(trained: Train, tmp_path: Path) -> None:
     """A training that diverges stops with the step, and leaves no adapter."""
-    with pytest.raises(RuntimeError, match=r"training: the (loss|norm of the gradient) is (nan|inf) at step"):
+    with pytest.raises(RuntimeError, match=r"training: the (loss|norm of the gradient|weights) .*at step|after step"):
         trained(learning_rate=1e20)
     assert not (tmp_path / "run" / "adapter").exists()
 

@@ -1,0 +1,111 @@
+"""What is looked at while a model trains: whether it moves, whether its weights are finite, whether its loss leaps.
+
+Imports torch: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+
+FIRST_STEPS = 3  # after which every adapted module must have moved; a warmup makes the first of them a step of zero
+RECENT = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
+WINDOW = 20  # losses before them that it is compared with
+DEVIATIONS, SHARE, NATS = 6.0, 0.25, 0.1  # a spike is above their median by all three
+NORMAL = 1.4826 / math.sqrt(2)  # times the median step from one to the next is the deviation of normal noise
+MOVING = ("lora_B", "lora_embedding_B", "modules_to_save")  # in the names of weights that get a gradient at once
+
+
+@dataclass
+class Spike:
+    """Steps (from 1) in which the smoothed loss was far above what it was before, and its highest value."""
+
+    first: int
+    last: int
+    loss: float
+    before: float
+
+
+class Spikes:
+    """The leaps in a series of losses, one a step: the smoothed loss against the median of those before it.
+
+    It is far above them when it exceeds each of them, and their median by six of their deviations, a quarter of it,
+    and a tenth of a nat. Deviations are those of log(loss + 0.1), for the noise of a loss grows with it, and are
+    estimated from the median step between neighbours, so that a loss that falls is not a noisy one. While it is high,
+    it does not count as "before".
+    """
+
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        self.found: list[Spike] = []
+        self.before: deque[float] = deque(maxlen=WINDOW)
+        self.recent: deque[float] = deque()
+        self.step, self.inside = 0, False
+        for loss in losses:
+            self.add(loss)
+
+    def add(self, loss: float) -> Spike | None:
+        """Add the loss of the next step; return the spike that begins with it, if one does."""
+        self.step += 1
+        self.recent.append(loss)
+        if len(self.recent) < RECENT:
+            return None
+        smoothed, began = median(self.recent), False
+        if len(self.before) == WINDOW and smoothed > self._bar():
+            began = not self.inside
+            if began:
+                self.found.append(Spike(self.step - RECENT // 2, self.step, smoothed, median(self.before)))
+            self.found[-1].last, self.found[-1].loss = self.step, max(smoothed, self.found[-1].loss)
+            self.inside = True
+            self.recent.popleft()
+        else:
+            self.inside = False
+            self.before.append(self.recent.popleft())
+        return self.found[-1] if began else None
+
+    def _bar(self) -> float:
+        middle = median(self.before)
+        levels = [math.log(loss + NATS) for loss in self.before]
+        deviation = NORMAL * median(abs(b - a) for a, b in pairwise(levels))
+        noise = math.exp(math.log(middle + NATS) + DEVIATIONS * deviation) - NATS
+        return max(noise, middle * (1 + SHARE), middle + NATS, *self.before)
+
+
+class Start:
+    """The weights of an adapter before its first step, each as one exact number, so that nothing is copied."""
+
+    def __init__(self, model: Any) -> None:
+        self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
+
+    def unmoved(self, model: Any) -> list[str]:
+        """Return the weights that are what they were.
+
+        In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
+        """
+        same = [(n, p) for n, p in _moving(model) if self.sums.get(n) == _sum_of_bits(p)]
+        return [name for name, p in same if p.dtype == torch.float32 or not p.any()]
+
+
+def all_finite(parameters: list[Any]) -> bool:
+    """Say whether all weights are finite, from their norm."""
+    return not parameters or math.isfinite(float(torch.nn.utils.get_total_norm(parameters)))
+
+
+def _moving(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the weights of an adapter that a first gradient moves; the A of a LoRA waits for its B, which is zero."""
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in MOVING) and parameter.is_floating_point():
+            yield name, parameter.detach()
+
+
+def _sum_of_bits(tensor: Any) -> int:
+    """Return the sum of a tensor's bits as integers: a change of the last place of one weight changes it."""
+    width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.contiguous().view(width).sum(dtype=torch.int64))
