@@ -113,7 +113,8 @@ def rewrites_base(adapter: Path) -> bool:
     return (
         not plain
         or config.get("peft_type") != "LORA"
-        or any((config.get("bias", "none") != "none", config.get("modules_to_save"), config.get("lora_bias")))
+        or config.get("bias", "none") != "none"
+        or any(config.get(name) for name in ("modules_to_save", "lora_bias", "trainable_token_indices"))
     )
 
 

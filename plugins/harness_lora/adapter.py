@@ -5,32 +5,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.schema import fits, kind, show
 from harness.subject import Progress
+from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
 from harness_lora.headers import find_tensor, read_headers, split_name
 from harness_lora.targets import check_targets
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
-
-OURS = {  # fields of LoraConfig that are not the user's, and why
-    "task_type": "it is always CAUSAL_LM",
-    "peft_type": "it is always LORA",
-    "inference_mode": "the trainer sets it",
-    "base_model_name_or_path": "it is the model's",
-    "revision": "it is the model's",
-    "auto_mapping": "PEFT sets it",
-    "peft_version": "PEFT sets it",
-}
-PREPARED = {"eva", "corda", "loftq", "lora_ga"}  # initialisations that need data or a rewritten base on disk
-MOVES_BASE = ("pissa", "olora")  # move a part of the base's weight into the adapter; the trainer moves it back
 
 
 @dataclass(frozen=True)
@@ -44,28 +34,44 @@ class Lora:
         """Build the real configuration and a layer with it; raises UsageError on what PEFT refuses or we do not do."""
         self._check_names()
         start = self.fields.get("init_lora_weights", True)
-        moves = isinstance(start, str) and start.startswith(MOVES_BASE)
         if start in PREPARED:
-            raise UsageError(f'init_lora_weights "{start}": needs a preparation that is not done here')
-        if moves and self.quantization:
-            raise UsageError(f'init_lora_weights "{start}": cannot move weights of a 4-bit base; use lora')
+            raise UsageError(f'init_lora_weights "{start}": {PREPARED[start]}')
+        if self.quantization and str(start).startswith(ON_FLOATS):
+            raise UsageError(f'init_lora_weights "{start}": cannot be made on a 4-bit base; use lora')
+        if "lm_head" in {name.rpartition(".")[2] for name in _list(self.fields["target_modules"])}:
+            raise UsageError(
+                'target_modules "lm_head": TRL computes the loss from its weight alone, so an adapter of it would not '
+                "be trained; use modules_to_save"
+            )
         config = self.peft_config()
-        if moves and config.use_rslora and (config.rank_pattern or config.alpha_pattern):
+        patterns = config.rank_pattern or config.alpha_pattern
+        if str(start).startswith(MOVES_BASE) and config.use_rslora and patterns:
             raise UsageError("use_rslora: with patterns, PEFT cannot turn such an adapter into a plain LoRA; drop one")
         _try_layer(config)
 
     def _check_names(self) -> None:
         from peft import LoraConfig
 
-        known, mistakes = {f.name for f in dataclasses.fields(LoraConfig)} - set(OURS), Mistakes()
-        hints = get_type_hints(LoraConfig) | {"init_lora_weights": bool | str}  # PEFT spells a pattern as a literal
+        hints, mistakes = get_type_hints(LoraConfig), Mistakes()
+        hints["init_lora_weights"] = bool | str  # PEFT spells a pattern as a literal
+        known = {f.name for f in dataclasses.fields(LoraConfig)}
+        refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **UNTRAINED, **REFUSED}
+        refused |= FULL if self.quantization else {}
         for name, value in self.fields.items():
             if name in OURS:
                 mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
             elif name not in known:
                 mistakes.add(f'option "{name}"', f"is no field of PEFT's LoraConfig{did_you_mean(name, known)}")
-            elif not fits(value, hints[name]):
-                mistakes.add(f'option "{name}"', f"is {show(value)}, want {kind(hints[name])}")
+            elif name in refused:
+                mistakes.add(f'option "{name}"', f"is not trained here: {refused[name]}; remove it")
+            elif not fits(value, dict if (nested := _nested(hints[name])) else hints[name]):
+                mistakes.add(f'option "{name}"', f"is {show(value)}, want {kind(dict if nested else hints[name])}")
+            else:  # PEFT drops what it does not know of these without a word
+                keys = {f.name for f in dataclasses.fields(nested)} if nested else set()
+                for key in sorted(set(value) - keys) if nested else ():
+                    mistakes.add(
+                        f'option "{name}.{key}"', f"is no field of PEFT's {nested.__name__}{did_you_mean(key, keys)}"
+                    )
         mistakes.raise_if_any()
 
     def peft_config(self) -> Any:
@@ -82,17 +88,53 @@ class Lora:
         names = [n.removesuffix(".weight") for n in read_headers(Path(base)) if n.endswith(".weight")]
         patterns = [*self.fields.get("rank_pattern", {}), *self.fields.get("alpha_pattern", {})]
         check_targets(self.fields["target_modules"], names, patterns)
+        self._check_ends(Path(base))
+        if self.fields.get("lora_bias"):
+            self._check_biases(Path(base))
+
+    def _check_ends(self, base: Path) -> None:
+        """Refuse an embedding or a head that would not be trained, or apart from what it is tied to."""
+        from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+        fields = self.fields
+        config = json.loads((base / "config.json").read_text("utf-8"))
+        chosen = [("target_modules", name) for name in _list(fields["target_modules"])]
+        if not fields.get("ensure_weight_tying"):
+            chosen += [("modules_to_save", name) for name in _list(fields.get("modules_to_save"))]
+        for option, name in chosen:
+            end = name.rpartition(".")[2]
+            if config.get("tie_word_embeddings") and end in EMBEDDING_LAYER_NAMES:
+                raise UsageError(
+                    f'{option} "{name}": the base ties its embedding to its head, and one would be trained apart from '
+                    "the other; use modules_to_save with ensure_weight_tying"
+                )
+        if config.get("tie_word_embeddings") and fields.get("trainable_token_indices"):
+            raise UsageError(
+                "trainable_token_indices: the base ties its embedding to its head, and TRL cannot compute the loss "
+                "with such a head; use modules_to_save with ensure_weight_tying"
+            )
+
+    def _check_biases(self, base: Path) -> None:
+        """Refuse `lora_bias` on a layer that has no bias to merge it into."""
+        there, targets = read_headers(base), self.fields["target_modules"]
+        for name in (n.removesuffix(".weight") for n, h in there.items() if n.endswith(".weight") and len(h.shape) > 1):
+            end = name.rpartition(".")[2]
+            wanted = _list(targets) or [end] * (end not in ("embed_tokens", "lm_head"))
+            if not _list(targets) and targets != "all-linear":
+                wanted = [end] * bool(re.fullmatch(str(targets), name))
+            if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
+                raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
 
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
         """Raise UsageError when the folder `adapter` holds no adapter, or one that was made for another base."""
-        read_config(adapter)
+        config = read_config(adapter)
         made_for = read_note(adapter).get("base_digest")
         if made_for and base_digest and made_for != base_digest:
             raise UsageError(
                 f'adapter "{adapter}": was trained on weights {made_for[:16]}, the base is {base_digest[:16]}; '
                 "name the base it was trained on"
             )
-        _check_shapes(base, adapter)
+        _check_shapes(base, adapter, config)
 
     def check_merge(self, variant: str) -> None:
         """Raise UsageError when an adapter of this configuration cannot be merged this way."""
@@ -140,6 +182,10 @@ class Lora:
         return ask(Question(base, str(adapter), str(merged), onto, trained))
 
 
+def _list(names: Any) -> list[str]:
+    return [] if names is None or isinstance(names, str) else list(names)
+
+
 def read_config(adapter: Path) -> Any:
     """Return the LoraConfig of a PEFT folder; raises UsageError when it or the weights are missing or no LoRA."""
     from peft import LoraConfig, PeftConfig
@@ -168,20 +214,21 @@ def read_note(adapter: Path) -> dict[str, Any]:
         raise UsageError(f'adapter "{adapter}": its {NOTE} cannot be read: {error}; train again') from None
 
 
-def _check_shapes(base: str, adapter: Path) -> None:
+def _check_shapes(base: str, adapter: Path, config: Any) -> None:
     """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed."""
     there = read_headers(Path(base))
     made = {split_name(key): header.shape for key, header in read_headers(adapter, WEIGHTS).items()}
-    for (module, part), shape in made.items():
-        if part not in ("lora_A", ""):
+    for module, part in made:
+        shape = _shape_for(made, module, part, config)
+        if shape is None:
             continue
         tensor = find_tensor(module, there)
         if tensor is None:
+            if config.ensure_weight_tying and not part:
+                continue  # the other name of a tied tensor
             raise UsageError(
                 f'adapter "{adapter}": the base has no "{module}", which it adapts; was it made for another?'
             )
-        if part:
-            shape = (*made.get((module, "lora_B"), ())[:1], shape[-1])
         if there[tensor].shape not in (shape, shape[::-1] if part else shape):
             raise UsageError(
                 f'adapter "{adapter}": "{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}; '
@@ -189,13 +236,37 @@ def _check_shapes(base: str, adapter: Path) -> None:
             )
 
 
+def _shape_for(
+    made: Mapping[tuple[str, str], tuple[int, ...]], module: str, part: str, config: Any
+) -> tuple[int, ...] | None:
+    """Return the shape of the base's tensor that a part of an adapter is for, or None where it tells none."""
+    shape = made[module, part]
+    if part in ("", "base_layer", "lora_bias"):
+        return shape
+    if part == "lora_embedding_A":
+        return (shape[-1], *made.get((module, "lora_embedding_B"), ())[:1])
+    if part != "lora_A":
+        return None
+    before, b = shape[-1], made.get((module, "lora_B"), ())
+    if config.use_bdlora and any(name in module for name in config.use_bdlora.target_modules_bd_a or ()):
+        before *= config.use_bdlora.nblocks
+    return (*b[:1], before)
+
+
 def _try_layer(config: Any) -> None:
     """Make one adapted layer, because PEFT checks rank, dropout, initialisation and variants only there."""
     import torch
     from peft.tuners.lora import Linear
 
+    config = copy.deepcopy(config)
+    config.use_bdlora = None  # depends on the names of a model's layers
     try:
         with torch.random.fork_rng(devices=[]):
-            Linear(torch.nn.Linear(64, 64), "default", copy.deepcopy(config), r=config.r, lora_alpha=config.lora_alpha)
+            Linear(torch.nn.Linear(64, 64), "default", config, r=config.r, lora_alpha=config.lora_alpha)
     except (ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
         raise UsageError(f"LoraConfig: {' '.join(str(error).split())}") from None
+
+
+def _nested(want: Any) -> Any:
+    """Return the class of a field that is a configuration of its own, which PEFT makes of a table, or None."""
+    return next((arg for arg in get_args(want) if dataclasses.is_dataclass(arg)), None)

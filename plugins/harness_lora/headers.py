@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.evidence import Safetensors, read_safetensors
 
 PREFIX = "base_model.model."  # what PEFT puts before every name
-LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens\w*)(\.weight|\.bias)?")
+LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens_delta)(\.(?P<rest>\w+))?")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,18 @@ def metadata_of(file: Path) -> dict[str, str]:
 
 
 def split_name(key: str) -> tuple[str, str]:
-    """Split a tensor's name in an adapter: ("model.layers.0.mlp.up_proj", "lora_A"), or (module, "") of a whole one."""
+    """Split a tensor's name in an adapter: ("model.layers.0.mlp.up_proj", "lora_A"), or (module, "") of a whole one.
+
+    What is for a bias has the bias's name for a module, and a base's own weight that was saved along is "base_layer".
+    """
     name = key.removeprefix(PREFIX)
-    found = LORA_PART.fullmatch(name)
-    return (found["module"], found["part"]) if found else (name.removesuffix(".weight"), "")
+    if found := LORA_PART.fullmatch(name):
+        if (found["part"], found["rest"]) == ("lora_B", "bias"):
+            return f"{found['module']}.bias", "lora_bias"
+        return found["module"].removesuffix(".token_adapter"), found["part"]
+    if name.endswith(".base_layer.weight"):
+        return name.removesuffix(".base_layer.weight"), "base_layer"
+    return name.removesuffix(".weight").replace(".base_layer.bias", ".bias"), ""
 
 
 def find_tensor(module: str, there: Collection[str]) -> str | None:

@@ -22,7 +22,6 @@ from typing import IO, Any
 
 import torch
 from peft import LoraConfig
-from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 
@@ -31,17 +30,10 @@ from harness.evidence import Safetensors, read_safetensors
 from harness.formats import Unsafe, check_indexes
 from harness.paths import copy_range
 from harness.subject import Progress
+from harness_lora.fields import REFUSED, REWRITTEN, UNMERGED, unknown
 from harness_lora.headers import Header, find_tensor, read_headers, split_name
 
-# Fields whose effect on the merged weights is proven equal to PEFT's adapter in tests/plugins/test_lora.py, or that
-# have none. Any other one that is not at its default is refused.
-PROVEN = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"}
-PROVEN |= {"layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save"}
-PROVEN |= {"init_lora_weights", "fan_in_fan_out", "inference_mode", "task_type", "peft_type", "peft_version"}
-PROVEN |= {"base_model_name_or_path", "revision", "auto_mapping"}
 WEIGHTS = "adapter_model.safetensors"
-EMBEDDINGS = frozenset(EMBEDDING_LAYER_NAMES)
-REWRITTEN = ("pissa", "olora", "corda", "loftq", "lora_ga")  # adapters to a base that is not the one on disk
 
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
@@ -59,7 +51,7 @@ class Plan:
     added: Mapping[str, tuple[str, Tensors]]  # module and its parts, lora_A and so on
     replaced: Tensors  # modules_to_save
     rounded: frozenset[str]  # what a 4-bit load quantises
-    transposed: frozenset[str]  # Conv1D keeps its weight as (in, out)
+    transposed: frozenset[str]  # Conv1D keeps its weight as (in, out), and so does an embedding
 
     @property
     def must(self) -> set[str]:
@@ -111,6 +103,8 @@ class _Merge:
         if name in self.plan.replaced:
             yield self.plan.replaced[name].to(weight.dtype)
             return
+        if name in self.plan.added:  # an adapter that brings the base's weight along stands on that
+            weight = self.plan.added[name][1].get("base_layer", weight).to(weight.dtype)
         turned = name in self.plan.transposed
         new = weight.T if turned else weight
         if name in self.plan.rounded and self.quantization:
@@ -125,20 +119,23 @@ class _Merge:
     def sum(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
         if name not in self.plan.added:
             return weight[rows]
-        return add_lora(weight[rows].double(), *self.plan.added[name], self.config, rows)
+        module, parts = self.plan.added[name]
+        total = weight[rows].double()
+        if "lora_bias" in parts:
+            scale = scale_of(module.removesuffix(".bias"), self.config)
+            return total.add_(parts["lora_bias"][rows].double(), alpha=scale)
+        if "trainable_tokens_delta" in parts:
+            return put_tokens(total, module, parts["trainable_tokens_delta"], self.config, rows)
+        return add_lora(total, module, parts, self.config, rows)
 
 
 def check_mergeable(config: Any, *, trained: bool = False) -> None:
     """Raise UsageError for a LoraConfig whose merge is not proven; `trained` when it is read from an adapter."""
-    for option in dataclasses.fields(LoraConfig):
-        default = option.default
-        if option.default_factory is not dataclasses.MISSING:
-            default = option.default_factory()
-        if option.name not in PROVEN and getattr(config, option.name) != default:
-            raise UsageError(f'[merge] an adapter with "{option.name}": a merge of it is not proven; ship the adapter')
-    targets = config.target_modules or ()
-    if not isinstance(targets, str) and not EMBEDDINGS.isdisjoint(targets):
-        raise UsageError("[merge] an adapter of an embedding: a merge of it is not proven; ship the adapter")
+    known, plain = {option.name for option in dataclasses.fields(LoraConfig)}, LoraConfig()
+    refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **UNMERGED, **REFUSED}
+    for name, why in refused.items():
+        if getattr(config, name) != getattr(plain, name):
+            raise UsageError(f'[merge] an adapter with "{name}" is not merged: {why}; ship the adapter')
     start = config.init_lora_weights
     if trained and isinstance(start, str) and start.startswith(REWRITTEN):
         raise UsageError(
@@ -169,7 +166,7 @@ def merge_folder(
     except Unsafe as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
     plan = make_plan(base, adapter, there, quantization)
-    if not plan.replaced and not any(p["lora_A"].any() and p["lora_B"].any() for _, p in plan.added.values()):
+    if not plan.replaced and not any(_moves(parts) for _, parts in plan.added.values()):
         raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
     done = iter(range(1, len(there) + 1))
 
@@ -200,15 +197,23 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
     added: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
     replaced: dict[str, torch.Tensor] = {}
     model = _skeleton(base)
-    tied = {name.removesuffix(".weight") for pair in model.all_tied_weights_keys.items() for name in pair}
+    twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in model.all_tied_weights_keys.items()}
+    twins |= {b: a for a, b in twins.items()}
+    embedded: set[str] = set()
     with safe_open(adapter / WEIGHTS, "pt") as opened:
-        for key in read_headers(adapter, WEIGHTS):
-            module, part = split_name(key)
-            tensor = find_tensor(module, there)
-            if tensor is None or module in tied or part.startswith("lora_embedding"):
-                raise UsageError(f'[merge] "{key}": an embedding, or tied to one, cannot be merged; ship the adapter')
+        names = {split_name(key): key for key in read_headers(adapter, WEIGHTS)}
+        for (module, part), key in names.items():
+            tensor, tied = find_tensor(module, there), module in twins
+            if tied and not part and (twin := names.get((twins[module], ""))):  # trained as one, and saved twice
+                tied = not torch.equal(opened.get_tensor(key), opened.get_tensor(twin))
+                if tensor is None and not tied:
+                    continue
+            if tensor is None or (tied and part != "trainable_tokens_delta"):
+                raise UsageError(f'[merge] "{key}": is tied to another, and cannot change alone; ship the adapter')
             if part:
-                added.setdefault(tensor, (module, {}))[1][part] = opened.get_tensor(key)
+                embedded |= {tensor} if part.startswith("lora_embedding") else set()
+                name = part.replace("lora_embedding", "lora")
+                added.setdefault(tensor, (module, {}))[1][name] = opened.get_tensor(key)
             else:
                 replaced[tensor] = opened.get_tensor(key)
     linears = _linears(model)
@@ -216,7 +221,15 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
     if None in rounded:
         raise UsageError(f'[merge] base "{base}": its files name layers otherwise than the model; use "original"')
     transposed = {find_tensor(name, there) for name, kind in linears.items() if kind == "Conv1D"}
+    transposed |= embedded
     return Plan(added, replaced, frozenset(filter(None, rounded)), frozenset(filter(None, transposed)))
+
+
+def _moves(parts: Tensors) -> bool:
+    """Say whether an adapter's parts of one tensor are not all zero; other rows of an embedding always count."""
+    if "lora_A" in parts:
+        return bool(parts["lora_A"].any() and parts["lora_B"].any())
+    return any(bool(part.any()) for part in parts.values())
 
 
 def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any, rows: slice = slice(None)) -> torch.Tensor:
@@ -225,16 +238,50 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any, row
     s is alpha/r, or alpha/√r with rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024,
     arXiv:2402.09353, section 4.1. Raises Finding when the rank is not the configuration's.
     """
-    a, b = parts["lora_A"].to(weight.dtype), parts["lora_B"][rows].to(weight.dtype)
-    r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
-    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
+    a, b = parts["lora_A"], parts["lora_B"]
+    if config.use_bdlora:  # the blocks of a diagonal are saved one below the other
+        blocks = config.use_bdlora.nblocks
+        a = _diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
+        b = _diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
+    r = rank_of(module, config)
     if a.shape[0] != r:
         raise Finding(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
-    total: torch.Tensor = torch.addmm(weight, b, a, alpha=alpha / (math.sqrt(r) if config.use_rslora else r))
+    total: torch.Tensor = torch.addmm(
+        weight, b[rows].to(weight.dtype), a.to(weight.dtype), alpha=scale_of(module, config)
+    )
     if config.use_dora:
         norm = torch.linalg.norm(total, dim=1, keepdim=True)
         total = parts["lora_magnitude_vector"][rows].to(weight.dtype).view(-1, 1) / norm * total
     return total
+
+
+def _diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
+    whole: torch.Tensor = torch.block_diag(*part.chunk(blocks))  # type: ignore[no-untyped-call]
+    return whole
+
+
+def rank_of(module: str, config: Any) -> int:
+    """Return the rank that a module's adapter has by its configuration."""
+    return int(config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r))
+
+
+def scale_of(module: str, config: Any) -> float:
+    """Return what B·A is multiplied with: alpha/r, or alpha/√r with rslora."""
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
+    r = rank_of(module, config)
+    return float(alpha / (math.sqrt(r) if config.use_rslora else r))
+
+
+def put_tokens(weight: torch.Tensor, module: str, trained: torch.Tensor, config: Any, rows: slice) -> torch.Tensor:
+    """Return rows of an embedding in which those of the trained tokens are replaced."""
+    chosen = config.trainable_token_indices
+    if isinstance(chosen, dict):
+        chosen = next(tokens for name, tokens in chosen.items() if module == name or module.endswith(f".{name}"))
+    begin = rows.start or 0
+    for token, row in zip(chosen, trained, strict=True):
+        if begin <= token < begin + len(weight):
+            weight[token - begin] = row.to(weight.dtype)
+    return weight
 
 
 def is_finite(weight: torch.Tensor) -> bool:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.paths import folder_in_place, write_text
-from harness_lora.adapter import MOVES_BASE, NOTE
+from harness_lora.adapter import NOTE
+from harness_lora.fields import MOVES_BASE
 from harness_sft.config import build_config
 from harness_sft.rows import Row, select_columns, split_rows
 
@@ -225,6 +226,11 @@ def _quiet_libraries() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", "(PiSSA|OLoRA) changes the base weights", UserWarning)
+            warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
+            # It takes the bias of lora_bias, which has one dimension, for a shard of a matrix.
+            warnings.filterwarnings(
+                "ignore", r"Adapter 'default': \d+ LoRA tensor\(s\) have invalid shape", UserWarning
+            )
             yield
     finally:
         if shown:

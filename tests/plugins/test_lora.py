@@ -28,18 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),  # for what is refused
 ]
 IDS = torch.arange(20, 60).view(2, 20)
-VARIANTS: list[dict[str, Any]] = [
-    {},
-    {"use_rslora": True},
-    {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}},
-    {"rank_pattern": {"q_proj": 4}, "use_rslora": True},
-    {"use_dora": True},
-    {"init_lora_weights": "orthogonal"},
-    {"init_lora_weights": "mica"},
-    {"modules_to_save": ["lm_head"]},
-    {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
-    {"exclude_modules": ["q_proj"]},
-]
 
 
 @pytest.mark.parametrize("module", ["harness_lora", "harness_sft"])
@@ -61,8 +49,6 @@ def test_import_is_light(module: str) -> None:
         (lora(r=0), "LoraConfig: "),
         (lora(lora_dropout=1.5), "LoraConfig: "),
         (lora(init_lora_weights="pisa"), "LoraConfig: "),
-        (lora(init_lora_weights="eva"), 'init_lora_weights "eva": needs a preparation'),
-        (qlora(init_lora_weights="pissa"), 'init_lora_weights "pissa": cannot move weights of a 4-bit base'),
     ],
 )
 def test_wrong_options(adapter: Lora, message: str) -> None:
@@ -77,14 +63,6 @@ def test_all_wrong_options_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         lora(alpha=1, rslora=True).check()
     assert len(caught.value.messages) == 2
-
-
-@pytest.mark.parametrize("options", VARIANTS)
-def test_right_options(options: dict[str, Any]) -> None:
-    """All that can be merged also passes the check, on a full base and on one in 4 bits."""
-    lora(**options).check()
-    qlora(**options).check()
-    qlora(**options).check_merge("dequantized")
 
 
 def test_targets_that_match_nothing(tiny_model: Path) -> None:
@@ -138,16 +116,6 @@ def test_broken_weights(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(UsageError, match="is no whole safetensors file"):
         lora().check_fits(str(tiny_model), "", tmp_path)
-
-
-@pytest.mark.parametrize("options", VARIANTS)
-def test_merge_onto_original(options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
-    """The merged model answers as the adapter on the same base does, for every variant that is merged."""
-    adapter = lora(**options)
-    trained = make_adapter(tiny_model, adapter, tmp_path / "adapter")
-    merged = merge(tiny_model, adapter, tmp_path, "original")
-    assert difference(trained, merged) < 1e-5
-    assert difference(load_model(tiny_model, dtype="float32", device="cpu"), merged) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -244,9 +212,6 @@ def test_merge_keeps_the_rest(tiny_model: Path, tmp_path: Path) -> None:
     [
         (lora(), "dequantized", "the adapter was trained on a full base"),
         (qlora(), "merged", '"merged": unknown'),
-        (lora(bias="all"), "original", '"bias": a merge of it is not proven'),
-        (lora(trainable_token_indices=[3]), "original", '"trainable_token_indices": a merge of it is not proven'),
-        (lora(target_modules=["embed_tokens"]), "original", "an adapter of an embedding"),
         (lora(init_lora_weights="pissa"), "original", "belongs to a rewritten base"),
     ],
 )
@@ -272,7 +237,7 @@ def test_merge_refuses_tied_head(tiny_model: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "adapter")
     adapter = lora(modules_to_save=["embed_tokens"])
     make_adapter(tiny_model, adapter, tmp_path / "adapter")
-    with pytest.raises(UsageError, match="an embedding, or tied to one"):
+    with pytest.raises(UsageError, match="is tied to another"):
         merge(base, adapter, tmp_path, "original")
 
 

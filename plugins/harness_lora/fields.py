@@ -1,0 +1,57 @@
+"""Every field of PEFT's LoraConfig, and what becomes of it here; docs/adapters.md is the same for people.
+
+A field that is in none of these tables, as a newer PEFT may have one, is refused; a test fails until it is put in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+OURS = {  # not the user's, and why
+    "task_type": "it is always CAUSAL_LM",
+    "peft_type": "it is always LORA",
+    "inference_mode": "the trainer sets it",
+    "base_model_name_or_path": "it is the model's",
+    "revision": "it is the model's",
+    "auto_mapping": "PEFT sets it",
+    "peft_version": "PEFT sets it",
+}
+# Trained and merged; tests/plugins/test_adapters.py compares every one with PEFT's own merge.
+MERGED = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"}
+MERGED |= {"layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "use_rslora"}
+MERGED |= {"use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "ensure_weight_tying"}
+MERGED |= {"use_bdlora", "velora_config"}
+UNMERGED = {  # trained, and shipped as an adapter
+    "target_parameters": "a checkpoint may store the experts of a layer otherwise than the model holds them",
+}
+UNTRAINED = {  # not trained here; an adapter that was made with it elsewhere is merged
+    "eva_config": "EVA needs a pass over the data before the training, which is not done here",
+    "corda_config": "CorDA needs a pass over the data before the training, which is not done here",
+    "lora_ga_config": "LoRA-GA needs gradients before the training, which are not taken here",
+    "loftq_config": "LoftQ rewrites the base, which is not kept here; use qlora",
+    "monteclora_config": "its loss has a term that the trainer does not add",
+}
+REFUSED = {
+    "kasa_config": "KaSA rewrites the base for good, and its loss has terms that the trainer does not add",
+    "alora_invocation_tokens": "it acts after certain tokens only, so no merged weight equals it",
+    "arrow_config": "it routes between adapters that are there already; nothing is trained",
+    "layer_replication": "the model would have other layers than its base",
+    "use_qalora": "PEFT does it on GPTQ bases alone, and trains a plain LoRA on others without a word",
+    "qalora_group_size": "it is for use_qalora, which is not done here",
+    "megatron_config": "the trainer does not run Megatron",
+    "megatron_core": "the trainer does not run Megatron",
+    "runtime_config": "nothing is offloaded here",
+}
+FULL = {  # not on a base in 4 bits
+    "use_bdlora": "PEFT trains a plain LoRA on a 4-bit base without a word; use lora",
+    "velora_config": "PEFT does not do it on a 4-bit base; use lora",
+}
+MOVES_BASE = ("pissa", "olora")  # move a part of the base's weight into the adapter; the trainer moves it back
+PREPARED = {start: UNTRAINED[f"{start}_config"] for start in ("eva", "corda", "loftq", "lora_ga")}
+REWRITTEN = (*MOVES_BASE, "corda", "loftq", "lora_ga")  # adapters to a base that is not the one on disk
+ON_FLOATS = ("mica", "orthogonal", *MOVES_BASE)  # PEFT makes them from the base's weight, or in its dtype
+
+
+def unknown(fields: Set[str]) -> Set[str]:
+    """Return the fields that no table says anything about."""
+    return fields - {*OURS, *MERGED, *UNMERGED, *UNTRAINED, *REFUSED}
