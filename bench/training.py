@@ -29,15 +29,15 @@ def measure(setting: Setting, *, rounds: int = 2, steps: int = 6, data: str = DA
     return {"rounds": rounds, "steps": steps, "data": data, **found}
 
 
-def rows(steps: int, data: str) -> list[dict[str, Any]]:
-    """Return as many rows as the steps take, of a suite's own data."""
+def rows(count: int, data: str) -> list[dict[str, Any]]:
+    """Return the first rows of a suite's own data."""
     from harness.data import read_rows, to_training_rows
 
     sys.path.insert(0, str(ROOT / "suites"))
     from harnessfile import harness_read_samples
 
     found = read_rows(data, ROOT / "suites", harness_read_samples, "bench")
-    return to_training_rows(found[: steps * BATCH], {}, "bench")
+    return to_training_rows(found[:count], {}, "bench")
 
 
 def trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=Dataset.from_list(rows(steps, data)),
+            train_dataset=Dataset.from_list(rows(steps * BATCH, data)),
             processing_class=AutoTokenizer.from_pretrained(path),
             peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear"),
         )
@@ -88,29 +88,24 @@ def trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
 
 def ours(setting: Setting, steps: int, data: str) -> dict[str, Any]:
     """Train with the harness's trainer."""
+    recipe = {"max_steps": steps, "per_device_train_batch_size": BATCH, "max_length": LENGTH}
+    facts = train(setting, rows(steps * BATCH, data), gradient_accumulation_steps=1, **recipe)
+    return {"rate": facts["tokens_per_second"], "loss": facts["train_loss"]}
+
+
+def train(setting: Setting, data: list[dict[str, Any]], **recipe: Any) -> dict[str, Any]:
+    """Train a QLoRA with the harness's trainer and return the facts that it writes beside the adapter."""
     from harness.subject import ModelRef
     from harness_lora import qlora
     from harness_sft import sft
 
     dtype: Any = setting.dtype
-
     adapter: Any = qlora(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, compute_dtype=dtype)
     ref = ModelRef("base", setting.folder(), options={"dtype": setting.dtype, "device": setting.device})
     with tempfile.TemporaryDirectory() as folder:
-        out = sft(
-            ref,
-            adapter,
-            rows(steps, data),
-            Path(folder) / "adapter",
-            progress=lambda _: None,
-            seed=SEED,
-            max_steps=steps,
-            per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=1,
-            max_length=LENGTH,
-        )
-        facts = json.loads((out / "harness-adapter.json").read_text("utf-8"))["facts"]
-    return {"rate": facts["tokens_per_second"], "loss": facts["train_loss"]}
+        out = sft(ref, adapter, data, Path(folder) / "adapter", progress=lambda _: None, seed=SEED, **recipe)
+        facts: dict[str, Any] = json.loads((out / "harness-adapter.json").read_text("utf-8"))["facts"]
+    return facts
 
 
 def section(found: dict[str, Any]) -> Section:

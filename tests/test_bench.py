@@ -29,6 +29,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "generation": {"prompts": 2, "shots": 1, "max_new_tokens": 4, "offered": 0},
     "startup": {"repeats": 1, "collected": "suites/smoke.toml"},
     "training": {"rounds": 1, "steps": 1, "data": "data/colours-train.jsonl"},
+    "packing": {"rounds": 1, "documents": 16, "data": "data/colours-train.jsonl"},
+    "checkpointing": {"rounds": 1, "steps": 1, "lengths": [64], "data": "data/colours-train.jsonl"},
 }
 TITLES = {
     "choice": "Multiple choice",
@@ -36,6 +38,8 @@ TITLES = {
     "generation": "Generation",
     "startup": "Start-up",
     "training": "Training",
+    "packing": "Packing",
+    "checkpointing": "Gradient checkpointing",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -363,6 +364,36 @@ def test_packed_documents_are_apart(tiny_model: Path) -> None:
         together = model(**packed, use_cache=False).logits[0, len(one) :]
         alone = model(torch.tensor([two]), use_cache=False).logits[0]
     assert alone == pytest.approx(together, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["prompt", "text"])
+def test_packed_documents_have_the_losses_they_have_alone(shape: str, tiny_model: Path) -> None:
+    """In the rows that TRL packs, each document's summed loss is what it is alone: positions begin anew with it."""
+    rows = [r if shape == "prompt" else {"text": r["prompt"] + r["completion"]} for r in ROWS]
+    trainer: Any = sft
+    ref, recipe = ModelRef("base", str(tiny_model)), {"packing": True, "max_length": 256}
+    built = trainer.build(ref, qlora(), rows, seed=3, **recipe)
+    model = load_model(tiny_model, dtype="float32", device="cpu", quantization=qlora().quantization)
+
+    def losses(labels: Any, **inputs: Any) -> Any:
+        with torch.no_grad():
+            logits = model(**inputs, use_cache=False).logits[0, :-1]
+        return torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="none", ignore_index=-100)
+
+    alone = {}
+    for example in built.examples:
+        ids, labels = torch.tensor([example.ids]), torch.tensor([example.labels])
+        alone[tuple(example.ids)] = float(losses(labels, input_ids=ids).double().sum())
+    seen = {}
+    for batch in built.batches(len(rows)):
+        assert "attention_mask" not in batch
+        each = losses(**batch).double()
+        starts = [*torch.nonzero(batch["position_ids"][0] == 0).flatten().tolist(), batch["input_ids"].shape[1]]
+        assert len(starts) > 3  # several documents in one row
+        for begin, end in itertools.pairwise(starts):
+            seen[tuple(batch["input_ids"][0, begin:end].tolist())] = float(each[max(0, begin - 1) : end - 1].sum())
+    assert len(seen) == len(rows)
+    assert seen == pytest.approx(alone, rel=1e-5)
 
 
 def facts_of(out: Path) -> dict[str, Any]:
