@@ -38,19 +38,19 @@ def untrained(base: Path, out: Path, *, seed: int) -> None:
 def lora(
     *,
     r: int = 16,
-    lora_alpha: int = 32,
+    lora_alpha: int | None = None,
     lora_dropout: float = 0.05,
     target_modules: str | list[str] = "all-linear",
     **options: Any,
 ) -> Lora:
-    """Adapt a base in its own precision; `options` are further fields of PEFT's LoraConfig."""
+    """Adapt a base in its own precision; `options` are more fields of PEFT's LoraConfig, alpha unset is 2·r."""
     return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options))
 
 
 def qlora(
     *,
     r: int = 16,
-    lora_alpha: int = 32,
+    lora_alpha: int | None = None,
     lora_dropout: float = 0.05,
     target_modules: str | list[str] = "all-linear",
     quant_type: QuantType = "nf4",
@@ -69,5 +69,10 @@ def qlora(
     return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options), quantization)
 
 
-def _fields(r: int, alpha: int, dropout: float, targets: str | list[str], options: dict[str, Any]) -> dict[str, Any]:
+def _fields(
+    r: int, alpha: int | None, dropout: float, targets: str | list[str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return LoraConfig's fields; the scale alpha/r is the same for every rank, but where rslora sees to it."""
+    if alpha is None:
+        alpha = 32 if options.get("use_rslora") else 2 * r
     return {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets, **options}

@@ -40,6 +40,14 @@ def test_import_is_light(module: str) -> None:
     assert done.stdout.strip() == "light", done.stderr
 
 
+def test_alpha_follows_the_rank_unless_it_is_given() -> None:
+    """A sweep of r keeps the scale alpha/r; rslora's scale allows for the rank itself."""
+    for make in (lora, qlora):
+        assert [make(r=r).fields["lora_alpha"] for r in (4, 16, 64)] == [8, 32, 128]
+        assert make(r=64, lora_alpha=32).fields["lora_alpha"] == 32
+        assert make(r=64, use_rslora=True).fields["lora_alpha"] == 32
+
+
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
