@@ -206,13 +206,21 @@ def selftest(args: argparse.Namespace) -> int:
     from harness.terminal import print_equals, print_trial
 
     found = put_through(
-        args.suite, only=args.only, limit=args.limit, plugins=args.p, overrides=args.set, told=print_trial
+        args.suite,
+        only=args.only,
+        limit=args.limit,
+        plugins=args.p,
+        overrides=args.set,
+        told=print_trial,
+        said=lambda line: print(line, file=sys.stderr),
     )
     for equal in found.equals:
         print_equals(equal)
     tried = [t for t in found.trials if not t.skipped]
-    print(f"{sum(bool(t.caught) for t in tried)} of {len(tried)} impostors caught")
-    return ExitCode.OK if found.clean else ExitCode.FAILED
+    caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
+    rest = f", {len(undecided)} not judged" if undecided else ""
+    print(f"{len(caught)} of {len(tried)} impostors caught{rest}")
+    return found.exit_code
 
 
 def init(args: argparse.Namespace) -> int:

@@ -77,6 +77,12 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     with a `harness.marking.Marking`; its options `max_new_tokens` and `stop` say how the answers are generated, and
     the baseline of pairs is the eval's `against`. It yields Scores, and Caveats: what a reader must know, and what
     keeps gates shut. On the baseline of its pairs it has no metric.
+
+    An evaluator that can be fooled sets `evaluate.adversaries = function(options) -> dict[str, function]`: by name,
+    functions of a prompt that return an answer worth nothing. `harness selftest` gives them in a candidate's place, and
+    none may pass the gates on the evaluation. One that asks others for money sets
+    `evaluate.estimate = function(options, samples, models, answers) -> str`: a line that says what it takes to judge
+    so many models and such functions' answers, before any is asked.
     """
 
 

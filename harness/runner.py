@@ -152,7 +152,7 @@ class _Stop(Exception):
 class Runner:
     """One run: the plan, what became of it so far, and where it is written."""
 
-    def __init__(self, plan: Plan, options: Options) -> None:
+    def __init__(self, plan: Plan, options: Options, kept: dict[str, dict[str, Any]] | None = None) -> None:
         self.plan, self.options = plan, options
         self.suite, self.hook = plan.suite, plan.plugins.hook
         self.responses: Responses | None = None
@@ -162,7 +162,7 @@ class Runner:
         self.choice: list[str] = []
         self.answers: dict[tuple[str, str], Result | Exception] = {}  # of evaluations that are marked later
         self.asked: dict[tuple[str, str], tuple[int, int]] = {}  # for them: requests, and those remembered
-        self.kept: dict[str, dict[str, Any]] = {}  # by evaluation: what its marker keeps
+        self.kept = {} if kept is None else kept  # by evaluation: what its marker keeps, perhaps over several runs
         started = datetime.now(UTC)
         waivers = read_waivers(plan.suite.path)
         self.settlement = Settlement(plan, self.results, waivers, started.date())

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import clean
 from harness.collect import Plan
-from harness.errors import UsageError, did_you_mean
+from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evidence import weights_digest
 from harness.gate import Gate, Outcome, Verdict, ships
 from harness.report import Run
@@ -33,7 +33,8 @@ PLANTED = "train rows in the test"
 class Trial:
     """One impostor through the suite: why it must not ship, and what kept it from shipping, if anything did.
 
-    `skipped` says why it could not be made of this base.
+    `skipped` says why it could not be made of this base, `undecided` what ended its evaluation before it was judged:
+    that no gate let it through proves nothing then. `fix` is what to do about one that ships.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Trial:
     caught: tuple[str, ...] = ()
     seconds: float = 0.0
     skipped: str = ""
+    undecided: str = ""
+    fix: str = "claim what it lacks, for instance to be better than the base"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,15 @@ class SelfTest:
 
     @property
     def clean(self) -> bool:
-        return all(t.caught or t.skipped for t in self.trials) and all(e.clean for e in self.equals)
+        return self.exit_code is ExitCode.OK
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Say 1 where something ships that must not, or equal models are blocked; 6 where one was not judged."""
+        judged = [t for t in self.trials if not (t.skipped or t.undecided)]
+        if not (all(t.caught for t in judged) and all(e.clean for e in self.equals)):
+            return ExitCode.FAILED
+        return ExitCode.INCONCLUSIVE if any(t.undecided for t in self.trials) else ExitCode.OK
 
 
 def selftest(
@@ -79,11 +90,13 @@ def selftest(
     plugins: Sequence[str] = (),
     overrides: Sequence[str] = (),
     told: Callable[[Trial], None] = lambda _: None,
+    said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
     """Put every impostor through a suite in the place of the candidate that ships; nothing is exported or counted.
 
-    `only` names some of them, `limit` takes the first rows of every eval, `told` hears of each trial as it ends.
-    Raises UsageError on mistakes in the suite, and on a suite without candidates or gates.
+    `only` names some of them, `limit` takes the first rows of every eval, `told` hears of each trial as it ends, `said`
+    of what it all may cost before it begins. Caps that an evaluator keeps hold for the whole of it. Raises UsageError
+    on mistakes in the suite, on a suite without candidates or gates, and where an evaluator has nobody to ask.
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
         options = Options(
@@ -95,20 +108,27 @@ def selftest(
             counts=False,
         )
         plan = _one_candidate(prepare(path, options))
-        impostors = _impostors(plan, Path(folder))
-        known = [*impostors, PLANTED]
+        impostors, adversaries = _impostors(plan, Path(folder)), _adversaries(plan)
+        known = [*impostors, *(a.name for a in adversaries), PLANTED]
         if odd := [name for name in only if name not in known]:
             raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], known)}')
+        adversaries = [a for a in adversaries if not only or a.name in only]
+        impostors = {name: made for name, made in impostors.items() if not only or name in only}
+        for line in _costs(plan, len(impostors), adversaries):
+            said(line)
         trials, pairs = [], None
+        kept: dict[str, dict[str, Any]] = {}
         for name, (why, make) in impostors.items():
-            if only and name not in only:
-                continue
-            runner = Runner(plan, options)
+            runner = Runner(plan, options, kept)
             trial = _trial(name, why, runner, plan, make)
             told(trial)
             trials.append(trial)
             if pairs is None and all(r.outcome == "done" for r in runner.run.reports) and name != ITSELF:
                 pairs = dict(runner.results)
+        for one in adversaries:
+            trial = _trial(one.name, one.why, Runner(one.plan, options, kept), one.plan, one.make)
+            trials.append(replace(trial, fix=one.fix))
+            told(trials[-1])
         planted = _planted(plan)
         if planted != plan and (not only or PLANTED in only):
             trials.append(_check(planted, options))
@@ -142,6 +162,59 @@ def _impostors(plan: Plan, folder: Path) -> dict[str, tuple[str, Make]]:
     for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
         found[label] = (_first_line(disguise), partial(_disguised, name, disguise))
     return found
+
+
+@dataclass(frozen=True)
+class _Adversary:
+    """An answer that deserves nothing, before the gates of one evaluation; `plan` holds nothing else."""
+
+    name: str
+    eval: str
+    answer: Callable[[Prompt], str]
+    plan: Plan
+
+    why = "It answers nothing, and the gates of the evaluation let it through."
+    fix = "what this evaluation says of answers proves nothing; take another judge, or ask for more than it gave"
+
+    def make(self, base: ModelRef) -> tuple[ModelRef, Disguise]:
+        """Return the base under another name and digest, behind the answer."""
+        candidate = replace(base, name=self.plan.candidates[0], digest=f"{self.name}, not {base.digest}")
+        return candidate, partial(Worthless, answer=self.answer)
+
+
+def _adversaries(plan: Plan) -> list[_Adversary]:
+    """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
+    found = []
+    for name, task in plan.tasks.items():
+        answers = getattr(task.function, "adversaries", None)
+        alone = _alone(plan, name)
+        if answers and any(g.blocking for g in alone.gates(plan.candidates[0])):
+            made = answers(dict(task.spec.options)).items()
+            found += [_Adversary(f"{name}: {label}", name, answer, alone) for label, answer in made]
+    return found
+
+
+def _alone(plan: Plan, evaluation: str) -> Plan:
+    """Leave of a plan one evaluation and the gates that stand on it alone; they require no others."""
+    kept = {g.id for g in plan.suite.gates if g.metric and g.eval == evaluation}
+    kept |= {g.id for g in plan.suite.gates if g.any_of and kept.issuperset(g.any_of)}
+    gates = tuple(
+        replace(g, requires=[r for r in g.requires if r in kept], group=g.group if g.group in kept else "")
+        for g in plan.suite.gates
+        if g.id in kept
+    )
+    items = tuple(i for i in plan.items if i.eval == evaluation)
+    return replace(plan, suite=replace(plan.suite, gates=gates), items=items)
+
+
+def _costs(plan: Plan, impostors: int, adversaries: Sequence[_Adversary]) -> Iterator[str]:
+    """Say what evaluators that ask others may have to ask, as far as they say it."""
+    for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
+        task, mine = plan.tasks[name], [a.answer for a in adversaries if a.eval == name]
+        estimate = getattr(task.function, "estimate", None)
+        if estimate and (impostors or mine):
+            told = estimate(dict(task.spec.options), task.samples or (), impostors, mine)
+            yield f"{task.spec.where}: {told}"
 
 
 def _planted(plan: Plan) -> Plan:
@@ -187,8 +260,23 @@ def _trial(name: str, why: str, runner: Runner, plan: Plan, make: Make) -> Trial
         run: Run = runner.go(make)
     except _NotMade as error:
         return Trial(name, why, skipped=str(error))
-    caught = list(ships(run.verdicts, plan.suite.gates, plan.candidates[0]))
-    return Trial(name, why, (*([run.problem] if run.problem else []), *caught), run.seconds)
+    candidate = plan.candidates[0]
+    reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
+    failed = [r.error for r in run.reports if r.error and r.outcome == "error"]
+    if run.exit_code is ExitCode.USAGE and failed and not reached:
+        raise UsageError(failed[0])  # by the rehearsal: it has nothing to do with the impostor
+    caught = list(ships(run.verdicts, plan.suite.gates, candidate))
+    undecided = "" if run.problem else _undecided(run.verdicts, plan, candidate)
+    return Trial(name, why, (*([run.problem] if run.problem else []), *caught), run.seconds, undecided=undecided)
+
+
+def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
+    """Say what ended an evaluation before its gates were put to any row, where nothing else kept a candidate back."""
+    back = [v for v in verdicts if v.candidate == candidate and v.holds_up]
+    ended = [v for v in back if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
+    names = {v.gate for v in ended}
+    waiting = {g.id for g in plan.suite.gates if names.intersection((*g.requires, *g.any_of))}
+    return ended[0].why if ended and all(v in ended or v.gate in waiting for v in back) else ""
 
 
 def _check(planted: Plan, options: Options) -> Trial:
@@ -268,6 +356,18 @@ class Shuffled(_Disguised):
                 others[repr(prompt)] = self.last
                 self.last = prompt
         return self.subject.logprobs([(others.get(repr(p), p), c) for p, c in pairs], **options)
+
+
+class Worthless(_Disguised):
+    """Every row gets an answer that deserves nothing."""
+
+    def __init__(self, subject: Subject, answer: Callable[[Prompt], str]) -> None:
+        super().__init__(subject)
+        self.answer = answer
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer without the model."""
+        return [self.answer(p) for p in prompts]
 
 
 class Constant(_Disguised):

@@ -293,15 +293,18 @@ class Terminal:
 def print_trial(trial: Trial) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
     console = Console(highlight=False, soft_wrap=True)
-    about = f"{trial.name:<20} {duration(trial.seconds):>9}"
+    about = f"{trial.name:<28} {duration(trial.seconds):>9}"
     if trial.skipped:
         console.print(f"[dim]skipped[/] {escape(about)}  {escape(trial.skipped)}")
+        return
+    if trial.undecided:
+        console.print(f"[yellow]unknown[/] {escape(about)}  {escape(trial.undecided)}")
         return
     if trial.caught:
         console.print(f"[green]caught[/]  {escape(about)}  {escape(trial.caught[0])}")
         return
     console.print(f"[bold red]SHIPS[/]   {escape(about)}  {escape(trial.why)}")
-    console.print("        no gate keeps it back; claim what it lacks, for instance to be better than the base")
+    console.print(f"        no gate keeps it back; {escape(trial.fix)}")
 
 
 def print_equals(equal: Equals) -> None:

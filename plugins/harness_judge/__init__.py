@@ -5,7 +5,7 @@ And `[model] use = "anthropic"`: a model behind Anthropic's API, as a baseline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import schema
 from harness.hookspec import hookimpl
 from harness.marking import Marking
-from harness.result import Caveat, Metric, Sample, Score
+from harness.result import Caveat, Metric, Prompt, Sample, Score
 
 if TYPE_CHECKING:
     from harness.subject import ModelRef, Subject
     from harness_judge.loader import AnthropicSource
 
+MAX_NEW_TOKENS = 256
 GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
 
 
@@ -51,7 +52,7 @@ def judge(
     allow_same_family: bool = False,
     calibration: str = "",
     local: dict[str, Any] | None = None,
-    max_new_tokens: int = 256,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Iterator[Score | Caveat]:
     """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
 
@@ -116,9 +117,32 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     check({name: value for name, value in options.items() if name in OPTIONS}, folder, judged)
 
 
+def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
+    """Return answers that deserve nothing, whatever the judge: functions of the request."""
+    from harness_judge.adversaries import ADVERSARIES
+    from harness_judge.prompts import as_text
+
+    def answering(make: Callable[[str], str]) -> Callable[[Prompt], str]:
+        return lambda prompt: make(as_text(prompt))
+
+    return {name: answering(make) for name, make in ADVERSARIES.items()}
+
+
+def _estimate(
+    options: Mapping[str, Any], samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
+) -> str:
+    """Say what judging so many models, and answers that are known, may take, and which caps hold."""
+    from harness_judge.marking import estimate
+
+    longest = int(options.get("max_new_tokens", MAX_NEW_TOKENS))
+    return estimate({n: v for n, v in options.items() if n in OPTIONS}, samples, models, answers, longest)
+
+
 judge.marks = _marks  # type: ignore[attr-defined]
 judge.metrics_for = _metrics_for  # type: ignore[attr-defined]
 judge.check = _check  # type: ignore[attr-defined]
+judge.adversaries = _adversaries  # type: ignore[attr-defined]
+judge.estimate = _estimate  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
 from harness.marking import Marking
-from harness.responses import Responses
-from harness.result import Caveat, Sample, Score
+from harness.result import Caveat, Prompt, Sample, Score
 from harness.subject import Progress
-from harness_judge import OPTIONS, adversaries, bench, calibration, rows
+from harness_judge import adversaries, bench, calibration, rows
 from harness_judge.bench import Bench
 from harness_judge.options import Options
 from harness_judge.prompts import Question, speaks_to_the_judge
@@ -118,6 +117,9 @@ def _trials(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -
     if won:
         what = f"the judge prefers what is worth nothing to a real answer: {', '.join(won)}, on {len(cases)} rows"
         found.append(Caveat(f"{what}; take another judge", "ERROR"))
+    elif any(t.unread < t.wanted for t in trials) and not any(t.lost for t in trials):
+        what = f"the judge cannot tell what is worth nothing from a real answer: none of {len(trials)} adversaries lost"
+        found.append(Caveat(f"{what}, on {len(cases)} rows; take another judge", "ERROR"))
     if unread:
         found.append(Caveat(f"{unread} of {sum(t.wanted for t in trials)} adversaries got no verdict"))
     return found
@@ -134,17 +136,41 @@ def held(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> l
     return adversaries.trial_checks(ask, cases, rows.parts(options))
 
 
-def selftest(
-    given: Mapping[str, Any], samples: Sequence[Sample], *, seed: int, responses: Responses | None = None
-) -> list[adversaries.Trial]:
-    """Hold every adversary against real answers before the judge of an eval's options, on rows that have a target.
+def estimate(
+    given: Mapping[str, Any],
+    samples: Sequence[Sample],
+    models: int,
+    answers: Sequence[Callable[[Prompt], str]],
+    longest: int,
+) -> str:
+    """Say what it takes to judge `models` and known `answers` on all rows: judgments, tokens and dollars at most.
 
-    Raises UsageError when the judge cannot be asked.
+    What a model will say is not known, and is taken to be `longest` tokens of four characters.
     """
-    options = Options(**{name: value for name, value in given.items() if name in OPTIONS})
-    judge = bench.open_bench(options, responses)
-    targets = [s.target if isinstance(s.target, str) else "\n".join(s.target) for s in samples]
-    return held(judge, options, _cases(options, samples, targets, seed))
+    options = Options(**given)
+    unknown, calls, sent = "x" * min(4 * longest, options.answer_chars), 0, 0
+    plan = [(1, [answer(s.input) for s in samples]) for answer in answers] + [(models, [unknown] * len(samples))]
+    for times, said in plan:
+        planned = (
+            rows.pairs(options, samples, said, [unknown] * len(samples))
+            if options.mode == "pairwise"
+            else rows.checks(options, samples, said)
+        )
+        asked = [q for row in planned for q in row.questions]
+        calls += times * len(asked)
+        sent += times * sum(len(m["content"]) for q in asked for m in q.messages()) // 4
+    who = f'{models} impostors and {len(answers)} worthless answers before judge "{options.model_name}"'
+    found = f"{who}: {calls:,} judgments, less what is remembered"
+    if options.backend_name != "local":
+        out = calls * options.verdict_tokens
+        found += f", some {sent:,} tokens in and at most {out:,} out"
+        prices = options.priced()
+        if prices.known:
+            found += f", {prices.usd(sent, out):.2f} dollars at most"
+    caps = [f"{n} = {getattr(options, n)}" for n in ("max_calls", "max_tokens", "max_usd") if getattr(options, n)]
+    if caps:
+        found += f"; all of it ends at {', '.join(caps)}"
+    return found
 
 
 def _calibrated(options: Options, judge: Bench, folder: Path) -> tuple[float | None, list[Caveat]]:

@@ -26,7 +26,7 @@ from harness_judge import adversaries, bench, calibration, length, prompts, verd
 from harness_judge.budget import Prices
 from harness_judge.calibrate import calibrate
 from harness_judge.desk import Desk, Failed
-from harness_judge.marking import mark, selftest
+from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
 from tests.test_suite import SUITE, TRAIN
 
@@ -355,13 +355,24 @@ def test_judge_that_obeys_answers_gates_nothing() -> None:
 
 @pytest.mark.parametrize("mode", ["pairwise", "rubric"])
 def test_fair_judge_resists_every_adversary(mode: str) -> None:
-    """A constant answer, a colon, "Thought process:", an instruction, nothing and an echo all lose."""
+    """A constant answer, a colon, an instruction, nothing, an echo, padding, special tokens and the rest all lose."""
     options = {"mode": mode, "criteria": {"right": "It is right."}} if mode == "rubric" else {}
-    rows = [Sample(f"q{i}", f"question {i}", f"right {i}") for i in range(5)]
+    cases = [adversaries.Case(f"question {i}", f"right {i}", f"right {i}") for i in range(3)]
     with StubJudge() as stub:
-        trials = selftest(at(stub, **options) | {"adversaries": 3}, rows, seed=1)
+        trials = held(desk(stub, **options), Options(**at(stub, **options)), cases)
     assert [t.adversary for t in trials] == list(adversaries.ADVERSARIES)
     assert not any(t.won or t.unread for t in trials)
+
+
+@pytest.mark.parametrize("mode", ["pairwise", "rubric"])
+def test_judge_that_cannot_tell_gates_nothing(mode: str) -> None:
+    """Always A, and a checklist that is never met: no adversary wins, and none loses, so the gates are ERROR."""
+    options = {"mode": mode, "criteria": {"right": "It is right."}} if mode == "rubric" else {}
+    with StubJudge("always-A") as stub:
+        _, caveats = marked(at(stub, **options) | {"adversaries": 2}, ["right"] * 8, ["wrong"] * 8)
+    [shut] = [c for c in caveats if c.shuts("win_rate" if mode == "pairwise" else "right")]
+    assert shut.outcome == "ERROR"
+    assert "cannot tell what is worth nothing from a real answer" in shut.text
 
 
 def test_answer_that_speaks_to_the_judge_is_suspect() -> None:
@@ -909,12 +920,75 @@ def test_chat_suite_runs_offline_and_ships_nothing(local_judge: Path, tmp_path: 
     assert not found.exports[0].written
 
 
-def test_impostors_do_not_get_past_a_judge(suite: Project) -> None:
-    """The base itself, shuffled answers and a constant one go through a judged suite, and are all caught."""
+# -- the self-test ---------------------------------------------------------------------------------
+
+SHORT = ["a constant answer", "a colon", '"Thought process:"', "an injected instruction", "an empty answer"]
+SHORT += ["padding", "a claim to a place", "chat special tokens"]
+
+
+def put_through(suite: Project, stub: StubJudge, options: str, *flags: str, text: str = JUDGED) -> Any:
+    """Run the self-test of the judged suite."""
+    options = f'base_url = "{stub.openai_url}"\n{options}'
+    suite.write({"suite.toml": text.replace("# options", options)})
+    return suite.harness("selftest", "suite.toml", "-p", "harness.testing", *flags)
+
+
+def only(names: list[str]) -> list[str]:
+    return [word for name in names for word in ("--only", f"qa: {name}")]
+
+
+def test_impostors_and_adversaries_do_not_get_past_a_judge(suite: Project) -> None:
+    """The base, shuffled answers and every adversary are caught by a fair judge; what it may cost is said before."""
     with StubJudge() as stub:
-        options = f'base_url = "{stub.openai_url}"'
-        suite.write({"suite.toml": JUDGED.replace("# options", options)})
-        outcome = suite.harness("selftest", "suite.toml", "-p", "harness.testing")
-    assert outcome.code == 0, outcome.out + outcome.err
-    for impostor in ("base itself", "shuffled answers", "constant answer"):
-        assert impostor in outcome.out
+        outcome = put_through(suite, stub, "prices = { stub-judge = [3.0, 15.0] }")
+        assert (suite.folder / "reports").exists() is False
+    for name in ("base itself", "shuffled answers", "constant answer", *(f"qa: {name}" for name in SHORT)):
+        assert f"caught  {name}" in outcome.out
+    assert 'gate "floor" is FAIL on merged' in outcome.out
+    # The requests hold their answers, and the base is often wrong: a suite that claims to beat that ships an echo.
+    assert "SHIPS   qa: an echo of the request" in outcome.out
+    assert outcome.code == 1
+    assert "9 worthless answers before judge" in outcome.err and "dollars at most" in outcome.err
+
+
+def test_gullible_judge_lets_adversaries_ship_where_nobody_looks(suite: Project) -> None:
+    """With the run's own trials off, an injected instruction passes the gate of a judge that obeys: exit 1."""
+    with StubJudge("injectable") as stub:
+        outcome = put_through(suite, stub, "adversaries = 0", *only(["an injected instruction", "a colon"]))
+        assert outcome.code == 1
+        assert "SHIPS   qa: an injected instruction" in outcome.out and "take another judge" in outcome.out
+        assert "caught  qa: a colon" in outcome.out
+        outcome = put_through(suite, stub, "adversaries = 2", *only(["an injected instruction"]))
+        assert outcome.code == 0
+        assert 'gate "floor" is ERROR on merged: the judge prefers what is worth nothing' in outcome.out
+
+
+@pytest.mark.parametrize(("trials", "told"), [(0, "every row has the same value, 0.5"), (2, "the judge cannot tell")])
+def test_judge_of_places_meets_no_low_bar(suite: Project, trials: int, told: str) -> None:
+    """One half on every row is no proof of losing by at most 30 points: the gate is ERROR, with and without trials."""
+    low = JUDGED.replace("min = 0.5", "min = 0.2")
+    with StubJudge("always-A") as stub:
+        outcome = put_through(suite, stub, f"adversaries = {trials}", *only(["a colon"]), text=low)
+    assert outcome.code == 0
+    assert f'gate "floor" is ERROR on merged: {told}' in outcome.out
+
+
+def test_cap_holds_for_the_whole_selftest(suite: Project) -> None:
+    """No more calls than the cap are made over all adversaries; those that were not judged are not called caught."""
+    with StubJudge() as stub:
+        outcome = put_through(suite, stub, "max_calls = 170", *only(["a colon", "an empty answer", "padding"]))
+        assert len(stub.log) == 170
+    assert outcome.code == 6
+    assert "caught  qa: a colon" in outcome.out
+    assert "unknown qa: padding" in outcome.out and "the judging ended at max_calls = 170" in outcome.out
+    assert "not judged" in outcome.out and "all of it ends at max_calls = 170" in outcome.err
+
+
+def test_selftest_without_a_judge_is_one_line(suite: Project) -> None:
+    """A judge that is not there catches nobody: one line, exit 4."""
+    with StubJudge() as stub:
+        stub._server.server_close()
+        outcome = put_through(suite, stub, "retries = 0")
+    assert outcome.code == 4
+    assert outcome.err.splitlines()[-1].startswith("error: ") and "the connection failed" in outcome.err
+    assert "caught" not in outcome.out
