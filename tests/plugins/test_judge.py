@@ -789,6 +789,21 @@ def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
             assert outcome.verdict("floor") == "PASS"
 
 
+def test_gate_that_requires_the_calibration_waits_for_it(suite: Project) -> None:
+    """A judge that agrees with people too little decides nothing, however good the candidate looks to it."""
+    text = JUDGED.replace("min = 0.5", 'min = 0.5\nrequires = ["calibrated"]')
+    text += '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa_lower"\nmin = 0.6\n'
+    with StubJudge() as stub:
+        suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{stub.openai_url}"')})
+        for wrong, said in ((4, "PASS"), (20, "ERROR")):
+            suite.write({"labels.jsonl": labels(60, wrong=wrong)})
+            calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+            outcome = run(suite, stub, 'calibration = "labels.calibration.json"', text)
+            assert outcome.verdict("floor", "adapter") == said
+    assert 'requires "calibrated", which is FAIL' in outcome.out
+    assert outcome.code == 1
+
+
 def suite_error(suite: Project) -> None:
     outcome = suite.run("--collect-only")
     raise UsageError(outcome.err)
