@@ -119,12 +119,14 @@ def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed
 
 
 class Merging:
-    """A LoRA whose merged model is changed after it was written."""
+    """A LoRA whose merged model is changed after it was written, and verified by itself only if it is told to."""
 
-    def __init__(self, plain: Any, change: Callable[[Path, Path], None]) -> None:
-        self.plain, self.change = plain, change
+    def __init__(self, plain: Any, change: Callable[[Path, Path], None], verified: bool) -> None:
+        self.plain, self.change, self.verified = plain, change, verified
 
     def __getattr__(self, name: str) -> Any:
+        if name == "verify" and not self.verified:  # as an adapter of somebody else's may be
+            raise AttributeError(name)
         return getattr(self.plain, name)
 
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
@@ -133,9 +135,9 @@ class Merging:
         self.change(Path(base), out)
 
 
-def merging(*, r: int = 4, lora_dropout: float = 0.0, how: str = "well") -> Merging:
+def merging(*, r: int = 4, lora_dropout: float = 0.0, how: str = "well", verified: bool = False) -> Merging:
     """Adapt as `lora` does, and spoil the merge as `how` says."""
-    return Merging(lora(r=r, lora_dropout=lora_dropout, lora_alpha=2 * r), CHANGES[how])
+    return Merging(lora(r=r, lora_dropout=lora_dropout, lora_alpha=2 * r), CHANGES[how], verified)
 
 
 def _base_again(base: Path, out: Path) -> None:

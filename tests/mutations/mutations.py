@@ -47,9 +47,10 @@ def trained(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[st
     return Mutation(name, code, lambda lab: lab.run(*ignore, **broken), lambda lab: lab.run(*ignore, **healthy))
 
 
-def merge(name: str, code: str, how: str) -> Mutation:
-    """Return a mutation of what the merge writes."""
-    bad, good = ({"adapter_use": "merging", "adapter_how": h} for h in (how, "well"))
+def merge(name: str, code: str, how: str, verified: bool = False) -> Mutation:
+    """Return a mutation of what the merge writes, which a check finds, or the merge's own verification."""
+    about = {"adapter_use": "merging", "adapter_verified": verified}
+    bad, good = (about | {"adapter_how": h} for h in (how, "well"))
     return trained(name, code, bad, good)
 
 
@@ -294,6 +295,11 @@ MUTATIONS: list[Mutation] = [
     merge("a lost chat template", "M4-template", "template"),
     merge("no stop token", "M5", "stops"),
     merge("another stop token", "M5", "other stop"),
+    merge(
+        "the merged model is the base, and the merge sees it", "merge: the merged model equals its base", "base", True
+    ),
+    merge("quantised again, and the merge sees it", "merge: the merged model is not the adapter", "nf4", True),
+    merge("no stop token, and the merge sees it", "merge: the adapter stops after", "stops", True),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
     trained(
         "an exported adapter with rslora",
