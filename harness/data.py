@@ -60,6 +60,9 @@ def to_samples(
             )
     mistakes.raise_if_any()
     samples = [_sample(i, row, columns, cluster) for i, row in enumerate(rows)]
+    if odd := [(i, s.input) for i, s in enumerate(samples) if not _is_prompt(s.input)]:
+        found = f"row {odd[0][0]} has the input {odd[0][1]!r:.60}"
+        mistakes.add(where, f"{found}; want text, or messages with role and content")
     if not any(s.input or "text" in s.row for s in samples):
         here = ", ".join(f'"{c}"' for c in rows[0])
         mistakes.add(
@@ -97,7 +100,7 @@ def _sample(number: int, row: Row, columns: Mapping[str, str], cluster: str | No
         answered = isinstance(last, dict) and last.get("role") == "assistant"
         named = {
             "input": messages[:-1] if answered else messages,
-            "target": last["content"] if answered else "",
+            "target": last.get("content", "") if answered else "",
             **named,
         }
     target = named.get("target", "")
@@ -108,6 +111,13 @@ def _sample(number: int, row: Row, columns: Mapping[str, str], cluster: str | No
         row=row,
         cluster=str(row[cluster]) if cluster else None,
     )
+
+
+def _is_prompt(prompt: Any) -> bool:
+    if not isinstance(prompt, list):
+        return isinstance(prompt, str)
+    said = all(isinstance(m, dict) and (m.get("content") is not None or m.get("tool_calls")) for m in prompt)
+    return said and all(isinstance(m.get("role"), str) for m in prompt)
 
 
 def _named(row: Row, columns: Mapping[str, str]) -> Row:
@@ -160,6 +170,8 @@ def _parse(text: str, place: str) -> Any:
         return found
     except UnicodeEncodeError:
         raise UsageError(f"{place}: holds half of a character (a lone surrogate); write the text again") from None
+    except RecursionError:
+        raise UsageError(f"{place}: is nested too deeply to be a row") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; is the file whole?") from None
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness.check import Flag, TrainingRow, quote
+from harness.check import Flag, TrainingRow, quote, text_of
+from harness.collect import Task
+from harness.result import Sample
 from harness.subject import ModelRef
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
@@ -29,7 +31,7 @@ MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 
 
-def lint(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
+def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task]) -> Iterator[Flag]:
     """Rows that are broken, doubled, contradictory or private.
 
     A model learns what the rows say, the accidents too: an empty answer teaches to say nothing, a looping one to
@@ -37,8 +39,9 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
     -empty no answer, -roles messages out of order, -template messages that the chat template refuses,
     -duplicate the same row again, -conflict one prompt with several answers, -loop answers that repeat themselves,
     -special tokens of the tokenizer written in a text, -secret keys and passwords, -mojibake text in a wrong
-    encoding, -long rows of more than 200,000 characters.
+    encoding, -long rows of more than 200,000 characters, -blank rows of an evaluation without a prompt or a target.
     """
+    yield from _blank(tasks)
     if not rows:
         return
     yield from _told(rows, _empty, "error", "empty", "no answer to learn", "remove them, or fill in the answer")
@@ -83,6 +86,24 @@ def _empty(row: TrainingRow) -> str | None:
     return None
 
 
+def _blank(tasks: Mapping[str, Task]) -> Iterator[Flag]:
+    """Tell the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
+    for name, task in tasks.items():
+        samples = task.samples or ()
+        lacking = {"prompt": [s for s in samples if not s.input], "target": [s for s in samples if not _target(s)]}
+        for what, found in lacking.items():
+            if found and len(found) < len(samples):
+                line = f'{counted(len(found), len(samples))} of "{name}": no {what}, where others have one'
+                evidence = [f'row "{s.id}": {quote(text_of(s.input) or str(s.target), 60)}' for s in found]
+                ids = {name: [s.id for s in found]}
+                yield Flag("warning", line, evidence, "fill it in, or remove the rows", "blank", ids)
+
+
+def _target(sample: Sample) -> bool:
+    missing = sample.target == "None" and None in sample.row.values()
+    return bool(sample.target) and not missing
+
+
 def _roles(row: TrainingRow) -> str | None:
     chat = row.row.get("messages")
     if chat is None and isinstance(row.row.get("prompt"), list):
@@ -123,7 +144,11 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
         return
     refused = []
     for row in chats:
-        messages = row.row.get("messages") or [*row.row["prompt"], *(row.row.get("completion") or [])]
+        messages = row.row.get("messages")
+        if messages is None:
+            messages = [*row.row["prompt"], *(row.row.get("completion") or [])]
+        if not messages:
+            continue  # D11-empty and D11-roles tell
         try:
             tokenizer.apply_chat_template(messages, tokenize=False, tools=row.row.get("tools"))
         except Exception as error:  # whatever a template raises

@@ -236,6 +236,12 @@ MUTATIONS: list[Mutation] = [
     ),
     data("an empty answer", "D11-empty", _with(3, completion="  ")),
     data("an answer that is null", "D11-empty", NULL),
+    Mutation(
+        "a row of an evaluation without a target",
+        "D11-blank",
+        lambda lab: lab.check(test=[*EVAL, {"input": "Which shelf?\n", "target": None}]),
+        lambda lab: lab.check(test=EVAL),
+    ),
     chat("two turns of the user", "D11-roles", _chat_with(3, ("user", "a"), ("user", "b"), ("assistant", "c"))),
     chat("the system comes late", "D11-roles", _chat_with(3, ("user", "a"), ("assistant", "b"), ("system", "c"))),
     chat("an unknown role", "D11-roles", _chat_with(3, ("human", "a"), ("assistant", "b"))),

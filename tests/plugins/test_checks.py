@@ -66,6 +66,19 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
         "row 3",
     ),
     "messages that are no objects": ([*CHAT[:2], {"messages": ["hello"]}], CHAT_EVAL, "row 3"),
+    "no messages": ([*CHAT[:2], {"messages": []}], CHAT_EVAL, "row 3: does not end with the assistant"),
+    "an evaluation whose messages are no objects": (
+        CHAT,
+        [*CHAT_EVAL, {"input": ["hello"], "target": "x"}],
+        "row 8 has the input ['hello']; want text, or messages with role and content",
+    ),
+    "an evaluation without a prompt": (ROWS, [*EVAL, {"input": None, "target": "x"}], "row 8 has the input None"),
+    "an evaluation without a target": (
+        ROWS,
+        [*EVAL, {"input": "Where?"}],
+        'warning  D11-blank: 1 of 9 rows of "qa": no target, where others have one',
+    ),
+    "a line of brackets": ("[" * 100_000 + "\n", EVAL, "train.jsonl:1: is nested too deeply"),
     "empty answers": ([*ROWS[:2], {"prompt": "Where?", "completion": ""}], EVAL, 'row 3: no answer after "Where?"'),
     "a row of a megabyte": (
         [*ROWS[:2], {"prompt": "a" * 2**20, "completion": "b"}],
