@@ -86,8 +86,10 @@ class Lora:
     def check_targets(self, base: str) -> None:
         """Raise UsageError when `target_modules` or a pattern matches no module in the headers of the base's folder."""
         names = [n.removesuffix(".weight") for n in read_headers(Path(base)) if n.endswith(".weight")]
-        patterns = [*self.fields.get("rank_pattern", {}), *self.fields.get("alpha_pattern", {})]
+        patterns = [*(self.fields.get("rank_pattern") or {}), *(self.fields.get("alpha_pattern") or {})]
         check_targets(self.fields["target_modules"], names, patterns)
+        for option in ("modules_to_save", "exclude_modules"):
+            check_targets(_list(self.fields.get(option)), names, option=option)
         self._check_ends(Path(base))
         if self.fields.get("lora_bias"):
             self._check_biases(Path(base))
@@ -108,7 +110,14 @@ class Lora:
                     f'{option} "{name}": the base ties its embedding to its head, and one would be trained apart from '
                     "the other; use modules_to_save with ensure_weight_tying"
                 )
-        if config.get("tie_word_embeddings") and fields.get("trainable_token_indices"):
+        tokens = fields.get("trainable_token_indices") or []
+        given = [t for of in tokens.values() for t in of] if isinstance(tokens, dict) else tokens
+        for token in given:
+            if not 0 <= token < config.get("vocab_size", token + 1):
+                raise UsageError(
+                    f"trainable_token_indices: there is no token {token} in a vocabulary of {config['vocab_size']}"
+                )
+        if config.get("tie_word_embeddings") and tokens:
             raise UsageError(
                 "trainable_token_indices: the base ties its embedding to its head, and TRL cannot compute the loss "
                 "with such a head; use modules_to_save with ensure_weight_tying"

@@ -10,8 +10,10 @@ from harness.errors import Mistakes, did_you_mean
 Patterns = str | Collection[str] | None
 
 
-def check_targets(targets: Patterns, names: Iterable[str], patterns: Iterable[str] = ()) -> None:
-    """Raise UsageError, a line each, for a pattern of `target_modules` that matches none of a model's modules.
+def check_targets(
+    targets: Patterns, names: Iterable[str], patterns: Iterable[str] = (), *, option: str = "target_modules"
+) -> None:
+    """Raise UsageError, a line each, for a pattern of an option that matches none of a model's modules.
 
     A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT;
     `patterns` are the keys of `rank_pattern` and `alpha_pattern`.
@@ -21,7 +23,7 @@ def check_targets(targets: Patterns, names: Iterable[str], patterns: Iterable[st
     wanted = [] if isinstance(targets, str) or targets is None else sorted(targets)
     for target in wanted:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            mistakes.add(f'target_modules "{target}"', f"matches no module of the base{did_you_mean(target, last)}")
+            mistakes.add(f'{option} "{target}"', f"matches no module of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
         mistakes.add(f'target_modules "{targets}"', "this expression matches no module of the base; a list names ends")
     for key in patterns:

@@ -122,7 +122,7 @@ def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
     set_seed(seed)
     try:
         return get_peft_model(base, config)
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:  # e.g. a 4-bit layer saved whole
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
 
 

@@ -176,6 +176,38 @@ def test_half_of_a_tied_pair_is_refused(options: dict[str, Any], bases: dict[str
         lora(**options).check_targets(str(bases["tied"]))
 
 
+@pytest.mark.parametrize("option", ["modules_to_save", "exclude_modules"])
+def test_name_that_matches_nothing_is_refused(option: str, bases: dict[str, Path]) -> None:
+    """PEFT trains on without a word when it finds no module to save or to leave out."""
+    options: dict[str, Any] = {option: ["lm_heda"]}
+    with pytest.raises(UsageError, match=f'{option} "lm_heda": matches no module of the base; did you mean "lm_head"'):
+        lora(**options).check_targets(str(bases[""]))
+
+
+@pytest.mark.parametrize("tokens", [[3, 261], {"embed_tokens": [261]}])
+def test_token_that_there_is_not_is_refused(tokens: Any, bases: dict[str, Path]) -> None:
+    """A token beyond the vocabulary is told before a model is loaded."""
+    with pytest.raises(UsageError, match="there is no token 261 in a vocabulary of 261"):
+        lora(trainable_token_indices=tokens).check_targets(str(bases[""]))
+    with pytest.raises(UsageError, match="there is no token -1"):
+        lora(trainable_token_indices=[-1]).check_targets(str(bases[""]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("adapter", "why"),
+    [
+        (qlora(modules_to_save=["q_proj"], target_modules=["v_proj"]), "only Tensors of floating point"),
+        (lora(use_bdlora=BLOCKS), "matches neither A nor B block-diagonal patterns"),
+        (lora(use_bdlora={**BLOCKS, "nblocks": 7}, target_modules=["q_proj", "o_proj"]), "not divisible by 7"),
+    ],
+)
+def test_what_peft_finds_only_with_the_base(adapter: Lora, why: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    """What fits no layer of the base is a mistake of the user, told in one line before the first step."""
+    with pytest.raises(UsageError, match=rf"^\[adapter\] does not fit the base: .*{why}"):
+        train(adapter, bases[""], tmp_path)
+
+
 @pytest.mark.parametrize("targets", ["all-linear", r".*\.q_proj", ["q_proj", "up_proj"]])
 def test_bias_needs_a_bias(targets: Any, bases: dict[str, Path]) -> None:
     """A bias of the adapter is merged into the layer's; where the layer has none, PEFT cannot merge either."""
