@@ -137,10 +137,10 @@ def collect(
 def candidates_of(suite: Suite) -> tuple[str, ...]:
     """Name the models that may ship, in the order they come to be: each with the copies that exports make of it."""
     copies = suite.copies.values()
-    return tuple(name for made in made_of(suite) for name in (made, *(e.name for e in copies if e.from_ == made)))
+    return tuple(name for made in parents_of(suite) for name in (made, *(e.name for e in copies if e.from_ == made)))
 
 
-def made_of(suite: Suite) -> tuple[str, ...]:
+def parents_of(suite: Suite) -> tuple[str, ...]:
     """Name the models that training and merging, or somebody else, make."""
     if suite.candidate and suite.candidate.merged:
         return ("merged",)
@@ -162,7 +162,7 @@ class _Collector:
         self.candidates = candidates_of(suite)
 
     def plan(self) -> Plan:
-        suite, made = self.suite, made_of(self.suite)
+        suite, made = self.suite, parents_of(self.suite)
         for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
             self.use("loader", model.use, model.options, model.where)
         for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):

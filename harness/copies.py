@@ -114,18 +114,25 @@ def make(
 ) -> ModelRef:
     """Let an exporter write a copy into a folder, unless it is there, and return it as it lies on the disk.
 
-    Raises Finding when what was written has its parent's weights, or another chat template.
+    Raises Finding when what was written has no weights or its parent's, another chat template, or may not be deployed.
     """
     if not folder.is_dir():
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}
         with folder_in_place(folder) as work:
             exporter(parent, work, **declared.options, **told)
-            if weights_digest(work) == parent.digest:
+            if _weights(work) == parent.digest:
                 raise Finding(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
                 raise Finding(f'has another chat template than "{parent.name}"')
             _deployable(work)
     return ModelRef(declared.name, str(folder), weights_digest(folder), options=opened(declared, parent, exporter))
+
+
+def _weights(folder: Path) -> str:
+    try:
+        return weights_digest(folder)
+    except ValueError as error:
+        raise Finding(f"no weights can be read from what was written: {error}") from None
 
 
 def _deployable(folder: Path) -> None:

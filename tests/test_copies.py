@@ -26,6 +26,12 @@ def fewer(ref, to, *, loses: float = 0.02, breaks: str = "", opens: bool = True)
         f.write(ref.name + "\\n")
     if breaks == "refuses":
         raise UsageError("no such copy can be made")
+    if breaks == "writes nothing":
+        return
+    if breaks == "interrupts":
+        raise KeyboardInterrupt
+    if breaks == "full":
+        raise OSError(28, "No space left on device", str(to))
     if breaks == "crashes":
         raise ValueError("half a byte")
     write_fake(to, json.loads((Path(ref.path) / "skill.json").read_text())["skill"] - loses)
@@ -147,6 +153,7 @@ def test_copy_ships_only_if_its_parent_may(suite: Project) -> None:
 BROKEN = {
     "refuses": "no such copy can be made",
     "crashes": "ValueError: half a byte",
+    "writes nothing": "no weights can be read from what was written",
     "another template": 'has another chat template than "merged"',
     "code": "model.py: files of this kind are not allowed",
 }
@@ -161,6 +168,16 @@ def test_copy_that_cannot_be_made_is_an_error_of_its_own(suite: Project, how: st
     assert [e.written for e in outcome.report.exports] == [True, False]
     assert BROKEN[how] in outcome.report.exports[1].reasons[0]
     assert not list((suite.folder / "cache/trained").glob("*/*fewer*"))
+
+
+@pytest.mark.parametrize(("how", "code"), [("interrupts", 2), ("full", 4)])
+def test_what_ends_the_run_ends_it_in_a_copy_too(suite: Project, how: str, code: int) -> None:
+    """Ctrl-C and a full disk are no matter of one copy: nothing ships, and nothing half-written is left."""
+    outcome = suite.run("--set", f"export.1.breaks={how}")
+    assert outcome.code == code
+    assert not (suite.folder / "exports").exists()
+    assert not list((suite.folder / "cache/trained").glob("*/*fewer*"))
+    assert suite.run().code == 0
 
 
 def test_copy_with_its_parents_weights_is_none(suite: Project) -> None:
