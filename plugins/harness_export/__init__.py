@@ -1,4 +1,5 @@
-"""[[export]]: merged models ("safetensors") and adapters ("adapter"), copied byte by byte from what was gated.
+"""[[export]]: merged models ("safetensors") and adapters ("adapter"), copied byte by byte from what was gated, and
+copies in fewer bits ("nf4", "int8"), which are candidates of their own.
 
 Of an adapter one thing is not copied: where its base lay on this machine, or on the Hub; who loads it says.
 """
@@ -17,7 +18,9 @@ NOWHERE = {"base_model_name_or_path": None, "revision": None}
 
 @hookimpl
 def harness_exporters() -> dict[str, Callable[..., Path]]:
-    return {"safetensors": safetensors, "adapter": adapter}
+    from harness_export.quantised import int8, nf4
+
+    return {"safetensors": safetensors, "adapter": adapter, "nf4": nf4, "int8": int8}
 
 
 def safetensors(ref: ModelRef, to: Path) -> Path:

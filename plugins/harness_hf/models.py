@@ -54,13 +54,15 @@ def load_model(
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     if quantization:
         options["quantization_config"] = _bits_and_bytes(quantization, wanted)
-    if device_map or quantization:
+    stored = _is_quantised(path)
+    if device_map or quantization or stored:
         options["device_map"] = device_map or {"": place}
     model = _from_pretrained(path, options)
-    if not device_map and not quantization:
+    if not (device_map or quantization or stored):
         model.to(place)
-    if quantization:
-        keep_4bit_layout(model)
+    keep_4bit_layout(model)
+    for module in _linear4bit(model) if stored else ():
+        module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
     if adapter:
         model = add_adapter(model, adapter)
     return model.eval()
@@ -76,8 +78,16 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
         raise UsageError(
             f'model "{path}": does not fit: {one_line(error)}; choose a smaller dtype or a device_map'
         ) from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:  # of the library that reads quantised weights
         raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {one_line(error)}') from None
+
+
+def _is_quantised(path: str | Path) -> bool:
+    try:
+        config = json.loads((Path(path) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False  # told by transformers
+    return bool(config.get("quantization_config"))
 
 
 def add_adapter(model: Any, adapter: Path, name: str = "default") -> Any:

@@ -109,8 +109,19 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 
 def parameters_of(folder: Path) -> int:
-    """Count the numbers in a folder's safetensors."""
-    return sum(_size(entry["shape"]) for entry in _tensors(folder))
+    """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales."""
+    return sum(_parameters(evidence.safetensors_header(file)[1]) for file in sorted(folder.glob("*.safetensors")))
+
+
+def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
+    """Count as bitsandbytes names its tensors: what belongs to `X.weight` is `X.weight.…`, of int8 `X.SCB`."""
+    packed = {name.partition(".quant_state.")[0] for name in tensors if ".quant_state." in name}
+    count = 0
+    for name, entry in tensors.items():
+        whole, _, last = name.rpartition(".")
+        scales = last in ("SCB", "weight_format") or whole in packed or ".quant_state." in name
+        count += 0 if scales else _size(entry["shape"]) * (2 if name in packed else 1)
+    return count
 
 
 def bytes_of(folder: Path) -> int:

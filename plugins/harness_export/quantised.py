@@ -1,0 +1,118 @@
+"""Copies of a merged model in fewer bits, by bitsandbytes: NF4 and int8, as transformers writes and loads them.
+
+Quantised on the CPU, tensor by tensor as they are read, and saved before any forward pass: on a CPU with AVX512-BF16
+that would rewrite 4-bit weights in place. What was written is read back and compared in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from harness import ModelRef, UsageError
+from harness.copies import NOTE, OURS
+from harness.subject import Progress
+
+INSTALL = "pip install 'finetune-harness[hf]'"
+SHARD = "5GB"
+BLOCK = 64  # numbers that share a scale in NF4
+WRITTEN = ("config.json", "generation_config.json")  # by transformers, with what it must know of the quantisation
+STEPS = 2  # quantise and write; read back
+
+
+def nf4(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], double_quant: bool = True) -> Path:
+    """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
+
+    `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
+    """
+    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
+    return _quantise("nf4", ref, to, settings, progress)
+
+
+def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], threshold: float = 6.0) -> Path:
+    """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
+
+    Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
+    bitsandbytes, here and where it is loaded.
+    """
+    return _quantise("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
+
+
+def check(model: Path, options: Mapping[str, Any]) -> None:
+    """Raise UsageError where bitsandbytes is missing, or the model is quantised already."""
+    if find_spec("bitsandbytes") is None:
+        raise UsageError(f"bitsandbytes is not installed; {INSTALL}")
+    path = model / "config.json"
+    if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
+        raise UsageError("the model is quantised already; bits that are gone do not come back")
+
+
+nf4.converts = int8.converts = True  # type: ignore[attr-defined]
+nf4.check = int8.check = check  # type: ignore[attr-defined]
+
+
+def _quantise(
+    kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Callable[[Progress], None]
+) -> Path:
+    if ref.adapter:
+        raise UsageError(f'export "{kind}" quantises whole models, and {ref.name} is an adapter; export the merged one')
+    parent = Path(ref.path)
+    check(parent, {})
+    from harness_export.readback import ask
+
+    progress(Progress(kind, 0, STEPS, {"now": "quantising"}))
+    write(parent, to, settings)
+    progress(Progress(kind, 1, STEPS, {"now": "reading back"}))
+    _complete(parent, to)
+    (to / NOTE).write_text(json.dumps({"facts": ask(parent, to)}), "utf-8")
+    progress(Progress(kind, STEPS, STEPS, {"now": "done"}))
+    return to
+
+
+def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
+    """Write weights and configuration, the rest of the weights in the parent's own dtype."""
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    from harness_hf.models import keep_4bit_layout, quiet
+
+    config = AutoConfig.from_pretrained(str(parent), local_files_only=True, trust_remote_code=False)
+    computes = {"bnb_4bit_compute_dtype": config.dtype} if "load_in_4bit" in settings and config.dtype else {}
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            str(parent),
+            dtype="auto",
+            quantization_config=BitsAndBytesConfig(**settings, **computes),
+            device_map={"": "cpu"},
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        keep_4bit_layout(model)
+        _refuse_widths(model)
+        model.save_pretrained(to, max_shard_size=SHARD)
+
+
+def _refuse_widths(model: Any) -> None:
+    """Raise UsageError at a layer in 4 bits that a CPU would read wrongly, while a GPU reads it right.
+
+    bitsandbytes 0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit) and (width := module.in_features) % BLOCK and width % 2 == 0:
+            what = f'"{name}" has {width} inputs, no multiple of {BLOCK}; bitsandbytes reads it wrongly on a CPU'
+            raise UsageError(f'{what}; use = "int8"')
+
+
+def _complete(parent: Path, to: Path) -> None:
+    """Copy what is beside the weights: tokenizer, chat template, licence."""
+    for path in sorted(parent.iterdir()):
+        weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
+        if path.is_dir() and path.name == "additional_chat_templates":
+            shutil.copytree(path, to / path.name)
+        elif path.is_file() and not weights and not path.name.startswith(OURS) and path.name not in WRITTEN:
+            shutil.copyfile(path, to / path.name)
