@@ -94,6 +94,8 @@ def use(ref: ModelRef, base: str) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("model")',
         ]
         serve = "vllm serve model"
+        if method := _quantised_by(Path(ref.path)):
+            load.insert(0, f"# in fewer bits: needs {method} beside transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```"])
 
 
@@ -125,6 +127,15 @@ def _waivers(declared: Export, run: Run) -> str:
 
 def _verdicts(declared: Export, run: Run) -> list[Verdict]:
     return [v for v in run.verdicts if v.candidate == declared.candidate]
+
+
+def _quantised_by(folder: Path) -> str:
+    """Name the library that reads a model in fewer bits, as its configuration does, or nothing."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return str((config.get("quantization_config") or {}).get("quant_method", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _made_of(declared: Export, run: Run) -> str:

@@ -126,6 +126,8 @@ def test_copies_are_gated_and_shipped(project: Project, tiny_model: Path) -> Non
     assert measured["nf4", "speed"]["latency_ratio"] > 0
     card = (project.folder / "exports/nf4/README.md").read_text("utf-8")
     assert f"relative_error {facts['relative_error']}" in card
+    assert "needs bitsandbytes" in card
+    assert "bitsandbytes" not in (project.folder / "exports/merged/README.md").read_text("utf-8")
     assert str(project.folder) not in (project.folder / "exports/nf4/model/config.json").read_text("utf-8")
     again = project.run()
     assert "cached" in again.out
