@@ -14,13 +14,13 @@ from typing import Any
 
 from harness import clean, schema
 from harness.copies import copy_mistakes, parent_mistakes, with_copies
-from harness.data import is_remote, read_rows, to_samples, to_training_rows
+from harness.data import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gate import PARENT, Gate, order_mistakes
 from harness.plugins import Plugins
 from harness.proof import alpha_of, unprovable
 from harness.result import Metric, Sample
-from harness.suite import Eval, Suite
+from harness.suite import Eval, Suite, Train
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
@@ -241,16 +241,45 @@ class _Collector:
         if train is None or not self.suite.trains:
             return None
         rows: list[dict[str, Any]] = []
-        for source in train.sources:
+        for source in (*train.sources, *([train.validation_data] if train.validation_data else [])):
             found = self.rows(source, train.where)
             if found is None:
                 return None
             try:
-                rows += to_training_rows(found, train.columns, f'{train.where} data "{source}"')
+                made = to_training_rows(found, train.columns, f'{train.where} data "{source}"')
+                rows += self.with_group(train, source, made, found)
                 self.origins += [(source, row) for row in found]
             except UsageError as error:
                 self.mistakes.found.extend(error.messages)
-        return rows
+        return self.validated(train, rows) if train.validation_data else rows
+
+    def with_group(
+        self, train: Train, source: str, rows: list[dict[str, Any]], raw: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Mark training rows with their cluster."""
+        if train.cluster is None:
+            return rows
+        lacking = [i for i, row in enumerate(raw) if row.get(train.cluster) is None]
+        if lacking:
+            what = f'data "{source}": no column "{train.cluster}" for cluster in row {lacking[0]}'
+            self.mistakes.add(train.where, f"{what} ({len(lacking)} rows)")
+            return rows
+        return [{**row, GROUP: str(own[train.cluster])} for row, own in zip(rows, raw, strict=True)]
+
+    def validated(self, train: Train, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Mark the rows of `validation_data`, once it is sure that they are not trained on."""
+        complain = partial(self.mistakes.add, train.where)
+        if train.options.get("validation"):
+            complain("validation holds out a share, and there is validation_data as well; remove one of them")
+        if not schema.wants(self.plugins.find("trainer", train.use).function, "validation"):
+            complain(f'validation_data: the trainer "{train.use}" does not validate; remove it')
+        first = sum(source != train.validation_data for source, _ in self.origins)
+        kept, held = rows[:first], rows[first:]
+        if train.validation_data in train.sources:
+            complain(f'validation_data "{train.validation_data}" is trained on; name another source')
+        elif both := _common(GROUP if train.cluster else None, held, kept):
+            complain(f'validation_data "{train.validation_data}": {both}; a loss on them is a loss for memory')
+        return kept + [{**row, HELD_OUT: True} for row in held]
 
     def task(self, spec: Eval) -> Task | None:
         if not re.fullmatch(r"[\w-]+", spec.name):

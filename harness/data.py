@@ -15,6 +15,7 @@ from harness.result import Prompt, Sample
 
 Row = dict[str, Any]
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
+GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 

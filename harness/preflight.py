@@ -109,8 +109,9 @@ def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
 
 
 def _remote(plan: Plan) -> bool:
-    train = plan.suite.train.sources if plan.suite.train else ()
-    sources = [*train, *(s or "" for e in plan.suite.evals for s in (e.data, e.select, e.fewshot_data))]
+    train = plan.suite.train
+    trained = (*train.sources, train.validation_data or "") if train else ()
+    sources = [*trained, *(s or "" for e in plan.suite.evals for s in (e.data, e.select, e.fewshot_data))]
     return any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values())
 
 

@@ -53,12 +53,18 @@ class Use:
 
 @dataclass(frozen=True)
 class Train:
-    """`[train]`: the trainer, its data (one source or several), and how their columns are named."""
+    """`[train]`: the trainer, its data (one source or several), and how their columns are named.
+
+    `cluster` names a column whose rows are held out together, `validation_data` a source of rows that are only
+    validated with.
+    """
 
     use: str
     data: str | list[str]
     where: str
     columns: dict[str, str] = field(default_factory=dict)
+    cluster: str | None = None
+    validation_data: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -141,3 +141,46 @@ def test_unprovable_claims_are_warned_of(suite: Project) -> None:
     outcome = suite.run("--collect-only")
     assert outcome.code == 0
     assert "cannot be proved" in outcome.err
+
+
+HELD = [{"input": f"held {i} say h{i}", "target": f"h{i}", "ticket": i % 3} for i in range(6)]
+VALIDATION = {
+    "rows that are trained on": (
+        'use = "sft"\nvalidation_data = "train.jsonl"',
+        'validation_data "train.jsonl" is trained on',
+    ),
+    "a row that is trained on": ('use = "sft"\nvalidation_data = "copy.jsonl"', "1 of 7 rows are in"),
+    "rows and a share": ('use = "sft"\nvalidation = 0.1\nvalidation_data = "held.jsonl"', "remove one of them"),
+    "a trainer that would train on them": ('use = "fake"\nvalidation_data = "held.jsonl"', "does not validate"),
+    "no such file": ('use = "sft"\nvalidation_data = "none.jsonl"', 'data "none.jsonl" is not there'),
+    "no such column": ('use = "sft"\ncluster = "ticket"', 'no column "ticket" for cluster in row 0 (20 rows)'),
+    "a cluster on both sides": (
+        'use = "sft"\ncluster = "ticket"\nvalidation_data = "held.jsonl"',
+        '6 of 6 rows share their "group" with',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VALIDATION)
+def test_validation_rows(suite: Project, case: str) -> None:
+    """Rows to validate with are there, are not trained on, and go to a trainer that knows them."""
+    table, told = VALIDATION[case]
+    clusters = [{**row, "ticket": i} for i, row in enumerate(TRAIN)] if "both sides" in case else TRAIN
+    text = SUITE.replace('[train]\nuse = "fake"', f"[train]\n{table}")
+    suite.write({"suite.toml": text, "held.jsonl": HELD, "copy.jsonl": [*HELD, TRAIN[3]], "train.jsonl": clusters})  # type: ignore[dict-item]
+    outcome = suite.run("--collect-only")
+    assert outcome.code == 4
+    assert told in outcome.err
+
+
+def test_validation_rows_are_no_training_rows(suite: Project) -> None:
+    """Good rows to validate with are collected with a mark, and their clusters with them."""
+    from harness.runner import Options, prepare
+
+    table = '[train]\nuse = "sft"\ncluster = "ticket"\nvalidation_data = "held.jsonl"'
+    rows = [{**row, "ticket": f"t{i}"} for i, row in enumerate(TRAIN)]
+    suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', table), "held.jsonl": HELD, "train.jsonl": rows})  # type: ignore[dict-item]
+    plan = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    assert plan.training
+    assert [r["group"] for r in plan.training] == [*(f"t{i}" for i in range(20)), *"012012"]
+    assert [r.get("held_out", False) for r in plan.training] == [False] * 20 + [True] * 6

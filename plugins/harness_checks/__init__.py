@@ -30,6 +30,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Flag]]]:
         "T2": trained.not_finite,
         "T3": trained.repacked,
         "T4": trained.spiked,
+        "T5": trained.overfits,
         "M1": trained.another_base,
         "M2": merged.equals_base,
         "M3": merged.differs_from_adapter,

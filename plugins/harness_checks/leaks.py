@@ -11,6 +11,7 @@ from typing import Any
 from harness import fewshot
 from harness.check import Flag, TrainingRow, quote, text_of
 from harness.collect import Task
+from harness.data import HELD_OUT
 from harness.result import Sample
 from harness.suite import Suite
 
@@ -42,16 +43,19 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     sequences stand in the training data; sequences in more than 1 % of the training rows are the template's and do
     not count, or every row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word
     pairs in common (Jaccard, computed exactly). Groups: training rows with a cluster of the evaluation. Looked at
-    are the training data, few-shot examples, and "select" data against "confirm" data. Kinds: -exact, -coverage,
-    -near, -group.
+    are the training data, validation data (what chose a checkpoint cannot confirm it), few-shot examples, and
+    "select" data against "confirm" data. Kinds: -exact, -coverage, -near, -group.
     """
-    training = [_of_training(row) for row in rows]
+    training = [_of_training(row) for row in rows if not row.row.get(HELD_OUT)]
+    held_out = [_of_training(row) for row in rows if row.row.get(HELD_OUT)]
     for group in _by_data(tasks):
         evaluated = [_of_sample(s) for s in group[0].samples or ()]
         yield from _compare("training data", training, group, evaluated)
+        yield from _compare("validation data", held_out, group, evaluated)
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
         if selected := [_of_sample(s) for s in chosen or ()]:
             yield from _compare("training data", training, group, selected, "the select split of ")
+            yield from _compare("validation data", held_out, group, selected, "the select split of ")
             yield from _compare("select split", selected, group, evaluated)
         yield from _groups(rows, group)
         shots = _shots(group, suite)

@@ -41,6 +41,7 @@ def sft(
     gradient_checkpointing: bool = False,
     bf16: bool | None = None,
     validation: float = 0.0,
+    patience: int = 0,
     save_steps: int = 50,
     logging_steps: int = 10,
     report_to: list[str] | None = None,
@@ -51,10 +52,12 @@ def sft(
     The loss is on the completion where there is a prompt. `warmup_ratio` and `validation` are shares (of the steps,
     of the rows held out by `seed`), lengths are in tokens; a packed batch is one flattened row, so with `packing` the
     batch size multiplies the accumulation instead. `bf16` unset is mixed precision where a GPU computes in it.
-    `options` are further fields of TRL's SFTConfig. Raises UsageError on options and rows that cannot be trained on,
-    RuntimeError when a loss, a gradient or a weight is not finite (T2), or a module has not moved after the first
-    steps (T1); `flag(code, finding)` is told first, and may raise another. A call after an interruption goes on from
-    the last checkpoint and ends with the same bits.
+    With `patience` training stops when the validation loss has not fallen below its lowest for so many epochs, and
+    the adapter of the best epoch is the one that is written. `options` are further fields of TRL's SFTConfig.
+
+    Raises UsageError on options and rows that cannot be trained on, RuntimeError when a loss, a gradient or a weight
+    is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
+    may raise another. A call after an interruption goes on from the last checkpoint and ends with the same bits.
     """
     from harness_sft.train import train
 

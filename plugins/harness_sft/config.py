@@ -27,7 +27,7 @@ OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
     "dataset_kwargs": "the rows are always prepared here",
     "eval_strategy": "set validation, a share of the rows",
     "do_eval": "set validation, a share of the rows",
-    "load_best_model_at_end": "the gates decide about the last one",
+    "load_best_model_at_end": "set patience",
     "push_to_hub": "use [[export]]",
     "resume_from_checkpoint": "the last whole checkpoint is found by itself",
     "ignore_data_skip": "a resumed run must see the same rows",
@@ -44,6 +44,8 @@ def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, dev
     _check_names(recipe)
     options = dict(recipe)
     share, reports = options.pop("validation"), options.pop("report_to") or []
+    if options.pop("patience") < 0:
+        raise UsageError(f"patience: is {recipe['patience']}, want a number of epochs, or 0 for the last adapter")
     if not 0 <= share < 1:
         raise UsageError(f"validation: is {share}, want a share of the rows, at least 0 and below 1")
     _check_reports(reports)
@@ -67,7 +69,7 @@ def _check_names(recipe: Mapping[str, Any]) -> None:
 
     mistakes = Mistakes()
     hints = get_type_hints(SFTConfig)
-    ours = {"validation", "warmup_ratio", "report_to", "bf16"}
+    ours = {"validation", "patience", "warmup_ratio", "report_to", "bf16"}
     known = {f.name for f in dataclasses.fields(SFTConfig)} - set(OURS) | ours
     for name, value in recipe.items():
         if name in OURS or name.startswith("hub_"):

@@ -36,7 +36,7 @@ def measure(
     if adapter is None:
         _fits(Path(ref.path), device)
     begun = time.monotonic()
-    given = {**recipe, "report_to": None, "save_strategy": "no"}
+    given = {**recipe, "report_to": None, "save_strategy": "no", "patience": 0}
     with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
         from harness_sft.trainer import supervised_positions_only
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.data import GROUP, HELD_OUT
 from harness.errors import UsageError
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",))
@@ -13,7 +15,7 @@ Row = dict[str, Any]
 
 
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return what is trained on of each row, and its number (from 1) as "row".
+    """Return what is trained on of each row, its number (from 1) as "row", and the marks it has.
 
     Raises UsageError, with row numbers, when there is no row, one has none of the shapes, or they are mixed.
     """
@@ -32,17 +34,63 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     _, columns = shapes[0] or ("", ())
     tools = any(row.get("tools") for row in rows)  # TRL renders them with the chat template
     columns += ("tools",) if tools else ()
-    return [{column: row.get(column) for column in columns} | {"row": i} for i, row in enumerate(rows, 1)]
+    marks = [{mark: row[mark] for mark in (GROUP, HELD_OUT) if mark in row} for row in rows]
+    numbered = enumerate(zip(rows, marks, strict=True), 1)
+    return [{column: row.get(column) for column in columns} | {"row": i} | more for i, (row, more) in numbered]
 
 
 def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Hold out a share of the rows, at least one if the share is above zero; raises UsageError if none is left."""
-    count = max(1, round(share * len(rows))) if share else 0
-    if count >= len(rows):
-        raise UsageError(f"validation: holds out {count} of {len(rows)} rows; lower it or give more data")
-    # S311: a reproducible split, not a secret
-    held = set(random.Random(seed).sample(range(len(rows)), count))  # noqa: S311
-    return [row for i, row in enumerate(rows) if i not in held], [row for i, row in enumerate(rows) if i in held]
+    """Hold out the rows that are marked so, or a share of them, at least one if the share is above zero.
+
+    Rows of one group or with one prompt stay together, so what is held out is new; groups are drawn by the seed, and
+    one that would exceed the share is passed over. Raises UsageError when nothing is left on one side.
+    """
+    held = {i for i, row in enumerate(rows) if row.get(HELD_OUT)}
+    if share and held:
+        raise UsageError("validation: there is validation_data as well; remove one of them")
+    if share:
+        count = max(1, round(share * len(rows)))
+        groups = _groups(rows)
+        random.Random(seed).shuffle(groups)  # noqa: S311 -- a reproducible split, not a secret
+        for group in groups:
+            if len(held) + len(group) <= count:
+                held.update(group)
+        if not held or len(held) == len(rows):
+            raise UsageError(
+                f"validation: holds out {count} of {len(rows)} rows in {len(groups)} groups; "
+                "choose another share or give more data"
+            )
+    bare = [{k: v for k, v in row.items() if k not in (GROUP, HELD_OUT)} for row in rows]
+    return [row for i, row in enumerate(bare) if i not in held], [row for i, row in enumerate(bare) if i in held]
+
+
+def _groups(rows: Sequence[Row]) -> list[list[int]]:
+    """Return the numbers of rows that belong together: of one group, or with one prompt that is not most rows'."""
+    asked = [repr(_question(row)) for row in rows]
+    often = {prompt for prompt, n in Counter(asked).items() if n > max(3, len(rows) / 2)}
+    root = list(range(len(rows)))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = i = root[root[i]]
+        return i
+
+    first: dict[tuple[str, str], int] = {}
+    for i, (row, prompt) in enumerate(zip(rows, asked, strict=True)):
+        keys = [("prompt", prompt if prompt not in often else repr(row | {"row": 0}))]
+        keys += [("group", str(row[GROUP]))] if GROUP in row else []
+        for key in keys:
+            root[find(i)] = find(first.setdefault(key, i))
+    found: dict[int, list[int]] = {}
+    for i in range(len(rows)):
+        found.setdefault(find(i), []).append(i)
+    return list(found.values())
+
+
+def _question(row: Row) -> Any:
+    """Return what is asked: the prompt, all messages but the last, or the whole of a text."""
+    messages = row.get("messages")
+    return messages[:-1] if messages else row.get("prompt", row.get("text", row["row"]))
 
 
 def name_rows(numbers: Sequence[int]) -> str:

@@ -50,6 +50,8 @@ def train(
     device = resolve_device(ref.options.get("device", "auto")).type
     config = build_config(recipe, checkpoints, seed=seed, device=device)
     kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
+    if recipe["patience"] and not held_out:
+        raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
     stamp = _stamp(ref, adapter, rows, recipe, seed)
     with quiet(), _quiet_libraries():
         from harness_sft.trainer import last_whole_checkpoint, raise_finding, supervised_positions_only
@@ -58,7 +60,7 @@ def train(
         if checkpoint is None:
             shutil.rmtree(checkpoints, ignore_errors=True)
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress)
-        trainer.flag = flag or raise_finding
+        trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
         initial = _save_initial(trainer.model, checkpoints)
         with supervised_positions_only():
             _run(trainer, checkpoint)
@@ -132,6 +134,7 @@ def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
     assert_not_repacked(trainer.model)
     try:
         trainer.resume(checkpoint) if checkpoint else trainer.train()
+        trainer.take_best()
     except KeyboardInterrupt:
         trainer.save_interrupted()
         raise
@@ -166,7 +169,8 @@ def _write_adapter(
 
 
 def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
-    counts, history = trainer.counts["train"], trainer.state.log_history
+    counts, ends = trainer.counts["train"], trainer.watch.ends
+    kept = {"kept_step": best.step} if trainer.patience and (best := trainer.watch.best()) else {}
     last = trainer.watch.losses[-LAST_STEPS:]
     return {
         "steps": trainer.state.global_step,
@@ -178,7 +182,8 @@ def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
         "train_loss": sum(last) / len(last),
         "spikes": [asdict(spike) for spike in trainer.watch.spikes.found],
         "validation_rows": len(trainer.held_out),
-        "validation_loss": [entry["eval_loss"] for entry in history if "eval_loss" in entry],
+        "validation_loss": [end.loss for end in ends],
+        **kept,
     }
 
 

@@ -12,13 +12,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer import utils as trl_utils
@@ -43,6 +44,18 @@ class Counts:
     truncated: int
 
 
+@dataclass(frozen=True)
+class End:
+    """An epoch that ended: after which step, and the validation loss, in nats a token."""
+
+    step: int
+    loss: float
+
+
+class _Enough(Exception):
+    """A training that is resumed had been stopped already."""
+
+
 class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer that refuses rows it would drop, stops on what is not finite, and keeps adapters in float32."""
 
@@ -50,6 +63,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self.counts: dict[str, Counts] = {}
         self.stamp = stamp
         self.flag: Callable[[str, Flag], None] = raise_finding
+        self.patience = 0  # epochs without a lower validation loss; 0 takes the last adapter
         trained = {name: p.data.clone() for name, p in model.named_parameters() if p.requires_grad}
         super().__init__(model=model, **given)
         # TRL casts adapters on a 4-bit base to bfloat16, where a step of Adam is often less than half a unit in the
@@ -131,14 +145,46 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        write_text(folder / WHOLE, json.dumps({"stamp": self.stamp, "losses": self.watch.losses}))
+        ends = [asdict(end) for end in self.watch.ends]
+        write_text(folder / WHOLE, json.dumps({"stamp": self.stamp, "losses": self.watch.losses, "ends": ends}))
         self.watch.saved = self.state.global_step
+        self._drop_worse()
 
     def resume(self, checkpoint: Path) -> None:
         """Train on from a checkpoint."""
-        self.watch.losses = json.loads((checkpoint / WHOLE).read_text("utf-8"))["losses"]
+        known = json.loads((checkpoint / WHOLE).read_text("utf-8"))
+        self.watch.losses, self.watch.ends = known["losses"], [End(**end) for end in known["ends"]]
         self.watch.spikes = Spikes(self.watch.losses)
-        self.train(resume_from_checkpoint=str(checkpoint))
+        with suppress(_Enough):
+            self.train(resume_from_checkpoint=str(checkpoint))
+
+    def keep_best(self, step: int) -> None:
+        """Write what is trained, as it is after a step; the file is whole or not there."""
+        weights = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
+        path = self._best(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def take_best(self) -> None:
+        """Go back to the weights of the lowest validation loss, if `patience` asks for them."""
+        best = self.watch.best()
+        if self.patience and best and best.step != self.state.global_step:
+            weights = load_file(self._best(best.step))
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    if parameter.requires_grad:
+                        parameter.copy_(weights[name])
+
+    def _best(self, step: int) -> Path:
+        return Path(self.args.output_dir) / f"best-{step}.safetensors"
+
+    def _drop_worse(self) -> None:
+        """Remove weights that a whole checkpoint knows not to be the best."""
+        if best := self.watch.best():
+            for path in Path(self.args.output_dir).glob("best-*.safetensors"):
+                if path != self._best(best.step):
+                    path.unlink()
 
     def save_interrupted(self) -> None:
         """Save the end of the last step, unless the interruption fell between its optimizer and its end."""
@@ -154,6 +200,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.progress = trainer, progress
         self.losses: list[float] = []  # one per step, those before an interruption too
         self.spikes = Spikes()
+        self.ends: list[End] = []  # of epochs
         self.trained: list[Any] = []
         self.updates = 0  # since this call began
         self.step_loss = 0.0
@@ -167,7 +214,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
         self.trained = [p.detach() for p in self.trainer.model.parameters() if p.requires_grad]
-        self._validate_if_due(state, control)  # an interruption may have come between the last step and its validation
+        # An interruption may have come between the last step and its validation, or its end.
+        self._validate_if_due(state, control)
+        if self.enough():
+            raise _Enough
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.at_rest = False
@@ -179,8 +229,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._look(state)
         self._remember_randomness()
         self.at_rest = True
-        self._validate_if_due(state, control)
-        self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), _leap(spike)))
+        remarks = [_leap(spike), self._validate_if_due(state, control)]
+        control.should_training_stop = control.should_training_stop or self.enough()
+        remark = "; ".join(filter(None, remarks))
+        self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
+
+    def best(self) -> End | None:
+        """Return the end of an epoch with the lowest validation loss, the first of equals."""
+        return min(self.ends, key=lambda end: end.loss, default=None)
+
+    def enough(self) -> bool:
+        """Say whether the validation loss has not fallen below its lowest for `patience` epochs."""
+        best, patience = self.best(), self.trainer.patience
+        return bool(patience and best and len(self.ends) - 1 - self.ends.index(best) >= patience)
 
     def _look(self, state: Any) -> None:
         """Look at the weights before anything is saved of them."""
@@ -202,15 +263,27 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.randomness = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)
 
-    def _validate_if_due(self, state: Any, control: Any) -> None:
-        if not self.trainer.held_out or not state.global_step:
-            return
-        per_epoch = self.trainer.steps_per_epoch()
-        done = any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)
-        if not done and (state.global_step % per_epoch == 0 or state.global_step == state.max_steps):
-            logs = control.should_log  # logging clears it, and the step's own loss would not be logged
-            self.trainer.log({"eval_loss": self.trainer.validate()})
-            control.should_log = logs
+    def _validate_if_due(self, state: Any, control: Any) -> str:
+        """Validate at the end of an epoch, and of the training; return what came out in words."""
+        step, per_epoch = state.global_step, self.trainer.steps_per_epoch()
+        done = any(end.step == step for end in self.ends)
+        if not self.trainer.held_out or not step or done or (step % per_epoch and step != state.max_steps):
+            return ""
+        loss = self.trainer.validate()
+        if not math.isfinite(loss):
+            self.trainer.diverged(f"the validation loss is {loss} after step {step}")
+        logs = control.should_log  # logging clears it, and the step's own loss would not be logged
+        self.trainer.log({"eval_loss": loss})
+        control.should_log = logs
+        end = End(step, loss)
+        self.ends.append(end)
+        if self.trainer.patience and self.best() == end:
+            self.trainer.keep_best(step)
+        told = f"epoch {step / per_epoch:.3g}: validation loss {loss:.4f}"
+        best = self.best()
+        if self.enough() and best:
+            told += f", not below {best.loss:.4f} for {self.trainer.patience} epochs: stopped, step {best.step} is kept"
+        return told
 
     def _facts(self, state: Any) -> dict[str, str | float]:
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)

@@ -139,6 +139,10 @@ NEAR_WORDS = NEAR_TEST.replace("northern", "southern")
 SHORT = " ".join(PARAGRAPH.split()[:24])
 FEWSHOT = "\n[subject.fewshot]\nshots = 3\n"
 SHOTS = {"eval_0.fewshot_data": "shots.jsonl"}
+VALIDATED = {"train_validation_data": "validation.jsonl"}
+COLOURS = {"snow": "white", "grass": "green", "coal": "black", "milk": "white", "blood": "red", "a frog": "green"}
+ALIKE = [{"prompt": f"Now say the colour of {t}.\n", "completion": c} for t, c in COLOURS.items()]
+ODD = [{**row, "completion": f"ZQ{i}XJ {9 * i}"} for i, row in enumerate(ALIKE, 11)]
 CONFIRM = '\n[[eval]]\nname = "confirm"\nuse = "exact_match"\ndata = "confirm.jsonl"\n'
 SELECT = '\n[[eval]]\nname = "select"\nuse = "exact_match"\ndata = "select.jsonl"\n'
 FRESH = [{"input": f"Who owns the {t}?\n", "target": t} for t in ("zither", "apron", "bellows", "crate")]
@@ -278,6 +282,18 @@ MUTATIONS: list[Mutation] = [
     trained("a module is frozen", "T1", {"train_use": "hurt", "train_how": "frozen"}, {"train_use": "hurt"}),
     trained("a NaN in a gradient", "T2", {"train_use": "hurt", "train_how": "nan"}, {"train_use": "hurt"}),
     trained("a learning rate that leaps", "T4", {"train_use": "hurt", "train_how": "leap"}, {"train_use": "hurt"}),
+    Mutation(
+        "the validation loss rises",
+        "T5",
+        lambda lab: lab.run(**VALIDATED, files={"validation.jsonl": ODD}),
+        lambda lab: lab.run(**VALIDATED, files={"validation.jsonl": ALIKE}),
+    ),
+    Mutation(
+        "a row of the test to validate with",
+        "D10-exact",
+        lambda lab: lab.check(**VALIDATED, files={"validation.jsonl": [LEAK, *ALIKE]}),
+        lambda lab: lab.check(**VALIDATED, files={"validation.jsonl": ALIKE}),
+    ),
     trained("a NaN in the adapter", "T2", {"train_use": "damaged", "train_how": "nan"}, {"train_use": "damaged"}),
     trained(
         "a repacked 4-bit weight",

@@ -120,6 +120,26 @@ def test_split() -> None:
         split_rows(rows[:1], 0.2, 3)
 
 
+def test_split_groups() -> None:
+    """Rows of one group, and rows with one prompt, are held out together or not at all; marked rows always are."""
+    rows = [{"prompt": str(i // 2), "completion": "x", "row": i} for i in range(40)]
+    rows += [{"prompt": f"p{i}", "completion": "x", "row": i, "group": str(i % 10)} for i in range(40, 80)]
+    for seed in range(20):
+        kept, held = split_rows(rows, 0.2, seed)
+        assert (len(kept), len(held)) == (64, 16)
+        assert not {r["prompt"] for r in kept} & {r["prompt"] for r in held}
+        assert not {r["row"] % 10 for r in kept if r["row"] >= 40} & {r["row"] % 10 for r in held if r["row"] >= 40}
+        assert "group" not in held[0].keys() | kept[-1].keys()
+    same = [{"prompt": "Summarise", "completion": str(i), "row": i} for i in range(10)]
+    assert len(split_rows(same, 0.2, 3)[1]) == 2  # a prompt of most rows says nothing about them
+    with pytest.raises(UsageError, match="10 rows in 1 groups"):
+        split_rows([row | {"group": "one"} for row in same], 0.2, 3)
+    marked = [*same, {"prompt": "a", "completion": "b", "row": 10, "held_out": True}]
+    assert split_rows(marked, 0.0, 3) == (same, [{"prompt": "a", "completion": "b", "row": 10}])
+    with pytest.raises(UsageError, match="validation_data as well"):
+        split_rows(marked, 0.2, 3)
+
+
 def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
     """A QLoRA on a CPU really learns, tells its progress, and leaves an adapter in float32 with its facts."""
     seen: list[Progress] = []
@@ -183,6 +203,45 @@ def test_resume(stop: int, error: BaseException, left: str, trained: Train, tmp_
     assert_same(whole, again)
     facts = [json.loads((out / "harness-adapter.json").read_text())["facts"] for out in (whole, again)]
     assert facts[0] | {"tokens_per_second": 0} == facts[1] | {"tokens_per_second": 0}
+
+
+RISING = [
+    *({"prompt": f"what is {i}?", "completion": f" it is {i * i}"} for i in range(32)),
+    *({"prompt": f"what is {i}?", "completion": f" no: {'xyz'[i % 3] * 9}", "held_out": True} for i in range(40, 46)),
+]
+
+
+def test_patience(trained: Train) -> None:
+    """Training stops when the validation loss has risen for `patience` epochs, and the best epoch's adapter is kept."""
+    seen: list[Progress] = []
+    recipe = {"num_train_epochs": 12, "learning_rate": 2e-2, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+    out = trained(RISING, progress=seen.append, patience=2, **recipe)
+    facts = facts_of(out)
+    losses = facts["validation_loss"]
+    best = losses.index(min(losses)) + 1
+    assert len(losses) == best + 2 < 12
+    assert (facts["kept_step"], facts["steps"]) == (4 * best, 4 * (best + 2))
+    assert "validation loss" in seen[-1].remark and f"step {4 * best} is kept" in seen[-1].remark
+    assert_same(out, trained(RISING, name="short", max_steps=4 * best, **recipe))
+    assert [out] == list(out.parent.iterdir())
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == facts["steps"] - lag:
+            raise OSError("killed")
+
+    for lag in (0, 1, 5):  # after it was decided to stop, and before
+        name = f"killed {lag}"
+        with pytest.raises(OSError, match="killed"):
+            trained(RISING, name=name, progress=interrupt, patience=2, save_steps=3, **recipe)
+        again = trained(RISING, name=name, patience=2, save_steps=3, **recipe)
+        assert_same(out, again)
+        assert facts_of(again)["validation_loss"] == losses
+
+
+def test_patience_without_rows(trained: Train) -> None:
+    """Without validation rows there is nothing to be patient about."""
+    with pytest.raises(UsageError, match="patience: there are no validation rows"):
+        trained(patience=1)
 
 
 def test_resume_another_recipe(trained: Train) -> None:
