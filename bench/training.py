@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,20 +16,21 @@ from bench.child import ROOT, call
 from bench.page import Bar, Section, table
 from bench.setting import Setting
 
-QUICK = {"rounds": 1, "steps": 2}
+QUICK = {"rounds": 1, "steps": 2, "pairs": 2}
 BATCH, LENGTH, SEED, RANK = 8, 256, 17, 16
 DATA = "icd10:train"
 LAST = 10  # steps that the loss is the mean of, as in the note beside our adapters
 
 
-def measure(setting: Setting, *, rounds: int = 2, steps: int = 6, data: str = DATA) -> dict[str, Any]:
-    """Train `rounds` times each, so many steps of 8 rows."""
+def measure(setting: Setting, *, rounds: int = 2, steps: int = 6, data: str = DATA, pairs: int = 15) -> dict[str, Any]:
+    """Train `rounds` times each, so many steps of 8 rows; then `pairs` steps with sentinels and as many without."""
     sides = {"ours": ours, "theirs": trl}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             found[name].append(call(side, setting, steps=steps, data=data))
-    return {"rounds": rounds, "steps": steps, "data": data, **found}
+    cost = call(sentinels, setting, pairs=pairs, data=data)
+    return {"rounds": rounds, "steps": steps, "data": data, **found, "sentinels": cost}
 
 
 def rows(count: int, data: str) -> list[dict[str, Any]]:
@@ -93,7 +97,34 @@ def ours(setting: Setting, steps: int, data: str) -> dict[str, Any]:
     return {"rate": facts["tokens_per_second"], "loss": facts["train_loss"]}
 
 
-def train(setting: Setting, data: list[dict[str, Any]], **recipe: Any) -> dict[str, Any]:
+def sentinels(setting: Setting, pairs: int, data: str) -> dict[str, Any]:
+    """Train on one row again and again, every second step with the sentinels asleep; return the seconds of each."""
+    from harness_sft import trainer
+
+    marks: list[float] = []
+    look, add = trainer.Watch._look, trainer.Spikes.add
+
+    def asleep() -> bool:
+        return len(marks) % 2 == 0  # the steps with odd numbers; the first of them is not counted
+
+    trainer.Watch._look = lambda self, state: None if asleep() else look(self, state)  # type: ignore[method-assign]
+    trainer.Spikes.add = lambda self, loss: None if asleep() else add(self, loss)  # type: ignore[method-assign]
+    longest = max(rows(pairs, data), key=lambda row: len(str(row)))
+    steps = 2 * pairs + 1
+
+    def mark(progress: Any) -> None:
+        if progress.done:
+            marks.append(time.perf_counter())
+
+    recipe = {"max_steps": steps, "per_device_train_batch_size": BATCH, "max_length": LENGTH}
+    train(setting, [longest] * (steps * BATCH), mark, gradient_accumulation_steps=1, **recipe)
+    seconds = [b - a for a, b in pairwise(marks)]
+    return {"awake": seconds[::2], "asleep": seconds[1::2]}
+
+
+def train(
+    setting: Setting, data: list[dict[str, Any]], progress: Callable[[Any], None] = lambda _: None, **recipe: Any
+) -> dict[str, Any]:
     """Train a QLoRA with the harness's trainer and return the facts that it writes beside the adapter."""
     from harness.subject import ModelRef
     from harness_lora import qlora
@@ -103,7 +134,7 @@ def train(setting: Setting, data: list[dict[str, Any]], **recipe: Any) -> dict[s
     adapter: Any = qlora(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, compute_dtype=dtype)
     ref = ModelRef("base", setting.folder(), options={"dtype": setting.dtype, "device": setting.device})
     with tempfile.TemporaryDirectory() as folder:
-        out = sft(ref, adapter, data, Path(folder) / "adapter", progress=lambda _: None, seed=SEED, **recipe)
+        out = sft(ref, adapter, data, Path(folder) / "adapter", progress=progress, seed=SEED, **recipe)
         facts: dict[str, Any] = json.loads((out / "harness-adapter.json").read_text("utf-8"))["facts"]
     return facts
 
@@ -118,14 +149,19 @@ def section(found: dict[str, Any]) -> Section:
     rate, peak = (
         {name: median(each[what] for each in found[name]) for name in ("ours", "theirs")} for what in ("rate", "peak")
     )
+    pairs = found["sentinels"]
+    cost = median(a / b for a, b in zip(pairs["awake"], pairs["asleep"], strict=True)) - 1
     ratio, memory = rate["ours"] / rate["theirs"], peak["ours"] / peak["theirs"]
     text = [
         f"QLoRA (NF4, rank {RANK}, all linear layers) on rows of `{found['data']}`, {found['steps']} steps of {BATCH} "
         "rows, each training in a process of its own.",
         table(["", "round", "tokens a second", "mean loss", "peak memory"], lines),
+        f"The sentinels cost {cost:.1%} of a step: the median over {len(pairs['awake'])} pairs of steps on the same "
+        "row, one with them and one without, in one training.",
     ]
     bars = [
         Bar("training: tokens a second", f"{ratio:.2f}× plain TRL's", "≥ 0.95×", ratio >= 0.95),
         Bar("training: peak memory", f"{memory:.2f} of plain TRL's", "≤ 1.00", memory <= 1),
+        Bar("training: cost of the sentinels", f"{cost:.1%} of a step", "≤ 2 %", cost <= 0.02),
     ]
     return Section("Training", text, bars)

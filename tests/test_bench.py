@@ -28,7 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "perplexity": {"passages": 2, "batches": [2], "exact": 1},
     "generation": {"prompts": 2, "shots": 1, "max_new_tokens": 4, "offered": 0},
     "startup": {"repeats": 1, "collected": "suites/smoke.toml"},
-    "training": {"rounds": 1, "steps": 1, "data": "data/colours-train.jsonl"},
+    "training": {"rounds": 1, "steps": 1, "pairs": 2, "data": "data/colours-train.jsonl"},
     "packing": {"rounds": 1, "documents": 16, "data": "data/colours-train.jsonl"},
     "checkpointing": {"rounds": 1, "steps": 1, "lengths": [64], "data": "data/colours-train.jsonl"},
 }

@@ -110,7 +110,7 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 def parameters_of(folder: Path) -> int:
     """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales."""
-    return sum(_parameters(evidence.safetensors_header(file)[1]) for file in sorted(folder.glob("*.safetensors")))
+    return sum(_parameters(evidence.read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors")))
 
 
 def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
