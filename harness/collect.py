@@ -176,6 +176,7 @@ class _Collector:
         training = self.training()
         tasks = {t.spec.name: t for spec in suite.evals if (t := self.task(spec))}
         self.chooser(tasks)
+        self.watched(tasks)
         for gate in suite.gates:
             self.gate(gate, tasks)
         for spec in suite.evals:
@@ -364,6 +365,27 @@ class _Collector:
             complain(f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it')
         elif task.compares or task.marks:
             complain(f'"{evaluation}" compares with another model; choose by one that does not')
+
+    def watched(self, tasks: Mapping[str, Task]) -> None:
+        """Check which evals are looked at while training: rows to select by, and a model that compares with none."""
+        train = self.suite.train
+        if train is None or not train.watch:
+            return
+        complain = partial(self.mistakes.add, train.where)
+        if (trainer := self.plugins.provided.get(("trainer", train.use))) and not schema.wants(
+            trainer.function, "watch"
+        ):
+            complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
+        if train.watch_rows < 1:
+            complain(f"watch_rows is {train.watch_rows}, want at least 1")
+        for name in train.watch:
+            task = tasks.get(name)
+            if task is None:
+                complain(f'watch names "{name}", which is no eval{did_you_mean(name, tasks)}')
+            elif task.spec.select is None:
+                complain(f'watch: eval "{name}" has no select split; rows that are looked at cannot confirm')
+            elif task.compares or task.marks or task.uncached:
+                complain(f'watch: "{name}" needs more than the model that is trained; watch another')
 
     def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
         """Let an evaluator read the rows it brings itself, once that may be slow."""

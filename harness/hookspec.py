@@ -50,7 +50,10 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     `out` and returns its path. `rows` are the dicts of the training data. Checkpoints go to
     `out.parent`, and a second call after a kill goes on from the last one. A parameter named `flag` gets a function
     `flag(code, Flag)` that tells what was found while training, under the code of a check; an error that is not
-    ignored ends the training there. Its attribute
+    ignored ends the training there. A parameter named `watch` gets, if the suite asks for it, a function that
+    measures a Subject on select rows and returns numbers by name; call it after each epoch, with randomness restored.
+    A trainer with an option `validation` does not train on rows that are marked `held_out`, and holds out rows of one
+    `group` together. Its attribute
     `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError;
     `train.build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks,
     and returns a harness.check.Built; `train.measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all

@@ -378,6 +378,7 @@ class Runner:
             trainer = self.plan.plugins.find("trainer", train.use).function
             rows, seed = list(self.plan.training), self.suite.about.seed
             given: dict[str, Any] = {"flag": self.told} if schema.wants(trainer, "flag") else {}
+            given |= {"watch": self.watched} if train.watch else {}
             given |= {"progress": self.progress, "seed": seed}
             trainer(base, self.ready.adapter, rows, out, **given, **train.options)
             self.run.facts["training"] = _read_facts(facts)
@@ -538,6 +539,17 @@ class Runner:
     def told(self, code: str, one: check.Flag) -> None:
         """Tell what a trainer found while it trained; an error ends the training."""
         self.flag([self.checks.stamped(code, one)], ExitCode.FAILED)
+
+    def watched(self, subject: Subject) -> dict[str, float]:
+        """Measure a model in training on the first select rows of the evals that the suite watches."""
+        train, found = self.suite.train, dict[str, float]()
+        for name in train.watch if train else ():
+            task = self.plan.tasks[name]
+            assert train and task.select  # collection saw to it
+            short = replace(task, samples=task.select[: train.watch_rows])
+            result = evaluate(short, "training", subject, None, lambda _: None)
+            found |= {f"{name}.{m}": math.nan if result.missing else v for m, v in result.metrics.items()}
+        return found
 
     def refused_early(self) -> bool:
         return any(i.subject in self.plan.candidates for i in self.plan.items)

@@ -56,7 +56,7 @@ class Train:
     """`[train]`: the trainer, its data (one source or several), and how their columns are named.
 
     `cluster` names a column whose rows are held out together, `validation_data` a source of rows that are only
-    validated with.
+    validated with, `watch` evals of which some select rows are looked at after each epoch.
     """
 
     use: str
@@ -65,6 +65,8 @@ class Train:
     columns: dict[str, str] = field(default_factory=dict)
     cluster: str | None = None
     validation_data: str | None = None
+    watch: list[str] = field(default_factory=list)
+    watch_rows: int = 64
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -154,6 +154,9 @@ VALIDATION = {
     "a trainer that would train on them": ('use = "fake"\nvalidation_data = "held.jsonl"', "does not validate"),
     "no such file": ('use = "sft"\nvalidation_data = "none.jsonl"', 'data "none.jsonl" is not there'),
     "no such column": ('use = "sft"\ncluster = "ticket"', 'no column "ticket" for cluster in row 0 (20 rows)'),
+    "no such eval": ('use = "sft"\nwatch = ["qu"]', 'watch names "qu", which is no eval; known: "qa"'),
+    "rows that confirm": ('use = "sft"\nwatch = ["qa"]', 'watch: eval "qa" has no select split'),
+    "a trainer that cannot be watched": ('use = "fake"\nwatch = ["qa"]', 'the trainer "fake" cannot be watched'),
     "a cluster on both sides": (
         'use = "sft"\ncluster = "ticket"\nvalidation_data = "held.jsonl"',
         '6 of 6 rows share their "group" with',

@@ -12,7 +12,7 @@ from harness.schema import INJECTED
 
 if TYPE_CHECKING:
     from harness.check import Built, Flag
-    from harness.subject import Adapter, ModelRef, Progress
+    from harness.subject import Adapter, ModelRef, Progress, Subject
 
 
 @hookimpl
@@ -29,6 +29,7 @@ def sft(
     progress: Callable[[Progress], None],
     seed: int,
     flag: Callable[[str, Flag], None] | None = None,
+    watch: Callable[[Subject], dict[str, float]] | None = None,
     num_train_epochs: float = 3,
     max_steps: int = -1,
     learning_rate: float = 2e-4,
@@ -53,7 +54,8 @@ def sft(
     of the rows held out by `seed`), lengths are in tokens; a packed batch is one flattened row, so with `packing` the
     batch size multiplies the accumulation instead. `bf16` unset is mixed precision where a GPU computes in it.
     With `patience` training stops when the validation loss has not fallen below its lowest for so many epochs, and
-    the adapter of the best epoch is the one that is written. `options` are further fields of TRL's SFTConfig.
+    the adapter of the best epoch is the one that is written. `watch` is called with the model as a Subject after each
+    epoch, and what it returns is told. `options` are further fields of TRL's SFTConfig.
 
     Raises UsageError on options and rows that cannot be trained on, RuntimeError when a loss, a gradient or a weight
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
@@ -63,7 +65,7 @@ def sft(
 
     given = locals()
     recipe = {name: given[name] for name in _recipe()} | options
-    return train(ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag)
+    return train(ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag, watch=watch)
 
 
 def check(**options: Any) -> None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from harness_sft.rows import Row, select_columns, split_rows
 
 if TYPE_CHECKING:
     from harness.check import Flag
-    from harness.subject import Adapter, ModelRef, Progress
+    from harness.subject import Adapter, ModelRef, Progress, Subject
     from harness_sft.trainer import CheckedTrainer
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -41,6 +41,7 @@ def train(
     seed: int,
     progress: Callable[[Progress], None],
     flag: Callable[[str, Flag], None] | None = None,
+    watch: Callable[[Subject], dict[str, float]] | None = None,
 ) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
     from harness_hf.models import quiet, resolve_device
@@ -61,6 +62,8 @@ def train(
             shutil.rmtree(checkpoints, ignore_errors=True)
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress)
         trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
+        if watch:
+            trainer.watched = lambda: _watched(trainer.model.get_base_model(), ref, watch)
         initial = _save_initial(trainer.model, checkpoints)
         with supervised_positions_only():
             _run(trainer, checkpoint)
@@ -141,6 +144,19 @@ def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
     assert_not_repacked(trainer.model)
 
 
+def _watched(model: Any, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
+    """Measure a model in training, its adapter in it, as the harness measures any."""
+    from harness.subject import ModelRef
+    from harness_hf.subject import HFSubject
+    from harness_hf.tokens import Tokens
+
+    subject = HFSubject(ModelRef("training", ref.path, "training"), ref.path, model, Tokens.of(ref.path), nullcontext)
+    try:
+        return watch(subject)
+    finally:
+        subject.scorer.close()
+
+
 def _save_initial(model: Any, checkpoints: Path) -> Path | None:
     """Save the start of an adapter that holds a part of the base, so that its training can be told from its start."""
     start = model.peft_config["default"].init_lora_weights
@@ -182,7 +198,8 @@ def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
         "train_loss": sum(last) / len(last),
         "spikes": [asdict(spike) for spike in trainer.watch.spikes.found],
         "validation_rows": len(trainer.held_out),
-        "validation_loss": [end.loss for end in ends],
+        "validation_loss": [end.loss for end in ends if end.loss is not None],
+        "watched": [{"step": end.step, **end.watched} for end in ends if end.watched],
         **kept,
     }
 

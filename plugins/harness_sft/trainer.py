@@ -46,10 +46,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class End:
-    """An epoch that ended: after which step, and the validation loss, in nats a token."""
+    """An epoch that ended: after which step, the validation loss in nats a token, and what was watched."""
 
     step: int
-    loss: float
+    loss: float | None
+    watched: dict[str, float]
 
 
 class _Enough(Exception):
@@ -63,6 +64,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self.counts: dict[str, Counts] = {}
         self.stamp = stamp
         self.flag: Callable[[str, Flag], None] = raise_finding
+        self.watched: Callable[[], dict[str, float]] | None = None
         self.patience = 0  # epochs without a lower validation loss; 0 takes the last adapter
         trained = {name: p.data.clone() for name, p in model.named_parameters() if p.requires_grad}
         super().__init__(model=model, **given)
@@ -215,7 +217,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
         self.trained = [p.detach() for p in self.trainer.model.parameters() if p.requires_grad]
         # An interruption may have come between the last step and its validation, or its end.
-        self._validate_if_due(state, control)
+        self._end_epoch_if_due(state, control)
         if self.enough():
             raise _Enough
 
@@ -229,14 +231,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._look(state)
         self._remember_randomness()
         self.at_rest = True
-        remarks = [_leap(spike), self._validate_if_due(state, control)]
+        remarks = [_leap(spike), self._end_epoch_if_due(state, control)]
         control.should_training_stop = control.should_training_stop or self.enough()
         remark = "; ".join(filter(None, remarks))
         self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
 
     def best(self) -> End | None:
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
-        return min(self.ends, key=lambda end: end.loss, default=None)
+        return min((end for end in self.ends if end.loss is not None), key=lambda end: end.loss or 0.0, default=None)
 
     def enough(self) -> bool:
         """Say whether the validation loss has not fallen below its lowest for `patience` epochs."""
@@ -263,27 +265,44 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.randomness = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)
 
-    def _validate_if_due(self, state: Any, control: Any) -> str:
-        """Validate at the end of an epoch, and of the training; return what came out in words."""
+    def _end_epoch_if_due(self, state: Any, control: Any) -> str:
+        """Validate and watch at the end of an epoch, and of the training; return what came out in words."""
         step, per_epoch = state.global_step, self.trainer.steps_per_epoch()
+        wanted = self.trainer.held_out or self.trainer.watched
         done = any(end.step == step for end in self.ends)
-        if not self.trainer.held_out or not step or done or (step % per_epoch and step != state.max_steps):
+        if not wanted or not step or done or (step % per_epoch and step != state.max_steps):
             return ""
+        end = End(step, self._validation_loss(step, control), self._watched())
+        self.ends.append(end)
+        if self.trainer.patience and self.best() == end:
+            self.trainer.keep_best(step)
+        numbers = {"validation loss": end.loss} if end.loss is not None else {}
+        told = ", ".join(f"{name} {value:.4f}" for name, value in (numbers | end.watched).items())
+        best = self.best()
+        if self.enough() and best:
+            told += f", no better than step {best.step} for {self.trainer.patience} epochs: stopped, that one is kept"
+        return f"epoch {step / per_epoch:.3g}: {told}"
+
+    def _validation_loss(self, step: int, control: Any) -> float | None:
+        if not self.trainer.held_out:
+            return None
         loss = self.trainer.validate()
         if not math.isfinite(loss):
             self.trainer.diverged(f"the validation loss is {loss} after step {step}")
         logs = control.should_log  # logging clears it, and the step's own loss would not be logged
         self.trainer.log({"eval_loss": loss})
         control.should_log = logs
-        end = End(step, loss)
-        self.ends.append(end)
-        if self.trainer.patience and self.best() == end:
-            self.trainer.keep_best(step)
-        told = f"epoch {step / per_epoch:.3g}: validation loss {loss:.4f}"
-        best = self.best()
-        if self.enough() and best:
-            told += f", not below {best.loss:.4f} for {self.trainer.patience} epochs: stopped, step {best.step} is kept"
-        return told
+        return loss
+
+    def _watched(self) -> dict[str, float]:
+        if self.trainer.watched is None:
+            return {}
+        self._remember_randomness()
+        self.trainer.model.eval()
+        found = self.trainer.watched()
+        self.trainer.model.train()
+        self.restore_randomness()
+        return found
 
     def _facts(self, state: Any) -> dict[str, str | float]:
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)

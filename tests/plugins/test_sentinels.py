@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from harness.cli import main  # noqa: E402
+from harness.report import read_run  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_sft.sentinels import WINDOW, Spikes, Start, all_finite  # noqa: E402
+from tests.mutations.lab import EVAL, ROWS, Lab  # noqa: E402
 
 Loss = Callable[[random.Random, int], float]
 HEALTHY: dict[str, Loss] = {
@@ -76,3 +80,26 @@ def test_all_finite() -> None:
     for value in (math.nan, math.inf):
         weights[1][1, 0] = value
         assert not all_finite(weights)
+
+
+@pytest.mark.slow
+def test_watched_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run tells after each epoch what it watches on select rows and the validation loss, and keeps the best epoch."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    lab = Lab(tmp_path / "lab")
+    select = [{"input": f"Who has the {i}?\n", "target": f"box {i}"} for i in range(9)]
+    held = [
+        {"prompt": f"Where was the {t}?\n", "completion": f"#{t[::-1]}{t}"} for t in ("zither", "yoke", "xylophone")
+    ]
+    lab._write(ROWS, EVAL, 'select = "select.jsonl"\n', {"select.jsonl": select, "held.jsonl": held})
+    asked = {"watch": '["qa"]', "watch_rows": 4, "validation_data": '"held.jsonl"', "patience": 1, "logging_steps": 1}
+    asked |= {"learning_rate": 3e-2, "num_train_epochs": 6}
+    words = [word for name, value in asked.items() for word in ("--set", f"train.{name}={value}")]
+    main(["run", str(lab.folder / "suite.toml"), *words, "--out", str(tmp_path / "reports"), "-p", "no:checks"])
+    printed = capsys.readouterr().out
+    facts = read_run(next((tmp_path / "reports").iterdir())).facts["training"]
+    losses, watched = facts["validation_loss"], facts["watched"]
+    assert len(losses) == len(watched) < 6
+    assert facts["kept_step"] == watched[losses.index(min(losses))]["step"]
+    assert f"epoch 1: validation loss {losses[0]:.4f}, qa.exact_match 0.0000" in printed
+    assert f"no better than step {facts['kept_step']} for 1 epochs: stopped, that one is kept" in printed

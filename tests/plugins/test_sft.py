@@ -221,7 +221,7 @@ def test_patience(trained: Train) -> None:
     best = losses.index(min(losses)) + 1
     assert len(losses) == best + 2 < 12
     assert (facts["kept_step"], facts["steps"]) == (4 * best, 4 * (best + 2))
-    assert "validation loss" in seen[-1].remark and f"step {4 * best} is kept" in seen[-1].remark
+    assert "validation loss" in seen[-1].remark and f"no better than step {4 * best} for 2 epochs" in seen[-1].remark
     assert_same(out, trained(RISING, name="short", max_steps=4 * best, **recipe))
     assert [out] == list(out.parent.iterdir())
 
@@ -236,6 +236,27 @@ def test_patience(trained: Train) -> None:
         again = trained(RISING, name=name, patience=2, save_steps=3, **recipe)
         assert_same(out, again)
         assert facts_of(again)["validation_loss"] == losses
+
+
+def test_watch(trained: Train) -> None:
+    """The model in training answers and scores after each epoch, better each time, and the training stays the same."""
+
+    def watch(subject: Any) -> dict[str, float]:
+        pairs = [(row["prompt"], row["completion"]) for row in ROWS[:6]]
+        answers = subject.generate([prompt for prompt, _ in pairs], max_new_tokens=3)
+        torch.rand(5)
+        return {"qa.nats": -sum(s.total for s in subject.logprobs(pairs)), "qa.chars": float(len("".join(answers)))}
+
+    seen: list[Progress] = []
+    plain = trained(name="plain", save_steps=3, gradient_checkpointing=True)
+    out = trained(progress=seen.append, watch=watch, save_steps=3, gradient_checkpointing=True)
+    assert_same(plain, out)
+    watched = facts_of(out)["watched"]
+    assert [w["step"] for w in watched] == [5, 10]
+    assert watched[1]["qa.nats"] < watched[0]["qa.nats"]
+    assert [p.remark.partition(",")[0] for p in seen if p.remark] == [
+        f"epoch {i}: qa.nats {w['qa.nats']:.4f}" for i, w in enumerate(watched, 1)
+    ]
 
 
 def test_patience_without_rows(trained: Train) -> None:
