@@ -115,8 +115,13 @@ def _release(
         "suite": {"name": locked["suite"]["name"], "digest": locked["suite"]["digest"]},
         "harness": locked["harness"],
         "started": told["started"],
+        **({"chosen": {key: _exact(value) for key, value in told["chosen"].items()}} if "chosen" in told else {}),
         "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
     }
+
+
+def _exact(value: Any) -> Any:
+    return decimal(value) if isinstance(value, float) else value
 
 
 def decimal(number: float) -> str:

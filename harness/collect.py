@@ -20,7 +20,7 @@ from harness.gate import PARENT, Gate, order_mistakes
 from harness.plugins import Plugins
 from harness.proof import alpha_of, unprovable
 from harness.result import Metric, Sample
-from harness.suite import Eval, Suite, Train
+from harness.suite import Eval, Suite, Sweep, Train, Use
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
@@ -173,9 +173,13 @@ class _Collector:
             if export.from_ not in made:
                 known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
                 self.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
+        self.trials()
         training = self.training()
         tasks = {t.spec.name: t for spec in suite.evals if (t := self.task(spec))}
-        self.chooser(tasks)
+        if suite.choose:
+            self.chooser(f'{suite.path}: [merge] choose = "{suite.choose}"', suite.choose, tasks)
+        if suite.sweep:
+            self.decider(suite.sweep, tasks)
         self.watched(tasks)
         for gate in suite.gates:
             self.gate(gate, tasks)
@@ -350,12 +354,37 @@ class _Collector:
             self.chosen[spec.name] = samples
         return chosen if self.selecting else confirm
 
-    def chooser(self, tasks: Mapping[str, Task]) -> None:
-        """Check what the merged model is chosen by."""
-        if self.suite.choose is None:
+    def trials(self) -> None:
+        """Check every value of a sweep but the first, which stands in its table, as that table's options are."""
+        if (sweep := self.suite.sweep) is None:
             return
-        complain = partial(self.mistakes.add, f'{self.suite.path}: [merge] choose = "{self.suite.choose}"')
-        evaluation, _, metric = self.suite.choose.partition(".")
+        kind = "adapter" if sweep.table == "adapter" else "trainer"
+        for value in sweep.values[1:]:
+            table: Use = getattr(self.suite.trial(value), sweep.table)
+            if (kind, table.use) not in self.plugins.provided:
+                return  # told already
+            function, found = self.plugins.find(kind, table.use).function, Mistakes()
+            schema.check_options(function, table.options, found.add)
+            own = f"{sweep.option}: "
+            self.mistakes.found += [f"{table.where}: {m.removeprefix(own)}" for m in found.found if m.startswith(own)]
+
+    def decider(self, sweep: Sweep, tasks: Mapping[str, Task]) -> None:
+        """Check what decides a sweep, and warn where no trial could be shown to be better."""
+        told = len(self.mistakes.found)
+        self.chooser(f'{sweep.where} by = "{sweep.by}"', sweep.by, tasks)
+        if len(self.mistakes.found) > told:
+            return
+        gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
+        metric = task.metrics[gate.metric_name]
+        if metric.scale == "count":
+            self.mistakes.add(sweep.where, f'by is "{sweep.by}", a count; want a metric whose rows can be compared')
+        elif why := unprovable(gate, metric, task.select, alpha_of(gate, self.suite)):
+            self.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
+
+    def chooser(self, where: str, by: str, tasks: Mapping[str, Task]) -> None:
+        """Check an EVAL.METRIC by which a model is chosen on select rows."""
+        complain = partial(self.mistakes.add, where)
+        evaluation, _, metric = by.partition(".")
         task = tasks.get(evaluation)
         if task is None:
             complain(f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}')

@@ -125,6 +125,8 @@ def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work:
     }
     if declared.name:
         about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
+    if run.sweep:
+        about["chosen"] = {run.sweep.key: run.sweep.chosen}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
     lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, lock, gates)]

@@ -15,7 +15,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from harness.check import Flag
-    from harness.report import Report, Run
+    from harness.report import Report, Run, Trial
     from harness.subject import Progress
 
 hookspec = pluggy.HookspecMarker("harness")
@@ -155,6 +155,11 @@ def harness_report(run: Run, report: Report) -> None:
 @hookspec
 def harness_flag(run: Run, flag: Flag) -> None:
     """Watch a check find something."""
+
+
+@hookspec
+def harness_trial(run: Run, trial: Trial) -> None:
+    """Watch one trial of a sweep be measured; `run.sweep` has those before it too."""
 
 
 @hookspec

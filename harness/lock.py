@@ -56,6 +56,9 @@ def _tables(plan: Plan) -> dict[str, Any]:
     made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
     made |= {"train": use("trainer", suite.train)} if suite.train else {}
     made |= {"candidate": _plain(suite.candidate)} if suite.candidate else {}
+    if sweep := suite.sweep:
+        made["sweep"] = {**_plain(sweep), "alpha": sweep.alpha or suite.about.alpha}
+        del made[sweep.table]["options"][sweep.option]  # there is no one value yet
     made["subjects"] = {name: use("loader", s) if s.use else _plain(s) for name, s in suite.subjects.items()}
     made["evals"] = [use("evaluator", e) for e in suite.evals]
     made["exports"] = [use("exporter", e) for e in suite.exports]
@@ -90,7 +93,11 @@ def _data(plan: Plan) -> dict[str, dict[str, Any]]:
     if plan.training is not None:
         found["train"] = {"rows": len(plan.training), "sha256": digest_of(plan.training)}
     for name, task in plan.tasks.items():
-        for what, rows in ((name, task.samples), (f"{name} (worked examples)", task.shots)):
+        for what, rows in (
+            (name, task.samples),
+            (f"{name} (worked examples)", task.shots),
+            (f"{name} (select)", task.select),
+        ):
             if rows:
                 found[what] = {"rows": len(rows), "sha256": rows_digest(rows)}
     return found

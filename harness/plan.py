@@ -12,15 +12,20 @@ from harness.odds import History, Joint, Odds, joint_of, name_of, odds_of
 from harness.paths import cache_dir
 from harness.requests import Asked, Made, made_of, requests_of, training_tokens
 from harness.runner import ATTEMPTS, Runner
+from harness.suite import Sweep
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the run: about how many seconds it takes, and how many of its evaluations that does not count."""
+    """A stage of the run: about how many seconds it takes, and how many of its evaluations that does not count.
+
+    `most` is what it takes when a sweep goes on to its last trial.
+    """
 
     name: str
     seconds: float = 0.0
     unknown: int = 0
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Forecast:
     joint: tuple[Joint, ...]
     asked: tuple[Asked, ...]
     made: tuple[Made, ...]
+    sweep: str = ""
+    trials: int = 1  # of which at least two are trained, and all at most
     training_rows: int = 0
     training_tokens: int | None = None  # of all rows once
     methods: tuple[str, ...] = ()
@@ -64,6 +71,8 @@ def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
         tuple(joint_of(odds)),
         tuple(asked),
         tuple(made),
+        suite.sweep.key if suite.sweep else "",
+        len(suite.sweep.values) if suite.sweep else 1,
         len(plan.training or ()),
         training_tokens(plan, runner.ready.source),
         tuple(methods_of(plan)),
@@ -92,11 +101,36 @@ def _stages(
     if plan.suite.trains and plan.suite.adapter:
         own = measured.get(plan.suite.adapter.use)
         whole = own.whole if own else None
-        done = "adapter" in there
-        stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
+        if sweep := plan.suite.sweep:
+            stages += _trials(plan, sweep, made, whole, measured, history)
+        else:
+            done = "adapter" in there
+            stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
     for name in plan.candidates:
         stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
     return stages
+
+
+def _trials(
+    plan: Plan,
+    sweep: Sweep,
+    made: Sequence[Made],
+    whole: float | None,
+    measured: Mapping[str, Measured],
+    history: History,
+) -> list[Stage]:
+    """Return how long a sweep trains, each trial as long as the first, and is measured on select rows: two trials of
+    it, and all."""
+    evaluation = sweep.by.partition(".")[0]
+    rows = Asked("adapter", evaluation, len(plan.tasks[evaluation].select or ()))
+    once = _evaluations("select", [rows], measured, history)
+    left = [not m.there for m in made]
+    few, all_ = sum(left[:2]), sum(left)
+    each = whole or 0.0
+    return [
+        Stage("train", each * few, all_ if whole is None else 0, most=each * all_),
+        Stage("select", once.seconds * 2, once.unknown, most=once.seconds * len(left)),
+    ]
 
 
 def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measured], history: History) -> Stage:

@@ -19,6 +19,7 @@ from harness.paths import cache_dir, write_text
 from harness.released import missing, open_release
 from harness.subject import Adapter, ModelRef, Source
 from harness.suite import Model
+from harness.sweep import trials
 
 FOREIGN = "lora"  # the adapter plugin that reads and merges adapters made elsewhere, unless the suite names one
 
@@ -29,6 +30,7 @@ class Ready:
 
     source: Source
     adapter: Adapter | None = None
+    trials: tuple[Adapter | None, ...] = (None,)  # the adapter of every trial of a sweep, `adapter` first
     candidate: Source | None = None
     others: Mapping[str, Source] = field(default_factory=dict)
     releases: Mapping[str, ModelRef] = field(default_factory=dict)
@@ -52,7 +54,9 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     others = {name: open_model(plan, s.model) for name, s in suite.subjects.items() if s.use}
     passed = cache_dir() / "preflight" / plan_digest(plan, source)
     known = remembers and passed.exists()
-    adapter = _adapter(plan, source, mistakes, known) if "adapter" in plan.candidates else None
+    has = "adapter" in plan.candidates
+    made = [_adapter(t, source, mistakes, known) if has else None for t in trials(plan)]
+    adapter = made[0]
     candidate = _candidate(plan, source, adapter, mistakes)
     releases, lacking = _releases(plan, source, adapter, mistakes)
     for export in suite.exports:
@@ -70,12 +74,13 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
         if suite.train and suite.trains:
             trainer = plan.plugins.find("trainer", suite.train.use).function
             if checks := getattr(trainer, "check", None):
-                _try(mistakes, suite.train.where, partial(checks, **suite.train.options))
+                for table in (t.suite.train or suite.train for t in trials(plan)):
+                    _try(mistakes, table.where, partial(checks, **table.options))
         _lengths(plan, source, mistakes)
     mistakes.raise_if_any()
     if not known:
         write_text(passed, "")
-    return plan, Ready(source, adapter, candidate, others, releases, lacking)
+    return plan, Ready(source, adapter, tuple(made), candidate, others, releases, lacking)
 
 
 def open_model(plan: Plan, model: Model) -> Source:

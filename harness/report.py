@@ -52,6 +52,47 @@ class Exported:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One value of a sweep: its metric on the select rows, and the change from the trial before with its p-value.
+
+    Bounds hold at alpha each; they are None where there is nothing to compare or nothing varies. A change is in the
+    metric's units, of a perplexity a share; below zero is better where lower is. `why` is said of the change.
+    `seconds` are those of its training, whenever that was, and None where nobody noted them; `parameters` those
+    it trained.
+    """
+
+    value: Any
+    metric: float
+    lower: float | None = None
+    upper: float | None = None
+    change: float | None = None
+    change_lower: float | None = None
+    change_upper: float | None = None
+    p: float | None = None
+    better: bool = True
+    why: str = ""
+    seconds: float | None = None
+    reused: bool = False
+    parameters: int | None = None
+    digest: str = ""
+
+
+@dataclass
+class Swept:
+    """A sweep: the trials that were made of the `values` there are, and the value that was chosen, and why."""
+
+    key: str  # TABLE.OPTION
+    by: str  # EVAL.METRIC
+    alpha: float
+    rows: int
+    scale: str
+    values: list[Any]
+    trials: list[Trial] = field(default_factory=list)
+    chosen: Any = None
+    why: str = ""
+
+
 @dataclass
 class Run:
     """One call of `harness run`. `facts` holds what a person would ask of the model and the training."""
@@ -77,6 +118,7 @@ class Run:
     waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not
     conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
     flags: list[Flag] = field(default_factory=list)  # what the checks found
+    sweep: Swept | None = None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
     versions: dict[str, str] = field(default_factory=dict)
@@ -127,6 +169,8 @@ def read_run(folder: Path) -> Run:
     data["waivers"] = [Waiver(**w) for w in data.get("waivers", ())]
     data["exports"] = [Exported(**{**e, "reasons": tuple(e["reasons"])}) for e in data["exports"]]
     data["flags"] = [Flag(**f) for f in data.get("flags", ())]
+    if sweep := data.get("sweep"):
+        data["sweep"] = Swept(**{**sweep, "trials": [Trial(**t) for t in sweep["trials"]]})
     return Run(**data)
 
 

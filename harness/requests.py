@@ -19,6 +19,7 @@ from harness.result import Prompt
 from harness.runner import Runner
 from harness.subject import Logprob, ModelRef, Source, Subject, chunks
 from harness.suite import Model
+from harness.sweep import trials
 
 Pair = tuple[Prompt, str]
 
@@ -150,6 +151,10 @@ def _merged(runner: Runner) -> list[Made]:
     suite = runner.suite
     if not runner.ready.adapter:
         return []
+    if sweep := suite.sweep:  # what is merged depends on which of them is chosen
+        folders = [runner.work_of(t) / "adapter" for t in trials(runner.plan)]
+        names = [f"adapter with {sweep.option} = {schema.show(value)}" for value in sweep.values]
+        return [Made(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
     variants = [f"merged-{v}" if suite.choose else suite.merged(v) for v in suite.merges]
     names = ["adapter", *variants] if suite.trains else variants
     folders = [runner.work() / name for name in names]

@@ -37,6 +37,7 @@ from harness.settle import Settlement
 from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Subject
 from harness.suite import MERGES, Export, Model, read_suite
+from harness.sweep import Climb, tell_apart, trained, trials
 from harness.waive import read_waivers, unneeded, void
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
@@ -108,22 +109,30 @@ def check_plan(plan: Plan, options: Options) -> tuple[list[check.Flag], check.Bu
     """Run the checks that need no training on a plan; see `check_suite`."""
     with _needs(plan):
         plan, ready = preflight.check(plan, options.limit)
-    checks, base, load = _checks(plan, options), _base(plan, ready), plan.plugins.find("loader", plan.suite.model.use)
-    found, built = before_training(checks, plan, base, ready.adapter, load.function)
+    found, built = before_training(_checks(plan, options), plan, ready)
     return found, built, plan
 
 
 def before_training(
-    checks: check.Checks, plan: Plan, base: ModelRef, adapter: Any, load: Any
+    checks: check.Checks, plan: Plan, ready: preflight.Ready
 ) -> tuple[list[check.Flag], check.Built | None]:
-    """Run the checks that need no training; what the trainer refuses is a flag like any other."""
+    """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
+    base, load = _base(plan, ready), plan.plugins.find("loader", plan.suite.model.use).function
     found = checks.run("data", **check.data_objects(plan, base, partial(load, **plan.suite.model.options)))
     found = clean.softened(found, plan.suite.gates)
+    each = [_built(checks, t, base, adapter) for t, adapter in zip(trials(plan), ready.trials, strict=True)]
+    return found + tell_apart(plan.suite.sweep, [flags for flags, _ in each]), each[0][1]
+
+
+def _built(
+    checks: check.Checks, plan: Plan, base: ModelRef, adapter: Any
+) -> tuple[list[check.Flag], check.Built | None]:
+    """Build a trainer and run its checks; what it refuses is a flag like any other."""
     try:
         built = check.build(plan, base, adapter) if checks.of("trainer") else None
     except UsageError as error:
-        return found + checks.build_failed(error), None
-    return found + (checks.run("trainer", built=built) if built else []), built
+        return checks.build_failed(error), None
+    return checks.run("trainer", built=built) if built else [], built
 
 
 def _checks(plan: Plan, options: Options) -> check.Checks:
@@ -334,8 +343,7 @@ class Runner:
                 raise _Stop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
 
     def adapter_and_merged(self, wanted: set[str]) -> None:
-        adapter = self.adapter()
-        self.look("adapter", adapter=adapter)
+        adapter = self.swept() if self.suite.sweep else self.adapter_and_look()
         if "adapter" in wanted:
             self.candidate(adapter)
         parents = wanted | {e.from_ for e in self.suite.copies.values() if e.name in wanted}
@@ -345,6 +353,40 @@ class Runner:
         for variant in self.suite.merges:
             if self.suite.merged(variant) in parents:
                 self.with_copies(self.merge_and_look(adapter, variant), wanted)
+
+    def adapter_and_look(self) -> ModelRef:
+        adapter = self.adapter()
+        self.look("adapter", adapter=adapter)
+        return adapter
+
+    def swept(self) -> ModelRef:
+        """Train trial after trial while each is better on the select rows, and go on with the last that was."""
+        sweep = self.suite.sweep
+        assert sweep
+        by, values = sweep.by, sweep.values
+        climb = Climb(self.suite, self.plan.tasks[by.partition(".")[0]])
+        self.run.sweep = climb.swept
+        best: tuple[ModelRef, Plan, preflight.Ready, dict[str, Any]] | None = None
+        for value, plan, made in zip(values, trials(self.plan), self.ready.trials, strict=True):
+            self.plan, self.suite, self.ready = plan, plan.suite, replace(self.ready, adapter=made)
+            what = f"{sweep.key} = {schema.show(value)}"
+            number = f"trial {len(climb.swept.trials) + 1} of at most {len(values)}"
+            self.hook.harness_stage(run=self.run, stage="sweep", detail=f"{what}, {number}")
+            before = self.run.stages.get("train", 0.0)
+            adapter = self.adapter_and_look()
+            facts, took = self.run.facts["training"], self.run.stages["train"] - before
+            with self.stage("select", f"{by} on {climb.swept.rows} rows"):
+                result = self.on_select(by, adapter, what)
+            trial = climb.add(value, result, trained(facts, self.work(), took))
+            self.hook.harness_trial(run=self.run, trial=trial)
+            if not trial.better:
+                break
+            best = adapter, plan, self.ready, facts
+        assert best  # there is nothing that the first could fail to be better than
+        adapter, self.plan, self.ready, self.run.facts["training"] = best
+        self.suite = self.plan.suite
+        self.choice.append(climb.conclude())
+        return adapter
 
     def merge_and_look(self, adapter: ModelRef, variant: str) -> ModelRef:
         merged = self.merge(adapter, variant)
@@ -403,25 +445,29 @@ class Runner:
 
     def chosen(self, refs: Mapping[str, ModelRef]) -> ModelRef:
         """Return the best of several merged models by their select rows; the first of equals."""
-        assert self.suite.choose
-        evaluation, _, name = self.suite.choose.partition(".")
+        by = self.suite.choose
+        assert by
+        evaluation, _, name = by.partition(".")
         task = self.plan.tasks[evaluation]
-        assert task.select  # collection or preflight read them
-        values: dict[str, float] = {}
-        with self.stage("choose", f"by {self.suite.choose} on {len(task.select)} select rows"):
-            for variant, ref in refs.items():
-                with self.load([ref]) as [subject]:
-                    result = evaluate(replace(task, samples=task.select), variant, subject, None, self.progress)
-                values[variant] = math.nan if result.missing else result.metrics[name]
-        if odd := [v for v, value in values.items() if not math.isfinite(value)]:
-            raise Finding(
-                f"{self.suite.choose} of the merge onto the {odd[0]} base is not a finite number on every row"
-            )
+        with self.stage("choose", f"by {by} on {len(task.select or ())} select rows"):
+            found = {v: self.on_select(by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
+        values = {variant: result.metrics[name] for variant, result in found.items()}
         sign = 1 if task.metrics[name].better == "higher" else -1
         best = max(values, key=lambda v: sign * values[v])
         shown = ", ".join(f"{v} {value:.4g}" for v, value in values.items())
-        self.choice = [f"the merge onto the {best} base was chosen by {self.suite.choose} on select rows: {shown}"]
+        self.choice.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
         return refs[best]
+
+    def on_select(self, by: str, ref: ModelRef, what: str) -> Result:
+        """Evaluate a model on the rows it is chosen by; raises Finding where EVAL.METRIC `by` is no finite number."""
+        evaluation, _, name = by.partition(".")
+        task = self.plan.tasks[evaluation]
+        assert task.select  # collection or preflight read them
+        with self.load([ref]) as [subject]:
+            result = evaluate(replace(task, samples=task.select), what, subject, None, self.progress)
+        if result.missing or not math.isfinite(result.metrics[name]):
+            raise Finding(f"{by} of {what} is not a finite number on every row")
+        return result
 
     def candidate(self, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None) -> None:
         """Evaluate a candidate and gate it; a blocking failure ends the run."""
@@ -502,8 +548,7 @@ class Runner:
                 self.flag(found, ExitCode.USAGE)
 
     def before_training(self) -> list[check.Flag]:
-        loader = self.plan.plugins.find("loader", self.suite.model.use).function
-        return before_training(self.checks, self.plan, self.base(), self.ready.adapter, loader)[0]
+        return before_training(self.checks, self.plan, self.ready)[0]
 
     def recall(self, look: Callable[[], list[check.Flag]], *what: Any) -> list[check.Flag]:
         """Look, unless it was done on exactly this plan, these models and this code."""
@@ -786,7 +831,11 @@ class Runner:
 
     def work(self) -> Path:
         """Return the folder of everything made by exactly this recipe on exactly this base and data."""
-        return cache_dir() / "trained" / preflight.recipe_digest(self.plan, self.ready, self.run.versions)[:16]
+        return self.work_of(self.plan)
+
+    def work_of(self, plan: Plan) -> Path:
+        """Return the folder of another plan on the same base, such as a trial's."""
+        return cache_dir() / "trained" / preflight.recipe_digest(plan, self.ready, self.run.versions)[:16]
 
 
 def versions() -> dict[str, str]:

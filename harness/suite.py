@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,30 @@ class Train:
     @property
     def sources(self) -> tuple[str, ...]:
         return (self.data,) if isinstance(self.data, str) else tuple(self.data)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`[sweep]`: an option of [adapter] or [train], the values it is tried with, in this order, and what decides.
+
+    `by` is EVAL.METRIC, on the eval's select split; every step is tested at `alpha`, or the suite's.
+    """
+
+    where: str
+    table: Literal["adapter", "train"]
+    option: str
+    values: tuple[Any, ...]
+    by: str
+    alpha: float | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.table}.{self.option}"
+
+    @property
+    def step(self) -> Gate:
+        """The claim that a trial must prove, to go on: that it is better than the one before."""
+        return Gate("sweep", self.by, self.where, versus="the trial before", better_by=0.0, alpha=self.alpha)
 
 
 @dataclass(frozen=True)
@@ -189,6 +214,7 @@ class Suite:
     digest: str
     choose: str | None = None  # EVAL.METRIC on whose select split the merged model that is gated is chosen
     checks: Ignored = field(default_factory=lambda: Ignored("[checks]"))
+    sweep: Sweep | None = None  # of what is trained; `adapter` or `train` has its first value
 
     @property
     def name(self) -> str:
@@ -208,12 +234,36 @@ class Suite:
         """The candidates that exports make, by name."""
         return {e.name: e for e in self.exports if e.name}
 
+    def trial(self, value: Any) -> Suite:
+        """Return the suite of one trial: with one of the values that are swept."""
+        assert self.sweep
+        table: Any = getattr(self, self.sweep.table)
+        options = {**table.options, self.sweep.option: value}
+        where = table.where
+        if value != self.sweep.values[0]:
+            where += f" ({self.sweep.option} = {schema.show(value)})"
+        return replace(self, **{self.sweep.table: replace(table, where=where, options=options)})
+
     def resolve(self, path: str) -> Path:
         """Return a path of the suite's, which is relative to the suite's folder."""
         return (self.path.parent / Path(path).expanduser()).resolve()
 
 
-TABLES = ("suite", "model", "adapter", "train", "candidate", "subject", "eval", "gate", "merge", "export", "checks")
+TABLES = (
+    "suite",
+    "model",
+    "adapter",
+    "train",
+    "sweep",
+    "candidate",
+    "subject",
+    "eval",
+    "gate",
+    "merge",
+    "export",
+    "checks",
+)
+SWEPT = {"adapter": Use, "train": Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
 RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are there without a table, and their `from`
 
@@ -240,6 +290,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
+    _nest(raw.get("sweep"))
     for override in overrides:
         _override(raw, override)
     if candidate is not None:
@@ -262,6 +313,7 @@ class _Reader:
                 self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
         about = self.one("suite", About, required=True)
         model = self.one("model", Model, required=True)
+        sweep = self.sweep()
         adapter, train = self.one("adapter", Use), self.one("train", Train)
         candidate = self.one("candidate", Candidate)
         subjects = self.subjects()
@@ -275,7 +327,7 @@ class _Reader:
         self.coherent(adapter, train, candidate, evals)
         self.mistakes.raise_if_any()
         assert about and model  # or raise_if_any raised
-        return Suite(
+        made = Suite(
             self.path,
             about,
             model,
@@ -290,7 +342,9 @@ class _Reader:
             self.digest(),
             self.raw.get("merge", {}).get("choose"),
             checks,
+            None if candidate else sweep,
         )
+        return made.trial(made.sweep.values[0]) if made.sweep else made
 
     def digest(self) -> str:
         return digest_of(self.raw)
@@ -392,6 +446,44 @@ class _Reader:
             return ()
         return tuple(found)
 
+    def sweep(self) -> Sweep | None:
+        table = self.raw.get("sweep")
+        if table is None:
+            return None
+        complain = partial(self.complain, ("sweep", 0), "[sweep]")
+        if not isinstance(table, dict):
+            complain("", f"is {schema.show(table)}, want a table")
+            return None
+        told = len(self.mistakes.found)
+        if "train" not in self.raw:
+            complain("", "needs a [train] whose trials it compares")
+        given = {key: value for key, value in table.items() if not isinstance(value, dict)}
+        for key in given.keys() - {"by", "alpha"}:
+            complain(key, f'unknown key "{key}"; want "by", "alpha" and an option such as "adapter.r"')
+        by, alpha = given.get("by"), given.get("alpha")
+        if not isinstance(by, str) or not all(by.partition(".")):
+            said = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
+            complain("by", f"{said}, want EVAL.METRIC, which decides on the eval's select split")
+        if alpha is not None and not (schema.fits(alpha, float) and 0 < alpha <= 0.5):
+            complain("alpha", f'"alpha" is {schema.show(alpha)}, want more than 0 and at most 0.5')
+        options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
+        for name, option, _ in options:
+            taken = [f.name for f in fields(SWEPT[name]) if f.name != "options"] if name in SWEPT else [option]
+            if option in taken:
+                complain(name, f'"{name}.{option}" cannot be swept; want an option of [adapter] or [train]')
+        if len(options) != 1:
+            names = " and ".join(f'"{name}.{option}"' for name, option, _ in options)
+            complain("", f'sweeps {names or "nothing"}; want one option, for instance "adapter.r" = [8, 16, 32]')
+            return None
+        [(name, option, values)] = options
+        if problem := _unordered(values):
+            complain(name, f'"{name}.{option}" is {schema.show(values)}, {problem}')
+        if len(self.mistakes.found) > told:
+            return None
+        line = self.lines.get(("sweep", 0, name))
+        where = f"{self.path}:{line}: [sweep]" if line else f"{self.path}: [sweep]"
+        return Sweep(where, name, option, tuple(values), str(by), alpha)
+
     def coherent(
         self, adapter: Use | None, train: Train | None, candidate: Candidate | None, evals: tuple[Eval, ...]
     ) -> None:
@@ -425,6 +517,32 @@ def _index(text: str) -> dict[tuple[str, int, str], int]:
             lines.setdefault((table, count.get(table, 0), key[1]), number)
         inside = next((q for q in ('"""', "'''") if line.count(q) % 2), None)
     return lines
+
+
+def _nest(sweep: Any) -> None:
+    """Write the quoted key "adapter.r" of a sweep as TOML reads it without quotes: as a table in a table."""
+    for key in [k for k in sweep if "." in k] if isinstance(sweep, dict) else ():
+        table, _, option = key.partition(".")
+        if isinstance(inner := sweep.setdefault(table, {}), dict):
+            inner[option] = sweep.pop(key)
+
+
+def _unordered(values: Any) -> str:
+    """Say why values cannot be tried one after the other, or nothing."""
+    if not isinstance(values, list):
+        return "want a list of values"
+    if len(values) < 2:
+        return "want two values or more; one needs no sweep"
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        return "which holds a number that is not finite"
+    if any(value in values[:i] for i, value in enumerate(values)):
+        return "which has a value twice"
+    if all(schema.fits(value, float) for value in values) and values not in (
+        sorted(values),
+        sorted(values, reverse=True),
+    ):
+        return "which neither rises nor falls; a sweep stops where a step brings nothing, so the order counts"
+    return ""
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

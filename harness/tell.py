@@ -139,6 +139,9 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     terminal.console.print()
     tokens = f", about {forecast.training_tokens:,} tokens once over" if forecast.training_tokens else ""
     terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
+    if forecast.sweep:
+        most = f"2 trainings of it at least, {forecast.trials} at most" if forecast.trials > 2 else "2 trainings"
+        terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
     if not forecast.measured:
         terminal.line(
             f"  time and memory are not known before they are measured: harness plan {forecast.path} --measure"
@@ -174,8 +177,12 @@ def _time(forecast: Forecast, terminal: Terminal) -> None:
     parts = []
     for stage in forecast.stages:
         unknown = f" and {stage.unknown} unknown" if stage.unknown and stage.seconds else ""
-        parts.append(f"{stage.name} {duration(stage.seconds) if stage.seconds or not stage.unknown else '?'}{unknown}")
+        most = f" to {duration(stage.most)}" if stage.most is not None and stage.most > stage.seconds else ""
+        known = duration(stage.seconds) + most if stage.seconds or not stage.unknown else "?"
+        parts.append(f"{stage.name} {known}{unknown}")
     terminal.console.print()
-    whole = duration(sum(stage.seconds for stage in forecast.stages))
+    least = sum(stage.seconds for stage in forecast.stages)
+    longest = sum(stage.seconds if stage.most is None else stage.most for stage in forecast.stages)
+    whole = duration(least) + (f" to {duration(longest)}" if longest > least else "")
     some = "at least " if any(stage.unknown for stage in forecast.stages) else "about "
     terminal.line(f"the whole run: {some}{whole} ({', '.join(parts)})", "bold")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,11 +18,13 @@ from harness.check import Built, Flag
 from harness.errors import ExitCode
 from harness.gate import Outcome, Verdict
 from harness.hookspec import hookimpl
-from harness.report import Report, Run
+from harness.report import Report, Run, Swept, Trial
+from harness.schema import show
 from harness.subject import Progress as Sign
 
 if TYPE_CHECKING:
-    from harness.selftest import Equals, Trial
+    from harness.selftest import Equals
+    from harness.selftest import Trial as Impostor
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}
@@ -91,6 +94,13 @@ class Terminal:
         self.clear()
         if self.verbosity >= 0:
             self.flag(flag)
+
+    @hookimpl
+    def harness_trial(self, run: Run, trial: Trial) -> None:
+        self.clear()
+        if self.verbosity >= 0 and run.sweep:
+            name, value = f"{run.sweep.key} = {show(trial.value)}", number(trial.metric)
+            self.line(f"  {name}: {run.sweep.by} {value}" + (f"; {trial.why}" if trial.why else ""))
 
     @hookimpl
     def harness_run_finish(self, run: Run) -> None:
@@ -199,6 +209,8 @@ class Terminal:
         self.console.print()
         self.rule("summary")
         self.table(run)
+        if run.sweep:
+            self.trials(run.sweep)
         training = run.facts.get("training")
         if training and self.verbosity >= 0:
             self.line("training: " + ", ".join(describe(k, v) for k, v in training.items() if _plain(v)))
@@ -254,6 +266,24 @@ class Terminal:
             rows.append([f"{evaluation}.{metric}", *(cells.get((evaluation, metric, s), "–") for s in subjects)])
         self.columns(rows)
 
+    def trials(self, sweep: Swept) -> None:
+        """Print a sweep's trials, the chosen one marked."""
+        self.line(f"sweep of {sweep.key} on {sweep.rows} select rows, each step tested at alpha {sweep.alpha:g}:")
+        rows = [[f"  {sweep.key}", sweep.by, "against the one before", "p", "parameters", "training"]]
+        for t in sweep.trials:
+            mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
+            metric = number(t.metric) + _interval(t.lower, t.upper, number)
+            write = partial(_change, sweep.scale)
+            change = "–" if t.change is None else write(t.change) + _interval(t.change_lower, t.change_upper, write)
+            seconds = "–" if t.seconds is None else duration(t.seconds)
+            size = "–" if t.parameters is None else f"{t.parameters:,}"
+            p = "–" if t.p is None else f"{t.p:.2g}"
+            rows.append(
+                [f"{mark} {show(t.value)}", metric, change, p, size, seconds + (" (earlier)" if t.reused else "")]
+            )
+        rows += [[f"  {show(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]]
+        self.columns(rows)
+
     def columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
         """Print rows in columns as wide as they need, never cut."""
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -261,7 +291,7 @@ class Terminal:
             first, *rest = (
                 cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             )
-            self.line(indent + "  ".join([first, *rest]))
+            self.line((indent + "  ".join([first, *rest])).rstrip())
 
     # -- drawing -----------------------------------------------------------------------------------
 
@@ -290,7 +320,7 @@ class Terminal:
         self.line(f" {text} ".center(self.console.width, "="), style)
 
 
-def print_trial(trial: Trial) -> None:
+def print_trial(trial: Impostor) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
     console = Console(highlight=False, soft_wrap=True)
     about = f"{trial.name:<28} {duration(trial.seconds):>9}"
@@ -359,6 +389,15 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def _interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
+    return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
+
+
+def _change(scale: str, x: float) -> str:
+    """Write a difference of a metric, of a perplexity as a share."""
+    return f"{x:+.1%}" if scale == "perplexity" else f"{x:+.3f}" if scale == "proportion" else f"{x:+.4g}"
 
 
 def describe(key: str, value: object) -> str:
