@@ -14,10 +14,12 @@ from typing import Any
 
 from harness.copies import told_options
 from harness.gate import Verdict
+from harness.gguf import gguf_of
 from harness.report import Run
 from harness.subject import ModelRef
 from harness.suite import Export, Suite
 
+VLLM_RANK = 16  # the largest it serves unless told otherwise
 LICENCES = {  # how a licence's text begins -> the Hub's name for it
     "apache license": "apache-2.0",
     "mit license": "mit",
@@ -34,7 +36,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
     licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
     front = {
         "license": licence,
-        "library_name": "peft" if ref.adapter else "transformers",
+        "library_name": _library(ref),
         "pipeline_tag": "text-generation",
         "tags": ["finetune-harness"],
         "model-index": [{"name": suite.name, "results": list(_results(suite, declared, run))}],
@@ -85,7 +87,17 @@ def use(ref: ModelRef, base: str) -> str:
             'model = PeftModel.from_pretrained(base, "model")',
             'tokenizer = AutoTokenizer.from_pretrained("BASE")',
         ]
-        serve = "vllm serve BASE --enable-lora --lora-modules tuned=model"
+        rank = json.loads((ref.adapter / "adapter_config.json").read_text("utf-8")).get("r", 0) if _peft(ref) else 0
+        room = f" --max-lora-rank {rank}" if rank > VLLM_RANK else ""
+        serve = f"vllm serve BASE --enable-lora{room} --lora-modules tuned=model"
+    elif single := gguf_of(Path(ref.path)):
+        load = [
+            "from llama_cpp import Llama",
+            "",
+            f'model = Llama("model/{single.name}", n_ctx=0)  # its own context and chat template',
+            'model.create_chat_completion([{"role": "user", "content": "…"}])',
+        ]
+        serve = f"llama-server -m model/{single.name}"
     else:
         load = [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -97,6 +109,14 @@ def use(ref: ModelRef, base: str) -> str:
         if method := _quantised_by(Path(ref.path)):
             load.insert(0, f"# in fewer bits: needs {method} beside transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```"])
+
+
+def _library(ref: ModelRef) -> str:
+    return "peft" if ref.adapter else "llama.cpp" if gguf_of(Path(ref.path)) else "transformers"
+
+
+def _peft(ref: ModelRef) -> bool:
+    return ref.adapter is not None and (ref.adapter / "adapter_config.json").is_file()
 
 
 def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:

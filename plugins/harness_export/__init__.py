@@ -1,26 +1,29 @@
-"""[[export]]: merged models ("safetensors") and adapters ("adapter"), copied byte by byte from what was gated, and
-copies in fewer bits ("nf4", "int8"), which are candidates of their own.
+"""[[export]]: merged models ("safetensors") and adapters ("adapter") as they were gated; copies in fewer bits ("nf4",
+"int8") and GGUF files ("gguf"), which are candidates of their own.
 
-Of an adapter one thing is not copied: where its base lay on this machine, or on the Hub; who loads it says.
+The first two are copied byte by byte. Of an adapter one thing is not copied: where its base lay on this machine, or on
+the Hub; who loads it says. A GGUF file holds other weights, so it is a candidate of its own.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from harness import ModelRef, UsageError, hookimpl
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
+Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 
 
 @hookimpl
 def harness_exporters() -> dict[str, Callable[..., Path]]:
     from harness_export.quantised import int8, nf4
 
-    return {"safetensors": safetensors, "adapter": adapter, "nf4": nf4, "int8": int8}
+    return {"safetensors": safetensors, "adapter": adapter, "nf4": nf4, "int8": int8, "gguf": gguf}
 
 
 def safetensors(ref: ModelRef, to: Path) -> Path:
@@ -39,6 +42,31 @@ def adapter(ref: ModelRef, to: Path) -> Path:
     if path.is_file():
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
     return to
+
+
+def gguf(ref: ModelRef, to: Path, *, quantization: Quantization = "F16") -> Path:
+    """Write model.gguf for llama.cpp, from a merged Llama; read it back and compare.
+
+    Vectors stay in F32; with 4 or 5 bits, input and output embeddings are Q8_0. Raises UsageError for a model that
+    cannot be written so, Finding when what was read back is another model.
+    """
+    from harness_export.writing import export
+
+    if ref.adapter:
+        raise UsageError(f'export "gguf" writes merged models, and {ref.name} is an adapter; from = "merged"')
+    return export(Path(ref.path), to, quantization)
+
+
+def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
+    """Raise UsageError when a model like the one in a folder cannot be written as GGUF."""
+    from harness_export.llama import read_config
+
+    if (model / "config.json").is_file():
+        read_config(model)
+
+
+gguf.converts = True  # type: ignore[attr-defined]
+gguf.check = _check_gguf  # type: ignore[attr-defined]
 
 
 def _copy(folder: Path, to: Path) -> Path:

