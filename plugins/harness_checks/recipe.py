@@ -43,8 +43,9 @@ def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Flag]:
     """An adapter whose scaling servers are known to get wrong.
 
     vLLM, SGLang and others apply alpha/r to every LoRA: the scale of rsLoRA, of patterns and the magnitudes of DoRA
-    were lost in one release or another (sglang#40835, vllm#10798), and the served model was not the gated one. The
-    merged model has no scaling to lose.
+    were lost in one release or another (sglang#40835, vllm#10798), and the served model was not the gated one. An
+    adapter that was trained here has its scale written into its matrices, so this is about DoRA, and about adapters
+    made elsewhere. The merged model has no scaling to lose.
     """
     if adapter.adapter is None or not any(export.from_ == "adapter" for export in suite.exports):
         return

@@ -169,6 +169,8 @@ def _save_initial(model: Any, checkpoints: Path) -> Path | None:
 def _write_adapter(
     trainer: CheckedTrainer, out: Path, initial: Path | None, ref: ModelRef, recipe: Mapping[str, Any], facts: Any
 ) -> None:
+    from harness_lora.fold import fold
+
     note = {
         "base_digest": ref.digest,
         "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
@@ -181,6 +183,7 @@ def _write_adapter(
         trainer.model.save_pretrained(work, **kwargs)
         (work / "README.md").unlink(missing_ok=True)  # a model card with blanks to fill in
         _sort_targets(work / "adapter_config.json")
+        fold(work)  # before it is evaluated: what is gated is what servers get
         write_text(work / NOTE, json.dumps(note, indent=2) + "\n")
 
 

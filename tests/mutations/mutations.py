@@ -324,9 +324,9 @@ MUTATIONS: list[Mutation] = [
     merge("no stop token, and the merge sees it", "merge: the adapter stops after", "stops", True),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
     trained(
-        "an exported adapter with rslora",
+        "an exported adapter with DoRA",
         "M6",
+        {"adapter_use_dora": True, "export_0.use": "adapter", "export_0.from": "adapter"},
         {"adapter_use_rslora": True, "export_0.use": "adapter", "export_0.from": "adapter"},
-        {"adapter_use_rslora": True},
     ),
 ]

@@ -21,7 +21,9 @@ from harness.errors import Finding, UsageError  # noqa: E402
 from harness.subject import Progress  # noqa: E402
 from harness_hf.models import load_model  # noqa: E402
 from harness_lora import lora, parity, qlora  # noqa: E402
-from harness_lora.adapter import Lora  # noqa: E402
+from harness_lora.adapter import Lora, read_config  # noqa: E402
+from harness_lora.fold import fold  # noqa: E402
+from harness_lora.headers import read_headers  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -386,6 +388,41 @@ def test_index_of_the_base_that_leads_elsewhere(file: str, tiny_model: Path, tmp
     with pytest.raises(UsageError, match="is no file beside it"):
         lora().merge(str(base), tmp_path / "adapter", tmp_path / "merged", variant="original")
     assert not any((tmp_path / "merged").iterdir())
+
+
+FOLDED: list[dict[str, Any]] = [
+    {"use_rslora": True},
+    {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}},
+    {"rank_pattern": {"q_proj": 16}, "use_rslora": True},
+    {"use_rslora": True, "use_dora": True},
+]
+
+
+@pytest.mark.parametrize("options", FOLDED, ids=lambda o: "-".join(o))
+def test_folded_adapter_is_plain_and_the_same(tiny_model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    """With alpha/r = 1 on every module, as any server computes it, an adapter answers as before it was folded."""
+    adapter = lora(r=8, lora_alpha=32, **options)
+    ids = torch.arange(40).view(1, -1) % 200
+    with torch.inference_mode():
+        before = make_adapter(tiny_model, adapter, tmp_path)(ids).logits
+        assert fold(tmp_path)
+        after = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)(ids).logits
+    config = read_config(tmp_path)
+    assert config.lora_alpha == config.r
+    assert not any((config.use_rslora, config.rank_pattern, config.alpha_pattern))
+    assert config.use_dora == options.get("use_dora", False)
+    ranks = {header.shape[0] for key, header in read_headers(tmp_path).items() if "lora_A" in key}
+    assert ranks == {config.r}
+    assert torch.allclose(before, after, atol=1e-4)
+    assert not fold(tmp_path)  # twice is once
+
+
+def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:
+    """An adapter that has no scaling to lose keeps its bytes."""
+    make_adapter(tiny_model, lora(r=8, lora_alpha=32), tmp_path)
+    before = (tmp_path / "adapter_model.safetensors").read_bytes()
+    assert not fold(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
 
 
 def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:

@@ -1,0 +1,64 @@
+"""Write a LoRA's scaling into its matrices, so that alpha/r is 1 and no server can get it wrong.
+
+Imports torch: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from harness.paths import write_text
+from harness_lora.adapter import CONFIG, WEIGHTS, read_config
+from harness_lora.headers import split_name
+
+SCALES = ("use_rslora", "rank_pattern", "alpha_pattern")  # what servers have got wrong
+PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
+
+
+def fold(adapter: Path) -> bool:
+    """Make a plain LoRA of an adapter with rslora or patterns, and say whether there was anything to do.
+
+    B (out, r) becomes s·B, rounded once to its dtype, and ranks are filled up with zeros to the largest; A·B stays what
+    it was. DoRA stays DoRA: its norm is no scaling. An adapter with other parts is left as it is.
+    """
+    from safetensors.torch import load_file, save_file
+
+    config = read_config(adapter)
+    if not any(getattr(config, name) for name in SCALES) or config.target_parameters:
+        return False
+    tensors = load_file(adapter / WEIGHTS)
+    modules: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in tensors:
+        module, part = split_name(key)
+        modules[module][part] = key
+    pairs = [(m, parts[a], parts[b]) for m, parts in modules.items() for a, b in PAIRS.items() if a in parts]
+    if any(tensors[key].dim() != 2 for _, *keys in pairs for key in keys):
+        return False
+    rank = max(len(tensors[a]) for _, a, _ in pairs)
+    for module, a, b in pairs:
+        scale, missing = _scale(config, module, len(tensors[a])), rank - len(tensors[a])
+        scaled = (tensors[b].double() * scale).to(tensors[b].dtype)
+        tensors[a] = _filled(tensors[a], (missing, tensors[a].shape[1]), 0)
+        tensors[b] = _filled(scaled, (len(scaled), missing), 1)
+    told = json.loads((adapter / CONFIG).read_text("utf-8"))
+    told |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+    save_file(tensors, adapter / WEIGHTS, {"format": "pt"})
+    write_text(adapter / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
+    return True
+
+
+def _scale(config: Any, module: str, r: int) -> float:
+    from peft.utils.other import get_pattern_key
+
+    key = get_pattern_key(config.alpha_pattern.keys(), module)
+    return float(config.alpha_pattern.get(key, config.lora_alpha) / (math.sqrt(r) if config.use_rslora else r))
+
+
+def _filled(tensor: Any, shape: tuple[int, int], dim: int) -> Any:
+    import torch
+
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim).contiguous()
