@@ -19,7 +19,6 @@ from harness.subject import Progress
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
-BLOCK = 64  # numbers that share a scale in NF4
 WRITTEN = ("config.json", "generation_config.json")  # by transformers, with what it must know of the quantisation
 STEPS = 2  # quantise and write; read back
 
@@ -77,7 +76,7 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
     """Write weights and configuration, the rest of the weights in the parent's own dtype."""
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-    from harness_hf.models import keep_4bit_layout, quiet
+    from harness_hf.models import keep_4bit_layout, quiet, wrong_on_cpu
 
     config = AutoConfig.from_pretrained(str(parent), local_files_only=True, trust_remote_code=False)
     computes = {"bnb_4bit_compute_dtype": config.dtype} if "load_in_4bit" in settings and config.dtype else {}
@@ -91,21 +90,9 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
             trust_remote_code=False,
         )
         keep_4bit_layout(model)
-        _refuse_widths(model)
+        if wrong := wrong_on_cpu(model):
+            raise UsageError(f'{wrong}; use = "int8"')
         model.save_pretrained(to, max_shard_size=SHARD)
-
-
-def _refuse_widths(model: Any) -> None:
-    """Raise UsageError at a layer in 4 bits that a CPU would read wrongly, while a GPU reads it right.
-
-    bitsandbytes 0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for name, module in model.named_modules():
-        if isinstance(module, Linear4bit) and (width := module.in_features) % BLOCK and width % 2 == 0:
-            what = f'"{name}" has {width} inputs, no multiple of {BLOCK}; bitsandbytes reads it wrongly on a CPU'
-            raise UsageError(f'{what}; use = "int8"')
 
 
 def _complete(parent: Path, to: Path) -> None:

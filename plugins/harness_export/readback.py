@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import Finding, UsageError
 from harness.subject import ModelRef
-from harness_export.quantised import BLOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +115,8 @@ def _unpacked(module: Any) -> Tensor | None:
 def _allowed(module: Any, there: Tensor) -> Tensor:
     import torch
     from bitsandbytes.nn import Linear4bit
+
+    from harness_hf.models import BLOCK
 
     if not isinstance(module, Linear4bit):
         return (ROW * there.abs().amax(1, keepdim=True)).expand_as(there)

@@ -18,6 +18,7 @@ import torch
 from harness.errors import Finding, UsageError
 
 INSTALL = "pip install 'finetune-harness[hf]'"
+BLOCK = 64  # numbers that share a scale in NF4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -61,6 +62,8 @@ def load_model(
     if not (device_map or quantization or stored):
         model.to(place)
     keep_4bit_layout(model)
+    if wrong := wrong_on_cpu(model):
+        raise UsageError(f'model "{path}": {wrong}; use = "lora", or a GPU')
     for module in _linear4bit(model) if stored else ():
         module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
     if adapter:
@@ -136,6 +139,21 @@ def keep_4bit_layout(model: Any) -> None:
     """
     for module in _linear4bit(model):
         module.support_avx512bf16_for_cpu = False
+
+
+def wrong_on_cpu(model: Any) -> str:
+    """Name a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or nothing.
+
+    0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
+    GPU reads them right.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    for module in _linear4bit(model):
+        width = module.in_features
+        if module.weight.device.type == "cpu" and width % BLOCK and width % 2 == 0:
+            what = f'"{names[module]}" has {width} inputs, no multiple of {BLOCK}'
+            return f"{what}; bitsandbytes reads it wrongly on a CPU"
+    return ""
 
 
 def assert_not_repacked(model: Any) -> None:

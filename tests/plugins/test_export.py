@@ -225,6 +225,8 @@ def test_width_that_a_cpu_reads_wrongly(tmp_path: Path) -> None:
     parent = variant("tied", tmp_path / "parent", wide=96)
     with pytest.raises(UsageError, match=r'mlp.down_proj" has 96 inputs, no multiple of 64.*use = "int8"'):
         write(parent, tmp_path / "copy", NF4)
+    with pytest.raises(UsageError, match=r'has 96 inputs, no multiple of 64.*use = "lora", or a GPU'):
+        load_model(parent, device="cpu", quantization=NF4)
     write(parent, tmp_path / "copy", INT8)
 
 
