@@ -54,6 +54,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
         _waivers(declared, run),
         "\n\n".join(f"{c[0].upper()}{c[1:]}." for c in run.conclusions),
         "## Use\n\n" + use(ref, run.model),
+        _swapped(declared, run),
         "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
         "harness verify . --policy policy.toml   # and a key you trust says so\n```",
     ]
@@ -109,6 +110,11 @@ def use(ref: ModelRef, base: str) -> str:
         if method := _quantised_by(Path(ref.path)):
             load.insert(0, f"# in fewer bits: needs {method} beside transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```"])
+
+
+def _swapped(declared: Export, run: Run) -> str:
+    took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
+    return f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else ""
 
 
 def _library(ref: ModelRef) -> str:

@@ -18,6 +18,7 @@ from harness.gate import Verdict, ships
 from harness.paths import folder_in_place, write_text
 from harness.released import keep_first
 from harness.report import Exported, Run, dumps, to_json
+from harness.schema import wants
 from harness.store import read_rows, writable
 from harness.subject import ModelRef
 from harness.suite import Export
@@ -54,7 +55,8 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
             if declared.name:  # the copy lies there as it was evaluated; to make it again would be another one
                 copy_files(Path(ref.path), model)
             else:
-                exporter(ref, model, **declared.options)
+                facts = run.facts.setdefault(f"export to {declared.to}", {}) if wants(exporter, "facts") else None
+                exporter(ref, model, **declared.options, **({} if facts is None else {"facts": facts}))
             _compare(declared, ref, model, run)
             _write_evidence(plan, declared, ref, run, work)
         if anchored:

@@ -101,6 +101,8 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
     options of the loader that the copy needs, beside its parent's; `export.check(model, options)` raises UsageError
     about what can be seen before training, in the folder of the base. Facts for the report go to
     `harness.copies.NOTE` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not shipped.
+
+    A parameter named `facts` gets a dict for what the report should tell of any other export.
     """
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from harness.errors import did_you_mean
 
 INJECTED = frozenset(  # given by the harness, not by the suite
-    {"against", "flag", "folder", "marking", "progress", "seed", "watch"}
+    {"against", "facts", "flag", "folder", "marking", "progress", "seed", "watch"}
 )
 Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from harness import ModelRef, UsageError, hookimpl
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
+PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 
 
@@ -33,14 +34,24 @@ def safetensors(ref: ModelRef, to: Path) -> Path:
     return _copy(Path(ref.path), to)
 
 
-def adapter(ref: ModelRef, to: Path) -> Path:
-    """Copy an adapter in PEFT's format; it needs the base it was trained on."""
+def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> Path:
+    """Copy an adapter in PEFT's format, and swap it in on its base; it needs the base it was trained on.
+
+    `facts` gets the milliseconds that took. Raises Finding when it does not answer as the gated one.
+    """
+    from harness_export.swap import Question, ask
+
     if ref.adapter is None:
         raise UsageError(f'export "adapter" writes adapters, and {ref.name} is a merged model; use = "safetensors"')
     _copy(ref.adapter, to)
     path = to / "adapter_config.json"
     if path.is_file():
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
+    held = dict(ref.quantization) if ref.quantization else None
+    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
+    swapped = ask(Question(ref.path, str(ref.adapter), str(to), held, placed))
+    if facts is not None:
+        facts.update(swapped)
     return to
 
 

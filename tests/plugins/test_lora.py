@@ -17,8 +17,10 @@ torch = pytest.importorskip("torch")
 from peft import get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+import harness_export  # noqa: E402
 from harness.errors import Finding, UsageError  # noqa: E402
-from harness.subject import Progress  # noqa: E402
+from harness.subject import ModelRef, Progress  # noqa: E402
+from harness_export import swap  # noqa: E402
 from harness_hf.models import load_model  # noqa: E402
 from harness_lora import lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora, read_config  # noqa: E402
@@ -415,6 +417,22 @@ def test_folded_adapter_is_plain_and_the_same(tiny_model: Path, tmp_path: Path, 
     assert ranks == {config.r}
     assert torch.allclose(before, after, atol=1e-4)
     assert not fold(tmp_path)  # twice is once
+
+
+@pytest.mark.slow
+def test_exported_adapter_is_swapped_in(tiny_model: Path, tmp_path: Path) -> None:
+    """The export loads the adapter beside the gated one and answers alike; another adapter is found out."""
+    ref = ModelRef("adapter", str(tiny_model), adapter=tmp_path / "gated", options={"dtype": "float32"})
+    make_adapter(tiny_model, lora(r=8), tmp_path / "gated", noise=0.3)
+    (tmp_path / "to").mkdir()
+    facts: dict[str, Any] = {}
+    harness_export.adapter(ref, tmp_path / "to", facts=facts)
+    assert 0 < facts["swap_in_ms"] < 10_000
+    weights = load_file(tmp_path / "to/adapter_model.safetensors")
+    save_file({k: -w if "lora_B" in k else w for k, w in weights.items()}, tmp_path / "to/adapter_model.safetensors")
+    question = swap.Question(str(tiny_model), str(tmp_path / "gated"), str(tmp_path / "to"), None, dict(ref.options))
+    with pytest.raises(Finding, match="does not answer as the gated one"):
+        swap.ask(question)
 
 
 def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Does an exported adapter swap in? Asked in a process of its own, on a base that already serves the gated one.
+
+    python -m harness_export.swap < QUESTION
+
+The question is a JSON object (`Question`), and so is the last line of stdout: {"facts": {…}} or {"finding": "…"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import Finding, UsageError
+
+PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
+TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """Folders of the base, the gated adapter and the exported one; how the base is held and where."""
+
+    base: str
+    gated: str
+    exported: str
+    quantization: dict[str, Any] | None
+    placed: dict[str, Any]
+
+
+def ask(question: Question) -> dict[str, Any]:
+    """Swap the exported adapter in and return the facts; raises Finding when its answers are not the gated one's."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "harness_export.swap"]
+    done = subprocess.run(command, input=json.dumps(asdict(question)), capture_output=True, text=True, env=env)
+    try:
+        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        why = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+        raise UsageError(f"export: the adapter could not be swapped in in a process of its own: {why}") from None
+    if "finding" in answer:
+        raise Finding(answer["finding"])
+    return dict(answer["facts"])
+
+
+def swap(question: Question) -> dict[str, Any]:
+    """Answer with the gated adapter, load the exported one beside it, and answer again."""
+    from harness_hf.models import add_adapter, load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(question.base)
+    model = load_model(question.base, quantization=question.quantization, **question.placed)
+    model = add_adapter(model, Path(question.gated), "gated").eval()
+    before = _answers(model, tokenizer)
+    begun = time.perf_counter()
+    add_adapter(model, Path(question.exported), "exported").set_adapter("exported")
+    took = time.perf_counter() - begun
+    if _answers(model.eval(), tokenizer) != before:
+        raise Finding("export: swapped in, the exported adapter does not answer as the gated one")
+    return {"swap_in_ms": round(1000 * took, 1)}
+
+
+def _answers(model: Any, tokenizer: Any) -> list[list[int]]:
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for prompt in PROMPTS:
+            asked = tokenizer(prompt, return_tensors="pt").to(model.device)
+            told = {name: asked[name] for name in ("input_ids", "attention_mask")}
+            out = model.generate(**told, max_new_tokens=TOKENS, do_sample=False)
+            found.append(out[0].tolist())
+    return found
+
+
+def main() -> None:
+    """Answer the question on stdin."""
+    try:
+        print(json.dumps({"facts": swap(Question(**json.load(sys.stdin)))}))
+    except (Finding, UsageError) as error:
+        print(json.dumps({"finding": str(error)}))
+
+
+if __name__ == "__main__":
+    main()
