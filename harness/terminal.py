@@ -31,6 +31,7 @@ FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": 
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
+SAME = "for the same reason"
 NAMED = 5  # rows that are named where there may be many
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
 
@@ -151,9 +152,10 @@ class Terminal:
         if report.traceback:
             self.line(report.traceback.rstrip(), "dim")
         for caveat in report.caveats:
-            self.line(f"    note: {caveat}", "yellow")
-        for verdict in report.verdicts:
-            self.verdict(verdict)
+            if not any(v.why.startswith(caveat) for v in report.verdicts):
+                self.line(f"    note: {caveat}", "yellow")
+        for verdict, why in zip(report.verdicts, reasons(report.verdicts), strict=True):
+            self.verdict(verdict, why)
         if self.verbosity > 0:
             self.slices(report)
 
@@ -181,11 +183,11 @@ class Terminal:
             self.line(f"  row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} learnt")
             self.line(f"    {shorten(built.show(example))}")
 
-    def verdict(self, v: Verdict) -> None:
+    def verdict(self, v: Verdict, why: str) -> None:
         word = f"[{STYLES[v.outcome]}]{v.outcome:<12}[/]"
         self.console.print(f"    {word} {escape(f'{title(v)}: {v.metric} {v.claim}'.replace(':  ', ': '))}")
         style = "dim" if v.outcome is Outcome.PASS else ""
-        self.line(f"{INDENT}{v.why}", style)
+        self.line(f"{INDENT}{why}", style)
         for s in v.slices if len(v.slices) > 1 else ():
             open_ = s.outcome is Outcome.FAIL or (s.outcome is not Outcome.PASS and not s.alarm)
             if self.verbosity > 0 or (open_ and s.name != v.driver):
@@ -248,11 +250,11 @@ class Terminal:
         self.rule(f"{counts} in {duration(run.seconds)} · exit {int(run.exit_code)} · {run.folder}", style)
 
     def not_passed(self, run: Run) -> None:
-        for v in run.verdicts:
-            if v.outcome is not Outcome.PASS:
-                self.line(f"{v.outcome} {v.candidate}: {title(v)}: {v.why}", STYLES[v.outcome])
-                if v.waiver:
-                    self.line(f"  {v.waiver.says()}", "yellow")
+        left = [v for v in run.verdicts if v.outcome is not Outcome.PASS]
+        for v, why in zip(left, reasons(left), strict=True):
+            self.line(f"{v.outcome} {v.candidate}: {title(v)}: {why}", STYLES[v.outcome])
+            if v.waiver:
+                self.line(f"  {v.waiver.says()}", "yellow")
 
     def table(self, run: Run) -> None:
         """Print every metric with one column a subject."""
@@ -362,6 +364,15 @@ def title(v: Verdict) -> str:
     if v.group:
         return f'{v.gate} (one of "{v.group}")'
     return v.gate if v.blocking else f"{v.gate} (warn)"
+
+
+def reasons(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
+    before = ["", *(v.why for v in verdicts)]
+    return [
+        SAME if v.why == said and v.estimate is None and len(v.why) > len(SAME) else v.why
+        for v, said in zip(verdicts, before, strict=False)
+    ]
 
 
 def some(ids: Sequence[str]) -> str:

@@ -134,8 +134,20 @@ def test_caveat_can_keep_a_gate_shut(suite: Project, shut: str, code: int) -> No
     assert outcome.code == code
     assert outcome.verdict("floor") == (shut or "PASS")
     assert outcome.report.reports[-1].caveats == ("the judge is drunk",)
-    assert "note: the judge is drunk" in outcome.out
+    assert ("note: the judge is drunk" in outcome.out) == (not shut)  # else its gate says it
     assert (suite.folder / "exports").exists() == (code == 0)
+
+
+def test_long_reason_is_said_once_where_several_gates_share_it(suite: Project) -> None:
+    """Two gates on two candidates that one caveat shuts: once an item, once in the summary, and at the export."""
+    text = MARKED.replace('use = "compare"', 'use = "compare"\nsay = "the judge was at the sherry"\nshut = "ERROR"')
+    text += '\n[[gate]]\nid = "ceiling"\nmetric = "qa.wins"\nmax = 1.0\nseverity = "warn"\n'
+    lines = suite.write({"suite.toml": text}).run().out.splitlines()
+    assert sum("the judge was at the sherry" in line for line in lines) == 4
+    assert "ERROR adapter: floor: the judge was at the sherry" in lines
+    others = [line for line in lines if line.startswith("ERROR")][1:]
+    shared = ("adapter: ceiling (warn)", "merged: floor", "merged: ceiling (warn)")
+    assert others == [f"ERROR {v}: for the same reason" for v in shared]
 
 
 def test_marker_that_crashes_stops_before_training(suite: Project) -> None:
