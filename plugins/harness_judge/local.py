@@ -71,18 +71,18 @@ class LocalJudge:
     def _read(self, subject: Subject, questions: Sequence[Question]) -> list[Reply | Failed]:
         """Score every verdict of every question at once: their prompts are shared."""
         fitted = [self._fitting(subject, q) for q in questions]
-        pairs = [(q.messages(letter=True), word) for q in fitted if q for word in q.labels]
+        pairs = [(q.messages(letter=True), word) for q, _ in fitted if q for word in q.labels]
         scores = iter(subject.logprobs(pairs))
         context = getattr(subject, "context", None)
         found: list[Reply | Failed] = []
-        for question, fits in zip(questions, fitted, strict=True):
+        for question, (fits, tokens) in zip(questions, fitted, strict=True):
             if fits is None:
                 found.append(Failed(f"the question does not fit into the judge's context of {context} tokens"))
             else:
-                found.append(self._verdict(question, fits, [next(scores) for _ in fits.labels]))
+                found.append(self._verdict(question, fits, [next(scores) for _ in fits.labels], tokens))
         return found
 
-    def _verdict(self, question: Question, asked: Question, scores: Sequence[Logprob]) -> Reply | Failed:
+    def _verdict(self, question: Question, asked: Question, scores: Sequence[Logprob], tokens: int) -> Reply | Failed:
         totals = [s.total for s in scores]
         if not all(map(math.isfinite, totals)):
             return Failed("a log-probability is not finite")
@@ -92,19 +92,24 @@ class LocalJudge:
         reason = ", ".join(f"{w} {s / sum(shares):.2f}" for w, s in zip(words, shares, strict=True))
         if asked is not question:
             reason += "; texts were cut to fit into the judge's context"
-        return Reply(_json(asked.labels[word], f"by log-probs: {reason}"), next(iter(self.models)))
+        return Reply(_json(asked.labels[word], f"by log-probs: {reason}"), next(iter(self.models)), tokens)
 
-    def _fitting(self, subject: Any, question: Question) -> Question | None:
-        """Cut the texts of a question until it fits into the judge's context."""
-        context = getattr(subject, "context", None)
+    def _fitting(self, subject: Any, question: Question) -> tuple[Question | None, int]:
+        """Cut the texts of a question until it fits into the judge's context; return it with the tokens it takes."""
+        context = getattr(subject, "context", None) or math.inf
         most = max(map(len, question.data.values()), default=0)
         fits = question
-        while context and subject.count_tokens([(fits.messages(letter=True), next(iter(fits.labels)))])[0] > context:
+        while (tokens := _tokens(subject, fits)) > context:
             if most <= SHORTEST:
-                return None
+                return None, tokens
             most //= 2
             fits = question.cut(most)
-        return fits
+        return fits, tokens
+
+
+def _tokens(subject: Any, question: Question) -> int:
+    """Count the tokens of a question and one of its verdicts."""
+    return int(subject.count_tokens([(question.messages(letter=True), next(iter(question.labels)))])[0])
 
 
 def _json(label: Mapping[str, Any], reason: str) -> str:

@@ -879,6 +879,8 @@ def test_local_judge_always_gives_a_verdict(local_judge: Path, responses: Respon
     assert {j["verdict"] for j in judgments} <= {"candidate", "baseline", "tie"}
     assert all(j["reason"].startswith("by log-probs: A 0.") for j in judgments)
     assert all("texts were cut" in j["reason"] for j in scores["q2"].details["judgments"])
+    tokens = {name: s.values["tokens"] for name, s in scores.items()}  # of both orders, what is read
+    assert 0 < tokens["q1"] < tokens["q0"] < tokens["q2"] <= 2 * 2500
     assert any("was not held against human labels" in c.text and c.shuts("win_rate") for c in caveats)
     again, _ = marked(given, ["right", "", "x" * 5000, "c"], ["wrong"] * 4, rows=rows, responses=responses)
     assert again == scores
