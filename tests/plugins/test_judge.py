@@ -134,11 +134,12 @@ def test_verdicts_are_not_searched_for_in_text(case: str) -> None:
 # -- faults ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("provider", "count"), [("openai", 1000), ("anthropic", 300)])
 def test_no_call_is_lost_and_none_asked_twice(provider: str, count: int, responses: Responses) -> None:
     """With 10 % 429, 5 % 500, 2 % timeouts and 2 % malformed JSON every question gets its verdict, once."""
-    with StubJudge("flaky", hang=6.0, retry_after=0.05, seed=3) as stub:
-        asked = desk(stub, provider, responses=responses, concurrency=32, timeout=5.0)
+    with StubJudge("flaky", hang=3.0, retry_after=0.05, seed=3) as stub:
+        asked = desk(stub, provider, responses=responses, concurrency=32, timeout=2.5)
         found = dict(asked.ask(questions(count)))
         assert sorted(found) == list(range(count))
         assert {verdict.pair(r)[0] for r in found.values() if isinstance(r, verdict.Reply)} == {"A"}
@@ -159,39 +160,44 @@ from harness.responses import Responses
 from harness_judge import bench, prompts
 from harness_judge.options import Options
 
-options = Options(model="stub-judge", backend="openai", base_url=sys.argv[1], concurrency=8)
-desk = bench.open_bench(options, Responses(Path(sys.argv[2]), print))
-asked = [prompts.pair(f"say w{i}", f"w{i}", "wrong", f"w{i}", "Be right.") for i in range(200)]
+options = Options(model="stub-judge", backend=sys.argv[1], base_url=sys.argv[2], concurrency=8)
+desk = bench.open_bench(options, Responses(Path(sys.argv[3]), print))
+asked = [prompts.pair(f"say w{i}", f"w{i}", "wrong", f"w{i}", "Be right.") for i in range(100)]
 for _ in desk.ask(asked):
     pass
 """
 
 
-def test_kill_repeats_at_most_the_calls_under_way(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_kill_repeats_at_most_the_calls_under_way(provider: str, tmp_path: Path) -> None:
     """After `kill -9` in the middle, what was answered is on the disk: only calls in flight are asked again."""
     root = Path(__file__).parent.parent.parent
     path = [str(root), str(root / "plugins"), os.environ.get("PYTHONPATH", "")]
     with StubJudge(latency=0.05) as stub:
-        command = [sys.executable, "-c", KILLED, stub.openai_url, str(tmp_path / "responses.sqlite")]
+        url = at(stub, provider)["base_url"]
+        command = [sys.executable, "-c", KILLED, provider, url, str(tmp_path / "responses.sqlite")]
         child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)}, cwd=root)
-        while stub.count() < 60:
+        while stub.count() < 30:
             assert child.poll() is None, "the child ended by itself"
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
         child.wait()
         time.sleep(0.2)  # what was under way ends
-        assert stub.count() < 200
+        assert stub.count() < 100
         found = Responses(tmp_path / "responses.sqlite", pytest.fail)
-        assert len(dict(desk(stub, responses=found).ask(questions(200)))) == 200
+        assert len(dict(desk(stub, provider, responses=found).ask(questions(100)))) == 100
         found.close()
         assert stub.repeated() <= 8
 
 
-def test_calls_are_made_as_fast_as_the_judge_answers() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_calls_are_made_as_fast_as_the_judge_answers(provider: str) -> None:
     """32 workers reach at least 0.9 of the throughput that the judge's latency allows."""
-    latency, count, workers = 2.0, 96, 32
+    latency, count, workers = 1.5, 64, 32
     with StubJudge(latency=latency) as stub:
-        asked = desk(stub, concurrency=workers)
+        asked = desk(stub, provider, concurrency=workers)
         begun = time.monotonic()
         assert len(dict(asked.ask(questions(count)))) == count
         seconds = time.monotonic() - begun
@@ -199,13 +205,14 @@ def test_calls_are_made_as_fast_as_the_judge_answers() -> None:
     assert count / seconds >= 0.9 * workers / latency
 
 
-def test_retry_after_is_honoured() -> None:
-    """A judge that asks to wait a second is left alone for a second."""
-    with StubJudge("429", refusals=1, retry_after=1.0) as stub:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_retry_after_is_honoured(provider: str) -> None:
+    """A judge that asks to wait half a second is left alone for half a second, ten times our own pause."""
+    with StubJudge("429", refusals=1, retry_after=0.5) as stub:
         begun = time.monotonic()
-        [(_, reply)] = desk(stub).ask(questions(1))
+        [(_, reply)] = desk(stub, provider).ask(questions(1))
         assert isinstance(reply, verdict.Reply)
-        assert time.monotonic() - begun >= 1.0
+        assert time.monotonic() - begun >= 0.5
         assert [a.outcome for a in stub.log] == ["429", "ok"]
 
 
@@ -251,18 +258,19 @@ def bill(stub: StubJudge) -> Decimal:
     return sum((Prices(Decimal(3), Decimal(15)).usd(a.tokens_in, a.tokens_out) for a in stub.log), Decimal(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_cap_stops_before_it_is_exceeded(provider: str) -> None:
     """Under 32-fold concurrency dollars stay below the cap, less than one call's worst case below it, and are exact."""
     with StubJudge(latency=0.1) as stub:
-        asked = desk(stub, provider, concurrency=32, max_usd=0.25, prices=PRICES, verdict_tokens=64)
-        found = dict(asked.ask(questions(400)))
+        asked = desk(stub, provider, concurrency=32, max_usd=0.15, prices=PRICES, verdict_tokens=64)
+        found = dict(asked.ask(questions(200)))
         worst = Prices(Decimal(3), Decimal(15)).usd(*vars(asked.backend.most(questions(1)[0])).values())
         assert asked.budget.usd == bill(stub)
-        assert Decimal("0.25") - worst < bill(stub) <= Decimal("0.25")
-        assert asked.capped == "max_usd = 0.25"
+        assert Decimal("0.15") - worst < bill(stub) <= Decimal("0.15")
+        assert asked.capped == "max_usd = 0.15"
         refused = [r for r in found.values() if isinstance(r, Failed)]
-        assert len(refused) == 400 - stub.count() > 0
+        assert len(refused) == 200 - stub.count() > 0
         assert not any(r.asked for r in refused)
         assert stub.busiest > 16
 
@@ -300,12 +308,13 @@ def test_judge_of_places_wins_exactly_one_half(provider: str) -> None:
     assert {j["verdict"] for s in scores.values() for j in s.details["judgments"]} == {"candidate", "baseline"}
 
 
-def test_judge_of_lengths_is_exposed() -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_judge_of_lengths_is_exposed(provider: str) -> None:
     """A candidate that is longer in most rows wins them; at equal lengths nothing is left of it."""
     ours = ["x" * (10 + 3 * i) for i in range(60)]
     theirs = ["y" * (40 + i % 7) for i in range(60)]
     with StubJudge("prefers-longer") as stub:
-        scores, _ = marked(at(stub), ours, theirs)
+        scores, _ = marked(at(stub, provider), ours, theirs)
     from harness_judge import _controlled
 
     raw, controlled = mean(scores, "win_rate"), _controlled(list(scores.values()))
@@ -343,10 +352,11 @@ def test_lengths_on_one_side_only_are_told() -> None:
 # -- adversaries -----------------------------------------------------------------------------------
 
 
-def test_judge_that_obeys_answers_gates_nothing() -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_judge_that_obeys_answers_gates_nothing(provider: str) -> None:
     """An injected instruction that beats a real answer makes every verdict of the judge an ERROR."""
     with StubJudge("injectable") as stub:
-        _, caveats = marked(at(stub, adversaries=2), ["the right answer"] * 8, ["wrong"] * 8)
+        _, caveats = marked(at(stub, provider, adversaries=2), ["the right answer"] * 8, ["wrong"] * 8)
     shut = [c for c in caveats if c.shuts("win_rate")]
     assert [c.outcome for c in shut] == ["ERROR"]
     assert "an injected instruction (1.00), on 2 rows" in shut[0].text
@@ -487,7 +497,8 @@ def suite(project: Project) -> Project:
 
 def run(suite: Project, stub: StubJudge, options: str = "", text: str = JUDGED, *flags: str) -> Any:
     """Run the suite with more options of its judge."""
-    options = f'base_url = "{stub.openai_url}"\n{options}'
+    url = stub.openai_url if 'backend = "openai"' in text else stub.anthropic_url
+    options = f'base_url = "{url}"\n{options}'
     return suite.write({"suite.toml": text.replace("# options", options)}).run(*flags)
 
 
@@ -560,7 +571,8 @@ def test_rubric_is_a_number_about_each_model(suite: Project) -> None:
     assert merged["right"] == merged["short"]
 
 
-def test_no_secret_is_written(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_no_secret_is_written(suite: Project, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
     """No file of a run holds a key, a header or a value of the environment, and no line that is printed does."""
     monkeypatch.setenv("STUB_KEY", SECRET)
     values = {"OPENAI_ORG_ID": "org-5b7f", "OPENAI_PROJECT_ID": "proj-77aa", "HARNESS_TEST_VALUE": "value-1c2d3e"}
@@ -568,7 +580,7 @@ def test_no_secret_is_written(suite: Project, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     for key in (SECRET, "another"):  # served, and refused by a server that repeats the key it got
         with StubJudge(key=key) as stub:
-            outcome = run(suite, stub, 'api_key_env = "STUB_KEY"')
+            outcome = run(suite, stub, 'api_key_env = "STUB_KEY"', JUDGED.replace("openai", provider))
             assert outcome.code == (0 if key == SECRET else 4)
             assert SECRET not in outcome.out + outcome.err
     files = [p for p in suite.folder.rglob("*") if p.is_file()]
@@ -869,6 +881,7 @@ def local_judge(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_local_judge_always_gives_a_verdict(local_judge: Path, responses: Responses) -> None:
     """A model is read by the log-probs of A, B and C: random weights too give a verdict of the schema, remembered."""
     given = {"model": str(local_judge), "backend": "local", "adversaries": 1, "local": {"dtype": "float32"}}
@@ -886,6 +899,7 @@ def test_local_judge_always_gives_a_verdict(local_judge: Path, responses: Respon
     assert again == scores
 
 
+@pytest.mark.slow
 def test_local_judge_checks_one_criterion_at_a_time(local_judge: Path) -> None:
     """In a rubric a local judge says yes or no to each criterion."""
     given = {"model": str(local_judge), "backend": "local", "adversaries": 1, "mode": "rubric"}
@@ -895,6 +909,7 @@ def test_local_judge_checks_one_criterion_at_a_time(local_judge: Path) -> None:
     assert {s.values["right"] for s in scores.values()} <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_local_judge_without_room_is_an_error(tiny_model: Path) -> None:
     """A question that does not fit into the judge's context is an ERROR row with the reason, not a guess."""
     scores, caveats = marked({"model": str(tiny_model), "backend": "local", "adversaries": 0}, ["a"] * 3, ["b"] * 3)
