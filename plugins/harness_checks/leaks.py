@@ -276,9 +276,10 @@ def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
     """Group evaluations of the same rows, the one with most rows first: they leak together."""
     groups: dict[tuple[Any, ...], list[Task]] = defaultdict(list)
     for task in tasks.values():
-        if task.samples and task.spec.data:
-            about = task.spec
-            groups[about.data, about.select, about.fewshot_data, repr(about.columns)].append(task)
+        about = task.spec
+        if task.samples and (about.data or task.brings_rows):
+            whose = about.data or f"{about.use} {sorted(about.options.items())}"
+            groups[whose, about.select, about.fewshot_data, repr(about.columns)].append(task)
     return [sorted(group, key=lambda t: -len(t.samples or ())) for group in groups.values()]
 
 

@@ -223,11 +223,12 @@ def rows_of(texts: Lines) -> list[TrainingRow]:
     return [TrainingRow(i, "train", row, row) for i, row in enumerate(rows, 1)]
 
 
-def found(texts: Lines, test: Lines) -> dict[str, Flag]:
-    """Compare prompts with the inputs of one evaluation; return the flags by kind."""
-    spec = SimpleNamespace(name="qa", data="d", columns={}, cluster=None, select=None, fewshot_data=None)
+def found(texts: Lines, test: Lines, data: str | None = "d") -> dict[str, Flag]:
+    """Compare prompts with the inputs of one evaluation, or with rows it brings itself; return the flags by kind."""
+    spec = SimpleNamespace(name="qa", data=data, columns={}, cluster=None, select=None, fewshot_data=None)
+    spec.use, spec.options = "task", {"tasks": ["things"]}
     samples = tuple(Sample(str(i), text, "yes") for i, text in enumerate(test))
-    task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None)
+    task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None, brings_rows=data is None)
     suite: Any = SimpleNamespace(subjects={})
     return {flag.kind: flag for flag in leaks(rows_of(texts), {"qa": task}, suite)}
 
@@ -258,6 +259,7 @@ def test_leaks_by_degree() -> None:
     }
     assert 'row "60" = training row 4' in flags["exact"].evidence[0]
     assert 'row "62" = training row 301 (' in flags["near"].evidence[0]
+    assert found([*train, short], [*test, exact, covered, near], data=None).keys() == flags.keys()
 
 
 def test_short_rows_leak_only_whole() -> None:
