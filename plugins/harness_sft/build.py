@@ -20,7 +20,7 @@ from harness.check import Built, Example
 from harness.errors import UsageError
 from harness_hf.models import load_tokenizer, one_line, quiet
 from harness_sft.config import build_config
-from harness_sft.rows import select_columns, split_rows
+from harness_sft.rows import split_by
 from harness_sft.train import _quiet_libraries
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def build(ref: ModelRef, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str,
     recipe = {**recipe, "report_to": None, "bf16": False, "fp16": False}
     with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
         config = build_config(recipe, Path(folder), seed=seed, device="cpu")
-        kept, _ = split_rows(select_columns(rows), recipe["validation"], seed)
+        kept, _ = split_by(recipe, rows, seed)
         tokenizer = load_tokenizer(ref.path)
         # What a training draws later must not depend on whether the checks ran.
         with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness_sft.config import build_config
-from harness_sft.rows import select_columns, split_rows
+from harness_sft.rows import split_by
 from harness_sft.train import _build_trainer, _quiet_libraries
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def measure(
         from harness_sft.trainer import supervised_positions_only
 
         config = build_config(given, Path(folder), seed=seed, device=device)
-        kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
+        kept, held_out = split_by(given, rows, seed)
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, "", lambda _: None)
         held, trainer.held_out = trainer.held_out, []
         watch = _stopwatch(trainer)

@@ -64,6 +64,14 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
     return [row for i, row in enumerate(bare) if i not in held], [row for i, row in enumerate(bare) if i in held]
 
 
+def split_by(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that a recipe trains on, and those it holds out; raises UsageError as `split_rows` does."""
+    kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
+    if recipe["patience"] and not held_out:
+        raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
+    return kept, held_out
+
+
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
     """Return the numbers of rows that belong together: of one group, or with one prompt that is not most rows'."""
     asked = [repr(_question(row)) for row in rows]

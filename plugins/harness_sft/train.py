@@ -19,7 +19,7 @@ from harness.paths import folder_in_place, write_text
 from harness_lora.adapter import NOTE
 from harness_lora.fields import MOVES_BASE
 from harness_sft.config import build_config
-from harness_sft.rows import Row, select_columns, split_rows
+from harness_sft.rows import Row, split_by
 
 if TYPE_CHECKING:
     from harness.check import Flag
@@ -50,9 +50,7 @@ def train(
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out.parent / "tensorboard"))
     device = resolve_device(ref.options.get("device", "auto")).type
     config = build_config(recipe, checkpoints, seed=seed, device=device)
-    kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
-    if recipe["patience"] and not held_out:
-        raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
+    kept, held_out = split_by(recipe, rows, seed)
     stamp = _stamp(ref, adapter, rows, recipe, seed)
     with quiet(), _quiet_libraries():
         from harness_sft.trainer import last_whole_checkpoint, raise_finding, supervised_positions_only
