@@ -161,15 +161,22 @@ def test_dequantized_weights(dtype: str, options: dict[str, Any], tiny_model: Pa
             assert torch.equal(wanted, found[f"{name}.weight"]), name
 
 
-def test_merge_rounds_once(tiny_model: Path, tmp_path: Path) -> None:
-    """Onto a bfloat16 base, the sum is made in float64 and rounded once."""
+@pytest.mark.parametrize("block", [1, 1000, 1 << 18])
+def test_merge_rounds_once(block: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Onto a bfloat16 base, the sum is made in float64 and rounded once, in whatever blocks, and by several threads."""
+    monkeypatch.setattr("harness_lora.merge.BLOCK", block)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
     base = tmp_path / "base"
     shutil.copytree(tiny_model, base)
     weights = {k: v.bfloat16() for k, v in load_file(base / "model.safetensors").items()}
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     trained = make_adapter(base, lora(), tmp_path / "adapter")
     merge(base, lora(), tmp_path, "original")
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(threads)
     found = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(weights[name], w) for name, w in found.items() if "proj" not in name)
     for name, module in trained.base_model.model.named_modules():
         if hasattr(module, "lora_A"):
             a, b = (getattr(module, f"lora_{x}")["default"].weight.double() for x in "AB")
