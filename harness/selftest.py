@@ -272,11 +272,13 @@ def _trial(name: str, why: str, runner: Runner, plan: Plan, make: Make) -> Trial
 
 def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
     """Say what ended an evaluation before its gates were put to any row, where nothing else kept a candidate back."""
-    back = [v for v in verdicts if v.candidate == candidate and v.holds_up]
-    ended = [v for v in back if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
-    names = {v.gate for v in ended}
-    waiting = {g.id for g in plan.suite.gates if names.intersection((*g.requires, *g.any_of))}
-    return ended[0].why if ended and all(v in ended or v.gate in waiting for v in back) else ""
+    said = [v for v in verdicts if v.candidate == candidate]
+    ended = [v for v in said if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
+    back, open_ = [v for v in said if v.holds_up], {v.gate for v in ended}
+    for gate in plan.gates(candidate) * len(plan.suite.gates):  # so often that a chain of them is followed to its end
+        if open_.intersection((*gate.requires, *gate.any_of)):
+            open_.add(gate.id)
+    return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
 
 
 def _check(planted: Plan, options: Options) -> Trial:

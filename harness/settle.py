@@ -173,6 +173,8 @@ def _group(blank: Verdict, members: list[Verdict], p: float) -> Verdict:
         outcome = Outcome.FAIL if set(outcomes) == {Outcome.FAIL} else Outcome.INCONCLUSIVE
     proven = [f'"{v.gate}"' for v in members if v.outcome is Outcome.PASS]
     why = f"{' and '.join(proven) or 'none'} of {len(members)} proven, p = {p:.2g} by Holm"
+    if outcome is Outcome.ERROR:
+        why += next(f'; "{v.gate}" is ERROR: {v.why}' for v in members if v.outcome is Outcome.ERROR)
     digest = next((v.digest for v in members if v.digest), "")
     refuted = [1.0 if v.p_fail is None else v.p_fail for v in members]
     said = replace(blank, outcome=outcome, why=why, method="Holm", digest=digest)

@@ -325,7 +325,7 @@ class Terminal:
 def print_trial(trial: Impostor) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
     console = Console(highlight=False, soft_wrap=True)
-    about = f"{trial.name:<28} {duration(trial.seconds):>9}"
+    about = f"{trial.name:<32} {duration(trial.seconds):>9}"
     if trial.skipped:
         console.print(f"[dim]skipped[/] {escape(about)}  {escape(trial.skipped)}")
         return

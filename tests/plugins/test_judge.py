@@ -1016,6 +1016,62 @@ def test_cap_holds_for_the_whole_selftest(suite: Project) -> None:
     assert "not judged" in outcome.out and "all of it ends at max_calls = 170" in outcome.err
 
 
+LISTED = """
+[[eval]]
+name = "list"
+use = "judge"
+mode = "rubric"
+criteria = { right = "It is right.", short = "It is short." }
+data = "test.jsonl"
+backend = "openai"
+model = "stub-judge"
+max_new_tokens = 20
+# options
+# cap
+
+[[gate]]
+id = "right"
+metric = "list.right"
+versus = "base"
+better_by = 0.1
+
+[[gate]]
+id = "all of it"
+metric = "list.rubric"
+min = 0.6
+
+[[gate]]
+id = "either"
+any_of = ["right", "all of it"]
+
+[[gate]]
+id = "and after it"
+metric = "list.short"
+versus = "base"
+better_by = 0.1
+requires = ["either"]
+"""
+
+
+def test_checklists_groups_and_two_judges_are_tested(suite: Project) -> None:
+    """Each judged eval stands before its own gates, a group among them; what its cap kept from them is not caught."""
+    text, names = JUDGED + LISTED, ("qa: a colon", "list: a colon", "list: an echo of the request")
+    flags = ["--limit", "24", *(word for name in names for word in ("--only", name))]
+    with StubJudge() as stub:
+        outcome = put_through(suite, stub, "", *flags, text=text)
+        assert outcome.code == 1
+        assert 'gate "floor" is FAIL on merged' in outcome.out and "caught  qa: a colon" in outcome.out
+        assert 'gate "either" is ERROR on merged: none of 2 proven' in outcome.out
+        assert '"all of it" is ERROR: every row has the same value, 0' in outcome.out
+        assert "SHIPS   list: an echo of the request" in outcome.out
+        assert ['eval "qa": 0' in line or 'eval "list": 0' in line for line in outcome.err.splitlines()] == [True] * 2
+        (suite.folder / "cache/responses.sqlite").unlink()
+        outcome = put_through(suite, stub, "", *flags, text=text.replace("# cap", "max_calls = 80"))
+    assert outcome.code == 6
+    assert "caught  qa: a colon" in outcome.out and "caught  list: a colon" in outcome.out
+    assert "unknown list: an echo of the request" in outcome.out and "ended at max_calls = 80" in outcome.out
+
+
 def test_selftest_without_a_judge_is_one_line(suite: Project) -> None:
     """A judge that is not there catches nobody: one line, exit 4."""
     with StubJudge() as stub:
