@@ -316,6 +316,18 @@ def judge_calibrate(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def judge_disputes(args: argparse.Namespace) -> int:
+    """`harness judge disputes RUN`: the rows over which a judge was of two minds."""
+    from harness_judge.disputes import describe, disputed, judged
+
+    rows = list(judged(args.run))
+    chosen = [(item, row) for item, row in rows if disputed(row)]
+    for item, row in rows if args.all else chosen:
+        print("\n".join(describe(item, row)), end="\n\n")
+    print(f"{len(chosen)} of {len(rows)} judged rows are disputed")
+    return ExitCode.OK
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness",
@@ -412,6 +424,9 @@ def _judge_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     one.add_argument("--run", type=Path, metavar="RUN", help="a folder in reports/: the labels are of its rows")
     one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (merged)")
     one.add_argument("--out", type=Path, metavar="FILE", help="where to write (LABELS with .calibration.json)")
+    one = _command(jobs, "disputes", judge_disputes, "read the rows whose verdicts differ or are lacking, with reasons")
+    one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
+    one.add_argument("--all", action="store_true", help="every judged row")
 
 
 def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -26,6 +26,7 @@ from harness_judge import adversaries, bench, calibration, length, prompts, verd
 from harness_judge.budget import Prices
 from harness_judge.calibrate import calibrate
 from harness_judge.desk import Desk, Failed
+from harness_judge.disputes import disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
 from tests.test_suite import SUITE, TRAIN
@@ -569,6 +570,35 @@ def test_rubric_is_a_number_about_each_model(suite: Project) -> None:
     base, merged = outcome.report.reports[0].metrics, outcome.report.reports[-1].metrics
     assert merged["rubric"] > 0.8 > 0.6 > base["rubric"]
     assert merged["right"] == merged["short"]
+
+
+def test_disputed_rows_are_shown_with_reasons(suite: Project) -> None:
+    """`judge disputes` prints request, target, both answers and every verdict of the rows that want a person's eye."""
+    with StubJudge(declines='"request": "question 1 ') as stub:
+        assert run(suite, stub, "", JUDGED, "-k", "merged", "--limit", "4").code == 6
+        (report,) = suite.folder.glob("reports/*")
+        outcome = suite.harness("judge", "disputes", str(report))
+        every = suite.harness("judge", "disputes", str(report), "--all").out
+    item, request, target, *rest, last = [line.strip() for line in outcome.out.splitlines() if line]
+    assert (item, request.split()[:3]) == ('merged::qa  "q1"', ["request", "question", "1"])
+    assert target.split()[0] == "target" and [line.split()[0] for line in rest[:2]] == ["answer", "baseline"]
+    refused = "ERROR the judge refused: I will not judge this."
+    assert rest[2:] == [f"candidate first: {refused}", f"baseline first: {refused}"]
+    assert last == "1 of 4 judged rows are disputed"
+    assert "candidate first: candidate; fair: question" in every and every.count("merged::qa") == 4
+    with StubJudge("always-A") as stub:
+        run(suite, stub, "", JUDGED, "-k", "merged", "--limit", "4")
+    outcome = suite.harness("judge", "disputes", str(max(suite.folder.glob("reports/*"))))
+    assert "baseline first: baseline; always-A: question" in outcome.out
+    assert "4 of 4 judged rows are disputed" in outcome.out
+
+
+def test_checklist_is_disputed_where_it_was_met_once_of_twice() -> None:
+    """The same criterion met and not met is a dispute, two criteria that differ are none."""
+    once, never = ({"criterion": "right", "met": met, "reason": ""} for met in (True, False))
+    other = {"criterion": "short", "met": False, "reason": ""}
+    assert disputed({"details": {"judgments": [once, never]}})
+    assert not disputed({"details": {"judgments": [once, other, once]}})
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -1,0 +1,59 @@
+"""`harness judge disputes RUN`: the rows over which a judge was of two minds, to be read by a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.report import read_run
+from harness.store import read_rows
+from harness.terminal import shorten
+from harness_judge.prompts import as_text
+
+Row = Mapping[str, Any]
+
+
+def judged(run: Path) -> Iterator[tuple[str, Row]]:
+    """Yield (item, row) for every row of a run that a judge was asked about. Raises UsageError where there is none."""
+    folder, found = run if run.is_dir() else run.parent, False
+    for report in read_run(run).reports:
+        if report.outcome == "done":
+            for row in read_rows(folder, report.subject, report.eval).values():
+                if _judgments(row):
+                    found = True
+                    yield f"{report.subject}::{report.eval}", row
+    if not found:
+        raise UsageError(f"{run}: no row of it was judged")
+
+
+def disputed(row: Row) -> bool:
+    """Say whether its verdicts differ, in two orders or at two times of asking, or one is lacking."""
+    said: dict[str, set[Any]] = {}
+    for one in _judgments(row):
+        said.setdefault(one.get("criterion", ""), set()).add(one.get("verdict", one.get("met")))
+    return any(len(verdicts) > 1 or None in verdicts for verdicts in said.values())
+
+
+def describe(item: str, row: Row) -> list[str]:
+    """Write a row in lines: request, target, answers, and every verdict with its reason."""
+    target = row["target"] if isinstance(row["target"], str) else "\n".join(row["target"])
+    texts = {"request": as_text(row["arguments"][0][0]), "target": target, "answer": row["resps"][0][0]}
+    if "baseline_answer" in row["details"]:
+        texts |= {"baseline": row["details"]["baseline_answer"]}
+    lines = [f'{item}  "{row["id"]}"', *(f"  {name:<9} {shorten(text)}" for name, text in texts.items())]
+    return lines + [f"  {_says(one)}" for one in _judgments(row)]
+
+
+def _judgments(row: Row) -> Sequence[Row]:
+    found: Sequence[Row] = row.get("details", {}).get("judgments", ())
+    return found
+
+
+def _says(one: Row) -> str:
+    where = one.get("order") or one.get("criterion") or one.get("criteria")
+    if "error" in one:
+        return f"{where}: ERROR {one['error']}"
+    verdict = one.get("verdict") or ("met" if one["met"] else "not met")
+    return f"{where}: {verdict}; {shorten(one['reason'])}"
