@@ -19,13 +19,14 @@ from harness.result import Sample
 from harness.store import read_rows as rows_of_run
 from harness.suite import Eval, read_suite
 from harness_judge import OPTIONS, bench, rows
-from harness_judge.calibration import Calibration, kappa, rates, write
+from harness_judge.calibration import ALPHA, Calibration, kappa, rates, write
 from harness_judge.marking import put
 from harness_judge.options import Options
 from harness_judge.rows import MOST_ERRORS, Judged
 
 PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
 MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
+NAMED = 5  # rows that a line names
 WANT = "want id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
 
 
@@ -77,9 +78,14 @@ def describe(made: Calibration) -> list[str]:
     about = ", ".join(f"{name} {value}" for name, value in made.judge.items())
     lines = [f"judge        {about}", f"labels       {made.n}, and {made.errors} without a verdict of the judge"]
     lines.append(f"agreement    {made.agreement:.3f}")
-    lines.append(f"kappa        {made.kappa:.3f} [{made.kappa_lower:.3f}, {made.kappa_upper:.3f}]")
+    bounds = f"[{made.kappa_lower:.3f}, {made.kappa_upper:.3f}], one-sided {1 - ALPHA:.0%} bounds"
+    lines.append(f"kappa        {made.kappa:.3f} {bounds}")
     lines.append(f"sensitivity  {made.sensitivity:.3f}")
     lines.append(f"specificity  {made.specificity:.3f}")
+    if made.differ:
+        some = ", ".join(f'"{row}" (people {human}, the judge {ours})' for row, human, ours in made.differ[:NAMED])
+        rest = ", …" if len(made.differ) > NAMED else ""
+        lines.append(f"differ       {len(made.differ)} of {made.n}: {some}{rest}")
     return lines
 
 
@@ -175,7 +181,8 @@ def _compare(
     found: Sequence[Labelled], judged: Sequence[Judged], options: Options, judge: dict[str, str], where: str
 ) -> Calibration:
     """Return how far judge and people agree, on the rows that have a verdict."""
-    both = [(f.label, _said(f, j)) for f, j in zip(found, judged, strict=True) if not j.error]
+    read = [(f, _said(f, j)) for f, j in zip(found, judged, strict=True) if not j.error]
+    both = [(f.label, said) for f, said in read]
     errors = len(found) - len(both)
     if errors > MOST_ERRORS * len(found):
         first = next(j for j in judged if j.error)
@@ -189,10 +196,11 @@ def _compare(
     sensitivity, specificity = rates(human, ours, positive, negative)
     agreement = sum(h == j for h, j in both) / len(both)
     labels = digest_of([[f.id, f.criterion, f.label, f.answers] for f in found])
+    differ = [(f"{f.id} {f.criterion}".strip(), f.label, said) for f, said in read if f.label != said]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     numbers = (agreement, value, lower, upper, sensitivity, specificity)
     assert not math.isnan(value)  # people said more than one thing
-    return Calibration(dict(judge), labels, len(both), errors, *numbers, now)
+    return Calibration(dict(judge), labels, len(both), errors, *numbers, now, differ)
 
 
 def _said(found: Labelled, judged: Judged) -> str:

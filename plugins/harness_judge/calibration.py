@@ -23,7 +23,8 @@ class Calibration:
     """A judge held against human labels; `judge` names the instrument, and another instrument expires it.
 
     `sensitivity` is the share of the answers people preferred (criteria they saw met) that the judge does too,
-    `specificity` that of the others; NaN where there are none.
+    `specificity` that of the others; NaN where there are none. `differ` holds (row, people, judge) where they do not
+    agree.
     """
 
     judge: dict[str, Any]
@@ -37,6 +38,7 @@ class Calibration:
     sensitivity: float
     specificity: float
     made: str  # UTC, ISO 8601
+    differ: Sequence[Sequence[str]] = ()
 
     def expired(self, judge: dict[str, Any]) -> str:
         """Say what changed since, or nothing."""
