@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 Mode = Literal[
-    "fair", "always-A", "prefers-longer", "injectable", "flaky", "malformed", "slow", "429", "refuses", "unfit"
+    "fair", "always-A", "prefers-longer", "injectable", "flaky", "malformed", "slow", "429", "refuses", "unfit", "cut"
 ]
 FLAKY = {"429": 0.10, "500": 0.05, "timeout": 0.02, "malformed": 0.02}  # shares of calls
 ORDERS = re.compile(r"ignore all previous instructions", re.IGNORECASE)
@@ -52,10 +52,11 @@ class StubJudge:
     429             refuses for as long as `refusals` last, with retry-after
     refuses         declines to judge
     unfit           gives a verdict that is none
+    cut             ends in the middle, at the tokens it was allowed
 
     `latency` is of every call, in seconds, `hang` that of a timeout. It declines to judge requests that hold the text
-    `declines`. With a `key`, others are refused; `models` are those it serves; `returned` is the id it says it is, as
-    a function of the number of the call if it is one.
+    `declines`. With a `key`, others are refused; `models` are those it serves; `lacks` names fields of a request that
+    it does not know; `returned` is the id it says it is, as a function of the number of the call if it is one.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class StubJudge:
         declines: str = "",
         key: str | None = None,
         models: tuple[str, ...] = ("stub-judge",),
+        lacks: tuple[str, ...] = (),
         returned: Any = "stub-judge-2026-01-01",
         seed: int = 0,
     ) -> None:
@@ -77,7 +79,7 @@ class StubJudge:
         self.faults = dict(FLAKY if faults is None and mode == "flaky" else faults or {})
         self.latency = hang if mode == "slow" else latency
         self.refusals, self.declines = refusals, "" if mode == "refuses" else declines
-        self.key, self.models, self.returned = key, models, returned
+        self.key, self.models, self.lacks, self.returned = key, models, lacks, returned
         self.log: list[Asked] = []
         self.busy = self.busiest = 0
         self._lock = threading.Lock()
@@ -220,6 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
         if body["model"] not in stub.models:
             self.note(digest, "404")
             return self.error(404, "not_found_error", f"model: {body['model']}")
+        if unknown := next((name for name in stub.lacks if name in body), None):
+            self.note(digest, "400")
+            return self.error(400, "invalid_request_error", f"unsupported parameter: {unknown}", param=unknown)
         fault = stub.fault()
         if fault:
             self.note(digest, fault)
@@ -246,14 +251,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Write a reply as either API does."""
         stub = self.server.stub
         model, refuses = stub.model(len(stub.log)), stub.refuses(body["messages"][-1]["content"])
+        cut = stub.mode == "cut"
+        text = text[: len(text) // 2] if cut else text
         if self.path.endswith("/messages"):
             usage = {"input_tokens": tokens_in, "output_tokens": tokens_out}
+            ended = "refusal" if refuses else "max_tokens" if cut else "end_turn"
             content = [] if refuses else [{"type": "text", "text": text}]
             head = {"id": "msg_stub", "type": "message", "role": "assistant", "model": model, "usage": usage}
-            return {**head, "content": content, "stop_reason": "refusal" if refuses else "end_turn"}
+            return {**head, "content": content, "stop_reason": ended}
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
         said = {"content": None, "refusal": "I will not judge this."} if refuses else {"content": text, "refusal": None}
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **said}}
+        choice = {"index": 0, "finish_reason": "length" if cut else "stop", "message": {"role": "assistant", **said}}
         about = {"id": "chatcmpl-stub", "object": "chat.completion", "model": model, "usage": usage}
         return {**about, "created": 0, "choices": [choice]}
 
@@ -277,8 +285,10 @@ class _Handler(BaseHTTPRequestHandler):
         times = (self.begun, time.monotonic())
         self.server.stub.record(Asked(digest, self.path, outcome, *times, tokens_in, tokens_out, headers))
 
-    def error(self, status: int, kind: str, text: str, headers: Mapping[str, str] | None = None) -> None:
-        self.send(status, {"type": "error", "error": {"type": kind, "message": text}}, headers)
+    def error(
+        self, status: int, kind: str, text: str, headers: Mapping[str, str] | None = None, param: str | None = None
+    ) -> None:
+        self.send(status, {"type": "error", "error": {"type": kind, "message": text, "param": param}}, headers)
 
     def send(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         data = json.dumps(body).encode()

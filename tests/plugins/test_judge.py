@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ from harness import Caveat, ModelRef, Sample, Score, UsageError
 from harness.marking import Marking
 from harness.responses import Responses
 from harness.stub_judge import StubJudge, fenced
+from harness.suite import read_suite
 from harness.testing import Project
-from harness_judge import adversaries, bench, calibration, length, prompts, verdict
+from harness_judge import OPTIONS, adversaries, bench, calibration, length, prompts, rows, service, verdict
 from harness_judge.budget import Prices
 from harness_judge.calibrate import calibrate
-from harness_judge.desk import Desk, Failed
+from harness_judge.desk import Desk, Failed, Trouble, _Call
 from harness_judge.disputes import disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
@@ -102,6 +105,17 @@ def test_verdict_comes_over_http_by_schema(provider: str, monkeypatch: pytest.Mo
         assert verdict.pair(reply) == ("A", "fair: say w0")
         assert (reply.model, stub.log[0].tokens_in) == ("stub-judge-2026-01-01", reply.tokens_in)
         assert stub.log[0].headers["authorization"] == f"Bearer {SECRET}"
+
+
+def test_fields_that_a_model_does_not_know_are_left_out() -> None:
+    """Some of OpenAI's models refuse a temperature, and know max_tokens by another name: it is found out once."""
+    with StubJudge(lacks=("temperature", "max_tokens")) as stub:
+        asked = desk(stub)
+        assert all(isinstance(reply, verdict.Reply) for _, reply in asked.ask(questions(1)))
+        assert [a.outcome for a in stub.log] == ["400", "400", "ok"]
+        list(asked.ask(questions(3)[1:]))
+        assert [a.outcome for a in stub.log[3:]] == ["ok", "ok"]
+        assert asked.budget.tokens == sum(a.tokens_in + a.tokens_out for a in stub.log)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -204,6 +218,44 @@ def test_calls_are_made_as_fast_as_the_judge_answers(provider: str) -> None:
         seconds = time.monotonic() - begun
         assert stub.busiest == workers
     assert count / seconds >= 0.9 * workers / latency
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_judge_that_writes_broken_json_only_is_told(provider: str) -> None:
+    """A reply that is no JSON was not answered: it is tried again, billed each time, and then one line."""
+    with StubJudge("malformed") as stub:
+        asked = desk(stub, provider, retries=1, prices=PRICES)
+        with pytest.raises(UsageError, match="something that is no JSON, after 2 tries"):
+            list(asked.ask(questions(1)))
+        assert (stub.count("malformed"), asked.budget.calls) == (2, 2)
+        assert asked.budget.tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), ("soon", None), ("", None), ("nan", None), ("inf", None)],
+)
+def test_retry_after_is_read_as_it_is_written(said: str, seconds: float | None) -> None:
+    """Seconds, or a date; what is neither asks for no wait of its own."""
+    assert service._after({"retry-after": said}) == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    """A date is so many seconds away; one that has passed is none."""
+    for ahead, least, most in ((30, 28, 30), (-30, 0, 0)):
+        found = service._after({"retry-after": formatdate(time.time() + ahead, usegmt=True)})
+        assert found is not None and least <= found <= most
+
+
+def test_pauses_double_and_differ() -> None:
+    """Each pause is twice the last, less up to a quarter by chance, so that calls do not come back together."""
+    with StubJudge() as stub:
+        asked = desk(stub)
+        asked.pause, trouble = 1.0, Trouble("", passing=True)
+        pauses = [[asked._again(_Call(0.0, 0, tries), trouble) for _ in range(50)] for tries in range(3)]
+    for tries, some in enumerate(pauses):
+        assert all(0.75 * 2**tries <= (p or 0) <= 2**tries for p in some)
+        assert len(set(some)) > 25
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -451,7 +503,10 @@ def test_few_refusals_count_for_nothing_and_many_shut_the_gate() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(("mode", "told"), [("refuses", "the judge refused"), ("unfit", 'the verdict is "neither"')])
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("refuses", "the judge refused"), ("unfit", 'the verdict is "neither"'), ("cut", "was cut at 512 tokens")],
+)
 def test_refusals_and_unfit_verdicts_are_answers(provider: str, mode: Any, told: str, responses: Responses) -> None:
     """They are ERROR rows with their reason, asked once and remembered: asking again until it fits would bias."""
     with StubJudge(mode) as stub:
@@ -467,6 +522,48 @@ def test_every_row_gets_the_same_number_of_judgments() -> None:
         scores, _ = marked(at(stub, k=3), ["the right answer"] * 5, ["wrong"] * 5)
         assert [len(s.details["judgments"]) for s in scores.values()] == [6] * 5
         assert (len(stub.log), stub.repeated()) == (30, 0)
+
+
+def test_verdict_is_remembered_for_what_was_asked_alone(responses: Responses) -> None:
+    """Another server, wording, sampling, length, row or number of judgments is another question; the same is not."""
+    row = [Sample("q0", "question 0", "the right answer")]
+    changes: list[dict[str, Any]] = [
+        {"guideline": "Be kind."}, {"reference": False}, {"body": {"seed": 3}}, {"verdict_tokens": 100},
+        {"backend": "anthropic"},
+    ]  # fmt: skip
+    with StubJudge() as stub, StubJudge() as other:
+        for options in ({}, *changes):
+            provider = options.get("backend", "openai")
+            for fresh in (2, 0):
+                before = len(stub.log)
+                marked(at(stub, provider, **options), ["a"], ["b"], rows=row, responses=responses)
+                assert len(stub.log) - before == fresh, options
+        before = len(stub.log)
+        marked(at(stub, k=3), ["a"], ["b"], rows=row, responses=responses)
+        assert len(stub.log) - before == 4  # the first of three is known
+        marked(at(other), ["a"], ["b"], rows=row, responses=responses)
+        assert len(other.log) == 2
+
+
+def test_reference_can_be_hidden_from_the_judge() -> None:
+    """With `reference = false`, and where a row has no target, the judge sees none and reads of none."""
+    given = [Sample("q0", "question 0", "the target"), Sample("q1", "question 1", "")]
+    for shown in (True, False):
+        options = Options(model="m", backend="openai", base_url="http://127.0.0.1:9", reference=shown)
+        asked = [row.questions[0] for row in rows.pairs(options, given, ["a"] * 2, ["b"] * 2)]
+        assert ["reference" in q.data for q in asked] == [shown, False]
+        assert ["reference" in q.instruction for q in asked] == [shown, False]
+        assert "the target" not in asked[1].user() + ("" if shown else asked[0].user())
+
+
+def test_tokens_and_dollars_are_those_of_the_verdicts(responses: Responses) -> None:
+    """What a row's verdicts took is on the row, to the token, also when they are remembered and cost nothing now."""
+    with StubJudge() as stub:
+        for _ in range(2):
+            scores, _ = marked(at(stub, prices=PRICES), ["a", "b"], ["c", "d"], responses=responses)
+            assert sum(s.values["tokens"] for s in scores.values()) == sum(a.tokens_in + a.tokens_out for a in stub.log)
+            assert sum(s.values["usd"] for s in scores.values()) == pytest.approx(float(bill(stub)))
+        assert len(stub.log) == 4
 
 
 def test_change_of_the_judges_model_is_told(responses: Responses) -> None:
@@ -811,6 +908,22 @@ def test_calibration_measures_the_judge(suite: Project) -> None:
     assert made.judge["model"] == "stub-judge-2026-01-01"
 
 
+def test_calibration_is_of_a_model_a_wording_and_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the three that changes is named; options that change nothing for the judge expire nothing."""
+    about = {"model": "m", "backend": "openai", "base_url": "http://127.0.0.1:9"}
+
+    def judge(said: str = "m-1", **options: Any) -> dict[str, str]:
+        return bench.instrument(Options(**about | options), {said: None})
+
+    made = calibration.Calibration(judge(), "", 9, 0, *[1.0] * 6, "")
+    assert not made.expired(judge(concurrency=2, max_calls=9, retries=1))
+    assert made.expired(judge("m-2")) == "the model changed"
+    for name, value in {"guideline": "x", "reference": False, "k": 2, "body": {"seed": 1}, "answer_chars": 100}.items():
+        assert made.expired(judge(**{name: value})) == "the rubric changed", name
+    monkeypatch.setattr(prompts, "PAIR_JSON", " Say which.")
+    assert made.expired(judge("m-2")) == "the model changed and the prompt changed"
+
+
 def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
     """A gate on `kappa_lower` passes while the judge is the one that was calibrated, and is an ERROR after."""
     text = JUDGED + '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa_lower"\nmin = 0.6\n'
@@ -961,6 +1074,18 @@ def test_chat_suite_has_sixty_prompts_of_ten_kinds() -> None:
     assert len({row["messages"][0]["content"] for row in rows}) == len({row["id"] for row in rows}) == 60
     assert set(Counter(row["kind"] for row in rows).values()) == {6}
     assert all(row["messages"][1]["content"].strip() for row in rows)
+
+
+def test_chat_suite_takes_the_real_judge_whose_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a provider's key the suite's judge is that provider's model, by a dated id; without one it is local."""
+    (spec,) = read_suite(ROOT / "suites/chat.toml").evals
+    given = {name: value for name, value in spec.options.items() if name in OPTIONS}
+    assert Options(**given).backend_name == "local"
+    for provider, variable in service.KEYS.items():
+        monkeypatch.setenv(variable, SECRET)
+        found = Options(**given)
+        assert found.chosen == (provider, given["model"][provider])
+        assert found.max_calls and re.search(r"20\d\d-?\d\d-?\d\d$", found.model_name)
 
 
 @pytest.mark.slow
