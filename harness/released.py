@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.evidence import digest_of, file_digests, weights_digest
+from harness.evidence import digest_of, file_digest, file_digests, weights_digest
 from harness.gate import Outcome
+from harness.gguf import gguf_of
 from harness.paths import folder_in_place
 from harness.promote import current, first
 from harness.subject import Adapter, ModelRef, Source
@@ -82,6 +83,8 @@ def shipped(
 
     Raises UsageError when it is of neither kind, or an adapter for another base.
     """
+    if single := gguf_of(model):  # its digest is the file's, whatever it is converted to while it is loaded
+        return ModelRef(name, str(model), file_digest(single), options=options)
     if not (model / "adapter_config.json").is_file() and (model / "config.json").is_file():
         source = open_source(str(model))
         return ModelRef(name, source.path, source.digest, options=options)

@@ -577,8 +577,9 @@ def _step(here: list[Any], step: str, where: str) -> Any:
 def _kind_of_candidate(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return "adapter"
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or any(folder.glob("*.gguf")):
         return "merged"
     raise UsageError(
-        f'--candidate "{folder}": no adapter_config.json or config.json is there; name an adapter or a model'
+        f'--candidate "{folder}": no adapter_config.json, config.json or .gguf file is there; '
+        "name an adapter or a model"
     )

@@ -88,7 +88,7 @@ def test_candidate_that_is_no_model_is_refused(suite: Project) -> None:
     (suite.folder / "empty").mkdir()
     outcome = suite.run("--candidate", str(suite.folder / "empty"))
     assert outcome.code == 4
-    assert "no adapter_config.json or config.json is there" in outcome.err
+    assert "no adapter_config.json, config.json or .gguf file is there" in outcome.err
 
 
 def test_limit_proves_nothing(suite: Project) -> None:
