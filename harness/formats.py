@@ -17,6 +17,7 @@ PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"
 LARGEST_JSON = 256 << 20  # bytes; the largest tokenizers have some 40 MB
 INDEX = ".safetensors.index.json"
 ADAPTER = "adapter_config.json"
+CONFIGURATIONS = {ADAPTER, "config.json", "generation_config.json", "tokenizer_config.json"}
 # Keys of configurations that make a library import or fetch code: transformers' auto_map and custom pipelines, its
 # attention switch (CVE-2026-4372), what PEFT passes on to a tokenizer, the class PEFT imports for a base.
 FORBIDDEN = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
@@ -27,13 +28,18 @@ class Unsafe(ValueError):
     """A file that may not be deployed: its name in the model's folder, and why."""
 
 
+def is_allowed(path: Path) -> bool:
+    """Say whether a file is, by its name, of a kind that may be deployed."""
+    return path.suffix in SUFFIXES or NAMES.fullmatch(path.name) is not None
+
+
 def check_files(model: Path) -> str:
     """Return what was looked at; raises Unsafe at a file of a format that is not allowed, or not what it says."""
     count, tensors = 0, dict[str, set[str]]()
     for name, _ in walk(model):
         count += 1
         path = model / name
-        if path.suffix not in SUFFIXES and not NAMES.fullmatch(path.name):
+        if not is_allowed(path):
             raise Unsafe(f"{name}: files of this kind are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
         with path.open("rb") as f:
             head = f.read(8)
@@ -62,16 +68,33 @@ def check_configuration(model: Path) -> str:
     for name, size in walk(model):
         if not name.endswith(".json"):
             continue
-        if size > LARGEST_JSON:
-            raise Unsafe(f"{name}: {size} bytes are no configuration")
-        data, count = _json(name, model / name), count + 1
-        if name.endswith(("tokenizer.json", "vocab.json")) or name.endswith(INDEX):
-            continue  # what they hold are words and names of tensors
-        for key, value in _items(data):
-            _check_key(name, key, value)
+        data, count = _read_configuration(name, model / name, size), count + 1
         if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):
             raise Unsafe(f"{name}: names a base to fetch; who deploys an adapter chooses its base himself")
     return f"{count} configurations"
+
+
+def check_candidate(model: Path) -> None:
+    """Raise Unsafe at a configuration or an index of a candidate that `verify` would refuse in its export.
+
+    An adapter may name its base, and files may be links, as in a download cache.
+    """
+    for path in sorted(model.glob("*.json")):
+        _read_configuration(path.name, path, path.stat().st_size)
+    check_indexes(model)
+
+
+def _read_configuration(name: str, path: Path, size: int) -> Any:
+    if size > LARGEST_JSON:
+        raise Unsafe(f"{name}: {size} bytes are no configuration")
+    data = _json(name, path)
+    if name.endswith(("tokenizer.json", "vocab.json")) or name.endswith(INDEX):
+        return data  # what they hold are words and names of tensors
+    for key, value in _items(data):
+        _check_key(name, key, value)
+    if name.rpartition("/")[2] in CONFIGURATIONS and not isinstance(data, dict):
+        raise Unsafe(f"{name}: is no JSON object")
+    return data
 
 
 def _check_key(name: str, key: str, value: Any) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import fewshot, schema
+from harness import fewshot, formats, schema
 from harness.collect import Plan, Task, collect
 from harness.data import continuation, is_remote
 from harness.errors import Mistakes, UsageError
@@ -157,12 +157,25 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
         loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
         # What a server serves has a name, not a folder.
         path = declared.merged if getattr(loader, "remote", False) else str(plan.suite.resolve(declared.merged))
+        if not getattr(loader, "remote", False) and not _is_safe(Path(path), declared.where, mistakes):
+            return None
         opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
         return opened
     if adapter and declared.adapter:
         folder = plan.suite.resolve(declared.adapter)
-        _try(mistakes, declared.where, lambda: adapter.check_fits(source.path, source.digest, folder))
+        if _is_safe(folder, declared.where, mistakes):
+            _try(mistakes, declared.where, lambda: adapter.check_fits(source.path, source.digest, folder))
     return None
+
+
+def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:
+    """Tell what `verify` would refuse in an export of this folder, before anything is loaded of it."""
+    try:
+        formats.check_candidate(folder)
+    except formats.Unsafe as error:
+        mistakes.add(where, f'"{folder}": {error}')
+        return False
+    return True
 
 
 def open_folder(plan: Plan, path: str) -> Source:

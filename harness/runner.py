@@ -567,7 +567,8 @@ class Runner:
                 )
                 data = check.data_objects(self.plan, self.base(), load)
                 found = self.recall(lambda: self.checks.run(stage, **data, **objects), stage, objects)
-                self.flag(found, ExitCode.FAILED)
+                # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
+                self.flag(found, ExitCode.USAGE if self.suite.candidate else ExitCode.FAILED)
 
     def flag(self, found: Sequence[check.Flag], code: ExitCode) -> None:
         """Tell what checks found; an error ends the run."""

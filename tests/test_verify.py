@@ -18,7 +18,7 @@ import pytest
 
 from harness import claims, formats
 from harness.claims import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
-from harness.evidence import file_digest, root_digest, walk
+from harness.evidence import file_digest, file_digests, root_digest, walk
 from harness.policy import Key, Policy, read_policy
 from harness.testing import Project
 from harness.verify import Verified, verify
@@ -331,14 +331,17 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("case", DECEITS)
-def test_deceits_that_fit_together_are_refused(case: str, export: Path, policy: Policy) -> None:
-    """Where evidence and files agree, the content decides; and with a policy the missing signature."""
+def test_deceits_that_fit_together_are_refused(case: str, signed: Path, export: Path, project: Project) -> None:
+    """Where evidence and files agree, the content decides; with a policy the missing signature: exit 7, one line."""
     edit, told = DECEITS[case]
     edit(export)
-    found = verify(export)
-    assert told in found.refused
-    assert "\n" not in found.refused
-    assert "no key of the policy" in verify(export, policy).refused
+    before = file_digests(export)
+    for words, why in (((), told), (("--policy", str(signed / "policy.toml")), "no key of the policy")):
+        outcome = project.harness("verify", str(export), *words)
+        assert (outcome.code, outcome.err.count("\n")) == (7, 1), outcome.err
+        assert outcome.err.startswith(f"refused: {export}: ")
+        assert why in outcome.err
+    assert file_digests(export) == before
 
 
 def test_waiver_in_force_is_taken_and_told(export: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import ModelRef, UsageError, hookimpl
+from harness.formats import is_allowed
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -82,6 +83,7 @@ gguf.check = _check_gguf  # type: ignore[attr-defined]
 
 def _copy(folder: Path, to: Path) -> Path:
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith("harness-"):  # our own notes on how it was made
+        ours = path.name.startswith("harness-")  # notes on how it was made
+        if path.is_file() and is_allowed(path) and not ours:  # not a trainer's pickles, nor code
             shutil.copyfile(path, to / path.name)
     return to

@@ -76,13 +76,20 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
 
     try:
         with quiet():
-            return AutoModelForCausalLM.from_pretrained(str(path), **options)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(path), **options, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except torch.OutOfMemoryError as error:
         raise UsageError(
             f'model "{path}": does not fit: {one_line(error)}; choose a smaller dtype or a device_map'
         ) from None
     except (OSError, ValueError, KeyError, ImportError) as error:  # of the library that reads quantised weights
         raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {one_line(error)}') from None
+    for name, there, wanted in sorted(found["mismatched_keys"]):
+        raise UsageError(f'model "{path}": "{name}" is {list(there)}, its config.json wants {list(wanted)}')
+    if missing := found["missing_keys"]:  # transformers fills them with random numbers, and only warns
+        raise UsageError(f'model "{path}": "{min(missing)}" is not in its files; save the whole model')
+    return model
 
 
 def _is_quantised(path: str | Path) -> bool:

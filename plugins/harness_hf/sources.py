@@ -79,7 +79,10 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
 
 def open_folder(folder: Path) -> LocalSource:
     """Describe the model in a folder from its config and the headers of its weights."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    try:
+        config: dict[str, Any] = dict(json.loads((folder / "config.json").read_text("utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
     return LocalSource(str(folder), folder_digest(folder), context_of(config), _facts(folder, config))
 
 

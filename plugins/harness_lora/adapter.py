@@ -197,19 +197,24 @@ def _list(names: Any) -> list[str]:
 
 def read_config(adapter: Path) -> Any:
     """Return the LoraConfig of a PEFT folder; raises UsageError when it or the weights are missing or no LoRA."""
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
     for name in (CONFIG, WEIGHTS):
         if not (adapter / name).is_file():
             why = "; pickles are not read, save it as safetensors" if (adapter / "adapter_model.bin").exists() else ""
             raise UsageError(f'adapter "{adapter}": has no {name}{why or "; name a PEFT folder"}')
     try:
-        config = PeftConfig.from_pretrained(str(adapter))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        raw = json.loads((adapter / CONFIG).read_text("utf-8"))
+        if (kind := raw.get("peft_type")) != "LORA":
+            raise UsageError(f'adapter "{adapter}": is of type {kind}, only LORA is known here')
+        known = {field.name for field in dataclasses.fields(LoraConfig)}
+        if new := sorted(name for name, value in raw.items() if value and name not in known):
+            raise UsageError(
+                f'adapter "{adapter}": its {CONFIG} has "{new[0]}", which this PEFT does not know; update peft'
+            )
+        return LoraConfig.from_peft_type(**{name: value for name, value in raw.items() if name in known})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f'adapter "{adapter}": its {CONFIG} cannot be read: {" ".join(str(error).split())}') from None
-    if not isinstance(config, LoraConfig):
-        raise UsageError(f'adapter "{adapter}": is of type {config.peft_type}, only LORA is known here')
-    return config
 
 
 def read_note(adapter: Path) -> dict[str, Any]:
