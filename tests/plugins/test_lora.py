@@ -21,7 +21,7 @@ import harness_export  # noqa: E402
 from harness.errors import Finding, UsageError  # noqa: E402
 from harness.subject import ModelRef, Progress  # noqa: E402
 from harness_export import swap  # noqa: E402
-from harness_hf.models import load_model  # noqa: E402
+from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora, read_config  # noqa: E402
 from harness_lora.fold import fold  # noqa: E402
@@ -348,22 +348,25 @@ def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -
         parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
-def test_merged_model_that_does_not_stop_is_found(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_merged_model_that_does_not_stop_is_found(tiny_model: Path, tmp_path: Path) -> None:
     """Where the adapter's answer ends, the merged model's must: lost stop tokens are not seen in probabilities."""
-    make_adapter(tiny_model, lora(), tmp_path / "adapter")
-    merge(tiny_model, lora(), tmp_path, "original")
-    answers = parity._answers
-
-    def stops_unless_merged(path: str, *more: Any) -> Any:
-        found = answers(path, *more)
-        found.stopped = [path != str(tmp_path / "merged")] * len(parity.PROMPTS)
-        return found
-
-    monkeypatch.setattr(parity, "_answers", stops_unless_merged)
-    with pytest.raises(Finding, match="the merged model does not"):
-        parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+    base, made = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(tiny_model, base)
+    trained, tokenizer = make_adapter(base, lora(), made), load_tokenizer(base)
+    stops = set()  # a token that each of the answers has
+    for prompt in parity.PROMPTS:
+        ids = parity._prompt(tokenizer, prompt)
+        found = trained.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False)
+        stops.add(int(found[0, ids.shape[1] + 5]))
+    generation = base / "generation_config.json"
+    known = json.loads(generation.read_text("utf-8"))
+    generation.write_text(json.dumps({**known, "eos_token_id": sorted(stops)}), "utf-8")
+    merge(base, lora(), tmp_path, "original")
+    question = parity.Question(str(base), str(made), str(tmp_path / "merged"))
+    assert parity.verify(question)["stops"] == [True, True]
+    (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")
+    with pytest.raises(Finding, match="the merged model does not; see its stop tokens"):
+        parity.verify(question)
 
 
 def test_merge_tells_how_far_it_is(tiny_model: Path, tmp_path: Path) -> None:
