@@ -34,12 +34,26 @@ data = "texts.jsonl"
 WORDS = ("--suite", "suite.toml", "-p", "harness.testing")
 
 
-@pytest.fixture
-def exported(project: Project) -> Project:
-    """A project with an export that has rows of three evaluations."""
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a suite that was run by the command line: an export that has rows of three evaluations."""
+    folder = tmp_path_factory.mktemp("once")
     files: dict[str, Any] = {"suite.toml": SUITE + MORE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "texts.jsonl": TEXTS}
-    project.write(files)
-    assert project.run().code == 0
+    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
+    write_fake(folder / "base", 0.3)
+    code = (
+        "import sys; from harness.cli import main; sys.exit(main(['run', 'suite.toml', '-q', '-p', 'harness.testing']))"
+    )
+    env = {**os.environ, "HARNESS_CACHE": str(folder / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def exported(once: Path, project: Project) -> Project:
+    """A project of one's own with that export."""
+    shutil.copytree(once, project.folder, dirs_exist_ok=True)
     return project
 
 
