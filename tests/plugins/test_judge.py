@@ -929,7 +929,7 @@ def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
     text = JUDGED + '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa_lower"\nmin = 0.6\n'
     with StubJudge() as stub:
         suite.write({"suite.toml": text.replace("# options", f'base_url = "{stub.openai_url}"')})
-        suite.write({"labels.jsonl": labels(60, wrong=4)})
+        suite.write({"labels.jsonl": labels(60, wrong=4), "test.jsonl": ROWS[:30]})
         with pytest.raises(UsageError, match='has no metric "kappa_lower"'):
             suite_error(suite)
         calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
@@ -952,7 +952,7 @@ def test_gate_that_requires_the_calibration_waits_for_it(suite: Project) -> None
     with StubJudge() as stub:
         suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{stub.openai_url}"')})
         for wrong, said in ((4, "PASS"), (20, "ERROR")):
-            suite.write({"labels.jsonl": labels(60, wrong=wrong)})
+            suite.write({"labels.jsonl": labels(60, wrong=wrong), "test.jsonl": ROWS[:30]})
             calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
             outcome = run(suite, stub, 'calibration = "labels.calibration.json"', text)
             assert outcome.verdict("floor", "adapter") == said
@@ -974,7 +974,7 @@ BAD_LABELS = {
     "a label that is none": ([{"id": "q1", "label": "better"}], 'label is "better"; known:'),
     "no label": ([{"id": "q1", "lable": "A"}], "want id and label"),
     "one answer only": ([{"id": "q1", "label": "A", "input": "x", "answer_a": "y"}], '"q1" has no answer_b'),
-    "one kind of label": ([{"id": f"q{i}", "label": "A"} for i in range(20)], 'people said "A" only'),
+    "one kind of label": ([{"id": f"q{i}", "label": "A"} for i in range(4)], 'people said "A" only'),
 }
 
 
@@ -983,7 +983,7 @@ def test_bad_labels_are_one_clear_line(suite: Project, case: str) -> None:
     """Labels that fit no row, contradict each other or cannot be read are told, and nothing is written."""
     rows, told = BAD_LABELS[case]
     with StubJudge() as stub:
-        assert run(suite, stub).code == 0
+        run(suite.write({"test.jsonl": ROWS[:4]}), stub, "adversaries = 0")
         suite.write({"labels.jsonl": rows})
         (report,) = suite.folder.glob("reports/*")
         outcome = suite.harness("judge", "calibrate", "labels.jsonl", "--suite", "suite.toml", "--run", str(report))
@@ -1127,10 +1127,14 @@ def only(names: list[str]) -> list[str]:
 
 def test_impostors_and_adversaries_do_not_get_past_a_judge(suite: Project) -> None:
     """The base, shuffled answers and every adversary are caught by a fair judge; what it may cost is said before."""
+    impostors = ("base itself", "shuffled answers", "constant answer")
     with StubJudge() as stub:
-        outcome = put_through(suite, stub, "prices = { stub-judge = [3.0, 15.0] }")
+        flags = ["--limit", "30", *(word for name in impostors for word in ("--only", name))]
+        outcome = put_through(
+            suite, stub, "prices = { stub-judge = [3.0, 15.0] }", *flags, *only(list(adversaries.ADVERSARIES))
+        )
         assert (suite.folder / "reports").exists() is False
-    for name in ("base itself", "shuffled answers", "constant answer", *(f"qa: {name}" for name in SHORT)):
+    for name in (*impostors, *(f"qa: {name}" for name in SHORT)):
         assert f"caught  {name}" in outcome.out
     assert 'gate "floor" is FAIL on merged' in outcome.out
     # The requests hold their answers, and the base is often wrong: a suite that claims to beat that ships an echo.
