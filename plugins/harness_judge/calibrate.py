@@ -83,7 +83,7 @@ def describe(made: Calibration) -> list[str]:
     lines.append(f"sensitivity  {made.sensitivity:.3f}")
     lines.append(f"specificity  {made.specificity:.3f}")
     if made.differ:
-        some = ", ".join(f'"{row}" (people {human}, the judge {ours})' for row, human, ours in made.differ[:NAMED])
+        some = ", ".join(f'"{row}" (people: {human}, the judge: {ours})' for row, human, ours in made.differ[:NAMED])
         rest = ", …" if len(made.differ) > NAMED else ""
         lines.append(f"differ       {len(made.differ)} of {made.n}: {some}{rest}")
     return lines

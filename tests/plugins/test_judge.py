@@ -900,7 +900,7 @@ def test_calibration_measures_the_judge(suite: Project) -> None:
         assert "agreement    0.900\n" in outcome.out
         assert "kappa        0.800 [" in outcome.out
         assert "sensitivity  0.900\nspecificity  0.900\n" in outcome.out
-        assert 'differ       6 of 60: "0" (people B, the judge A), "1" (people A, the judge B), ' in outcome.out
+        assert 'differ       6 of 60: "0" (people: B, the judge: A), "1" (people: A, the judge: B), ' in outcome.out
         assert suite.harness("judge", "calibrate", "labels.jsonl", "--suite", "suite.toml").code == 0
         assert len(stub.log) == 120
     made = calibration.read(suite.folder / "labels.calibration.json")
