@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import __version__
 from harness.errors import ExitCode, UsageError, did_you_mean, disk_full
@@ -328,8 +328,16 @@ def judge_disputes(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, and its commands', that ends as every mistake does: argparse's own 2 is our "interrupted"."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"{self.prog}: error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="harness",
         description="Decide whether a fine-tuned language model may ship.",
         epilog="exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "

@@ -42,13 +42,14 @@ def test_help_is_fast() -> None:
     assert min(times) < 0.15
 
 
-def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """`harness` alone explains itself."""
+@pytest.mark.parametrize("words", [[], ["run"], ["rnu"], ["judge"], ["run", "suite.toml", "--limit", "few"]])
+def test_mistyped_command_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be read as a command explains itself and ends with 4; 2 is for what was interrupted."""
     from harness.cli import main
 
     with pytest.raises(SystemExit) as stop:
-        main([])
-    assert stop.value.code == 2
+        main(words)
+    assert stop.value.code == 4
     assert "usage: harness" in capsys.readouterr().err
 
 
