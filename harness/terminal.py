@@ -381,8 +381,8 @@ def some(ids: Sequence[str]) -> str:
 
 
 def shorten(text: str, width: int = 400) -> str:
-    """Write a text on one line, its middle left out when it is long."""
-    line = text.replace("\n", "\\n")
+    """Write a text on one line, its middle left out when it is long; what a terminal would obey is spelt out."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
 
 

@@ -58,8 +58,8 @@ class Service:
         return text.replace(self.key, "***") if self.key else text
 
     def clean(self, text: str, most: int = 200) -> str:
-        """Make one line of what a server said, without the key."""
-        line = " ".join(self.hide(text).split())
+        """Make one line of what a server said, without the key and what a terminal would obey."""
+        line = " ".join("".join(c if c.isprintable() else " " for c in self.hide(text)).split())
         return line if len(line) <= most else line[:most] + "…"
 
     def refusal(self, status: int, body: Any, text: str, headers: Mapping[str, str], model: str) -> Trouble:

@@ -29,7 +29,7 @@ from harness_judge import OPTIONS, adversaries, bench, calibration, length, prom
 from harness_judge.budget import Prices
 from harness_judge.calibrate import calibrate
 from harness_judge.desk import Desk, Failed, Trouble, _Call
-from harness_judge.disputes import disputed
+from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
 from tests.test_suite import SUITE, TRAIN
@@ -688,6 +688,20 @@ def test_disputed_rows_are_shown_with_reasons(suite: Project) -> None:
     outcome = suite.harness("judge", "disputes", str(max(suite.folder.glob("reports/*"))))
     assert "baseline first: baseline; always-A: question" in outcome.out
     assert "4 of 4 judged rows are disputed" in outcome.out
+
+
+def test_shown_texts_cannot_move_the_terminal() -> None:
+    """Answers are a model's: escapes, controls, directions and halves of pairs are spelt out, not obeyed."""
+    judgment = {"order": "candidate first", "verdict": "tie", "reason": "\x1b]0;title\x07"}
+    row = {"id": "q", "target": "", "arguments": [["a\nb"]], "resps": [["\x1b[2J\u202ec\ud800 é"]]}
+    assert service.Service("openai", "http://127.0.0.1:9").clean("no\x1b[2J\n way") == "no [2J way"
+    lines = describe("merged::qa", {**row, "details": {"judgments": [judgment]}})
+    assert lines[1:] == [
+        "  request   a\\nb",
+        "  target    ",
+        "  answer    \\x1b[2J\\u202ec\\ud800 é",
+        "  candidate first: tie; \\x1b]0;title\\x07",
+    ]
 
 
 def test_checklist_is_disputed_where_it_was_met_once_of_twice() -> None:
