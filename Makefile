@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+JOBS ?= 2
 READY = $(VENV)/.ready
 
 .PHONY: demo test mutations smoke check fix bench bench-merge bench-verify simulate clean
@@ -9,8 +10,9 @@ READY = $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
 
+# each of the processes computes with one thread: two of them with two threads each would take many times as long
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 mutations: $(READY)
 	$(BIN)/python -m tests.mutations
