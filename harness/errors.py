@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     FAILED = 1  # a gate failed, or an error finding after training
     INTERRUPTED = 2  # Ctrl-C
     INTERNAL = 3  # a bug of ours
-    USAGE = 4  # a mistake in the suite, the data or the command
+    USAGE = 4  # a mistake in the suite, the data or the command, or a broken candidate that was made elsewhere
     NOTHING_GATED = 5  # nothing was gated, which is never "ok"
     INCONCLUSIVE = 6  # none failed, but one is inconclusive or could not be evaluated
     REFUSED = 7  # `verify` refused

@@ -249,7 +249,10 @@ def test_what_is_left_of_a_training_is_not_exported(ready: Project) -> None:
     """Pickles and code that lie beside the weights are neither read nor shipped, and the export is verified."""
     for name in ("training_args.bin", "optimizer.pt", "modeling.py", "events.out.1"):
         (ready.folder / "merged" / name).write_bytes(b"\x80\x04.")
+    for name in ("tiny", "merged"):
+        ready.write({f"{name}/additional_chat_templates/tools.jinja": "{{ messages }}"})
     outcome = run(ready, "merged")
     assert outcome.code == 0, outcome.out
-    assert sorted(p.suffix for p in (ready.folder / "out/model").iterdir() if p.suffix not in SUFFIXES) == []
+    assert (ready.folder / "out/model/additional_chat_templates/tools.jinja").is_file()
+    assert {p.suffix for p in (ready.folder / "out/model").rglob("*") if p.is_file()} <= SUFFIXES
     assert ready.harness("verify", "out").code == 0

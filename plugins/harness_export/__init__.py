@@ -16,6 +16,7 @@ from typing import Any, Literal
 from harness import ModelRef, UsageError, hookimpl
 from harness.formats import is_allowed
 
+TEMPLATES = "additional_chat_templates"
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
@@ -86,4 +87,8 @@ def _copy(folder: Path, to: Path) -> Path:
         ours = path.name.startswith("harness-")  # notes on how it was made
         if path.is_file() and is_allowed(path) and not ours:  # not a trainer's pickles, nor code
             shutil.copyfile(path, to / path.name)
+    if (folder / TEMPLATES).is_dir():
+        (to / TEMPLATES).mkdir()
+        for path in sorted((folder / TEMPLATES).glob("*.jinja")):
+            shutil.copyfile(path, to / TEMPLATES / path.name)
     return to
