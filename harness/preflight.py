@@ -175,6 +175,9 @@ def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:
     except formats.Unsafe as error:
         mistakes.add(where, f'"{folder}": {error}')
         return False
+    except OSError as error:
+        mistakes.add(where, f'"{error.filename}": cannot be read: {error.strerror}')
+        return False
     return True
 
 

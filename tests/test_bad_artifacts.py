@@ -81,6 +81,16 @@ def cut(name: str) -> Edit:
     return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size - 100)
 
 
+def gone(name: str) -> Edit:
+    """Return the edit that leaves of a file a link to what is no longer there, as in a cache that was cleaned."""
+
+    def edit(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to("blob")
+
+    return edit
+
+
 def pickled(name: str) -> Edit:
     """Return the edit that writes the tensors as a pickle under a name; loading it would leave a file behind."""
 
@@ -169,6 +179,13 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
         'adapter_config.json: "auto_mapping" would have code loaded',
     ),
     "with a field of tomorrow": (configure("adapter_config.json", use_new=1), '"use_new", which this PEFT does not'),
+    "with a rank in words": (configure("adapter_config.json", r="x"), 'has r = "x", want an integer'),
+    "with no scale": (configure("adapter_config.json", lora_alpha=float("nan")), "has lora_alpha = nan, want a number"),
+    "with a list of ranks": (
+        configure("adapter_config.json", rank_pattern=[1]),
+        "has rank_pattern = [1], want a table",
+    ),
+    "with a note that is none": (put("harness-adapter.json", "[]"), "its harness-adapter.json cannot be read"),
     "cut short": (cut(ADAPTER), "is cut short"),
     "with overlapping tensors": (overlap(ADAPTER), "overlaps another"),
     "of no LoRA": (configure("adapter_config.json", peft_type="IA3"), "is of type IA3, only LORA is known here"),
@@ -196,6 +213,9 @@ MERGED: dict[str, tuple[Edit, str]] = {
     "with an index that leads out": (index("../tiny/model.safetensors"), "is no file beside it"),
     "with an absolute index": (index("/etc/passwd"), "is no file beside it"),
     "with an index of what is not there": (index("other.safetensors"), "is no file beside it"),
+    "with a size in words": (configure("config.json", hidden_size="x"), "Field 'hidden_size' expected int"),
+    "with weights that are gone": (gone(MODEL), 'model.safetensors": cannot be read: No such file'),
+    "with a configuration that is gone": (gone("quantize_config.json"), "cannot be read: No such file"),
     "cut short": (cut(MODEL), "is cut short"),
     "with overlapping tensors": (overlap(MODEL), "overlaps another"),
     "of a list": (put("config.json", "[]"), "config.json: is no JSON object"),

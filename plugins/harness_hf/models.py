@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from harness.errors import Finding, UsageError
 
@@ -29,7 +30,7 @@ def load_tokenizer(path: str | Path) -> Any:
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
 
 
@@ -83,7 +84,7 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
         raise UsageError(
             f'model "{path}": does not fit: {one_line(error)}; choose a smaller dtype or a device_map'
         ) from None
-    except (OSError, ValueError, KeyError, ImportError) as error:  # of the library that reads quantised weights
+    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:  # also of a quantiser's library
         raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {one_line(error)}') from None
     for name, there, wanted in sorted(found["mismatched_keys"]):
         raise UsageError(f'model "{path}": "{name}" is {list(there)}, its config.json wants {list(wanted)}')

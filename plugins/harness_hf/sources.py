@@ -89,7 +89,10 @@ def open_folder(folder: Path) -> LocalSource:
 def folder_digest(folder: Path) -> str:
     """Return the weights digest, remembered for as long as the files' sizes and times stay the same."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")])
-    stats = [file.stat() for file in files]
+    try:
+        stats = [file.stat() for file in files]
+    except OSError as error:
+        raise UsageError(f'model "{error.filename}": cannot be read: {error.strerror}; fetch it again') from None
     stamp = [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
     note = cache_dir() / "digests" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
     try:

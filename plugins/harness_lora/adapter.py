@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from harness_lora.targets import check_targets
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+CHECKED: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": dict, "alpha_pattern": dict}
+CHECKED |= {"target_modules": list[str] | str | None, "modules_to_save": list[str] | None}
 NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
 
 
@@ -205,13 +208,17 @@ def read_config(adapter: Path) -> Any:
             raise UsageError(f'adapter "{adapter}": has no {name}{why or "; name a PEFT folder"}')
     try:
         raw = json.loads((adapter / CONFIG).read_text("utf-8"))
-        if (kind := raw.get("peft_type")) != "LORA":
-            raise UsageError(f'adapter "{adapter}": is of type {kind}, only LORA is known here')
-        known = {field.name for field in dataclasses.fields(LoraConfig)}
+        if (what := raw.get("peft_type")) != "LORA":
+            raise UsageError(f'adapter "{adapter}": is of type {what}, only LORA is known here')
+        plain, known = LoraConfig(), {field.name for field in dataclasses.fields(LoraConfig)}
         if new := sorted(name for name, value in raw.items() if value and name not in known):
             raise UsageError(
                 f'adapter "{adapter}": its {CONFIG} has "{new[0]}", which this PEFT does not know; update peft'
             )
+        for name, want in CHECKED.items():  # what PEFT takes as it is, and fails at later
+            value = raw.get(name, getattr(plain, name))
+            if not fits(value, want) or (want is float and not math.isfinite(value)):
+                raise UsageError(f'adapter "{adapter}": its {CONFIG} has {name} = {show(value)}, want {kind(want)}')
         return LoraConfig.from_peft_type(**{name: value for name, value in raw.items() if name in known})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f'adapter "{adapter}": its {CONFIG} cannot be read: {" ".join(str(error).split())}') from None
@@ -221,6 +228,8 @@ def read_note(adapter: Path) -> dict[str, Any]:
     """Return what our trainer wrote beside an adapter, or nothing for one made elsewhere."""
     try:
         note: dict[str, Any] = json.loads((adapter / NOTE).read_text("utf-8"))
+        if not isinstance(note, dict):
+            raise ValueError("is no JSON object")
         return note
     except FileNotFoundError:
         return {}
