@@ -229,7 +229,12 @@ def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
             if not s.use and any(i.subject == name and i.eval == task.spec.name for i in plan.items)
         ]
         pairs = _pairs(task, max(shots, default=0), plan.suite.about.seed)
-        room = source.context - _answer(task)
+        answer = _answer(task)
+        if answer >= source.context:
+            what = f"max_new_tokens is {answer}, and the model's context holds {source.context} tokens, prompt included"
+            mistakes.add(task.spec.where, f"{what}; ask for fewer")
+            continue
+        room = source.context - answer
         long = {i: n for (i, _), n in zip(pairs, source.count_tokens([p for _, p in pairs]), strict=True) if n > room}
         if long:
             worst = max(long, key=lambda i: long[i])

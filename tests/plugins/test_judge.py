@@ -768,6 +768,15 @@ def test_mistakes_are_one_clear_line(suite: Project, case: str) -> None:
     assert not list(suite.folder.glob("reports/*"))
 
 
+def test_answers_longer_than_the_context_are_told(suite: Project) -> None:
+    """A model that could not read a word beside the answer it may give is told of by the option, not by a row."""
+    with StubJudge() as stub:
+        outcome = run(suite, stub, "", JUDGED.replace("max_new_tokens = 20", "max_new_tokens = 200"))
+    assert outcome.code == 4
+    told = "max_new_tokens is 200, and the model's context holds 200 tokens, prompt included; ask for fewer"
+    assert outcome.err == f'error: {suite.folder}/suite.toml:16: eval "qa": {told}\n'
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("case", ["wrong key", "unknown model", "down"])
 def test_judge_that_is_not_there_is_told_before_training(
