@@ -351,10 +351,10 @@ def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, st
     console.print(escape(f" {verdict.candidate}: {verdict.gate} ".center(console.width, "-")), soft_wrap=True)
     for change, prompt, target, theirs, ours in rows:
         table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_row(f"[bold]{change}[/]", escape(prompt))
-        table.add_row("target", escape(target))
-        table.add_row(verdict.versus, escape(theirs))
-        table.add_row(verdict.candidate, escape(ours))
+        table.add_row(f"[bold]{change}[/]", escape(spelt(prompt)))
+        table.add_row("target", escape(spelt(target)))
+        table.add_row(verdict.versus, escape(spelt(theirs)))
+        table.add_row(verdict.candidate, escape(spelt(ours)))
         console.print(table)
         console.print()
 
@@ -381,9 +381,14 @@ def some(ids: Sequence[str]) -> str:
 
 
 def shorten(text: str, width: int = 400) -> str:
-    """Write a text on one line, its middle left out when it is long; what a terminal would obey is spelt out."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """Write a text on one line, its middle left out when it is long."""
+    line = spelt(text).replace("\n", "\\n")
     return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
+
+
+def spelt(text: str) -> str:
+    """Spell out what a terminal would obey, or could not encode: a text of a model is data."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def number(x: float | None) -> str:

@@ -301,6 +301,18 @@ def test_show_prints_the_report_again(suite: Project) -> None:
     assert "wrong" in flips
 
 
+def test_rows_that_changed_cannot_move_the_terminal(suite: Project) -> None:
+    """Prompts and answers are shown as data: an escape or half of a pair in one is spelt out, a new line is one."""
+    suite.write({"suite.toml": COMPARES})
+    suite.run()
+    (folder,) = suite.folder.glob("reports/*")
+    for path in folder.glob("*/samples_*.jsonl"):
+        path.write_text(path.read_text("utf-8").replace('"resps": [["', '"resps": [["\\u001b[2J\\ud800\\n'), "utf-8")
+    lines = suite.harness("show", str(folder), "--flips").out.splitlines()
+    assert any(line.split() == ["base", "\\x1b[2J\\ud800"] for line in lines)
+    assert not any("\x1b[2J" in line for line in lines)
+
+
 def test_few_shot_is_the_base_with_examples(suite: Project) -> None:
     """A few-shot subject answers with the base's weights, and a gate can ask to beat it."""
     text = COMPARES.replace('versus = "base"', 'versus = "fewshot"') + "\n[subject.fewshot]\nshots = 3\n"
