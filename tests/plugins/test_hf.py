@@ -373,11 +373,12 @@ def test_missing_bitsandbytes_names_the_extra(tiny_model: Path, monkeypatch: pyt
 def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
     """A GGUF file with 8-bit blocks becomes plain bfloat16 weights that say nothing of GGUF."""
     gguf = pytest.importorskip("gguf")
-    from harness_hf.sources import _convert
+    from harness_hf.sources import _convert, _licence
 
     source, out = cache / "g" / "tiny.gguf", cache / "out"
     source.parent.mkdir(parents=True)
     _write_gguf(gguf, tiny_model, source)
+    assert _licence(source) == {"license": "apache-2.0"}
     _convert(source, out)
     header = evidence.read_safetensors(out / "model.safetensors").tensors
     assert {entry["dtype"] for entry in header.values()} == {"BF16"}
@@ -394,6 +395,7 @@ def _write_gguf(gguf: Any, model: Path, path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_license("apache-2.0")
     writer.add_context_length(512)
     writer.add_embedding_length(64)
     writer.add_block_count(2)
