@@ -72,9 +72,7 @@ def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
 
 def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plugin's options with its defaults, those that look like secrets struck out."""
-    named, _ = schema.options_of(function)
-    defaults = {n: p.default for n, p in named.items() if p.default is not p.empty}
-    given = {**defaults, **options}
+    given = schema.with_defaults(function, options)
     return {n: "(secret)" if SECRET.search(n) and isinstance(v, str) and v else v for n, v in given.items()}
 
 

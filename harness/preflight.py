@@ -101,15 +101,20 @@ def plan_digest(plan: Plan, source: Source) -> str:
 
 
 def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
-    """Name everything a trained adapter depends on: base, adapter, trainer, rows, seed, model options and libraries."""
+    """Name everything a trained adapter depends on: base, adapter, trainer, rows, seed, model options and libraries.
+
+    Options stand with their defaults, so that a default which changes makes another recipe.
+    """
     suite = plan.suite
     parts: list[Any] = [ready.source.digest, suite.about.seed, dict(suite.model.options), dict(versions)]
     if suite.candidate:
         parts.append(suite.candidate.adapter)
         if suite.candidate.adapter:
             parts.append(weights_digest(suite.resolve(suite.candidate.adapter)))
-    for table in (suite.adapter, suite.train):
-        parts += [table.use, dict(table.options)] if table else []
+    for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
+        if table:
+            function = plan.plugins.find(kind, table.use).function
+            parts += [table.use, schema.with_defaults(function, table.options)]
     return digest_of([*parts, plan.training])
 
 

@@ -62,6 +62,12 @@ def options_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Paramete
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options a plugin's callable gets: those that are given, and its defaults for the others."""
+    named, _ = options_of(function)
+    return {n: p.default for n, p in named.items() if p.default is not p.empty} | dict(options)
+
+
 def wants(function: Callable[..., Any], name: str) -> bool:
     """Say whether a callable has a parameter of this name."""
     return name in inspect.signature(function).parameters

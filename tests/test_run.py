@@ -144,11 +144,13 @@ def test_no_export_measures_only(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
 
 
-def test_training_is_not_repeated_when_nothing_changed(suite: Project) -> None:
-    """The same recipe on the same base and data is reused; another rate is another training."""
+def test_training_is_not_repeated_when_nothing_changed(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same recipe on the same base and data is reused; another rate, or default, is another training."""
     assert "reused" not in suite.run().out
     assert "reused" in suite.run().out
     assert "reused" not in suite.run("--set", "train.skill=0.85").out
+    monkeypatch.setitem(testing.train.__kwdefaults__, "skill", 0.88)
+    assert "reused" not in suite.run().out
 
 
 BAD_EVALUATORS = {
