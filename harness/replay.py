@@ -106,8 +106,9 @@ def _compare(
 ) -> None:
     """Ask the drawn rows, and write down what came of it."""
     different, blind = [], 0
-    for asked in dict.fromkeys(e for e, _ in drawn):
-        numbers = sorted(number for e, number in drawn if e == asked)
+    for asked in known:  # in the suite's order
+        if not (numbers := sorted(number for e, number in drawn if e == asked)):
+            continue
         for number, row in _ask(plan.tasks[asked], name, subject, numbers):
             said = known[asked][number]
             why = _difference(said, row, _tolerance(plan))
