@@ -1,22 +1,21 @@
 """Is what was quantised the model it was made of? Asked in a process of its own, of what lies on the disk.
 
-    python -m harness_export.readback PARENT COPY
+    python -m harness_export.readback < QUESTION
 
-Prints a JSON object on the last line: {"facts": {…}}, or {"finding": "…"} where a tensor is not its parent's, rounded.
+The question is a JSON object, {"parent": FOLDER, "copy": FOLDER}, and so is the last line of stdout: {"facts": {…}}, or
+{"finding": "…"} where a tensor is not its parent's, rounded.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import Finding, UsageError
+from harness import fresh
+from harness.errors import Finding
 from harness.subject import ModelRef
 
 if TYPE_CHECKING:
@@ -36,19 +35,8 @@ TEXTS = (
 
 def ask(parent: Path, copy: Path) -> dict[str, Any]:
     """Read a copy back in a fresh process and return the facts; raises Finding, or UsageError when it cannot run."""
-    command = [sys.executable, "-m", "harness_export.readback", str(parent), str(copy)]
-    path = os.pathsep.join(p for p in sys.path if p)
-    env = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    try:
-        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
-    except ValueError:
-        why = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
-        raise UsageError(f"what was written could not be read back in a process of its own: {why}") from None
-    if "finding" in answer:
-        raise Finding(answer["finding"])
-    facts: dict[str, Any] = answer["facts"]
-    return facts
+    question = {"parent": str(parent), "copy": str(copy)}
+    return fresh.ask("harness_export.readback", question, "what was written could not be read back")
 
 
 def compare(parent: Path, copy: Path) -> dict[str, Any]:
@@ -130,13 +118,5 @@ def _dtype(parent: Path) -> Any:
     return config.get("dtype") or config.get("torch_dtype") or "float32"
 
 
-def main() -> None:
-    """Compare the two folders that the command line names."""
-    try:
-        print(json.dumps({"facts": compare(*map(Path, sys.argv[1:]))}))
-    except (Finding, UsageError) as error:
-        print(json.dumps({"finding": str(error)}))
-
-
 if __name__ == "__main__":
-    main()
+    fresh.answer(lambda parent, copy: compare(Path(parent), Path(copy)))

@@ -7,16 +7,13 @@ The question is a JSON object (`Question`), and so is the last line of stdout: {
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import Finding, UsageError
+from harness import fresh
+from harness.errors import Finding
 
 PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
 TOKENS = 16
@@ -35,17 +32,7 @@ class Question:
 
 def ask(question: Question) -> dict[str, Any]:
     """Swap the exported adapter in and return the facts; raises Finding when its answers are not the gated one's."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "harness_export.swap"]
-    done = subprocess.run(command, input=json.dumps(asdict(question)), capture_output=True, text=True, env=env)
-    try:
-        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
-    except ValueError:
-        why = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
-        raise UsageError(f"export: the adapter could not be swapped in in a process of its own: {why}") from None
-    if "finding" in answer:
-        raise Finding(answer["finding"])
-    return dict(answer["facts"])
+    return fresh.ask("harness_export.swap", asdict(question), "export: the adapter could not be swapped in")
 
 
 def swap(question: Question) -> dict[str, Any]:
@@ -77,13 +64,5 @@ def _answers(model: Any, tokenizer: Any) -> list[list[int]]:
     return found
 
 
-def main() -> None:
-    """Answer the question on stdin."""
-    try:
-        print(json.dumps({"facts": swap(Question(**json.load(sys.stdin)))}))
-    except (Finding, UsageError) as error:
-        print(json.dumps({"finding": str(error)}))
-
-
 if __name__ == "__main__":
-    main()
+    fresh.answer(lambda **question: swap(Question(**question)))

@@ -9,16 +9,13 @@ the merge was made.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import Finding, UsageError
+from harness import fresh
+from harness.errors import Finding
 from harness_lora.headers import read_headers
 
 KL, TOP1 = 1e-3, 0.99  # nats a token, and share of tokens: what rounding to bfloat16 may cost
@@ -62,20 +59,8 @@ class Question:
 
 def ask(question: Question) -> dict[str, Any]:
     """Verify a merge in a fresh process and return the facts; raises Finding, or UsageError when it cannot run."""
-    command = [sys.executable, "-m", "harness_lora.parity"]
-    path = os.pathsep.join(p for p in sys.path if p)
-    env = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(command, input=json.dumps(asdict(question)), capture_output=True, text=True, env=env)
-    last = done.stdout.strip().rpartition("\n")[2]
-    try:
-        answer = json.loads(last)
-    except ValueError:
-        why = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
-        raise UsageError(f"merge: what was written could not be verified in a process of its own: {why}") from None
-    if "finding" in answer:
-        raise Finding(answer["finding"])
-    facts: dict[str, Any] = answer["facts"]
-    return facts
+    lost = "merge: what was written could not be verified"
+    return fresh.ask("harness_lora.parity", asdict(question), lost)
 
 
 def verify(question: Question) -> dict[str, Any]:
@@ -191,13 +176,5 @@ def _compare(ours: _Answers, theirs: _Answers) -> dict[str, Any]:
     return {**facts, "nll_adapter": nll[0] / tokens, "nll_merged": nll[1] / tokens}
 
 
-def main() -> None:
-    """Answer the question on stdin."""
-    try:
-        print(json.dumps({"facts": verify(Question(**json.load(sys.stdin)))}))
-    except (Finding, UsageError) as error:
-        print(json.dumps({"finding": str(error)}))
-
-
 if __name__ == "__main__":
-    main()
+    fresh.answer(lambda **question: verify(Question(**question)))

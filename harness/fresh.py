@@ -1,0 +1,40 @@
+"""A question to a module in a process of its own: what lies on the disk, looked at by one that did not write it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.errors import Finding, UsageError
+
+QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def ask(module: str, question: Mapping[str, Any], lost: str) -> dict[str, Any]:
+    """Run a module that calls `answer`, with the question as JSON on its stdin, and return the facts.
+
+    Raises the Finding that it tells; and UsageError, which begins with `lost`, when it comes to no answer.
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
+    command = [sys.executable, "-m", module]
+    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, env=env)
+    try:
+        told = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        why = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+        raise UsageError(f"{lost} in a process of its own: {why}") from None
+    if "finding" in told:
+        raise Finding(told["finding"])
+    return dict(told["facts"])
+
+
+def answer(look: Callable[..., Mapping[str, Any]]) -> None:
+    """Be the process: call a function with the question's fields, and print as the last line what came of it."""
+    try:
+        print(json.dumps({"facts": look(**json.load(sys.stdin))}))
+    except (Finding, UsageError) as error:
+        print(json.dumps({"finding": str(error)}))
