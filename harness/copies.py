@@ -20,7 +20,7 @@ from harness import formats, schema
 from harness.errors import Finding, UsageError
 from harness.evidence import code_digest, digest_of, file_digest, template_digest, weights_digest
 from harness.gate import PARENT, Gate, Verdict, grouped, ships
-from harness.paths import folder_in_place
+from harness.paths import folder_in_place, read_facts
 from harness.plugins import Plugins
 from harness.subject import ModelRef, Subject
 from harness.suite import RELEASES, Export, Suite, is_reserved
@@ -116,16 +116,18 @@ def make(
 
     Raises Finding when what was written has no weights or its parent's, another chat template, or may not be deployed.
     """
-    if not folder.is_dir():
+    if folder.is_dir():
+        digest = weights_digest(folder)
+    else:
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}
         with folder_in_place(folder) as work:
             exporter(parent, work, **declared.options, **told)
-            if _weights(work) == parent.digest:
+            if (digest := _weights(work)) == parent.digest:
                 raise Finding(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
                 raise Finding(f'has another chat template than "{parent.name}"')
             _deployable(work)
-    return ModelRef(declared.name, str(folder), weights_digest(folder), options=opened(declared, parent, exporter))
+    return ModelRef(declared.name, str(folder), digest, options=opened(declared, parent, exporter))
 
 
 def _weights(folder: Path) -> str:
@@ -152,11 +154,7 @@ def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> 
 
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return what an exporter noted of a copy; it owes us nothing."""
-    try:
-        told = json.loads((folder / NOTE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return dict(told.get("facts", {})) if isinstance(told, dict) else {}
+    return read_facts(folder / NOTE)
 
 
 @contextmanager

@@ -140,3 +140,12 @@ def _alive(process: int) -> bool:
     except OSError:  # somebody else's
         return True
     return True
+
+
+def read_facts(note: Path) -> dict[str, Any]:
+    """Return the facts that a plugin noted beside what it made; it owes us none."""
+    try:
+        told = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(told.get("facts", {})) if isinstance(told, dict) else {}

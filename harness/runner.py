@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import time
 import traceback
@@ -27,7 +26,7 @@ from harness.export import export
 from harness.gate import Outcome
 from harness.ledger import Ledger, attempts_said
 from harness.lock import lock
-from harness.paths import cache_dir, folder_in_place, write_text
+from harness.paths import cache_dir, folder_in_place, read_facts, write_text
 from harness.plugins import load_plugins
 from harness.prompting import conclusions
 from harness.report import Report, Run, dumps
@@ -415,7 +414,7 @@ class Runner:
         facts = out / "harness-adapter.json"
         with self.stage("train", f"{train.use}, {len(self.plan.training)} rows"):
             if out.is_dir():
-                self.run.facts["training"] = {"reused": str(out), **_read_facts(facts)}
+                self.run.facts["training"] = {"reused": str(out), **read_facts(facts)}
                 return out
             trainer = self.plan.plugins.find("trainer", train.use).function
             rows, seed = list(self.plan.training), self.suite.about.seed
@@ -423,7 +422,7 @@ class Runner:
             given |= {"watch": self.watched} if train.watch else {}
             given |= {"progress": self.progress, "seed": seed}
             trainer(base, self.ready.adapter, rows, out, **given, **train.options)
-            self.run.facts["training"] = _read_facts(facts)
+            self.run.facts["training"] = read_facts(facts)
         return out
 
     def merge(self, adapter: ModelRef, variant: str) -> ModelRef:
@@ -439,7 +438,7 @@ class Runner:
                     if verify := getattr(self.ready.adapter, "verify", None):
                         facts = verify(adapter.path, adapter.adapter, folder, variant=variant)
                         write_text(folder / MERGED, dumps({"facts": facts}))
-            if facts := _read_facts(out / MERGED):
+            if facts := read_facts(out / MERGED):
                 self.run.facts[name] = facts
             return ModelRef(name, str(out), weights_digest(out), options=adapter.options)
 
@@ -846,12 +845,3 @@ def versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    """Return the facts that a trainer wrote beside its adapter; it owes us none."""
-    try:
-        facts = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return dict(facts.get("facts", {})) if isinstance(facts, dict) else {}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import ModelRef, UsageError, hookimpl
+from harness.copies import OURS
 from harness.formats import is_allowed
 
 TEMPLATES = "additional_chat_templates"
@@ -84,7 +85,7 @@ gguf.check = _check_gguf  # type: ignore[attr-defined]
 
 def _copy(folder: Path, to: Path) -> Path:
     for path in sorted(folder.iterdir()):
-        ours = path.name.startswith("harness-")  # notes on how it was made
+        ours = path.name.startswith(OURS)  # notes on how it was made
         if path.is_file() and is_allowed(path) and not ours:  # not a trainer's pickles, nor code
             shutil.copyfile(path, to / path.name)
     if (folder / TEMPLATES).is_dir():
