@@ -36,8 +36,11 @@ def run(suite: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> 
     """Run a suite as `harness run` would, without printing, and return the Run.
 
     `overrides` are `table.key=value`; `options` are the fields of `harness.runner.Options`. Raises
-    UsageError on a mistake in the suite, the data or the options.
+    UsageError on a mistake in the suite, the data or the options, RuntimeError where a plugin calls sys.exit().
     """
     from harness.runner import Options, run_suite
 
-    return run_suite(Path(suite), Options(overrides=tuple(overrides), **options))
+    try:
+        return run_suite(Path(suite), Options(overrides=tuple(overrides), **options))
+    except SystemExit as error:  # or the caller would end with the plugin's exit code
+        raise RuntimeError(f"a plugin called sys.exit({error.code!r})") from error

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from harness.errors import Finding, Mistakes, UsageError, did_you_mean
+from harness.errors import RAISES, Finding, Mistakes, UsageError, did_you_mean
+from harness.isolate import isolated, plain
 from harness.paths import write_text
 from harness.subject import ModelRef
 
@@ -44,6 +45,7 @@ BUILD = """The trainer refuses the rows or its options.
 What cannot be prepared cannot be trained on; the line says which rows or which option.
 It is found before anything is measured, because the trainer is built without being run."""
 CRASHED = "crashed"  # the kind of a check that could not look
+LARGE = {"built"}  # objects that checks share: a copy of every token for each would take longer than the checks
 SHOWN = 5  # lines of evidence that are kept
 
 
@@ -65,9 +67,13 @@ class Flag:
     code: str = ""
     ignored: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.severity not in get_args(Severity):  # one that is misspelt would stop nothing
+            raise ValueError(f"a flag's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
+
     @property
     def counts(self) -> bool:
-        """Say whether it stops the run."""
+        """Return whether it stops the run."""
         return self.severity == "error" and self.ignored is None
 
 
@@ -146,9 +152,14 @@ class Checks:
         found: list[Flag] = []
         for provided in self.of(stage):
             wanted = inspect.signature(provided.function).parameters
-            given = {name: self.objects.get(name) for name in wanted}
+            given = {name: self.own(name) for name in wanted}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given)]
         return found
+
+    def own(self, name: str) -> Any:
+        """Return an object as one check gets it: a copy that no other check and no verdict reads."""
+        value = self.objects.get(name)
+        return value if name in LARGE else isolated(value)
 
     def recall(self, path: Path, look: Callable[[], list[Flag]]) -> list[Flag]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
@@ -174,7 +185,7 @@ class Checks:
         evidence = tuple(flag.evidence[:SHOWN])
         if more := len(flag.evidence) - SHOWN:
             evidence += (f"and {more} more",) if more > 0 else ()
-        return replace(flag, code=code, ignored=self._reason(code), evidence=evidence)
+        return replace(plain(Flag, flag), code=code, ignored=self._reason(code), evidence=evidence)
 
     def _refuse_unknown(self) -> None:
         mistakes = Mistakes()
@@ -196,13 +207,16 @@ class Checks:
 
 def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Flag]:
     try:
-        return list(provided.function(**given) or ())
+        found = list(provided.function(**given) or ())
+        if odd := [one for one in found if not isinstance(one, Flag)]:
+            raise TypeError(f"yielded {type(odd[0]).__name__}, want Flag")
+        return found
     except (Finding, UsageError) as error:
         return [Flag("error", str(error).replace("\n", "; "))]
     except ModuleNotFoundError as error:
         needs = f"not run: needs the module {error.name}; pip install 'finetune-harness[hf]'"
         return [Flag("note", needs, kind=CRASHED)]
-    except Exception as error:  # a check that crashes has proved nothing, and must not look as if it had
+    except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return [Flag("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
 
@@ -231,7 +245,10 @@ def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
         return None
     function = plan.plugins.find("trainer", train.use).function
     make: Callable[..., Built] | None = getattr(function, "build", None)
-    return make(base, adapter, list(plan.training), seed=plan.suite.about.seed, **train.options) if make else None
+    if make is None:
+        return None
+    rows, options = isolated(list(plan.training)), isolated(dict(train.options))
+    return make(isolated(base), adapter, rows, seed=plan.suite.about.seed, **options)
 
 
 def marked(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:

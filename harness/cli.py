@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import __version__
+from harness import __version__, signals, streams
 from harness.errors import ExitCode, UsageError, did_you_mean, disk_full
 
 if TYPE_CHECKING:
@@ -25,18 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
     args = _parser().parse_args(arguments)
     try:
+        with signals.as_interrupts(), streams.outliving_their_reader():
+            return _ended(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+
+
+def _ended(args: argparse.Namespace) -> int:
+    """Run a command; whatever it raises but an interruption has an exit code, and that of success is no exception's."""
+    try:
         return int(args.command(args))
     except UsageError as error:
         for message in error.messages:
             print(f"error: {message}", file=sys.stderr)
         return ExitCode.USAGE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        return ExitCode.OK
-    except Exception as error:  # a bug of ours has an exit code of its own
+        raise
+    except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
         if full := disk_full(error):
             print(f"error: {full}", file=sys.stderr)
             return ExitCode.USAGE

@@ -17,6 +17,7 @@ from harness.copies import copy_mistakes, parent_mistakes, with_copies
 from harness.data import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gate import PARENT, Gate, order_mistakes
+from harness.isolate import isolated, plain
 from harness.plugins import Plugins
 from harness.proof import alpha_of, unprovable
 from harness.result import Metric, Sample
@@ -103,6 +104,15 @@ class Plan:
     def named(self, gate: Gate, candidate: str) -> Gate:
         """Return a gate as it is put to a candidate."""
         return replace(gate, versus=self.suite.copies[candidate].from_) if gate.versus == PARENT else gate
+
+    def decides(self, gate: Gate, candidate: str) -> bool:
+        """Return whether a gate on a candidate keeps something from shipping.
+
+        By default gates are about what ships: an adapter on the way to a merged model is measured, and may fail them.
+        One that names its candidates (`on`) means them, and where nothing is exported every candidate counts.
+        """
+        ships = {name for e in self.suite.exports for name in (e.candidate, e.from_)}
+        return bool(gate.on) or not ships or candidate in ships
 
     def against(self, item: Item) -> str:
         """Name the subject that an evaluation compares with by itself."""
@@ -238,7 +248,7 @@ class _Collector:
 
     def ask(self, source: str) -> list[dict[str, Any]] | None:
         found: list[dict[str, Any]] | None = self.plugins.hook.harness_read_samples(path=source)
-        return found
+        return isolated(found)
 
     def training(self) -> list[dict[str, Any]] | None:
         """Return the rows to train on, or None when there is no training or its data is remote."""
@@ -421,7 +431,7 @@ class _Collector:
         if not self.remote:
             return None
         try:
-            rows: list[dict[str, Any]] = brings(dict(spec.options), self.suite.path.parent)
+            rows: list[dict[str, Any]] = isolated(brings(isolated(dict(spec.options)), self.suite.path.parent))
         except UsageError as error:
             self.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
             return None
@@ -600,8 +610,8 @@ def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder:
     """Return the metrics an evaluator declares, by name; `folder` is the suite's."""
     made = getattr(function, "metrics_for", None)
     given = {"folder": folder} if made and schema.wants(made, "folder") else {}
-    declared = made(dict(options), **given) if made else getattr(function, "metrics", ())
-    return {m.name: m for m in declared}
+    declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
+    return {m.name: plain(Metric, m) for m in declared}
 
 
 def matches(expression: str, item: str) -> bool:

@@ -20,6 +20,7 @@ from harness import formats, schema
 from harness.errors import Finding, UsageError
 from harness.evidence import code_digest, digest_of, file_digest, template_digest, weights_digest
 from harness.gate import PARENT, Gate, Verdict, grouped, ships
+from harness.isolate import isolated
 from harness.paths import folder_in_place, read_facts
 from harness.plugins import Plugins
 from harness.subject import ModelRef, Subject
@@ -121,7 +122,7 @@ def make(
     else:
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}
         with folder_in_place(folder) as work:
-            exporter(parent, work, **declared.options, **told)
+            exporter(isolated(parent), work, **isolated(dict(declared.options)), **told)
             if (digest := _weights(work)) == parent.digest:
                 raise Finding(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):

@@ -37,6 +37,9 @@ class Finding(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
 
 
+RAISES = (Exception, SystemExit)  # what plugin code may raise: a sys.exit() ends what it was called for, not the run
+
+
 class Mistakes:
     """Collect mistakes, so that all of them are reported at once."""
 

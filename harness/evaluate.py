@@ -6,18 +6,18 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import stdev
 from typing import Any
 
 from harness import schema
 from harness.collect import COMPARATIVE, Task
 from harness.evidence import digest_of
+from harness.isolate import isolated, plain
 from harness.result import Metric, Result, Sample, Score
 from harness.subject import Progress, Subject, chunks
 
 CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between
-
-
 STEP = 16  # rows between two looks, where it may stop early
 
 
@@ -40,13 +40,13 @@ def evaluate(
     samples = list(task.samples or ())
     if enough:
         random.Random(seed).shuffle(samples)  # noqa: S311 -- not for secrets
-    options: dict[str, Any] = dict(task.spec.options)
+    options: dict[str, Any] = isolated(dict(task.spec.options))
     if task.comparative:
         options[COMPARATIVE] = against
     if schema.wants(task.function, "folder"):
         options["folder"] = task.folder
     begun = time.monotonic()
-    asked = digest_of([(s.id, s.input, s.target, s.row) for s in task.samples or ()])
+    asked = asked_digest(task.samples or ())
     scores: list[Score] = []
 
     def result(rows: Sequence[Sample]) -> Result:
@@ -61,12 +61,26 @@ def evaluate(
     progress(Progress(what, 0, len(samples)))
     done = 0
     for rows in chunks(samples, STEP if enough else CHUNK):
-        scores += _unique(task.function(subject, rows, **options), {s.id for s in rows})
+        scores += _unique(task.function(subject, isolated(rows), **options), {s.id for s in rows})
         done += len(rows)
         progress(Progress(what, done, len(samples)))
         if enough and done < len(samples) and enough(result(samples[:done])):
             break
     return result(samples[:done])
+
+
+def asked_digest(samples: Sequence[Sample]) -> str:
+    """Return one sha256 for what is asked: ids, inputs, targets and rows, in their order."""
+    return digest_of([(s.id, s.input, s.target, s.row) for s in samples])
+
+
+def kept(score: Score) -> Score:
+    """Return a score as it is judged: plain numbers and texts that its evaluator holds no more.
+
+    Raises TypeError or ValueError where a value or a weight is no number.
+    """
+    values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
+    return replace(plain(Score, score), values=values, weights=weights, weight=float(score.weight))
 
 
 def standard_errors(task: Task, result: Result) -> dict[str, float]:
@@ -108,5 +122,5 @@ def _unique(scores: Any, wanted: set[str]) -> list[Score]:
             raise ValueError(f'the evaluator scored "{score.id}", which is none of the rows it was given')
         if score.id in found:
             raise ValueError(f'the evaluator scored "{score.id}" twice')
-        found[score.id] = score
+        found[score.id] = kept(score)
     return list(found.values())

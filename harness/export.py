@@ -15,6 +15,7 @@ from harness.copies import copy_files, parent_reasons
 from harness.errors import Finding, UsageError
 from harness.evidence import digest_of, file_digest, file_digests, root_digest, template_digest, walk, weights_digest
 from harness.gate import Verdict, ships
+from harness.isolate import isolated
 from harness.paths import folder_in_place, write_text
 from harness.released import keep_first
 from harness.report import Exported, Run, dumps, to_json
@@ -56,7 +57,12 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
                 copy_files(Path(ref.path), model)
             else:
                 facts = run.facts.setdefault(f"export to {declared.to}", {}) if wants(exporter, "facts") else None
-                exporter(ref, model, **declared.options, **({} if facts is None else {"facts": facts}))
+                exporter(
+                    isolated(ref),
+                    model,
+                    **isolated(dict(declared.options)),
+                    **({} if facts is None else {"facts": facts}),
+                )
             _compare(declared, ref, model, run)
             _write_evidence(plan, declared, ref, run, work)
         if anchored:

@@ -157,7 +157,7 @@ class Verdict:
     of the baseline for a relative margin. With several slices they are the `driver`'s. `won` and `lost` are the
     rows that changed, the largest change first. `attempt` counts the candidates this question was put to. Of a
     gate with `clean_only`, `left_out` counts the rows it was judged without, `whole` and `whole_baseline` are the
-    values with them.
+    values with them. It `decides` unless it is about a candidate that no export ships, by a gate that does not name it.
     """
 
     gate: str
@@ -192,16 +192,22 @@ class Verdict:
     whole: float | None = None
     whole_baseline: float | None = None
     waiver: Waiver | None = None
+    decides: bool = True
 
     @property
     def waived(self) -> bool:
-        """Say whether a waiver in force covers what is not a PASS."""
+        """Return whether a waiver in force covers what is not a PASS."""
         return self.waiver is not None and self.outcome is not Outcome.PASS
 
     @property
-    def holds_up(self) -> bool:
-        """Say whether the candidate may not ship because of it."""
+    def missed(self) -> bool:
+        """Return whether a gate that blocks did not pass and is not waived."""
         return self.blocking and self.outcome is not Outcome.PASS and not self.waived
+
+    @property
+    def holds_up(self) -> bool:
+        """Return whether something may not ship because of it."""
+        return self.missed and self.decides
 
 
 def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:

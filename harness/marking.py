@@ -13,7 +13,8 @@ from typing import Any
 
 from harness import schema
 from harness.collect import Task
-from harness.evidence import digest_of
+from harness.evaluate import asked_digest, kept
+from harness.isolate import isolated, plain
 from harness.responses import Responses
 from harness.result import Caveat, Result, Score
 from harness.subject import Progress, Subject, chunks
@@ -51,7 +52,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         answers = subject.generate([s.input for s in rows], **how)
         scores += [Score(s.id, {}, answer=a) for s, a in zip(rows, answers, strict=True)]
-    asked = digest_of([(s.id, s.input, s.target, s.row) for s in samples])
+    asked = asked_digest(samples)
     seconds = time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)
 
@@ -64,18 +65,19 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
     """
     samples, begun = task.samples or (), time.monotonic()
     theirs = _answers(task, baseline) if baseline else None
-    marked = task.function(samples, _answers(task, answered), theirs, marking=marking, **task.spec.options)
+    options = isolated(dict(task.spec.options))
+    marked = task.function(isolated(samples), _answers(task, answered), theirs, marking=marking, **options)
     scores: dict[str, Score] = {}
     caveats: list[Caveat] = []
     for found in marked:
         if isinstance(found, Caveat):
-            caveats.append(found)
+            caveats.append(plain(Caveat, found))
         elif not isinstance(found, Score):
             raise ValueError(f"the evaluator yielded {type(found).__name__}, want Score or Caveat")
         elif found.id in scores:
             raise ValueError(f'the evaluator scored "{found.id}" twice')
         else:
-            scores[found.id] = found
+            scores[found.id] = kept(found)
     if strange := scores.keys() - {s.id for s in samples}:
         raise ValueError(f'the evaluator scored "{min(strange)}", which is none of the rows it was given')
     if baseline and baseline.digest == answered.digest:

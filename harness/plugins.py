@@ -16,7 +16,7 @@ from typing import Any
 import pluggy
 
 from harness import hookspec
-from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 
 GROUP = "harness"
 HARNESSFILE = "harnessfile.py"
@@ -115,7 +115,7 @@ def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any])
         plugin = load()
     except SyntaxError as error:
         raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}; the plugin cannot be loaded") from None
-    except Exception as error:
+    except RAISES as error:
         raise UsageError(f'plugin "{name}": cannot be imported: {type(error).__name__}: {error}') from error
     try:
         manager.register(plugin, name)

@@ -142,7 +142,7 @@ class Run:
             return ExitCode.NOTHING_GATED
         if held or any(r.outcome == "error" for r in self.reports):
             return ExitCode.INCONCLUSIVE
-        whole = len(self.verdicts) == self.gates and any(v.blocking for v in self.verdicts)
+        whole = len(self.verdicts) == self.gates and any(v.blocking and v.decides for v in self.verdicts)
         return ExitCode.OK if whole and not self.selecting else ExitCode.INCONCLUSIVE
 
 

@@ -19,11 +19,12 @@ from harness import check, clean, copies, fewshot, marking, preflight, schema, s
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
-from harness.errors import ExitCode, Finding, UsageError, disk_full
-from harness.evaluate import evaluate, sliced, standard_errors
+from harness.errors import RAISES, ExitCode, Finding, UsageError, disk_full
+from harness.evaluate import asked_digest, evaluate, sliced, standard_errors
 from harness.evidence import digest_of, weights_digest
 from harness.export import export
 from harness.gate import Outcome
+from harness.isolate import isolated
 from harness.ledger import Ledger, attempts_said
 from harness.lock import lock
 from harness.paths import cache_dir, folder_in_place, read_facts, write_text
@@ -168,7 +169,7 @@ class Runner:
         self.refs: dict[str, ModelRef] = {}
         self.unmade: dict[str, str] = {}  # copies that there are none of, and why
         self.choice: list[str] = []
-        self.answers: dict[tuple[str, str], Result | Exception] = {}  # of evaluations that are marked later
+        self.answers: dict[tuple[str, str], Result | BaseException] = {}  # of evaluations that are marked later
         self.asked: dict[tuple[str, str], tuple[int, int]] = {}  # for them: requests, and those remembered
         self.kept = {} if kept is None else kept  # by evaluation: what its marker keeps, perhaps over several runs
         started = datetime.now(UTC)
@@ -194,12 +195,13 @@ class Runner:
             versions=versions(),
         )
         self.started = started
+        self.locked: dict[str, str] = {}  # what each evaluation asks, as it stood before there was a candidate
         self.checks = _checks(plan, options)
-        self.progress = lambda p: self.hook.harness_progress(progress=p)
+        self.progress = lambda p: self.hook.harness_progress(progress=isolated(p))
 
     def go(self, impostor: Callable[[ModelRef], Impostor] | None = None) -> Run:
         """Run the plan; what `impostor` makes of the base takes the candidate's place, and nothing is trained."""
-        self.hook.harness_run_start(run=self.run)
+        self.tell("harness_run_start")
         with self.stage("preflight", "configuration, tokenizer, lengths"), _needs(self.plan):
             self.plan, self.ready = preflight.check(self.plan, self.options.limit, remembers=self.options.cache)
             self.settlement.plan = self.plan
@@ -227,7 +229,7 @@ class Runner:
             self.run.problem, self.run.exit_code = str(error), ExitCode.USAGE
         except Finding as error:
             self.run.problem, self.run.exit_code = str(error), ExitCode.FAILED
-        except Exception as error:
+        except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
             if full := disk_full(error):
                 self.run.problem, self.run.exit_code = full, ExitCode.USAGE
             else:
@@ -238,6 +240,7 @@ class Runner:
 
     def lock(self) -> None:
         """Write down what the suite comes to, before there is a candidate to please."""
+        self.locked = {name: asked_digest(t.samples) for name, t in self.plan.tasks.items() if t.samples is not None}
         write_text(self.folder.path / LOCK, dumps(lock(self.plan, self.run, self.settlement.leaks)))
 
     def conclude(self) -> None:
@@ -262,11 +265,23 @@ class Runner:
         self.folder.finish(self.run)
         if self.options.junit_xml:
             write_text(self.options.junit_xml, junit(self.run))
-        self.hook.harness_run_finish(run=self.run)
+        self.tell("harness_run_finish")
+
+    def tell(self, hook: str, **records: Any) -> None:
+        """Call a hook that watches; it gets copies, for what a listener writes must decide nothing."""
+        getattr(self.hook, hook)(run=isolated(self.run), **isolated(records))
+
+    def reported(self, report: Report) -> None:
+        self.run.reports.append(report)
+        self.tell("harness_report", report=report)
+
+    def flagged(self, flag: check.Flag) -> None:
+        self.run.flags.append(flag)
+        self.tell("harness_flag", flag=flag)
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
-        self.hook.harness_stage(run=self.run, stage=name, detail=detail)
+        self.tell("harness_stage", stage=name, detail=detail)
         begun = time.monotonic()
         try:
             yield
@@ -283,7 +298,7 @@ class Runner:
         if not wanted:
             return
         if self.impostor:
-            self.candidate(*self.impostor)
+            self.gated(*self.impostor)
             return
         if self.suite.candidate and self.suite.candidate.merged:
             candidate = self.ready.candidate
@@ -326,8 +341,7 @@ class Runner:
         why = {**self.ready.lacking, **self.unmade}
         for item in items:
             report = Report(item.id, item.subject, item.eval, "skipped", error=why[item.subject])
-            self.run.reports.append(report)
-            self.hook.harness_report(run=self.run, report=report)
+            self.reported(report)
 
     def measure_baseline(self, items: Sequence[Item], subject: Subject | None) -> None:
         """Evaluate baselines; answers that are to be marked wait until there is no subject."""
@@ -344,7 +358,7 @@ class Runner:
     def adapter_and_merged(self, wanted: set[str]) -> None:
         adapter = self.swept() if self.suite.sweep else self.adapter_and_look()
         if "adapter" in wanted:
-            self.candidate(adapter)
+            self.gated(adapter)
         parents = wanted | {e.from_ for e in self.suite.copies.values() if e.name in wanted}
         if self.suite.choose and "merged" in parents:
             self.with_copies(self.chosen({v: self.merge_and_look(adapter, v) for v in self.suite.merges}), wanted)
@@ -370,14 +384,14 @@ class Runner:
             self.plan, self.suite, self.ready = plan, plan.suite, replace(self.ready, adapter=made)
             what = f"{sweep.key} = {schema.show(value)}"
             number = f"trial {len(climb.swept.trials) + 1} of at most {len(values)}"
-            self.hook.harness_stage(run=self.run, stage="sweep", detail=f"{what}, {number}")
+            self.tell("harness_stage", stage="sweep", detail=f"{what}, {number}")
             before = self.run.stages.get("train", 0.0)
             adapter = self.adapter_and_look()
             facts, took = self.run.facts["training"], self.run.stages["train"] - before
             with self.stage("select", f"{by} on {climb.swept.rows} rows"):
                 result = self.on_select(by, adapter, what)
             trial = climb.add(value, result, trained(facts, self.work(), took))
-            self.hook.harness_trial(run=self.run, trial=trial)
+            self.tell("harness_trial", trial=trial)
             if not trial.better:
                 break
             best = adapter, plan, self.ready, facts
@@ -417,11 +431,11 @@ class Runner:
                 self.run.facts["training"] = {"reused": str(out), **read_facts(facts)}
                 return out
             trainer = self.plan.plugins.find("trainer", train.use).function
-            rows, seed = list(self.plan.training), self.suite.about.seed
+            rows, seed = isolated(list(self.plan.training)), self.suite.about.seed
             given: dict[str, Any] = {"flag": self.told} if schema.wants(trainer, "flag") else {}
             given |= {"watch": self.watched} if train.watch else {}
             given |= {"progress": self.progress, "seed": seed}
-            trainer(base, self.ready.adapter, rows, out, **given, **train.options)
+            trainer(isolated(base), self.ready.adapter, rows, out, **given, **isolated(dict(train.options)))
             self.run.facts["training"] = read_facts(facts)
         return out
 
@@ -468,17 +482,11 @@ class Runner:
             raise Finding(f"{by} of {what} is not a finite number on every row")
         return result
 
-    def candidate(self, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None) -> None:
-        """Evaluate a candidate and gate it; a blocking failure ends the run."""
-        self.gated(ref, disguise)
-        if any(v.outcome is Outcome.FAIL and v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
-            raise _Stop
-
     def with_copies(self, ref: ModelRef, wanted: set[str]) -> None:
         """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
         self.run.digests[ref.name], self.refs[ref.name] = ref.digest, ref
         if ref.name in wanted:
-            self.candidate(ref)
+            self.gated(ref)
         for declared in (e for e in self.suite.copies.values() if e.from_ == ref.name and e.name in wanted):
             if any(v.holds_up and v.candidate == ref.name for v in self.run.verdicts):
                 self.unmade[declared.name] = f"{ref.name} did not pass its gates"
@@ -488,7 +496,7 @@ class Runner:
                 self.gated(self.copy(ref, declared))
             except _Stop:
                 raise
-            except Exception as error:
+            except RAISES as error:
                 if disk_full(error):
                     raise
                 self.not_made(declared, error)
@@ -502,7 +510,7 @@ class Runner:
             self.run.facts[declared.name] = copies.facts_of(out)
             return ref
 
-    def not_made(self, declared: Export, error: Exception) -> None:
+    def not_made(self, declared: Export, error: BaseException) -> None:
         """Report a copy that could not be made or loaded: its gates are ERROR, and other candidates go on."""
         told = isinstance(error, (UsageError, Finding))
         why = f"{declared.where}: {error if told else f'{type(error).__name__}: {error}'}"
@@ -512,8 +520,7 @@ class Runner:
         for item in (i for i in self.plan.items if i.subject == declared.name and i.id not in reached):
             verdicts = self.settlement.after(item)
             report = Report(item.id, item.subject, item.eval, "error", verdicts=verdicts, error=why, traceback=trace)
-            self.run.reports.append(report)
-            self.hook.harness_report(run=self.run, report=report)
+            self.reported(report)
             self.enough()
 
     def gated(self, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None) -> None:
@@ -573,8 +580,7 @@ class Runner:
         """Tell what checks found; an error ends the run."""
         for one in found:
             if one not in self.run.flags:
-                self.run.flags.append(one)
-                self.hook.harness_flag(run=self.run, flag=one)
+                self.flagged(one)
         errors = [one.code for one in found if one.counts]
         if errors:
             first = errors[0]
@@ -610,8 +616,16 @@ class Runner:
             if self.options.limit:
                 why.append(f"--limit {self.options.limit}: some of the rows prove nothing about the rest")
             why += [self.unmade[declared.name]] if declared.name in self.unmade else []
+            why += self.moved()
             ref = self.refs.get(declared.candidate)
             self.run.exports.append(export(self.plan, declared, ref, self.run, why))
+
+    def moved(self) -> list[str]:
+        """Return a reason for every evaluation that was judged on other rows than were locked."""
+        odd = {name for (_, name), result in self.results.items() if result.rows != self.locked.get(name)}
+        return [
+            f'"{name}" was judged on other rows than were locked before there was a candidate' for name in sorted(odd)
+        ]
 
     # -- one item ----------------------------------------------------------------------------------
 
@@ -623,14 +637,14 @@ class Runner:
         before = tally(subject)
         try:
             result = self.scores(item, subject, against)
-        except Exception as error:
+        except RAISES as error:
             if error is self.models.broken:
                 raise  # no other evaluation could load it either
             report = self.failed(item, error, time.monotonic() - begun)
         else:
             self.results[item.subject, item.eval] = result
             remarks = getattr(task.function, "remarks", None)
-            for line in remarks(result.scores) if remarks else ():
+            for line in remarks(isolated(result.scores)) if remarks else ():
                 self.run.warnings.append(f"{item.subject}::{item.eval}: {line}")
             self.folder.add(result, task.samples, list(result.metrics))
             asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
@@ -638,8 +652,7 @@ class Runner:
             report = replace(self.done(item, task, result), asked=asked, remembered=found)
             self.results_of(item, task, result)
         self.run.warnings += self.models.notes()
-        self.run.reports.append(report)
-        self.hook.harness_report(run=self.run, report=report)
+        self.reported(report)
         self.enough()
         return report
 
@@ -649,7 +662,7 @@ class Runner:
         asked, found = tally(subject)
         try:
             self.answers[key] = marking.answer(task, item.subject, self.prompted(item, subject), self.progress)
-        except Exception as error:
+        except RAISES as error:
             if error is self.models.broken:
                 raise
             self.answers[key] = error
@@ -669,9 +682,9 @@ class Runner:
             why = self.ready.lacking.get(against, f'"{against}" was not asked')
             raise UsageError(f"there is nothing to compare with: {why}")
         for found in (answered, baseline):
-            if isinstance(found, Exception):
+            if isinstance(found, BaseException):
                 raise found
-        assert isinstance(answered, Result) and not isinstance(baseline, Exception)
+        assert isinstance(answered, Result) and not isinstance(baseline, BaseException)
         if baseline is answered:
             return answered
         return marking.mark(task, answered, baseline, self.terms(item))
@@ -702,8 +715,7 @@ class Runner:
         if item.subject not in self.plan.candidates:
             found = [replace(one, severity="note") for one in found]
         for one in found:
-            self.run.flags.append(one)
-            self.hook.harness_flag(run=self.run, flag=one)
+            self.flagged(one)
 
     def done(self, item: Item, task: Task, result: Result) -> Report:
         assert task.samples is not None
@@ -725,7 +737,7 @@ class Runner:
             caveats=tuple(c.text for c in result.caveats),
         )
 
-    def failed(self, item: Item, error: Exception, seconds: float) -> Report:
+    def failed(self, item: Item, error: BaseException, seconds: float) -> Report:
         """Report an evaluation that raised; what the user or the model did wrong needs no traceback."""
         told = isinstance(error, (UsageError, Finding))  # these say all there is to know
         where = self.plan.tasks[item.eval].spec.where
@@ -737,9 +749,10 @@ class Runner:
         )
 
     def enough(self) -> None:
-        """Stop at `-x` or `--maxfail`."""
+        """Stop at `-x` or `--maxfail`: then a failure counts also where it is of a candidate that no export ships."""
         if self.options.maxfail and sum(map(select.failed, self.run.reports)) >= self.options.maxfail:
-            raise _Stop
+            refuted = any(v.missed and v.outcome is Outcome.FAIL for v in self.run.verdicts)
+            raise _Stop(*((ExitCode.FAILED,) if refuted else ()))
 
     def rehearse(self, task: Task, subject: Subject) -> None:
         """Run an evaluation that compares on two rows of the base against itself: crashes come before training."""
@@ -748,7 +761,7 @@ class Runner:
         model = awake(subject) if task.uncached else subject
         try:
             evaluate(short, "base", model, model, self.progress)
-        except Exception as error:
+        except RAISES as error:
             if error is self.models.broken:
                 raise
             self.crashed(task, error)
@@ -762,16 +775,15 @@ class Runner:
                 answered = marking.answer(short, "base", subject, self.progress)
             rehearsal = self.terms(Item(self.suite.path.name, "base", task.spec.name), rehearsal=True)
             marking.mark(short, answered, answered if task.marks == "pairs" else None, rehearsal)
-        except Exception as error:
+        except RAISES as error:
             if error is self.models.broken:
                 raise
             self.crashed(task, error)
 
-    def crashed(self, task: Task, error: Exception) -> None:
+    def crashed(self, task: Task, error: BaseException) -> None:
         """Report a rehearsal that raised, and end the run."""
         report = self.failed(Item(self.suite.path.name, "base", task.spec.name), error, 0.0)
-        self.run.reports.append(report)
-        self.hook.harness_report(run=self.run, report=report)
+        self.reported(report)
         raise _Stop(ExitCode.USAGE) from None
 
     def skip_the_rest(self) -> None:
@@ -798,12 +810,12 @@ class Runner:
         """Yield a subject per ref; the models are loaded when something is asked that is not remembered."""
         model = model or self.suite.model
         loader = self.plan.plugins.find("loader", model.use).function
-        self.models = models = Models(partial(copies.load_each, loader, refs))
+        self.models = models = Models(partial(copies.load_each, loader, isolated(list(refs))))
         identify = getattr(loader, "identity", None) if self.responses else None
         try:
             subjects: list[Subject] = []
             for i, ref in enumerate(refs):
-                identity = identify(ref, **ref.options) if identify else None
+                identity = identify(isolated(ref), **ref.options) if identify else None
                 if identity is None or self.responses is None:
                     subjects.append(models[i])
                 else:

@@ -33,13 +33,13 @@ def select(plan: Plan, keyword: str, last: Path | None) -> Plan:
 
 def failed(report: Report) -> bool:
     """Say whether an item could not be evaluated, or a blocking gate on it did not pass."""
-    return report.outcome == "error" or any(v.holds_up for v in report.verdicts)
+    return report.outcome == "error" or any(v.missed for v in report.verdicts)
 
 
 def _missed(run: Run, verdict: Verdict) -> bool:
     """Say whether a verdict, or that of the `any_of` it stands in, keeps the candidate from shipping."""
     group = (v for v in run.verdicts if v.gate == verdict.group and v.candidate == verdict.candidate)
-    return verdict.holds_up or any(v.holds_up for v in group)
+    return verdict.missed or any(v.missed for v in group)
 
 
 def _needed(plan: Plan, item: Item) -> list[str]:

@@ -158,7 +158,7 @@ def _impostors(plan: Plan, folder: Path) -> dict[str, tuple[str, Make]]:
     found: dict[str, tuple[str, Make]] = {ITSELF: ("The base passed off as the candidate.", itself)}
     saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
-        found[label] = (_first_line(saboteur), _maker(plan, saboteur, folder / label.replace(" ", "-")))
+        found[label] = (_first_line(saboteur), _maker(plan, label, saboteur, folder / label.replace(" ", "-")))
     for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
         found[label] = (_first_line(disguise), partial(_disguised, name, disguise))
     return found
@@ -235,13 +235,16 @@ class _NotMade(Exception):
     """A saboteur has nothing to say to this base."""
 
 
-def _maker(plan: Plan, saboteur: Callable[..., Any], out: Path) -> Make:
+def _maker(plan: Plan, label: str, saboteur: Callable[..., Any], out: Path) -> Make:
     def make(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
         out.mkdir()
+        before = weights_digest(Path(base.path))
         try:
             saboteur(Path(base.path), out, seed=plan.suite.about.seed)
         except UsageError as error:
             raise _NotMade(str(error)) from None
+        if weights_digest(Path(base.path)) != before:
+            raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
         name = plan.candidates[0]
         if (out / "adapter_config.json").is_file():
             return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None

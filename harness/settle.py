@@ -154,6 +154,7 @@ class Settlement:
 
     def say(self, verdict: Verdict) -> None:
         gate = self.gates[verdict.gate]
+        verdict = replace(verdict, decides=self.plan.decides(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = in_force(self.waivers, gate, self.today)
             void = [w.void(gate, self.today) for w in self.waivers if w.gate == gate.id and not waiver]

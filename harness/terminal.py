@@ -363,7 +363,9 @@ def title(v: Verdict) -> str:
     """Name a verdict's gate, and say when it does not block by itself."""
     if v.group:
         return f'{v.gate} (one of "{v.group}")'
-    return v.gate if v.blocking else f"{v.gate} (warn)"
+    if not v.blocking:
+        return f"{v.gate} (warn)"
+    return v.gate if v.decides else f"{v.gate} (not what ships)"
 
 
 def reasons(verdicts: Sequence[Verdict]) -> list[str]:

@@ -144,7 +144,7 @@ def test_long_reason_is_said_once_where_several_gates_share_it(suite: Project) -
     text += '\n[[gate]]\nid = "ceiling"\nmetric = "qa.wins"\nmax = 1.0\nseverity = "warn"\n'
     lines = suite.write({"suite.toml": text}).run().out.splitlines()
     assert sum("the judge was at the sherry" in line for line in lines) == 4
-    assert "ERROR adapter: floor: the judge was at the sherry" in lines
+    assert "ERROR adapter: floor (not what ships): the judge was at the sherry" in lines
     others = [line for line in lines if line.startswith("ERROR")][1:]
     shared = ("adapter: ceiling (warn)", "merged: floor", "merged: ceiling (warn)")
     assert others == [f"ERROR {v}: for the same reason" for v in shared]

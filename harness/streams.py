@@ -1,0 +1,50 @@
+"""Standard output whose reader may go away, as `head` does: the verdict and its exit code do not go with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Outliving:
+    """A text stream that writes into nothing once its reader is gone, and spells out what it cannot encode."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write a text, or nothing where nobody reads; return its length."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._try(self._stream.flush)
+
+    def _try(self, call: Any) -> None:
+        try:
+            call()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def outliving_their_reader() -> Iterator[None]:
+    """Let stdout and stderr outlive their readers while a command runs."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Outliving(sys.stdout), Outliving(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = before
