@@ -3,7 +3,8 @@
 A hook is `harness_` + a noun for what a plugin provides (return a dict of name -> callable), or
 `harness_` + an event for what it watches. One table of a suite is one callable, and the callable's
 keyword-only parameters are that table's options: names, types and defaults are read from the
-signature. No hook can open a gate: none filters items, none returns a verdict.
+signature. No hook can open a gate: none filters items, none returns a verdict, and every record, row or option
+that a plugin is given is a copy, so that what it writes there reaches no decision.
 """
 
 from __future__ import annotations
