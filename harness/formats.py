@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any
 
-from harness.evidence import open_file, read_safetensors, walk
+from harness.evidence import open_file, read_safetensors, template_digest, walk
 from harness.gguf import read_gguf
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
@@ -229,6 +229,10 @@ def check_candidate(model: Path) -> None:
         if not name.endswith(weights):
             _check_text(name, model / name)
     check_indexes(model)
+    try:
+        template_digest(model)
+    except ValueError as error:
+        raise Unsafe(str(error)) from None
 
 
 def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
