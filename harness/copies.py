@@ -23,11 +23,12 @@ from harness.gate import PARENT, Gate, Verdict, grouped, ships
 from harness.isolate import isolated
 from harness.paths import folder_in_place, read_facts
 from harness.plugins import Plugins
+from harness.seal import sealed
 from harness.subject import ModelRef, Subject
 from harness.suite import RELEASES, Export, Suite, is_reserved
 
 CONVERTS = "converts"  # the attribute by which an exporter says that it makes other weights
-OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
+OURS = formats.OURS
 NOTE = f"{OURS}copy.json"  # an exporter's facts about a copy, for the report
 Loader = Callable[..., AbstractContextManager[list[Subject]]]
 
@@ -117,18 +118,16 @@ def make(
 
     Raises Finding when what was written has no weights or its parent's, another chat template, or may not be deployed.
     """
-    if folder.is_dir():
-        digest = weights_digest(folder)
-    else:
+    if not folder.is_dir():
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}
         with folder_in_place(folder) as work:
             exporter(isolated(parent), work, **isolated(dict(declared.options)), **told)
-            if (digest := _weights(work)) == parent.digest:
+            if _weights(work) == parent.digest:
                 raise Finding(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
                 raise Finding(f'has another chat template than "{parent.name}"')
             _deployable(work)
-    return ModelRef(declared.name, str(folder), digest, options=opened(declared, parent, exporter))
+    return sealed(ModelRef(declared.name, str(folder), options=opened(declared, parent, exporter)))
 
 
 def _weights(folder: Path) -> str:
@@ -179,13 +178,14 @@ def parent_reasons(suite: Suite, declared: Export, verdicts: Iterable[Verdict]) 
 
 
 def copy_files(folder: Path, to: Path) -> None:
-    """Copy a model as it is, but for our own notes on how it was made."""
-    for path in sorted(folder.rglob("*")):
-        place = to / path.relative_to(folder)
-        if path.is_dir():
-            place.mkdir()
-        elif not path.name.startswith(OURS):
-            shutil.copyfile(path, place)
+    """Copy all that may ship of a model's folder; raises Finding at a link that leads elsewhere."""
+    try:
+        names = formats.shipping(folder)
+    except formats.Unsafe as error:
+        raise Finding(f'"{folder}": {error}') from None
+    for name in names:
+        (to / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, to / name)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from harness.gguf import TEMPLATE, gguf_of, read_gguf
+from harness.gguf import SUFFIX, TEMPLATE, gguf_of, read_gguf
 
 CHUNK = 1 << 20  # bytes hashed at a time
+MOST_THREADS = 4  # that hash files, each one at a time
+WEIGHTS = "tensors 2"  # of the weights digest: raised when the same tensors would have another one
 LONGEST_HEADER = 100_000_000  # bytes, what the safetensors library itself accepts
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
 BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
@@ -30,10 +33,19 @@ class Safetensors:
     metadata: Mapping[str, str]
 
 
-def weights_digest(folder: Path) -> str:
-    """Return the sha256 of the tensors in a folder's *.safetensors, or of its one GGUF file, 64 hex digits.
+@dataclass(frozen=True)
+class Hashed:
+    """A file that was read once: its size in bytes, its sha256, and of safetensors (name, dtype, shape, sha256)."""
 
-    Hashed are each tensor's name, dtype, shape and bytes in order of names, so the digest does not depend
+    size: int
+    sha256: str
+    tensors: tuple[tuple[str, str, tuple[int, ...], str], ...] = ()
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the digest of the tensors in a folder's *.safetensors, or of its one GGUF file, 64 hex digits.
+
+    Hashed are each tensor's name, dtype, shape and sha256 in order of names, so the digest does not depend
     on how the tensors are spread over files nor on metadata. A GGUF file is hashed whole: its metadata says how to
     compute with the tensors. Raises ValueError when there is no tensor, when a file is not what its name says or is
     cut short, when two files hold a tensor of one name, or when there are weights of both kinds.
@@ -41,21 +53,30 @@ def weights_digest(folder: Path) -> str:
     if single := gguf_of(folder):
         read_gguf(single)
         return file_digest(single.resolve())
-    tensors: dict[str, tuple[Path, int, dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        about = read_safetensors(path)
-        for name, entry in about.tensors.items():
-            if name in tensors:
-                raise ValueError(f'{path}: tensor "{name}" is also in {tensors[name][0].name}')
-            tensors[name] = (path, about.start, entry)
+    files = {p.name: hash_file(p, follow=True, whole=False) for p in sorted(folder.glob("*.safetensors"))}
+    try:
+        return weights_of(files)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def weights_of(files: Mapping[str, Hashed]) -> str:
+    """Return the weights digest of a folder of whose files, by name, all were read; raises ValueError as it does."""
+    names = sorted(name for name in files if "/" not in name)
+    single = [name for name in names if name.endswith(SUFFIX)]
+    tensors: dict[str, tuple[Any, ...]] = {}
+    for file in (name for name in names if name.endswith(".safetensors")):
+        for entry in files[file].tensors:
+            if entry[0] in tensors:
+                raise ValueError(f'{file}: tensor "{entry[0]}" is also in another file')
+            tensors[entry[0]] = entry
+    if len(single) > 1 or (single and tensors):
+        raise ValueError(f"holds {', '.join(single)} and other weights; which are meant?")
+    if single:
+        return files[single[0]].sha256
     if not tensors:
-        raise ValueError(f"{folder}: holds no tensor in *.safetensors")
-    total = hashlib.sha256()
-    for name, (path, start, entry) in sorted(tensors.items()):
-        total.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
-        begin, end = entry["data_offsets"]
-        _hash_range(total, path, start + begin, end - begin)
-    return total.hexdigest()
+        raise ValueError("holds no tensor in *.safetensors")
+    return digest_of([WEIGHTS, [tensors[name] for name in sorted(tensors)]])
 
 
 def digest_of(value: Any) -> str:
@@ -73,17 +94,87 @@ def code_digest(file: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a regular file, 64 hex digits; raises OSError when it is a link or anything else."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(handle, "rb", buffering=0) as f:
+    with open_file(path) as f:
+        return _pass(f, path, None).sha256
+
+
+def hash_file(path: Path, *, follow: bool = False, whole: bool = True) -> Hashed:
+    """Read a regular file once, and return all that is asked of its bytes; without `whole`, only of its tensors.
+
+    A link is followed only where told so. Raises OSError when it is anything else or changes meanwhile, ValueError when
+    it is named .safetensors and is none.
+    """
+    with open_file(path, follow=follow) as f:
+        parts = _Parts(_header(f, path)) if path.suffix == ".safetensors" else None
+        return _pass(f, path, parts, whole)
+
+
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
+    """Read files of a folder once each, several at a time, never through a link; raises as `hash_file` does."""
+    from concurrent.futures import ThreadPoolExecutor  # hashing lets other threads run
+
+    names = list(names)
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(lambda name: hash_file(folder / name), names), strict=True))
+
+
+def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
+    """Open a regular file to read it once; raises OSError at anything else, which is not waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    handle = os.open(path, flags)
+    try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(f"{path} is no file")
+            raise OSError(errno.EINVAL, f"{path} is no file", str(path))
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        total, buffer = hashlib.sha256(), bytearray(CHUNK)
-        view = memoryview(buffer)
-        while count := f.readinto(buffer):
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
+    before, at = os.fstat(f.fileno()), 0
+    total, buffer = hashlib.sha256(), bytearray(CHUNK)
+    view = memoryview(buffer)
+    f.seek(0)
+    while count := f.readinto(buffer):  # type: ignore[attr-defined]
+        if whole:
             total.update(view[:count])
-    return total.hexdigest()
+        if parts:
+            parts.update(at, view[:count])
+        at += count
+    after = os.fstat(f.fileno())
+    if (before.st_size, before.st_mtime_ns) != (at, after.st_mtime_ns):
+        raise OSError(errno.EIO, "changed while it was read", str(path))
+    return Hashed(at, total.hexdigest() if whole else "", tuple(parts.found) if parts else ())
+
+
+class _Parts:
+    """Hashes the tensors of a safetensors file while its bytes go by, in the order they lie in."""
+
+    def __init__(self, about: Safetensors) -> None:
+        def place(name: str) -> tuple[int, int]:
+            begin, end = about.tensors[name]["data_offsets"]
+            return about.start + begin, about.start + end
+
+        self.todo = sorted(((*place(name), name) for name in about.tensors), reverse=True)
+        self.about, self.total = about, hashlib.sha256()
+        self.found: list[tuple[str, str, tuple[int, ...], str]] = []
+
+    def update(self, at: int, block: memoryview) -> None:
+        """Take the bytes of the file from `at` on."""
+        until = at + len(block)
+        while self.todo:
+            begin, end, name = self.todo[-1]
+            if begin < until and end > at:
+                self.total.update(block[max(begin, at) - at : min(end, until) - at])
+            if end > until:
+                return
+            entry = self.about.tensors[name]
+            self.found.append((name, entry["dtype"], tuple(entry["shape"]), self.total.hexdigest()))
+            self.total = hashlib.sha256()
+            self.todo.pop()
 
 
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
@@ -172,21 +263,25 @@ def read_safetensors(path: Path) -> Safetensors:
 
     Format: eight bytes, the length of a JSON object {tensor: {"dtype", "shape", "data_offsets"}}, the object, the data.
     """
-    with path.open("rb") as f:
-        size = os.fstat(f.fileno()).st_size
-        head = f.read(8)
-        length = int.from_bytes(head, "little") if len(head) == 8 else size
-        if 8 + length > size:
-            raise ValueError(f"{path}: is no safetensors file, or is cut short")
-        if not 0 < length <= LONGEST_HEADER:
-            raise ValueError(f"{path}: is no safetensors file: a header of {length} bytes")
-        try:
-            header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
-        except RecursionError:
-            raise ValueError(f"{path}: is no safetensors file: its header is nested too deeply") from None
-        except ValueError as error:
-            why = str(error) if "twice" in str(error) else "its header is not JSON"
-            raise ValueError(f"{path}: is no safetensors file: {why}") from None
+    with open_file(path, follow=True) as f:
+        return _header(f, path)
+
+
+def _header(f: IO[bytes], path: Path) -> Safetensors:
+    size = os.fstat(f.fileno()).st_size
+    head = f.read(8)
+    length = int.from_bytes(head, "little") if len(head) == 8 else size
+    if 8 + length > size:
+        raise ValueError(f"{path}: is no safetensors file, or is cut short")
+    if not 0 < length <= LONGEST_HEADER:
+        raise ValueError(f"{path}: is no safetensors file: a header of {length} bytes")
+    try:
+        header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
+    except RecursionError:
+        raise ValueError(f"{path}: is no safetensors file: its header is nested too deeply") from None
+    except ValueError as error:
+        why = str(error) if "twice" in str(error) else "its header is not JSON"
+        raise ValueError(f"{path}: is no safetensors file: {why}") from None
     metadata = header.pop("__metadata__", None) or {} if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError(f"{path}: is no safetensors file: its header is malformed")
@@ -236,14 +331,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
         raise ValueError(f'"{name}" is there twice')
     return found
-
-
-def _hash_range(total: Any, path: Path, start: int, size: int) -> None:
-    with path.open("rb") as f:
-        f.seek(start)
-        while size:
-            block = f.read(min(CHUNK, size))
-            if not block:
-                raise ValueError(f"{path}: is cut short")
-            total.update(block)
-            size -= len(block)

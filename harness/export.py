@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from harness.claims import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST,
 from harness.collect import Plan
 from harness.copies import copy_files, parent_reasons
 from harness.errors import Finding, UsageError
-from harness.evidence import digest_of, file_digest, file_digests, root_digest, template_digest, walk, weights_digest
+from harness.evidence import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
+from harness.formats import LEGAL
 from harness.gate import Verdict, ships
 from harness.isolate import isolated
 from harness.paths import folder_in_place, write_text
@@ -56,15 +58,12 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
             if declared.name:  # the copy lies there as it was evaluated; to make it again would be another one
                 copy_files(Path(ref.path), model)
             else:
-                facts = run.facts.setdefault(f"export to {declared.to}", {}) if wants(exporter, "facts") else None
-                exporter(
-                    isolated(ref),
-                    model,
-                    **isolated(dict(declared.options)),
-                    **({} if facts is None else {"facts": facts}),
-                )
-            _compare(declared, ref, model, run)
-            _write_evidence(plan, declared, ref, run, work)
+                options = isolated(dict(declared.options))
+                if wants(exporter, "facts"):
+                    options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
+                exporter(isolated(ref), model, **options)
+            written = _compare(declared, ref, model, run)
+            _write_evidence(plan, declared, ref, run, work, written)
         if anchored:
             keep_first(to)
     except OSError as error:
@@ -84,31 +83,56 @@ def problem_with(to: Path) -> str:
     return "" if writable(to.parent) else "where no folder can be written"
 
 
-def _compare(declared: Export, ref: ModelRef, model: Path, run: Run) -> None:
-    """Compare what was written with what was gated, tensor by tensor and file by file."""
-    gated = ref.adapter or Path(ref.path)
-    if weights_digest(model) != weights_digest(gated):
-        raise Finding(f'export "{declared.to}": the tensors written are not the ones that were gated')
+def _compare(declared: Export, ref: ModelRef, model: Path, run: Run) -> dict[str, Hashed]:
+    """Compare what was written, tensor by tensor and file by file, with what the folder held when it was opened.
+
+    Returns the digests of what was written. The folder itself may have changed since, so it is not asked.
+    """
+    where, seal = f'export "{declared.to}"', ref.seal
+    if seal is None:
+        raise Finding(f"{where}: {ref.name} lies in no folder, so nothing says which files were gated")
+    try:
+        written = hash_files(model, [name for name, _ in walk(model)])
+        weights = weights_of(written)
+    except ValueError as error:
+        raise Finding(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
+    if weights != seal.weights:
+        raise Finding(f"{where}: the tensors written are not the ones that were gated")
     judged = {v.digest for v in run.verdicts if v.candidate == ref.name and v.digest}
     if judged != {ref.digest}:
-        raise Finding(f'export "{declared.to}": the gates judged other weights than these')
-    before, written = file_digests(gated), file_digests(model)
-    for name, entry in written.items():
-        if name in before and before[name] != entry and not _same_but_place(name, gated, model):
-            raise Finding(f'export "{declared.to}": "{name}" differs from the file that was gated')
-    if template_digest(model) not in (None, template_digest(Path(ref.path))):
-        raise Finding(f'export "{declared.to}": its chat template is not the one that was evaluated')
+        raise Finding(f"{where}: the gates judged other weights than these")
+    for name, hashed in written.items():
+        if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
+            known = name in seal.files
+            raise Finding(f'{where}: "{name}" {"differs from the file" if known else "is not among the files"} gated')
+    if lost := sorted(name for name in seal.files.keys() - written.keys() if not _is_prose(name)):
+        raise Finding(f'{where}: "{lost[0]}" was gated and not written')
+    if template_digest(model) not in (None, seal.template):
+        raise Finding(f"{where}: its chat template is not the one that was evaluated")
+    return written
 
 
-def _same_but_place(name: str, gated: Path, model: Path) -> bool:
-    """Say whether an adapter's configuration differs only in where its base lay."""
-    if name != ADAPTER:
+def _is_prose(name: str) -> bool:
+    """Return whether a file is for people alone; no program computes anything else without it."""
+    return name.endswith(".md") or LEGAL.fullmatch(name) is not None
+
+
+def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
+    """Return whether an adapter's configuration differs from the sealed one only in where its base lay."""
+    if name != ADAPTER or ref.adapter is None or ref.seal is None:
         return False
-    before, after = (json.loads((folder / name).read_text("utf-8")) for folder in (gated, model))
-    return {k: v for k, v in before.items() if k not in PLACES} == {k: v for k, v in after.items() if k not in PLACES}
+    sealed = (ref.adapter / name).read_bytes()
+    if hashlib.sha256(sealed).hexdigest() != ref.seal.files.get(name):
+        return False
+    before, after = (json.loads(text) for text in (sealed, (model / name).read_bytes()))
+    return digest_of({k: v for k, v in before.items() if k not in PLACES}) == digest_of(
+        {k: v for k, v in after.items() if k not in PLACES}
+    )
 
 
-def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path) -> None:
+def _write_evidence(
+    plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path, written: Mapping[str, Hashed]
+) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
     verdicts = [_without_rows(v, private) for v in run.verdicts if v.candidate == declared.candidate]
@@ -120,17 +144,20 @@ def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work:
     write_text(evidence / ITEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _items(run, private)))
     write_text(evidence / REPORT, to_json(_public(run, private)))
     write_text(work / CARD, card.write(plan.suite, declared, ref, run))
-    files = {name: {"size": size, "sha256": file_digest(work / name)} for name, size in walk(work)}
-    model = {n.removeprefix(f"{MODEL}/"): f["sha256"] for n, f in files.items() if n.startswith(f"{MODEL}/")}
+    beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
+    whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
+    files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     about = {
         "format": claims.FORMAT,
         "name": run.suite,
-        "root": root_digest({n: str(d) for n, d in model.items()}),
+        "root": root_digest({name: hashed.sha256 for name, hashed in written.items()}),
         "candidate": declared.candidate,
         "weights": ref.digest,
-        "template": template_digest(Path(ref.path)),
+        "template": ref.seal.template if ref.seal else None,
         "started": run.started,
     }
+    if ref.adapter and ref.seal:
+        about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}
     if declared.name:
         about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
     if run.sweep:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
-import platform
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 CHUNK = 1 << 22  # bytes copied at a time
-OLD = ".old"
+OLD, LOCK = ".old", ".lock"
 
 
 def cache_dir() -> Path:
@@ -27,25 +27,27 @@ def cache_dir() -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is whole or not there: temporary file, fsync, rename."""
+    """Write a file so that it is whole or not there: temporary file, fsync, rename; its mode follows the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as f:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
-        Path(name).replace(path)
+        work.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        work.unlink(missing_ok=True)
         raise
+    _sync(path.parent)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line to a file, in one write and on the disk when it returns. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":  # what a kill cut off must not swallow this line
@@ -88,27 +90,80 @@ def _in_kernel(source: IO[bytes], to: IO[bytes], start: int, size: int) -> int:
 def folder_in_place(final: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `final`; put it in its place when the block ends well, else remove it.
 
-    A folder that was there before stays until the new one is whole, also when the process is killed; what a killed
-    one left behind is removed by the next.
+    All of it is on the disk before it counts. A folder that was there before stays until the new one is whole, also
+    when the process is killed; what a killed one left behind is removed by the next. Raises OSError.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final)
-    work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.{platform.node()}-{os.getpid()}."))
-    old = work.with_name(work.name + OLD)
+    with _claimed(final) as work:
+        old = work.with_name(work.name + OLD)
+        try:
+            work.mkdir()
+            yield work
+            _sync_all(work)
+            if final.exists() and not _exchange(work, final):
+                final.rename(old)
+            if not final.exists():
+                work.rename(final)
+            _sync(final.parent)
+        except BaseException:
+            if old.exists() and not final.exists():
+                old.rename(final)
+            raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _claimed(final: Path) -> Iterator[Path]:
+    """Yield the name of a work folder beside `final`, and hold a lock beside it for as long as it may be there.
+
+    A lock ends with its process, in whichever container or on whichever machine that runs; a process id does not tell.
+    """
+    while True:
+        work = final.with_name(f".{final.name}.{secrets.token_hex(8)}")
+        path = work.with_name(work.name + LOCK)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if _locked(handle) is not False and path.exists():  # else another's sweep came between, and took it
+            break
+        os.close(handle)
     try:
         yield work
-        work.chmod(0o755)
-        if final.exists() and not _exchange(work, final):
-            final.rename(old)
-        if not final.exists():
-            work.rename(final)
-    except BaseException:
-        if old.exists() and not final.exists():
-            old.rename(final)
-        raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool | None:
+    """Take an open file's lock if nobody has it; None where the file system knows no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _sync_all(folder: Path) -> None:
+    """Return when all files and folders under a folder, and the folder, are on the disk."""
+    for here, _, names in os.walk(folder):
+        for name in names:
+            if (path := Path(here, name)).is_file() and not path.is_symlink():
+                _sync(path)
+        _sync(Path(here))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -121,25 +176,24 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sweep(final: Path) -> None:
-    """Remove what processes of this machine left beside a folder that are no more; bring back what they had moved."""
-    mine = re.compile(rf"\.{re.escape(final.name)}\.{re.escape(platform.node())}-(\d+)\.\w+({re.escape(OLD)})?")
-    for path in sorted(final.parent.iterdir()):
-        found = mine.fullmatch(path.name)
-        if found and not _alive(int(found[1])):
-            if found[2] and not final.exists():
-                path.rename(final)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
+    """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
+    mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}{re.escape(LOCK)}")
+    for path in sorted(p for p in final.parent.iterdir() if mine.fullmatch(p.name)):
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except OSError:  # its process has just removed it, or it is another user's
+            continue
+        try:
+            if _locked(handle) and path.exists():
+                work = path.with_name(path.name.removesuffix(LOCK))
+                old = work.with_name(work.name + OLD)
+                if old.exists() and not final.exists():
+                    old.rename(final)
+                shutil.rmtree(work, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
 
 def read_facts(note: Path) -> dict[str, Any]:

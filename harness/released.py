@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import claims
 from harness.errors import UsageError
 from harness.evidence import digest_of, file_digest, file_digests, weights_digest
 from harness.gate import Outcome
@@ -109,6 +110,8 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     released = report.get("suite") if isinstance(report, dict) else None
     if released != suite.name:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
+    if manifest.get("format") != claims.FORMAT:
+        raise UsageError(f"{where}: has evidence of another format than {claims.FORMAT}; export it again")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
     there = file_digests(folder / "model")
     changed = sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name))

@@ -21,7 +21,7 @@ from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
 from harness.errors import RAISES, ExitCode, Finding, UsageError, disk_full
 from harness.evaluate import asked_digest, evaluate, sliced, standard_errors
-from harness.evidence import digest_of, weights_digest
+from harness.evidence import digest_of
 from harness.export import export
 from harness.gate import Outcome
 from harness.isolate import isolated
@@ -33,6 +33,7 @@ from harness.prompting import conclusions
 from harness.report import Report, Run, dumps
 from harness.responses import Responses
 from harness.result import Result
+from harness.seal import sealed
 from harness.settle import Settlement
 from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Subject
@@ -303,7 +304,7 @@ class Runner:
         if self.suite.candidate and self.suite.candidate.merged:
             candidate = self.ready.candidate
             assert candidate  # preflight opened it
-            ref = ModelRef("merged", candidate.path, candidate.digest, options=self.suite.model.options)
+            ref = sealed(ModelRef("merged", candidate.path, candidate.digest, options=self.suite.model.options))
             self.look("merged", merged=ref, twin=None)
             self.with_copies(ref, wanted)
         else:
@@ -417,8 +418,7 @@ class Runner:
         else:
             folder = self.train(base)
         quantization = made.quantization
-        digest = digest_of([base.digest, weights_digest(folder), quantization])
-        return replace(base, name="adapter", adapter=folder, quantization=quantization, digest=digest)
+        return sealed(replace(base, name="adapter", adapter=folder, quantization=quantization), base=base.digest)
 
     def train(self, base: ModelRef) -> Path:
         """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
@@ -454,7 +454,7 @@ class Runner:
                         write_text(folder / MERGED, dumps({"facts": facts}))
             if facts := read_facts(out / MERGED):
                 self.run.facts[name] = facts
-            return ModelRef(name, str(out), weights_digest(out), options=adapter.options)
+            return sealed(ModelRef(name, str(out), options=adapter.options))
 
     def chosen(self, refs: Mapping[str, ModelRef]) -> ModelRef:
         """Return the best of several merged models by their select rows; the first of equals."""

@@ -12,11 +12,25 @@ from harness.result import Prompt
 
 
 @dataclass(frozen=True)
+class Seal:
+    """What a candidate's folder held when it was opened: digest of its weights, sha256 of its files by their names.
+
+    `template` is the digest of the chat templates it is prompted with, `base` that of the weights under an adapter.
+    """
+
+    weights: str
+    files: Mapping[str, str]
+    template: str | None
+    base: str = ""
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """Where a model is and what was done to it.
 
     `path` is what the loader understands (a folder once the source was opened), `adapter` a PEFT
-    folder on top of it, `quantization` the keywords of a BitsAndBytesConfig, `digest` names the weights.
+    folder on top of it, `quantization` the keywords of a BitsAndBytesConfig, `digest` names the weights. A candidate
+    that may be exported has a `seal`.
     """
 
     name: str
@@ -25,6 +39,7 @@ class ModelRef:
     adapter: Path | None = None
     quantization: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    seal: Seal | None = None
 
 
 @dataclass(frozen=True)

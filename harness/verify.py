@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -19,11 +18,10 @@ from typing import Any
 from harness import claims, formats
 from harness.claims import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.errors import UsageError
-from harness.evidence import file_digest, root_digest, template_digest, walk
+from harness.evidence import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.policy import Policy
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
-MOST_THREADS = 4  # that hash files, each one at a time
 SKEW = timedelta(hours=1)  # by which clocks may differ
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
@@ -168,13 +166,28 @@ class _Check:
                 raise Refused(f'"{name}" is in no manifest')
             if there[name] != listed[name]["size"]:
                 raise Refused(f'"{name}" has {there[name]} bytes, {listed[name]["size"]} in the manifest')
-        from concurrent.futures import ThreadPoolExecutor  # hashing lets other threads run
+        try:
+            found = hash_files(self.folder, listed)
+        except ValueError as error:
+            raise Refused(str(error).removeprefix(f"{self.folder}/")) from None
+        for name, entry in listed.items():
+            if found[name].sha256 != entry["sha256"]:
+                raise Refused(f'"{name}" is not the file of the manifest: its sha256 differs')
+        self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in found.items() if n.startswith(f"{MODEL}/")})
 
-        with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda name: file_digest(self.folder / name), listed)
-            for (name, entry), digest in zip(listed.items(), found, strict=True):
-                if digest != entry["sha256"]:
-                    raise Refused(f'"{name}" is not the file of the manifest: its sha256 differs')
+    def weights(self, model: Mapping[str, Hashed]) -> None:
+        """The tensors are those that the gates judged; an adapter's together with its base and quantisation."""
+        manifest = self.evidence.manifest
+        try:
+            found = weights_of(model)
+        except ValueError as error:
+            raise Refused(f"{MODEL}/ {error}") from None
+        if on := manifest.get("adapter"):
+            if on["base"] != self.evidence.lock["subjects"]["base"]:
+                raise Refused(f"the adapter in {MODEL}/ was judged on another base than the suite's")
+            found = digest_of([on["base"], found, on["quantization"]])
+        if found != manifest["weights"]:
+            raise Refused(f"the weights in {MODEL}/ are not the ones that the gates judged")
 
     def claims(self) -> None:
         """The statements are those that this evidence comes to, each of them, and no other."""
@@ -277,8 +290,8 @@ def _check_names(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         parts = name.split("/")
-        odd = any(p in ("", ".", "..") or p.endswith((".", " ")) for p in parts)
-        if odd or any(c in '\\:*?"<>|' or ord(c) < 32 for c in name):
+        odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
+        if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
             raise Refused(f"{json.dumps(name)} in the manifest is no plain relative name")
         if (other := seen.setdefault(name.casefold(), name)) != name:
             raise Refused(f'"{name}" and "{other}" differ in case alone')

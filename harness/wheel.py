@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import subprocess
 import sys
@@ -48,17 +47,6 @@ def _download(requirement: str, folder: Path) -> Path:
         return wheels[0].rename(folder / wheels[0].name)
 
 
-def _sha256(path: Path) -> str:
-    """Hash a file, remembering the answer beside it for as long as size and time stay the same."""
-    note, stat = path.with_suffix(".sha256.json"), path.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    try:
-        known = json.loads(note.read_text("utf-8"))
-        if known["stamp"] == stamp:
-            return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    with path.open("rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-    note.write_text(json.dumps({"stamp": stamp, "sha256": digest}), "utf-8")
-    return digest
+def _sha256(wheel: Path) -> str:
+    with wheel.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 
 from harness import claims, formats
 from harness.claims import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
-from harness.evidence import file_digest, file_digests, root_digest, walk
+from harness.evidence import file_digest, file_digests, hash_files, root_digest, walk, weights_of
 from harness.policy import Key, Policy, read_policy
 from harness.testing import Project
 from harness.verify import Verified, verify
@@ -207,9 +208,16 @@ def reseal(export: Path, **changes: Any) -> None:
     manifest["files"] = {n: {"size": s, "sha256": file_digest(export / n)} for n, s in there.items()}
     model = {n.removeprefix("model/"): f["sha256"] for n, f in manifest["files"].items() if n.startswith("model/")}
     manifest |= {"root": root_digest(model), **changes}
+    gates = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
+    with contextlib.suppress(ValueError):  # of weights that are none there is no digest
+        weights = weights_of(hash_files(export / MODEL, model))
+        gates = [{**g, "digest": weights if g["digest"] == manifest["weights"] else g["digest"]} for g in gates]
+        (export / EVIDENCE / GATES).write_text(json.dumps(gates), "utf-8")
+        size = (export / EVIDENCE / GATES).stat().st_size
+        manifest["files"][f"{EVIDENCE}/{GATES}"] = {"size": size, "sha256": file_digest(export / EVIDENCE / GATES)}
+        manifest["weights"] = weights
     text, lock = json.dumps(manifest).encode(), (export / EVIDENCE / LOCK).read_bytes()
     (export / EVIDENCE / MANIFEST).write_bytes(text)
-    gates = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     lines = [claims.Envelope(s, {}).line() + "\n" for s in claims.statements(text, lock, gates)]
     (export / EVIDENCE / CLAIMS).write_text("".join(lines), "utf-8")
 
@@ -324,7 +332,11 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         both(tensors({"w": F32}, data=bytes(8)), tensors({"w": F32}, data=bytes(8), to="model/b.safetensors")),
         'tensor "w" is also in',
     ),
-    "a GGUF file that is none": (put("model.gguf", b"GGML1234"), "begins with other bytes"),
+    "a GGUF file that is none": (
+        both(lambda e: (e / WEIGHTS).unlink(), put("model.gguf", b"GGML1234")),
+        "begins with other bytes",
+    ),
+    "a GGUF file beside other weights": (put("model.gguf", b"GGML1234"), "which are meant?"),
     "a manifest of the future": (lambda e: reseal(e, format=99), "has format 99"),
     "a root that is another's": (lambda e: reseal(e, root="0" * 64), "the root digest of model/ is not"),
 }  # fmt: skip

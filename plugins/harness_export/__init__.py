@@ -8,16 +8,13 @@ the Hub; who loads it says. A GGUF file holds other weights, so it is a candidat
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from harness import ModelRef, UsageError, hookimpl
-from harness.copies import OURS
-from harness.formats import is_allowed
+from harness.copies import copy_files
 
-TEMPLATES = "additional_chat_templates"
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
@@ -34,7 +31,8 @@ def safetensors(ref: ModelRef, to: Path) -> Path:
     """Copy a merged model: weights, configuration, tokenizer, chat template, generation configuration."""
     if ref.adapter:
         raise UsageError(f'export "safetensors" writes merged models, and {ref.name} is an adapter; use = "adapter"')
-    return _copy(Path(ref.path), to)
+    copy_files(Path(ref.path), to)
+    return to
 
 
 def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> Path:
@@ -46,7 +44,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 
     if ref.adapter is None:
         raise UsageError(f'export "adapter" writes adapters, and {ref.name} is a merged model; use = "safetensors"')
-    _copy(ref.adapter, to)
+    copy_files(ref.adapter, to)
     path = to / "adapter_config.json"
     if path.is_file():
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
@@ -81,15 +79,3 @@ def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
 
 gguf.converts = True  # type: ignore[attr-defined]
 gguf.check = _check_gguf  # type: ignore[attr-defined]
-
-
-def _copy(folder: Path, to: Path) -> Path:
-    for path in sorted(folder.iterdir()):
-        ours = path.name.startswith(OURS)  # notes on how it was made
-        if path.is_file() and is_allowed(path) and not ours:  # not a trainer's pickles, nor code
-            shutil.copyfile(path, to / path.name)
-    if (folder / TEMPLATES).is_dir():
-        (to / TEMPLATES).mkdir()
-        for path in sorted((folder / TEMPLATES).glob("*.jinja")):
-            shutil.copyfile(path, to / TEMPLATES / path.name)
-    return to

