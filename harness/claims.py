@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-FORMAT = 1  # of evidence/; raised when an older `verify` would misread
+FORMAT = 2  # of evidence/; raised when an older `verify` would misread
 MODEL, EVIDENCE, CARD = "model", "evidence", "README.md"
 MANIFEST, LOCK, GATES, ITEMS = "manifest.json", "suite.lock.json", "gates.json", "items.jsonl"
 REPORT, CLAIMS = "report.json", "claims.intoto.jsonl"

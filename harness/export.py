@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from harness import card, claims
+from harness import card, claims, stats
 from harness.claims import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
+from harness.clean import Leaks
 from harness.collect import Plan
 from harness.copies import copy_files, parent_reasons
 from harness.errors import Finding, UsageError
-from harness.evidence import digest_of, file_digest, file_digests, root_digest, template_digest, walk, weights_digest
+from harness.evidence import file_digest, file_digests, root_digest, template_digest, walk, weights_digest
 from harness.gate import Verdict, ships
+from harness.items import Results, evaluations_of, rows_of
 from harness.paths import folder_in_place, write_text
 from harness.released import keep_first
 from harness.report import Exported, Run, dumps, to_json
 from harness.schema import wants
-from harness.store import read_rows, writable
+from harness.store import writable
 from harness.subject import ModelRef
 from harness.suite import Export
 
@@ -27,11 +28,22 @@ ADAPTER = "adapter_config.json"
 PLACES = ("base_model_name_or_path", "revision")  # where an adapter's base lay on the machine that trained it
 
 
-def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str]) -> Exported:
+def export(
+    plan: Plan,
+    declared: Export,
+    ref: ModelRef | None,
+    run: Run,
+    why: Sequence[str],
+    *,
+    results: Results,
+    lock: bytes,
+    leaks: Leaks | None = None,
+) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
-    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, Finding
-    when what was written is not what was gated.
+    `why` holds reasons beyond the gates; `results` are those that were judged, `lock` is the suite's as it was written
+    before there was a candidate, `leaks` are the rows that gates with `clean_only` left out. Raises UsageError when the
+    target is taken or the disk is full, Finding when what was written is not what was gated.
     """
     reasons = [*why, *([run.problem] if run.problem else [])]
     if ref is None:
@@ -58,7 +70,7 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
                 facts = run.facts.setdefault(f"export to {declared.to}", {}) if wants(exporter, "facts") else None
                 exporter(ref, model, **declared.options, **({} if facts is None else {"facts": facts}))
             _compare(declared, ref, model, run)
-            _write_evidence(plan, declared, ref, run, work)
+            _write_evidence(plan, declared, ref, run, work, results, lock, leaks)
         if anchored:
             keep_first(to)
     except OSError as error:
@@ -102,16 +114,25 @@ def _same_but_place(name: str, gated: Path, model: Path) -> bool:
     return {k: v for k, v in before.items() if k not in PLACES} == {k: v for k, v in after.items() if k not in PLACES}
 
 
-def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path) -> None:
+def _write_evidence(
+    plan: Plan,
+    declared: Export,
+    ref: ModelRef,
+    run: Run,
+    work: Path,
+    results: Results,
+    lock: bytes,
+    leaks: Leaks | None,
+) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
     verdicts = [_without_rows(v, private) for v in run.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
-    lock = (Path(run.folder) / LOCK).read_bytes()
+    rows = rows_of(results, plan.tasks, leaks)
     evidence.mkdir()
     (evidence / LOCK).write_bytes(lock)
     write_text(evidence / GATES, dumps(gates))
-    write_text(evidence / ITEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _items(run, private)))
+    write_text(evidence / ITEMS, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(_public(run, private)))
     write_text(work / CARD, card.write(plan.suite, declared, ref, run))
     files = {name: {"size": size, "sha256": file_digest(work / name)} for name, size in walk(work)}
@@ -124,6 +145,9 @@ def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work:
         "weights": ref.digest,
         "template": template_digest(Path(ref.path)),
         "started": run.started,
+        "statistics": stats.VERSION,
+        "answers": _answers(run, declared.candidate),
+        "evaluations": evaluations_of(results),
     }
     if declared.name:
         about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
@@ -135,24 +159,10 @@ def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work:
     write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
 
 
-def _items(run: Run, private: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield every row's scores and the digests of its texts; of a private evaluation one digest a row."""
-    for report in run.reports:
-        if report.outcome != "done":
-            continue
-        for row in read_rows(Path(run.folder), report.subject, report.eval).values():
-            item = f"{report.subject}::{report.eval}"
-            if report.eval in private:
-                yield {"item": item, "sha256": digest_of(row)}
-            else:
-                yield {"item": item, **scores_of(row)}
-
-
-def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the evidence says of a row that is not private: scores, and digests of its texts."""
-    values = {name: row[name] for name in row["metrics"] if name in row}
-    told = {k: row[k] for k in ("id", "cluster", "weight", "doc_hash", "prompt_hash", "target_hash")}
-    return {**told, "weights": row["weights"], "answer_hash": digest_of(row["resps"]), "values": values}
+def _answers(run: Run, candidate: str) -> dict[str, int]:
+    """Return how many requests were put to a candidate, and how many of them were remembered of an earlier run."""
+    of = [r for r in run.reports if r.subject == candidate]
+    return {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)}
 
 
 def _public(run: Run, private: set[str]) -> Run:

@@ -2,10 +2,12 @@
 
 threshold = 1                 # signatures, each by another key
 suites = ["support"]          # names or digests of suites
-gates = ["floor"]             # must have passed; those of the suite must anyway
+gates = ["floor"]             # must have passed, a waiver will not do; those of the suite must anyway
 stages = ["merged"]           # kinds of candidates
 max_age_days = 30
 max_attempts = 3
+recomputed = 1.0              # share of blocking gates to be computed again from the rows in the evidence
+remembered = false            # whether an answer of the candidate may come from an earlier run
 waivers = false               # whether a waived gate may stand for one that passed
 
 [[key]]
@@ -16,6 +18,7 @@ public = "…"                  # ed25519, 64 hex digits
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +26,13 @@ from typing import Any
 
 from harness import schema
 from harness.errors import Mistakes, UsageError
+
+LONG = 10**15  # a number from here on is not written out
+RANGES = (  # of numbers: their key, the most they may be, and what is wanted
+    ("max_age_days", 36525, "more than 0 and at most 36525 days"),
+    ("max_attempts", 10**6, "1 to 1000000"),
+    ("recomputed", 1, "a share from 0 to 1"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Policy:
     stages: list[str] = field(default_factory=list)
     max_age_days: float | None = None
     max_attempts: int | None = None
+    recomputed: float | None = None
+    remembered: bool = True
     waivers: bool = True
     keys: tuple[Key, ...] = ()
 
@@ -55,7 +67,7 @@ def read_policy(path: Path) -> Policy:
         raw = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name a policy file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     mistakes = Mistakes()
 
@@ -69,6 +81,9 @@ def read_policy(path: Path) -> Policy:
     policy: Any = schema.read(Policy, raw, complain, keys=keys)
     for mistake in _mistakes(keys, raw.get("threshold", 1)) if len(keys) == len(found) else []:
         complain("", mistake)
+    for key, most, want in RANGES if policy else ():
+        if (value := raw.get(key)) is not None and not _within(key, value, most):
+            complain(key, f'"{key}" is {_shown(value)}, want {want}')
     mistakes.raise_if_any()
     assert isinstance(policy, Policy)
     return policy
@@ -87,8 +102,17 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
     if not keys:
         mistakes.append("has no [[key]]; add the .pub file that harness keygen wrote")
     if isinstance(threshold, int) and not 1 <= threshold <= max(1, len(keys)):
-        mistakes.append(f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys")
+        mistakes.append(f"threshold is {_shown(threshold)}, want 1 to {len(keys)}, the number of keys")
     return mistakes
+
+
+def _within(key: str, value: float, most: float) -> bool:
+    """Say whether a number is in the range of its key; what is not a number, such as nan, is in none."""
+    return (value >= 0 if key == "recomputed" else value > 0) and value <= most
+
+
+def _shown(value: float) -> str:
+    return schema.show(value) if abs(value) < LONG or value != value or math.isinf(value) else "too large a number"
 
 
 def _is_hex(text: str, digits: int) -> bool:

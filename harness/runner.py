@@ -238,7 +238,9 @@ class Runner:
 
     def lock(self) -> None:
         """Write down what the suite comes to, before there is a candidate to please."""
-        write_text(self.folder.path / LOCK, dumps(lock(self.plan, self.run, self.settlement.leaks)))
+        text = dumps(lock(self.plan, self.run, self.settlement.leaks))
+        write_text(self.folder.path / LOCK, text)
+        self.locked = text.encode()
 
     def conclude(self) -> None:
         """Say in words what follows from the verdicts."""
@@ -611,7 +613,8 @@ class Runner:
                 why.append(f"--limit {self.options.limit}: some of the rows prove nothing about the rest")
             why += [self.unmade[declared.name]] if declared.name in self.unmade else []
             ref = self.refs.get(declared.candidate)
-            self.run.exports.append(export(self.plan, declared, ref, self.run, why))
+            given: dict[str, Any] = {"results": self.results, "lock": self.locked, "leaks": self.settlement.leaks}
+            self.run.exports.append(export(self.plan, declared, ref, self.run, why, **given))
 
     # -- one item ----------------------------------------------------------------------------------
 
