@@ -54,7 +54,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
         gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
     if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
         raise ValueError(f'gate "{stray[0]}" is named and not there')
-    about = _read(About, suite["about"])
+    about: About = _read(About, suite["about"])
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}")
     told = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
@@ -81,7 +81,7 @@ def contradiction(locked: Locked, verdicts: Verdicts) -> str:
 def _gate(table: Mapping[str, Any], candidate: str) -> Gate:
     """Return a gate of the lock; what is derived from it must be what stands beside it."""
     own = {k: v for k, v in table.items() if k not in ("says", "blocking", "candidates")}
-    gate = _read(Gate, own, where="")
+    gate: Gate = _read(Gate, own, where="")
     if mistakes := gate.mistakes():
         raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
     derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
@@ -271,7 +271,9 @@ class _Case:
             return "is PASS without a value"
         if (baseline is not None) and not self.gate.versus:
             return "has a baseline, its claim is about a number"
-        if v["slices"] or self.gate.max_failures is not None or v["method"] == "e-process":
+        if self.gate.max_failures is not None:
+            return self.failures()
+        if v["slices"] or v["method"] == "e-process":
             return ""
         if estimate is None or value is None or (self.gate.versus and baseline is None):
             return "" if question.metric.scale == "perplexity" else "lacks its value or its baseline"
@@ -280,6 +282,14 @@ class _Case:
         terms = [value] if baseline is None else [value, -question.factor * baseline]
         fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
         return "" if fits else f"has estimate {estimate:g}, its values come to {math.fsum(terms):g}"
+
+    def failures(self) -> str:
+        """Compare a count of rows that failed with how many there are, and, where none did, with the value."""
+        v, better = self.verdict, self.question.metric.better
+        if not (0 <= v["estimate"] <= v["n"] and v["estimate"] == int(v["estimate"])):
+            return f"counts {v['estimate']:g} failures of {v['n']} rows"
+        perfect = 1.0 if better == "higher" else 0.0
+        return f"counts no failure, its value is {v['value']}" if not v["estimate"] and v["value"] != perfect else ""
 
     def outcome(self) -> str:
         """Make the outcome again."""

@@ -28,10 +28,7 @@ from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.verdict import judge
 
 NEEDS = ("numpy", "scipy.stats")
-COMBINES = (
-    "harness_domain.cost:median_seconds",
-    "harness_domain.cost:ratio_of_medians",
-)  # ours, that read values alone
+COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
 FLOATS = (
     "value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline",
 )  # fmt: skip
@@ -77,9 +74,9 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
     for module in NEEDS:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
+        except ModuleNotFoundError:
             extra = "pip install 'finetune-harness[recompute]'"
-            raise UsageError(f"--recompute needs the module {error.name}; {extra}") from None
+            raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
     found = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
     lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
     case = _Case(locked, manifest, verdicts, _read(lines, manifest, locked))
@@ -188,7 +185,7 @@ class _Case:
         if self.locked.evals[name].get("private"):
             return f'the rows of "{name}" are private'
         if combine and combine not in COMBINES:
-            return f"{combine} makes {metric.name} of more than the evidence may hold"
+            return f"{metric.name} is made of all rows at once by {combine}, whose code or texts are not here"
         if gate.clean_only and self.locked.evals[name].get("stop") == "early":
             return "it stopped early, and rows that were not asked may leak"
         return ""

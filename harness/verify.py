@@ -1,7 +1,8 @@
 """`harness verify`: are these the bytes that passed, and who says so? Reads files, runs nothing of them.
 
-Six steps, and a seventh where it is asked for, stopping at the first that fails. Without a policy it proves that the bytes are the ones the evidence
-speaks of, not who wrote the evidence. Needs the standard library alone, and securesystemslib for signatures.
+Six steps, and a seventh where it is asked for, stopping at the first that fails. Without a policy it proves that the
+bytes are the ones the evidence speaks of, not who wrote the evidence. Needs the standard library alone, and
+securesystemslib for signatures, numpy and scipy to compute verdicts again.
 """
 
 from __future__ import annotations

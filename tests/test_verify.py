@@ -347,12 +347,13 @@ def test_deceits_that_fit_together_are_refused(case: str, signed: Path, export: 
 def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
     """A waiver stands for a verdict until its last day, and is never silent."""
     until = datetime.now(UTC).date() + timedelta(days=1)
-    edit_gates(export, outcome="FAIL", waiver={**WAIVER, "until": until.isoformat()})
+    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until.isoformat()})
     found = verify(export)
     assert found.ok
     assert f'gate "floor" is waived until {until}: launch' in found.notes
 
 
+REFUTED: dict[str, Any] = {"outcome": "FAIL", "value": 0.2, "estimate": 0.2, "p_pass": 1.0, "p_fail": 0.001}
 NAMES = ["../out", "/etc/passwd", "a//b", "./a", "a\\b", "c:a", "model/a.", "model/a ", "a\nb"]
 
 
