@@ -18,7 +18,6 @@ public = "…"                  # ed25519, 64 hex digits
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 from harness import schema
 from harness.errors import Mistakes, UsageError
 
-LONG = 10**15  # a number from here on is not written out
+LONG = 10**15  # a whole number from here on is refused before anything is done with it
 RANGES = (  # of numbers: their key, the most they may be, and what is wanted
     ("max_age_days", 36525, "more than 0 and at most 36525 days"),
     ("max_attempts", 10**6, "1 to 1000000"),
@@ -74,6 +73,9 @@ def read_policy(path: Path) -> Policy:
     def complain(_: str, what: str) -> None:
         mistakes.add(str(path), what)
 
+    for key in (key for key, value in raw.items() if _huge(value)):
+        complain(key, f'"{key}" is too large a number')
+    mistakes.raise_if_any()
     tables = raw.pop("key", [])
     tables = tables if isinstance(tables, list) else [tables]
     found = [schema.read(Key, t if isinstance(t, dict) else {}, complain) for t in tables]
@@ -83,7 +85,7 @@ def read_policy(path: Path) -> Policy:
         complain("", mistake)
     for key, most, want in RANGES if policy else ():
         if (value := raw.get(key)) is not None and not _within(key, value, most):
-            complain(key, f'"{key}" is {_shown(value)}, want {want}')
+            complain(key, f'"{key}" is {schema.show(value)}, want {want}')
     mistakes.raise_if_any()
     assert isinstance(policy, Policy)
     return policy
@@ -102,7 +104,7 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
     if not keys:
         mistakes.append("has no [[key]]; add the .pub file that harness keygen wrote")
     if isinstance(threshold, int) and not 1 <= threshold <= max(1, len(keys)):
-        mistakes.append(f"threshold is {_shown(threshold)}, want 1 to {len(keys)}, the number of keys")
+        mistakes.append(f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys")
     return mistakes
 
 
@@ -111,8 +113,11 @@ def _within(key: str, value: float, most: float) -> bool:
     return (value >= 0 if key == "recomputed" else value > 0) and value <= most
 
 
-def _shown(value: float) -> str:
-    return schema.show(value) if abs(value) < LONG or value != value or math.isinf(value) else "too large a number"
+def _huge(value: Any) -> bool:
+    """Say whether there is a whole number in a value that no policy means, and that cannot be written out."""
+    if isinstance(value, (list, dict)):
+        return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and abs(value) >= LONG
 
 
 def _is_hex(text: str, digits: int) -> bool:

@@ -471,6 +471,42 @@ BAD_POLICIES = {
 }
 
 
+NUMBERS = {
+    "max_age_days": ["nan", "inf", "-inf", "-1", "0", "1e10", "1e400", f"1{'0' * 400}", "0x" + "f" * 5000],
+    "max_attempts": ["0", "-1", "10000000", f"1{'0' * 400}", "0x" + "f" * 5000, "1.5", "nan"],
+    "recomputed": ["nan", "inf", "-0.1", "1.01", "2", f"1{'0' * 400}"],
+    "threshold": ["0", "-1", "2", f"1{'0' * 400}", "nan", "1.0", "0x" + "f" * 5000],
+    "waivers": ["1", "nan"],
+    "remembered": ["0", "nan"],
+    "suites": ["1", "0x" + "f" * 5000, f"[{'9' * 400}]"],
+}
+WRONG_NUMBERS = [(k, v) for k, values in NUMBERS.items() for v in [*values, '"1"', "[1]", "1979-05-27"]]
+WRONG_NUMBERS += [(k, "true") for k in ("max_age_days", "max_attempts", "recomputed", "threshold")]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_NUMBERS, ids=lambda x: x[:12])
+def test_a_policy_is_told_its_wrong_numbers(key: str, value: str, export: Path, project: Project) -> None:
+    """What is no number, or none that can be meant, is named by its key: exit 4, one short line."""
+    suites = "" if key == "suites" else 'suites = ["fake"]\n'
+    text = f'{suites}{key} = {value}\n[[key]]\nkeyid = "a"\npublic = "{"0" * 64}"\n'
+    project.write({"policy.toml": text})
+    outcome = project.harness("verify", str(export), "--policy", "policy.toml")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1), outcome.err
+    assert outcome.err.startswith("error: policy.toml: ")
+    assert key in outcome.err
+    assert len(outcome.err) < 200
+
+
+def test_a_gate_that_a_policy_names_must_pass(export: Path, policy: Policy) -> None:
+    """A waiver covers a gate of the suite; what the deployer names must have passed itself."""
+    until = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
+    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until})
+    unsigned = dataclasses.replace(policy, threshold=0)
+    assert verify(export, unsigned).ok
+    found = verify(export, dataclasses.replace(unsigned, gates=["floor"]))
+    assert found.refused == 'gates: gate "floor" is FAIL, and the policy wants it to pass'
+
+
 @pytest.mark.parametrize("case", BAD_POLICIES)
 def test_wrong_policies_are_mistakes(case: str, export: Path, project: Project) -> None:
     """A policy that cannot be meant is a mistake of the command (exit 4), not a verdict on the export."""
