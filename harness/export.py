@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import card, claims, stats
 from harness.claims import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
@@ -137,26 +138,31 @@ def _write_evidence(
     write_text(work / CARD, card.write(plan.suite, declared, ref, run))
     files = {name: {"size": size, "sha256": file_digest(work / name)} for name, size in walk(work)}
     model = {n.removeprefix(f"{MODEL}/"): f["sha256"] for n, f in files.items() if n.startswith(f"{MODEL}/")}
-    about = {
+    root = root_digest({n: str(d) for n, d in model.items()})
+    about = _about(declared, ref, run) | {"root": root, "evaluations": evaluations_of(results)}
+    manifest = dumps({**about, "files": files}).encode()
+    (evidence / MANIFEST).write_bytes(manifest)
+    lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, lock, gates)]
+    write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
+
+
+def _about(declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
+    """Return what a manifest says of the candidate and of how it was judged."""
+    about: dict[str, Any] = {
         "format": claims.FORMAT,
         "name": run.suite,
-        "root": root_digest({n: str(d) for n, d in model.items()}),
         "candidate": declared.candidate,
         "weights": ref.digest,
         "template": template_digest(Path(ref.path)),
         "started": run.started,
         "statistics": stats.VERSION,
         "answers": _answers(run, declared.candidate),
-        "evaluations": evaluations_of(results),
     }
     if declared.name:
         about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
     if run.sweep:
         about["chosen"] = {run.sweep.key: run.sweep.chosen}
-    manifest = dumps({**about, "files": files}).encode()
-    (evidence / MANIFEST).write_bytes(manifest)
-    lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, lock, gates)]
-    write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
+    return about
 
 
 def _answers(run: Run, candidate: str) -> dict[str, int]:

@@ -253,6 +253,8 @@ class _Case:
         outcome, crossed = v["outcome"], v["method"] == "e-process"
         if crossed and not self.early:
             return "was judged as if it could stop early"
+        if self.early and not crossed and self.counted() is None:
+            return "stops early, and was judged as if it could not"
         if outcome == Outcome.INCONCLUSIVE or (not crossed and v["alpha"] > SURE):
             return ""
         side = sign if outcome == Outcome.PASS else -sign

@@ -28,7 +28,7 @@ LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
 MOST_THREADS = 4  # that hash files, each one at a time
 SKEW = timedelta(hours=1)  # by which clocks may differ
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
 
 
 class Refused(Exception):
@@ -215,17 +215,17 @@ class _Check:
             if gate not in said:
                 raise Refused(f'gate "{gate}" has no verdict on {candidate}')
             self.gate(said[gate])
+        for verdict in self.evidence.gates:
+            self.same_weights(verdict)
         if why := contradiction(self.locked, said):
             raise Refused(why)
         waived = sum(said[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
-        """Refuse one verdict, or note that it is waived; only one that could not be given may lack a digest."""
-        manifest, gate, passed = self.evidence.manifest, verdict["gate"], verdict["outcome"] == "PASS"
-        judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
-        if verdict["candidate"] != manifest["candidate"] or not judged:
-            raise Refused(f'gate "{gate}" judged other weights')
+        """Refuse one verdict, or note that it is waived."""
+        self.same_weights(verdict)
+        gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
         if not passed and self.policy and gate in self.policy.gates:
             raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
         if not passed:
@@ -233,6 +233,13 @@ class _Check:
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
             raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
+
+    def same_weights(self, verdict: Mapping[str, Any]) -> None:
+        """Refuse a verdict on anything else than this candidate; one that could not be given may lack a digest."""
+        manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
+        judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
+        if verdict["candidate"] != manifest["candidate"] or not judged:
+            raise Refused(f'gate "{verdict["gate"]}" judged other weights')
 
     @cached_property
     def locked(self) -> Locked:
