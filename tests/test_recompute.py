@@ -28,6 +28,7 @@ from harness.result import Metric, Result, Sample, Score
 from harness.testing import Project, write_fake
 from harness.verdict import judge
 from harness.verify import verify
+from tests import test_clean, test_copies, test_released
 from tests.test_suite import SUITE, TRAIN
 from tests.test_verify import reseal
 
@@ -403,6 +404,54 @@ def test_remembered_answers_are_counted(project: Project) -> None:
         assert found.ok or f"{remembered} answers were remembered of an earlier run" in found.refused
 
 
+def waived(project: Project) -> None:
+    """Waive the gate "hope", which no model meets."""
+    project.harness(
+        "waive", "hope", "--reason", "a test", "--until", "2099-12-31", "--by", "kim", "--suite", "suite.toml"
+    )
+
+
+def released(project: Project) -> None:
+    """Release once, so that there is something to be compared with."""
+    assert project.run().code == 0
+    better = SUITE.replace('data = "train.jsonl"', 'data = "train.jsonl"\nskill = 0.93')
+    project.write({"suite.toml": better + test_released.SLIDE + test_released.FEWSHOT})
+
+
+LATE = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.999\n'
+OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, str]] = {
+    "waived": ({"suite.toml": LATE}, waived, "fake", "recomputed 2 of 2 gates"),
+    "a first release": ({"suite.toml": SUITE}, released, "fake", "recomputed 3 of 3 gates"),
+    "a copy of a parent": (
+        {"suite.toml": test_copies.WHOLE, "harnessfile.py": test_copies.EXPORTER},
+        None,
+        "fewer",
+        "recomputed 2 of 2 gates",
+    ),
+    "early and clean": (
+        {
+            "suite.toml": test_clean.CLEAN.replace("slices =", 'stop = "early"\nslices =')
+            + '[[gate]]\nid = "early"\nmetric = "qa.exact_match"\nmin = 0.4\n'
+        },
+        None,
+        "fake",
+        'recomputed 1 of 2 gates; "floor" not, because it stopped early, and rows that were not asked may leak',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_honest_exports_of_any_kind_are_recomputed(case: str, project: Project) -> None:
+    """Waived gates, releases and worked examples as baselines, copies and early stopping come out of their rows."""
+    files, before, name, told = OTHERS[case]
+    project.write({"test.jsonl": ROWS, "train.jsonl": TRAIN, **files})
+    if before:
+        before(project)
+    outcome = project.run()
+    found = verify(project.folder / "exports" / name, recompute=True)
+    assert (found.refused, found.steps.get("recompute")) == ("", told), outcome.out
+
+
 def test_evidence_of_format_1_is_to_be_exported_again(export: Path) -> None:
     """Older evidence cannot be checked against itself, and the line says what to do."""
     reseal(export, format=1)
@@ -477,6 +526,7 @@ def unproven(verdict: Verdict) -> bool:
     return verdict.outcome is Outcome.PASS and bool(verdict.slices) and all(s.alarm for s in verdict.slices)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(claims(), st.integers(0, 10**6), st.sampled_from([0, 0, 1, 3]))
 def test_no_honest_verdict_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
@@ -505,6 +555,7 @@ def lies(v: Mapping[str, Any], better: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(claims(), st.integers(0, 10**6), st.sampled_from([0, 1, 3]))
 def test_a_verdict_that_was_edited_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
