@@ -246,7 +246,7 @@ def verify(args: argparse.Namespace) -> int:
 
     if (args.replay is None) != (args.suite is None):
         raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
-    found = verify(args.export, read_policy(args.policy) if args.policy else None)
+    found = verify(args.export, read_policy(args.policy) if args.policy else None, recompute=args.recompute)
     if found.ok and args.replay is not None:
         from harness.replay import replay
 
@@ -412,6 +412,7 @@ def _evidence_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPars
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
     one.add_argument("--json", action="store_true", help="print what was found as JSON")
+    one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import card, claims
+from harness import card, claims, stats
 from harness.claims import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
+from harness.clean import Leaks
 from harness.collect import Plan
 from harness.copies import copy_files, parent_reasons
 from harness.errors import Finding, UsageError
@@ -18,11 +20,12 @@ from harness.evidence import Hashed, digest_of, hash_files, root_digest, templat
 from harness.formats import LEGAL
 from harness.gate import Verdict, ships
 from harness.isolate import isolated
+from harness.items import Results, evaluations_of, rows_of
 from harness.paths import folder_in_place, write_text
 from harness.released import keep_first
 from harness.report import Exported, Run, dumps, to_json
 from harness.schema import wants
-from harness.store import read_rows, writable
+from harness.store import writable
 from harness.subject import ModelRef
 from harness.suite import Export
 
@@ -30,18 +33,34 @@ ADAPTER = "adapter_config.json"
 PLACES = ("base_model_name_or_path", "revision")  # where an adapter's base lay on the machine that trained it
 
 
-def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str]) -> Exported:
+@dataclass(frozen=True)
+class Judged:
+    """What the adjudicator decided, and on what.
+
+    `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
+    `clean_only` left out.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    results: Results
+    lock: bytes
+    leaks: Leaks | None = None
+
+
+def export(
+    plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Judged
+) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
-    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, Finding
-    when what was written is not what was gated.
+    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, Finding when
+    what was written is not what was gated.
     """
     reasons = [*why, *([run.problem] if run.problem else [])]
     if ref is None:
         reasons += [] if reasons else [f"{declared.candidate} was not made"]
     else:
-        reasons += ships(run.verdicts, plan.suite.gates, declared.candidate)
-        reasons += parent_reasons(plan.suite, declared, run.verdicts)
+        reasons += ships(judged.verdicts, plan.suite.gates, declared.candidate)
+        reasons += parent_reasons(plan.suite, declared, judged.verdicts)
     if reasons or ref is None:
         return Exported(declared.use, declared.candidate, declared.to, False, tuple(reasons))
     to = Path(declared.to).resolve()
@@ -62,8 +81,8 @@ def export(plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Se
                 if wants(exporter, "facts"):
                     options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
                 exporter(isolated(ref), model, **options)
-            written = _compare(declared, ref, model, run)
-            _write_evidence(plan, declared, ref, run, work, written)
+            written = _compare(declared, ref, model, judged.verdicts)
+            _write_evidence(plan, declared, ref, run, work, written, judged)
         if anchored:
             keep_first(to)
     except OSError as error:
@@ -83,7 +102,7 @@ def problem_with(to: Path) -> str:
     return "" if writable(to.parent) else "where no folder can be written"
 
 
-def _compare(declared: Export, ref: ModelRef, model: Path, run: Run) -> dict[str, Hashed]:
+def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> dict[str, Hashed]:
     """Compare what was written, tensor by tensor and file by file, with what the folder held when it was opened.
 
     Returns the digests of what was written. The folder itself may have changed since, so it is not asked.
@@ -98,8 +117,8 @@ def _compare(declared: Export, ref: ModelRef, model: Path, run: Run) -> dict[str
         raise Finding(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
     if weights != seal.weights:
         raise Finding(f"{where}: the tensors written are not the ones that were gated")
-    judged = {v.digest for v in run.verdicts if v.candidate == ref.name and v.digest}
-    if judged != {ref.digest}:
+    gated = {v.digest for v in verdicts if v.candidate == ref.name and v.digest}
+    if gated != {ref.digest}:
         raise Finding(f"{where}: the gates judged other weights than these")
     for name, hashed in written.items():
         if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
@@ -131,30 +150,47 @@ def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
 
 
 def _write_evidence(
-    plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path, written: Mapping[str, Hashed]
+    plan: Plan,
+    declared: Export,
+    ref: ModelRef,
+    run: Run,
+    work: Path,
+    written: Mapping[str, Hashed],
+    judged: Judged,
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
-    verdicts = [_without_rows(v, private) for v in run.verdicts if v.candidate == declared.candidate]
+    verdicts = [_without_rows(v, private) for v in judged.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
-    lock = (Path(run.folder) / LOCK).read_bytes()
+    rows = rows_of(judged.results, plan.tasks, judged.leaks)
     evidence.mkdir()
-    (evidence / LOCK).write_bytes(lock)
+    (evidence / LOCK).write_bytes(judged.lock)
     write_text(evidence / GATES, dumps(gates))
-    write_text(evidence / ITEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _items(run, private)))
+    write_text(evidence / ITEMS, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(_public(run, private)))
     write_text(work / CARD, card.write(plan.suite, declared, ref, run))
     beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
-    about = {
+    root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
+    about = _about(declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
+    manifest = dumps({**about, "files": files}).encode()
+    (evidence / MANIFEST).write_bytes(manifest)
+    lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, judged.lock, gates)]
+    write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
+
+
+def _about(declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
+    """Return what a manifest says of the candidate and of how it was judged."""
+    about: dict[str, Any] = {
         "format": claims.FORMAT,
         "name": run.suite,
-        "root": root_digest({name: hashed.sha256 for name, hashed in written.items()}),
         "candidate": declared.candidate,
         "weights": ref.digest,
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
+        "statistics": stats.VERSION,
+        "answers": _answers(run, declared.candidate),
     }
     if ref.adapter and ref.seal:
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}
@@ -162,30 +198,13 @@ def _write_evidence(
         about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
     if run.sweep:
         about["chosen"] = {run.sweep.key: run.sweep.chosen}
-    manifest = dumps({**about, "files": files}).encode()
-    (evidence / MANIFEST).write_bytes(manifest)
-    lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, lock, gates)]
-    write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
+    return about
 
 
-def _items(run: Run, private: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield every row's scores and the digests of its texts; of a private evaluation one digest a row."""
-    for report in run.reports:
-        if report.outcome != "done":
-            continue
-        for row in read_rows(Path(run.folder), report.subject, report.eval).values():
-            item = f"{report.subject}::{report.eval}"
-            if report.eval in private:
-                yield {"item": item, "sha256": digest_of(row)}
-            else:
-                yield {"item": item, **scores_of(row)}
-
-
-def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the evidence says of a row that is not private: scores, and digests of its texts."""
-    values = {name: row[name] for name in row["metrics"] if name in row}
-    told = {k: row[k] for k in ("id", "cluster", "weight", "doc_hash", "prompt_hash", "target_hash")}
-    return {**told, "weights": row["weights"], "answer_hash": digest_of(row["resps"]), "values": values}
+def _answers(run: Run, candidate: str) -> dict[str, int]:
+    """Return how many requests were put to a candidate, and how many of them were remembered of an earlier run."""
+    of = [r for r in run.reports if r.subject == candidate]
+    return {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)}
 
 
 def _public(run: Run, private: set[str]) -> Run:

@@ -8,7 +8,7 @@ import importlib.metadata
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from harness.collect import Plan
 from harness.evidence import code_digest, digest_of
 from harness.plugins import Plugins
 from harness.report import Run
-from harness.result import Sample
+from harness.result import Metric, Sample
 
 FORMAT = 1
 SECRET = re.compile(r"(^|_)(key|token|secret|password)s?$", re.IGNORECASE)
@@ -40,6 +40,7 @@ def lock(plan: Plan, run: Run, leaks: clean.Leaks | None = None) -> dict[str, An
         "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(plan)},
         "gates": [_gate(plan, g) for g in suite.gates],
         "subjects": dict(run.digests),
+        "metrics": {name: _metrics(task.metrics.values()) for name, task in plan.tasks.items()},
         "data": _data(plan),
         **({"left_out": left_out} if left_out else {}),
         "harness": run.harness,
@@ -79,6 +80,18 @@ def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[s
 def _gate(plan: Plan, gate: Any) -> dict[str, Any]:
     on = [c for c in plan.candidates if gate.applies_to(c)]
     return {**_plain(gate), "says": gate.claim(), "blocking": gate.blocking, "candidates": on}
+
+
+def _metrics(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """Return each metric's direction and scale, and by name the code that makes it where rows alone do not."""
+    return {m.name: {"better": m.better, "scale": m.scale, "combine": _code(m.combine)} for m in metrics}
+
+
+def _code(function: Any) -> str | None:
+    """Return MODULE:NAME of a function, or of the one that a `partial` calls."""
+    inner = getattr(function, "func", function)
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    return None if function is None else f"{inner.__module__}:{name}"
 
 
 def _plain(table: Any) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 threshold = 1                 # signatures, each by another key
 suites = ["support"]          # names or digests of suites
-gates = ["floor"]             # must have passed; those of the suite must anyway
+gates = ["floor"]             # must have passed, a waiver will not do; those of the suite must anyway
 stages = ["merged"]           # kinds of candidates
 max_age_days = 30
 max_attempts = 3
+recomputed = 1.0              # share of blocking gates to be computed again from the rows in the evidence
+remembered = false            # whether an answer of the candidate may come from an earlier run
 waivers = false               # whether a waived gate may stand for one that passed
 
 [[key]]
@@ -23,6 +25,13 @@ from typing import Any
 
 from harness import schema
 from harness.errors import Mistakes, UsageError
+
+LONG = 10**15  # a whole number from here on is refused before anything is done with it
+RANGES = (  # of numbers: their key, the most they may be, and what is wanted
+    ("max_age_days", 36525, "more than 0 and at most 36525 days"),
+    ("max_attempts", 10**6, "1 to 1000000"),
+    ("recomputed", 1, "a share from 0 to 1"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class Policy:
     stages: list[str] = field(default_factory=list)
     max_age_days: float | None = None
     max_attempts: int | None = None
+    recomputed: float | None = None
+    remembered: bool = True
     waivers: bool = True
     keys: tuple[Key, ...] = ()
 
@@ -55,13 +66,16 @@ def read_policy(path: Path) -> Policy:
         raw = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name a policy file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     mistakes = Mistakes()
 
     def complain(_: str, what: str) -> None:
         mistakes.add(str(path), what)
 
+    for key in (key for key, value in raw.items() if _huge(value)):
+        complain(key, f'"{key}" is too large a number')
+    mistakes.raise_if_any()
     tables = raw.pop("key", [])
     tables = tables if isinstance(tables, list) else [tables]
     found = [schema.read(Key, t if isinstance(t, dict) else {}, complain) for t in tables]
@@ -69,6 +83,9 @@ def read_policy(path: Path) -> Policy:
     policy: Any = schema.read(Policy, raw, complain, keys=keys)
     for mistake in _mistakes(keys, raw.get("threshold", 1)) if len(keys) == len(found) else []:
         complain("", mistake)
+    for key, most, want in RANGES if policy else ():
+        if (value := raw.get(key)) is not None and not _within(key, value, most):
+            complain(key, f'"{key}" is {schema.show(value)}, want {want}')
     mistakes.raise_if_any()
     assert isinstance(policy, Policy)
     return policy
@@ -89,6 +106,18 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
     if isinstance(threshold, int) and not 1 <= threshold <= max(1, len(keys)):
         mistakes.append(f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys")
     return mistakes
+
+
+def _within(key: str, value: float, most: float) -> bool:
+    """Say whether a number is in the range of its key; what is not a number, such as nan, is in none."""
+    return (value >= 0 if key == "recomputed" else value > 0) and value <= most
+
+
+def _huge(value: Any) -> bool:
+    """Say whether there is a whole number in a value that no policy means, and that cannot be written out."""
+    if isinstance(value, (list, dict)):
+        return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and abs(value) >= LONG
 
 
 def _is_hex(text: str, digits: int) -> bool:

@@ -21,14 +21,13 @@ from harness.collect import Plan, Task, collect
 from harness.errors import UsageError
 from harness.evaluate import evaluate
 from harness.evidence import digest_of
-from harness.export import scores_of
+from harness.items import as_kept, scores_of
 from harness.lock import plugins_of, rows_digest, table_of
 from harness.plugins import Plugins, load_plugins
 from harness.preflight import make_adapter, open_folder, open_model
 from harness.released import shipped
 from harness.result import Score
 from harness.runner import versions
-from harness.store import row_of
 from harness.subject import ModelRef, Progress, Source
 from harness.suite import Suite, read_suite
 
@@ -236,8 +235,7 @@ def _ask(task: Task, name: str, subject: Any, numbers: Sequence[int]) -> Iterato
     scores = {s.id: s for s in result.scores}
     for number in numbers:
         score = scores.get(samples[number].id, Score(samples[number].id, {}))
-        row = row_of(number, samples[number], score, list(result.metrics))
-        yield number, json.loads(json.dumps(row, ensure_ascii=False, default=str))
+        yield number, as_kept(number, samples[number], score, list(result.metrics))
 
 
 def _unheard(_: Progress) -> None:
@@ -254,7 +252,7 @@ def _tolerance(plan: Plan) -> float:
 def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
     """Say how a row differs from the evidence, or nothing; None where that cannot be known."""
     ours = scores_of(row)
-    rough = row["resps"] == [[None]] and any(v != round(v) for v in ours["values"].values())
+    rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
     if "sha256" in said:
         return "" if digest_of(row) == said["sha256"] else None if rough else "its digest is another"
     for key, what in HASHES.items():

@@ -22,7 +22,7 @@ from harness.collect import Item, Plan, Task, collect
 from harness.errors import RAISES, ExitCode, Finding, UsageError, disk_full
 from harness.evaluate import asked_digest, evaluate, sliced, standard_errors
 from harness.evidence import digest_of
-from harness.export import export
+from harness.export import Judged, export
 from harness.gate import Outcome
 from harness.isolate import isolated
 from harness.ledger import Ledger, attempts_said
@@ -196,7 +196,7 @@ class Runner:
             versions=versions(),
         )
         self.started = started
-        self.locked: dict[str, str] = {}  # what each evaluation asks, as it stood before there was a candidate
+        self.asked_rows: dict[str, str] = {}  # what each evaluation asks, as it stood before there was a candidate
         self.checks = _checks(plan, options)
         self.progress = lambda p: self.hook.harness_progress(progress=isolated(p))
 
@@ -241,8 +241,12 @@ class Runner:
 
     def lock(self) -> None:
         """Write down what the suite comes to, before there is a candidate to please."""
-        self.locked = {name: asked_digest(t.samples) for name, t in self.plan.tasks.items() if t.samples is not None}
-        write_text(self.folder.path / LOCK, dumps(lock(self.plan, self.run, self.settlement.leaks)))
+        self.asked_rows = {
+            name: asked_digest(t.samples) for name, t in self.plan.tasks.items() if t.samples is not None
+        }
+        text = dumps(lock(self.plan, self.run, self.settlement.leaks))
+        write_text(self.folder.path / LOCK, text)
+        self.locked = text.encode()
 
     def conclude(self) -> None:
         """Say in words what follows from the verdicts."""
@@ -618,11 +622,12 @@ class Runner:
             why += [self.unmade[declared.name]] if declared.name in self.unmade else []
             why += self.moved()
             ref = self.refs.get(declared.candidate)
-            self.run.exports.append(export(self.plan, declared, ref, self.run, why))
+            judged = Judged(self.settlement.verdicts, self.results, self.locked, self.settlement.leaks)
+            self.run.exports.append(export(self.plan, declared, ref, self.run, why, judged))
 
     def moved(self) -> list[str]:
         """Return a reason for every evaluation that was judged on other rows than were locked."""
-        odd = {name for (_, name), result in self.results.items() if result.rows != self.locked.get(name)}
+        odd = {name for (_, name), result in self.results.items() if result.rows != self.asked_rows.get(name)}
         return [
             f'"{name}" was judged on other rows than were locked before there was a candidate' for name in sorted(odd)
         ]

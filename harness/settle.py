@@ -32,6 +32,11 @@ class Settlement:
         self.leaks: clean.Leaks | None = None  # rows by evaluation; None as long as nobody looked
         self.ledger: Ledger | None = None  # without one no attempt is counted
 
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """All verdicts that were given, in their order: what may ship is read from these alone."""
+        return tuple(self.said.values())
+
     def after(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
         self.ended.add((item.subject, item.eval))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from harness.ratio import Floats, Ratio
 
+VERSION = 1  # raised whenever the same rows come to other numbers
 FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 EXACT_ROWS = 500  # up to this many rows Tango's statistic is referred to its exact distribution
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
@@ -398,7 +399,9 @@ def rows_needed(test: Test, threshold: float, alpha: float, power: float = 0.8) 
         at = [math.sqrt(p * (1 - p)) for p in (threshold, test.estimate)]
         needed = ((_z(alpha) * at[0] + _z(1 - power) * at[1]) / distance) ** 2
     else:
-        error = width / _quantile(test, alpha)
+        if not (quantile := _quantile(test, alpha)):
+            return None  # at alpha 0.5 bounds are the estimate, and tell no error
+        error = width / quantile
         needed = test.n * ((_z(alpha) + _z(1 - power)) * error / distance) ** 2
     open_yet = min(test.p_pass, test.p_fail) > alpha
     return max(math.ceil(needed), test.n + 1 if open_yet else 1)

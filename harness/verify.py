@@ -1,7 +1,8 @@
 """`harness verify`: are these the bytes that passed, and who says so? Reads files, runs nothing of them.
 
-Six steps, stopping at the first that fails. Without a policy it proves that the bytes are the ones the evidence
-speaks of, not who wrote the evidence. Needs the standard library alone, and securesystemslib for signatures.
+Six steps, and a seventh where it is asked for, stopping at the first that fails. Without a policy it proves that the
+bytes are the ones the evidence speaks of, not who wrote the evidence. Needs the standard library alone, and
+securesystemslib for signatures, numpy and scipy to compute verdicts again.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from harness import claims, formats
 from harness.claims import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.errors import UsageError
 from harness.evidence import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
+from harness.outcome import Locked, contradiction, read_lock
 from harness.policy import Policy
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
 SKEW = timedelta(hours=1)  # by which clocks may differ
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
 
 
 class Refused(Exception):
@@ -59,18 +61,25 @@ class _Evidence:
     raw: Mapping[str, bytes]
 
 
-def verify(folder: Path, policy: Policy | None = None, now: datetime | None = None) -> Verified:
-    """Check an export. Raises UsageError when there is no such folder; everything else is in what is returned."""
+def verify(
+    folder: Path, policy: Policy | None = None, now: datetime | None = None, *, recompute: bool = False
+) -> Verified:
+    """Check an export, and with `recompute` its verdicts from the rows in the evidence, too.
+
+    Raises UsageError when there is no such folder, or what is asked for needs a package that is not there; everything
+    else is in what is returned.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name an export of harness run")
-    return _Check(folder, policy, now or datetime.now(UTC)).go()
+    return _Check(folder, policy, now or datetime.now(UTC), recompute).go()
 
 
 class _Check:
     """One verification; the evidence is read once, so that what was compared is what is judged."""
 
-    def __init__(self, folder: Path, policy: Policy | None, now: datetime) -> None:
+    def __init__(self, folder: Path, policy: Policy | None, now: datetime, recompute: bool) -> None:
         self.folder, self.policy, self.now = folder, policy, now
+        self.recomputes = recompute or bool(policy and policy.recomputed is not None)
         self.found = Verified(str(folder))
 
     def go(self) -> Verified:
@@ -81,6 +90,7 @@ class _Check:
             "formats": lambda: formats.check_files(self.folder / MODEL),
             "configuration": lambda: formats.check_configuration(self.folder / MODEL),
             "chat template": self.template,
+            **({"recompute": self.recompute} if self.recomputes else {}),
         }
         for name, step in steps.items():
             if why := self.refusal(name, step):
@@ -106,7 +116,7 @@ class _Check:
     @cached_property
     def evidence(self) -> _Evidence:
         raw = {name: _bytes(self.folder / EVIDENCE / name) for name in (MANIFEST, LOCK, GATES)}
-        data = {name: json.loads(text) for name, text in raw.items()}
+        data = {name: json.loads(text, parse_constant=_no_constant) for name, text in raw.items()}
         return _Evidence(data[MANIFEST], data[LOCK], data[GATES], raw)
 
     @cached_property
@@ -141,7 +151,8 @@ class _Check:
         """The files are exactly those of the manifest, and the claims speak of exactly this manifest."""
         manifest = self.evidence.manifest
         if manifest["format"] != claims.FORMAT:
-            raise Refused(f"{MANIFEST} has format {manifest['format']!r}, this harness reads {claims.FORMAT}")
+            older = "; export again" if manifest["format"] == 1 else ""
+            raise Refused(f"{MANIFEST} has format {manifest['format']!r}, this harness reads {claims.FORMAT}{older}")
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         _check_names(listed)
         self.compare(listed)
@@ -217,20 +228,35 @@ class _Check:
             if gate not in said:
                 raise Refused(f'gate "{gate}" has no verdict on {candidate}')
             self.gate(said[gate])
+        for verdict in self.evidence.gates:
+            self.same_weights(verdict)
+        if why := contradiction(self.locked, said):
+            raise Refused(why)
         waived = sum(said[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
-        """Refuse one verdict, or note that it is waived; only one that could not be given may lack a digest."""
-        manifest, gate, passed = self.evidence.manifest, verdict["gate"], verdict["outcome"] == "PASS"
-        judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
-        if verdict["candidate"] != manifest["candidate"] or not judged:
-            raise Refused(f'gate "{gate}" judged other weights')
+        """Refuse one verdict, or note that it is waived."""
+        self.same_weights(verdict)
+        gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
+        if not passed and self.policy and gate in self.policy.gates:
+            raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
         if not passed:
             self.found.notes.append(_waived(verdict, self.policy, self.now))
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
             raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
+
+    def same_weights(self, verdict: Mapping[str, Any]) -> None:
+        """Refuse a verdict on anything else than this candidate; one that could not be given may lack a digest."""
+        manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
+        judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
+        if verdict["candidate"] != manifest["candidate"] or not judged:
+            raise Refused(f'gate "{verdict["gate"]}" judged other weights')
+
+    @cached_property
+    def locked(self) -> Locked:
+        return read_lock(self.evidence.lock, self.evidence.manifest["candidate"])
 
     def demands(self, policy: Policy) -> None:
         suite, manifest = self.evidence.lock["suite"], self.evidence.manifest
@@ -243,6 +269,8 @@ class _Check:
             raise Refused(f"was made on {manifest['started']}, which is yet to come")
         if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
             raise Refused(f"was made {age.days} days ago, the policy allows {policy.max_age_days:g}")
+        if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
+            raise Refused(f"{remembered} answers were remembered of an earlier run; the policy takes none")
 
     # -- 6: the chat template ----------------------------------------------------------------------
 
@@ -251,6 +279,23 @@ class _Check:
         if there not in (None, self.evidence.manifest["template"]):
             raise Refused(f"{there} is not the one that was evaluated")
         return f"{there[:16]}, as evaluated" if there else "none in the export; the base's is used"
+
+    # -- 7: the verdicts from their rows -----------------------------------------------------------
+
+    def recompute(self) -> str:
+        """Every verdict that rows alone can tell must be what they come to, and be as many as the policy wants."""
+        from harness.recompute import recompute
+
+        verdicts = {g["gate"]: g for g in self.evidence.gates}
+        found = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
+        if found.differs:
+            raise Refused(found.differs)
+        wanted = self.policy.recomputed if self.policy else None
+        if wanted is not None and found.share < wanted:
+            raise Refused(f"{found.says}; {found.share:.0%} of those that block, the policy wants {wanted:.0%}")
+        if wanted is None and not found.gates:
+            raise UsageError(f"--recompute: no gate can be judged again; {found.says}")
+        return found.says
 
 
 def _signers(envelope: Envelope, policy: Policy) -> set[str]:
@@ -295,6 +340,10 @@ def _check_names(names: Iterable[str]) -> None:
             raise Refused(f"{json.dumps(name)} in the manifest is no plain relative name")
         if (other := seen.setdefault(name.casefold(), name)) != name:
             raise Refused(f'"{name}" and "{other}" differ in case alone')
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _waived(verdict: Mapping[str, Any], policy: Policy | None, now: datetime) -> str:

@@ -359,12 +359,13 @@ def test_deceits_that_fit_together_are_refused(case: str, signed: Path, export: 
 def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
     """A waiver stands for a verdict until its last day, and is never silent."""
     until = datetime.now(UTC).date() + timedelta(days=1)
-    edit_gates(export, outcome="FAIL", waiver={**WAIVER, "until": until.isoformat()})
+    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until.isoformat()})
     found = verify(export)
     assert found.ok
     assert f'gate "floor" is waived until {until}: launch' in found.notes
 
 
+REFUTED: dict[str, Any] = {"outcome": "FAIL", "value": 0.2, "estimate": 0.2, "p_pass": 1.0, "p_fail": 0.001}
 NAMES = ["../out", "/etc/passwd", "a//b", "./a", "a\\b", "c:a", "model/a.", "model/a ", "a\nb"]
 
 
@@ -480,6 +481,42 @@ BAD_POLICIES = {
     "a key that is none": ('suites = ["a"]\n[[key]]\nkeyid="a"\npublic="xyz"', "public is not 64 hex digits"),
     "another scheme": ('suites = ["a"]\n[[key]]\nkeyid="a"\nscheme="rsa"\npublic="{0}"', 'want "ed25519"'),
 }
+
+
+NUMBERS = {
+    "max_age_days": ["nan", "inf", "-inf", "-1", "0", "1e10", "1e400", f"1{'0' * 400}", "0x" + "f" * 5000],
+    "max_attempts": ["0", "-1", "10000000", f"1{'0' * 400}", "0x" + "f" * 5000, "1.5", "nan"],
+    "recomputed": ["nan", "inf", "-0.1", "1.01", "2", f"1{'0' * 400}"],
+    "threshold": ["0", "-1", "2", f"1{'0' * 400}", "nan", "1.0", "0x" + "f" * 5000],
+    "waivers": ["1", "nan"],
+    "remembered": ["0", "nan"],
+    "suites": ["1", "0x" + "f" * 5000, f"[{'9' * 400}]"],
+}
+WRONG_NUMBERS = [(k, v) for k, values in NUMBERS.items() for v in [*values, '"1"', "[1]", "1979-05-27"]]
+WRONG_NUMBERS += [(k, "true") for k in ("max_age_days", "max_attempts", "recomputed", "threshold")]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_NUMBERS, ids=lambda x: x[:12])
+def test_a_policy_is_told_its_wrong_numbers(key: str, value: str, export: Path, project: Project) -> None:
+    """What is no number, or none that can be meant, is named by its key: exit 4, one short line."""
+    suites = "" if key == "suites" else 'suites = ["fake"]\n'
+    text = f'{suites}{key} = {value}\n[[key]]\nkeyid = "a"\npublic = "{"0" * 64}"\n'
+    project.write({"policy.toml": text})
+    outcome = project.harness("verify", str(export), "--policy", "policy.toml")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1), outcome.err
+    assert outcome.err.startswith("error: policy.toml: ")
+    assert key in outcome.err
+    assert len(outcome.err) < 200
+
+
+def test_a_gate_that_a_policy_names_must_pass(export: Path, policy: Policy) -> None:
+    """A waiver covers a gate of the suite; what the deployer names must have passed itself."""
+    until = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
+    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until})
+    unsigned = dataclasses.replace(policy, threshold=0)
+    assert verify(export, unsigned).ok
+    found = verify(export, dataclasses.replace(unsigned, gates=["floor"]))
+    assert found.refused == 'gates: gate "floor" is FAIL, and the policy wants it to pass'
 
 
 @pytest.mark.parametrize("case", BAD_POLICIES)
