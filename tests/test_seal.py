@@ -109,7 +109,8 @@ def test_candidate_that_changes_while_it_is_measured(case: str, candidate: Proje
     candidate.write({"harnessfile.py": plugin(EDITS[case], f'[Path("good/{TENSORS}")]')})
     outcome = candidate.run("--candidate", "good")
     assert outcome.code == 1, outcome.out
-    assert outcome.out.count("error: ") == 1
+    (said,) = (line for line in outcome.out.splitlines() if line.startswith("error: "))
+    assert said.startswith('error: export "') or (case == "a link" and "leads out of the folder" in said)
     assert "Traceback" not in outcome.out
     assert not list((candidate.folder / "exports").glob("*/*"))
 
@@ -126,8 +127,8 @@ def test_trained_candidate_that_changes(kind: str, case: str, candidate: Project
             "harnessfile.py": plugin(EDITS[case], folders) + EXPORTER,
         }
     )
-    outcome = candidate.run()
-    assert outcome.code == 1, outcome.out
+    outcome = candidate.run("--ignore", "M6")  # a fake adapter is no PEFT folder
+    assert (outcome.code, 'error: export "' in outcome.out) == (1, True), outcome.out
     assert not list((candidate.folder / "exports").glob("*/*"))
 
 
@@ -135,7 +136,7 @@ def test_adapters_digest_is_in_the_manifest(candidate: Project) -> None:
     """From the base, the adapter's tensors and the quantisation `verify` comes to the digest that was judged."""
     text = (candidate.folder / "suite.toml").read_text("utf-8").replace('use = "safetensors"', 'use = "plain"')
     candidate.write({"suite.toml": text + 'from = "adapter"\n', "harnessfile.py": plugin("pass", "[]") + EXPORTER})
-    outcome = candidate.run()
+    outcome = candidate.run("--ignore", "M6")  # a fake adapter is no PEFT folder
     assert outcome.code == 0, outcome.out
     manifest = json.loads((candidate.folder / "exports/fake" / EVIDENCE / MANIFEST).read_text("utf-8"))
     weights = weights_digest(candidate.folder / "exports/fake/model")

@@ -1,0 +1,72 @@
+"""Digests of weights by what the files hold, whatever their sizes and times say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.evidence import weights_digest
+from harness.testing import write_fake
+from harness_hf import sources
+
+
+def age(folder: Path) -> None:
+    """Give the files of a folder one time, as archives, mirrors and image layers do."""
+    for path in folder.iterdir():
+        os.utime(path, ns=(10**18, 10**18))
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed over", "folder swapped"])
+def test_weights_of_equal_size_and_time(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Replaced by weights of the same size and time, a folder has another digest, in this process and in the next."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    request.addfinalizer(sources._hashed.cache_clear)
+    monkeypatch.setattr(sources, "SETTLED", -(10**12))  # as if all of it had been there for long
+    good, bad = (write_fake(tmp_path / name, skill) for name, skill in (("good", 0.9), ("bad", 0.1)))
+    age(good)
+    age(bad)
+    first, name = sources.folder_digest(good), "model.safetensors"
+    assert sources.folder_digest(good) == first == weights_digest(good)
+    if how == "in place":
+        (good / name).write_bytes((bad / name).read_bytes())
+    elif how == "renamed over":
+        shutil.copy2(bad / name, tmp_path / "x")
+        (tmp_path / "x").replace(good / name)
+    else:
+        good.rename(tmp_path / "away")
+        bad.rename(good)
+    age(good)
+    assert sources.folder_digest(good) == weights_digest(good) != first
+    sources._hashed.cache_clear()  # as a new process
+    assert sources.folder_digest(good) == weights_digest(good) != first
+    assert not list((tmp_path / "cache").rglob("*.json")) if (tmp_path / "cache").exists() else True
+
+
+def test_change_while_it_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A digest of a file that was replaced meanwhile is of neither, so there is none."""
+    folder = write_fake(tmp_path / "m", 0.9)
+    real = weights_digest
+
+    def slow(where: Path) -> str:
+        digest = real(where)
+        write_fake(tmp_path / "n", 0.1)
+        (tmp_path / "n/model.safetensors").replace(folder / "model.safetensors")
+        return digest
+
+    monkeypatch.setattr(sources.evidence, "weights_digest", slow)
+    with pytest.raises(sources.UsageError, match="changed while it was read"):
+        sources.folder_digest(folder)
+
+
+def test_what_was_just_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a tick of the file system's clock a second change leaves no trace, so what is new is hashed each time."""
+    folder, asked = write_fake(tmp_path / "m", 0.9), list[Path]()
+    real = weights_digest
+    monkeypatch.setattr(sources.evidence, "weights_digest", lambda where: (asked.append(where), real(where))[1])
+    assert sources.folder_digest(folder) == sources.folder_digest(folder)
+    assert len(asked) == 2
