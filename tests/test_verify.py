@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -209,17 +208,26 @@ def reseal(export: Path, **changes: Any) -> None:
     model = {n.removeprefix("model/"): f["sha256"] for n, f in manifest["files"].items() if n.startswith("model/")}
     manifest |= {"root": root_digest(model), **changes}
     gates = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
-    with contextlib.suppress(ValueError):  # of weights that are none there is no digest
-        weights = weights_of(hash_files(export / MODEL, model))
-        gates = [{**g, "digest": weights if g["digest"] == manifest["weights"] else g["digest"]} for g in gates]
-        (export / EVIDENCE / GATES).write_text(json.dumps(gates), "utf-8")
-        size = (export / EVIDENCE / GATES).stat().st_size
-        manifest["files"][f"{EVIDENCE}/{GATES}"] = {"size": size, "sha256": file_digest(export / EVIDENCE / GATES)}
-        manifest["weights"] = weights
+    if "weights" not in changes:
+        gates = judged_anew(export, manifest, gates)
     text, lock = json.dumps(manifest).encode(), (export / EVIDENCE / LOCK).read_bytes()
     (export / EVIDENCE / MANIFEST).write_bytes(text)
     lines = [claims.Envelope(s, {}).line() + "\n" for s in claims.statements(text, lock, gates)]
     (export / EVIDENCE / CLAIMS).write_text("".join(lines), "utf-8")
+
+
+def judged_anew(export: Path, manifest: dict[str, Any], gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Let manifest and gates speak of the weights that are there now."""
+    try:
+        weights = weights_of(hash_files(export / MODEL, [name for name, _ in walk(export / MODEL)]))
+    except ValueError:  # of weights that are none there is no digest
+        return gates
+    gates = [{**g, "digest": weights if g["digest"] == manifest["weights"] else g["digest"]} for g in gates]
+    path = export / EVIDENCE / GATES
+    path.write_text(json.dumps(gates), "utf-8")
+    manifest["files"][f"{EVIDENCE}/{GATES}"] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+    manifest["weights"] = weights
+    return gates
 
 
 def edit_gates(export: Path, **changes: Any) -> None:
