@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import made
+from harness import kept
 from harness.errors import Finding, Mistakes, UsageError, did_you_mean
 from harness.subject import ModelRef
 
@@ -151,11 +151,11 @@ class Checks:
 
     def recall(self, path: Path, look: Callable[[], list[Flag]], warn: Callable[[str], None]) -> list[Flag]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
-        if (known := made.kept(path, warn)) is not None:
+        if (known := kept.read(path, warn)) is not None:
             return [replace(flag, ignored=self._reason(flag.code)) for flag in (Flag(**told) for told in known)]
         found = look()
         if not any(flag.kind == CRASHED for flag in found):
-            made.keep(path, [asdict(flag) for flag in found])
+            kept.keep(path, [asdict(flag) for flag in found])
         return found
 
     def _reason(self, code: str) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import formats, keys, made, schema
+from harness import formats, kept, keys, schema
 from harness.errors import Finding, UsageError
 from harness.evidence import digest_of, template_digest, weights_digest
 from harness.gate import PARENT, Gate, Verdict, grouped, ships
@@ -126,7 +126,7 @@ def make(
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
                 raise Finding(f'has another chat template than "{parent.name}"')
             _deployable(work)
-            made.seal(work, folder)
+            kept.seal(work, folder)
     return ModelRef(declared.name, str(folder), digest, options=opened(declared, parent, exporter))
 
 

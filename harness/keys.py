@@ -37,9 +37,9 @@ NO_MODEL = (".git", ".cache")  # folders that clones and downloads leave in a mo
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+([^\n#;]+))", re.MULTILINE)
 NAMED = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import whose module is a text
 SWITCHES = (  # how the names of environment variables begin by which libraries compute otherwise
-    "ACCELERATE_", "BNB_", "CUBLAS_", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "MKL_CBWR", "NVIDIA_TF32",
-    "ONEDNN_", "PEFT_", "PYTORCH_", "TORCH", "TRL_",
+    "ACCELERATE_", "BNB_", "CUBLAS_", "MKL_CBWR", "NVIDIA_TF32", "ONEDNN_", "PEFT_", "PYTORCH_", "TORCH", "TRL_",
 )  # fmt: skip
+AT_START = {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}  # libraries set some too
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "accelerate", "safetensors",
     "numpy", "scipy",
@@ -53,10 +53,9 @@ def versions() -> dict[str, str]:
     return found | {name: version for name in LIBRARIES if (version := _version(name))}
 
 
-@functools.cache
 def switches() -> dict[str, str]:
     """Return the environment variables that change results, as they were before any library set its own."""
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(SWITCHES)}
+    return dict(AT_START)
 
 
 # -- models ------------------------------------------------------------------------------------------
@@ -159,7 +158,7 @@ class _Code:
         file = Path(spec.origin) if spec and spec.origin else None
         if spec is None:
             self.versions[name] = None
-        elif _is_ours(name) and file or (file and not _is_installed(file)):
+        elif (_is_ours(name) and file) or (file and not _is_installed(file)):
             self._content(name, file)
         elif file is None and places and not _is_installed(Path(places[0])):
             self.content[name] = [_package(Path(place))[0] for place in places]

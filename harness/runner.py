@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import check, clean, copies, fewshot, keys, made, marking, preflight, schema, select
+from harness import check, clean, copies, fewshot, kept, keys, marking, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
@@ -420,16 +420,17 @@ class Runner:
             given |= {"watch": self.watched} if train.watch else {}
             given |= {"progress": self.progress, "seed": seed}
             trainer(base, self.ready.adapter, rows, out, **given, **train.options)
-            if not made.is_sealed(out):
-                made.seal(out)
+            if not kept.is_sealed(out):
+                kept.seal(out)
             self.run.facts["training"] = read_facts(facts)
         return out
 
     @contextmanager
     def making(self, out: Path) -> Iterator[bool]:
         """Hold the work folder against other runs; yield whether a folder in it is there, as it was made."""
-        with made.held(self.work(), lambda line: self.progress(Progress("waiting", 0, 0, remark=line))):
-            yield made.fits(out, self.run.warnings.append)
+        tell = self.hook.harness_progress
+        with kept.held(self.work(), lambda line: tell(progress=Progress("waiting", 0, 0, remark=line))):
+            yield kept.fits(out, self.run.warnings.append)
 
     def merge(self, adapter: ModelRef, variant: str) -> ModelRef:
         """Write the merged model, and return it as it lies on the disk."""
@@ -444,7 +445,7 @@ class Runner:
                     if verify := getattr(self.ready.adapter, "verify", None):
                         facts = verify(adapter.path, adapter.adapter, folder, variant=variant)
                         write_text(folder / MERGED, dumps({"facts": facts}))
-                    made.seal(folder, out)
+                    kept.seal(folder, out)
             if facts := read_facts(out / MERGED):
                 self.run.facts[name] = facts
             return ModelRef(name, str(out), weights_digest(out), options=adapter.options)

@@ -60,7 +60,7 @@ def keep(path: Path, value: Any) -> None:
     write_text(path, json.dumps({"value": value, "sha256": digest_of(value)}, indent=1))
 
 
-def kept(path: Path, warn: Warn) -> Any:
+def read(path: Path, warn: Warn) -> Any:
     """Return a value that was kept, or None; what is damaged is set aside."""
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -94,7 +94,7 @@ def _note_of(folder: Path) -> Path:
 
 def _wrong(folder: Path) -> str:
     """Return what tells a folder from what was made, or nothing: names and sizes first, for these cost nothing."""
-    noted = kept(_note_of(folder), lambda _: None)
+    noted = read(_note_of(folder), lambda _: None)
     if not isinstance(noted, dict):
         return "there is no note of what it holds"
     if folder.is_symlink() or not folder.is_dir():
