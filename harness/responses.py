@@ -66,13 +66,15 @@ class Responses:
         rows = [(key, value, _checksum(key, value)) for key, value in self._waiting.items()]
         self._waiting.clear()
         self._written = time.monotonic()
-        if self._db is None or not rows:
-            return
-        try:
-            with self._db:
-                self._db.executemany("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", rows)
-        except Exception as error:
-            self._give_up(error)
+        for _ in range(2 if rows else 0):  # again, into a new file, where the first was found to be damaged
+            if self._db is None:
+                return
+            try:
+                with self._db:
+                    self._db.executemany("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", rows)
+                return
+            except Exception as error:
+                self._give_up(error)
 
     def close(self) -> None:
         """Write what waits, and close the file."""

@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -236,24 +236,24 @@ def test_a_select_split_that_becomes_the_training_rows_is_found(suite: Project) 
 
 def test_rows_that_were_not_asked_for_are_measured_later(suite: Project) -> None:
     """A preflight that looked at some evaluations does not stand for all of them."""
-    long = [{**row, "input": "word " * 300 + row["input"]} for row in ROWS]
-    second = (
-        SUITE[SUITE.index("[[eval]]") : SUITE.index("[[gate]]")].replace('"qa"', '"long"').replace("test.", "long.")
-    )
-    suite.write({"suite.toml": SUITE.replace("[[gate]]", f"{second}[[gate]]", 1), "long.jsonl": long})
-    assert suite.run("-k", "qa").code == 0
+    long = [{"input": "word " * 300 + f"shot {i}", "target": f"s{i}"} for i in range(4)]
+    prompted = SUITE.replace('slices = ["kind"]', f'fewshot_data = "long.jsonl"\n{SHOTS}')
+    suite.write({"suite.toml": prompted, "long.jsonl": long})
+    assert suite.run("-k", "merged").code != 4
     assert "longer than the model's context" in suite.run().err
 
 
-def test_changed_trainer_trains_again(suite: Project) -> None:
+def test_changed_trainer_trains_again(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer whose code changed, in the same number of bytes and at the same time, has trained nothing yet."""
-    code = textwrap.dedent(PLUGIN)
-    suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "own"'), "helper.py": "A = 1\n"})
-    for number, (plugin, helper) in enumerate(((code, "A = 1\n"), (code.replace("0.9", "0.8"), "A = 1\n"))):
+    monkeypatch.syspath_prepend(str(suite.folder))
+    monkeypatch.setitem(sys.modules, "helper", ModuleType("helper"))
+    suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "own"')})
+    versions = ((PLUGIN, "A = 1\n"), (PLUGIN.replace("0.9", "0.8"), "A = 1\n"), (PLUGIN, "A = 2\n"))
+    for number, (plugin, helper) in enumerate(versions):
         suite.write({"harnessfile.py": plugin, "helper.py": helper})
         for name in ("harnessfile.py", "helper.py"):
             os.utime(suite.folder / name, (10**9, 10**9))
-        suite.run()
+        assert suite.run().code == 0
         assert len(trained(suite)) == number + 1
 
 
@@ -370,7 +370,8 @@ from harness import hookimpl, testing
 def train(ref, adapter, rows, out, *, progress, seed):
     with Path("trained.txt").open("a") as f:
         f.write("begun\\n")
-    time.sleep(1.5)
+    while not Path("go").exists():
+        time.sleep(0.02)
     return testing.train(ref, adapter, rows, out, progress=progress, seed=seed)
 
 @hookimpl
@@ -383,15 +384,8 @@ def start(suite: Project, out: str) -> subprocess.Popen[str]:
     """Start a run in a process of its own."""
     code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", "suite.toml", "-p", "harness.testing", "--out", out, "--no-export"]
-    return subprocess.Popen(command, cwd=suite.folder, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path) -> None:
-    """Wait until a file is there."""
-    until = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    with (suite.folder / out).with_suffix(".txt").open("w") as told:
+        return subprocess.Popen(command, cwd=suite.folder, stdout=told, text=True)
 
 
 @pytest.mark.slow
@@ -399,18 +393,20 @@ def wait_for(path: Path) -> None:
 def test_two_runs_of_one_recipe_train_once(suite: Project, killed: bool) -> None:
     """The second waits, says so and takes what the first made; when that is killed, it trains itself."""
     suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "slow"'), "harnessfile.py": SLOW})
-    first = start(suite, "one")
-    wait_for(suite.folder / "trained.txt")
-    second = start(suite, "two")
+    runs = {name: start(suite, name) for name in ("one", "two")}
+    until, waits = time.monotonic() + 120, ""
+    while not waits:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+        told = {name: (suite.folder / f"{name}.txt").read_text("utf-8") for name in runs}
+        waits = next((name for name in runs if "another run makes this" in told[name]), "")
+    other = "two" if waits == "one" else "one"
     if killed:
-        first.kill()
-        first.wait()
-    told = second.communicate(timeout=120)[0]
-    assert second.returncode == 0, told
-    assert len((suite.folder / "trained.txt").read_text().splitlines()) == 1 + killed
-    if not killed:
-        assert first.communicate(timeout=120)[0] and first.returncode == 0
-        assert "another run makes this" in told
+        runs[other].kill()
+    (suite.folder / "go").touch()
+    assert runs[other].wait(timeout=120) == (-9 if killed else 0)
+    assert runs[waits].wait(timeout=120) == 0
+    assert len((suite.folder / "trained.txt").read_text("utf-8").splitlines()) == 1 + killed
     assert len(trained(suite)) == 1
 
 
@@ -536,7 +532,7 @@ def test_what_belongs_to_another_user_is_refused(suite: Project, name: str) -> N
 
 
 def test_a_file_that_others_can_write_is_refused(suite: Project) -> None:
-    """In a folder that others may enter no file may be theirs to write; in one that they may not, it does not matter."""
+    """In a folder that others may enter no file may be theirs to write; in one that they may not, it is no matter."""
     assert suite.run().code == 0
     (suite.folder / "cache/responses.sqlite").chmod(0o666)
     assert suite.run().code == 0
