@@ -42,7 +42,7 @@ SWITCHES = (  # how the names of environment variables begin by which libraries 
 AT_START = {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}  # libraries set some too
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "accelerate", "safetensors",
-    "numpy", "scipy",
+    "numpy", "scipy", "gguf",
 )  # fmt: skip
 _UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it makes is remembered by no other process
 

@@ -26,7 +26,7 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
         raise UsageError(f'pypi "{requirement}": want package==version')
     folder = cache_dir() / "wheels" / requirement.lower()
     wheel = next(iter(sorted(folder.glob("*.whl"))), None) or _download(requirement, folder)
-    if sha256 and (found := _sha256(wheel)) != sha256.lower():
+    if sha256 and (found := sha256_of(wheel)) != sha256.lower():
         raise UsageError(f'pypi "{requirement}": sha256 is {found}, the suite pins {sha256}; remove {wheel} to retry')
     return wheel
 
@@ -48,10 +48,10 @@ def _download(requirement: str, folder: Path) -> Path:
         return wheels[0].rename(folder / wheels[0].name)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """Hash a file, remembering the answer beside it for as long as size and time stay the same."""
     note, stat = path.with_suffix(".sha256.json"), path.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns]
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     try:
         known = json.loads(note.read_text("utf-8"))
         if known["stamp"] == stamp:
