@@ -119,7 +119,8 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
 
 def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
     """Name a fake model: all that lies in its folders, and how it is loaded."""
-    return digest_of([keys.of_model(ref), dtype])
+    folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
+    return digest_of([[keys.of_folder(folder) for folder in folders], ref.quantization, dtype])
 
 
 load.open = open_source  # type: ignore[attr-defined]
