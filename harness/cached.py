@@ -93,7 +93,7 @@ class CachedSubject:
                 options["truncate"] = True
             return _stream(self.loaded, "generate", [prompts[i] for i in numbers], options)
 
-        return self._answers(keys, ask, str, str)
+        return self._answers(keys, ask, str, _text)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
@@ -103,7 +103,7 @@ class CachedSubject:
         def ask(numbers: Sequence[int]) -> Stream[Logprob]:
             return _stream(self.loaded, "logprobs", [pairs[i] for i in numbers], options)
 
-        return self._answers(keys, ask, astuple, lambda value: Logprob(*value))
+        return self._answers(keys, ask, astuple, _score)
 
     def token_kl(self, texts: Sequence[str], against: CachedSubject) -> list[tuple[float, int]]:
         """Compare next-token distributions with another model's; see `Distributions`."""
@@ -114,7 +114,7 @@ class CachedSubject:
                 raise UsageError(f'"{self.name}" does not give token distributions; use a model that runs here')
             yield from enumerate(self.loaded.token_kl([texts[i] for i in numbers], against.loaded))
 
-        return self._answers(keys, ask, list, lambda value: (value[0], value[1]))
+        return self._answers(keys, ask, list, _divergence)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
@@ -123,7 +123,7 @@ class CachedSubject:
         def ask(numbers: Sequence[int]) -> Stream[int]:
             yield from enumerate(self.loaded.count_tokens([pairs[i] for i in numbers]))
 
-        return self._answers(keys, ask, int, int)
+        return self._answers(keys, ask, int, _count)
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened."""
@@ -131,14 +131,14 @@ class CachedSubject:
         def ask(_: Sequence[int]) -> Stream[str]:
             yield 0, self.loaded.render(messages)
 
-        return self._answers([self._key("render", messages)], ask, str, str)[0]
+        return self._answers([self._key("render", messages)], ask, str, _text)[0]
 
     def __getattr__(self, name: str) -> Any:
         """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""
         if name.startswith("_"):
             raise AttributeError(name)
         key = self._key("fact", name)
-        known = self.responses.find([key])
+        known = self.responses.find([key], _fact)
         if key in known:
             return known[key]
         value = getattr(self.loaded, name)
@@ -157,7 +157,7 @@ class CachedSubject:
         from_json: Callable[[Any], T],
     ) -> list[T]:
         """Look the keys up, ask for what is missing, each once, and write answers as they come."""
-        known = {key: from_json(value) for key, value in self.responses.find(keys).items()}
+        known = self.responses.find(keys, from_json)
         self.asked += len(keys)
         self.found += sum(key in known for key in keys)
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
@@ -174,6 +174,35 @@ class CachedSubject:
         if lacking := sum(key not in known for key in keys):
             raise ValueError(f'model "{self.name}" left {lacking} of {len(keys)} requests without an answer')
         return [known[key] for key in keys]
+
+
+def _text(value: Any) -> str:
+    """Return a remembered answer; this and those below raise TypeError or ValueError where it is of another kind."""
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("no whole number")
+    return value
+
+
+def _fact(value: Any) -> int | str:
+    return value if isinstance(value, bool) else _text(value) if isinstance(value, str) else _count(value)
+
+
+def _score(value: Any) -> Logprob:
+    total, tokens, size, greedy = value
+    if not isinstance(greedy, bool):
+        raise TypeError("no log-probability")
+    return Logprob(float(total), _count(tokens), _count(size), greedy)
+
+
+def _divergence(value: Any) -> tuple[float, int]:
+    total, tokens = value
+    return float(total), _count(tokens)
 
 
 def awake(subject: Subject) -> Subject:

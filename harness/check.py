@@ -7,16 +7,15 @@ parameters, and belongs to the last stage that one of them comes from.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from harness import kept
 from harness.errors import RAISES, Finding, Mistakes, UsageError, did_you_mean
 from harness.isolate import isolated, plain
-from harness.paths import write_text
 from harness.subject import ModelRef
 
 if TYPE_CHECKING:
@@ -161,15 +160,13 @@ class Checks:
         value = self.objects.get(name)
         return value if name in LARGE else isolated(value)
 
-    def recall(self, path: Path, look: Callable[[], list[Flag]]) -> list[Flag]:
+    def recall(self, path: Path, look: Callable[[], list[Flag]], warn: Callable[[str], None]) -> list[Flag]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
-        try:
-            known = [Flag(**flag) for flag in json.loads(path.read_text("utf-8"))]
-            return [replace(flag, ignored=self._reason(flag.code)) for flag in known]
-        except (OSError, ValueError, TypeError):
-            found = look()
+        if (known := kept.read(path, warn)) is not None:
+            return [replace(flag, ignored=self._reason(flag.code)) for flag in (Flag(**told) for told in known)]
+        found = look()
         if not any(flag.kind == CRASHED for flag in found):
-            write_text(path, json.dumps([asdict(flag) for flag in found]))
+            kept.keep(path, [asdict(flag) for flag in found])
         return found
 
     def _reason(self, code: str) -> str | None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import formats, schema
+from harness import formats, kept, keys, schema
 from harness.errors import Finding, UsageError
-from harness.evidence import code_digest, digest_of, file_digest, template_digest, weights_digest
+from harness.evidence import digest_of, template_digest, weights_digest
 from harness.gate import PARENT, Gate, Verdict, grouped, ships
 from harness.isolate import isolated
 from harness.paths import folder_in_place, read_facts
@@ -103,11 +102,11 @@ def _uncovered(suite: Suite, export: Export) -> str | None:
 
 
 def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:
-    """Return the folder of the copy of exactly this parent, by exactly these options and this code."""
-    folder = Path(parent.path)
-    beside = {p.name: file_digest(p.resolve()) for p in _files(folder) if p.suffix != ".safetensors"}
-    code = code_digest(Path(str(sys.modules[exporter.__module__.partition(".")[0]].__file__)))
-    key = digest_of([parent.digest, beside, declared.use, dict(declared.options), code])
+    """Return the folder of the copy of exactly this parent, by exactly these options, code and libraries."""
+    made_of = keys.of_folder(Path(parent.path), parent.digest)
+    options = schema.with_defaults(exporter, declared.options)
+    how = [keys.of_code([exporter]), keys.versions(), keys.switches()]
+    key = digest_of([parent.digest, made_of, declared.use, options, how])
     return work / f"{declared.name}-{key[:16]}"
 
 
@@ -127,6 +126,7 @@ def make(
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
                 raise Finding(f'has another chat template than "{parent.name}"')
             _deployable(work)
+            kept.seal(work, folder)
     return sealed(ModelRef(declared.name, str(folder), options=opened(declared, parent, exporter)))
 
 
@@ -186,10 +186,6 @@ def copy_files(folder: Path, to: Path) -> None:
     for name in names:
         (to / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, to / name)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(OURS))
 
 
 def told_options(options: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def asked_digest(samples: Sequence[Sample]) -> str:
     return digest_of([(s.id, s.input, s.target, s.row) for s in samples])
 
 
-def kept(score: Score) -> Score:
+def taken(score: Score) -> Score:
     """Return a score as it is judged: plain numbers and texts that its evaluator holds no more.
 
     Raises TypeError or ValueError where a value or a weight is no number.
@@ -122,5 +122,5 @@ def _unique(scores: Any, wanted: set[str]) -> list[Score]:
             raise ValueError(f'the evaluator scored "{score.id}", which is none of the rows it was given')
         if score.id in found:
             raise ValueError(f'the evaluator scored "{score.id}" twice')
-        found[score.id] = kept(score)
+        found[score.id] = taken(score)
     return list(found.values())

@@ -84,14 +84,6 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()
 
 
-def code_digest(file: Path) -> str:
-    """Return one sha256 for a module, or for all of the package it opens: names and contents of its *.py files."""
-    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-    return digest_of(
-        [[f.relative_to(file.parent).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
-    )
-
-
 def file_digest(path: Path) -> str:
     """Return the sha256 of a regular file, 64 hex digits; raises OSError when it is a link or anything else."""
     with open_file(path) as f:

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness import clean, schema
+from harness import clean, keys, schema
 from harness.collect import Plan
-from harness.evidence import code_digest, digest_of
+from harness.evidence import digest_of
 from harness.plugins import Plugins
 from harness.report import Run
 from harness.result import Metric, Sample
@@ -131,5 +131,5 @@ def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
                 "name": Path(name).name,
                 "distribution": f"{installed.name} {installed.version}" if installed else None,
                 "record": hashlib.sha256(record.encode()).hexdigest() if record else None,
-                "code": code_digest(Path(module.__file__)),
+                "code": keys.of_content([module]),
             }

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import schema
 from harness.collect import Task
-from harness.evaluate import asked_digest, kept
+from harness.evaluate import asked_digest, taken
 from harness.isolate import isolated, plain
 from harness.responses import Responses
 from harness.result import Caveat, Result, Score
@@ -77,7 +77,7 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
         elif found.id in scores:
             raise ValueError(f'the evaluator scored "{found.id}" twice')
         else:
-            scores[found.id] = kept(found)
+            scores[found.id] = taken(found)
     if strange := scores.keys() - {s.id for s in samples}:
         raise ValueError(f'the evaluator scored "{min(strange)}", which is none of the rows it was given')
     if baseline and baseline.digest == answered.digest:

@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import schema
+from harness import keys, schema
 from harness.collect import Item, Plan, Task
 from harness.errors import UsageError
 from harness.evidence import digest_of
+from harness.lock import rows_digest
 from harness.paths import cache_dir, write_text
 
 if TYPE_CHECKING:
@@ -131,9 +132,11 @@ def _path(runner: Runner, what: str) -> Path:
     identify = getattr(plan.plugins.find("loader", suite.model.use).function, "identity", None)
     model = identify(base, **suite.model.options) if identify else None
     machine = [_threads(), os.environ.get("OMP_NUM_THREADS", "")]
-    parts: list[Any] = [FORMAT, what, base.digest, model, runner.run.versions, machine, suite.about.seed]
+    parts: list[Any] = [FORMAT, what, keys.of_model(base), model, runner.run.versions, machine, suite.about.seed]
+    parts += [plan.plugins.code(), keys.switches()]
     if what == EVALUATION:
-        parts += [[e.name, e.use, dict(e.options), e.data, e.limit] for e in suite.evals]
+        parts += [[e.name, e.use, dict(e.options), e.limit] for e in suite.evals]
+        parts += [[name, rows_digest(t.samples or ()), rows_digest(t.shots)] for name, t in plan.tasks.items()]
         parts += [[name, s.shots] for name, s in suite.subjects.items()]
     else:
         parts += [_adapter_options(plan, what), suite.train and [suite.train.use, dict(suite.train.options)]]

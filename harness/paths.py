@@ -9,21 +9,84 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from harness.errors import UsageError
 
 CHUNK = 1 << 22  # bytes copied at a time
 OLD, LOCK = ".old", ".lock"
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder (`HARNESS_CACHE`, else `XDG_CACHE_HOME`/harness), made if need be."""
-    fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+    """Return the user's cache folder (`HARNESS_CACHE`, else `XDG_CACHE_HOME`/harness), made if need be.
+
+    Whoever can write there decides verdicts. Raises UsageError where anybody else but root can, as ssh does with keys.
+    """
+    fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "harness"
     folder = Path(os.environ.get("HARNESS_CACHE") or fallback)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "cannot be written by this user; point"
+        why = why or _open_to_others(folder)
+    except FileExistsError:
+        why = f"is {'a link to nothing' if folder.is_symlink() else 'no folder'}; remove it, or point"
+    except (OSError, ValueError) as error:
+        why = f"cannot be made: {getattr(error, 'strerror', None) or error}; point"
+    if why:
+        raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE elsewhere')
     return folder
+
+
+def _open_to_others(folder: Path) -> str:
+    """Return why somebody else could put an answer into a folder, or nothing: its owner, its mode, what lies in it."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    about = folder.stat()
+    if wrong := _others(about):
+        return f"{wrong}; {_mend(about, folder)}, or point"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                own = entry.stat()
+            except OSError:  # a link to nothing, or gone
+                continue
+            # In a folder that nobody else may enter, only the owner of what lies there could write to it.
+            if wrong := _others(own, modes=bool(about.st_mode & 0o077)):
+                return f'"{entry.name}" in it {wrong}; {_mend(own, Path(entry.path))}, or point'
+    return ""
+
+
+def _others(about: os.stat_result, *, modes: bool = True) -> str:
+    """Return who else than this user and root could write, or nothing."""
+    if about.st_uid not in (os.geteuid(), 0):
+        return f"belongs to user {about.st_uid}, who could put answers there"
+    if modes and about.st_mode & stat.S_IWOTH:
+        return "can be written by everybody"
+    if modes and about.st_mode & stat.S_IWGRP and not _is_private(about.st_gid):
+        return f"can be written by group {about.st_gid}"
+    return ""
+
+
+def _mend(about: os.stat_result, path: Path) -> str:
+    if about.st_uid != os.geteuid():
+        return "remove it" if stat.S_ISREG(about.st_mode) else f"chown -R {os.geteuid()} {path}"
+    return f"chmod go-w {path}"
+
+
+def _is_private(group: int) -> bool:
+    """Return whether a group is this user's own, of their name and with nobody else in it, as many systems make one."""
+    import grp
+    import pwd
+
+    try:
+        name, members = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return members.gr_name == name and set(members.gr_mem) <= {name}
 
 
 def write_text(path: Path, text: str) -> None:

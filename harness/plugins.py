@@ -15,10 +15,9 @@ from typing import Any
 
 import pluggy
 
-from harness import hookspec
+from harness import hookspec, keys
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 
-GROUP = "harness"
 HARNESSFILE = "harnessfile.py"
 KINDS = {  # what a table's `use` names -> the hook that provides it
     "loader": "harness_loaders",
@@ -48,6 +47,7 @@ class Plugins:
         self.manager = manager
         self.hook = manager.hook
         self.provided = self._gather()
+        self._codes: dict[tuple[tuple[str, str], ...], str] = {}
 
     def find(self, kind: str, name: str) -> Provided:
         """Return what provides `name`; raises UsageError with the names there are."""
@@ -57,15 +57,15 @@ class Plugins:
             known = [n for k, n in self.provided if k == kind]
             raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}') from None
 
-    def code(self) -> list[tuple[str, int, int]]:
-        """Tell the source files of harness and plugins from later ones: path, size, time of change."""
-        modules = [
-            sys.modules["harness"],
-            *(p for _, p in self.manager.list_name_plugin() if isinstance(p, ModuleType)),
-        ]
-        files = [Path(m.__file__) for m in modules if m.__file__]
-        whole = {source for f in files for source in (f.parent.rglob("*.py") if f.name == "__init__.py" else [f])}
-        return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(whole)]
+    def code(self, *provided: Provided) -> str:
+        """Return one sha256 for the content of the harness and of all plugins, or of those that provide something."""
+        asked = provided or tuple(self.provided.values())
+        key = tuple((p.kind, p.name) for p in provided)
+        if key not in self._codes:
+            plugins = [self.manager.get_plugin(p.plugin) for p in asked]
+            readers = [] if provided else [i.plugin for i in self.hook.harness_read_samples.get_hookimpls()]
+            self._codes[key] = keys.of_code([*plugins, *readers, *(p.function for p in asked)])
+        return self._codes[key]
 
     def _gather(self) -> dict[tuple[str, str], Provided]:
         mistakes = Mistakes()
@@ -97,7 +97,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     manager = pluggy.PluginManager("harness")
     manager.add_hookspecs(hookspec)
     blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
-    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+    for point in sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name):
         if point.name not in blocked:
             _register(manager, point.name, point.load)
     for name in asked:

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import fewshot, formats, schema
+from harness import fewshot, formats, keys, schema
 from harness.collect import Plan, Task, collect
 from harness.data import continuation, is_remote
 from harness.errors import Mistakes, UsageError
-from harness.evidence import digest_of, weights_digest
+from harness.evidence import digest_of
 from harness.export import problem_with
 from harness.paths import cache_dir, write_text
 from harness.released import missing, open_release
@@ -52,7 +52,8 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     mistakes = Mistakes()
     source = open_model(plan, suite.model)
     others = {name: open_model(plan, s.model) for name, s in suite.subjects.items() if s.use}
-    passed = cache_dir() / "preflight" / plan_digest(plan, source)
+    looked = [plan_digest(plan, source), [i.id for i in plan.items]]
+    passed = cache_dir() / "preflight" / digest_of(looked)
     known = remembers and passed.exists()
     has = "adapter" in plan.candidates
     made = [_adapter(t, source, mistakes, known) if has else None for t in trials(plan)]
@@ -93,29 +94,40 @@ def open_model(plan: Plan, model: Model) -> Source:
 
 
 def plan_digest(plan: Plan, source: Source) -> str:
-    """Name everything that the checks of a plan look at: suite, rows, model, and the code of harness and plugins."""
-    rows = {name: [t.samples and [dataclasses.astuple(s) for s in t.samples]] for name, t in plan.tasks.items()}
-    where = [source.digest, source.path, source.context]
-    data = [rows, plan.training, plan.origins]
-    return digest_of([plan.suite.digest, str(plan.suite.candidate), data, where, plan.plugins.code()])
+    """Name everything that the checks of a plan look at: suite, rows, model, code, libraries and switches."""
+    rows = {name: [t.samples, t.select, t.shots] for name, t in plan.tasks.items()}
+    told = {name: [r and [dataclasses.astuple(s) for s in r] for r in several] for name, several in rows.items()}
+    where = [source.digest, source.path, source.context, _content(source)]
+    suite = [plan.suite.digest, str(plan.suite.path.resolve()), plan.selecting]
+    data = [told, plan.training, plan.origins]
+    return digest_of([suite, data, where, plan.plugins.code(), keys.versions(), keys.switches()])
 
 
 def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
-    """Name everything a trained adapter depends on: base, adapter, trainer, rows, seed, model options and libraries.
+    """Name everything a trained adapter depends on: base, adapter, trainer, rows, seed, model options, code, libraries.
 
     Options stand with their defaults, so that a default which changes makes another recipe.
     """
-    suite = plan.suite
-    parts: list[Any] = [ready.source.digest, suite.about.seed, dict(suite.model.options), dict(versions)]
-    if suite.candidate:
-        parts.append(suite.candidate.adapter)
-        if suite.candidate.adapter:
-            parts.append(weights_digest(suite.resolve(suite.candidate.adapter)))
+    suite, find = plan.suite, plan.plugins.find
+    used = [find("loader", suite.model.use)]
+    base = [ready.source.digest, _content(ready.source), suite.model.use]
+    parts: list[Any] = [base, suite.about.seed, dict(versions), keys.switches()]
+    parts.append(schema.with_defaults(used[0].function, suite.model.options))
+    if suite.candidate and suite.candidate.adapter:
+        parts.append(keys.of_folder(suite.resolve(suite.candidate.adapter)))
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
         if table:
-            function = plan.plugins.find(kind, table.use).function
-            parts += [table.use, schema.with_defaults(function, table.options)]
-    return digest_of([*parts, plan.training])
+            used.append(find(kind, table.use))
+            parts += [table.use, schema.with_defaults(used[-1].function, table.options)]
+    if suite.adapter is None:
+        used.append(find("adapter", FOREIGN))
+    return digest_of([*parts, plan.training, plan.plugins.code(*used)])
+
+
+def _content(source: Source) -> str | None:
+    """Return one sha256 for all that lies in a model's folder; None for a model that is served."""
+    folder = Path(source.path)
+    return keys.of_folder(folder, source.digest) if folder.is_dir() else None
 
 
 def _remote(plan: Plan) -> bool:

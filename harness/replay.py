@@ -22,12 +22,12 @@ from harness.errors import UsageError
 from harness.evaluate import evaluate
 from harness.evidence import digest_of
 from harness.items import as_kept, scores_of
+from harness.keys import versions
 from harness.lock import plugins_of, rows_digest, table_of
 from harness.plugins import Plugins, load_plugins
 from harness.preflight import make_adapter, open_folder, open_model
 from harness.released import shipped
 from harness.result import Score
-from harness.runner import versions
 from harness.subject import ModelRef, Progress, Source
 from harness.suite import Suite, read_suite
 

@@ -12,10 +12,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 VERSION = 1  # of the table, in PRAGMA user_version
+PASSING = {  # errors that tell of locks, rights and disks; any other one means that the file is damaged
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_INTERRUPT,
+}  # fmt: skip
 PATIENCE = 5.0  # seconds to wait for another process that writes
 WRITE_EVERY = 0.5  # seconds between commits: what a kill can lose, beside the batch in work
 MANY = 500  # keys in one query
@@ -28,22 +34,30 @@ class Responses:
         self.path, self._warn = path, warn
         self._waiting: dict[bytes, str] = {}
         self._written = time.monotonic()
-        self._db = self._open()
+        self._damaged = False
+        self._db: sqlite3.Connection | None = None
+        self._open()
 
-    def find(self, keys: Iterable[bytes]) -> dict[bytes, Any]:
-        """Return what is remembered under some keys."""
+    def find(self, keys: Iterable[bytes], read: Callable[[Any], Any] = lambda value: value) -> dict[bytes, Any]:
+        """Return what is remembered under some keys, as `read` makes it of a JSON value; it raises where it cannot."""
         wanted = list(dict.fromkeys(keys))
         found: dict[bytes, Any] = {}
         for start in range(0, len(wanted), MANY):
             some = wanted[start : start + MANY]
             marks = ",".join("?" * len(some))
             rows = self._try(f"SELECT key, value, checksum FROM responses WHERE key IN ({marks})", some)  # noqa: S608
-            found.update({key: json.loads(value) for key, value, sum_ in rows if sum_ == _checksum(key, value)})
+            for row in rows:
+                try:
+                    key, value = _whole(*row)
+                    found[key] = read(value)
+                except (ValueError, TypeError, LookupError, RecursionError) as error:
+                    self._set_aside(f"a row of it cannot be read ({error})")
+                    break
         return found
 
     def keep(self, key: bytes, value: Any) -> None:
         """Remember an answer; it is on the disk within half a second of the next one, or after `flush`."""
-        self._waiting[key] = json.dumps(value, ensure_ascii=False)
+        self._waiting[key] = json.dumps(value)  # in ASCII: half a surrogate pair has no other bytes
         if time.monotonic() - self._written > WRITE_EVERY:
             self.flush()
 
@@ -52,41 +66,45 @@ class Responses:
         rows = [(key, value, _checksum(key, value)) for key, value in self._waiting.items()]
         self._waiting.clear()
         self._written = time.monotonic()
-        if self._db is None or not rows:
-            return
-        try:
-            with self._db:
-                self._db.executemany("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            self._give_up(error)
+        for _ in range(2 if rows else 0):  # again, into a new file, where the first was found to be damaged
+            if self._db is None:
+                return
+            try:
+                with self._db:
+                    self._db.executemany("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", rows)
+                return
+            except Exception as error:
+                self._give_up(error)
 
     def close(self) -> None:
         """Write what waits, and close the file."""
         self.flush()
         if self._db is not None:
-            self._db.close()
+            with suppress(sqlite3.Error):  # of a file that was damaged meanwhile
+                self._db.close()
             self._db = None
 
-    def _open(self) -> sqlite3.Connection | None:
+    def _open(self) -> None:
         try:
-            return self._connect()
-        except sqlite3.Error as error:
+            self._db = self._connect()
+        except Exception as error:
             self._give_up(error)
-        if self.path.exists():
-            return None
-        try:  # a damaged file was set aside
-            return self._connect()
-        except sqlite3.Error as error:
-            self._give_up(error)
-            return None
 
     def _connect(self) -> sqlite3.Connection | None:
         db = sqlite3.connect(self.path, timeout=PATIENCE)
+        try:
+            return self._prepared(db)
+        except Exception:
+            db.close()
+            raise
+
+    def _prepared(self, db: sqlite3.Connection) -> sqlite3.Connection | None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             db.close()
             self._warn(f'cache "{self.path}": is of a newer version of the harness; answers are not remembered')
             return None
+        db.execute("PRAGMA trusted_schema = OFF")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last commits, never the file
         table = "responses (key BLOB PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID"
@@ -95,32 +113,47 @@ class Responses:
             db.execute(f"PRAGMA user_version = {VERSION}")
         return db
 
-    def _try(self, query: str, values: list[bytes]) -> list[tuple[bytes, str, bytes]]:
+    def _try(self, query: str, values: list[bytes]) -> list[tuple[Any, ...]]:
         if self._db is None:
             return []
         try:
             return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except Exception as error:
             self._give_up(error)
             return []
 
-    def _give_up(self, error: sqlite3.Error) -> None:
-        """Go on without the file; a damaged one is set aside, so that the next run starts a new one."""
-        if getattr(self, "_db", None) is not None:
-            self._db.close()  # type: ignore[union-attr]
-        self._db = None
-        if type(error) is not sqlite3.DatabaseError:  # its subclasses tell of locks, full disks and rights
+    def _give_up(self, error: Exception) -> None:
+        """Go on without the file where that is for now; a damaged one is set aside. Raises what is no fault of its."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if isinstance(error, sqlite3.ProgrammingError) or not isinstance(error, (sqlite3.Error, ValueError)):
+            raise error
+        if code is not None and code & 0xFF in PASSING:
+            self._disconnect()
             self._warn(f'cache "{self.path}": {error}; answers are not remembered from here on')
-            return
+        else:
+            self._set_aside(" ".join(str(error).split()))
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.close()
+        self._db = None
+
+    def _set_aside(self, why: str) -> None:
+        """Give a damaged file another name, tell it, and start a new one; a second time, go on without."""
+        self._disconnect()
         aside = self.path.with_suffix(f".damaged-{time.time_ns()}")
         try:
             self.path.rename(aside)
             for tail in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + tail).unlink(missing_ok=True)
         except OSError as failed:
-            self._warn(f'cache "{self.path}": {error}, and cannot be set aside: {failed.strerror}')
+            self._warn(f'cache "{self.path}": {why}, and cannot be set aside: {failed.strerror}')
             return
-        self._warn(f'cache "{self.path}": {error}; it is set aside as "{aside.name}", and its answers are asked again')
+        self._warn(f'cache "{self.path}": {why}; it is set aside as "{aside.name}", and its answers are asked again')
+        if not self._damaged:
+            self._damaged = True
+            self._open()
 
 
 def request_key(identity: str, kind: str, *request: Any) -> bytes:
@@ -133,6 +166,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a request holds {type(value).__name__}, which has no JSON")
+
+
+def _whole(key: Any, value: Any, checksum: Any) -> tuple[bytes, Any]:
+    """Return a row's key and value; raises ValueError where it is not what was written."""
+    if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _checksum(key, value):
+        raise ValueError("it is not what was written")
+    return key, json.loads(value)
 
 
 def _checksum(key: bytes, value: str) -> bytes:

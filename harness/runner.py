@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import check, clean, copies, fewshot, marking, preflight, schema, select
+from harness import check, clean, copies, fewshot, kept, keys, marking, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
@@ -36,12 +35,11 @@ from harness.result import Result
 from harness.seal import sealed
 from harness.settle import Settlement
 from harness.store import RunFolder, junit
-from harness.subject import ModelRef, Subject
+from harness.subject import ModelRef, Progress, Subject
 from harness.suite import MERGES, Export, Model, read_suite
 from harness.sweep import Climb, tell_apart, trained, trials
 from harness.waive import read_waivers, unneeded, void
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "numpy", "scipy")
 ATTEMPTS = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
 MERGED = "harness-merge.json"  # how a merged model compares with its adapter
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
@@ -193,7 +191,7 @@ class Runner:
             selecting=plan.selecting,
             warnings=[*plan.warnings, *void(waivers, plan.suite.gates, started.date())],
             waivers=waivers,
-            versions=versions(),
+            versions=keys.versions(),
         )
         self.started = started
         self.asked_rows: dict[str, str] = {}  # what each evaluation asks, as it stood before there was a candidate
@@ -430,8 +428,8 @@ class Runner:
         assert train and self.plan.training is not None and self.ready.adapter
         out = self.work() / "adapter"
         facts = out / "harness-adapter.json"
-        with self.stage("train", f"{train.use}, {len(self.plan.training)} rows"):
-            if out.is_dir():
+        with self.stage("train", f"{train.use}, {len(self.plan.training)} rows"), self.making(out) as whole:
+            if whole:
                 self.run.facts["training"] = {"reused": str(out), **read_facts(facts)}
                 return out
             trainer = self.plan.plugins.find("trainer", train.use).function
@@ -440,22 +438,32 @@ class Runner:
             given |= {"watch": self.watched} if train.watch else {}
             given |= {"progress": self.progress, "seed": seed}
             trainer(isolated(base), self.ready.adapter, rows, out, **given, **isolated(dict(train.options)))
+            if not kept.is_sealed(out):
+                kept.seal(out)
             self.run.facts["training"] = read_facts(facts)
         return out
+
+    @contextmanager
+    def making(self, out: Path) -> Iterator[bool]:
+        """Hold the work folder against other runs; yield whether a folder in it is there, as it was made."""
+        tell = self.hook.harness_progress
+        with kept.held(self.work(), lambda line: tell(progress=Progress("waiting", 0, 0, remark=line))):
+            yield kept.fits(out, self.run.warnings.append)
 
     def merge(self, adapter: ModelRef, variant: str) -> ModelRef:
         """Write the merged model, and return it as it lies on the disk."""
         name = self.suite.merged(variant)
         assert adapter.adapter and self.ready.adapter and variant in MERGES
         out = self.work() / (f"merged-{variant}" if self.suite.choose else name)
-        with self.stage("merge", f"onto the {variant} base"):
-            if not out.is_dir():
+        with self.stage("merge", f"onto the {variant} base"), self.making(out) as whole:
+            if not whole:
                 told = {"progress": self.progress} if schema.wants(self.ready.adapter.merge, "progress") else {}
                 with folder_in_place(out) as folder:
                     self.ready.adapter.merge(adapter.path, adapter.adapter, folder, variant=variant, **told)
                     if verify := getattr(self.ready.adapter, "verify", None):
                         facts = verify(adapter.path, adapter.adapter, folder, variant=variant)
                         write_text(folder / MERGED, dumps({"facts": facts}))
+                    kept.seal(folder, out)
             if facts := read_facts(out / MERGED):
                 self.run.facts[name] = facts
             return sealed(ModelRef(name, str(out), options=adapter.options))
@@ -510,7 +518,8 @@ class Runner:
         exporter = self.plan.plugins.find("exporter", declared.use).function
         with self.stage("copy", f"{declared.name} of {parent.name}"):
             out = copies.folder_of(self.work(), declared, parent, exporter)
-            ref = copies.make(declared, parent, exporter, out, self.progress)
+            with self.making(out):
+                ref = copies.make(declared, parent, exporter, out, self.progress)
             self.run.facts[declared.name] = copies.facts_of(out)
             return ref
 
@@ -564,8 +573,8 @@ class Runner:
         """Look, unless it was done on exactly this plan, these models and this code."""
         if not self.options.cache:
             return look()
-        key = digest_of([preflight.plan_digest(self.plan, self.ready.source), self.run.versions, what])
-        return self.checks.recall(cache_dir() / "checks" / f"{key}.json", look)
+        key = digest_of([preflight.plan_digest(self.plan, self.ready.source), what])
+        return self.checks.recall(cache_dir() / "checks" / f"{key}.json", look, self.run.warnings.append)
 
     def look(self, stage: str, **objects: Any) -> None:
         """Run the checks of a stage after training."""
@@ -576,7 +585,8 @@ class Runner:
                     self.plan.plugins.find("loader", self.suite.model.use).function, **self.suite.model.options
                 )
                 data = check.data_objects(self.plan, self.base(), load)
-                found = self.recall(lambda: self.checks.run(stage, **data, **objects), stage, objects)
+                looked = {name: ref and keys.of_model(ref) for name, ref in objects.items()}
+                found = self.recall(lambda: self.checks.run(stage, **data, **objects), stage, looked)
                 # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
                 self.flag(found, ExitCode.USAGE if self.suite.candidate else ExitCode.FAILED)
 
@@ -853,12 +863,3 @@ class Runner:
     def work_of(self, plan: Plan) -> Path:
         """Return the folder of another plan on the same base, such as a trial's."""
         return cache_dir() / "trained" / preflight.recipe_digest(plan, self.ready, self.run.versions)[:16]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what a run depends on."""
-    found = {"harness": harness.__version__}
-    for name in LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

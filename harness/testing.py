@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from harness import keys
 from harness.errors import UsageError
-from harness.evidence import weights_digest
+from harness.evidence import digest_of, weights_digest
 from harness.hookspec import hookimpl
 from harness.report import Run
 from harness.result import Prompt
@@ -117,8 +118,9 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
 
 
 def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
-    """Name a fake model: where it is, and its skill."""
-    return f"{ref.path} {ref.adapter} {_skill(ref.adapter or Path(ref.path))} {dtype}"
+    """Name a fake model: all that lies in its folders, and how it is loaded."""
+    folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
+    return digest_of([[keys.of_folder(folder) for folder in folders], ref.quantization, dtype])
 
 
 load.open = open_source  # type: ignore[attr-defined]

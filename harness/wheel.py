@@ -25,7 +25,7 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
         raise UsageError(f'pypi "{requirement}": want package==version')
     folder = cache_dir() / "wheels" / requirement.lower()
     wheel = next(iter(sorted(folder.glob("*.whl"))), None) or _download(requirement, folder)
-    if sha256 and (found := _sha256(wheel)) != sha256.lower():
+    if sha256 and (found := sha256_of(wheel)) != sha256.lower():
         raise UsageError(f'pypi "{requirement}": sha256 is {found}, the suite pins {sha256}; remove {wheel} to retry')
     return wheel
 
@@ -47,6 +47,7 @@ def _download(requirement: str, folder: Path) -> Path:
         return wheels[0].rename(folder / wheels[0].name)
 
 
-def _sha256(wheel: Path) -> str:
-    with wheel.open("rb") as f:
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, 64 hex digits."""
+    with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

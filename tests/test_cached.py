@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from harness import Sampling
 from harness.cached import CachedSubject, Models
-from harness.responses import VERSION, Responses, request_key
+from harness.responses import VERSION, Responses, _checksum, request_key
 from harness.subject import Logprob, ModelRef
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
@@ -196,6 +197,91 @@ def test_a_changed_value_is_asked_again(world: World) -> None:
     world.model.asked.clear()
     assert world.subject().generate(["abc"]) == ["3"]
     assert len(world.model.asked) == 1
+
+
+def test_no_flipped_byte_is_an_exception(world: World) -> None:
+    """A run on a cache in which any one byte changed gets its answers, and a warning at most once."""
+    subject = world.subject()
+    asked = [f"{i}" * i for i in range(1, 60)]
+    wanted = subject.generate(asked)
+    subject.responses.close()
+    with sqlite3.connect(world.path) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+    db.close()
+    whole = world.path.read_bytes()
+    schema = range(whole.index(b"CREATE TABLE") - 40, whole.index(b"CREATE TABLE") + 140)
+    places = [*range(100), *schema, *random.Random(7).sample(range(len(whole)), 250)]
+    told = 0
+    for number, place in enumerate(places):
+        for path in world.path.parent.iterdir():
+            path.unlink()
+        flipped = bytearray(whole)
+        flipped[place] ^= 0xFF if number % 2 else 1 << number % 8
+        world.path.write_bytes(bytes(flipped))
+        world.warnings.clear()
+        subject = world.subject()
+        assert subject.generate([*asked, "new"]) == [*wanted, "3"], place
+        subject.responses.close()
+        assert len(world.warnings) <= 1, (place, world.warnings)
+        told += len(world.warnings)
+        if any(world.path.parent.glob("*.damaged-*")):
+            again = world.subject()
+            world.model.asked.clear()
+            assert again.generate(["new"]) == ["3"]
+            assert not world.model.asked, place
+            again.responses.close()
+    assert told > 100
+
+
+@pytest.mark.parametrize("value", ["5", "null", '["x"]', "{", "[" * 100_000, "1e999"])
+@pytest.mark.parametrize("kind", ["generate", "logprobs"])
+def test_a_value_of_another_kind_is_damage(world: World, value: str, kind: str) -> None:
+    """What is whole by its checksum and is no answer sets the file aside; the model is asked."""
+    subject = world.subject()
+    asked: list[Any] = ["abc"] if kind == "generate" else [("abc", "d")]
+    wanted = getattr(subject, kind)(asked)
+    subject.responses.close()
+    with sqlite3.connect(world.path) as db:
+        [(key,)] = db.execute("SELECT key FROM responses")
+        db.execute("UPDATE responses SET value = ?, checksum = ?", (value, _checksum(key, value)))
+    db.close()
+    for turn in range(2):
+        subject = world.subject()
+        assert getattr(subject, kind)(asked) == wanted
+        subject.responses.close()
+        assert len(world.warnings) == 1, turn
+    assert "is set aside as" in world.warnings[0]
+
+
+@pytest.mark.parametrize("column", ["value", "checksum"])
+@pytest.mark.parametrize("content", ["NULL", "1", "1.5", "x'ff00'", "'text'", "CAST(x'ffc0' AS TEXT)"])
+def test_a_row_of_other_types_is_damage(world: World, column: str, content: str) -> None:
+    """A row that holds anything but what was written sets the file aside, is told, and is asked again."""
+    subject = world.subject()
+    subject.generate(["abc"])
+    subject.responses.close()
+    with sqlite3.connect(world.path) as db:
+        db.execute("ALTER TABLE responses RENAME TO old")
+        db.execute("CREATE TABLE responses (key, value, checksum)")
+        db.execute("INSERT INTO responses SELECT * FROM old")
+        db.execute(f"UPDATE responses SET {column} = {content}")
+    db.close()
+    subject = world.subject()
+    assert subject.generate(["abc"]) == ["3"]
+    subject.responses.close()
+    assert len(world.warnings) == 1
+    assert "is set aside as" in world.warnings[0]
+
+
+def test_half_a_surrogate_pair_is_remembered(world: World) -> None:
+    """An answer that UTF-8 has no bytes for is kept as any other."""
+    responses = Responses(world.path, world.warnings.append)
+    responses.keep(b"k", "a\ud800")
+    responses.close()
+    responses = Responses(world.path, world.warnings.append)
+    assert responses.find([b"k"]) == {b"k": "a\ud800"}
+    responses.close()
+    assert not world.warnings
 
 
 def test_a_newer_cache_is_left_alone(world: World) -> None:

@@ -16,7 +16,7 @@ import pytest
 import harness
 from harness import Score
 from harness.check import Flag
-from harness.evaluate import kept
+from harness.evaluate import taken
 from harness.isolate import isolated, plain
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
@@ -325,7 +325,7 @@ def test_copies_are_plain_all_the_way_down() -> None:
         def weight_of(self, metric: str) -> float:
             return 1e9
 
-    score = kept(Evil("a", Fickle({"m": 0.0}), weights=Fickle({"m": 2.0})))
+    score = taken(Evil("a", Fickle({"m": 0.0}), weights=Fickle({"m": 2.0})))
     assert (type(score), score.values["m"], score.weight_of("m")) == (Score, 0.0, 2.0)
     assert type(plain(Score, Evil("a", {}))) is Score
     value = {"a": [({"b": 1},)], "c": {1, 2}}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import harness_api
+from harness import keys
 from harness.errors import Mistakes, UsageError
 from harness.evidence import digest_of
 
@@ -87,7 +87,7 @@ class Options:
         if not self.version:
             return None
         how = [self.endpoint, self.logprobs, self.context, self.prefix, dict(self.body or {})]
-        return digest_of(["api", self.digest(path), how, _code()])
+        return digest_of(["api", self.digest(path), how, keys.of_code([harness_api], core=False)])
 
     def key(self) -> tuple[str, str]:
         """Return the variable that holds the key, and the key; two empty texts where none is sent.
@@ -122,9 +122,3 @@ def _wrong_url(url: str) -> str | None:
     if parts.query or parts.fragment:
         return 'has something after "?" or "#", which would end up in reports; ' + want
     return None
-
-
-def _code() -> str:
-    """Name this plugin's own code: another way to ask may get another answer."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

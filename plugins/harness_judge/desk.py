@@ -16,6 +16,8 @@ from dataclasses import astuple, dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
+import harness_judge
+from harness import keys
 from harness.errors import UsageError
 from harness.responses import Responses, request_key
 from harness_judge.budget import Budget, Reserved
@@ -105,6 +107,7 @@ class Desk(Generic[Asked]):
         self.concurrency, self.tries, self.pause, self.progress = concurrency, retries + 1, pause, progress
         self.models: dict[str, None] = {}
         self.capped = ""
+        self._identity = [self.backend.identity, keys.of_content([harness_judge])]  # how it is asked, and read
         self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
         self.answered = self.failed = 0
 
@@ -130,7 +133,7 @@ class Desk(Generic[Asked]):
     # -- what is remembered ------------------------------------------------------------------------
 
     def _key(self, question: Asked, model: str) -> bytes:
-        return request_key("judge", "judgment", self.backend.identity, model, *question.asked)
+        return request_key("judge", "judgment", self._identity, model, *question.asked)
 
     def _remembered(self, questions: Sequence[Asked]) -> dict[int, Reply]:
         """Look up what the model that replied last has said; which one that was is remembered too."""
@@ -140,9 +143,9 @@ class Desk(Generic[Asked]):
         model = self.responses.find([alias]).get(alias)
         if not isinstance(model, str):
             return {}
-        keys = [self._key(q, model) for q in questions]
-        values = self.responses.find(keys)
-        return {i: Reply(*values[key]) for i, key in enumerate(keys) if key in values}
+        wanted = [self._key(q, model) for q in questions]
+        values = self.responses.find(wanted, lambda value: Reply(*value))
+        return {i: values[key] for i, key in enumerate(wanted) if key in values}
 
     def _keep(self, question: Asked, reply: Reply) -> None:
         if self.responses is not None:
@@ -154,7 +157,7 @@ class Desk(Generic[Asked]):
         self.models[reply.model] = None  # the last one is the one that replied last
 
     def _alias(self) -> bytes:
-        return request_key("judge", "model", self.backend.identity)
+        return request_key("judge", "model", self._identity)
 
     # -- what is asked -----------------------------------------------------------------------------
 

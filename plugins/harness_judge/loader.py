@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import harness_judge
+from harness import keys
 from harness.errors import UsageError
 from harness.evidence import digest_of
 from harness.result import Prompt
@@ -56,7 +58,10 @@ def open_source(path: str, *, version: str = "", **options: Any) -> AnthropicSou
 def identity(path: str, *, version: str = "", **options: Any) -> str | None:
     """Name what an answer depends on, never the key; None without a version."""
     at = _service(path, options)
-    return digest_of(["anthropic", _digest(at, path, version), dict(options.get("body") or {})]) if version else None
+    if not version:
+        return None
+    body = dict(options.get("body") or {})
+    return digest_of(["anthropic", _digest(at, path, version), body, keys.of_content([harness_judge])])
 
 
 class AnthropicSubject:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import kept
 from harness.errors import UsageError
 from harness.paths import folder_in_place, write_text
 from harness_lora.adapter import NOTE
@@ -183,6 +184,7 @@ def _write_adapter(
         _sort_targets(work / "adapter_config.json")
         fold(work)  # before it is evaluated: what is gated is what servers get
         write_text(work / NOTE, json.dumps(note, indent=2) + "\n")
+        kept.seal(work, out)
 
 
 def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
