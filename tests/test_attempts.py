@@ -12,6 +12,7 @@ from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 SELECT = [{"id": f"s{i}", "input": f"choose {i} say v{i}", "target": f"v{i}", "kind": "ab"[i % 2]} for i in range(40)]
+OTHER = [{"id": f"q{i}", "input": f"other {i} say u{i}", "target": f"u{i}", "kind": "ab"[i % 2]} for i in range(60)]
 SPLIT = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
 
 
@@ -109,10 +110,11 @@ def test_attempts_are_told(suite: Project) -> None:
 
 
 def test_other_thresholds_are_attempts_too(suite: Project) -> None:
-    """A floor that is lowered after a failure is asked of the same rows; another metric or other rows are not."""
+    """A floor that is lowered after a failure is asked of rows that were looked at; other rows were not."""
     assert attempts(suite, 0.6) == 1
     assert attempts(suite, 0.7, "--set", "gate.0.min=0.4") == 2
-    assert attempts(suite, 0.8, "--set", "eval.0.limit=50") == 1
+    suite.write({"test.jsonl": OTHER})
+    assert attempts(suite, 0.8) == 1
 
 
 def test_spending_keeps_the_stated_risk(suite: Project) -> None:
@@ -141,7 +143,7 @@ def test_damaged_ledger_is_told(suite: Project) -> None:
     """A line that cannot be read is an attempt that is not counted, so the report says so."""
     attempts(suite, 0.6)
     path = suite.folder / "cache/attempts.jsonl"
-    path.write_text(path.read_text("utf-8") + '{"half', "utf-8")
+    path.write_text(path.read_text("utf-8") + '{"half', "utf-8")  # what a kill cut off
     outcome = suite.run("--set", "train.skill=0.7")
     assert outcome.out.count("attempts.jsonl:3: cannot be read") == 1
     assert outcome.report.verdicts[-1].attempt == 2
