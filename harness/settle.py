@@ -193,10 +193,10 @@ class Settlement:
         return spent(alpha, attempt) if attempt and about.attempts == "spend" else alpha
 
     def say(self, verdict: Verdict) -> None:
-        gate = self.gates[verdict.gate]
+        gate, suite = self.gates[verdict.gate], self.plan.suite
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
-            waiver = in_force(self.waivers, gate, self.today)
-            void = [w.void(gate, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
+            waiver = in_force(self.waivers, gate, suite, self.today)
+            void = [w.void(gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
             why = verdict.why + (f"; its waiver {void[-1]}" if void else "")
             verdict = replace(verdict, waiver=waiver, why=why)
         self.said[verdict.candidate, verdict.gate] = verdict
