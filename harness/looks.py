@@ -10,7 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -41,31 +41,14 @@ class Look:
 
 
 def look_of(
-    plan: Plan,
-    results: Mapping[tuple[str, str], Result],
-    ended: Collection[tuple[str, str]],
-    candidate: str,
-    keys: Mapping[str, frozenset[str]],
-    weights: str = "",
-) -> Look | None:
-    """Return what is known of a candidate so far, or None while nothing was scored that a gate takes a risk on.
-
-    `keys` are those of `risked`, by eval. With `weights` scores are still to come.
-    """
-    found = {name: results[candidate, name] for name in keys if (candidate, name) in results}
-    if not (found or weights):
-        return None
+    role: Role, weights: str, keys: Mapping[str, frozenset[str]], scores: Mapping[str, str], whole: bool
+) -> Look:
+    """Return a look from the keys of its evals' rows and the digests of those scores that are there, by eval."""
     seen: dict[str, list[str]] = {}
     for name, own in keys.items():
-        scored = scores_digest(plan.tasks[name], found[name]) if name in found else ""
-        seen.setdefault(rows_digest(own), []).append(scored)
-    return Look(
-        role_of(plan, candidate),
-        weights or next(iter(found.values())).digest,
-        frozenset().union(*keys.values()),
-        {rows: tuple(sorted(scores)) for rows, scores in seen.items()},
-        all((candidate, name) in ended for name in keys),
-    )
+        seen.setdefault(rows_digest(own), []).append(scores.get(name, ""))
+    every = frozenset[str]().union(*keys.values())
+    return Look(role, weights, every, {rows: tuple(sorted(each)) for rows, each in seen.items()}, whole)
 
 
 def risked(plan: Plan, candidate: str) -> list[str]:

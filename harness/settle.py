@@ -11,7 +11,7 @@ from harness import clean
 from harness.collect import Item, Plan
 from harness.gate import Gate, Outcome, Verdict
 from harness.ledger import Attempt, Ledger, question_of, seen_of, spent
-from harness.looks import Look, keys_of, look_of, risked
+from harness.looks import Look, keys_of, look_of, risked, role_of, scores_digest
 from harness.result import Result
 from harness.stats import holm
 from harness.verdict import judge, unjudged
@@ -33,6 +33,7 @@ class Settlement:
         self.leaks: clean.Leaks | None = None  # rows by evaluation; None as long as nobody looked
         self.ledger: Ledger | None = None  # without one no attempt is counted
         self.keys: dict[str, dict[str, frozenset[str]]] = {}  # candidate -> eval -> keys of its rows
+        self.scores: dict[tuple[str, str], str] = {}  # digests by candidate and eval
         self.attempts: dict[str, Attempt] = {}  # of candidates, once they are in the ledger
         self.numbers: dict[str, int] = {}  # of the attempt that a candidate is judged as
         self.guesses: dict[tuple[str, str], int] = {}  # the same, of evaluations that may stop early
@@ -46,8 +47,9 @@ class Settlement:
         if self.ledger is None:
             self.settle(item.subject)
         else:
+            look = self.look(item.subject)  # takes long where rows are many, so nobody waits for it
             with self.ledger.locked():
-                self.count(self.ledger, item.subject)
+                self.count(self.ledger, item.subject, look)
         return tuple(v for key, v in self.said.items() if key not in before)
 
     def settle(self, candidate: str) -> None:
@@ -55,9 +57,8 @@ class Settlement:
         for gate in self.plan.gates(candidate):
             self.give(gate, candidate)
 
-    def count(self, ledger: Ledger, candidate: str) -> None:
+    def count(self, ledger: Ledger, candidate: str, look: Look | None) -> None:
         """Settle a candidate as the attempt it is, and write that down; not before it is sure which one."""
-        look = self.look(candidate)
         if look is None:
             return self.settle(candidate)
         attempt = self.attempts.get(candidate) or ledger.attempt(look, partial(self.old, candidate))
@@ -71,11 +72,21 @@ class Settlement:
         return None
 
     def look(self, candidate: str, weights: str = "") -> Look | None:
-        """Return what is known of a candidate so far."""
+        """Return what is known of a candidate so far; None where nothing was scored that a gate takes a risk on."""
         if candidate not in self.keys:
             samples = {n: self.plan.tasks[n].samples or () for n in risked(self.plan, candidate)}
             self.keys[candidate] = {n: keys_of(rows) for n, rows in samples.items()}
-        return look_of(self.plan, self.results, self.ended, candidate, self.keys[candidate], weights)
+        keys = self.keys[candidate]
+        there = {name: self.results[candidate, name] for name in keys if (candidate, name) in self.results}
+        if not (there or weights):
+            return None
+        for name, result in there.items():
+            if (candidate, name) not in self.scores:
+                self.scores[candidate, name] = scores_digest(self.plan.tasks[name], result)
+        scores = {name: self.scores[candidate, name] for name in there}
+        weights = weights or next(iter(there.values())).digest
+        whole = all((candidate, name) in self.ended for name in keys)
+        return look_of(role_of(self.plan, candidate), weights, keys, scores, whole)
 
     def old(self, candidate: str) -> list[tuple[str, str]]:
         """Return the questions that a candidate's gates put, and what was seen if it is known, by the old keys."""
@@ -159,8 +170,8 @@ class Settlement:
         """Return the attempt that a candidate is in the middle of an evaluation; the ledger is asked once for each."""
         key = item.subject, item.eval
         if self.ledger and key not in self.guesses:
+            look = self.look(item.subject, weights)
             with self.ledger.locked():
-                look = self.look(item.subject, weights)
                 attempt = self.ledger.attempt(look, partial(self.old, item.subject)) if look else None
             self.guesses[key] = attempt.number if attempt else 0
         return self.numbers.get(item.subject) or self.guesses.get(key, 0)
