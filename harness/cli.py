@@ -191,7 +191,12 @@ def show(args: argparse.Namespace) -> int:
         evaluation = verdict.metric.partition(".")[0]
         ours = read_rows(folder, verdict.candidate, evaluation)
         theirs = read_rows(folder, verdict.versus or "", evaluation)
-        print_flips(console, verdict, _flips(verdict, ours, theirs))
+        try:
+            flips = _flips(verdict, ours, theirs)
+        except (LookupError, TypeError):
+            what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
+            raise UsageError(f"{folder}: {what}; run the suite again") from None
+        print_flips(console, verdict, flips)
     if not changed:
         console.print("no row changed between a candidate and the baseline of a gate")
     return ExitCode.OK

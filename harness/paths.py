@@ -121,6 +121,20 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         os.close(handle)
 
 
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
     """Append `size` bytes of a file from `start` on to another, neither of them buffered, through no memory of ours.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.collect import Plan
 from harness.ledger import Ledger
+from harness.looks import keys_of, risked, role_of
 from harness.measure import EVALUATION, Measured, methods_of
 from harness.odds import History, Joint, Odds, joint_of, name_of, odds_of
 from harness.paths import cache_dir
@@ -57,7 +58,7 @@ def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
     plan, suite = runner.plan, runner.suite
     history = History(runner.options.out, plan)
-    odds = odds_of(plan, history, _attempts(suite.name))
+    odds = odds_of(plan, history, _attempts(plan))
     asked, made = requests_of(runner), made_of(runner)
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     return Forecast(
@@ -83,13 +84,14 @@ def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
     )
 
 
-def _attempts(suite: str) -> dict[tuple[str, str], int]:
-    """Count the attempts so far by gate and candidate."""
-    seen: dict[tuple[str, str], set[str]] = {}
-    for line in Ledger(cache_dir() / ATTEMPTS, lambda _: None).lines():
-        if line.get("suite") == suite:
-            seen.setdefault((line.get("gate", ""), line.get("candidate", "")), set()).add(line["seen"])
-    return {key: len(attempts) for key, attempts in seen.items()}
+def _attempts(plan: Plan) -> dict[tuple[str, str], int]:
+    """Count the attempts so far at the rows of every candidate, by gate and candidate."""
+    ledger, found = Ledger(cache_dir() / ATTEMPTS, lambda _: None), dict[tuple[str, str], int]()
+    for name in plan.candidates:
+        rows = frozenset(k for e in risked(plan, name) for k in keys_of(plan.tasks[e].samples or ()))
+        so_far = ledger.earlier(role_of(plan, name), rows)
+        found |= {(gate.id, name): so_far for gate in plan.gates(name)}
+    return found
 
 
 def _stages(

@@ -13,14 +13,18 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from harness.claims import EVIDENCE, MANIFEST
 from harness.errors import UsageError
-from harness.paths import append_line, copy_range, folder_in_place
+from harness.paths import append_line, copy_range, exclusive, folder_in_place
 from harness.policy import Policy
 from harness.verify import Verified, verify
 
@@ -51,16 +55,19 @@ def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path 
     if not found.ok:
         return found, None
     to = _folder(export) / found.root[:16]
-    if not to.is_dir():
-        try:
-            with folder_in_place(to) as work:
-                shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
-        except OSError as error:
-            raise UsageError(f"{to}: cannot be written: {error.strerror}; nothing was promoted") from None
-    kept = verify(to, policy)
-    released = _stack(export)
-    if kept.ok and (not released or released[-1].root != found.root):
-        _record(export, kept, to, back=False)
+    with _alone(export):
+        if not to.is_dir():
+            try:
+                with folder_in_place(to) as work:
+                    shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
+            except OSError as error:
+                raise UsageError(f"{to}: cannot be written: {error.strerror}; nothing was promoted") from None
+        kept = verify(to, policy)
+        if kept.ok and kept.root != found.root:
+            raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
+        released = _stack(export)
+        if kept.ok and (not released or released[-1].root != found.root):
+            _record(export, kept, to, back=False)
     return kept, to
 
 
@@ -69,24 +76,29 @@ def go_back(export: Path, policy: Policy | None = None) -> tuple[Verified, Path]
 
     Raises UsageError when there is none.
     """
-    released = _stack(export)
-    if len(released) < 2:
-        raise UsageError(f"{_folder(export) / RECORD}: names no release before the last one; there is no way back")
-    to = _folder(export) / released[-2].root[:16]
-    found = verify(to, policy)
-    if found.ok:
-        _record(export, found, to, back=True)
+    _before(export)
+    with _alone(export):
+        to = _folder(export) / _before(export).root[:16]
+        found = verify(to, policy)
+        if found.ok:
+            _record(export, found, to, back=True)
     return found, to
 
 
 def history(export: Path) -> list[Promotion]:
     """Return the record of an export's promotions, the oldest first; raises UsageError when it cannot be read."""
-    path = _folder(export) / RECORD
+    path, where = _folder(export) / RECORD, f"{_folder(export) / RECORD}"
+    found = []
     try:
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        return [Promotion(**json.loads(line)) for line in lines]
-    except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}; it is written by harness promote alone") from None
+        lines = path.read_text("utf-8").split("\n") if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            where = f"{path}:{number}"
+            found += [_promotion(json.loads(line))] if line.strip() else []
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"{where}: cannot be read: {why}; it is written by harness promote alone") from None
+    _standing(found, path)
+    return found
 
 
 def current(export: Path) -> Path | None:
@@ -102,14 +114,60 @@ def first(export: Path) -> Path | None:
 
 
 def _stack(export: Path) -> list[Promotion]:
-    """Return the releases that stand: each promotion adds one, each way back takes one away."""
+    """Return the releases that stand."""
+    return _standing(history(export), _folder(export) / RECORD)
+
+
+def _standing(lines: Sequence[Promotion], record: Path) -> list[Promotion]:
+    """Return the releases that stand: each promotion adds one, each way back ends at one that stood before."""
     standing: list[Promotion] = []
-    for line in history(export):
-        if line.back:
-            standing.pop()
-        else:
+    for line in lines:
+        if not line.back:
             standing.append(line)
+            continue
+        for _ in standing[1:]:
+            standing.pop()
+            if standing[-1].root == line.root:
+                break
+        else:
+            what = f"goes back to {line.root[:16]} at {line.at}, which was not the release before"
+            raise UsageError(f"{record}: {what}; it is written by harness promote alone")
     return standing
+
+
+def _before(export: Path) -> Promotion:
+    """Return the last release with other bytes than the present one; raises UsageError when there is none."""
+    released = _stack(export)
+    others = [line for line in released if line.root != released[-1].root]
+    if not others:
+        raise UsageError(f"{_folder(export) / RECORD}: names no release before the last one; there is no way back")
+    return others[-1]
+
+
+@contextmanager
+def _alone(export: Path) -> Iterator[None]:
+    """Keep other promotions of an export out; raises UsageError where its record cannot be written."""
+    record = _folder(export) / RECORD
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(record))
+        except OSError as error:
+            raise UsageError(f"{record}: cannot be written: {error.strerror}") from None
+        yield
+
+
+def _promotion(line: Any) -> Promotion:
+    """Return a line of the record; raises TypeError or ValueError when it is none."""
+    if not isinstance(line, dict):
+        raise TypeError("is no object")
+    found = Promotion(**line)
+    texts = [v for k, v in asdict(found).items() if k not in ("signed_by", "back")]
+    named = isinstance(found.signed_by, list) and all(isinstance(s, str) for s in found.signed_by)
+    if not named or not isinstance(found.back, bool) or not all(isinstance(v, str) for v in texts):
+        raise TypeError("a field is of another type")
+    if not re.fullmatch("[0-9a-f]{64}", found.root):
+        raise ValueError("root is no sha256")
+    return found
 
 
 def _record(export: Path, found: Verified, to: Path, back: bool) -> None:

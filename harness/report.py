@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness.check import Flag
 from harness.errors import ExitCode, UsageError
-from harness.gate import Outcome, Slice, Verdict
+from harness.gate import Outcome, Verdict
 from harness.waive import Waiver
 
 FORMAT = 1  # of report.json; raised when an older reader would misread
@@ -160,33 +165,62 @@ def read_run(folder: Path) -> Run:
     """Read the run in a folder (or its report.json). Raises UsageError when there is none, or of another format."""
     path = folder / "report.json" if folder.is_dir() else folder
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: no report can be read: {error}; name a folder in reports/") from None
+        data = json.loads(path.read_text("utf-8"), parse_int=_int)
+    except (OSError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"{path}: no report can be read: {why}; name a folder in reports/") from None
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise UsageError(f"{path}: is not a report of this version of the harness")
-    data["reports"] = [_report(r) for r in data["reports"]]
-    data["waivers"] = [Waiver(**w) for w in data.get("waivers", ())]
-    data["exports"] = [Exported(**{**e, "reasons": tuple(e["reasons"])}) for e in data["exports"]]
-    data["flags"] = [Flag(**f) for f in data.get("flags", ())]
-    if sweep := data.get("sweep"):
-        data["sweep"] = Swept(**{**sweep, "trials": [Trial(**t) for t in sweep["trials"]]})
-    return Run(**data)
+    try:
+        found: Run = _made(Run, data, "it")
+    except (TypeError, ValueError) as error:
+        what = f"is not a report of this version of the harness: {error}"
+        raise UsageError(f"{path}: {what}; name a folder in reports/") from None
+    return found
 
 
-def _report(data: dict[str, Any]) -> Report:
-    verdicts = tuple(_verdict(v) for v in data["verdicts"])
-    nan = float("nan")
-    metrics = {name: nan if value is None else value for name, value in data["metrics"].items()}
-    caveats = tuple(data.get("caveats", ()))
-    return Report(**{**data, "verdicts": verdicts, "metrics": metrics, "caveats": caveats})
+def _made(want: Any, value: Any, place: str) -> Any:
+    """Return plain data as what it was; raises TypeError with the place of what is something else."""
+    origin, args = get_origin(want), get_args(want)
+    if origin in (Union, UnionType):
+        kinds = [a for a in args if a is not type(None)]
+        return None if value is None else _made(kinds[0], value, place)
+    if want is float and type(value) is int:
+        return float(value)
+    if dataclasses.is_dataclass(want) and isinstance(value, dict) and isinstance(want, type):
+        hints = _hints(want)
+        if strange := [key for key in value if key not in hints]:
+            raise TypeError(f'{place} has "{strange[0]}"')
+        return want(**{key: _made(hints[key], v, f'"{key}"') for key, v in value.items()})
+    if origin is not None and origin is not Literal:
+        return _many(origin, args, value, place)
+    fits = want is Any or (value in args if origin is Literal else type(value) is want)
+    if isinstance(want, type) and issubclass(want, StrEnum) and isinstance(value, str):
+        return want(value)
+    if not fits:
+        raise TypeError(f"{place} is {json.dumps(value):.40}")
+    return value
 
 
-def _verdict(data: dict[str, Any]) -> Verdict:
-    slices = tuple(Slice(**{**s, "outcome": Outcome(s["outcome"])}) for s in data.get("slices", ()))
-    waiver = Waiver(**data["waiver"]) if data.get("waiver") else None
-    rows = {key: tuple(data.get(key, ())) for key in ("won", "lost")}
-    return Verdict(**{**data, **rows, "outcome": Outcome(data["outcome"]), "slices": slices, "waiver": waiver})
+def _many(origin: Any, args: tuple[Any, ...], value: Any, place: str) -> Any:
+    if issubclass(origin, Mapping) and isinstance(value, dict):
+        nan = args[1] is float  # which JSON has no word for
+        return {key: math.nan if nan and v is None else _made(args[1], v, place) for key, v in value.items()}
+    if issubclass(origin, Sequence) and isinstance(value, list):
+        return (list if origin is list else tuple)(_made(args[0], v, place) for v in value)
+    raise TypeError(f"{place} is {json.dumps(value):.40}")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _int(digits: str) -> int:
+    """Return a whole number; raises ValueError where it is none that anything was counted to."""
+    if len(digits) > 19:
+        raise ValueError(f"holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _finite(value: Any) -> Any:

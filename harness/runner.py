@@ -189,7 +189,7 @@ class Runner:
             items=tuple(i.id for i in plan.items),
             deselected=plan.deselected,
             selecting=plan.selecting,
-            warnings=[*plan.warnings, *void(waivers, plan.suite.gates, started.date())],
+            warnings=[*plan.warnings, *void(waivers, plan.suite, started.date())],
             waivers=waivers,
             versions=keys.versions(),
         )

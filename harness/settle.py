@@ -10,7 +10,8 @@ from functools import partial
 from harness import clean
 from harness.collect import Item, Plan
 from harness.gate import Gate, Outcome, Verdict
-from harness.ledger import Attempt, Ledger, spent
+from harness.ledger import Attempt, Ledger, question_of, seen_of, spent
+from harness.looks import Look, keys_of, look_of, risked, role_of, scores_digest
 from harness.result import Result
 from harness.stats import holm
 from harness.verdict import judge, unjudged
@@ -31,6 +32,11 @@ class Settlement:
         self.lacking: Mapping[str, str] = {}  # baselines that are not there, and why
         self.leaks: clean.Leaks | None = None  # rows by evaluation; None as long as nobody looked
         self.ledger: Ledger | None = None  # without one no attempt is counted
+        self.keys: dict[str, dict[str, frozenset[str]]] = {}  # candidate -> eval -> keys of its rows
+        self.scores: dict[tuple[str, str], str] = {}  # digests by candidate and eval
+        self.attempts: dict[str, Attempt] = {}  # of candidates, once they are in the ledger
+        self.numbers: dict[str, int] = {}  # of the attempt that a candidate is judged as
+        self.guesses: dict[tuple[str, str], int] = {}  # the same, of evaluations that may stop early
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -43,9 +49,59 @@ class Settlement:
         if item.subject not in self.plan.candidates:
             return ()
         before = set(self.said)
-        for gate in self.plan.gates(item.subject):
-            self.give(gate, item.subject)
+        if self.ledger is None:
+            self.settle(item.subject)
+        else:
+            look = self.look(item.subject)  # takes long where rows are many, so nobody waits for it
+            with self.ledger.locked():
+                self.count(self.ledger, item.subject, look)
         return tuple(v for key, v in self.said.items() if key not in before)
+
+    def settle(self, candidate: str) -> None:
+        """Give every verdict on a candidate that can be given."""
+        for gate in self.plan.gates(candidate):
+            self.give(gate, candidate)
+
+    def count(self, ledger: Ledger, candidate: str, look: Look | None) -> None:
+        """Settle a candidate as the attempt it is, and write that down; not before it is sure which one."""
+        if look is None:
+            return self.settle(candidate)
+        attempt = self.attempts.get(candidate) or ledger.attempt(look, partial(self.old, candidate))
+        if not attempt.sure:
+            return None
+        self.numbers[candidate] = attempt.number
+        self.settle(candidate)
+        if any(v.attempt for (name, _), v in self.said.items() if name == candidate):
+            ledger.record(attempt, look, self.plan.suite, candidate)
+            self.attempts[candidate] = attempt
+        return None
+
+    def look(self, candidate: str, weights: str = "") -> Look | None:
+        """Return what is known of a candidate so far; None where nothing was scored that a gate takes a risk on."""
+        if candidate not in self.keys:
+            samples = {n: self.plan.tasks[n].samples or () for n in risked(self.plan, candidate)}
+            self.keys[candidate] = {n: keys_of(rows) for n, rows in samples.items()}
+        keys = self.keys[candidate]
+        there = {name: self.results[candidate, name] for name in keys if (candidate, name) in self.results}
+        if not (there or weights):
+            return None
+        for name, result in there.items():
+            if (candidate, name) not in self.scores:
+                self.scores[candidate, name] = scores_digest(self.plan.tasks[name], result)
+        scores = {name: self.scores[candidate, name] for name in there}
+        weights = weights or next(iter(there.values())).digest
+        whole = all((candidate, name) in self.ended for name in keys)
+        return look_of(role_of(self.plan, candidate), weights, keys, scores, whole)
+
+    def old(self, candidate: str) -> list[tuple[str, str]]:
+        """Return the questions that a candidate's gates put, and what was seen if it is known, by the old keys."""
+        found = []
+        for gate in (g for g in self.plan.gates(candidate) if g.eval in self.keys[candidate]):
+            ours, task = self.results.get((candidate, gate.eval)), self.plan.tasks[gate.eval]
+            theirs = self.results.get((gate.versus, gate.eval)) if gate.versus else None
+            question = question_of(self.plan.suite, gate, task.spec, task.samples or (), candidate)
+            found.append((question, seen_of(ours, theirs, gate.metric_name) if ours else ""))
+        return found
 
     def give(self, gate: Gate, candidate: str) -> None:
         """Judge a gate, and before it those it waits for, if all that it needs has been evaluated."""
@@ -62,8 +118,7 @@ class Settlement:
         elif gate.any_of:
             self.any_of(gate, candidate)
         else:
-            attempt = self.attempt(gate, candidate)
-            self.say(self.judge(gate, candidate, attempt, self.alpha(gate, attempt.number if attempt else 0)))
+            self.say(self.judge(gate, candidate, self.alpha(gate, self.numbers.get(candidate, 0))))
 
     def ready(self, gate: Gate, candidate: str) -> bool:
         """Say whether every evaluation it needs ended; what was deselected is not waited for, but one must be there."""
@@ -84,15 +139,13 @@ class Settlement:
     def any_of(self, gate: Gate, candidate: str) -> None:
         """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
         asked = [self.plan.named(self.gates[name], candidate) for name in gate.any_of]
-        attempts = [self.attempt(member, candidate) for member in asked]
-        latest = max((a.number for a in attempts if a), default=0)
-        alpha = self.alpha(gate, latest)
+        alpha = self.alpha(gate, self.numbers.get(candidate, 0))
         members = []
-        for member, attempt in zip(asked, attempts, strict=True):
+        for member in asked:
             if unmet := self.unmet(member, candidate):
                 members.append(unjudged(member, candidate, unmet, alpha))
             else:
-                members.append(self.judge(member, candidate, attempt, alpha))
+                members.append(self.judge(member, candidate, alpha))
         adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in members])
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
@@ -101,34 +154,32 @@ class Settlement:
             else:
                 self.say(verdict)
         said = [self.said[candidate, name] for name in gate.any_of]
-        self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=latest))
+        attempt = max(v.attempt for v in said)
+        self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=attempt))
 
-    def attempt(self, gate: Gate, candidate: str, result: Result | None = None) -> Attempt | None:
-        """Return which attempt it is, where attempts are counted and there is something to judge."""
-        ours = result or self.results.get((candidate, gate.eval))
-        if self.ledger is None or ours is None:
-            return None
-        theirs = self.results.get((gate.versus, gate.eval)) if gate.versus else None
-        return self.ledger.attempt(self.plan.suite, gate, self.plan.tasks[gate.eval].spec, ours, theirs)
-
-    def judge(self, gate: Gate, candidate: str, attempt: Attempt | None, alpha: float) -> Verdict:
-        """Judge one gate by itself, and write down that it was judged."""
-        verdict = self.verdict(gate, candidate, alpha)
-        if attempt is None or self.ledger is None or verdict.outcome is Outcome.ERROR or verdict.method == "point":
+    def judge(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
+        """Judge one gate by itself; an error looked at no number, and a budget takes no risk."""
+        verdict, number = self.verdict(gate, candidate, alpha), self.numbers.get(candidate, 0)
+        if not number or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict
-        self.ledger.record(attempt, self.plan.suite, verdict)
-        why = verdict.why + (f"; attempt {attempt.number}" if attempt.number > 1 else "")
-        return replace(verdict, attempt=attempt.number, why=why)
+        return replace(verdict, attempt=number, why=verdict.why + (f"; attempt {number}" if number > 1 else ""))
 
     def decided(self, item: Item, result: Result) -> bool:
         """Say whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
         gates = [g for g in self.plan.gates(item.subject) if g.eval == item.eval]
-        verdicts = []
-        for gate in gates:
-            attempt = self.attempt(gate, item.subject, result)
-            alpha = self.alpha(gate, attempt.number if attempt else 0)
-            verdicts.append(self.verdict(gate, item.subject, alpha, result))
+        number = self.presumed(item, result.digest)
+        verdicts = [self.verdict(g, item.subject, self.alpha(g, number), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
+
+    def presumed(self, item: Item, weights: str) -> int:
+        """Return the attempt that a candidate is in the middle of an evaluation; the ledger is asked once for each."""
+        key = item.subject, item.eval
+        if self.ledger and key not in self.guesses:
+            look = self.look(item.subject, weights)
+            with self.ledger.locked():
+                attempt = self.ledger.attempt(look, partial(self.old, item.subject)) if look else None
+            self.guesses[key] = attempt.number if attempt else 0
+        return self.numbers.get(item.subject) or self.guesses.get(key, 0)
 
     def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
@@ -158,11 +209,11 @@ class Settlement:
         return spent(alpha, attempt) if attempt and about.attempts == "spend" else alpha
 
     def say(self, verdict: Verdict) -> None:
-        gate = self.gates[verdict.gate]
+        gate, suite = self.gates[verdict.gate], self.plan.suite
         verdict = replace(verdict, decides=self.plan.decides(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
-            waiver = in_force(self.waivers, gate, self.today)
-            void = [w.void(gate, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
+            waiver = in_force(self.waivers, gate, suite, self.today)
+            void = [w.void(gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
             why = verdict.why + (f"; its waiver {void[-1]}" if void else "")
             verdict = replace(verdict, waiver=waiver, why=why)
         self.said[verdict.candidate, verdict.gate] = verdict

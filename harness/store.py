@@ -67,8 +67,11 @@ def read_rows(folder: Path, subject: str, evaluation: str) -> dict[str, dict[str
     path = next(iter(sorted((folder / subject).glob(f"samples_{evaluation}_????-??-??T*.jsonl"))), None)
     if path is None:
         raise UsageError(f'{folder}: holds no rows of "{evaluation}" on {subject}')
-    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-    return {row["id"]: row for row in rows}
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+        return {row["id"]: row for row in rows}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise UsageError(f"{path}: cannot be read as rows; run the suite again") from None
 
 
 def junit(run: Run) -> str:

@@ -204,7 +204,8 @@ class Terminal:
         for column, values in report.slices.items():
             rows = [[column, "n", *report.metrics]]
             for value, metrics in values.items():
-                rows.append([value, f"{metrics['n']:.0f}", *(number(metrics[m]) for m in report.metrics)])
+                there = (number(metrics.get(m)) for m in report.metrics)
+                rows.append([value, number(metrics.get("n")), *there])
             self.columns(rows, indent="    ")
 
     def summary(self, run: Run) -> None:

@@ -7,24 +7,29 @@ import getpass
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.evidence import digest_of
 from harness.paths import append_line
 
 if TYPE_CHECKING:
     from harness.gate import Gate, Verdict
     from harness.suite import Suite
 
+# of an eval, beside its name
+CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
+
 
 @dataclass(frozen=True)
 class Waiver:
     """One line of `<suite>.waivers.jsonl`: who lets which claim of a gate be broken, why, and until when.
 
-    `until` is the last day it is in force and `added` the day it was written, both ISO 8601, UTC.
+    `until` is the last day it is in force and `added` the day it was written, both ISO 8601, UTC. `claim` is for
+    people; `digest` is that of the whole claim, and "" in lines that were written before there was one.
     """
 
     gate: str
@@ -33,23 +38,39 @@ class Waiver:
     until: str
     by: str
     added: str
+    digest: str = ""
 
     def says(self) -> str:
         """Say it in a line."""
         return f"waived by {self.by} until {self.until}: {self.reason}"
 
-    def void(self, gate: Gate | None, today: date) -> str:
+    def void(self, gate: Gate | None, suite: Suite, today: date) -> str:
         """Say why it does not count, or nothing when it is in force."""
         if gate is None:
             return "is for no gate of this suite"
         if date.fromisoformat(self.until) < today:
             return f"expired on {self.until}"
-        return "" if self.claim == claim_of(gate) else f'is for another claim, "{self.claim}"'
+        if self.claim != claim_of(gate):
+            return f'is for another claim, "{self.claim}"'
+        if not self.digest:
+            return "does not say for which whole claim it is; write it again with harness waive"
+        if self.digest != claim_digest(gate, suite):
+            return "is for another claim in the same words: its eval, its members or one of its keys was changed"
+        return ""
 
 
 def claim_of(gate: Gate) -> str:
-    """Return what a waiver is given for: a gate that is changed afterwards is another claim."""
+    """Return in words what a waiver is given for."""
     return f"{gate.metric} {gate.claim()}".strip()
+
+
+def claim_digest(gate: Gate, suite: Suite) -> str:
+    """Return the sha256 of all that a gate claims, 64 hex digits: a gate that is changed afterwards is another claim.
+
+    That is every key of the gate, the suite's alpha where it has none, the eval and the baseline it names, and the
+    claims of its members.
+    """
+    return digest_of(_whole_claim(gate, suite))
 
 
 def waivers_of(suite: Path) -> Path:
@@ -63,14 +84,20 @@ def read_waivers(suite: Path) -> list[Waiver]:
     if not path.is_file():
         return []
     mistakes, found = Mistakes(), []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             waiver = _waiver(json.loads(line))
             date.fromisoformat(waiver.until)
             found.append(waiver)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             want = ", ".join(f'"{f.name}"' for f in dataclasses.fields(Waiver))
             mistakes.add(f"{path}:{number}", f"is no waiver; want texts {want}, dates as YYYY-MM-DD")
     mistakes.raise_if_any()
@@ -81,12 +108,12 @@ def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None
     """Append a waiver to the file beside the suite, and return both.
 
     Without `suite` it is the only one with such a gate in this folder or in suites/. Raises UsageError when there is
-    no such gate, when it does not block, or when reason or date will not do.
+    no such gate, when it does not block, or when reason, name or date will not do.
     """
     found = _find(gate, suite)
     today = datetime.now(UTC).date()
-    if not reason.strip():
-        raise UsageError("--reason: is empty; say why the gate may be broken")
+    why = _line("--reason", reason, "say why the gate may be broken")
+    name = _line("--by", _user() if by is None else by, "say who answers for it")
     try:
         last = date.fromisoformat(until)
     except ValueError:
@@ -97,8 +124,8 @@ def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None
     if not declared.blocking:
         instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
         raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
-    name = by or getpass.getuser()
-    made = Waiver(gate, claim_of(declared), " ".join(reason.split()), last.isoformat(), name, today.isoformat())
+    digest = claim_digest(declared, found)
+    made = Waiver(gate, claim_of(declared), why, last.isoformat(), name, today.isoformat(), digest)
     path = waivers_of(found.path)
     try:
         append_line(path, dataclasses.asdict(made))
@@ -107,18 +134,18 @@ def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None
     return path, made
 
 
-def in_force(waivers: Sequence[Waiver], gate: Gate, today: date) -> Waiver | None:
+def in_force(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
     """Return the newest waiver in force for a gate."""
-    return next((w for w in reversed(waivers) if w.gate == gate.id and not w.void(gate, today)), None)
+    return next((w for w in reversed(waivers) if w.gate == gate.id and not w.void(gate, suite, today)), None)
 
 
-def void(waivers: Sequence[Waiver], gates: Sequence[Gate], today: date) -> list[str]:
+def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
     """Say of every waiver that does not count why, unless a newer one for the same gate does."""
-    known = {g.id: g for g in gates}
+    known = {g.id: g for g in suite.gates}
     said = []
     for waiver in waivers:
         gate = known.get(waiver.gate)
-        if (why := waiver.void(gate, today)) and not (gate and in_force(waivers, gate, today)):
+        if (why := waiver.void(gate, suite, today)) and not (gate and in_force(waivers, gate, suite, today)):
             said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
     return list(dict.fromkeys(said))
 
@@ -129,6 +156,39 @@ def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict]) -> list[str
     needed = {v.gate for v in verdicts if v.outcome != "PASS"}
     idle = dict.fromkeys((w.by, w.gate) for w in waivers if w.gate in judged - needed)
     return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in idle]
+
+
+def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
+    keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in ("id", "where")}
+    spec = next((e for e in suite.evals if e.name == gate.eval), None)
+    baseline = suite.subjects.get(gate.versus or "")
+    named = {g.id: g for g in suite.gates}
+    return {
+        **keys,
+        "alpha": gate.alpha or suite.about.alpha,
+        "eval": {k: getattr(spec, k) for k in CLAIMED} if spec else None,
+        "baseline": dataclasses.asdict(replace(baseline, where="")) if baseline else None,
+        "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
+    }
+
+
+def _line(option: str, text: str, instead: str) -> str:
+    """Return a text on one line; raises UsageError when it is empty or cannot be written."""
+    line = " ".join(text.split())
+    if not line:
+        raise UsageError(f"{option}: is empty; {instead}")
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option}: holds bytes that are no text; {instead}") from None
+    return line
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return ""
 
 
 def _waiver(line: Any) -> Waiver:
@@ -160,7 +220,7 @@ def _find(gate: str, suite: Path | None) -> Suite:
 def _gates(path: Path) -> list[str]:
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     gates = raw.get("gate", []) if "suite" in raw else []
     return [str(g.get("id")) for g in gates if isinstance(g, dict)] if isinstance(gates, list) else []

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import subprocess
+import sys
+from array import array
+from itertools import chain
+from typing import Any
 
 import pytest
 
-from harness.ledger import spent
+from harness.ledger import question_of, spent
+from harness.report import read_run
+from harness.runner import Options, prepare
 from harness.testing import Project
+from tests.test_copies import EXPORTER, WHOLE
 from tests.test_suite import ROWS, SUITE, TRAIN
 
+Rows = list[dict[str, Any]]
+
 SELECT = [{"id": f"s{i}", "input": f"choose {i} say v{i}", "target": f"v{i}", "kind": "ab"[i % 2]} for i in range(40)]
+OTHER = [{"id": f"q{i}", "input": f"other {i} say u{i}", "target": f"u{i}", "kind": "ab"[i % 2]} for i in range(60)]
 SPLIT = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
 
 
@@ -22,9 +34,9 @@ def suite(project: Project) -> Project:
     return project.write(files)  # type: ignore[arg-type]
 
 
-def ledger(suite: Project) -> list[dict[str, object]]:
+def ledger(suite: Project) -> list[dict[str, Any]]:
     path = suite.folder / "cache/attempts.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
 
 
 def attempts(suite: Project, skill: float, *flags: str) -> int:
@@ -109,10 +121,11 @@ def test_attempts_are_told(suite: Project) -> None:
 
 
 def test_other_thresholds_are_attempts_too(suite: Project) -> None:
-    """A floor that is lowered after a failure is asked of the same rows; another metric or other rows are not."""
+    """A floor that is lowered after a failure is asked of rows that were looked at; other rows were not."""
     assert attempts(suite, 0.6) == 1
     assert attempts(suite, 0.7, "--set", "gate.0.min=0.4") == 2
-    assert attempts(suite, 0.8, "--set", "eval.0.limit=50") == 1
+    suite.write({"test.jsonl": OTHER})
+    assert attempts(suite, 0.8) == 1
 
 
 def test_spending_keeps_the_stated_risk(suite: Project) -> None:
@@ -141,7 +154,7 @@ def test_damaged_ledger_is_told(suite: Project) -> None:
     """A line that cannot be read is an attempt that is not counted, so the report says so."""
     attempts(suite, 0.6)
     path = suite.folder / "cache/attempts.jsonl"
-    path.write_text(path.read_text("utf-8") + '{"half', "utf-8")
+    path.write_text(path.read_text("utf-8") + '{"half', "utf-8")  # what a kill cut off
     outcome = suite.run("--set", "train.skill=0.7")
     assert outcome.out.count("attempts.jsonl:3: cannot be read") == 1
     assert outcome.report.verdicts[-1].attempt == 2
@@ -203,3 +216,239 @@ def test_mistakes_of_choosing(suite: Project, case: str) -> None:
     outcome = suite.write({"suite.toml": text, "harnessfile.py": TWO}).run("--collect-only")
     assert outcome.code == 4
     assert told in outcome.err
+
+
+def spending(text: str) -> str:
+    return text.replace("[model]", 'attempts = "spend"\n\n[model]', 1)
+
+
+def write(suite: Project, text: str, rows: Rows = ROWS) -> Project:
+    return suite.write({"suite.toml": spending(text), "test.jsonl": rows})
+
+
+def messages(row: dict[str, Any]) -> dict[str, Any]:
+    said = [{"role": "user", "content": row["input"]}, {"role": "assistant", "content": row["target"]}]
+    return {"id": row["id"], "kind": row["kind"], "messages": said}
+
+
+SAME: dict[str, tuple[str, Rows, list[str]]] = {
+    "another name of the suite": (SUITE.replace('name = "fake"', 'name = "other"', 1), ROWS, []),
+    "another name of the eval": (SUITE.replace('"qa', '"quiz'), ROWS, []),
+    "another name of the gate": (SUITE.replace('"floor"', '"other"'), ROWS, []),
+    "another order": (SUITE, ROWS[::-1], []),
+    "other ids": (SUITE, [{**r, "id": f"x{i}"} for i, r in enumerate(ROWS)], []),
+    "another column": (SUITE, [{**r, "kind": "c"} for r in ROWS], []),
+    "a limit one short": (SUITE, ROWS, ["--limit", "59"]),
+    "a limit of the eval": (SUITE, ROWS, ["--set", "eval.0.limit=59"]),
+    "one more row": (SUITE, [*ROWS, OTHER[0] | {"id": "new"}], []),
+    "nine tenths of other rows": (SUITE, [*ROWS[:6], *OTHER[6:]], []),
+    "another option": (SUITE, ROWS, ["--set", "eval.0.max_new_tokens=31"]),
+    "another evaluator": (SUITE.replace("exact_match", "contains"), ROWS, []),
+    "another threshold": (SUITE.replace("min = 0.5", "min = 0.45"), ROWS, []),
+    "another baseline": (SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0'), ROWS, []),
+    "a slice": (SUITE.replace("min = 0.5", 'min = 0.5\nslice = "kind=a"\nmin_n = 20'), ROWS, []),
+    "a cluster": (SUITE.replace("slices =", 'cluster = "id"\nslices ='), ROWS, []),
+    "rows as messages": (SUITE, [messages(r) for r in ROWS], []),
+    "more white space": (SUITE, [{**r, "input": f" {r['input']}\n".replace(" ", "  ")} for r in ROWS], []),
+    "rows beside others": (SUITE, [*ROWS, *(r | {"id": f"o{i}"} for i, r in enumerate(OTHER))], []),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_rows_that_were_looked_at_are_known_again(suite: Project, case: str) -> None:
+    """Names, order, ids, options, claims, slices, baselines and a few other rows make no other question."""
+    assert attempts(write(suite, SUITE), 0.9) == 1
+    text, rows, flags = SAME[case]
+    outcome = write(suite, text, rows).run("--set", "train.skill=0.95", *flags)
+    assert {v.attempt for v in outcome.report.verdicts} == {2}
+    assert {v.alpha for v in outcome.report.verdicts} == {spent(0.05, 2)}
+
+
+def test_other_rows_are_another_question(suite: Project) -> None:
+    """Under a tenth of the smaller set in common, with the same suite, eval and gate: the first attempt."""
+    assert attempts(write(suite, SUITE), 0.9) == 1
+    assert attempts(write(suite, SUITE, [*ROWS[:5], *OTHER[5:]]), 0.95) == 1
+
+
+def test_roles_are_counted_apart(suite: Project) -> None:
+    """An adapter, the merged model, and what an export makes of it are looked at once each."""
+    suite.write({"suite.toml": WHOLE, "harnessfile.py": EXPORTER})
+    outcome = suite.run()
+    assert {v.candidate: v.attempt for v in outcome.report.verdicts} == {"adapter": 1, "merged": 1, "fewer": 1}
+    assert [line["role"] for line in ledger(suite)] == ["adapter", "merged", "conversion"]
+    assert {v.attempt for v in suite.run("--set", "train.skill=0.95").report.verdicts} == {2}
+
+
+TWO_EVALS = SUITE.replace(
+    "[[gate]]",
+    '[[eval]]\nname = "more"\nuse = "contains"\ndata = "more.jsonl"\n\n'
+    '[[gate]]\nid = "second"\nmetric = "more.contains"\nmin = 0.4\n\n[[gate]]',
+    1,
+)
+
+
+@pytest.fixture
+def pair(suite: Project) -> Project:
+    """A project with gates on two sets of rows."""
+    return write(suite, TWO_EVALS).write({"more.jsonl": OTHER})  # type: ignore[arg-type]
+
+
+def numbers(suite: Project, *flags: str) -> list[int]:
+    """Run and return the attempts of all gates on the merged model, gate by gate in the suite's order."""
+    found = {v.gate: v.attempt for v in suite.run(*flags).report.verdicts if v.candidate == "merged"}
+    return [found[g] for g in sorted(found)]
+
+
+def test_all_gates_of_a_candidate_share_one_number(pair: Project) -> None:
+    """Rows that one gate is on were looked at before: the gate on other rows is as late an attempt."""
+    write(pair, SUITE)
+    assert numbers(pair) == [1]
+    write(pair, TWO_EVALS)
+    assert numbers(pair, "--set", "train.skill=0.95") == [2, 2]
+
+
+def test_unchanged_run_keeps_its_number(pair: Project) -> None:
+    """Whatever came after it, with all its gates; the same weights on other rows are a new look."""
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--set", "train.skill=0.95") == [2, 2]
+    lines = len(ledger(pair))
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--no-cache", "--set", "eval.1.max_new_tokens=33") == [1, 1]  # heard the same
+    assert len(ledger(pair)) == lines
+    assert numbers(pair, "--set", "eval.1.max_new_tokens=0", "--set", 'eval.1.data="test.jsonl"') == [3, 3]
+
+
+COIN = """
+from harness import Score, hookimpl, metric
+
+@metric("contains", better="higher", scale="proportion")
+def coin(subject, samples, *, flip: int = 0):
+    for s in samples:
+        yield Score(s.id, {"contains": float((int(s.id[1:]) + flip) % 10 < 7)})
+
+@hookimpl
+def harness_evaluators():
+    return {"coin": coin}
+"""
+
+
+def test_other_scores_of_the_same_weights_are_a_new_look(pair: Project) -> None:
+    """On the same rows of the last of several evals too, and for all gates, however the first ones scored."""
+    write(pair, TWO_EVALS.replace('"contains"', '"coin"')).write({"harnessfile.py": COIN})
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--set", "eval.1.flip=1") == [2, 2]
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--set", "eval.1.flip=1") == [2, 2]
+    assert [line["attempt"] for line in ledger(pair) if line["role"] == "merged"] == [1, 1, 2]
+
+
+def test_run_that_was_cut_off_goes_on_as_the_same_attempt(pair: Project) -> None:
+    """What was judged before the cut counts for others, and its own weights with no other scores complete it."""
+    pair.write({"harnessfile.py": CUT})
+    pair.write({"cut": "merged"})
+    assert pair.run().code == 2
+    (pair.folder / "cut").unlink()
+    merged = [line for line in ledger(pair) if line["role"] == "merged"]
+    assert [sorted(map(bool, chain(*line["scores"].values()))) for line in merged] == [[False, True]]
+    assert numbers(pair, "--set", "train.skill=0.95") == [2, 2]
+    assert numbers(pair) == [1, 1]
+
+
+CUT = """
+from pathlib import Path
+from harness import hookimpl
+
+@hookimpl
+def harness_report(run, report):
+    if Path("cut").exists() and report.subject == "merged":
+        raise KeyboardInterrupt
+"""
+
+
+def test_at_once_every_run_is_an_attempt_of_its_own(suite: Project) -> None:
+    """Four processes with four recipes: attempts 1, 2, 3 and 4, each at its share of alpha."""
+    write(suite, SUITE)
+    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "run", "suite.toml", "-p", "harness.testing", "-p", "no:checks"]
+    runs = []
+    for skill in (0.9, 0.92, 0.94, 0.96):
+        own = ["--set", f"train.skill={skill}", "--out", f"out/{skill}", "--set", f'export.0.to="exports/{skill}"']
+        runs.append(subprocess.Popen([*command, *own], cwd=suite.folder, stdout=subprocess.DEVNULL))
+    assert {run.wait() for run in runs} <= {0, 6}
+    reports = [read_run(path.parent) for path in suite.folder.glob("out/*/*/report.json")]
+    for role in ("adapter", "merged"):
+        found = sorted((v.attempt, v.alpha) for r in reports for v in r.verdicts if v.candidate == role)
+        assert found == [(k, spent(0.05, k)) for k in (1, 2, 3, 4)]
+        assert sorted(line["attempt"] for line in ledger(suite) if line["role"] == role) == [1, 2, 3, 4]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_rows_that_cannot_be_read_count_as_these(suite: Project, damage: str) -> None:
+    """Where nobody knows any more what a look was on, it counts for every question, and that is told."""
+    assert attempts(suite, 0.9) == 1
+    (path,) = (suite.folder / "cache/attempts").iterdir()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(path.read_text("utf-8")[33:], "utf-8")
+    outcome = suite.write({"test.jsonl": OTHER}).run("--set", "train.skill=0.95")  # type: ignore[dict-item]
+    assert outcome.out.count("cannot be read; what was looked at there counts as these rows") == 1
+    assert {v.attempt for v in outcome.report.verdicts} == {2}
+
+
+def test_strange_line_separators_hide_no_attempt(suite: Project) -> None:
+    """A name may hold any character: a line ends where JSON lines end."""
+    names = {'name = "fake"': 'name = "fa\\u2028ke"', 'id = "floor"': 'id = "fl\\u2028oor\\u0085"'}
+    text = SUITE
+    for old, new in names.items():
+        text = text.replace(old, new, 1)
+    write(suite, text)
+    for k, skill in enumerate((0.9, 0.92, 0.94), 1):
+        assert attempts(suite, skill) == k
+
+
+OLD = {"an old line": {}, "what it saw itself": {"own": True}, "another question": {"question": "0" * 64}}
+
+
+@pytest.mark.parametrize("case", OLD)
+def test_lines_of_the_first_format_count_by_their_key(suite: Project, case: str) -> None:
+    """A ledger that was begun with the first format goes on: its questions are known by their old names."""
+    plan = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    gate, task = plan.suite.gates[0], plan.tasks["qa"]
+    question = question_of(plan.suite, gate, task.spec, task.samples or (), "merged")
+    lines = [
+        {"question": question, "seen": str(k), "suite": "fake", "gate": "floor", "candidate": "merged"} for k in "ab"
+    ]
+    changes = dict(OLD[case])
+    if changes.pop("own", False):
+        attempts(suite, 0.9)
+        lines[1]["seen"] = old_seen(suite)
+    text = "".join(json.dumps({**line, **changes}) + "\n" for line in lines)
+    (suite.folder / "cache").mkdir(exist_ok=True)
+    (suite.folder / "cache/attempts.jsonl").write_text(text, "utf-8")
+    want = {"an old line": 3, "what it saw itself": 2, "another question": 1}[case]
+    assert attempts(suite, 0.9) == want
+    assert attempts(suite, 0.95) == {3: 4, 2: 4, 1: 2}[want]
+
+
+def old_seen(suite: Project) -> str:
+    """Return the name of the last run's look at the merged model in the first format, as that format made it."""
+    folder = next(suite.folder.glob("reports/*/report.json")).parent
+    report = read_run(folder)
+    (path,) = (folder / "merged").glob("samples_qa_*.jsonl")
+    values = [float(json.loads(line)["exact_match"]) for line in path.read_text("utf-8").split("\n") if line]
+    return hashlib.sha256(report.digests["merged"].encode() + array("d", values).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("how", ["a folder", "a file that cannot be written"])
+def test_ledger_that_cannot_be_kept_is_one_line(suite: Project, how: str) -> None:
+    """Attempts that cannot be written down end the run with exit 4, and nothing ships."""
+    path = suite.folder / "cache/attempts.jsonl"
+    (path if how == "a folder" else path.with_suffix("")).mkdir(parents=True)
+    if how != "a folder":
+        (path.parent / "attempts").rmdir()
+        (path.parent / "attempts").write_text("", "utf-8")
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert "attempts.jsonl: attempts cannot be written down: " in outcome.report.problem
+    assert not (suite.folder / "exports").exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,76 @@ def test_broken_record_is_one_line(suite: Project) -> None:
     outcome = suite.harness("promote", TO)
     assert outcome.code == 4
     assert "it is written by harness promote alone" in outcome.err
+
+
+def record(suite: Project) -> Path:
+    return suite.folder / f"{TO}.releases/releases.jsonl"
+
+
+def test_promoted_at_once_is_recorded_once(suite: Project) -> None:
+    """Whoever comes second finds that it is the release already; the way back leads to other bytes."""
+    before = (suite.folder / TO / "model/model.safetensors").read_bytes()
+    suite.harness("promote", TO)
+    export(suite, 0.96)
+    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    runs = [subprocess.Popen([sys.executable, "-c", code, "promote", TO], cwd=suite.folder) for _ in range(4)]
+    assert [run.wait() for run in runs] == [0] * 4
+    assert [line.back for line in history(Path(TO))] == [False, False]
+    assert suite.harness("promote", TO, "--back").code == 0
+    assert weights(current(Path(TO))) == before
+
+
+def test_release_that_was_recorded_twice_is_gone_back_from_at_once(suite: Project) -> None:
+    """In a record that has one promotion twice the way back leads past both, and then there is none."""
+    before = (suite.folder / TO / "model/model.safetensors").read_bytes()
+    suite.harness("promote", TO)
+    export(suite, 0.96)
+    suite.harness("promote", TO)
+    lines = record(suite).read_text("utf-8").split("\n")
+    record(suite).write_text("\n".join([lines[0], lines[0], lines[1], lines[1], ""]), "utf-8")
+    assert suite.harness("promote", TO, "--back").code == 0
+    assert weights(current(Path(TO))) == before
+    outcome = suite.harness("promote", TO, "--back")
+    assert (outcome.code, "there is no way back" in outcome.err) == (4, True)
+
+
+def back_to(root: str, good: str) -> str:
+    return json.dumps({**json.loads(good), "root": root, "back": True}) + "\n"
+
+
+ODD = {
+    "one way back too many": lambda good: good + good.replace("false", "true"),
+    "a way back at first": lambda good: good.replace("false", "true"),
+    "a way back to what never was": lambda good: good + good + back_to("f" * 64, good),
+    "a list": lambda good: good + "[]\n",
+    "a number": lambda good: good + "7\n",
+    "a number of 5,000 digits": lambda good: good + '{"root": ' + "9" * 5000 + "}\n",
+    "lists 100,000 deep": lambda good: good + "[" * 100_000 + "\n",
+    "a root that leads elsewhere": lambda good: good.replace('"root": "', '"root": "../../'),
+    "a root that is a number": lambda good: '{"root": 7, ' + good.partition(", ")[2],
+    "back in words": lambda good: good.replace("false", '"no"'),
+    "a field too many": lambda good: good.replace('"back"', '"more": 1, "back"'),
+    "half a line": lambda good: good + good[:40],
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("flags", [[], ["--back"], ["--list"]])
+def test_odd_records_are_one_line(suite: Project, case: str, flags: list[str]) -> None:
+    """Whatever somebody wrote into a record: one line and exit 4, and nothing is added to it."""
+    suite.harness("promote", TO)
+    odd = ODD[case](record(suite).read_text("utf-8"))
+    record(suite).write_text(odd, "utf-8")
+    outcome = suite.harness("promote", TO, *flags)
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err
+    assert "releases.jsonl" in outcome.err
+    assert record(suite).read_text("utf-8") == odd
+
+
+def test_record_that_is_not_utf8_is_one_line(suite: Project) -> None:
+    """As every other record that cannot be read; a run that compares with the release says so too."""
+    suite.harness("promote", TO)
+    record(suite).write_bytes(b"\xff\n")
+    suite.write({"suite.toml": COMPARED})
+    for outcome in (suite.harness("promote", TO), suite.run()):
+        assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err

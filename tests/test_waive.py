@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from harness.gate import Gate
+from harness.suite import read_suite
 from harness.testing import Outcome, Project
-from harness.waive import Waiver
+from harness.waive import Waiver, claim_digest, claim_of, in_force, read_waivers, void
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 TODAY = datetime.now(UTC).date()
@@ -43,9 +43,9 @@ def test_waived_gate_ships_and_is_in_every_output(suite: Project) -> None:
     assert json.loads((evidence / "report.json").read_text("utf-8"))["waivers"][0]["reason"] == "known rows"
     assert f"FAIL, {says}" in (suite.folder / "exports/fake/README.md").read_text("utf-8")
     assert says in (suite.folder / "ci.xml").read_text("utf-8")
-    assert outcome.report.waivers == [
-        Waiver("floor", "qa.exact_match at least 0.99", "known rows", SOON, "ada", datetime.now(UTC).date().isoformat())
-    ]
+    (kept,) = outcome.report.waivers
+    today = datetime.now(UTC).date().isoformat()
+    assert kept == Waiver("floor", "qa.exact_match at least 0.99", "known rows", SOON, "ada", today, kept.digest)
     (shown,) = {
         line for line in suite.harness("show", str(outcome.report.folder)).out.splitlines() if "waived)" in line
     }
@@ -157,9 +157,130 @@ def test_mistakes_of_waive(suite: Project, case: str) -> None:
     assert not list(suite.folder.rglob("*.waivers.jsonl"))
 
 
-def test_waiver_counts_on_its_last_day() -> None:
+def test_waiver_counts_on_its_last_day(suite: Project) -> None:
     """`until` is the last day in force, not the first without."""
-    gate = Gate("floor", "qa.exact_match", min=0.5)
-    waiver = Waiver("floor", "qa.exact_match at least 0.5", "r", "2026-03-01", "ada", "2026-01-01")
-    assert waiver.void(gate, date(2026, 3, 1)) == ""
-    assert waiver.void(gate, date(2026, 3, 2)) == "expired on 2026-03-01"
+    read = read_suite(suite.folder / "suite.toml")
+    (gate,) = read.gates
+    waiver = Waiver("floor", claim_of(gate), "r", "2026-03-01", "ada", "2026-01-01", claim_digest(gate, read))
+    assert waiver.void(gate, read, date(2026, 3, 1)) == ""
+    assert waiver.void(gate, read, date(2026, 3, 2)) == "expired on 2026-03-01"
+
+
+GROUP = """
+[[eval]]
+name = "other"
+use = "contains"
+data = "test.jsonl"
+
+[[gate]]
+id = "first"
+metric = "qa.exact_match"
+min = 0.99
+
+[[gate]]
+id = "second"
+metric = "other.contains"
+versus = "few"
+better_by = 0.7
+
+[[gate]]
+id = "somehow"
+any_of = ["first", "second"]
+
+[subject.few]
+shots = 3
+"""
+CHANGED = {
+    "alpha": ("floor", ["gate.0.alpha=0.01"]),
+    "the suite's alpha": ("floor", ["suite.alpha=0.04"]),
+    "on": ("floor", ['gate.0.on=["merged"]']),
+    "min_n": ("floor", ["gate.0.min_n=20"]),
+    "decide": ("floor", ['gate.0.decide="point"']),
+    "requires": ("floor", ['gate.0.requires=["first"]']),
+    "a slice": ("floor", ['gate.0.slice="kind=a"']),
+    "the eval's data": ("floor", ['eval.0.data="train.jsonl"', "eval.0.slices=[]"]),
+    "the eval's limit": ("floor", ["eval.0.limit=50"]),
+    "the eval's cluster": ("floor", ['eval.0.cluster="kind"']),
+    "an option of the eval": ("floor", ["eval.0.max_new_tokens=31"]),
+    "the evaluator": ("floor", ['eval.0.use="choices"', 'gate.0.metric="qa.acc"']),
+    "a member's bound": ("somehow", ["gate.1.min=0.98"]),
+    "a member's margin": ("somehow", ["gate.2.better_by=0.6"]),
+    "a member's baseline": ("somehow", ["subject.few.shots=4"]),
+    "a member's eval": ("somehow", ["eval.1.ignore_case=false"]),
+    "the members' order": ("somehow", ['gate.3.any_of=["second", "first"]']),
+    "the group's alpha": ("somehow", ["gate.3.alpha=0.01"]),
+    "nothing": ("somehow", []),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_waiver_is_for_a_whole_claim(suite: Project, case: str) -> None:
+    """Whatever is changed of what a gate claims, its members and their evals too, makes its waiver void, as is said."""
+    gate, changes = CHANGED[case]
+    suite.write({"suite.toml": SUITE.replace("min = 0.5", "min = 0.99") + GROUP})
+    assert waive(suite, gate).code == 0
+    (kept,) = read_waivers(suite.folder / "suite.toml")
+    now = read_suite(suite.folder / "suite.toml", changes)
+    told = void([kept], now, TODAY)
+    assert len(told) == (case != "nothing")
+    assert all("is for another claim" in line and "does not count" in line for line in told)
+    assert (in_force([kept], next(g for g in now.gates if g.id == gate), now, TODAY) is None) == bool(told)
+
+
+def test_members_that_changed_are_waived_no_more(suite: Project) -> None:
+    """A run whose waived group has another member fails, and says that the waiver is for another claim."""
+    suite.write({"suite.toml": SUITE + GROUP})
+    assert waive(suite, "somehow").code == 0
+    assert suite.run().code == 0
+    outcome = suite.run("--set", "gate.1.min=0.995")
+    assert outcome.code in (1, 6)
+    assert "is for another claim in the same words" in outcome.out
+    assert not any(v.waiver for v in outcome.report.verdicts)
+
+
+def test_waiver_without_a_digest_is_to_be_written_again(suite: Project) -> None:
+    """A line from before waivers were for whole claims does not count, and the run says what to do."""
+    suite.write({"suite.waivers.jsonl": line()})
+    outcome = suite.run()
+    assert outcome.code == 1
+    assert "write it again with harness waive, and does not count" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\xff\xfe\n", "is not UTF-8: invalid start byte at byte 0"),
+        (b'{"gate": ' + b"9" * 5000 + b"}", ":1: is no waiver"),
+        (b"[" * 100_000, ":1: is no waiver"),
+        (b'{"gate": "\xe2\x80\xa8"}\n\n[]', ":3: is no waiver"),
+    ],
+)
+def test_strange_waiver_files_are_one_line(suite: Project, data: bytes, told: str) -> None:
+    """What cannot be read is told by its place, exit 4."""
+    (suite.folder / "suite.waivers.jsonl").write_bytes(data)
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert told in outcome.err
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\n"])
+def test_separators_in_a_name_hide_nothing(suite: Project, separator: str) -> None:
+    """A name and a reason are one line each, whatever separates lines elsewhere."""
+    outcome = suite.harness(
+        "waive", "floor", "--reason", f"a{separator}b", "--until", SOON, "--by", f"ada{separator}lovelace"
+    )
+    assert outcome.code == 0
+    (kept,) = read_waivers(suite.folder / "suite.toml")
+    assert (kept.by, kept.reason) == ("ada lovelace", "a b")
+    assert suite.run().code == 0
+
+
+@pytest.mark.parametrize(
+    ("by", "told"), [(" \u2028", "--by: is empty"), ("a\udcff", "--by: holds bytes that are no text")]
+)
+def test_names_that_are_none(suite: Project, by: str, told: str) -> None:
+    """Somebody answers for a waiver, by a name that can be written."""
+    outcome = suite.harness("waive", "floor", "--reason", "r", "--until", SOON, "--by", by)
+    assert outcome.code == 4
+    assert told in outcome.err
+    assert not list(suite.folder.rglob("*.waivers.jsonl"))
