@@ -517,7 +517,7 @@ class _Collector:
             values = {str(s.row.get(column)) for s in task.samples}
             complain(f'slice "{name}" has no rows{did_you_mean(value, values)}')
         if parts and max(map(len, parts.values())) < gate.min_n:
-            what = f"no slice has {gate.min_n} rows (min_n), so it proves nothing and blocks only on significant harm"
+            what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass; add rows, or lower min_n"
             self.warnings.append(f"{gate.where}: {what}")
 
     def with_shots(self, task: Task) -> Task:
