@@ -530,9 +530,14 @@ class _Collector:
         if task.samples is None or (rows := self.rows(source, spec.where)) is None:
             return task
         columns = spec.columns or (train.columns if train and not spec.fewshot_data else {})
-        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=())
+        try:
+            pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=())
+        except UsageError as error:
+            self.mistakes.found.extend(error.messages)
+            return task
         own = {repr(s.input) for s in task.samples}
-        return replace(task, shots=tuple(s for s in pool if s.input and s.target and repr(s.input) not in own))
+        usable = (s for s in pool if s.input and s.target and all(s.target))
+        return replace(task, shots=tuple(s for s in usable if repr(s.input) not in own))
 
     def shot_evals(self, subject: str, tasks: Mapping[str, Task]) -> list[str]:
         """Name the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
@@ -546,7 +551,7 @@ class _Collector:
         prompting = [
             n
             for n, t in tasks.items()
-            if not (t.compares or t.brings_rows) and (t.samples is None or t.samples[0].target)
+            if not (t.compares or t.brings_rows) and (t.samples is None or any(s.target for s in t.samples))
         ]
         chosen = [*declared, *gated] if declared or gated else prompting
         return [name for name in tasks if name in chosen]
@@ -578,7 +583,7 @@ def _common(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
     kinds: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("are in", lambda row: repr(sorted((k, v) for k, v in row.items() if k != "id")))  # whatever it is called
     ]
-    if cluster and all(cluster in row for row in (*chosen, *confirm)):
+    if cluster and all(row.get(cluster) is not None for row in (*chosen, *confirm)):
         kinds.append((f'share their "{cluster}" with', lambda row: str(row[cluster])))
     for how, of in kinds:
         known = {of(row) for row in confirm}

@@ -14,6 +14,7 @@ from harness.errors import did_you_mean
 INJECTED = frozenset(  # given by the harness, not by the suite
     {"against", "facts", "flag", "folder", "marking", "progress", "seed", "watch"}
 )
+DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
 Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")
 
@@ -90,6 +91,21 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], comp
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             complain("", f'option "{key}" is missing')
+
+
+def is_deep(value: Any) -> bool:
+    """Say whether tables and lists lie in each other more than DEEPEST deep."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def fits(value: Any, want: Any) -> bool:
