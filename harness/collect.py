@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.gate import PARENT, Gate, order_mistakes
 from harness.plugins import Plugins
 from harness.proof import alpha_of, unprovable
 from harness.result import Metric, Sample
-from harness.suite import Eval, Suite, Sweep, Train, Use
+from harness.suite import Eval, Suite, Sweep, Train, Use, name_mistake
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
@@ -111,16 +111,23 @@ class Plan:
 
     def evals(self, gate: Gate) -> set[str]:
         """Name the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
-        known = {g.id: g for g in self.suite.gates}
-        met: set[str] = set()
-        waiting = [gate]
+        return self._needs[gate.id]
+
+    @cached_property
+    def _needs(self) -> dict[str, set[str]]:
+        """Return what `evals` does for every gate: each eval is handed on to all that wait for a gate on it."""
+        waits: dict[str, list[str]] = {g.id: [] for g in self.suite.gates}
+        for g in self.suite.gates:
+            for name in (*g.requires, *g.any_of, *((g.group,) if g.group else ())):
+                waits[name].append(g.id)
+        found: dict[str, set[str]] = {g.id: set() for g in self.suite.gates}
+        waiting = [(g.id, g.eval) for g in self.suite.gates if g.metric]
         while waiting:
-            here = waiting.pop()
-            if here.id not in met:
-                met.add(here.id)
-                names = (*here.requires, *here.any_of, *((here.group,) if here.group else ()))
-                waiting += [known[name] for name in names]
-        return {known[name].eval for name in met if known[name].metric}
+            name, needed = waiting.pop()
+            if needed not in found[name]:
+                found[name].add(needed)
+                waiting += [(other, needed) for other in waits[name]]
+        return found
 
 
 def collect(
@@ -158,6 +165,7 @@ class _Collector:
         self.mistakes = Mistakes()
         self.warnings: list[str] = []
         self.origins: list[tuple[str, Mapping[str, Any]]] = []
+        self.names = {e.name for e in suite.evals}
         self.baselines = ("base", *suite.subjects)
         self.candidates = candidates_of(suite)
 
@@ -288,7 +296,10 @@ class _Collector:
 
     def task(self, spec: Eval) -> Task | None:
         if not re.fullmatch(r"[\w-]+", spec.name):
-            self.mistakes.add(spec.where, f'name is "{spec.name}", want letters, digits, "_" and "-"')
+            what = f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"'
+            self.mistakes.add(spec.where, what)  # no ".", which parts EVAL from METRIC
+        elif what := name_mistake(spec.name):
+            self.mistakes.add(spec.where, what)
         if spec.limit is not None and spec.limit < 1:
             self.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
         function = self.use("evaluator", spec.use, spec.options, spec.where)
@@ -405,8 +416,6 @@ class _Collector:
             trainer.function, "watch"
         ):
             complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
-        if train.watch_rows < 1:
-            complain(f"watch_rows is {train.watch_rows}, want at least 1")
         for name in train.watch:
             task = tasks.get(name)
             if task is None:
@@ -433,9 +442,8 @@ class _Collector:
         complain = partial(self.mistakes.add, gate.where)
         for mistake in gate.mistakes():
             complain(mistake)
-        names = [e.name for e in self.suite.evals]
-        if not gate.any_of and gate.eval not in names:
-            complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, names)}')
+        if not gate.any_of and gate.eval not in self.names:
+            complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.names)}')
         for candidate in gate.on:
             if candidate not in self.candidates:
                 complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, self.candidates)}')
@@ -607,16 +615,3 @@ def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder:
     given = {"folder": folder} if made and schema.wants(made, "folder") else {}
     declared = made(dict(options), **given) if made else getattr(function, "metrics", ())
     return {m.name: m for m in declared}
-
-
-def matches(expression: str, item: str) -> bool:
-    """Say whether an item's id matches a `-k` expression: parts of names with and, or, not and parentheses.
-
-    Raises UsageError on an expression that cannot be read.
-    """
-    words = re.findall(r"\(|\)|[^\s()]+", expression)
-    python = [w if w in ("(", ")", "and", "or", "not") else str(w.lower() in item.lower()) for w in words]
-    try:
-        return bool(eval(" ".join(python) or "True", {"__builtins__": {}}))  # noqa: S307 -- only True, False and operators
-    except SyntaxError:
-        raise UsageError(f'-k "{expression}": cannot be read; want names with and, or, not and parentheses') from None

@@ -7,7 +7,6 @@ from there, evaluated and gated as any candidate is, and what ships is that fold
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from harness.gate import PARENT, Gate, Verdict, grouped, ships
 from harness.paths import folder_in_place, read_facts
 from harness.plugins import Plugins
 from harness.subject import ModelRef, Subject
-from harness.suite import RELEASES, Export, Suite, is_reserved
+from harness.suite import RELEASES, Export, Suite, is_reserved, name_mistake
 
 CONVERTS = "converts"  # the attribute by which an exporter says that it makes other weights
 OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
@@ -54,8 +53,8 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
             yield export.where, f'"name" names a copy, and "{export.use}" writes "{export.from_}" as it is; remove it'
             continue
         name = export.name
-        if not re.fullmatch(r"[\w-]+", name):
-            yield export.where, f'name is "{name}", want letters, digits, "_" and "-"'
+        if what := name_mistake(name):
+            yield export.where, what
         elif is_reserved(name) or name in RELEASES or name in taken:
             yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'
         elif export.from_ == "adapter":

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 
+MOST = 300  # names that a misspelt one is compared with, and characters of it
+
+
 class ExitCode(IntEnum):
     """How `harness` ends, as pytest would end where the two agree."""
 
@@ -62,6 +65,8 @@ def disk_full(error: BaseException) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
     known = sorted(known)
+    if len(known) > MOST or len(word) > MOST:
+        return ""  # to compare each mistake with so many takes longer than to look it up
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f'; did you mean "{close[0]}"?'
