@@ -18,7 +18,7 @@ from harness.data import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_t
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gate import PARENT, Gate, order_mistakes
 from harness.plugins import Plugins
-from harness.proof import alpha_of, unprovable
+from harness.proof import Sizes, alpha_of, sizes_of, unprovable
 from harness.result import Metric, Sample
 from harness.suite import Eval, Suite, Sweep, Train, Use, name_mistake
 
@@ -165,6 +165,7 @@ class _Collector:
         self.mistakes = Mistakes()
         self.warnings: list[str] = []
         self.origins: list[tuple[str, Mapping[str, Any]]] = []
+        self.counted: dict[tuple[str, tuple[str, ...] | None], Sizes] = {}
         self.names = {e.name for e in suite.evals}
         self.baselines = ("base", *suite.subjects)
         self.candidates = candidates_of(suite)
@@ -482,8 +483,16 @@ class _Collector:
         """Warn of a claim that the rows cannot prove, however good the model is."""
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
-        if why := unprovable(gate, metric, task.samples, alpha_of(gate, self.suite)):
+        sizes = self.sizes(gate, task)
+        if why := unprovable(gate, metric, task.samples, alpha_of(gate, self.suite), sizes):
             self.warnings.append(f"{gate.where}: {why}")
+
+    def sizes(self, gate: Gate, task: Task) -> Sizes:
+        """Return the sizes of a gate's slices, which are counted once for all gates on the same."""
+        key = (task.spec.name, None if gate.slice is None else tuple(gate.slices))
+        if key not in self.counted:
+            self.counted[key] = sizes_of(gate, task.samples or ())
+        return self.counted[key]
 
     def clean_of(self, task: Task, complain: Callable[[str], None]) -> None:
         """Tell what keeps leaks from being known: a gate is not clean because nobody looked."""
@@ -519,12 +528,12 @@ class _Collector:
                 return
         if task.samples is None or not declared or len(declared) < len(gate.slices):
             return
-        parts = gate.parts(task.samples)
-        for name in (name for name, rows in parts.items() if not rows):
+        parts = self.sizes(gate, task)
+        for name in (name for name, (rows, _) in parts.items() if not rows):
             column, _, value = name.partition("=")
             values = {str(s.row.get(column)) for s in task.samples}
             complain(f'slice "{name}" has no rows{did_you_mean(value, values)}')
-        if parts and max(map(len, parts.values())) < gate.min_n:
+        if parts and max(rows for rows, _ in parts.values()) < gate.min_n:
             what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass; add rows, or lower min_n"
             self.warnings.append(f"{gate.where}: {what}")
 

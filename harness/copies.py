@@ -36,8 +36,7 @@ def with_copies(suite: Suite, plugins: Plugins) -> Suite:
     """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
     exports = tuple(replace(e, name=e.name or e.use) if _converts(e, plugins) else e for e in suite.exports)
     suite = replace(suite, exports=exports)
-    compared = {e.name for e in suite.evals if e.against == PARENT}
-    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in compared}
+    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     only = {g.id for g in suite.gates if not g.on and (g.id in about or about.intersection(g.any_of))}
     copies = list(suite.copies)
     return replace(suite, gates=grouped([replace(g, on=copies) if g.id in only else g for g in suite.gates]))
@@ -66,7 +65,7 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
 
 def parent_mistakes(gate: Gate, suite: Suite) -> Iterator[str]:
     """Yield what is wrong with a gate that compares copies with their parents, by itself or by its eval's `against`."""
-    compared = any(e.against == PARENT for e in suite.evals if e.name == gate.eval)
+    compared = gate.eval in suite.compared
     if gate.versus != PARENT and not compared:
         return
     what = f'versus is "{PARENT}"' if gate.versus == PARENT else f'eval "{gate.eval}" is against "{PARENT}"'
@@ -85,8 +84,7 @@ def _converts(export: Export, plugins: Plugins) -> bool:
 
 def _uncovered(suite: Suite, export: Export) -> str | None:
     """Say why no gate keeps a copy from shipping, or None: a claim about its parent is worth what is known of that."""
-    compared = {e.name for e in suite.evals if e.against == PARENT}
-    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in compared}
+    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     blocking = [g for g in suite.gates if g.blocking and g.applies_to(export.name)]
     if not blocking:
         return ""

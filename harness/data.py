@@ -136,16 +136,16 @@ def _is_target(value: Any) -> bool:
     return all(v is None or _is_text(v) for v in (value if isinstance(value, list) else [value]))
 
 
-def _odd_values(
-    named: Sequence[Row], rows: Sequence[Row], cluster: str | None, slices: Sequence[str]
-) -> Iterator[str]:
+def _odd_values(named: Sequence[Row], rows: Sequence[Row], cluster: str | None, slices: Sequence[str]) -> Iterator[str]:
     """Yield what stands where text is wanted and is none: one line for each of target, id, cluster and slices."""
     asked: list[tuple[str, Sequence[Row], str, Callable[[Any], bool], str]] = [
         ("target", named, "target", _is_target, "want text or a number, or a list of these"),
         ("id", named, "id", lambda v: _is_text(v) and v != "", "want text or a number in every row"),
     ]
     if cluster:
-        asked.append((cluster, rows, "cluster", lambda v: _is_text(v) and v != "", "want text or a number in every row"))
+        asked.append(
+            (cluster, rows, "cluster", lambda v: _is_text(v) and v != "", "want text or a number in every row")
+        )
     for column in slices:
         want = "want text, a number, true or false in every row"
         asked.append((column, rows, f'slices "{column}"', lambda v: isinstance(v, bool) or _is_text(v), want))
@@ -278,7 +278,9 @@ def _read_csv(text: str, path: Path) -> list[Row]:
     try:
         header = next((names for names in reader if names), [])
         if twice := [name for name, n in Counter(header).items() if n > 1]:
-            raise UsageError(f'{path}:{reader.line_num}: the column "{twice[0]}" stands twice in the header; rename one')
+            raise UsageError(
+                f'{path}:{reader.line_num}: the column "{twice[0]}" stands twice in the header; rename one'
+            )
         for fields in reader:
             if fields and len(fields) != len(header):
                 what = f"has {len(fields)} fields, and the header {len(header)}; is a comma or a quote missing?"

@@ -231,7 +231,7 @@ class Suite:
         """Name the candidate made by merging onto this variant of the base."""
         return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
 
-    @property
+    @cached_property
     def copies(self) -> dict[str, Export]:
         """The candidates that exports make, by name."""
         return {e.name: e for e in self.exports if e.name}
@@ -245,6 +245,11 @@ class Suite:
         if value != self.sweep.values[0]:
             where += f" ({self.sweep.option} = {schema.show(value)})"
         return replace(self, **{self.sweep.table: replace(table, where=where, options=options)})
+
+    @cached_property
+    def compared(self) -> frozenset[str]:
+        """Name the evals that compare a copy with its parent."""
+        return frozenset(e.name for e in self.evals if e.against == PARENT)
 
     @cached_property
     def members(self) -> Counter[str]:

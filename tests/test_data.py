@@ -120,7 +120,10 @@ def test_target_that_is_no_text_is_refused(odd: object) -> None:
 @pytest.mark.parametrize("odd", [None, math.nan, ["a"], {"a": 1}])
 def test_names_that_are_none_join_no_rows(key: str, odd: object) -> None:
     """An id, a cluster or a slice of null is refused: it would be the text "None", and rows that share it one."""
-    rows = [{"input": "a", "id": "a", "cluster": "a", "slice": "a"}, {"input": "b", "id": "b", "cluster": "b", "slice": "b"}]
+    rows = [
+        {"input": "a", "id": "a", "cluster": "a", "slice": "a"},
+        {"input": "b", "id": "b", "cluster": "b", "slice": "b"},
+    ]
     with pytest.raises(UsageError, match="row 1 has .* in every row"):
         as_eval(rows[0], {**rows[1], key: odd}, cluster="cluster", slices=("slice",))
 
