@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Mistakes, UsageError
-from harness.schema import DEEPEST, is_deep
 from harness.result import Prompt, Sample
+from harness.schema import DEEPEST, is_deep
 
 Row = dict[str, Any]
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}

@@ -11,7 +11,6 @@ import errno
 from collections.abc import Iterable
 from enum import IntEnum
 
-
 MOST = 300  # names that a misspelt one is compared with, and characters of it
 
 

@@ -55,7 +55,7 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 

@@ -337,7 +337,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
-TOKEN = re.compile(
+PIECE = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a text over several lines, a text
     r"|'''.*?'{3,5}|'[^']*'"
     r"|#[^\n]*|\n|[][{}=,.]|[^][{}=,.#\"'\s]+",
@@ -597,32 +597,32 @@ class _Index:
         self.array = False  # the header is one of an array
         self.open: list[list[Any]] = []  # brackets around the value: which, table and path before it, element
         self.line = 1
-        for token in TOKEN.findall(text):
-            if token[0] != "#":
-                self.take(token)
-            self.line += token.count("\n")
+        for piece in PIECE.findall(text):
+            if piece[0] != "#":
+                self.take(piece)
+            self.line += piece.count("\n")
 
-    def take(self, token: str) -> None:
-        if token == "\n":
+    def take(self, piece: str) -> None:
+        if piece == "\n":
             if not self.open:
                 self.key, self.reads = [], "key"
         elif self.reads == "header":
-            self.header(token)
+            self.header(piece)
         elif self.reads == "value":
-            self.value(token)
-        elif token == "[":
+            self.value(piece)
+        elif piece == "[":
             self.reads, self.array = "header", False
-        elif token == "=":
+        elif piece == "=":
             self.named()
-        elif token == "}":
+        elif piece == "}":
             self.close()
-        elif token not in ".,":
-            self.key.append(_bare(token))
+        elif piece not in ".,":
+            self.key.append(_bare(piece))
 
-    def header(self, token: str) -> None:
-        if token == "[":
+    def header(self, piece: str) -> None:
+        if piece == "[":
             self.array = True
-        elif token == "]" and self.key:
+        elif piece == "]" and self.key:
             name = ".".join(self.key)
             self.count[name] = self.count.get(name, -1) + 1 if self.array else 0
             self.at = (name, self.count[name])
@@ -631,8 +631,8 @@ class _Index:
             parent = ".".join(self.key[:-1])
             self.lines.setdefault((parent, self.count.get(parent, 0), self.key[-1]), self.line)
             self.key = []
-        elif token not in ".]":
-            self.key.append(_bare(token))
+        elif piece not in ".]":
+            self.key.append(_bare(piece))
 
     def named(self) -> None:
         name, number = self.at
@@ -643,18 +643,18 @@ class _Index:
             self.lines.setdefault((name, 0, ""), self.line)
         self.path, self.reads = name, "value"
 
-    def value(self, token: str) -> None:
-        if token in ("[", "{"):
+    def value(self, piece: str) -> None:
+        if piece in ("[", "{"):
             number = self.open[-1][3] if self.open and self.open[-1][0] == "[" else 0
-            self.open.append([token, self.at, self.path, 0])
-            if token == "{":
+            self.open.append([piece, self.at, self.path, 0])
+            if piece == "{":
                 self.at, self.key, self.reads = (self.path, number), [], "key"
                 self.lines.setdefault((*self.at, ""), self.line)
-        elif token in ("]", "}"):
+        elif piece in ("]", "}"):
             self.close()
-        elif token == "," and self.open[-1][0] == "{":
+        elif piece == "," and self.open[-1][0] == "{":
             self.key, self.reads = [], "key"
-        elif token == ",":
+        elif piece == ",":
             self.open[-1][3] += 1
 
     def close(self) -> None:
@@ -662,9 +662,9 @@ class _Index:
         self.reads = "value"
 
 
-def _bare(token: str) -> str:
+def _bare(piece: str) -> str:
     """Return a key without its quotes."""
-    return next(iter(tomllib.loads(f"{token} = 0"))) if token[0] in "\"'" else token
+    return next(iter(tomllib.loads(f"{piece} = 0"))) if piece[0] in "\"'" else piece
 
 
 def _nest(sweep: Any) -> None:

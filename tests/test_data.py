@@ -124,7 +124,7 @@ def test_names_that_are_none_join_no_rows(key: str, odd: object) -> None:
         {"input": "a", "id": "a", "cluster": "a", "slice": "a"},
         {"input": "b", "id": "b", "cluster": "b", "slice": "b"},
     ]
-    with pytest.raises(UsageError, match="row 1 has .* in every row"):
+    with pytest.raises(UsageError, match=r"row 1 has .* in every row"):
         as_eval(rows[0], {**rows[1], key: odd}, cluster="cluster", slices=("slice",))
 
 
@@ -141,7 +141,7 @@ def test_null_is_not_trained() -> None:
     assert to_training_rows([{"prompt": "a", "completion": None}], {}, "x") == [{"prompt": "a", "completion": ""}]
     assert to_training_rows([{"input": "Q:\n", "target": 4}], {}, "x") == [{"prompt": "Q:\n", "completion": "4"}]
     for odd in (True, math.nan, ["a"], {"a": 1}):
-        with pytest.raises(UsageError, match="row 1 has .* as its target; want text or a number"):
+        with pytest.raises(UsageError, match=r"row 1 has .* as its target; want text or a number"):
             to_training_rows([{"input": "a", "target": "b"}, {"input": "a", "target": odd}], {}, "x")
 
 
@@ -162,7 +162,7 @@ BROKEN_FILES = {
     "digits": ("test.jsonl", '{"input": "a", "n": ' + "1" * 5000 + "}\n", "test.jsonl:1: holds a whole number"),
     "depth": ("test.jsonl", '{"input": "a", "n": ' + "[" * 900 + "]" * 900 + "}\n", "nested too deeply"),
     "depth of all": ("test.json", "[" * 50_000, "nested too deeply"),
-    "no path": ("nobody\\u0000.jsonl", "", "is no path"),
+    "no path": ("nobody\\u0000.jsonl", "", '"data" holds a character that no text can have'),
     "a long path": ("a" * 5000 + ".jsonl", "", "is no path"),
     "nobody's home": ("~nobody-at-all/x.jsonl", "", "is no path"),
 }
