@@ -31,8 +31,15 @@ class UsageError(Exception):
     """One or more mistakes of the user, each a line `where: what is wrong; what to do`."""
 
     def __init__(self, *messages: str) -> None:
-        super().__init__("\n".join(messages))
-        self.messages = messages
+        self.messages = tuple(map(one_line, messages))
+        super().__init__("\n".join(self.messages))
+
+
+def one_line(text: str) -> str:
+    """Return a text with what would begin another line, or steer a terminal, spelt out as in a Python string."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
 class Finding(RuntimeError):

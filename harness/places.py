@@ -62,14 +62,14 @@ def _read(suite: Suite) -> Iterator[_Place]:
     declared = suite.candidate
     models = [suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)]
     for model in models:
-        if Path(model).is_dir():
+        if os.path.isdir(model):  # noqa: PTH112 -- False where Path raises: for what no path can be
             yield _Place("model", "", f'the model "{model}"', Path(model).resolve())
     for path in (declared.adapter, declared.merged) if declared else ():
         if path:
             yield _Place("model", "", f'the candidate "{path}"', suite.resolve(path))
     sources = [s for e in suite.evals for s in (e.data, e.select, e.fewshot_data) if s]
     for source in dict.fromkeys([*(suite.train.sources if suite.train else ()), *sources]):
-        if not is_remote(source) and (file := suite.resolve(source)).is_file():
+        if not is_remote(source) and os.path.isfile(file := suite.resolve(source)):  # noqa: PTH113
             yield _Place("data", "", f'the data "{source}"', file)
     yield _Place("data", "", f'the suite "{suite.path}"', suite.path.resolve())
 

@@ -30,7 +30,7 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
     """
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls) if f.name not in given}  # type: ignore[arg-type]
     rest = fields.pop("options", None)
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     values = {key: value for key, value in given.items() if key in hints}
     options: dict[str, Any] = {}
     wrong: list[tuple[str, str]] = []
@@ -55,7 +55,7 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 

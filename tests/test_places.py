@@ -23,7 +23,7 @@ def suite(project: Project) -> Project:
     ["exports/fake/", "exports/./fake", "exports/x/../fake", "link/fake", "EXPORTS/Fake", "exports/fake/b", "exports"],
 )
 def test_exports_to_one_place_are_refused(suite: Project, to: str) -> None:
-    """Two exports to one folder, however it is written, or one inside the other, are one line: both would not be there."""
+    """Two exports to one folder, however it is written, or one inside the other, are one line."""
     (suite.folder / "exports").mkdir()
     (suite.folder / "link").symlink_to(suite.folder / "exports")
     outcome = suite.write({"suite.toml": SUITE + SECOND.format(to=to)}).run()
