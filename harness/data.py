@@ -19,6 +19,7 @@ Row = dict[str, Any]
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
 GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
 FILES = (".jsonl", ".json", ".csv", ".parquet")
+LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
 SHOWN = 20  # wrong rows of a source that are told one by one
 
 
@@ -39,6 +40,9 @@ def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None],
         rows = _read_file(_place(folder, source, where), source, where)
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an empty evaluation proves nothing')
+    if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
+        what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} rows); split it, or leave it out"
+        raise UsageError(f'{where}: data "{source}": {what}')
     return rows
 
 
@@ -209,6 +213,18 @@ def _training_row(number: int, row: Row, columns: Mapping[str, str], where: str)
     raise UsageError(
         f"{where}: row {number} has {here}; want input and target, prompt and completion, messages, or text"
     )
+
+
+def _size(row: Row) -> int:
+    """Return how many characters the texts of a row have."""
+    size, waiting = 0, list(row.values())
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, str):
+            size += len(here)
+        elif isinstance(here, (dict, list)):
+            waiting += here.values() if isinstance(here, dict) else here
+    return size
 
 
 def _place(folder: Path, source: str, where: str) -> Path:

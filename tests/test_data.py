@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -187,3 +188,35 @@ def test_all_ragged_rows_of_a_file_are_told_at_once(project: Project) -> None:
     assert len(lines) == 21
     assert "test.csv:3: has 2 fields" in lines[0]
     assert "and 80 rows more like these" in lines[-1]
+
+
+def test_row_of_100_megabytes_is_refused_at_once(project: Project) -> None:
+    """A row that no context holds is one line in seconds, whichever column it is in; a long one is read."""
+    project.write({"suite.toml": SUITE, "train.jsonl": TRAIN})
+    project.write(
+        {"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 100_000_000]}]}
+    )
+    begun = time.process_time()
+    outcome = project.run("--collect-only")
+    assert time.process_time() - begun < 10
+    assert (outcome.code, "row 60 has more than 10,000,000 characters (1 rows)" in outcome.err) == (4, True)
+    project.write({"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 9_000_000]}]})
+    assert project.run("--collect-only").code == 0
+
+
+@pytest.mark.parametrize("odd", [3, {"text": 3}, {"text": None}, None])
+def test_column_of_choices_that_are_none_is_no_crash(project: Project, odd: object) -> None:
+    """A column that only happens to be called "choices" is not looked into when prompts are measured."""
+    rows = [{**row, "choices": odd} for row in ROWS]
+    assert project.write({"suite.toml": SUITE, "test.jsonl": rows, "train.jsonl": TRAIN}).run().code == 0
+
+
+def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
+    """Training rows that ask what a row of the eval asks are no worked examples for it, nor are rows without a target."""
+    from harness.runner import Options, prepare
+
+    mine = [*TRAIN, *ROWS[:40], {"input": "no answer", "target": None}]
+    suite = SUITE + "\n[subject.fewshot]\nshots = 3\n"
+    project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": mine})  # type: ignore[dict-item]
+    plan = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    assert [s.input for s in plan.tasks["qa"].shots] == [row["input"] for row in TRAIN]
