@@ -317,6 +317,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
+        _refuse_deep_keys(text)
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
@@ -337,12 +338,25 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
+MENTIONED = 4  # parts of a dotted key that have a line of their own
 PIECE = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a text over several lines, a text
     r"|'''.*?'{3,5}|'[^']*'"
     r"|#[^\n]*|\n|[][{}=,.]|[^][{}=,.#\"'\s]+",
     re.DOTALL,
 )
+
+
+def _refuse_deep_keys(text: str) -> None:
+    """Raise RecursionError at a dotted key that is too deep, over which the parser would take minutes."""
+    dots = 0
+    for piece in PIECE.findall(text):
+        if piece == ".":
+            dots += 1
+        elif piece in "\n=,[]{}":
+            dots = 0
+        if dots > schema.DEEPEST:
+            raise RecursionError
 
 
 class _Reader:
@@ -636,7 +650,7 @@ class _Index:
 
     def named(self) -> None:
         name, number = self.at
-        for part in self.key:
+        for part in self.key[:MENTIONED]:
             for key in (part, part.partition(".")[0]):  # "adapter.r" in quotes is an option of [adapter]
                 self.lines.setdefault((name, number, key), self.line)
             name, number = f"{name}.{part}" if name else part, 0
@@ -707,7 +721,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     for step in parents:
         here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})
         if not isinstance(here, (dict, list)):
-            raise UsageError(f'{where}: "{step}" is {schema.show(here)}, not a table')
+            raise UsageError(f"{where}: {schema.show(step)} is {schema.show(here)}, not a table")
     if isinstance(here, list):
         _step(here, last, where)
         here[int(last)] = parsed
@@ -728,7 +742,7 @@ def _parsed(value: str, where: str) -> Any:
 
 def _step(here: list[Any], step: str, where: str) -> Any:
     if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
-        raise UsageError(f'{where}: "{step}" is no element of a list of {len(here)}; they count from 0')
+        raise UsageError(f"{where}: {schema.show(step)} is no element of a list of {len(here)}; they count from 0")
     return here[int(step)]
 
 

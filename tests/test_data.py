@@ -212,7 +212,7 @@ def test_column_of_choices_that_are_none_is_no_crash(project: Project, odd: obje
 
 
 def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
-    """Training rows that ask what a row of the eval asks are no worked examples for it, nor are rows without a target."""
+    """Training rows that ask what a row of the eval asks are no worked examples, nor are rows without a target."""
     from harness.runner import Options, prepare
 
     mine = [*TRAIN, *ROWS[:40], {"input": "no answer", "target": None}]
