@@ -14,7 +14,7 @@ from harness.errors import ExitCode, UsageError, did_you_mean, disk_full
 
 if TYPE_CHECKING:
     from harness.collect import Plan
-    from harness.gate import Verdict
+    from harness.gate import Gate, Verdict
     from harness.plugins import Provided
 
 PLUGIN_HELP = "load a plugin, or no:NAME to leave one out"
@@ -488,12 +488,15 @@ def _verbosity(parser: argparse.ArgumentParser) -> None:
 
 
 def _print_plan(plan: Plan, verbosity: int) -> int:
+    order = {name: i for i, name in enumerate(plan.tasks)}
+    gates: dict[str, list[Gate]] = {name: [] for name in order}
+    for gate in plan.suite.gates if verbosity >= 0 else ():
+        gates[max(plan.evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
     for item in plan.items:
         rows = plan.tasks[item.eval].samples
         print(f"{item.id}  {'remote' if rows is None else len(rows)} rows")
-        for gate in plan.suite.gates if item.subject in plan.candidates and verbosity >= 0 else ():
-            last = [name for name in plan.tasks if name in plan.evals(gate)][-1:]
-            if item.eval in (last if gate.any_of else [gate.eval]) and gate.applies_to(item.subject):
+        for gate in gates[item.eval] if item.subject in plan.candidates else ():
+            if gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
                 print(f"    {gate.id}: {f'{gate.metric} {gate.claim()}'.strip()}{note}")
     for warning in plan.warnings:

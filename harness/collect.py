@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gate import PARENT, Gate, order_mistakes
 from harness.isolate import isolated, plain
 from harness.plugins import Plugins
-from harness.proof import alpha_of, unprovable
+from harness.proof import Sizes, alpha_of, sizes_of, unprovable
 from harness.result import Metric, Sample
-from harness.suite import Eval, Suite, Sweep, Train, Use
+from harness.suite import Eval, Suite, Sweep, Train, Use, name_mistake
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
@@ -121,16 +121,23 @@ class Plan:
 
     def evals(self, gate: Gate) -> set[str]:
         """Name the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
-        known = {g.id: g for g in self.suite.gates}
-        met: set[str] = set()
-        waiting = [gate]
+        return self._needs[gate.id]
+
+    @cached_property
+    def _needs(self) -> dict[str, set[str]]:
+        """Return what `evals` does for every gate: each eval is handed on to all that wait for a gate on it."""
+        waits: dict[str, list[str]] = {g.id: [] for g in self.suite.gates}
+        for g in self.suite.gates:
+            for name in (*g.requires, *g.any_of, *((g.group,) if g.group else ())):
+                waits[name].append(g.id)
+        found: dict[str, set[str]] = {g.id: set() for g in self.suite.gates}
+        waiting = [(g.id, g.eval) for g in self.suite.gates if g.metric]
         while waiting:
-            here = waiting.pop()
-            if here.id not in met:
-                met.add(here.id)
-                names = (*here.requires, *here.any_of, *((here.group,) if here.group else ()))
-                waiting += [known[name] for name in names]
-        return {known[name].eval for name in met if known[name].metric}
+            name, needed = waiting.pop()
+            if needed not in found[name]:
+                found[name].add(needed)
+                waiting += [(other, needed) for other in waits[name]]
+        return found
 
 
 def collect(
@@ -168,6 +175,8 @@ class _Collector:
         self.mistakes = Mistakes()
         self.warnings: list[str] = []
         self.origins: list[tuple[str, Mapping[str, Any]]] = []
+        self.counted: dict[tuple[str, tuple[str, ...] | None], Sizes] = {}
+        self.names = {e.name for e in suite.evals}
         self.baselines = ("base", *suite.subjects)
         self.candidates = candidates_of(suite)
 
@@ -298,7 +307,10 @@ class _Collector:
 
     def task(self, spec: Eval) -> Task | None:
         if not re.fullmatch(r"[\w-]+", spec.name):
-            self.mistakes.add(spec.where, f'name is "{spec.name}", want letters, digits, "_" and "-"')
+            what = f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"'
+            self.mistakes.add(spec.where, what)  # no ".", which parts EVAL from METRIC
+        elif what := name_mistake(spec.name):
+            self.mistakes.add(spec.where, what)
         if spec.limit is not None and spec.limit < 1:
             self.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
         function = self.use("evaluator", spec.use, spec.options, spec.where)
@@ -415,8 +427,6 @@ class _Collector:
             trainer.function, "watch"
         ):
             complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
-        if train.watch_rows < 1:
-            complain(f"watch_rows is {train.watch_rows}, want at least 1")
         for name in train.watch:
             task = tasks.get(name)
             if task is None:
@@ -443,9 +453,8 @@ class _Collector:
         complain = partial(self.mistakes.add, gate.where)
         for mistake in gate.mistakes():
             complain(mistake)
-        names = [e.name for e in self.suite.evals]
-        if not gate.any_of and gate.eval not in names:
-            complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, names)}')
+        if not gate.any_of and gate.eval not in self.names:
+            complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.names)}')
         for candidate in gate.on:
             if candidate not in self.candidates:
                 complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, self.candidates)}')
@@ -484,8 +493,16 @@ class _Collector:
         """Warn of a claim that the rows cannot prove, however good the model is."""
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
-        if why := unprovable(gate, metric, task.samples, alpha_of(gate, self.suite)):
+        sizes = self.sizes(gate, task)
+        if why := unprovable(gate, metric, task.samples, alpha_of(gate, self.suite), sizes):
             self.warnings.append(f"{gate.where}: {why}")
+
+    def sizes(self, gate: Gate, task: Task) -> Sizes:
+        """Return the sizes of a gate's slices, which are counted once for all gates on the same."""
+        key = (task.spec.name, None if gate.slice is None else tuple(gate.slices))
+        if key not in self.counted:
+            self.counted[key] = sizes_of(gate, task.samples or ())
+        return self.counted[key]
 
     def clean_of(self, task: Task, complain: Callable[[str], None]) -> None:
         """Tell what keeps leaks from being known: a gate is not clean because nobody looked."""
@@ -521,13 +538,13 @@ class _Collector:
                 return
         if task.samples is None or not declared or len(declared) < len(gate.slices):
             return
-        parts = gate.parts(task.samples)
-        for name in (name for name, rows in parts.items() if not rows):
+        parts = self.sizes(gate, task)
+        for name in (name for name, (rows, _) in parts.items() if not rows):
             column, _, value = name.partition("=")
             values = {str(s.row.get(column)) for s in task.samples}
             complain(f'slice "{name}" has no rows{did_you_mean(value, values)}')
-        if parts and max(map(len, parts.values())) < gate.min_n:
-            what = f"no slice has {gate.min_n} rows (min_n), so it proves nothing and blocks only on significant harm"
+        if parts and max(rows for rows, _ in parts.values()) < gate.min_n:
+            what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass; add rows, or lower min_n"
             self.warnings.append(f"{gate.where}: {what}")
 
     def with_shots(self, task: Task) -> Task:
@@ -540,9 +557,14 @@ class _Collector:
         if task.samples is None or (rows := self.rows(source, spec.where)) is None:
             return task
         columns = spec.columns or (train.columns if train and not spec.fewshot_data else {})
-        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=())
+        try:
+            pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=())
+        except UsageError as error:
+            self.mistakes.found.extend(error.messages)
+            return task
         own = {repr(s.input) for s in task.samples}
-        return replace(task, shots=tuple(s for s in pool if s.input and s.target and repr(s.input) not in own))
+        usable = (s for s in pool if s.input and s.target and all(s.target))
+        return replace(task, shots=tuple(s for s in usable if repr(s.input) not in own))
 
     def shot_evals(self, subject: str, tasks: Mapping[str, Task]) -> list[str]:
         """Name the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
@@ -556,7 +578,7 @@ class _Collector:
         prompting = [
             n
             for n, t in tasks.items()
-            if not (t.compares or t.brings_rows) and (t.samples is None or t.samples[0].target)
+            if not (t.compares or t.brings_rows) and (t.samples is None or any(s.target for s in t.samples))
         ]
         chosen = [*declared, *gated] if declared or gated else prompting
         return [name for name in tasks if name in chosen]
@@ -588,7 +610,7 @@ def _common(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
     kinds: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("are in", lambda row: repr(sorted((k, v) for k, v in row.items() if k != "id")))  # whatever it is called
     ]
-    if cluster and all(cluster in row for row in (*chosen, *confirm)):
+    if cluster and all(row.get(cluster) is not None for row in (*chosen, *confirm)):
         kinds.append((f'share their "{cluster}" with', lambda row: str(row[cluster])))
     for how, of in kinds:
         known = {of(row) for row in confirm}
@@ -612,16 +634,3 @@ def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder:
     given = {"folder": folder} if made and schema.wants(made, "folder") else {}
     declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
     return {m.name: plain(Metric, m) for m in declared}
-
-
-def matches(expression: str, item: str) -> bool:
-    """Say whether an item's id matches a `-k` expression: parts of names with and, or, not and parentheses.
-
-    Raises UsageError on an expression that cannot be read.
-    """
-    words = re.findall(r"\(|\)|[^\s()]+", expression)
-    python = [w if w in ("(", ")", "and", "or", "not") else str(w.lower() in item.lower()) for w in words]
-    try:
-        return bool(eval(" ".join(python) or "True", {"__builtins__": {}}))  # noqa: S307 -- only True, False and operators
-    except SyntaxError:
-        raise UsageError(f'-k "{expression}": cannot be read; want names with and, or, not and parentheses') from None

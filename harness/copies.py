@@ -7,7 +7,6 @@ from there, evaluated and gated as any candidate is, and what ships is that fold
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,7 +23,7 @@ from harness.paths import folder_in_place, read_facts
 from harness.plugins import Plugins
 from harness.seal import sealed
 from harness.subject import ModelRef, Subject
-from harness.suite import RELEASES, Export, Suite, is_reserved
+from harness.suite import RELEASES, Export, Suite, is_reserved, name_mistake
 
 CONVERTS = "converts"  # the attribute by which an exporter says that it makes other weights
 OURS = formats.OURS
@@ -38,8 +37,7 @@ def with_copies(suite: Suite, plugins: Plugins) -> Suite:
     """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
     exports = tuple(replace(e, name=e.name or e.use) if _converts(e, plugins) else e for e in suite.exports)
     suite = replace(suite, exports=exports)
-    compared = {e.name for e in suite.evals if e.against == PARENT}
-    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in compared}
+    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     only = {g.id for g in suite.gates if not g.on and (g.id in about or about.intersection(g.any_of))}
     copies = list(suite.copies)
     return replace(suite, gates=grouped([replace(g, on=copies) if g.id in only else g for g in suite.gates]))
@@ -55,8 +53,8 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
             yield export.where, f'"name" names a copy, and "{export.use}" writes "{export.from_}" as it is; remove it'
             continue
         name = export.name
-        if not re.fullmatch(r"[\w-]+", name):
-            yield export.where, f'name is "{name}", want letters, digits, "_" and "-"'
+        if what := name_mistake(name):
+            yield export.where, what
         elif is_reserved(name) or name in RELEASES or name in taken:
             yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'
         elif export.from_ == "adapter":
@@ -68,7 +66,7 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
 
 def parent_mistakes(gate: Gate, suite: Suite) -> Iterator[str]:
     """Yield what is wrong with a gate that compares copies with their parents, by itself or by its eval's `against`."""
-    compared = any(e.against == PARENT for e in suite.evals if e.name == gate.eval)
+    compared = gate.eval in suite.compared
     if gate.versus != PARENT and not compared:
         return
     what = f'versus is "{PARENT}"' if gate.versus == PARENT else f'eval "{gate.eval}" is against "{PARENT}"'
@@ -87,8 +85,7 @@ def _converts(export: Export, plugins: Plugins) -> bool:
 
 def _uncovered(suite: Suite, export: Export) -> str | None:
     """Say why no gate keeps a copy from shipping, or None: a claim about its parent is worth what is known of that."""
-    compared = {e.name for e in suite.evals if e.against == PARENT}
-    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in compared}
+    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     blocking = [g for g in suite.gates if g.blocking and g.applies_to(export.name)]
     if not blocking:
         return ""

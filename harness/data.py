@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Mistakes, UsageError
 from harness.result import Prompt, Sample
+from harness.schema import DEEPEST, is_deep
 
 Row = dict[str, Any]
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
 GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
 FILES = (".jsonl", ".json", ".csv", ".parquet")
+LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
+SHOWN = 20  # wrong rows of a source that are told one by one
 
 
 def is_remote(source: str) -> bool:
@@ -33,9 +37,12 @@ def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None],
     if rows is None and is_remote(source):
         rows = _read_hub(source, where)
     if rows is None:
-        rows = _read_file((folder / Path(source).expanduser()).resolve(), source, where)
+        rows = _read_file(_place(folder, source, where), source, where)
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an empty evaluation proves nothing')
+    if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
+        what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} rows); split it, or leave it out"
+        raise UsageError(f'{where}: data "{source}": {what}')
     return rows
 
 
@@ -45,7 +52,8 @@ def to_samples(
     """Make one Sample a row. `columns` maps our names (id, input, target) to the data's.
 
     Without a mapping, prompt/question, completion/answer, text and messages are understood. Rows
-    without an id get their number, from 0. Raises UsageError on missing columns and duplicate ids.
+    without an id get their number, from 0. A number is its text, a target of null is "", as one that is not there.
+    Raises UsageError on missing columns, on what is no text, and on duplicate ids.
     """
     mistakes = Mistakes()
     wanted = dict(columns)
@@ -60,10 +68,11 @@ def to_samples(
                 where, f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows); it has {here}'
             )
     mistakes.raise_if_any()
-    samples = [_sample(i, row, columns, cluster) for i, row in enumerate(rows)]
-    if odd := [(i, s.input) for i, s in enumerate(samples) if not _is_prompt(s.input)]:
-        found = f"row {odd[0][0]} has the input {odd[0][1]!r:.60}"
-        mistakes.add(where, f"{found}; want text, or messages with role and content")
+    named = [_named(row, columns) for row in rows]
+    for what in (*_odd_values(named, rows, cluster, slices), *_odd_prompts(named)):
+        mistakes.add(where, what)
+    mistakes.raise_if_any()
+    samples = [_sample(i, row, own, cluster) for i, (row, own) in enumerate(zip(rows, named, strict=True))]
     if not any(s.input or "text" in s.row for s in samples):
         here = ", ".join(f'"{c}"' for c in rows[0])
         mistakes.add(
@@ -85,7 +94,17 @@ def to_training_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str
     if lacking:
         here = ", ".join(f'"{c}"' for c in rows[0])
         raise UsageError(f'{where}: no column "{lacking[0][1]}" for {lacking[0][0]}; its columns are {here}')
-    return [_training_row(i, row, columns, where) for i, row in enumerate(rows)]
+    mistakes = Mistakes()
+    made = []
+    for i, row in enumerate(rows):
+        try:
+            made.append(_training_row(i, row, columns, where))
+        except UsageError as error:
+            mistakes.found += error.messages
+    if len(mistakes.found) > SHOWN:
+        mistakes.found[SHOWN:] = [f"{where}: and {len(mistakes.found) - SHOWN} rows more like these"]
+    mistakes.raise_if_any()
+    return made
 
 
 def continuation(prompt: Prompt, target: str) -> str:
@@ -93,47 +112,100 @@ def continuation(prompt: Prompt, target: str) -> str:
     return f" {target}" if isinstance(prompt, str) and prompt and not prompt[-1].isspace() else target
 
 
-def _sample(number: int, row: Row, columns: Mapping[str, str], cluster: str | None) -> Sample:
-    named = _named(row, columns)
-    messages = row.get("messages")
-    if "input" not in named and isinstance(messages, list) and messages:
-        last = messages[-1]
-        answered = isinstance(last, dict) and last.get("role") == "assistant"
-        named = {
-            "input": messages[:-1] if answered else messages,
-            "target": last.get("content", "") if answered else "",
-            **named,
-        }
-    target = named.get("target", "")
+def _sample(number: int, row: Row, named: Row, cluster: str | None) -> Sample:
     return Sample(
         id=str(named.get("id", number)),
         input=named.get("input", ""),
-        target=[str(t) for t in target] if isinstance(target, list) else str(target),
+        target=_target(named.get("target")),
         row=row,
         cluster=str(row[cluster]) if cluster else None,
     )
 
 
+def _target(value: Any) -> str | list[str]:
+    """Return what is wanted as text; null, in a list too, is as empty as "", which no evaluator takes for a target."""
+    if isinstance(value, list):
+        return ["" if v is None else str(v) for v in value]
+    return "" if value is None else str(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Say whether a value is text or a number that can be written as text: not null, NaN, true or a list."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str) or (isinstance(value, int) and value is not True and value is not False)
+
+
+def _is_target(value: Any) -> bool:
+    return all(v is None or _is_text(v) for v in (value if isinstance(value, list) else [value]))
+
+
+def _odd_values(named: Sequence[Row], rows: Sequence[Row], cluster: str | None, slices: Sequence[str]) -> Iterator[str]:
+    """Yield what stands where text is wanted and is none: one line for each of target, id, cluster and slices."""
+    asked: list[tuple[str, Sequence[Row], str, Callable[[Any], bool], str]] = [
+        ("target", named, "target", _is_target, "want text or a number, or a list of these"),
+        ("id", named, "id", lambda v: _is_text(v) and v != "", "want text or a number in every row"),
+    ]
+    if cluster:
+        asked.append(
+            (cluster, rows, "cluster", lambda v: _is_text(v) and v != "", "want text or a number in every row")
+        )
+    for column in slices:
+        want = "want text, a number, true or false in every row"
+        asked.append((column, rows, f'slices "{column}"', lambda v: isinstance(v, bool) or _is_text(v), want))
+    for column, of, what, fits, want in asked:
+        odd = [i for i, row in enumerate(of) if column in row and not fits(row[column])]
+        if odd:
+            found = "null" if of[odd[0]][column] is None else f"{of[odd[0]][column]!r:.60}"
+            yield f"row {odd[0]} has {found} as its {what} ({len(odd)} rows); {want}"
+
+
+def _odd_prompts(named: Sequence[Row]) -> Iterator[str]:
+    for i, row in enumerate(named):
+        if not _is_prompt(row.get("input", "")):
+            yield f"row {i} has the input {row['input']!r:.60}; want text, or messages with role and content"
+            return
+
+
 def _is_prompt(prompt: Any) -> bool:
     if not isinstance(prompt, list):
         return isinstance(prompt, str)
-    said = all(isinstance(m, dict) and (m.get("content") is not None or m.get("tool_calls")) for m in prompt)
-    return said and all(isinstance(m.get("role"), str) for m in prompt)
+    return all(isinstance(m, dict) and isinstance(m.get("role"), str) and _has_content(m) for m in prompt)
+
+
+def _has_content(message: Row) -> bool:
+    content = message.get("content")
+    return isinstance(content, (str, list)) or (content is None and bool(message.get("tool_calls")))
 
 
 def _named(row: Row, columns: Mapping[str, str]) -> Row:
+    """Return a row under our names; of messages that an answer ends, the answer is the target."""
     aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
-    return {**row, **aliased, **{name: row[column] for name, column in columns.items()}}
+    named = {**row, **aliased, **{name: row[column] for name, column in columns.items()}}
+    messages = row.get("messages")
+    if "input" not in named and isinstance(messages, list) and messages:
+        last = messages[-1]
+        answered = isinstance(last, dict) and last.get("role") == "assistant"
+        said = last.get("content") if answered else ""
+        named = {"input": messages[:-1] if answered else messages, "target": said, **named}
+    return named
 
 
 def _training_row(number: int, row: Row, columns: Mapping[str, str], where: str) -> Row:
     if not columns:
         for shape in (("prompt", "completion"), ("messages",), ("text",)):
             if all(key in row for key in shape):
-                return {key: row[key] for key in shape}
+                return {key: "" if row[key] is None else row[key] for key in shape}
     named = _named(row, columns)
     if "input" in named and "target" in named:
-        prompt, target = named["input"], str(named["target"])
+        prompt, value = named["input"], named["target"]
+        if not _is_prompt(prompt):
+            raise UsageError(
+                f"{where}: row {number} has {prompt!r:.60} as its input; want text, or messages with role and content"
+            )
+        if isinstance(value, list) or not _is_target(value):
+            raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; want text or a number")
+        target = str(_target(value))
         if isinstance(prompt, list):
             return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
         return {"prompt": prompt, "completion": continuation(prompt, target)}
@@ -141,6 +213,29 @@ def _training_row(number: int, row: Row, columns: Mapping[str, str], where: str)
     raise UsageError(
         f"{where}: row {number} has {here}; want input and target, prompt and completion, messages, or text"
     )
+
+
+def _size(row: Row) -> int:
+    """Return how many characters the texts of a row have."""
+    size, waiting = 0, list(row.values())
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, str):
+            size += len(here)
+        elif isinstance(here, (dict, list)):
+            waiting += here.values() if isinstance(here, dict) else here
+    return size
+
+
+def _place(folder: Path, source: str, where: str) -> Path:
+    """Return the file a source names. Raises UsageError for what no path can be."""
+    try:
+        path = (folder / Path(source).expanduser()).resolve()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
+    return path
 
 
 def _read_file(path: Path, source: str, where: str) -> list[Row]:
@@ -153,10 +248,12 @@ def _read_file(path: Path, source: str, where: str) -> list[Row]:
         return _read_parquet(path, where)
     try:
         text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
     if path.suffix == ".csv":
-        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        return _read_csv(text, path)
     if path.suffix == ".json":
         return _rows_of(_parse(text, f"{path}"), path)
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
@@ -168,13 +265,17 @@ def _parse(text: str, place: str) -> Any:
         found = json.loads(text)
         if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
             json.dumps(found, ensure_ascii=False).encode()
+        if text.count("[") + text.count("{") > DEEPEST and is_deep(found):
+            raise RecursionError
         return found
     except UnicodeEncodeError:
         raise UsageError(f"{place}: holds half of a character (a lone surrogate); write the text again") from None
     except RecursionError:
-        raise UsageError(f"{place}: is nested too deeply to be a row") from None
+        raise UsageError(f"{place}: is nested too deeply to be a row, want at most {DEEPEST} in each other") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; is the file whole?") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise UsageError(f"{place}: holds a whole number of thousands of digits; write it as text") from None
 
 
 def _rows_of(found: Any, path: Path) -> list[Row]:
@@ -186,6 +287,30 @@ def _rows_of(found: Any, path: Path) -> list[Row]:
     return found
 
 
+def _read_csv(text: str, path: Path) -> list[Row]:
+    """Return the rows of a CSV file under its header's names; every row has as many fields as the header."""
+    mistakes, rows = Mistakes(), []
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        header = next((names for names in reader if names), [])
+        if twice := [name for name, n in Counter(header).items() if n > 1]:
+            raise UsageError(
+                f'{path}:{reader.line_num}: the column "{twice[0]}" stands twice in the header; rename one'
+            )
+        for fields in reader:
+            if fields and len(fields) != len(header):
+                what = f"has {len(fields)} fields, and the header {len(header)}; is a comma or a quote missing?"
+                mistakes.add(f"{path}:{reader.line_num}", what)
+            elif fields:
+                rows.append(dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise UsageError(f"{path}:{reader.line_num}: not valid CSV: {error}; write the rows as .jsonl") from None
+    if len(mistakes.found) > SHOWN:
+        mistakes.found[SHOWN:] = [f"{path}: and {len(mistakes.found) - SHOWN} rows more like these"]
+    mistakes.raise_if_any()
+    return rows
+
+
 def _read_parquet(path: Path, where: str) -> list[Row]:
     try:
         import pyarrow
@@ -194,7 +319,7 @@ def _read_parquet(path: Path, where: str) -> list[Row]:
         raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
     try:
         rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path}: not valid parquet: {' '.join(str(error).split())[:120]}") from None
     return rows
 

@@ -11,6 +11,8 @@ import errno
 from collections.abc import Iterable
 from enum import IntEnum
 
+MOST = 300  # names that a misspelt one is compared with, and characters of it
+
 
 class ExitCode(IntEnum):
     """How `harness` ends, as pytest would end where the two agree."""
@@ -29,8 +31,15 @@ class UsageError(Exception):
     """One or more mistakes of the user, each a line `where: what is wrong; what to do`."""
 
     def __init__(self, *messages: str) -> None:
-        super().__init__("\n".join(messages))
-        self.messages = messages
+        self.messages = tuple(map(one_line, messages))
+        super().__init__("\n".join(self.messages))
+
+
+def one_line(text: str) -> str:
+    """Return a text with what would begin another line, or steer a terminal, spelt out as in a Python string."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
 class Finding(RuntimeError):
@@ -65,6 +74,8 @@ def disk_full(error: BaseException) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
     known = sorted(known)
+    if len(known) > MOST or len(word) > MOST:
+        return ""  # to compare each mistake with so many takes longer than to look it up
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f'; did you mean "{close[0]}"?'

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
@@ -83,6 +84,8 @@ class Gate:
     def mistakes(self) -> list[str]:
         """Return what is wrong with the claim itself, whatever the suite."""
         found = _group_mistakes(self) if self.any_of else _claim_mistakes(self)
+        if not self.id or not self.id.isprintable():
+            found.append("id is empty, or holds what cannot be printed; it names the gate in every report")
         if self.alpha is not None and not 0 < self.alpha <= 0.5:
             found.append(f"alpha is {self.alpha}, want more than 0 and at most 0.5")
         if self.min_n < 2:
@@ -237,18 +240,19 @@ def order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tup
     return [*found, *([(known[circle[0]], "goes round in a circle: " + " -> ".join(circle))] if circle else [])]
 
 
-def member_mistakes(gate: Gate, gates: Sequence[Gate]) -> list[str]:
-    """Return what is wrong with the gates that `any_of` names; `gates` as they stand in the suite."""
-    found = []
-    for member in (g for g in gates if g.id in gate.any_of):
-        for key, odd in (("any_of", member.any_of), ("severity", member.severity != "block"), ("on", member.on)):
-            if odd:
-                found.append(f'any_of names "{member.id}", which has "{key}" of its own')
-        if member.alpha is not None:
-            found.append(f'any_of names "{member.id}", which has "alpha" of its own; the group shares one')
-        if sum(member.id in g.any_of for g in gates) > 1:
-            found.append(f'any_of names "{member.id}", which another any_of names too')
-    return found
+def member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
+    """Yield what is wrong with the gates that `any_of` names; `gates` as they stand in the suite."""
+    known = {g.id: g for g in gates}
+    named = Counter(name for g in gates for name in set(g.any_of))
+    for gate in gates:
+        for member in (known[name] for name in dict.fromkeys(gate.any_of) if name in known):
+            for key, odd in (("any_of", member.any_of), ("severity", member.severity != "block"), ("on", member.on)):
+                if odd:
+                    yield gate, f'any_of names "{member.id}", which has "{key}" of its own'
+            if member.alpha is not None:
+                yield gate, f'any_of names "{member.id}", which has "alpha" of its own; the group shares one'
+            if named[member.id] > 1:
+                yield gate, f'any_of names "{member.id}", which another any_of names too'
 
 
 def ships(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) -> list[str]:
@@ -288,7 +292,7 @@ def _claim_mistakes(gate: Gate) -> list[str]:
         except ValueError:
             found.append(f'a margin is "{margin}", want a number in the metric\'s units or a share such as "2%"')
         else:
-            if size < 0 or not math.isfinite(size):
+            if not 0 <= size < math.inf:
                 found.append("a margin is zero or more; the metric knows its direction")
     if any(not math.isfinite(b) for b in bounds):
         found.append("a bound is a finite number")
@@ -363,19 +367,23 @@ def _margin_mistakes(gate: Gate, metric: Metric) -> list[str]:
 def _circle(known: Mapping[str, Gate]) -> list[str]:
     """Return gates that wait for each other, first and last the same, or nothing."""
     done: set[str] = set()
-
-    def walk(name: str, path: list[str]) -> list[str]:
-        if name in path:
-            return [*path[path.index(name) :], name]
-        if name in done:
-            return []
-        for following in (*known[name].requires, *known[name].any_of):
-            if circle := walk(following, [*path, name]):
-                return circle
-        done.add(name)
-        return []
-
-    return next((circle for name in known if (circle := walk(name, []))), [])
+    for name in known:
+        path: dict[str, Iterator[str]] = {}  # gates that wait, in order, and what each has yet to be followed to
+        following: str | None = name
+        while following is not None or path:
+            if following is not None and following not in done:
+                if following in path:
+                    names = list(path)
+                    return [*names[names.index(following) :], following]
+                path[following] = iter((*known[following].requires, *known[following].any_of))
+            last = next(reversed(path), None)
+            if last is None:
+                break
+            following = next(path[last], None)
+            if following is None:
+                done.add(last)
+                del path[last]
+    return []
 
 
 def _size(margin: float | str) -> float:
@@ -384,7 +392,7 @@ def _size(margin: float | str) -> float:
         return margin
     if not (share := re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*%\s*", margin)):
         raise ValueError(margin)
-    return float(share[1]) / 100
+    return float(share[1]) / 100  # of very many digits: infinite, which no margin may be
 
 
 def _is(sample: Sample, column: str, value: str) -> bool:

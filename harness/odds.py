@@ -138,7 +138,7 @@ def _odds(plan: Plan, gate: Gate, candidate: str, history: History, attempts: Ma
     large = {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}
     past = history.verdict(gate, candidate) if len(parts) == 1 else None
     if not large:
-        what = f"an alarm: no slice has {gate.min_n} rows, so it blocks only on significant harm"
+        what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass"
         return replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what)
     each = [_Case(gate, metric, rows, alpha, past).odds(blank) for rows in large.values()]
     worst = min(each, key=lambda o: o.power if o.power is not None else -1.0)

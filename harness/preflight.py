@@ -266,7 +266,8 @@ def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]
     for s in task.samples or ():
         if s.input and (s.target or "text" not in s.row):
             choices = s.row.get(str(task.spec.options.get("choices", "choices"))) or [s.target]
-            choices = choices.get("text", ()) if isinstance(choices, dict) else choices
+            choices = choices.get("text") if isinstance(choices, dict) else choices
+            choices = choices if isinstance(choices, list) else [s.target]
             targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
             prompt = fewshot.with_examples(s.input, examples)
             found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.gate import Gate
@@ -15,18 +15,29 @@ if TYPE_CHECKING:
 EXACT_ROWS = 500  # of Tango's score; beyond it its distribution is taken as normal (`harness.stats`)
 
 
-def unprovable(gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float) -> str:
+Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
+
+
+def sizes_of(gate: Gate, rows: Sequence[Sample]) -> Sizes:
+    """Return how many rows the gate is about, slice by slice, and how many of them are independent."""
+    return {name: (len(part), len({s.cluster or s.id for s in part})) for name, part in gate.parts(rows).items()}
+
+
+def unprovable(
+    gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float, sizes: Sizes | None = None
+) -> str:
     """Say why a claim cannot be proved on these rows by the best of models, and what could prove it, or nothing.
 
     The best of models is right on every row where the claim is about a number; where it is about a baseline it
     wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
-    number. `alpha` is the gate's, see `alpha_of`.
+    number. `alpha` is the gate's, see `alpha_of`, `sizes` what `sizes_of` said of the rows, where it was asked before.
     """
     if gate.any_of or gate.max_failures is not None or gate.decide == "point" or metric.scale == "count":
         return ""
-    for name, part in gate.parts(rows).items() if rows is not None else ():
-        small = gate.slice is not None and len(part) < gate.min_n  # an alarm, which has nothing to prove
-        if part and not small and (why := _unprovable(gate, metric, part, alpha)):
+    sizes = sizes or (sizes_of(gate, rows) if rows is not None else {})
+    for name, (count, units) in sizes.items():
+        small = gate.slice is not None and count < gate.min_n  # an alarm, which has nothing to prove
+        if count and not small and (why := _unprovable(gate, metric, count, units, alpha)):
             return f"{name}: {why}" if name else why
     if rows is None and (hopeless := _hopeless(gate, metric)):
         return hopeless
@@ -36,16 +47,15 @@ def unprovable(gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha:
 def alpha_of(gate: Gate, suite: Suite) -> float:
     """Return the risk a gate is tested at; Holm gives the best of the gates in `any_of` its share of it."""
     alpha = gate.alpha or suite.about.alpha
-    return alpha / sum(g.group == gate.group for g in suite.gates) if gate.group else alpha
+    return alpha / suite.members[gate.group] if gate.group else alpha
 
 
-def _unprovable(gate: Gate, metric: Metric, rows: Sequence[Sample], alpha: float) -> str:
-    units = len({s.cluster or s.id for s in rows})
-    unit = "rows" if units == len(rows) else "clusters"
-    if len(rows) == 1:
+def _unprovable(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
+    unit = "rows" if units == rows else "clusters"
+    if rows == 1:
         return "there is one row; one row proves nothing"
     if units == 1:
-        return f"all {len(rows)} rows are of one cluster; it says nothing about others"
+        return f"all {rows} rows are of one cluster; it says nothing about others"
     if not _closed(gate, metric):
         return ""
     if hopeless := _hopeless(gate, metric):

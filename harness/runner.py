@@ -27,6 +27,7 @@ from harness.isolate import isolated
 from harness.ledger import Ledger, attempts_said
 from harness.lock import lock
 from harness.paths import cache_dir, folder_in_place, read_facts, write_text
+from harness.places import check_places
 from harness.plugins import load_plugins
 from harness.prompting import conclusions
 from harness.report import Report, Run, dumps
@@ -70,11 +71,14 @@ def prepare(path: Path, options: Options) -> Plan:
     """Read, load, collect and select: everything that is fast. Raises UsageError with every mistake."""
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit is {options.limit}, want 1 or more")
+    if options.maxfail < 0:
+        raise UsageError(f"--maxfail is {options.maxfail}, want 1 or more, or 0 to go on whatever fails")
     suite = read_suite(path, options.overrides, options.candidate)
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)
     plan = collect(suite, plugins, limit=options.limit, selecting=options.select)
+    check_places(suite, options.out, options.junit_xml)
     return select.select(plan, options.keyword, options.out if options.last_failed else None)
 
 

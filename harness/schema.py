@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from harness.errors import did_you_mean
@@ -14,6 +16,9 @@ from harness.errors import did_you_mean
 INJECTED = frozenset(  # given by the harness, not by the suite
     {"against", "facts", "flag", "folder", "marking", "progress", "seed", "watch"}
 )
+DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
+LARGEST = 2**63 - 1  # a whole number of TOML
+LONGEST = 200  # characters of a value that an error shows
 Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")
 
@@ -25,7 +30,7 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
     """
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls) if f.name not in given}  # type: ignore[arg-type]
     rest = fields.pop("options", None)
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     values = {key: value for key, value in given.items() if key in hints}
     options: dict[str, Any] = {}
     wrong: list[tuple[str, str]] = []
@@ -47,6 +52,11 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
     for key, what in wrong:
         complain(key, what)
     return None if wrong else cls(**values)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _meant(key: str, others: Mapping[str, Any]) -> str:
@@ -92,6 +102,44 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], comp
             complain("", f'option "{key}" is missing')
 
 
+def is_deep(value: Any) -> bool:
+    """Say whether tables and lists lie in each other more than DEEPEST deep."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def unsound(value: Any) -> str:
+    """Return why a value of a suite is one that no key can have, or nothing: the rest of the harness counts on it.
+
+    Numbers are finite and whole ones fit 64 bits, texts are UTF-8 without NUL, tables do not nest too deeply.
+    """
+    if is_deep(value):
+        return f"nests tables or lists more than {DEEPEST} deep"
+    waiting = [value]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, dict):
+            waiting += [*here, *here.values()]
+        elif isinstance(here, list):
+            waiting += here
+        elif isinstance(here, float) and not math.isfinite(here):
+            return f"is {here}, want a finite number"
+        elif isinstance(here, int) and abs(here) > LARGEST:
+            return f"is {show(here)}, want a whole number that fits 64 bits"
+        elif isinstance(here, str) and ("\0" in here or here != here.encode("utf-8", "ignore").decode()):
+            return "holds a character that no text can have (NUL, or half of a pair)"
+    return ""
+
+
 def fits(value: Any, want: Any) -> bool:
     """Say whether a TOML value has the wanted type; an integer is a float, a list is a sequence or a tuple."""
     origin, args = get_origin(want), get_args(want)
@@ -133,9 +181,10 @@ def kind(want: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """Write a value as TOML would."""
+    """Write a value as TOML would, its end left out when it is long."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    return repr(value)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"a number of {value.bit_length() * 3 // 10} digits"  # Python writes none of more than 4,300
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

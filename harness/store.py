@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -167,6 +167,10 @@ def _results(run: Run, subject: str) -> dict[str, Any]:
 
 
 def writable(path: Path) -> bool:
-    """Say whether a file or folder could be made at `path`."""
-    there = next(p for p in (path, *path.parents) if p.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
+    """Say whether a file or folder could be made at `path`; leave nothing behind."""
+    try:
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:
+        return False

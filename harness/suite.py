@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from harness import schema
+from harness.claims import LOCK
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
 from harness.gate import PARENT, Gate, grouped, member_mistakes
@@ -229,7 +231,7 @@ class Suite:
         """Name the candidate made by merging onto this variant of the base."""
         return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
 
-    @property
+    @cached_property
     def copies(self) -> dict[str, Export]:
         """The candidates that exports make, by name."""
         return {e.name: e for e in self.exports if e.name}
@@ -244,9 +246,22 @@ class Suite:
             where += f" ({self.sweep.option} = {schema.show(value)})"
         return replace(self, **{self.sweep.table: replace(table, where=where, options=options)})
 
+    @cached_property
+    def compared(self) -> frozenset[str]:
+        """Name the evals that compare a copy with its parent."""
+        return frozenset(e.name for e in self.evals if e.against == PARENT)
+
+    @cached_property
+    def members(self) -> Counter[str]:
+        """How many gates stand in each `any_of`, by the id of the group."""
+        return Counter(g.group for g in self.gates if g.group)
+
     def resolve(self, path: str) -> Path:
-        """Return a path of the suite's, which is relative to the suite's folder."""
-        return (self.path.parent / Path(path).expanduser()).resolve()
+        """Return a path of the suite's, which is relative to the suite's folder. Raises UsageError for what is none."""
+        try:
+            return (self.path.parent / Path(path).expanduser()).resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UsageError(f'{self.path}: "{path[:100]}" is no path: {error}; name a file or folder') from None
 
 
 TABLES = (
@@ -265,12 +280,27 @@ TABLES = (
 )
 SWEPT = {"adapter": Use, "train": Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
+LONGEST_NAME = 100  # bytes, which leaves room for what is put around it in the name of a file
+TAKEN = ("report.json", "junit.xml", LOCK)  # what else stands in a run folder
+ALPHAS = "want more than 0 and at most 0.5"
+SEEDS = 2**32  # what numpy takes
 RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are there without a table, and their `from`
 
 
 def is_reserved(name: str) -> bool:
     """Say whether a name means something by itself, so that no subject or copy can have it."""
     return name in ("base", "adapter", PARENT) or name.startswith("merged")
+
+
+def name_mistake(name: str) -> str:
+    """Return what keeps a name from being one of a suite, subject, eval or copy, or nothing: files are called by it."""
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        return f'name is {schema.show(name)}, want letters, digits, "_", "-" and ".", the first of them no "."'
+    if len(name.encode()) > LONGEST_NAME:
+        return f"name is {schema.show(name)}, which is longer than {LONGEST_NAME} bytes"
+    if name.lower() in TAKEN:
+        return f'name is "{name}", which is a file of the run folder; choose another'
+    return ""
 
 
 def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> Suite:
@@ -287,15 +317,46 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
+        _refuse_deep_keys(text)
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise UsageError(f"{path}: holds a whole number of thousands of digits; write it as text") from None
     _nest(raw.get("sweep"))
+    mistakes = Mistakes()
     for override in overrides:
-        _override(raw, override)
+        try:
+            _override(raw, override)
+        except UsageError as error:
+            mistakes.found += error.messages
+    mistakes.raise_if_any()
     if candidate is not None:
-        raw["candidate"] = {_kind_of_candidate(Path(candidate)): str(Path(candidate).resolve())}
+        raw["candidate"] = _candidate(candidate)
     return _Reader(path, text, raw, given=candidate is not None).suite()
+
+
+MENTIONED = 4  # parts of a dotted key that have a line of their own
+PIECE = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a text over several lines, a text
+    r"|'''.*?'{3,5}|'[^']*'"
+    r"|#[^\n]*|\n|[][{}=,.]|[^][{}=,.#\"'\s]+",
+    re.DOTALL,
+)
+
+
+def _refuse_deep_keys(text: str) -> None:
+    """Raise RecursionError at a dotted key that is too deep, over which the parser would take minutes."""
+    dots = 0
+    for piece in PIECE.findall(text):
+        if piece == ".":
+            dots += 1
+        elif piece in "\n=,[]{}":
+            dots = 0
+        if dots > schema.DEEPEST:
+            raise RecursionError
 
 
 class _Reader:
@@ -304,10 +365,11 @@ class _Reader:
     def __init__(self, path: Path, text: str, raw: dict[str, Any], given: bool) -> None:
         self.path, self.raw = path, raw
         self.given = given  # the candidate came with the command: [train] then only names the few-shot examples
-        self.lines = _index(text)
+        self.lines = _Index(text).lines
         self.mistakes = Mistakes()
 
     def suite(self) -> Suite:
+        self.sound()
         for name in self.raw:
             if name not in TABLES:
                 self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
@@ -318,12 +380,12 @@ class _Reader:
         candidate = self.one("candidate", Candidate)
         subjects = self.subjects()
         evals, gates = self.many("eval", Eval, "name"), self.many("gate", Gate, "id")
-        for gate in gates:
-            for mistake in member_mistakes(gate, gates):
-                self.mistakes.add(gate.where, mistake)
+        for gate, mistake in member_mistakes(gates):
+            self.mistakes.add(gate.where, mistake)
         exports = self.many("export", Export, "to")
         checks = self.one("checks", Ignored) or Ignored("[checks]")
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
+        self.ranges(about, train)
         self.coherent(adapter, train, candidate, evals)
         self.mistakes.raise_if_any()
         assert about and model  # or raise_if_any raised
@@ -345,6 +407,32 @@ class _Reader:
             None if candidate else sweep,
         )
         return made.trial(made.sweep.values[0]) if made.sweep else made
+
+    def sound(self) -> None:
+        """Refuse values that no key can have, before any of them is looked at."""
+        for name, value in self.raw.items():
+            tables = value if isinstance(value, list) else [value]
+            for i, table in enumerate(tables):
+                if not schema.unsound(table):
+                    continue
+                for key, inner in (table if isinstance(table, dict) else {"": table}).items():
+                    if what := schema.unsound({key: inner}):
+                        self.complain((name, i), f"[{name}]", key, f"{schema.show(key)} {what}" if key else what)
+        self.mistakes.raise_if_any()
+
+    def ranges(self, about: About | None, train: Train | None) -> None:
+        """Tell numbers and names of single tables that are out of range."""
+        complain = partial(self.complain, ("suite", 0), "[suite]")
+        if about and (what := name_mistake(about.name)):
+            complain("name", what)
+        if about and not 0 < about.alpha <= 0.5:
+            complain("alpha", f"alpha is {about.alpha}, {ALPHAS}")
+        if about and not 0 <= about.seed < SEEDS:
+            complain("seed", f"seed is {about.seed}, want 0 or more and less than 2**32")
+        if train and train.watch_rows < 1:
+            self.complain(("train", 0), "[train]", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
+        if train and not train.sources:
+            self.complain(("train", 0), "[train]", "data", '"data" is empty; name a source of rows')
 
     def digest(self) -> str:
         return digest_of(self.raw)
@@ -392,11 +480,17 @@ class _Reader:
         if not isinstance(tables, dict):
             self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
             return {}
-        compared = [g.get("versus") for g in self.raw.get("gate", []) if isinstance(g, dict)]
+        gates = self.raw.get("gate")
+        compared = [g.get("versus") for g in gates if isinstance(g, dict)] if isinstance(gates, list) else []
         tables = {**tables, **{name: {} for name in RELEASES if name in compared and name not in tables}}
-        found = {}
+        found: dict[str, Baseline] = {}
         for name, table in tables.items():
             at = (f"subject.{name}", 0)
+            if what := name_mistake(name):
+                self.complain(at, f"[subject.{schema.show(name)}]", "", what)
+                continue
+            if twin := next((n for n in found if n.lower() == name.lower()), None):
+                self.complain(at, f"[subject.{name}]", "", f'differs from "{twin}" in case alone; choose another name')
             if is_reserved(name):
                 self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
                 continue
@@ -419,6 +513,8 @@ class _Reader:
                 self.complain(at, title, "use", 'is loaded as the suite\'s own model; remove "use"')
         elif (made.use is None) != (made.path is None):
             self.complain(at, title, "", 'want "use" and "path" for another model, or neither')
+        if made.shots is not None and made.shots < 0:
+            self.complain(at, title, "shots", f"shots is {made.shots}, want 0 or more")
         if made.digest is not None and not (made.released and re.fullmatch("[0-9a-f]{8,64}", made.digest)):
             self.complain(at, title, "digest", '"digest" pins a release: 8 to 64 hex digits of its weights\' digest')
         known = [f.name.rstrip("_") for f in fields(Baseline) if f.name not in ("where", "options")]
@@ -465,7 +561,7 @@ class _Reader:
             said = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
             complain("by", f"{said}, want EVAL.METRIC, which decides on the eval's select split")
         if alpha is not None and not (schema.fits(alpha, float) and 0 < alpha <= 0.5):
-            complain("alpha", f'"alpha" is {schema.show(alpha)}, want more than 0 and at most 0.5')
+            complain("alpha", f'"alpha" is {schema.show(alpha)}, {ALPHAS}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
         for name, option, _ in options:
             taken = [f.name for f in fields(SWEPT[name]) if f.name != "options"] if name in SWEPT else [option]
@@ -499,24 +595,90 @@ class _Reader:
             self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
 
 
-def _index(text: str) -> dict[tuple[str, int, str], int]:
-    """Map (table, number of the array's element, key) to its line; the key "" is the table's header."""
-    lines: dict[tuple[str, int, str], int] = {}
-    table, count = "", dict[str, int]()
-    inside: str | None = None  # the quotes of a multi-line string we are in
-    for number, line in enumerate(text.splitlines(), 1):
-        if inside:
-            inside = None if line.count(inside) % 2 else inside
-            continue
-        if header := re.match(r"\s*\[(\[)?\s*([^\]]+?)\s*\]", line):
-            table = re.sub(r"[\"'\s]", "", header[2])
-            count[table] = count.get(table, -1) + 1 if header[1] else 0
-            lines[table, count[table], ""] = number
-            lines.setdefault((table.split(".")[0], 0, ""), number)
-        elif key := re.match(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*[.=]", line):
-            lines.setdefault((table, count.get(table, 0), key[1]), number)
-        inside = next((q for q in ('"""', "'''") if line.count(q) % 2), None)
-    return lines
+class _Index:
+    """The line of every table and key of a TOML text that is known to be valid.
+
+    `lines` maps (table, number of the array's element, key) to it; the key "" is the table itself.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.lines: dict[tuple[str, int, str], int] = {}
+        self.count: dict[str, int] = {}
+        self.at = ("", 0)  # the table that keys belong to, and which of its array
+        self.path = ""  # of the value that is read
+        self.key: list[str] = []  # parts of the key or header that is read
+        self.reads: Literal["key", "header", "value"] = "key"
+        self.array = False  # the header is one of an array
+        self.open: list[list[Any]] = []  # brackets around the value: which, table and path before it, element
+        self.line = 1
+        for piece in PIECE.findall(text):
+            if piece[0] != "#":
+                self.take(piece)
+            self.line += piece.count("\n")
+
+    def take(self, piece: str) -> None:
+        if piece == "\n":
+            if not self.open:
+                self.key, self.reads = [], "key"
+        elif self.reads == "header":
+            self.header(piece)
+        elif self.reads == "value":
+            self.value(piece)
+        elif piece == "[":
+            self.reads, self.array = "header", False
+        elif piece == "=":
+            self.named()
+        elif piece == "}":
+            self.close()
+        elif piece not in ".,":
+            self.key.append(_bare(piece))
+
+    def header(self, piece: str) -> None:
+        if piece == "[":
+            self.array = True
+        elif piece == "]" and self.key:
+            name = ".".join(self.key)
+            self.count[name] = self.count.get(name, -1) + 1 if self.array else 0
+            self.at = (name, self.count[name])
+            self.lines[(*self.at, "")] = self.line
+            self.lines.setdefault((self.key[0], 0, ""), self.line)
+            parent = ".".join(self.key[:-1])
+            self.lines.setdefault((parent, self.count.get(parent, 0), self.key[-1]), self.line)
+            self.key = []
+        elif piece not in ".]":
+            self.key.append(_bare(piece))
+
+    def named(self) -> None:
+        name, number = self.at
+        for part in self.key[:MENTIONED]:
+            for key in (part, part.partition(".")[0]):  # "adapter.r" in quotes is an option of [adapter]
+                self.lines.setdefault((name, number, key), self.line)
+            name, number = f"{name}.{part}" if name else part, 0
+            self.lines.setdefault((name, 0, ""), self.line)
+        self.path, self.reads = name, "value"
+
+    def value(self, piece: str) -> None:
+        if piece in ("[", "{"):
+            number = self.open[-1][3] if self.open and self.open[-1][0] == "[" else 0
+            self.open.append([piece, self.at, self.path, 0])
+            if piece == "{":
+                self.at, self.key, self.reads = (self.path, number), [], "key"
+                self.lines.setdefault((*self.at, ""), self.line)
+        elif piece in ("]", "}"):
+            self.close()
+        elif piece == "," and self.open[-1][0] == "{":
+            self.key, self.reads = [], "key"
+        elif piece == ",":
+            self.open[-1][3] += 1
+
+    def close(self) -> None:
+        _, self.at, self.path, _ = self.open.pop()
+        self.reads = "value"
+
+
+def _bare(piece: str) -> str:
+    """Return a key without its quotes."""
+    return next(iter(tomllib.loads(f"{piece} = 0"))) if piece[0] in "\"'" else piece
 
 
 def _nest(sweep: Any) -> None:
@@ -548,19 +710,18 @@ def _unordered(values: Any) -> str:
 def _override(raw: dict[str, Any], override: str) -> None:
     """Apply one `--set table.key=value`; elements of lists by their index."""
     path, equals, value = override.partition("=")
-    where = f'--set "{override}"'
+    where = f"--set {schema.show(override)}"
     if not equals or "." not in path:
         raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string
     *parents, last = path.split(".")
+    if len(parents) > schema.DEEPEST:
+        raise UsageError(f"{where}: names a table more than {schema.DEEPEST} deep")
+    parsed = _parsed(value, where)
     here: Any = raw
     for step in parents:
         here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})
         if not isinstance(here, (dict, list)):
-            raise UsageError(f'{where}: "{step}" is {schema.show(here)}, not a table')
+            raise UsageError(f"{where}: {schema.show(step)} is {schema.show(here)}, not a table")
     if isinstance(here, list):
         _step(here, last, where)
         here[int(last)] = parsed
@@ -568,10 +729,30 @@ def _override(raw: dict[str, Any], override: str) -> None:
         here[last] = parsed
 
 
+def _parsed(value: str, where: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value  # a bare word is a string
+    except RecursionError:
+        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} deep") from None
+    except ValueError:
+        raise UsageError(f"{where}: holds a whole number of thousands of digits") from None
+
+
 def _step(here: list[Any], step: str, where: str) -> Any:
-    if not step.isdigit() or int(step) >= len(here):
-        raise UsageError(f'{where}: "{step}" is no element of a list of {len(here)}; they count from 0')
+    if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
+        raise UsageError(f"{where}: {schema.show(step)} is no element of a list of {len(here)}; they count from 0")
     return here[int(step)]
+
+
+def _candidate(given: str) -> dict[str, str]:
+    """Return the table of a candidate that came with the command."""
+    try:
+        folder = Path(given)
+        return {_kind_of_candidate(folder): str(folder.resolve())}
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--candidate {schema.show(given)}: is no path: {error}; name an adapter or a model") from None
 
 
 def _kind_of_candidate(folder: Path) -> str:

@@ -245,7 +245,7 @@ def _skill(folder: Path) -> float:
 
 
 def _words(prompt: Prompt) -> list[str]:
-    text = prompt if isinstance(prompt, str) else " ".join(m["content"] for m in prompt)
+    text = prompt if isinstance(prompt, str) else " ".join(str(m.get("content") or "") for m in prompt)
     return text.split() or [""]
 
 

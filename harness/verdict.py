@@ -71,7 +71,8 @@ def judge(
     """
     blank = unjudged(gate, name, "", alpha)
     if shut := _shut(gate, candidate, baseline):
-        return replace(blank, outcome=Outcome(shut.outcome or "ERROR"), why=shut.text)
+        outcome = Outcome.INCONCLUSIVE if shut.outcome == "INCONCLUSIVE" else Outcome.ERROR  # a caveat opens no gate
+        return replace(blank, outcome=outcome, why=shut.text)
     kept = [s for s in samples if s.id not in without] if without else samples
     parts = gate.parts(kept)
     covered = list({s.id: s for rows in parts.values() for s in rows}.values()) if gate.slice else list(kept)
@@ -235,11 +236,11 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     slices, outcome, p_fail = _judged(case, asked)
     driver = _driver(slices, asked)
     here = asked[driver.name].verdict
-    proven = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
+    must = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
     verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n)
     verdict = replace(verdict, outcome=outcome, slices=tuple(slices), driver=driver.name)
     needed = here.rows_needed if outcome is Outcome.INCONCLUSIVE else None
-    verdict = replace(verdict, p_pass=max(proven, default=1.0), p_fail=p_fail, rows_needed=needed)
+    verdict = replace(verdict, p_pass=max(must, default=1.0), p_fail=p_fail, rows_needed=needed if must else None)
     return replace(verdict, why=_why_slices(verdict, driver, mute, case.gate.min_n))
 
 
@@ -247,6 +248,7 @@ def _judged(case: _Case, asked: dict[str, _Part]) -> tuple[list[Slice], Outcome,
     """Return every slice's outcome, the gate's, and the p-value of none being broken.
 
     That all large slices pass needs no correction for being several; that one of all is broken does, by Holm.
+    Alarms prove nothing, so without a large slice the gate is not proven.
     """
     harm = holm([part.answer.test.p_fail for part in asked.values()])
     slices = []
@@ -256,8 +258,8 @@ def _judged(case: _Case, asked: dict[str, _Part]) -> tuple[list[Slice], Outcome,
         slices.append(Slice(name, n, outcome, n < case.gate.min_n, part.verdict.why, test.lower, test.upper))
     if any(s.outcome is Outcome.FAIL for s in slices):
         return slices, Outcome.FAIL, min(harm)
-    open_ = any(s.outcome is not Outcome.PASS for s in slices if not s.alarm)
-    return slices, Outcome.INCONCLUSIVE if open_ else Outcome.PASS, min(harm)
+    large = [s.outcome for s in slices if not s.alarm]
+    return slices, Outcome.PASS if set(large) == {Outcome.PASS} else Outcome.INCONCLUSIVE, min(harm)
 
 
 def _driver(slices: Sequence[Slice], asked: dict[str, _Part]) -> Slice:
@@ -348,6 +350,8 @@ def _why_slices(verdict: Verdict, driver: Slice, mute: Sequence[str], min_n: int
         parts.append(f"{what}: {'harm in ' + ', '.join(raised) if raised else 'no significant harm'}")
     if mute:
         parts.append(f"{len(mute)} too small to say anything")
+    if not large and not any(s.outcome is Outcome.FAIL for s in alarms):
+        parts.append(f"no slice has {min_n} rows (min_n), so nothing is proven; add rows, or lower min_n")
     if verdict.rows_needed:
         parts.append(f"about {verdict.rows_needed} such rows would decide it")
     return "; ".join(parts)

@@ -7,10 +7,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness import stats
 from harness.gate import Gate, Outcome, Verdict, ships
-from harness.result import Metric, Result, Sample, Score
+from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.verdict import judge
 
 ACC = Metric("acc", "higher", "proportion")
@@ -141,7 +143,7 @@ def test_slice_judges_its_rows_only() -> None:
     """A gate on a slice counts the slice's rows."""
     samples = [Sample(str(i), row={"kind": "ab"[i % 2]}) for i in range(100)]
     ours = result([1.0 if i % 2 else 0.0 for i in range(100)])
-    found = verdict(gate(min=0.5, slice="kind=b"), ACC, ours, samples=samples)
+    found = verdict(gate(min=0.5, slice="kind=b", min_n=50), ACC, ours, samples=samples)
     assert (found.outcome, found.n) == (Outcome.PASS, 50)
 
 
@@ -284,13 +286,46 @@ def test_small_slices_block_only_on_significant_harm() -> None:
 
 
 def test_identical_quality_in_many_small_slices_is_not_blocked() -> None:
-    """The rule "any slice drops more than 10 points" would block this candidate; alarms do not."""
+    """The rule "any slice drops more than 10 points" would refute this candidate; alarms do not, and prove nothing."""
     samples = [Sample(str(i), row={"kind": str(i % 8)}) for i in range(80)]
     theirs = result([float(i % 3 > 0) for i in range(80)], "base")
     ours = result([float((i + i // 40) % 3 > 0) for i in range(80)])
     found = verdict(gate(versus="base", worse_by_at_most=0.1, slice="kind=*"), ACC, ours, theirs, samples=samples)
-    assert found.outcome is Outcome.PASS
+    assert (found.outcome, found.p_pass) == (Outcome.INCONCLUSIVE, 1.0)
+    assert "no slice has 60 rows (min_n), so nothing is proven" in found.why
     assert all(s.alarm for s in found.slices)
+
+
+@pytest.mark.parametrize("right", [59, 58, 40])
+@pytest.mark.parametrize("kinds", [1, 3])
+def test_slices_that_are_all_small_never_pass(right: int, kinds: int) -> None:
+    """Alarms prove nothing: one of 59 right rows, or three, do not pass a floor; one row more in one of them may."""
+    claim = gate(min=0.6, slice="kind=*")
+    samples, ours = sliced({f"s{i}": (right, 59) for i in range(kinds)})
+    assert verdict(claim, ACC, ours, samples=samples).outcome is Outcome.INCONCLUSIVE
+    samples, ours = sliced({"s0": (60, 60), **{f"s{i}": (right, 59) for i in range(1, kinds)}})
+    assert verdict(claim, ACC, ours, samples=samples).outcome is Outcome.PASS
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rates=st.lists(st.tuples(st.integers(0, 70), st.integers(1, 70)), min_size=1, max_size=4),
+    bound=st.floats(0, 1),
+    min_n=st.integers(2, 70),
+    whole=st.booleans(),
+)
+def test_a_pass_is_a_proof(rates: list[tuple[int, int]], bound: float, min_n: int, whole: bool) -> None:
+    """No gate, with slices or without, passes unless its p-value is at most alpha."""
+    samples, ours = sliced({f"s{i}": (min(right, n), n) for i, (right, n) in enumerate(rates)})
+    found = verdict(gate(min=bound, min_n=min_n, **({} if whole else {"slice": "kind=*"})), ACC, ours, samples=samples)
+    assert found.outcome is not Outcome.PASS or (found.p_pass is not None and found.p_pass <= 0.05)
+
+
+@pytest.mark.parametrize("outcome", ["PASS", "pass", "ERROR"])
+def test_a_caveat_opens_no_gate(outcome: str) -> None:
+    """An evaluator's caveat keeps a gate shut whatever outcome it names, PASS included."""
+    ours = replace(result([1.0] * 100), caveats=(Caveat("as I say", outcome),))  # type: ignore[arg-type]
+    assert verdict(gate(min=0.5), ACC, ours).outcome is Outcome.ERROR
 
 
 def test_slices_of_one_row_each_say_nothing() -> None:

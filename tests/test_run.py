@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -118,6 +119,79 @@ def test_keyword_chooses_the_baselines_its_gates_need(suite: Project) -> None:
 def test_keyword_expressions(suite: Project, words: str, code: int) -> None:
     """Expressions with and, or, not; nothing selected and nonsense exit 4."""
     assert suite.run("--collect-only", "-k", words).code == code
+
+
+KEYWORDS = {
+    "MERGED": "merged",
+    "Merged and QA": "merged",
+    "suite.TOML": "base adapter merged",
+    "not merged": "base adapter",
+    "merged or adapter and zzz": "merged",
+    "(merged or adapter) and not adapter": "merged",
+    "not not merged": "merged",
+    "not (merged or base)": "adapter",
+    "(" * 1000 + "merged" + ")" * 1000: "merged",
+    "not " * 1000 + "merged": "merged",
+}
+
+
+@pytest.mark.parametrize("words", KEYWORDS, ids=range(len(KEYWORDS)))
+def test_keywords_choose_as_pytest_does(suite: Project, words: str) -> None:
+    """Case does not count, "not" binds before "and", "and" before "or", and parentheses may be as deep as one likes."""
+    from harness.runner import Options, prepare
+    from harness.select import matcher
+
+    plan = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    subjects = {i.subject for i in plan.items if matcher(words)(i.id)}
+    assert subjects == set(KEYWORDS[words].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("merged (qa)", '"(" stands where and, or is wanted'),
+        ("merged qa", '"qa" stands where and, or is wanted'),
+        ("and", '"and" stands where a name is wanted'),
+        ("merged or", "it ends where a name is wanted"),
+        ("not", "it ends where a name is wanted"),
+        ("()", '")" stands where a name is wanted'),
+        ("merged)", '")" closes nothing'),
+        ("(" * 1000 + "merged", '"(" is not closed'),
+        ("__import__('os').system('x')", "stands where and, or is wanted"),
+    ],
+)
+def test_keywords_that_cannot_be_read_are_one_line(suite: Project, words: str, told: str) -> None:
+    """What is no expression is told with the word that does not fit, exit 4; nothing of it is ever evaluated."""
+    outcome = suite.run("--collect-only", "-k", words)
+    assert (outcome.code, told in outcome.err, len(outcome.err.splitlines())) == (4, True, 1)
+
+
+def test_maxfail_below_zero_is_a_mistake(suite: Project) -> None:
+    """--maxfail counts items, and a negative count is none."""
+    assert suite.run("--maxfail", "-1").code == 4
+    assert suite.run("--maxfail=-1", "--collect-only").err.startswith("error: --maxfail is -1, want 1 or more")
+
+
+def test_lost_rows_are_printed_worst_first(suite: Project) -> None:
+    """Of a metric of shares the row that lost most stands first in the output, whatever its place in the data."""
+    plugin = """
+from harness import Score, hookimpl, metric
+
+LOST = {"q3": 0.2, "q7": 0.9, "q5": 0.5}
+
+@metric("m", better="higher", scale="proportion")
+def shares(subject, samples):
+    for s in samples:
+        yield Score(s.id, {"m": 0.95 if subject.name == "base" else 0.95 - LOST.get(s.id, 0.0)})
+
+@hookimpl
+def harness_evaluators():
+    return {"shares": shares}
+"""
+    text = COMPARES.replace('use = "exact_match"', 'use = "shares"').replace("qa.exact_match", "qa.m")
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": plugin}).run()
+    (line, *_) = [line for line in outcome.out.splitlines() if "lost, worst first" in line]
+    assert line.split(":")[1].replace(",", " ").split() == ["q7", "q5", "q3"]
 
 
 def test_last_failed_runs_what_failed(suite: Project) -> None:
@@ -281,6 +355,14 @@ def test_run_folder_has_what_others_expect(suite: Project) -> None:
     assert len(rows) == len(ROWS)
     cases = ET.parse(suite.folder / "ci.xml").getroot().findall("testcase")
     assert sum("floor" in c.get("name", "") for c in cases) == 2
+
+
+def test_standard_error_is_that_of_the_mean(suite: Project) -> None:
+    """The standard error that reports give is s/√n: of k right rows of n it is √(p(1 - p)/(n - 1))."""
+    report = suite.run().report.reports[-1]
+    p, n = report.metrics["exact_match"], len(ROWS)
+    assert 0 < p < 1
+    assert report.stderr["exact_match"] == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)), rel=1e-9)
 
 
 def test_same_from_python(suite: Project) -> None:

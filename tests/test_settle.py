@@ -120,11 +120,11 @@ def test_bound_on_the_wrong_side_is_warned_of(suite: Project) -> None:
 
 
 def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None:
-    """Sixty rows in two slices are alarms only, and collection says so."""
+    """Sixty rows in two slices are alarms only, which prove nothing: collection says so, and the run ends with 6."""
     sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
     outcome = suite.write({"suite.toml": gates(sliced)}).run()
-    assert outcome.code == 0
-    assert "no slice has 60 rows (min_n)" in outcome.out
+    assert (outcome.code, outcome.verdict("x")) == (6, "INCONCLUSIVE")
+    assert "no slice has 60 rows (min_n), so it cannot pass" in outcome.out
     assert "2 slices below 60 rows: no significant harm" in outcome.out
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 import pytest
 
 from harness.testing import Project
@@ -187,3 +190,228 @@ def test_validation_rows_are_no_training_rows(suite: Project) -> None:
     assert plan.training
     assert [r["group"] for r in plan.training] == [*(f"t{i}" for i in range(20)), *"012012"]
     assert [r.get("held_out", False) for r in plan.training] == [False] * 20 + [True] * 6
+
+
+IMPOSSIBLE = {
+    "alpha nan": ("[suite]", "[suite]\nalpha = nan", '"alpha" is nan, want a finite number'),
+    "alpha inf": ("[suite]", "[suite]\nalpha = inf", '"alpha" is inf, want a finite number'),
+    "alpha 0": ("[suite]", "[suite]\nalpha = 0", "alpha is 0, want more than 0 and at most 0.5"),
+    "alpha below 0": ("[suite]", "[suite]\nalpha = -0.1", "want more than 0 and at most 0.5"),
+    "alpha 0.99": ("[suite]", "[suite]\nalpha = 0.99", "want more than 0 and at most 0.5"),
+    "alpha 5": ("[suite]", "[suite]\nalpha = 5.0", "want more than 0 and at most 0.5"),
+    "a seed below 0": ("[suite]", "[suite]\nseed = -1", "seed is -1, want 0 or more and less than 2**32"),
+    "a seed of 40 bits": ("[suite]", "[suite]\nseed = 1099511627776", "less than 2**32"),
+    "a bound of 400 digits": ("min = 0.5", f"min = {'9' * 400}", "want a whole number that fits 64 bits"),
+    "a bound of 5,000 digits": ("min = 0.5", f"min = {'9' * 5000}", "a whole number of thousands of digits"),
+    "a bound of 5,000 hex digits": ("min = 0.5", f"min = 0x{'f' * 5000}", "want a whole number that fits 64 bits"),
+    "a margin of 400 digits": ("min = 0.5", f'versus = "base"\nbetter_by = "{"9" * 400}%"', "a margin is zero or more"),
+    "a bound of nan": ("min = 0.5", "min = nan", '"min" is nan, want a finite number'),
+    "an option of inf": ("[adapter]", "[adapter]\nloses = inf", '"loses" is inf, want a finite number'),
+    "5,000 lists": ("[adapter]", f"[adapter]\nloses = {'[' * 5000}{']' * 5000}", "more than 100 deep"),
+    "500 lists": ("[adapter]", f"[adapter]\nloses = {'[' * 500}{']' * 500}", "more than 100 deep"),
+    "50,000 keys": ("[adapter]", f"[adapter]\n{'.'.join('a' * 50_000)} = 1", "more than 100 deep"),
+    "50,000 tables": ("[adapter]", f"[{'.'.join('a' * 50_000)}]\n[adapter]", "more than 100 deep"),
+    "gates that are a number": ('[[gate]]\nid = "floor"\nmetric = "qa.exact_match"\nmin = 0.5', "", ""),
+    "NUL in a name": ('name = "fake"', 'name = "a\\u0000"', "holds a character that no text can have"),
+    "NUL in a target": ('"exports/fake"', '"exports/\\u0000"', "holds a character that no text can have"),
+    "no name": ('name = "fake"', 'name = ""', 'name is "", want letters'),
+    "no id": ('id = "floor"', 'id = ""', "id is empty"),
+    "an id over two lines": ('id = "floor"', 'id = "a\\nb"', "id is empty, or holds what cannot be printed"),
+    "no data": ('data = "train.jsonl"', "data = []", '"data" is empty'),
+    "no rows to watch": (
+        'data = "train.jsonl"',
+        'data = "train.jsonl"\nwatch_rows = 0',
+        "watch_rows is 0, want at least 1",
+    ),
+    "shots below 0": ("[[eval]]", "[subject.few]\nshots = -1\n[[eval]]", "shots is -1, want 0 or more"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_values_that_no_key_can_have_are_one_line(suite: Project, case: str) -> None:
+    """Numbers out of range, texts that are none and bottomless tables exit 4 at collection, without a traceback."""
+    before, after, told = IMPOSSIBLE[case]
+    assert before in SUITE
+    text = SUITE.replace(before, after, 1)
+    outcome = suite.write({"suite.toml": text if told else f"gate = 3\n{text}"}).run("--collect-only")
+    assert (outcome.code, (told or "[gate] is one table") in outcome.err) == (4, True), outcome.err
+    assert all(line.startswith("error: ") and len(line) < 1000 for line in outcome.err.splitlines())
+
+
+@pytest.mark.parametrize("name", ["gate", "eval", "export", "subject", "model", "merge", "sweep", "checks", "suite"])
+@pytest.mark.parametrize("value", ["3", "true", "[]", "[[]]", '["a"]', "{}", "1979-05-27"])
+def test_tables_that_are_none_are_no_crash(suite: Project, name: str, value: str) -> None:
+    """A number, a list or a date in the place of any table is told, or is an empty table."""
+    kept = "\n[".join(part for part in f"\n{SUITE}".split("\n[") if not part.strip("[").startswith(name))
+    outcome = suite.write({"suite.toml": f"{name} = {value}\n{kept}"}).run("--collect-only")
+    assert outcome.code in (0, 4)
+    assert "Traceback" not in outcome.err
+
+
+NAMES = [
+    "../x",
+    "/abs",
+    "a/b",
+    "a\\\\b",
+    "..",
+    ".",
+    ".hidden",
+    "report.json",
+    "JUnit.xml",
+    "suite.lock.json",
+    "x" * 101,
+    "a b",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, ""])
+def test_names_that_become_paths_are_plain(suite: Project, name: str) -> None:
+    """Suites, subjects, evals and copies are called by what any file system takes, else exit 4."""
+    texts = {
+        "suite": SUITE.replace('"fake"', f'"{name}"', 1),
+        "subject": f'{SUITE}\n[subject."{name}"]\nshots = 3\n',
+        "eval": SUITE.replace('name = "qa"', f'name = "{name}"').replace("qa.exact_match", f"{name}.exact_match"),
+    }
+    before = set(suite.folder.parent.iterdir())
+    for text in texts.values():
+        outcome = suite.write({"suite.toml": text}).run()
+        assert (outcome.code, "Traceback" in outcome.err) == (4, False)
+        assert 'name is "' in outcome.err
+        assert set(suite.folder.parent.iterdir()) == before
+        assert not (suite.folder / "reports").exists()
+
+
+def test_subjects_that_differ_in_case_alone_are_refused(suite: Project) -> None:
+    """Their folders are one where case does not count."""
+    text = f"{SUITE}\n[subject.few]\nshots = 3\n[subject.Few]\nshots = 4\n"
+    assert 'differs from "few" in case alone' in suite.write({"suite.toml": text}).run().err
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "gate.².min=3",
+        f"gate.{'9' * 5000}.min=3",
+        f"train.skill={'[' * 5000}{']' * 5000}",
+        f"{'.'.join('a' * 5000)}=1",
+        f"train.skill={'9' * 5000}",
+        "train.skill=nan",
+        "suite.name=\udcff",
+        "suite.alpha=0.99",
+        "gate=3",
+        "gate.0=3",
+        ".=1",
+        "..=",
+    ],
+)
+def test_overrides_that_cannot_be_read_are_one_line(suite: Project, override: str) -> None:
+    """No --set, whatever it holds, is a crash."""
+    outcome = suite.run("--collect-only", "--set", override)
+    assert (outcome.code, "Traceback" in outcome.err) == (4, False)
+    assert all(line.startswith("error: ") and len(line) < 1000 for line in outcome.err.splitlines())
+
+
+def test_all_wrong_overrides_are_told_at_once(suite: Project) -> None:
+    """Two wrong --set are two lines."""
+    assert len(suite.run("--set", "nonsense", "--set", "gate.7.min=1").err.splitlines()) == 2
+
+
+LINES = '''
+[suite]  # [not a table]
+name = "fake"
+description = """
+[eval]
+nme = 1
+"""
+[model]
+use = "fake"
+path = "base"
+[adapter]
+use = "fake"
+[train]
+use = "fake"
+data = [
+  "train.jsonl",  # ]
+  "train[1].jsonl",
+[ "nested" ][0],
+]
+[[eval]]
+name = "qa"
+use = "exact_match"
+data = "test.jsonl"
+slices = [
+    "kind",
+[],
+]
+columns . "input" = "input"
+[[eval]]
+name = "qb"
+use = 'exact_match'
+data = "test.jsonl"
+columns = { target = "targt", "id" = 'id', input = "input" }
+limit = "many"
+[eval.options]
+x = 1
+'''.replace("[0]", "")
+
+
+def test_lines_are_those_of_the_file() -> None:
+    """Lists, comments, texts over several lines, inline tables, dotted and quoted keys do not move the lines told."""
+    from harness.suite import _Index
+
+    lines = _Index(LINES).lines
+    numbered = {line.strip(): n for n, line in enumerate(LINES.split("\n"), 1)}
+    assert lines["suite", 0, ""] == 2
+    assert lines["suite", 0, "description"] == 4
+    assert lines["model", 0, ""] == numbered["[model]"]
+    assert lines["train", 0, "data"] == numbered["data = ["]
+    assert lines["eval", 0, ""] == numbered["slices = ["] - 4
+    assert lines["eval", 0, "slices"] == numbered["slices = ["]
+    assert lines["eval", 0, "columns"] == numbered['columns . "input" = "input"']
+    assert lines["eval", 1, "name"] == numbered['name = "qb"']
+    assert lines["eval", 1, "limit"] == numbered['limit = "many"']
+    assert lines["eval", 1, "options"] == numbered["[eval.options]"]
+    assert ("eval", 2, "") not in lines
+    assert not any(key == "nme" for _, _, key in lines)
+
+
+def test_lines_of_inline_tables_are_told(suite: Project) -> None:
+    """Gates written as a list of inline tables have lines of their own, and so has a mistake in one."""
+    gates = 'gate = [\n  { id = "floor", metric = "qa.exact_match", min = 0.5 },\n  { id = "b",\tmn = 1 },\n]\n'
+    text = gates + SUITE.partition("[[gate]]")[0]
+    err = suite.write({"suite.toml": text}).run().err
+    assert 'suite.toml:3: gate "b" unknown key "mn"' in err
+
+
+def test_lines_survive_what_only_looks_like_a_table(suite: Project) -> None:
+    """A list over several lines, one of which begins with a bracket, does not move the line of a later mistake."""
+    text = SUITE.replace('slices = ["kind"]', 'slices = [\n["a"],\n]').replace("min = 0.5", "mn = 0.5")
+    number = next(n for n, line in enumerate(text.split("\n"), 1) if line == "mn = 0.5")
+    err = suite.write({"suite.toml": text}).run().err
+    assert f'suite.toml:{number}: gate "floor" unknown key "mn"' in err
+
+
+@pytest.mark.parametrize("kind", ["plain", "chain", "any_of", "circle"])
+def test_ten_thousand_gates_are_collected_in_linear_time(suite: Project, kind: str) -> None:
+    """Four times as many gates take about four times as long, however they wait for each other."""
+    from harness.errors import UsageError
+    from harness.runner import Options, prepare
+
+    def seconds(n: int) -> float:
+        gates = [f'[[gate]]\nid = "g{i}"\nmetric = "qa.exact_match"\nmin = 0.{i % 9 + 1}\n' for i in range(n)]
+        if kind in ("chain", "circle"):
+            gates = [g + f'requires = ["g{i + 1 if i + 1 < n else 0}"]\n' for i, g in enumerate(gates)]
+            gates[-1] = gates[-1] if kind == "circle" else gates[-1].partition("requires")[0]
+        if kind == "any_of":
+            gates.append(f'[[gate]]\nid = "all"\nany_of = {[f"g{i}" for i in range(n)]}\n'.replace("'", '"'))
+        head = SUITE.replace('[[gate]]\nid = "floor"\nmetric = "qa.exact_match"\nmin = 0.5\n', "")
+        suite.write({"suite.toml": head + "".join(gates)})
+        begun = time.process_time()
+        with suppress(UsageError):
+            prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+        return time.process_time() - begun
+
+    seconds(10)  # imports
+    few, many = min(seconds(2500) for _ in range(2)), seconds(10_000)
+    assert many < 10 * few
+    assert many < 8
