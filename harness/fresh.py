@@ -26,6 +26,8 @@ def ask(module: str, question: Mapping[str, Any], lost: str) -> dict[str, Any]:
         told = json.loads(done.stdout.strip().rpartition("\n")[2])
     except ValueError:
         why = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+        if done.returncode < 0:
+            why = f"it was killed by signal {-done.returncode}, as when memory runs out"
         raise UsageError(f"{lost} in a process of its own: {why}") from None
     if "finding" in told:
         raise Finding(told["finding"])

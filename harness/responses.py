@@ -43,7 +43,8 @@ class Responses:
 
     def keep(self, key: bytes, value: Any) -> None:
         """Remember an answer; it is on the disk within half a second of the next one, or after `flush`."""
-        self._waiting[key] = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False)
+        self._waiting[key] = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON says it
         if time.monotonic() - self._written > WRITE_EVERY:
             self.flush()
 

@@ -19,7 +19,7 @@ from harness import check, clean, copies, fewshot, marking, preflight, schema, s
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
-from harness.errors import ExitCode, Finding, UsageError, disk_full
+from harness.errors import ExitCode, Finding, UsageError, of_the_machine
 from harness.evaluate import evaluate, sliced, standard_errors
 from harness.evidence import digest_of, weights_digest
 from harness.export import export
@@ -228,7 +228,7 @@ class Runner:
         except Finding as error:
             self.run.problem, self.run.exit_code = str(error), ExitCode.FAILED
         except Exception as error:
-            if full := disk_full(error):
+            if full := of_the_machine(error):
                 self.run.problem, self.run.exit_code = full, ExitCode.USAGE
             else:
                 self.run.problem = f"{type(error).__name__}: {error}"
@@ -489,7 +489,7 @@ class Runner:
             except _Stop:
                 raise
             except Exception as error:
-                if disk_full(error):
+                if of_the_machine(error):
                     raise
                 self.not_made(declared, error)
 
@@ -624,7 +624,7 @@ class Runner:
         try:
             result = self.scores(item, subject, against)
         except Exception as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise  # no other evaluation could load it either
             report = self.failed(item, error, time.monotonic() - begun)
         else:
@@ -650,7 +650,7 @@ class Runner:
         try:
             self.answers[key] = marking.answer(task, item.subject, self.prompted(item, subject), self.progress)
         except Exception as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise
             self.answers[key] = error
         self.asked[key] = tally(subject)[0] - asked, tally(subject)[1] - found
@@ -749,7 +749,7 @@ class Runner:
         try:
             evaluate(short, "base", model, model, self.progress)
         except Exception as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise
             self.crashed(task, error)
 
@@ -763,7 +763,7 @@ class Runner:
             rehearsal = self.terms(Item(self.suite.path.name, "base", task.spec.name), rehearsal=True)
             marking.mark(short, answered, answered if task.marks == "pairs" else None, rehearsal)
         except Exception as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise
             self.crashed(task, error)
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import schema
+from harness import schema, secrets
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
 from harness.gate import PARENT, Gate, grouped, member_mistakes
@@ -295,6 +295,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
         _override(raw, override)
     if candidate is not None:
         raw["candidate"] = {_kind_of_candidate(Path(candidate)): str(Path(candidate).resolve())}
+    secrets.learn(raw)
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
@@ -347,7 +348,8 @@ class _Reader:
         return made.trial(made.sweep.values[0]) if made.sweep else made
 
     def digest(self) -> str:
-        return digest_of(self.raw)
+        """Name what the suite says, without what is secret: a digest of a short password tells it."""
+        return digest_of(secrets.without(self.raw))
 
     def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
         line = self.lines.get((*at, key)) or self.lines.get((*at, ""))
