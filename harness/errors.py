@@ -94,7 +94,7 @@ MEMORY_ADVICE = (
 
 
 def of_the_machine(error: BaseException) -> str:
-    """Say in a line what the machine had too little of, disk or memory, where that is what an error is, else nothing."""
+    """Say in a line what the machine had too little of, disk or memory, where an error tells that, else nothing."""
     return disk_full(error) or out_of_memory(error)
 
 

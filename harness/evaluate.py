@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import stdev
 from typing import Any
 
@@ -14,6 +15,7 @@ from harness.collect import COMPARATIVE, Task
 from harness.evidence import digest_of
 from harness.result import Metric, Result, Sample, Score
 from harness.subject import Progress, Subject, chunks
+from harness.text import whole
 
 CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between
 
@@ -99,6 +101,13 @@ def _measured(metrics: Any, rows: Sequence[Score]) -> dict[str, float]:
     return {"n": float(len(rows)), **each}
 
 
+def _whole(score: Score) -> Score:
+    """Return a score whose answer is text that every file can hold."""
+    if not isinstance(score.answer, str) or (answer := whole(score.answer)) == score.answer:
+        return score
+    return replace(score, answer=answer)
+
+
 def _unique(scores: Any, wanted: set[str]) -> list[Score]:
     found: dict[str, Score] = {}
     for score in scores:
@@ -108,5 +117,5 @@ def _unique(scores: Any, wanted: set[str]) -> list[Score]:
             raise ValueError(f'the evaluator scored "{score.id}", which is none of the rows it was given')
         if score.id in found:
             raise ValueError(f'the evaluator scored "{score.id}" twice')
-        found[score.id] = score
+        found[score.id] = _whole(score)
     return list(found.values())

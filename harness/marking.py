@@ -17,6 +17,7 @@ from harness.evidence import digest_of
 from harness.responses import Responses
 from harness.result import Caveat, Result, Score
 from harness.subject import Progress, Subject, chunks
+from harness.text import whole
 
 CHUNK = 64  # rows asked at once: a sign of life in between
 ASKED = ("max_new_tokens", "stop")  # options of a marking evaluator that say how it is answered
@@ -50,7 +51,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     for rows in chunks(samples, CHUNK):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         answers = subject.generate([s.input for s in rows], **how)
-        scores += [Score(s.id, {}, answer=a) for s, a in zip(rows, answers, strict=True)]
+        scores += [Score(s.id, {}, answer=whole(a)) for s, a in zip(rows, answers, strict=True)]
     asked = digest_of([(s.id, s.input, s.target, s.row) for s in samples])
     seconds = time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)

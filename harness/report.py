@@ -154,7 +154,7 @@ def to_json(run: Run) -> str:
 
 
 def dumps(value: Any) -> str:
-    """Write a value as JSON without secrets; numbers that are not finite become null, for JSON has no words for them."""
+    """Write a value as JSON without secrets; numbers that are not finite become null: JSON has no words for them."""
     return json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 

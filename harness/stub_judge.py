@@ -56,7 +56,8 @@ class StubJudge:
 
     `latency` is of every call, in seconds, `hang` that of a timeout. It declines to judge requests that hold the text
     `declines`. With a `key`, others are refused; `models` are those it serves; `lacks` names fields of a request that
-    it does not know; `returned` is the id it says it is, as a function of the number of the call if it is one. What is `moved` redirects to that host.
+    it does not know; `returned` is the id it says it is, as a function of the number of the call if it is one.
+    What is `moved` redirects to that host.
     """
 
     def __init__(

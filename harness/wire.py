@@ -33,7 +33,7 @@ def http_client(sdk: Any) -> Any:
     A reply that is not read to its end is an APIConnectionError of the SDK; `bad_reply` returns what it was.
     """
 
-    class Client(sdk.DefaultHttpxClient):  # type: ignore[misc,name-defined]
+    class Client(sdk.DefaultHttpxClient):  # type: ignore[misc]
         def send(self, request: Any, **options: Any) -> Any:
             options |= {"stream": True, "follow_redirects": False}
             send = partial(super().send, request, **options)
