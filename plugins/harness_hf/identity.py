@@ -27,6 +27,11 @@ def of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
     return digest_of([files, ref.quantization, dict(options), hardware(), _versions(), _code()])
 
 
+def described(folder: Path) -> str:
+    """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
+    return digest_of([_small_files(folder), _versions(), _code()])
+
+
 @cache
 def hardware() -> list[str]:
     """Tell machines apart on which `auto` means another device or dtype."""

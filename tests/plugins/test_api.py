@@ -479,9 +479,7 @@ def test_nothing_goes_to_another_host(fake: Fake, monkeypatch: pytest.MonkeyPatc
     for other in serving(Fake()):
         moved = status(code, Location=f"{other.url.replace('//', '//me:pw@')}/x?token={KEY}")
         if probing:
-            fake.refuses = lambda path, body: moved(None) if path == CHAT else None
-            fake.models = []
-            monkeypatch.setattr(Fake, "reply", lambda self, *request: moved(request[-1]))
+            fake.reply = lambda *request, moved=moved: moved(request[-1])  # type: ignore[method-assign]
             said = refused(lambda: open_(fake, api_key_env="MY_KEY"))
         else:
             with load(fake, api_key_env="MY_KEY") as [subject]:
@@ -505,7 +503,7 @@ def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> No
 
 
 def test_a_reply_has_a_bounded_size(fake: Fake) -> None:
-    """A body larger than any answer is not read to its end, however small it is on the wire, and not asked for again."""
+    """A body larger than any answer is not read to its end, however small it is on the wire; it is not asked for again."""
     with load(fake) as [subject]:
         fake.troubles = [zeros]
         assert "answered with more than 64 MiB, which is no answer" in refused(lambda: subject.generate(["a"]))

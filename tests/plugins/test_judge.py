@@ -134,7 +134,7 @@ def test_judge_that_moved_is_not_followed(provider: str, monkeypatch: pytest.Mon
     """Neither questions nor key go to where a redirect points; it ends the questions at once."""
     monkeypatch.setenv("STUB_KEY", SECRET)
     with StubJudge() as other, StubJudge(moved=other.anthropic_url) as stub:
-        with pytest.raises(UsageError, match="is moved to .*; correct base_url"):
+        with pytest.raises(UsageError, match=r"is moved to .*; correct base_url"):
             list(desk(stub, provider, api_key_env="STUB_KEY").ask(questions(20)))
         assert not other.log
 
