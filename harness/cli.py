@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if full := of_the_machine(error):
             _say(f"error: {full}", sys.stderr)
             return ExitCode.USAGE
-        traceback.print_exc()
+        print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
         return ExitCode.INTERNAL
 
 

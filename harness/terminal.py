@@ -323,9 +323,9 @@ class Terminal:
         self.console.print(escape(text), style=style or None)
 
     def lines(self, text: str, style: str = "") -> None:
-        """Print each line of a text that is one of several, such as a traceback."""
+        """Print each line of a text that is one of several, such as a traceback, set off from our own."""
         for line in text.rstrip().split("\n"):
-            self.line(line, style)
+            self.line(f"  {line}", style)
 
     def rule(self, text: str, style: str = "") -> None:
         self.line(f" {text} ".center(self.console.width, "="), style)

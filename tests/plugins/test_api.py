@@ -503,7 +503,7 @@ def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> No
 
 
 def test_a_reply_has_a_bounded_size(fake: Fake) -> None:
-    """A body larger than any answer is not read to its end, however small it is on the wire; it is not asked for again."""
+    """A body larger than any answer is not read to its end, however small it is on the wire; nor asked for again."""
     with load(fake) as [subject]:
         fake.troubles = [zeros]
         assert "answered with more than 64 MiB, which is no answer" in refused(lambda: subject.generate(["a"]))
