@@ -1,4 +1,4 @@
-"""Memory that runs out is one line and exit code 4, wherever it happens; it is never a bug of ours nor a failed gate."""
+"""Memory that runs out is one line and exit code 4, wherever it happens: no bug of ours, and no failed gate."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_numpy_tells_it_too() -> None:
     """numpy's own error for an array that is too large is one of memory."""
     numpy = pytest.importorskip("numpy")
     with pytest.raises(MemoryError) as caught:
-        numpy.ones(1 << 60)
+        numpy.ones(1 << 46)
     assert "Unable to allocate" in of_the_machine(caught.value)
 
 
@@ -77,8 +77,7 @@ def test_what_a_command_returns_under_a_limit_is_returned(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [64, 200, 400, 800, 1100])
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(("command", "megabytes"), [("run", 64), ("run", 400), ("run", 900), ("check", 300)])
 def test_a_suite_under_a_limit_of_memory(tmp_path: Path, command: str, megabytes: int) -> None:
     """Where it does not suffice there is one line and exit code 4, whichever library asks for more first."""
     pytest.importorskip("torch")
