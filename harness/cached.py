@@ -11,6 +11,7 @@ from harness.errors import UsageError
 from harness.responses import Responses, request_key
 from harness.result import Prompt
 from harness.subject import Logprob, ModelRef, Sampling, Subject
+from harness.text import whole
 
 T = TypeVar("T")
 Stream = Generator[tuple[int, T], None, None]  # (number of the request, answer)
@@ -24,6 +25,7 @@ class Models:
         self._open: AbstractContextManager[list[Subject]] | None = None
         self._loaded: list[Subject] = []
         self.broken: Exception | None = None  # why they cannot be loaded
+        self.mended: dict[str, int] = {}  # by name: answers that held half a surrogate pair
 
     def __getitem__(self, number: int) -> Subject:
         if self._open is None:
@@ -38,7 +40,11 @@ class Models:
 
     def notes(self) -> list[str]:
         """Take what the loaded models have to say about themselves."""
-        found: list[str] = []
+        found = [
+            f'"{name}": {n} answers hold half a surrogate pair, which is no character; U+FFFD stands for it'
+            for name, n in self.mended.items()
+        ]
+        self.mended.clear()
         for subject in self._loaded:
             notes = getattr(subject, "notes", [])
             found += notes
@@ -91,7 +97,8 @@ class CachedSubject:
                 options["sampling"] = replace(sampling, seeds=tuple(sampling.seeds[i] for i in numbers))
             if truncate:
                 options["truncate"] = True
-            return _stream(self.loaded, "generate", [prompts[i] for i in numbers], options)
+            for number, answer in _stream(self.loaded, "generate", [prompts[i] for i in numbers], options):
+                yield number, self._whole(answer)
 
         return self._answers(keys, ask, str, _text)
 
@@ -132,6 +139,13 @@ class CachedSubject:
             yield 0, self.loaded.render(messages)
 
         return self._answers([self._key("render", messages)], ask, str, _text)[0]
+
+    def _whole(self, answer: str) -> str:
+        """Return an answer that every file, metric and judge can take, and note where that changed it."""
+        mended = whole(answer)
+        if mended != answer:
+            self._models.mended[self.name] = self._models.mended.get(self.name, 0) + 1
+        return mended
 
     def __getattr__(self, name: str) -> Any:
         """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from harness.copies import told_options
 from harness.gate import Verdict
 from harness.gguf import gguf_of
 from harness.report import Run
+from harness.secrets import hide, struck
 from harness.subject import ModelRef
 from harness.suite import Export, Suite
+from harness.text import code, markdown, spelt
 
 VLLM_RANK = 16  # the largest it serves unless told otherwise
 LICENCES = {  # how a licence's text begins -> the Hub's name for it
@@ -44,21 +47,27 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", run.model):
         front["base_model"] = run.model.partition("@")[0]
     parts = [
-        "---\n" + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front.items()) + "---",
-        f"# {suite.name}",
-        suite.about.description,
-        f"Base: `{run.model}`, weights `{run.digests.get('base', '')[:16]}`. Licence of the base: {told_by}.",
-        f"Suite: `{suite.path.name}` (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
-        f"Candidate: {declared.candidate}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
+        "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items()) + "---",
+        f"# {markdown(suite.name)}",
+        "\n".join(map(markdown, suite.about.description.split("\n"))).strip(),
+        f"Base: {code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
+        f"Licence of the base: {markdown(told_by)}.",
+        f"Suite: {code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
+        f"Candidate: {markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
         "## Gates\n\n" + "\n".join(_gates(declared, run)),
         _waivers(declared, run),
-        "\n\n".join(f"{c[0].upper()}{c[1:]}." for c in run.conclusions),
+        "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         "## Use\n\n" + use(ref, run.model),
         _swapped(declared, run),
         "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
         "harness verify . --policy policy.toml   # and a key you trust says so\n```",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return hide("\n\n".join(part for part in parts if part)) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    """Write a value as JSON, what YAML takes for the end of a line spelt out as both of them do."""
+    return spelt(json.dumps(value, ensure_ascii=False))
 
 
 def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
@@ -84,7 +93,7 @@ def use(ref: ModelRef, base: str) -> str:
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'base = AutoModelForCausalLM.from_pretrained("BASE")  # {base}',
+            f'base = AutoModelForCausalLM.from_pretrained("BASE")  # {spelt(base)}',
             'model = PeftModel.from_pretrained(base, "model")',
             'tokenizer = AutoTokenizer.from_pretrained("BASE")',
         ]
@@ -95,10 +104,10 @@ def use(ref: ModelRef, base: str) -> str:
         load = [
             "from llama_cpp import Llama",
             "",
-            f'model = Llama("model/{single.name}", n_ctx=0)  # its own context and chat template',
+            f"model = Llama({_yaml(f'model/{single.name}')}, n_ctx=0)  # its own context and chat template",
             'model.create_chat_completion([{"role": "user", "content": "…"}])',
         ]
-        serve = f"llama-server -m model/{single.name}"
+        serve = f"llama-server -m {shlex.quote(spelt(f'model/{single.name}'))}"
     else:
         load = [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -108,7 +117,7 @@ def use(ref: ModelRef, base: str) -> str:
         ]
         serve = "vllm serve model"
         if method := _quantised_by(Path(ref.path)):
-            load.insert(0, f"# in fewer bits: needs {method} beside transformers")
+            load.insert(0, f"# in fewer bits: needs {spelt(method)} beside transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```"])
 
 
@@ -142,12 +151,11 @@ def _gates(declared: Export, run: Run) -> Iterator[str]:
     yield "|---|---|---|---|"
     for v in _verdicts(declared, run):
         said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.says()}" if v.waiver else "")
-        cells = (v.gate, f"{v.metric} {v.claim}", said, v.why)
-        yield "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+        yield "| " + " | ".join(map(markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
 
 
 def _waivers(declared: Export, run: Run) -> str:
-    lines = [f"- **{v.gate}**: {v.waiver.says()}" for v in _verdicts(declared, run) if v.waiver]
+    lines = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in _verdicts(declared, run) if v.waiver]
     return "## Waivers\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -168,6 +176,6 @@ def _made_of(declared: Export, run: Run) -> str:
     """Say what a copy was made of, and how far it is from it where its exporter told."""
     if not declared.name:
         return ""
-    told = f'made by "{declared.use}"' + (f" ({said})" if (said := told_options(declared.options)) else "")
-    facts = "".join(f", {k} {v}" for k, v in run.facts.get(declared.name, {}).items())
-    return f", {told} of {declared.from_}, weights `{run.digests[declared.from_][:16]}`{facts}"
+    told = f'made by "{declared.use}"' + (f" ({said})" if (said := told_options(struck(declared.options))) else "")
+    facts = "".join(f", {k} {v}" for k, v in struck(run.facts.get(declared.name, {})).items())
+    return f", {markdown(f'{told} of {declared.from_}')}, weights `{run.digests[declared.from_][:16]}`{markdown(facts)}"

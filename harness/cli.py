@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import __version__, signals, streams
-from harness.errors import ExitCode, UsageError, did_you_mean, disk_full
+from harness.errors import ExitCode, UsageError, did_you_mean, of_the_machine
+from harness.guard import guarded
+from harness.text import shown
 
 if TYPE_CHECKING:
     from harness.collect import Plan
@@ -35,18 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _ended(args: argparse.Namespace) -> int:
     """Run a command; whatever it raises but an interruption has an exit code, and that of success is no exception's."""
     try:
-        return int(args.command(args))
+        return int(guarded(args.command, args))
     except UsageError as error:
         for message in error.messages:
-            print(f"error: {message}", file=sys.stderr)
+            _say(f"error: {message}", sys.stderr)
         return ExitCode.USAGE
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
-        if full := disk_full(error):
-            print(f"error: {full}", file=sys.stderr)
+        if full := of_the_machine(error):
+            _say(f"error: {full}", sys.stderr)
             return ExitCode.USAGE
-        traceback.print_exc()
+        print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
         return ExitCode.INTERNAL
 
 
@@ -207,7 +209,7 @@ def waive(args: argparse.Namespace) -> int:
     from harness.waive import waive as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
-    print(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
+    _say(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
     return ExitCode.OK
 
 
@@ -223,7 +225,7 @@ def selftest(args: argparse.Namespace) -> int:
         plugins=args.p,
         overrides=args.set,
         told=print_trial,
-        said=lambda line: print(line, file=sys.stderr),
+        said=lambda line: _say(line, sys.stderr),
     )
     for equal in found.equals:
         print_equals(equal)
@@ -266,13 +268,13 @@ def verify(args: argparse.Namespace) -> int:
         print(found.as_json())
     else:
         for name, told in found.steps.items():
-            print(f"{name}: {told}")
+            _say(f"{name}: {told}")
         for note in found.notes:
-            print(f"note: {note}")
+            _say(f"note: {note}")
         if found.ok:
-            print(f"verified: {found.candidate} of suite {found.suite}, root {found.root}")
+            _say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}")
     if not found.ok:
-        print(f"refused: {args.export}: {found.refused}", file=sys.stderr)
+        _say(f"refused: {args.export}: {found.refused}", sys.stderr)
     return ExitCode.OK if found.ok else ExitCode.REFUSED
 
 
@@ -281,8 +283,9 @@ def keygen(args: argparse.Namespace) -> int:
     from harness.sign import keygen
 
     private, public = keygen(args.name)
-    print(f"{private}\n{public}")
-    print(f"keep {private} where only the signing step can read it; add {public} to the policy", file=sys.stderr)
+    _say(str(private))
+    _say(str(public))
+    _say(f"keep {private} where only the signing step can read it; add {public} to the policy", sys.stderr)
     return ExitCode.OK
 
 
@@ -290,7 +293,7 @@ def sign(args: argparse.Namespace) -> int:
     """`harness sign DIR --key FILE`: put a name to what an export claims."""
     from harness.sign import sign
 
-    print(f"signed {args.export} with key {sign(args.export, args.key)}")
+    _say(f"signed {args.export} with key {sign(args.export, args.key)}")
     return ExitCode.OK
 
 
@@ -302,14 +305,14 @@ def promote(args: argparse.Namespace) -> int:
     if args.list:
         for line in history(args.export):
             what = "back to" if line.back else "promoted"
-            print(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
+            _say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
         return ExitCode.OK
     policy = read_policy(args.policy) if args.policy else None
     found, folder = (go_back if args.back else promote)(args.export, policy)
     if not found.ok:
-        print(f"refused: {found.folder}: {found.refused}", file=sys.stderr)
+        _say(f"refused: {found.folder}: {found.refused}", sys.stderr)
         return ExitCode.REFUSED
-    print(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
+    _say(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
     return ExitCode.OK
 
 
@@ -318,11 +321,12 @@ def judge_calibrate(args: argparse.Namespace) -> int:
     from harness_judge.calibrate import calibrate, describe
 
     def warn(text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr)
+        _say(f"warning: {text}", sys.stderr)
 
     where = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
     found, path = calibrate(args.labels, args.suite, **where, warn=warn)
-    print("\n".join(describe(found)))
+    for line in describe(found):
+        _say(line)
     print(f'next: calibration = "{path.name}", by its path from the suite, in the judged [[eval]]', file=sys.stderr)
     return ExitCode.OK
 
@@ -334,7 +338,8 @@ def judge_disputes(args: argparse.Namespace) -> int:
     rows = list(judged(args.run))
     chosen = [(item, row) for item, row in rows if disputed(row)]
     for item, row in rows if args.all else chosen:
-        print("\n".join(describe(item, row)), end="\n\n")
+        for line in (*describe(item, row), ""):
+            _say(line)
     print(f"{len(chosen)} of {len(rows)} judged rows are disputed")
     return ExitCode.OK
 
@@ -344,7 +349,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(ExitCode.USAGE, f"{self.prog}: error: {shown(message)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -487,6 +492,11 @@ def _verbosity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", action="count", default=0, help="slices and tracebacks too")
 
 
+def _say(line: str, to: Any = None) -> None:
+    """Print a line that may hold text of others to stdout, or to another stream."""
+    print(shown(line), file=to)
+
+
 def _print_plan(plan: Plan, verbosity: int) -> int:
     order = {name: i for i, name in enumerate(plan.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
@@ -494,13 +504,13 @@ def _print_plan(plan: Plan, verbosity: int) -> int:
         gates[max(plan.evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
     for item in plan.items:
         rows = plan.tasks[item.eval].samples
-        print(f"{item.id}  {'remote' if rows is None else len(rows)} rows")
+        _say(f"{item.id}  {'remote' if rows is None else len(rows)} rows")
         for gate in gates[item.eval] if item.subject in plan.candidates else ():
             if gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
-                print(f"    {gate.id}: {f'{gate.metric} {gate.claim()}'.strip()}{note}")
+                _say(f"    {gate.id}: {f'{gate.metric} {gate.claim()}'.strip()}{note}")
     for warning in plan.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _say(f"warning: {warning}", sys.stderr)
     print(f"{len(plan.items)} items, {len(plan.suite.gates)} gates, {len(plan.deselected)} deselected")
     return ExitCode.OK
 

@@ -71,6 +71,45 @@ def disk_full(error: BaseException) -> str:
     return ""
 
 
+NO_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "not enough memory",
+    "out of memory",  # CUDA, and what is built on it
+    "Cannot allocate memory",  # the system, in the words of libraries that keep no number
+    "failed to map segment",  # a library that is being loaded
+    "can't start new thread",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "bad_alloc",
+    "memory allocation of",  # Rust
+)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """Say in a line that memory ran out, where that is what an error is or came of, else nothing."""
+    said, cause = "", error
+    for _ in range(20):  # a chain may be a ring
+        text = str(cause)
+        told = isinstance(cause, (RuntimeError, ImportError, OSError)) and any(words in text for words in NO_MEMORY)
+        if told or isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
+            said = " ".join(text.split())[:200] or "no more can be allocated"
+        below = cause.__cause__ or cause.__context__
+        if below is None:
+            break
+        cause = below
+    return f"out of memory: {said}; {MEMORY_ADVICE}" if said else ""
+
+
+MEMORY_ADVICE = (
+    "give the process more, or need less: a smaller dtype, batch_tokens, batch or model; what was finished is not"
+    " done again"
+)
+
+
+def of_the_machine(error: BaseException) -> str:
+    """Say in a line what the machine had too little of, disk or memory, where an error tells that, else nothing."""
+    return disk_full(error) or out_of_memory(error)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
     known = sorted(known)

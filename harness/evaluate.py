@@ -16,6 +16,7 @@ from harness.evidence import digest_of
 from harness.isolate import isolated, plain
 from harness.result import Metric, Result, Sample, Score
 from harness.subject import Progress, Subject, chunks
+from harness.text import whole
 
 CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between
 STEP = 16  # rows between two looks, where it may stop early
@@ -80,7 +81,9 @@ def taken(score: Score) -> Score:
     Raises TypeError or ValueError where a value or a weight is no number.
     """
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
-    return replace(plain(Score, score), values=values, weights=weights, weight=float(score.weight))
+    answer = whole(score.answer) if isinstance(score.answer, str) else score.answer
+    numbers: dict[str, Any] = {"values": values, "weights": weights, "weight": float(score.weight)}
+    return replace(plain(Score, score), answer=answer, **numbers)
 
 
 def standard_errors(task: Task, result: Result) -> dict[str, float]:

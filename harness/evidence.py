@@ -81,7 +81,8 @@ def weights_of(files: Mapping[str, Hashed]) -> str:
 
 def digest_of(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON, 64 hex digits."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -342,11 +342,17 @@ def _check_index(path: Path, tensors: Mapping[str, Collection[str]]) -> None:
 def _json(name: str, path: Path) -> Any:
     try:
         with open_file(path, follow=True) as f:
-            return json.loads(f.read().decode("utf-8"), object_pairs_hook=_strict)
+            text = f.read().decode("utf-8")
+        return json.loads(text, object_pairs_hook=_strict, parse_constant=no_constant)
     except RecursionError:
         raise Unsafe(f"{name}: is nested too deeply") from None
     except ValueError as error:
         raise Unsafe(f"{name}: is not JSON: {' '.join(str(error).split())}") from None
+
+
+def no_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which Python reads and JSON does not know."""
+    raise ValueError(f"it holds {name}")
 
 
 def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness import clean, keys, schema
+from harness import clean, keys, schema, secrets
 from harness.collect import Plan
 from harness.evidence import digest_of
 from harness.plugins import Plugins
@@ -23,7 +22,6 @@ from harness.report import Run
 from harness.result import Metric, Sample
 
 FORMAT = 1
-SECRET = re.compile(r"(^|_)(key|token|secret|password)s?$", re.IGNORECASE)
 
 
 def lock(plan: Plan, run: Run, leaks: clean.Leaks | None = None) -> dict[str, Any]:
@@ -72,9 +70,8 @@ def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
 
 
 def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plugin's options with its defaults, those that look like secrets struck out."""
-    given = schema.with_defaults(function, options)
-    return {n: "(secret)" if SECRET.search(n) and isinstance(v, str) and v else v for n, v in given.items()}
+    """Return a plugin's options with its defaults, what is secret struck out."""
+    return secrets.struck(schema.with_defaults(function, options))
 
 
 def _gate(plan: Plan, gate: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from harness.isolate import isolated, plain
 from harness.responses import Responses
 from harness.result import Caveat, Result, Score
 from harness.subject import Progress, Subject, chunks
+from harness.text import whole
 
 CHUNK = 64  # rows asked at once: a sign of life in between
 ASKED = ("max_new_tokens", "stop")  # options of a marking evaluator that say how it is answered
@@ -51,7 +52,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     for rows in chunks(samples, CHUNK):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         answers = subject.generate([s.input for s in rows], **how)
-        scores += [Score(s.id, {}, answer=a) for s, a in zip(rows, answers, strict=True)]
+        scores += [Score(s.id, {}, answer=whole(a)) for s, a in zip(rows, answers, strict=True)]
     asked = asked_digest(samples)
     seconds = time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)

@@ -90,12 +90,15 @@ def _is_private(group: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is whole or not there: temporary file, fsync, rename; its mode follows the umask."""
+    """Write a file so that it is whole or not there: temporary file, fsync, rename; its mode follows the umask.
+
+    Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
@@ -109,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line to a file, in one write and on the disk when it returns. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    line = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size

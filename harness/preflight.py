@@ -177,6 +177,8 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
         if not getattr(loader, "remote", False) and not _is_safe(Path(path), declared.where, mistakes):
             return None
         opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
+        if opened and (probe := getattr(loader, "probe", None)):
+            _try(mistakes, declared.where, partial(probe, opened.path))
         return opened
     if adapter and declared.adapter:
         folder = plan.suite.resolve(declared.adapter)

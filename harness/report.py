@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness.check import Flag
 from harness.errors import ExitCode, UsageError
 from harness.gate import Outcome, Verdict
+from harness.secrets import hide, struck
 from harness.waive import Waiver
 
 FORMAT = 1  # of report.json; raised when an older reader would misread
@@ -152,12 +153,13 @@ class Run:
 
 
 def to_json(run: Run) -> str:
-    """Write a run as JSON."""
-    return dumps({"format": FORMAT, **dataclasses.asdict(run)})
+    """Write a run as JSON; what plugins tell is struck as their options are."""
+    facts = {name: struck(told) for name, told in run.facts.items()}
+    return dumps({"format": FORMAT, **dataclasses.asdict(run), "facts": facts})
 
 
 def dumps(value: Any) -> str:
-    """Write a value as JSON; numbers that are not finite become null, for JSON has no words for them."""
+    """Write a value as JSON without secrets; numbers that are not finite become null: JSON has no words for them."""
     return json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
@@ -230,4 +232,4 @@ def _finite(value: Any) -> Any:
         return [_finite(v) for v in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
-    return value
+    return hide(value) if isinstance(value, str) else value

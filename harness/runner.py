@@ -18,7 +18,7 @@ from harness import check, clean, copies, fewshot, kept, keys, marking, prefligh
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
-from harness.errors import RAISES, ExitCode, Finding, UsageError, disk_full
+from harness.errors import RAISES, ExitCode, Finding, UsageError, of_the_machine
 from harness.evaluate import asked_digest, evaluate, sliced, standard_errors
 from harness.evidence import digest_of
 from harness.export import Judged, export
@@ -233,7 +233,7 @@ class Runner:
         except Finding as error:
             self.run.problem, self.run.exit_code = str(error), ExitCode.FAILED
         except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
-            if full := disk_full(error):
+            if full := of_the_machine(error):
                 self.run.problem, self.run.exit_code = full, ExitCode.USAGE
             else:
                 self.run.problem = f"{type(error).__name__}: {error}"
@@ -513,7 +513,7 @@ class Runner:
             except _Stop:
                 raise
             except RAISES as error:
-                if disk_full(error):
+                if of_the_machine(error):
                     raise
                 self.not_made(declared, error)
 
@@ -657,7 +657,7 @@ class Runner:
         try:
             result = self.scores(item, subject, against)
         except RAISES as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise  # no other evaluation could load it either
             report = self.failed(item, error, time.monotonic() - begun)
         else:
@@ -682,7 +682,7 @@ class Runner:
         try:
             self.answers[key] = marking.answer(task, item.subject, self.prompted(item, subject), self.progress)
         except RAISES as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise
             self.answers[key] = error
         self.asked[key] = tally(subject)[0] - asked, tally(subject)[1] - found
@@ -781,7 +781,7 @@ class Runner:
         try:
             evaluate(short, "base", model, model, self.progress)
         except RAISES as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise
             self.crashed(task, error)
 
@@ -795,7 +795,7 @@ class Runner:
             rehearsal = self.terms(Item(self.suite.path.name, "base", task.spec.name), rehearsal=True)
             marking.mark(short, answered, answered if task.marks == "pairs" else None, rehearsal)
         except RAISES as error:
-            if error is self.models.broken:
+            if error is self.models.broken or of_the_machine(error):
                 raise
             self.crashed(task, error)
 

@@ -15,20 +15,11 @@ from harness.claims import CARD, CLAIMS, EVIDENCE
 from harness.errors import UsageError
 from harness.evidence import walk
 from harness.paths import write_text
+from harness.secrets import TOKENS
 from harness.verify import verify
 
 INSTALL = "pip install 'finetune-harness[sign]'"
-SECRETS = {
-    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
-    "an API key": rb"\bsk-[A-Za-z0-9_-]{20,}",
-    "a GitHub token": rb"\b(gh[opsur]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})",
-    "an AWS key": rb"\b(AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a Google key": rb"\bAIza[A-Za-z0-9_-]{35}",
-    "a Slack token": rb"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "a JSON web token": rb"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
-    "a bearer token": rb"(?i)\bbearer [A-Za-z0-9._~+/-]{20,}",
-}
+SECRETS = {what: re.compile(pattern.encode()) for what, pattern in TOKENS.items()}
 
 
 def keygen(name: Path) -> tuple[Path, Path]:
@@ -92,7 +83,7 @@ def _refuse_secrets(folder: Path) -> None:
         with (folder / name).open("rb") as f:
             for number, line in enumerate(f, 1):
                 for what, pattern in SECRETS.items():
-                    if re.search(pattern, line):
+                    if pattern.search(line):
                         raise UsageError(
                             f"{folder / name}:{number}: looks like {what}; take it out of the suite and run it again"
                         )

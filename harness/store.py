@@ -17,6 +17,7 @@ from harness.gate import Outcome, Verdict
 from harness.paths import write_text
 from harness.report import Report, Run, dumps, read_run, to_json
 from harness.result import Result, Sample
+from harness.text import shown
 
 
 class RunFolder:
@@ -98,8 +99,16 @@ def junit(run: Run) -> str:
     suite.set("tests", str(len(cases_)))
     for kind in ("failure", "error", "skipped"):
         suite.set({"failure": "failures", "error": "errors", "skipped": "skipped"}[kind], str(_having(cases_, kind)))
+    _spell(suite)
     ET.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
+
+
+def _spell(element: ET.Element) -> None:
+    """Make text of others such as XML 1.0 can hold, one line each and without secrets."""
+    for one in element.iter():
+        one.attrib.update({name: shown(value) for name, value in one.attrib.items()})
+        one.text = shown(one.text, lines=True) if one.text else one.text
 
 
 def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) -> None:

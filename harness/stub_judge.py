@@ -57,6 +57,7 @@ class StubJudge:
     `latency` is of every call, in seconds, `hang` that of a timeout. It declines to judge requests that hold the text
     `declines`. With a `key`, others are refused; `models` are those it serves; `lacks` names fields of a request that
     it does not know; `returned` is the id it says it is, as a function of the number of the call if it is one.
+    What is `moved` redirects to that host.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class StubJudge:
         models: tuple[str, ...] = ("stub-judge",),
         lacks: tuple[str, ...] = (),
         returned: Any = "stub-judge-2026-01-01",
+        moved: str = "",
         seed: int = 0,
     ) -> None:
         self.mode, self.hang, self.retry_after = mode, hang, retry_after
@@ -80,6 +82,7 @@ class StubJudge:
         self.latency = hang if mode == "slow" else latency
         self.refusals, self.declines = refusals, "" if mode == "refuses" else declines
         self.key, self.models, self.lacks, self.returned = key, models, lacks, returned
+        self.moved = moved
         self.log: list[Asked] = []
         self.busy = self.busiest = 0
         self._lock = threading.Lock()
@@ -215,6 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, raw: bytes) -> None:
         stub, body = self.server.stub, json.loads(raw)
+        if stub.moved:
+            return self.send(307, {}, {"Location": f"{stub.moved}{self.path}"})
         digest = hashlib.sha256(raw).hexdigest()
         if stub.key is not None and not self.authorised(stub.key):
             self.note(digest, "401")

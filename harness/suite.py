@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import schema
+from harness import schema, secrets
 from harness.claims import LOCK
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
@@ -335,6 +335,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
     mistakes.raise_if_any()
     if candidate is not None:
         raw["candidate"] = _candidate(candidate)
+    secrets.learn(raw)
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
@@ -435,7 +436,8 @@ class _Reader:
             self.complain(("train", 0), "[train]", "data", '"data" is empty; name a source of rows')
 
     def digest(self) -> str:
-        return digest_of(self.raw)
+        """Name what the suite says, without what is secret: a digest of a short password tells it."""
+        return digest_of(secrets.without(self.raw))
 
     def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
         line = self.lines.get((*at, key)) or self.lines.get((*at, ""))

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -21,6 +21,7 @@ from harness.hookspec import hookimpl
 from harness.report import Report, Run, Swept, Trial
 from harness.schema import show
 from harness.subject import Progress as Sign
+from harness.text import shown, spelt
 
 if TYPE_CHECKING:
     from harness.selftest import Equals
@@ -41,7 +42,7 @@ class Terminal:
 
     def __init__(self, verbosity: int = 0, console: Console | None = None) -> None:
         self.verbosity = verbosity
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.what, self.said = "", time.monotonic()
@@ -150,7 +151,7 @@ class Terminal:
         if report.error:
             self.line(f"    ERROR {report.error}", "bold red")
         if report.traceback:
-            self.line(report.traceback.rstrip(), "dim")
+            self.lines(report.traceback, "dim")
         for caveat in report.caveats:
             if not any(v.why.startswith(caveat) for v in report.verdicts):
                 self.line(f"    note: {caveat}", "yellow")
@@ -240,9 +241,10 @@ class Terminal:
                 f"{len(run.deselected)} items deselected: a part proves nothing about the whole, so nothing ships"
             )
         if run.problem:
-            self.line(f"error: {run.problem}", "bold red")
+            for problem in run.problem.split("\n"):
+                self.line(f"error: {problem}", "bold red")
         if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
-            self.line(run.traceback.rstrip(), "dim")
+            self.lines(run.traceback, "dim")
         counts = ", ".join(f"{n} {o}" for o in Outcome if (n := run.count(o))) or "nothing was gated"
         waived = sum(v.waived for v in run.verdicts)
         counts += f" ({waived} waived)" if waived else ""
@@ -289,6 +291,7 @@ class Terminal:
 
     def columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
         """Print rows in columns as wide as they need, never cut."""
+        rows = [[shown(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             first, *rest = (
@@ -305,10 +308,11 @@ class Terminal:
                 *columns, TimeElapsedColumn(), TextColumn("{task.fields[facts]}"), console=self.console, transient=True
             )
             self.bar.start()
+        what, facts = escape(progress.what), escape(facts)
         if self.task is None or progress.what != self.what:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task, self.what = self.bar.add_task(progress.what, total=progress.total, facts=facts), progress.what
+            self.task, self.what = self.bar.add_task(what, total=progress.total, facts=facts), progress.what
         self.bar.update(self.task, completed=progress.done, total=progress.total, facts=facts)
 
     def clear(self) -> None:
@@ -319,13 +323,18 @@ class Terminal:
     def line(self, text: str, style: str = "") -> None:
         self.console.print(escape(text), style=style or None)
 
+    def lines(self, text: str, style: str = "") -> None:
+        """Print each line of a text that is one of several, such as a traceback, set off from our own."""
+        for line in text.rstrip().split("\n"):
+            self.line(f"  {line}", style)
+
     def rule(self, text: str, style: str = "") -> None:
         self.line(f" {text} ".center(self.console.width, "="), style)
 
 
 def print_trial(trial: Impostor) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     about = f"{trial.name:<32} {duration(trial.seconds):>9}"
     if trial.skipped:
         console.print(f"[dim]skipped[/] {escape(about)}  {escape(trial.skipped)}")
@@ -344,7 +353,7 @@ def print_equals(equal: Equals) -> None:
     """Print how often a gate blocked and passed two equal models."""
     word = "[green]clean [/]" if equal.clean else "[bold red]BLOCKS[/]"
     rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
-    Console(highlight=False, soft_wrap=True).print(f"{word}  {escape(equal.gate)}: equal models {rates}")
+    Console(highlight=False, soft_wrap=True, emoji=False).print(f"{word}  {escape(equal.gate)}: equal models {rates}")
 
 
 def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, str, str, str, str]]) -> None:
@@ -352,10 +361,10 @@ def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, st
     console.print(escape(f" {verdict.candidate}: {verdict.gate} ".center(console.width, "-")), soft_wrap=True)
     for change, prompt, target, theirs, ours in rows:
         table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_row(f"[bold]{change}[/]", escape(spelt(prompt)))
-        table.add_row("target", escape(spelt(target)))
-        table.add_row(verdict.versus, escape(spelt(theirs)))
-        table.add_row(verdict.candidate, escape(spelt(ours)))
+        table.add_row(f"[bold]{change}[/]", escape(prompt, lines=True))
+        table.add_row("target", escape(target, lines=True))
+        table.add_row(escape(verdict.versus or ""), escape(theirs, lines=True))
+        table.add_row(escape(verdict.candidate), escape(ours, lines=True))
         console.print(table)
         console.print()
 
@@ -385,13 +394,13 @@ def some(ids: Sequence[str]) -> str:
 
 def shorten(text: str, width: int = 400) -> str:
     """Write a text on one line, its middle left out when it is long."""
-    line = spelt(text).replace("\n", "\\n")
+    line = spelt(text)
     return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
 
 
-def spelt(text: str) -> str:
-    """Spell out what a terminal would obey, or could not encode: a text of a model is data."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+def escape(text: str, *, lines: bool = False) -> str:
+    """Return a text as data for rich: no markup, nothing that a terminal obeys, no secret, one line unless `lines`."""
+    return unmarked(shown(text, lines=lines))
 
 
 def number(x: float | None) -> str:

@@ -132,6 +132,10 @@ def put(name: str, text: str) -> Edit:
     return lambda folder: (folder / name).write_text(text, "utf-8") and None
 
 
+def template(text: str) -> Edit:
+    return put("chat_template.jinja", text)
+
+
 def both(*edits: Edit) -> Edit:
     def edit(folder: Path) -> None:
         for one in edits:
@@ -216,6 +220,36 @@ MERGED: dict[str, tuple[Edit, str]] = {
     "with a size in words": (configure("config.json", hidden_size="x"), "Field 'hidden_size' expected int"),
     "with weights that are gone": (gone(MODEL), 'model.safetensors": cannot be read: No such file'),
     "with a configuration that is gone": (gone("quantize_config.json"), "cannot be read: No such file"),
+    "of an absurd width": (configure("config.json", hidden_size=10**9), "hidden_size = 1000000000, and its files hold"),
+    "of no words": (configure("config.json", vocab_size=0), "vocab_size = 0, and its files hold"),
+    "of endless layers": (configure("config.json", num_hidden_layers=10**7), "num_hidden_layers = 10000000, and its"),
+    "of absurd heads": (configure("config.json", head_dim=10**7), "its config.json wants 15,"),
+    "of no heads": (configure("config.json", num_attention_heads=0), "its config.json cannot be built"),
+    "with a context that is none": (configure("config.json", max_position_embeddings=-1), "a context of -1 tokens"),
+    "with NaN in its configuration": (configure("config.json", rms_norm_eps=float("nan")), "is not JSON: it holds NaN"),
+    "with infinity in its settings": (
+        configure("generation_config.json", temperature=float("inf")),
+        "generation_config.json: is not JSON: it holds Infinity",
+    ),
+    "with settings that are refused": (
+        configure("generation_config.json", max_new_tokens=-1),
+        "its generation_config.json is refused: `max_new_tokens` must be greater than 0",
+    ),
+    "with a template that loops": (
+        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        "its chat template takes over 5 s for a few words",
+    ),
+    "with a template that explodes": (
+        template("{{ 'x' * 10**11 }}"),
+        "its chat template cannot be rendered: it needs too much memory",
+    ),
+    "with a template that babbles": (template("{{ 'x' * 10**7 }}"), "writes 10,000,000 characters of a few words"),
+    "with a template that counts": (
+        template("{{ 9 ** (9 ** 9) }}"),
+        "cannot be looked at in a process of its own: it took too long",
+    ),
+    "with half a template": (template("{% if"), "its chat template cannot be rendered"),
+    "with a template that refuses": (template("{{ raise_exception('no') }}"), "cannot be rendered: no"),
     "cut short": (cut(MODEL), "is cut short"),
     "with overlapping tensors": (overlap(MODEL), "overlaps another"),
     "of a list": (put("config.json", "[]"), "config.json: is no JSON object"),

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, TypeVar
 
+from harness import wire
 from harness.errors import UsageError
 from harness_api.options import Options
 
@@ -119,6 +120,7 @@ class Server:
             base_url=self.url,
             api_key=self._key or "none",
             max_retries=0,  # `ask` tries again: the SDK's pauses cannot be ended, and garbage it takes for an answer
+            http_client=wire.http_client(openai),
         )
         if not self.variable:  # the SDK would tell any server what the environment says of the account at OpenAI
             client.organization = client.project = client.admin_api_key = None
@@ -137,11 +139,13 @@ class Server:
         except openai.APITimeoutError:
             raise Trouble(f"gave no answer in {timeout:g} s", passing=True) from None
         except openai.APIConnectionError as error:
+            if bad := wire.bad_reply(error):
+                raise Trouble(self.clean(str(bad)), passing=bad.passing) from None
             why = self.clean(str(error.__cause__ or error))
             raise Trouble(f"the connection failed ({why})", passing=True) from None
         except openai.APIStatusError as error:
             raise self._refusal(error) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Trouble("answered with something that is no JSON", passing=True) from None
 
     def _refusal(self, error: Any) -> Trouble:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from harness.errors import UsageError
 from harness.result import Prompt
 from harness.subject import Logprob, ModelRef, Sampling
+from harness.text import whole
 from harness_api import answers, dialect
 from harness_api.dialect import CHAT, COMPLETIONS, Dialect
 from harness_api.options import Options
@@ -23,6 +24,8 @@ from harness_api.tokens import ServerTokens
 T = TypeVar("T")
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `answers.before` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
+
+HALVES = "answers hold half a surrogate pair, which is no character; U+FFFD stands for it"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class APISubject:
         self.tokens = ServerTokens(server, ref.path, options.prefix) if found.tokenizes else None
         self.asked = {**(options.body or {}), "model": ref.path}
         self.advice = "run again, what was answered is kept"
+        self.notes: list[str] = []
         self._draws = False  # until that was seen
         if not options.version:
             self.advice = 'run again; with version = "…" what was answered would have been kept'
@@ -139,7 +143,9 @@ class APISubject:
         )
         if self.server.holds_key(text):
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
-        return text
+        if (mended := whole(text)) != text:
+            self.notes += [] if HALVES in self.notes else [HALVES]
+        return mended
 
     def _check_drawing(self, sampling: Sampling, prompts: int) -> None:
         """Refuse to sample from a server that ignores temperature: every draw would be the same greedy answer."""

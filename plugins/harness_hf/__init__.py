@@ -91,5 +91,13 @@ def identify(ref: ModelRef, **options: Any) -> str:
     return identity.of(ref, resolve(ref.path, **pins), options)
 
 
+def check(path: str) -> None:
+    """Raise UsageError at a model made elsewhere whose small files cannot be built, loaded or rendered."""
+    from harness_hf import probe
+
+    probe.check(path)
+
+
 load.open = open_source  # type: ignore[attr-defined]
 load.identity = identify  # type: ignore[attr-defined]
+load.probe = check  # type: ignore[attr-defined]

@@ -27,6 +27,11 @@ def of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
     return digest_of([what, hardware(), keys.versions(), keys.switches(), keys.of_code([harness_hf])])
 
 
+def described(folder: Path) -> str:
+    """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
+    return digest_of([keys.of_folder(folder, "beside them"), keys.versions(), keys.of_code([harness_hf])])
+
+
 @cache
 def hardware() -> list[str]:
     """Tell machines apart on which `auto` means another device or dtype."""

@@ -25,6 +25,7 @@ from typing import Any
 from harness import evidence, keys
 from harness.errors import UsageError
 from harness.evidence import digest_of
+from harness.formats import no_constant
 from harness.gguf import Gguf, gguf_of, read_gguf
 from harness.paths import cache_dir, folder_in_place
 from harness.result import Prompt
@@ -35,6 +36,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 NOTE = "harness-source.json"
 SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
+LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")  # names of a config's sizes
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+WIDTHS = ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,12 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
 def open_folder(folder: Path) -> LocalSource:
     """Describe the model in a folder from its config and the headers of its weights."""
     try:
-        config: dict[str, Any] = dict(json.loads((folder / "config.json").read_text("utf-8")))
+        text = (folder / "config.json").read_text("utf-8")
+        config: dict[str, Any] = dict(json.loads(text, parse_constant=no_constant))
     except (ValueError, TypeError, RecursionError):
         raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
+    if problem := _implausible(folder, config):
+        raise UsageError(f'model "{folder}": its config.json says {problem}')
     return LocalSource(str(folder), folder_digest(folder), context_of(config), _facts(folder, config))
 
 
@@ -123,7 +130,7 @@ def _stamp(folder: Path) -> tuple[tuple[Any, ...], ...]:
 def context_of(config: Mapping[str, Any]) -> int | None:
     """Return the context in tokens that a config names, where lm_eval looks for it."""
     text = config.get("text_config") or config
-    found = (text.get(key) for key in ("n_positions", "max_position_embeddings", "n_ctx"))
+    found = (text.get(key) for key in LENGTHS)
     return next((int(value) for value in found if value is not None), None)
 
 
@@ -158,6 +165,24 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "bytes": bytes_of(folder),
     }
     return {**facts, **_note(folder)}
+
+
+def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return which size in a config the headers of the weights cannot hold, or an empty text; nothing is built."""
+    text = config.get("text_config")
+    named = {**config, **(text if isinstance(text, dict) else {})}
+    try:
+        tensors = sum(1 for _ in _tensors(folder))
+        numbers = parameters_of(folder)
+    except (OSError, ValueError):
+        return ""  # told where the weights are read
+    for names, most, what in ((LAYERS, tensors, "tensors"), (WIDTHS, numbers, "numbers")):
+        for name in names:
+            size = named.get(name)
+            if isinstance(size, int) and not 1 <= size <= most:
+                return f"{name} = {json.dumps(size)}, and its files hold {most:,} {what}"
+    length = next((named[n] for n in LENGTHS if named.get(n) is not None), 1)
+    return "" if isinstance(length, int) and length >= 1 else f"a context of {json.dumps(length)} tokens"
 
 
 def _note(folder: Path) -> dict[str, Any]:

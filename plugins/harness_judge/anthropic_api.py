@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness import wire
 from harness_judge import service
 from harness_judge.budget import Reserved
 from harness_judge.desk import Trouble
@@ -68,6 +69,7 @@ def connect(at: Service, timeout: float) -> Any:
         base_url=at.url,
         api_key=at.key or "none",
         max_retries=0,  # the desk tries again: it books every call
+        http_client=wire.http_client(anthropic),
         timeout=anthropic.Timeout(timeout, connect=min(service.CONNECT, timeout)),
         open_telemetry=False,
     )
@@ -83,13 +85,15 @@ def post(client: Any, at: Service, model: str, asked: Mapping[str, Any], timeout
     except anthropic.APITimeoutError:
         raise Trouble(f"gave no answer in {timeout:g} s", passing=True, charged=True) from None
     except anthropic.APIConnectionError as error:
+        if bad := wire.bad_reply(error):
+            raise at.misbehaved(bad) from None
         refused = "ConnectError" in type(error.__cause__).__name__  # nothing was sent
         why = at.clean(str(error.__cause__ or error))
         raise Trouble(f"the connection failed ({why})", passing=True, charged=not refused) from None
     except anthropic.APIStatusError as error:
         response = error.response
         raise at.refusal(int(error.status_code), error.body, response.text, response.headers, model) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
     return _read(body, model, at)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness import wire
 from harness_judge import service
 from harness_judge.budget import Reserved
 from harness_judge.desk import Trouble
@@ -42,12 +43,14 @@ class OpenAIJudge:
         except openai.APITimeoutError:
             raise Trouble(f"gave no answer in {self.timeout:g} s", passing=True, charged=True) from None
         except openai.APIConnectionError as error:
+            if bad := wire.bad_reply(error):
+                raise self.at.misbehaved(bad) from None
             refused = "ConnectError" in type(error.__cause__).__name__  # nothing was sent
             why = self.at.clean(str(error.__cause__ or error))
             raise Trouble(f"the connection failed ({why})", passing=True, charged=not refused) from None
         except openai.APIStatusError as error:
             raise self._refusal(error) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
         return service.checked(self._read(reply))
 
@@ -101,6 +104,7 @@ class OpenAIJudge:
             base_url=self.at.url,
             api_key=self.at.key or "none",
             max_retries=0,  # the desk tries again: it books every call
+            http_client=wire.http_client(openai),
             timeout=openai.Timeout(self.timeout, connect=min(service.CONNECT, self.timeout)),
             default_headers=headers,
         )

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness.errors import UsageError
+from harness.wire import BadReply, Moved
 from harness_judge.budget import Reserved
 from harness_judge.desk import Trouble
 from harness_judge.prompts import Question
@@ -61,6 +62,10 @@ class Service:
         """Make one line of what a server said, without the key and what a terminal would obey."""
         line = " ".join("".join(c if c.isprintable() else " " for c in self.hide(text)).split())
         return line if len(line) <= most else line[:most] + "…"
+
+    def misbehaved(self, bad: BadReply) -> Trouble:
+        """Return the trouble that a reply is which was not read to its end."""
+        return Trouble(self.clean(str(bad)), passing=bad.passing, fatal=isinstance(bad, Moved), charged=True)
 
     def refusal(self, status: int, body: Any, text: str, headers: Mapping[str, str], model: str) -> Trouble:
         """Say what an HTTP status means: something that may pass, or a mistake."""

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -166,6 +167,41 @@ def half(handler: Any) -> None:
     handler.wfile.write(b'{"choices": [')
     handler.wfile.flush()
     drop(handler)
+
+
+def trickle(handler: Any) -> None:
+    """Send a body that never ends, one byte at a time, each within any pause that is allowed."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    drip(handler)
+
+
+def trickle_headers(handler: Any) -> None:
+    """Send the headers one byte at a time."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Padding: ")
+    drip(handler)
+
+
+def drip(handler: Any) -> None:
+    with suppress(OSError):
+        for _ in range(60):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+            time.sleep(0.05)
+    drop(handler)
+
+
+def zeros(handler: Any) -> None:
+    """Send more than anybody wants, in few bytes."""
+    pack = zlib.compressobj(wbits=31)
+    data = b"".join(pack.compress(bytes(1 << 20)) for _ in range(65)) + pack.flush()
+    handler.send_response(200)
+    for name, value in {"Content-Encoding": "gzip", "Content-Length": str(len(data))}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    with suppress(OSError):
+        handler.wfile.write(data)
 
 
 @pytest.fixture
@@ -430,6 +466,54 @@ def test_a_server_that_repeats_the_key_is_not_repeated(fake: Fake, monkeypatch: 
         assert "you sent Bearer *** to me" in refused(lambda: subject.generate(["a"]))
         fake.answer = lambda body: f"my key is {KEY}"
         assert "repeats its key in an answer" in refused(lambda: subject.generate(["a"]))
+
+
+# -- a server that misbehaves -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("probing", [True, False])
+def test_nothing_goes_to_another_host(fake: Fake, monkeypatch: pytest.MonkeyPatch, code: int, probing: bool) -> None:
+    """A redirect is one line that says where to; the other host gets no row and no key."""
+    monkeypatch.setenv("MY_KEY", KEY)
+    for other in serving(Fake()):
+        moved = status(code, Location=f"{other.url.replace('//', '//me:pw@')}/x?token={KEY}")
+        if probing:
+            fake.reply = lambda *request, moved=moved: moved(request[-1])  # type: ignore[method-assign]
+            said = refused(lambda: open_(fake, api_key_env="MY_KEY"))
+        else:
+            with load(fake, api_key_env="MY_KEY") as [subject]:
+                fake.troubles = [moved]
+                said = refused(lambda: subject.generate(["a"]))
+        assert f'server "{fake.url}": is moved to "{other.url}/x"; correct base_url' in said
+        assert "pw" not in said
+        assert not other.seen
+
+
+@pytest.mark.parametrize("slow", [trickle, trickle_headers])
+def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> None:
+    """What bounds the pauses of a server bounds their sum too; the next try may get an answer."""
+    with load(fake, timeout=0.2, retries=1) as [subject]:
+        fake.troubles = [slow]
+        assert subject.generate(["a"]) == ["to a"]
+        fake.troubles = [slow, slow]
+        begun = time.monotonic()
+        assert "gave no whole answer in 0.4 s" in refused(lambda: subject.generate(["a"]))
+        assert time.monotonic() - begun < 2.5
+
+
+def test_a_reply_has_a_bounded_size(fake: Fake) -> None:
+    """A body larger than any answer is not read to its end, however small it is on the wire; nor asked for again."""
+    with load(fake) as [subject]:
+        fake.troubles = [zeros]
+        assert "answered with more than 64 MiB, which is no answer" in refused(lambda: subject.generate(["a"]))
+
+
+def test_a_reply_nested_without_end_is_no_json(fake: Fake) -> None:
+    """What a parser cannot descend into is told as garbage is."""
+    with load(fake, retries=0) as [subject]:
+        fake.troubles = [lambda handler: (200, b"[" * 100_000)]
+        assert "answered with something that is no JSON" in refused(lambda: subject.generate(["a"]))
 
 
 # -- generation ------------------------------------------------------------------------------------------------------

@@ -129,6 +129,16 @@ def test_key_goes_to_nobody_it_was_not_made_for(provider: str, monkeypatch: pyte
         assert SECRET not in str(stub.log[0].headers)
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_judge_that_moved_is_not_followed(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither questions nor key go to where a redirect points; it ends the questions at once."""
+    monkeypatch.setenv("STUB_KEY", SECRET)
+    with StubJudge() as other, StubJudge(moved=other.anthropic_url) as stub:
+        with pytest.raises(UsageError, match=r"is moved to .*; correct base_url"):
+            list(desk(stub, provider, api_key_env="STUB_KEY").ask(questions(20)))
+        assert not other.log
+
+
 MALFORMED = {
     "a word that holds another": ('{"reason": "", "verdict": "INCORRECT A"}', "want A, B or tie"),
     "text around the verdict": ('The verdict is "A".', "which is no JSON"),

@@ -1,0 +1,176 @@
+"""What looks like a secret is in no file and no line that the harness writes: by its name, its content, or known.
+
+An option is struck by its name, whatever its type; a text by what it looks like; and the values that were struck by
+name, or that a plugin read from the environment, are struck wherever else they turn up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+STRUCK = "(secret)"
+TOKENS = {
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
+    "an API key": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "a GitHub token": r"\b(?:gh[opsur]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})",
+    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
+    "an AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "a Google key": r"\bAIza[A-Za-z0-9_-]{35}",
+    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{6,}\.eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}",
+    "a bearer token": r"\b(?:[Bb]earer|BEARER|[Bb]asic|BASIC) [A-Za-z0-9._~+/=-]{20,}",
+}
+PEM = r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+LOOKS = re.compile("|".join([f"(?s:{PEM})", *TOKENS.values()]))
+HINTS = (
+    "hf_",
+    "sk-",
+    "gh",
+    "glpat-",
+    "AKIA",
+    "ASIA",
+    "AIza",
+    "xox",
+    "eyJ",
+    "-----BEGIN",
+    "earer ",
+    "asic ",
+    "EARER",
+    "ASIC",
+)
+USER = re.compile(r"(?<=://)[^/?#\s\"'<>]*@")  # of a URL: a name, a password, or a token in the place of both
+FIELD = re.compile(r"([?&;#])([\w.%~\[\]-]+)=([^&;#\s\"'<>]+)")  # of a URL's query or fragment
+GIVEN = re.compile(  # in a text that is no URL: api_key=…, "password": "…"
+    r"(?i)((?:api[-_]?key|passw(?:or)?d|secret|access[-_]?token)(?:\s*=\s*|\\?[\"']\s*:\s*\\?[\"']))([^\s\"',;&}\\]{4,})"
+)
+HEADER = re.compile(r"(?i)\b(authorization|x-api-key|api-key|x-auth-token|cookie)(\\?[\"']?\s*[:=]\s*)([^\r\n,}]+)")
+ALWAYS = re.compile(
+    "passw(or)?d|passphrase|secret|credential|authori[sz]ation|apikey|accesskey|privatekey|signingkey|authkey"
+    "|accesstoken|authtoken|refreshtoken|bearer|cookie|connectionstring"
+)
+WORDS = {"pass", "auth", "pwd", "oauth", "pat", "jwt", "cred", "dsn"}
+LAST = re.compile("(key|token)$")
+BARE = {"key", "token", "pass"}  # names that also mean something else
+MARKS = {"bos", "eos", "pad", "unk", "sep", "cls", "mask", "stop", "start", "end", "image", "special", "invocation"}
+VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # the name of an environment variable
+PLAIN = {"accept", "acceptlanguage", "acceptencoding", "contenttype", "useragent"}  # headers that tell nothing
+SHORTEST = 6  # characters of a value that is looked for wherever it turns up
+_known: set[str] = set()
+
+
+def is_secret(name: str) -> bool:
+    """Return whether an option of this name holds a secret, however it is written."""
+    words = _words(name)
+    squashed = "".join(words)
+    return bool(
+        ALWAYS.search(squashed) or WORDS.intersection(words) or LAST.search(squashed) or "header" in words[-1:]
+    ) and not (words[-1] == "token" and MARKS.intersection(words))
+
+
+def struck(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as they may be shown: what is secret by its name, at any depth, or looks like it struck out."""
+    return {hide(str(name)): _value(str(name), value) for name, value in options.items()}
+
+
+def hide(text: str) -> str:
+    """Return a text without what looks like a secret in it, and without those that are known."""
+    for value in sorted(_known, key=len, reverse=True):
+        text = text.replace(value, STRUCK)
+    text = USER.sub(f"{STRUCK}@", text) if "://" in text else text
+    text = FIELD.sub(lambda m: f"{m[1]}{m[2]}={STRUCK}" if is_secret(m[2]) else m[0], text) if "=" in text else text
+    if "=" in text or ":" in text:
+        text = GIVEN.sub(rf"\1{STRUCK}", HEADER.sub(rf"\1\2{STRUCK}", text))
+    return LOOKS.sub(STRUCK, text) if any(hint in text for hint in HINTS) else text
+
+
+def hidden(data: Any) -> Any:
+    """Return plain data with every text in it hidden."""
+    if isinstance(data, str):
+        return hide(data)
+    if isinstance(data, Mapping):
+        return {hide(str(k)): hidden(v) for k, v in data.items()}
+    return [hidden(v) for v in data] if isinstance(data, (list, tuple)) else data
+
+
+def remember(value: str) -> None:
+    """Strike a value wherever it turns up from now on."""
+    if len(value) >= SHORTEST:
+        _known.add(value)
+
+
+def learn(data: Any) -> None:
+    """Remember what is secret by its name in the tables of a suite, but for words that stand elsewhere in it too."""
+    secret, open_ = list(_texts(data, secret=True)), "\n".join(map(hide, _texts(data, secret=False)))
+    for value in secret:
+        if value not in open_:
+            remember(value)
+
+
+def without(data: Any, name: str = "") -> Any:
+    """Return the tables of a suite without the options that are secret by a name that means nothing else."""
+    if isinstance(data, Mapping):
+        return {k: STRUCK if _is_clear(name, str(k), v) else without(v, str(k)) for k, v in data.items()}
+    return [without(v, name) for v in data] if isinstance(data, (list, tuple)) else data
+
+
+def _is_clear(table: str, name: str, value: Any) -> bool:
+    """Return whether an option of a suite is secret; not a table of it, a baseline, or a name that also means more."""
+    bare = "".join(_words(name)) in BARE
+    return table not in ("", "subject") and not bare and bool(value) and _strikes(name, value)
+
+
+def _value(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool) or value in ("", [], {}):
+        return value
+    if _strikes(name, value):
+        if isinstance(value, Mapping) and _words(name)[-1:] == ["header"]:
+            return {hide(str(k)): v if "".join(_words(str(k))) in PLAIN else STRUCK for k, v in value.items()}
+        return STRUCK
+    if isinstance(value, Mapping):
+        pair = is_secret(str(value.get("name", ""))) and "value" in value  # as in a list of headers or variables
+        return struck(value) | ({"value": STRUCK} if pair else {})
+    if isinstance(value, (list, tuple)):
+        return [_value(name, v) for v in value]
+    return hide(value) if isinstance(value, str) else value
+
+
+def _strikes(name: str, value: Any) -> bool:
+    """Return whether a value under a name is struck whole."""
+    words = _words(name)
+    if words[-1:] == ["env"]:  # it names a variable, unless a key was written there by mistake
+        return is_secret("_".join(words[:-1])) and not (isinstance(value, str) and VARIABLE.fullmatch(value))
+    if not is_secret(name):
+        return False
+    if words[-1] == "token" and not ALWAYS.search("".join(words)) and _counts(value):
+        return False
+    prose = isinstance(value, str) and words == ["token"] and len(value.split()) > 2
+    return not prose
+
+
+def _counts(value: Any) -> bool:
+    return all(map(_counts, value)) if isinstance(value, (list, tuple)) else isinstance(value, (int, float))
+
+
+def _words(name: str) -> list[str]:
+    """Split a name at dashes, underscores and capitals: lower case, without plurals and numbers behind it."""
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    words = [p.lower() for p in parts]
+    return [w[:-1] if w.endswith("s") and not w.endswith("ss") and len(w) > 3 else w for w in words] or [""]
+
+
+def _texts(data: Any, *, secret: bool, name: str = "", under: bool = False) -> Iterator[str]:
+    """Yield the texts that stand under a name of a secret, which is not one that means other things too, or do not."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            clear = _is_clear(name, str(key), value)
+            yield from _texts(value, secret=secret, name=str(key), under=under or clear)
+            if not secret:
+                yield str(key)
+    elif isinstance(data, (list, tuple)):
+        for value in data:
+            yield from _texts(value, secret=secret, name=name, under=under)
+    elif isinstance(data, str) and under is secret:
+        yield data

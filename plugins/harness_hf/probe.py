@@ -1,0 +1,145 @@
+"""A look at a model made elsewhere, in a process of its own: what its small files say may loop, explode or be broken.
+
+Configuration on the meta device against the headers of the weights, settings of generation, tokenizer, chat template.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import fresh
+from harness.errors import UsageError, out_of_memory
+from harness.evidence import digest_of, read_safetensors
+from harness.paths import cache_dir, write_text
+from harness_hf import identity, sources
+
+SECONDS = 120.0  # for all of it, imports included, on a busy machine
+RENDERING = 5  # seconds of a few short messages
+LONGEST = 1_000_000  # characters of them
+ROOM = 4 << 30  # bytes beyond what the libraries take
+SLACK = 2  # tables that are computed count as parameters, and are in no file
+TALKS = (
+    [{"role": "user", "content": "One?"}],
+    [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}, {"role": "user", "content": "Two?"}],
+)
+
+
+def check(path: str) -> None:
+    """Raise UsageError at what cannot be built, loaded or rendered; what passed once is not looked at again."""
+    folder = Path(path)
+    headers = [dict(read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors"))]
+    passed = cache_dir() / "probed" / digest_of([identity.described(folder), headers])
+    if passed.exists():
+        return
+    told = fresh.ask("harness_hf.probe", {"path": path}, f'model "{path}": cannot be looked at', seconds=SECONDS)
+    if problem := told["problem"]:
+        raise UsageError(f'model "{path}": {problem}')
+    write_text(passed, "")
+
+
+def look(path: str) -> Mapping[str, Any]:
+    """Return what is wrong with a model's folder, or an empty text."""
+    from harness_hf.models import one_line, quiet
+
+    steps = {
+        "config.json cannot be built": _configuration,
+        "generation_config.json is refused": _generation,
+        "chat template cannot be rendered": _template,
+    }
+    for what, step in steps.items():
+        try:
+            with _bounded(), quiet():
+                problem = step(path)
+        except UsageError as error:
+            return {"problem": str(error).removeprefix(f'model "{path}": ')}
+        except Exception as error:
+            problem = f"its {what}: {'it needs too much memory' if out_of_memory(error) else one_line(error)}"
+        if problem:
+            return {"problem": problem}
+    return {"problem": ""}
+
+
+def _configuration(path: str) -> str:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "quantization_config", None):  # its files hold other shapes
+        return ""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model.tie_weights()
+    implied, held = sum(p.numel() for p in model.parameters()), sources.parameters_of(Path(path))
+    if implied > SLACK * held:
+        return f"its config.json wants {implied:,} parameters, its files hold {held:,}"
+    return ""
+
+
+def _generation(path: str) -> str:
+    from transformers import GenerationConfig
+
+    if (Path(path) / "generation_config.json").is_file():
+        GenerationConfig.from_pretrained(path, local_files_only=True)
+    return ""
+
+
+def _template(path: str) -> str:
+    from harness_hf.models import load_tokenizer
+
+    tokenizer = load_tokenizer(path)
+    if not tokenizer.chat_template:
+        return ""
+    with _in_time():
+        for talk in TALKS:
+            for opened in (True, False):
+                text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=opened)
+                if len(text) > LONGEST:
+                    return f"its chat template writes {len(text):,} characters of a few words"
+    return ""
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise UsageError(f"its chat template takes over {RENDERING} s for a few words")
+
+    import resource
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(RENDERING)
+    used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+    before = resource.getrlimit(resource.RLIMIT_CPU)
+    # One step of a template may be endless too, and lets no Python run: then the system ends the process.
+    resource.setrlimit(resource.RLIMIT_CPU, (used + 2 * RENDERING, before[1]))
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_CPU, before)
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Bound the memory that a step may take, where the system can."""
+    try:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + ROOM if before[0] == resource.RLIM_INFINITY else min(used + ROOM, before[0])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+if __name__ == "__main__":
+    fresh.answer(look)
