@@ -119,7 +119,8 @@ class _Made:
                 f'merge: "{odd[0]}" is missing, new, or of another shape or dtype than in the base [merge-tensors]: '
                 f"{len(odd)} of {len(told[0])} tensors are, the limit is 0; merge again"
             )
-        changed, off = set(), {}
+        changed: set[str] = set()
+        off: dict[str, tuple[int, int]] = {}
         for name, old, new, wrong in self._tensors():
             changed |= {name} if new else set()
             off |= {name: (wrong, old)} if wrong else {}
