@@ -4,8 +4,8 @@ python bench/merges.py [--random] [--tokens N] [--work FOLDER]
 
 Bases: SmolLM2-135M, and random Llamas with singular values that fall as a power law, outlier channels and sure
 answers. The updates have the size that Adam gives them in a hundred steps at the rate, in random directions. KL is of
-the adapter as PEFT runs it in float32 against the merged model computed in float32; "error" is the greatest of M2-sum's,
-"off" the weights that are off by more than it allows.
+the adapter as PEFT runs it in float32 against the merged model computed in float32; "error" is the greatest of
+M2-sum's, "off" the weights that are off by more than it allows.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ RANDOM: list[Case] = [
     ("outliers", "bfloat16", 8, 5e-5),
     ("outliers", "float16", 4, 1e-4),
     ("sure", "bfloat16", 16, 2e-4),
+    ("surest", "bfloat16", 16, 2e-4),
+    ("surest", "float16", 32, 1e-3),
 ]
 TRAINED: list[Case] = [
     ("smollm2", "bfloat16", 4, 1e-5),
@@ -42,6 +44,7 @@ BASES: dict[str, dict[str, float]] = {  # power, outliers, gain
     "steep": {"power": 0.9, "outliers": 1, "gain": 2},
     "outliers": {"power": 0.7, "outliers": 20, "gain": 2},
     "sure": {"power": 0.7, "outliers": 8, "gain": 6},
+    "surest": {"power": 0.7, "outliers": 8, "gain": 10},
 }
 
 
