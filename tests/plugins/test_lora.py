@@ -378,9 +378,7 @@ def test_mistake_of_the_merge_itself_is_found(
     if not wrong:
         assert parity.verify(question)["tokens"] == 500
         return
-    with pytest.raises(
-        Finding, match=r"merge-forward\]: before it is rounded it is KL \S+ nats .+, limit"
-    ):
+    with pytest.raises(Finding, match=r"merge-forward\]: before it is rounded it is KL \S+ nats .+, limit"):
         parity.verify(question)
 
 
