@@ -59,14 +59,13 @@ def ask(question: Question) -> dict[str, Any]:
 
 def verify(question: Question) -> dict[str, Any]:
     """Compare the merged model with the adapter on the same base; raises Finding when they are two models."""
-    from harness_hf.models import load_tokenizer
-
     made = _Made.of(question)
     facts = made.check()
+    ids = _windows(question.base)
+    limits = _limits(made, ids)
     theirs, unrounded = made.load(question.base, question.adapter, question.quantization), made.unrounded()
-    ids = _windows(load_tokenizer(question.base), theirs)
     before = _compare(theirs, unrounded, ids)
-    _check_forward(before, *_limits(made, ids))
+    _check_forward(before, *limits)
     ends = _ends(theirs, question.base)
     del theirs
     merged = made.load(question.merged)
@@ -327,9 +326,14 @@ def _check_forward(found: _Apart, kl: float, margin: float) -> None:
     )
 
 
-def _windows(tokenizer: Any, model: Any) -> list[Any]:
-    longest = getattr(model.config, "max_position_embeddings", None) or WINDOW
-    return windows(tokenizer, longest=min(WINDOW, longest))
+def _windows(base: str) -> list[Any]:
+    from transformers import AutoConfig
+
+    from harness_hf.models import load_tokenizer
+
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    longest = getattr(config, "max_position_embeddings", None) or WINDOW
+    return windows(load_tokenizer(base), longest=min(WINDOW, longest))
 
 
 def _ends(model: Any, path: str) -> list[int | None]:
