@@ -21,7 +21,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from peft import LoraConfig
@@ -46,6 +46,7 @@ COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_tem
 COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json"]
 
 Tensors = Mapping[str, torch.Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Plan:
 
 
 @dataclass
-class _Merge:
+class Merge:
     """One merge: what it reads, how it adds, and which tensors came out other than they were.
 
     Blocks are added and written by threads that have one core each. Operations this small, spread over all cores by
@@ -75,8 +76,8 @@ class _Merge:
     config: Any
     quantization: Mapping[str, Any] | None
     dtype: torch.dtype  # in which a 4-bit model was loaded
-    tick: Callable[[], None]
     pool: Executor
+    tick: Callable[[], None] = lambda: None
     changed: set[str] = field(default_factory=set)
 
     def file(self, source: Path, to: Path) -> None:
@@ -96,20 +97,32 @@ class _Merge:
 
     def tensor(self, name: str, before: torch.Tensor, to: IO[bytes], start: int) -> None:
         """Write a tensor of the merged model in the dtype it has in the base; raises Finding when it is not finite."""
-        make, width = self.maker(name, before), math.prod(before.shape[1:])
-        step = max(1, BLOCK // width)
+        row = math.prod(before.shape[1:]) * before.element_size()
 
-        def block(at: int) -> None:
-            rows = slice(at, at + step)
-            after = make(rows).to(before.dtype)
+        def block(rows: slice, total: torch.Tensor) -> None:
+            after = total.to(before.dtype)
             if not is_finite(after):
-                raise Finding(f'merge: "{name}" is not finite; the adapter is broken')
+                raise Finding(
+                    f'merge: "{name}" is not finite in {dtype_name(before.dtype)} [merge-finite]: its greatest weight '
+                    f"would be {float(total.abs().max()):.3g}, the limit is {torch.finfo(before.dtype).max:.3g}; the "
+                    "adapter is broken: train again at a lower rate, or choose a base in bfloat16"
+                )
             if name not in self.changed and not torch.equal(before[rows], after):
                 self.changed.add(name)
-            _write(after, to, start + at * width * before.element_size())
+            _write(after, to, start + rows.start * row)
 
-        for _ in self.pool.map(block, range(0, len(before), step)):
-            pass  # raises what a block raised
+        self.blocks(name, before, block)
+
+    def blocks(self, name: str, before: torch.Tensor, use: Callable[[slice, torch.Tensor], T]) -> list[T]:
+        """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads."""
+        make = self.maker(name, before)
+        step = max(1, BLOCK // max(1, math.prod(before.shape[1:])))
+
+        def block(at: int) -> T:
+            rows = slice(at, at + step)
+            return use(rows, make(rows))
+
+        return list(self.pool.map(block, range(0, len(before), step)))
 
     def maker(self, name: str, weight: torch.Tensor) -> Callable[[slice], torch.Tensor]:
         """Return what makes rows of the merged tensor; a row of the product needs no other row."""
@@ -124,7 +137,7 @@ class _Merge:
         if name in self.plan.rounded and self.quantization:
             new = round_to_4bit(new, self.quantization, self.dtype)
         if turned:
-            return self.sum(name, new, slice(None)).T.__getitem__
+            return self.pool.submit(self.sum, name, new, slice(None)).result().T.__getitem__
         return lambda rows: self.sum(name, new, rows)
 
     def sum(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -186,16 +199,27 @@ def merge_folder(
         if progress:
             progress(Progress("merge", number, len(there)))
 
-    with _workers() as pool:
-        merge = _Merge(plan, config, quantization, getattr(torch, note.get("dtype", "float32")), tick, pool)
+    with workers() as pool:
+        merge = Merge(plan, config, quantization, dtype_of(note), pool, tick)
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
     _copy_rest(base, out)
-    check_changed(merge.changed, plan)
+    check_changed(merge.changed, plan)  # one tensor may round to what it was, all of them may not
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
+    """Return the dtype in which a 4-bit base was loaded for the training."""
+    found: torch.dtype = getattr(torch, note.get("dtype", "float32"))
+    return found
 
 
 @contextmanager
-def _workers() -> Iterator[Executor]:
+def workers() -> Iterator[Executor]:
     """Yield as many threads as torch may use, each of which computes alone."""
     threads = torch.get_num_threads()
     try:
@@ -213,13 +237,13 @@ def _write(tensor: torch.Tensor, to: IO[bytes], at: int) -> None:
 
 
 def check_changed(changed: set[str], plan: Plan) -> None:
-    """Raise Finding unless exactly the tensors changed that were to change."""
+    """Raise Finding when no tensor changed that was to change."""
     if not changed & plan.must:
-        raise Finding("merge: the merged model equals its base; the adapter is too small for the base's dtype")
-    if plan.must - changed:
-        raise Finding(f'merge: "{min(plan.must - changed)}" did not change, though the adapter has weights for it')
-    if changed - plan.must - plan.rounded:
-        raise Finding(f'merge: "{min(changed - plan.must - plan.rounded)}" changed, though nothing targets it')
+        raise Finding(
+            f"merge: the merged model equals its base [merge-base]: 0 of {len(plan.must)} adapted tensors changed, "
+            "at least 1 must; the adapter is too small for the base's dtype: train longer or at a higher rate, or ship "
+            "the adapter"
+        )
 
 
 def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None) -> Plan:

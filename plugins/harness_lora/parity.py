@@ -5,41 +5,35 @@
 The question is a JSON object (`Question`), the answer a JSON object on the last line of stdout: {"facts": {…}}, or
 {"finding": "…"} when the merged model is not what it must be. A process of its own has nothing left in memory of how
 the merge was made.
+
+What rounding costs is known, not judged: every tensor must be the float64 sum rounded once, bit for bit, and the sum
+before it is rounded must answer as the adapter does when PEFT runs it, to float32's own precision. How far the rounded
+model is from the unrounded one is measured and reported; the gates decide.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness import fresh
 from harness.errors import Finding
-from harness_lora.headers import read_headers
+from harness_lora.adapter import read_config, read_note
+from harness_lora.headers import Header, find_tensor, read_headers
+from harness_lora.texts import WINDOW, windows
 
-KL, TOP1 = 1e-3, 0.99  # nats a token, and share of tokens: what rounding to bfloat16 may cost
+KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
+NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
 SMOKE_TOKENS = 48
-EXACT = 4_000_000_000  # parameters up to which both are computed in float32, so that only the weights differ
-TEXTS = (
-    "The committee met on Tuesday to discuss the budget for the coming year, and most members agreed that the roof of "
-    "the old library could not wait any longer. Nobody wanted to raise the fees again.",
-    "To boil an egg, bring water to a rolling boil, lower the egg in with a spoon, and wait seven minutes. Then put it "
-    "into cold water, so that it stops cooking and the shell comes off more easily.",
-    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n"
-    "    return total / len(values)\n",
-    "Photosynthesis turns carbon dioxide and water into sugar and oxygen. The energy comes from light, which is caught "
-    "by chlorophyll in the leaves; this is also why most leaves look green.",
-    "Q: What is the capital of France?\nA: Paris.\nQ: What is the capital of Italy?\nA: Rome.\n"
-    "Q: What is the capital of Spain?\nA: Madrid.\n",
-    "In 1905 a clerk at the patent office in Bern published four papers, on light, on the motion of small particles, "
-    "on moving bodies, and on mass and energy; each of them would have been enough.",
-    "Dear customer, thank you for your message of 3 March. We are sorry that the parcel arrived late, and we have "
-    "refunded the postage of 4.90 to your account. Kind regards, the service team",
-    "The train left the station at a quarter past nine; by noon the hills had given way to a flat, grey plain, and the "
-    "passengers, who had been talking since the border, fell silent one after the other.",
-)
+TRAINED_WINDOWS = 6  # on which the model as it was trained in 4 bits is compared, some 700 tokens
+EXACT = 4_000_000_000  # parameters up to which all is computed in float32
 PROMPTS = ("What is the capital of France?", "Say hello.")
+OTHERWISE = "ship the adapter, or merge with PEFT and name that folder as [candidate] merged"
 
 
 @dataclass(frozen=True)
@@ -65,92 +59,313 @@ def ask(question: Question) -> dict[str, Any]:
 
 def verify(question: Question) -> dict[str, Any]:
     """Compare the merged model with the adapter on the same base; raises Finding when they are two models."""
-    facts = _tensors(question)
-    ours = _answers(question.merged, None, None)
-    theirs = _answers(question.base, question.adapter, question.quantization)
-    facts |= _compare(ours, theirs)
-    if not (facts["kl"] < KL and facts["top1"] >= TOP1):
-        raise Finding(
-            f"merge: the merged model is not the adapter on its base: KL {facts['kl']:.2g} nats a token, the same "
-            f"likeliest token on {facts['top1']:.1%} of {facts['tokens']} tokens; want less than {KL:g}, and {TOP1:.0%}"
-        )
-    for prompt, merged, adapter in zip(PROMPTS, ours.stopped, theirs.stopped, strict=True):
-        if adapter and not merged:
-            raise Finding(f'merge: the adapter stops after "{prompt}", the merged model does not; see its stop tokens')
+    made = _Made.of(question)
+    facts = made.check()
+    ids = _windows(question.base)
+    limits = _limits(made, ids)
+    theirs, unrounded = made.load(question.base, question.adapter, question.quantization), made.unrounded()
+    before = _compare(theirs, unrounded, ids)
+    _check_forward(before, *limits)
+    ends = _ends(theirs, question.base)
+    del theirs
+    merged = made.load(question.merged)
+    after = _compare(unrounded, merged, ids)
+    del unrounded
+    facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
+    facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": made.dtype}
+    facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
+    ours = _ends(merged, question.merged)
+    _check_ends(merged, ends, ours)
     if question.trained:
-        apart = _compare(ours, _answers(question.base, question.adapter, question.trained))
-        facts |= {f"{name}_as_trained": apart[name] for name in ("kl", "top1")}
-    return {**facts, "stops": ours.stopped}
-
-
-def _tensors(question: Question) -> dict[str, Any]:
-    """Read every tensor back: none may be missing, of another shape, not finite, or changed without being targeted."""
-    import torch
-    from safetensors import safe_open
-
-    from harness_lora.merge import check_changed, is_finite, make_plan
-
-    base, merged = Path(question.base), Path(question.merged)
-    before, after = read_headers(base), read_headers(merged)
-    told = [{n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (before, after)]
-    if told[0] != told[1]:
-        odd = min(n for n in told[0].keys() | told[1].keys() if told[0].get(n) != told[1].get(n))
-        raise Finding(f'merge: "{odd}" is missing, new, or of another shape or dtype than in the base')
-    plan = make_plan(base, Path(question.adapter), before, question.quantization)
-    changed = set()
-    opened: dict[Path, Any] = {h.file: safe_open(h.file, "pt") for h in (*before.values(), *after.values())}
-    for name in before:
-        old, new = (opened[headers[name].file].get_tensor(name) for headers in (before, after))
-        if not is_finite(new):
-            raise Finding(f'merge: "{name}" is not finite')
-        if not torch.equal(old, new):
-            changed.add(name)
-    check_changed(changed, plan)
-    return {"tensors": len(before), "changed": len(changed)}
+        theirs = made.load(question.base, question.adapter, question.trained)
+        apart = _compare(theirs, merged, ids[:TRAINED_WINDOWS])
+        facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
+    return {**facts, "stops": [end is not None for end in ours]}
 
 
 @dataclass
-class _Answers:
-    """A model's log-probabilities of every next token of the texts (T, V), the texts' ids, where it stopped."""
+class _Made:
+    """A merge that is looked at: its tensors before and after, and what was to become of them."""
 
-    logprobs: list[Any]
-    ids: list[Any]
-    stopped: list[bool]
+    question: Question
+    before: Mapping[str, Header]
+    after: Mapping[str, Header]
+    plan: Any
+
+    @classmethod
+    def of(cls, question: Question) -> _Made:
+        from harness_lora.merge import make_plan
+
+        base, before = Path(question.base), read_headers(Path(question.base))
+        plan = make_plan(base, Path(question.adapter), before, question.quantization)
+        return cls(question, before, read_headers(Path(question.merged)), plan)
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(header.shape) for header in self.before.values())
+
+    @property
+    def dtype(self) -> str:
+        """Return the dtype that the adapted tensors are rounded to, as their file names it; several with "+"."""
+        return "+".join(sorted({self.before[name].dtype for name in self.plan.must}))
+
+    def check(self) -> dict[str, Any]:
+        """Compare every tensor's bits: with the base's, or with the sum in float64, made again and rounded once."""
+        told = [{n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after)]
+        if told[0] != told[1]:
+            odd = sorted(n for n in told[0].keys() | told[1].keys() if told[0].get(n) != told[1].get(n))
+            raise Finding(
+                f'merge: "{odd[0]}" is missing, new, or of another shape or dtype than in the base [merge-tensors]: '
+                f"{len(odd)} of {len(told[0])} tensors are, the limit is 0; merge again"
+            )
+        changed: set[str] = set()
+        off: dict[str, tuple[int, int]] = {}
+        for name, old, new, wrong in self._tensors():
+            changed |= {name} if new else set()
+            off |= {name: (wrong, old)} if wrong else {}
+        self._check_changed(changed, off)
+        return {"tensors": len(self.before), "changed": len(changed)}
+
+    def _check_changed(self, changed: set[str], off: Mapping[str, tuple[int, int]]) -> None:
+        from harness_lora.merge import check_changed
+
+        check_changed(changed, self.plan)
+        told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
+        again = "merge again; the disk, the copy or the merge is broken"
+        if forgotten := sorted(off.keys() - changed):
+            raise Finding(
+                f'merge: "{forgotten[0]}" did not change, though the adapter has weights for it {told}; {again}'
+            )
+        if odd := sorted(changed - self.plan.must - self.plan.rounded):
+            raise Finding(f'merge: "{odd[0]}" changed, though nothing targets it {told}; {again}')
+        for name, (wrong, of) in sorted(off.items()):
+            raise Finding(
+                f'merge: the merged model is not the adapter on its base: "{name}" has {wrong} of {of} weights other '
+                f"than the sum in float64 rounded once {told}; {again}"
+            )
+
+    def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
+        """Yield each tensor's name, its size, whether it is other than in the base, and how many weights are wrong."""
+        import torch
+        from safetensors import safe_open
+
+        from harness_lora.merge import is_finite
+
+        opened: dict[Path, Any] = {}
+        for header in (*self.before.values(), *self.after.values()):
+            opened.setdefault(header.file, safe_open(header.file, "pt"))
+        with self._merge() as merge:
+            for name in self.before:
+                old, new = (opened[found[name].file].get_tensor(name) for found in (self.before, self.after))
+                if not is_finite(new):
+                    many = int((~torch.isfinite(new)).sum())
+                    raise Finding(
+                        f'merge: "{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not, the '
+                        "limit is 0; merge again"
+                    )
+                wrong = _differing(old, new)
+                if name in self.plan.must or name in self.plan.rounded:
+                    wrong = sum(merge.blocks(name, old, partial(_wrong, new)))
+                yield name, new.numel(), not torch.equal(old, new), wrong
+
+    @contextmanager
+    def _merge(self) -> Iterator[Any]:
+        """Yield a merge as the one that is looked at was made."""
+        from harness_lora.merge import Merge, dtype_of, workers
+
+        adapter, quantization = Path(self.question.adapter), self.question.quantization
+        with workers() as pool:
+            yield Merge(self.plan, read_config(adapter), quantization, dtype_of(read_note(adapter)), pool)
+
+    @property
+    def computed(self) -> str:
+        """Return the dtype that models are computed in."""
+        return "float32" if self.parameters <= EXACT else "auto"
+
+    def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
+        """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
+        from harness_hf.models import load_model
+
+        folder, device = Path(adapter) if adapter else None, self._device()
+        if quantization is None or folder is None or self.computed != "float32":
+            return load_model(path, dtype=self.computed, device=device, quantization=quantization, adapter=folder)
+        exact = {**quantization, "bnb_4bit_compute_dtype": "float32"}
+        dtype = str(read_note(folder).get("dtype", "float32"))
+        return load_model(path, dtype=dtype, device=device, quantization=exact, adapter=folder).float()
+
+    def _device(self) -> str:
+        """Return "cpu" where a GPU has no room for two models at a time."""
+        import torch
+
+        if not torch.cuda.is_available() or not self.parameters <= EXACT:
+            return "auto"
+        return "auto" if 2 * 4 * self.parameters < torch.cuda.mem_get_info()[0] else "cpu"
+
+    def unrounded(self, shift: float = 0.0) -> Any:
+        """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone.
+
+        With `shift`, every weight is first moved by this share of itself, up and down by turns.
+        """
+        from safetensors import safe_open
+
+        model = self.load(self.question.base)
+        with self._merge() as merge:
+            for parameter, weight in model.named_parameters():
+                name = find_tensor(parameter.removesuffix(".weight"), self.before)
+                if name is None or not (name in self.plan.must or name in self.plan.rounded):
+                    continue
+
+                with safe_open(self.before[name].file, "pt") as opened:
+                    merge.blocks(name, opened.get_tensor(name), partial(_put, weight.data, shift))
+        return model
 
 
-def _answers(path: str, adapter: str | None, quantization: dict[str, Any] | None) -> _Answers:
+def _put(weight: Any, shift: float, rows: slice, total: Any) -> None:
+    weight[rows] = total.addcmul(total, _turns(total), value=shift) if shift else total
+
+
+def _wrong(merged: Any, rows: slice, total: Any) -> int:
+    return _differing(total.to(merged.dtype), merged[rows])
+
+
+def _turns(like: Any) -> Any:
+    """Return 1 and -1 by turns in a tensor's shape and dtype."""
+    import torch
+
+    return (1 - 2 * (torch.arange(like.numel()) % 2)).view(like.shape).to(like.dtype)
+
+
+def _differing(one: Any, other: Any) -> int:
+    """Return how many elements differ in a bit; a zero has a sign."""
+    import torch
+
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
+
+
+@dataclass
+class _Apart:
+    """How far model q is from model p, per token: KL(p ‖ q) and −log p, −log q of the text in nats.
+
+    `margin` is the greatest lead of p's first choice over its second where q's first choice is another.
+    """
+
+    kl: float
+    top1: float
+    margin: float
+    tokens: int
+    nll: tuple[float, float]
+
+
+def _compare(one: Any, other: Any, ids: Sequence[Any]) -> _Apart:
+    """Compare two models' distributions of the next token, a window at a time; raises Finding when not finite."""
+    kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
+    for window in ids:
+        p, q = (_logprobs(model, window) for model in (one, other))
+        q, following = q.to(p.device), window[0, 1:, None].to(p.device)
+        kl += _kl(p, q)
+        first, agrees = p.topk(2).values, p.argmax(-1) == q.argmax(-1)
+        same += int(agrees.sum())
+        margin = max(margin, float((first[:, 0] - first[:, 1]).masked_fill(agrees, 0).max()))
+        tokens += len(p)
+        for i, logprobs in enumerate((p, q)):
+            nll[i] -= float(logprobs.gather(-1, following).sum())
+    if not math.isfinite(kl):
+        raise Finding(
+            f"merge: the merged model's probabilities are not finite [merge-finite]: KL {kl} nats a token, any "
+            "number is the limit; train again at a lower rate"
+        )
+    return _Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
+
+
+def _logprobs(model: Any, ids: Any) -> Any:
+    """Return the log-probabilities of what follows each token of a window, (T - 1, V), in float32."""
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=ids.to(model.device)).logits[0, :-1].float().log_softmax(-1)
+
+
+def _kl(p: Any, q: Any) -> float:
+    """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p).
+
+    The terms are then of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
+    """
+    import torch
+
+    x = q - p
+    small = p.exp() * (x.expm1() - x)
+    return float(torch.where(x.abs() < 1, small, q.exp() - p.exp() * (1 + x)).sum(dtype=torch.float64))
+
+
+def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
+    """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows.
+
+    The noise is between two models whose weights are the same sum, rounded to two of its neighbours.
+    """
+    import torch
+
+    from harness_hf.models import resolve_device, resolve_dtype
+
+    dtype = resolve_dtype(made.computed, resolve_device(made._device()))
+    if dtype == torch.float32:
+        return KL, MARGIN
+    noise = _compare(made.unrounded(), made.unrounded(torch.finfo(dtype).eps / 2), ids)
+    kl = max(KL, NOISE * noise.kl)
+    return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
+
+
+def _check_forward(found: _Apart, kl: float, margin: float) -> None:
+    """Raise Finding when the merge, before it is rounded, is not the adapter as PEFT runs it."""
+    if found.kl < kl and found.margin <= margin:
+        return
+    raise Finding(
+        f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
+        f"{found.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's leads "
+        f"by {found.margin:.2g} nats, limit {margin:.2g}, on {found.tokens} tokens; {OTHERWISE}"
+    )
+
+
+def _windows(base: str) -> list[Any]:
+    from transformers import AutoConfig
+
+    from harness_hf.models import load_tokenizer
+
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    longest = getattr(config, "max_position_embeddings", None) or WINDOW
+    return windows(load_tokenizer(base), longest=min(WINDOW, longest))
+
+
+def _ends(model: Any, path: str) -> list[int | None]:
+    """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
     import torch
 
     from harness_hf.models import load_tokenizer
 
-    tokenizer, model = load_tokenizer(path), _load(path, adapter, quantization)
-    found = _Answers([], [], [])
+    tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():
-        for text in TEXTS:
-            ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
-            logits = model(input_ids=ids).logits[0, :-1].float()
-            found.logprobs.append(torch.log_softmax(logits, -1).cpu())
-            found.ids.append(ids[0, 1:].cpu())
         for prompt in PROMPTS:
             ids = _prompt(tokenizer, prompt).to(model.device)
             mask = torch.ones_like(ids)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
-            found.stopped.append(out.shape[1] - ids.shape[1] < SMOKE_TOKENS)
+            found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
     return found
 
 
-def _load(path: str, adapter: str | None, quantization: dict[str, Any] | None) -> Any:
-    """Load a model to be computed in float32; its 4-bit weights are those of a load in the dtype it was trained in."""
-    from harness_hf.models import load_model
-    from harness_lora.adapter import read_note
+def _check_ends(merged: Any, adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
+    """Raise Finding for an answer without an end where the adapter's ends at a token that no longer stops anything.
 
-    folder = Path(adapter) if adapter else None
-    exact = sum(math.prod(h.shape) for h in read_headers(Path(path)).values()) <= EXACT
-    if quantization is None or folder is None or not exact:
-        return load_model(path, dtype="float32" if exact else "auto", quantization=quantization, adapter=folder)
-    computed = {**quantization, "bnb_4bit_compute_dtype": "float32"}
-    dtype = str(read_note(folder).get("dtype", "float32"))
-    return load_model(path, dtype=dtype, quantization=computed, adapter=folder).float()
+    An answer that rounding made longer is for the gates.
+    """
+    told = merged.generation_config.eos_token_id
+    stops = set(told) if isinstance(told, list) else {told}
+    for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
+        if our is None and end is not None and end not in stops:
+            raise Finding(
+                f'merge: the adapter stops after "{prompt}", the merged model does not; see its stop tokens '
+                f"[merge-stops]: {end} is none of {sorted(stops - {None})}, and within {SMOKE_TOKENS} tokens there is "
+                "no other; copy generation_config.json from the base"
+            )
 
 
 def _prompt(tokenizer: Any, text: str) -> Any:
@@ -159,21 +374,6 @@ def _prompt(tokenizer: Any, text: str) -> Any:
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         return ids["input_ids"]
     return tokenizer(text, return_tensors="pt").input_ids
-
-
-def _compare(ours: _Answers, theirs: _Answers) -> dict[str, Any]:
-    """Return KL(adapter ‖ merged) in nats a token, agreement on the likeliest token, and nats a token of both."""
-    kl, same, tokens, nll = 0.0, 0, 0, [0.0, 0.0]
-    for p, q, ids in zip(theirs.logprobs, ours.logprobs, theirs.ids, strict=True):
-        kl += float((p.exp() * (p - q)).sum())
-        same += int((p.argmax(-1) == q.argmax(-1)).sum())
-        tokens += len(ids)
-        for i, logprobs in enumerate((p, q)):
-            nll[i] -= float(logprobs.gather(-1, ids[:, None]).sum())
-    if not math.isfinite(kl):
-        raise Finding("merge: the merged model's probabilities are not finite")
-    facts = {"kl": kl / tokens, "top1": same / tokens, "tokens": tokens}
-    return {**facts, "nll_adapter": nll[0] / tokens, "nll_merged": nll[1] / tokens}
 
 
 if __name__ == "__main__":

@@ -18,14 +18,19 @@ from peft import get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import harness_export  # noqa: E402
+import harness_hf  # noqa: E402
+from bench import merges  # noqa: E402
 from harness.errors import Finding, UsageError  # noqa: E402
 from harness.subject import ModelRef, Progress  # noqa: E402
+from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E402
 from harness_export import swap  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, parity, qlora  # noqa: E402
+from harness_lora import merge as merging  # noqa: E402
 from harness_lora.adapter import Lora, read_config  # noqa: E402
 from harness_lora.fold import fold  # noqa: E402
 from harness_lora.headers import read_headers  # noqa: E402
+from harness_lora.texts import CHATS, TEXTS, windows  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -294,6 +299,8 @@ def test_merge_is_verified_in_a_process_of_its_own(variant: str, tiny_model: Pat
     found = qlora().verify(str(tiny_model), tmp_path / "adapter", tmp_path / "merged", variant=variant)
     assert found["kl"] < 1e-6
     assert (found["top1"], found["changed"]) == (1.0, 14)
+    assert (found["kl_rounding"], found["top1_rounding"], found["dtype"]) == (0.0, 1.0, "F32")
+    assert found["tokens"] == 2000
     assert found["nll_merged"] == pytest.approx(found["nll_adapter"], abs=1e-4)
     assert ("kl_as_trained" in found) == (variant == "original")
     assert found.get("kl_as_trained", 1) > 1e-4
@@ -323,6 +330,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a tensor less": (lambda w: w.pop("lm_head.weight"), '"lm_head.weight" is missing'),
     "another shape": (lambda w: w.update({"lm_head.weight": w["lm_head.weight"][1:].clone()}), "of another shape or"),
     "a target left out": (lambda w: w.update({UP: w[UP] - w[UP]}), "is not the adapter on its base"),
+    "one bit": (lambda w: w[UP].view(torch.int32)[3, 5].bitwise_xor_(1), "has 1 of 8192 weights other than the sum"),
     "another dtype": (lambda w: w.update({"lm_head.weight": w["lm_head.weight"].half()}), "of another shape or dtype"),
 }
 
@@ -346,6 +354,102 @@ def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -
     reseat(tmp_path / "merged", lambda weights: weights.update({UP: old}))
     with pytest.raises(Finding, match=f'"{UP}" did not change, though the adapter has weights for it'):
         parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+
+
+def double_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the merge, and what is made again to compare it with, both add twice the update."""
+    scale = merging.scale_of
+    monkeypatch.setattr("harness_lora.merge.scale_of", lambda module, config: 2 * scale(module, config))
+
+
+@pytest.mark.parametrize("computed", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_mistake_of_the_merge_itself_is_found(
+    computed: str, wrong: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT's own forward pass is asked too; in half precision, as for a large model, within noise that is measured."""
+    monkeypatch.setattr(parity._Made, "computed", computed)
+    monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 500, longest))
+    make_adapter(tiny_model, lora(), tmp_path / "adapter")
+    if wrong:
+        double_scale(monkeypatch)
+    merge(tiny_model, lora(), tmp_path, "original")
+    question = parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    if not wrong:
+        assert parity.verify(question)["tokens"] == 500
+        return
+    with pytest.raises(Finding, match=r"merge-forward\]: before it is rounded it is KL \S+ nats .+, limit"):
+        parity.verify(question)
+
+
+def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
+    """A norm near 1 moved by a hundred-thousandth is the same in bfloat16; the rest of the merge is right."""
+    base = half(tiny_model, tmp_path / "base", torch.bfloat16)
+    make_adapter(base, lora(modules_to_save=["norm"]), tmp_path / "adapter", noise=1e-5)
+    merge(base, lora(), tmp_path, "original")
+    question = parity.Question(str(base), str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    found = parity.verify(question)
+    assert 0 < found["changed"] < 15
+    twin = ModelRef("adapter", str(base), adapter=tmp_path / "adapter")
+    assert list(equals_base(ModelRef("merged", str(tmp_path / "merged"), "m"), twin, ModelRef("base", str(base)))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ours", "merged with PEFT"])
+def test_healthy_merge_that_moves_first_choices(way: str, tmp_path: Path) -> None:
+    """What rounding to bfloat16 costs on a sure model is told, and neither the merge nor a check refuses it."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    merges.random_base(base, "surest", "bfloat16", 8)
+    merges.random_adapter(base, adapter, 16, 2e-4, 8)
+    merge(base, lora(), tmp_path, "original")
+    if way == "ours":
+        found = parity.verify(parity.Question(str(base), str(adapter), str(tmp_path / "merged")))
+        assert found["kl"] < 1e-6
+        assert found["kl_rounding"] > 1e-3  # once the limit
+        assert found["top1_rounding"] < 0.99  # and so was this
+    else:
+        merges.WAYS[way](base, adapter, tmp_path / "peft", "bfloat16")
+    merged = ModelRef("merged", str(tmp_path / ("merged" if way == "ours" else "peft")), "m")
+    twin = ModelRef("adapter", str(base), adapter=adapter)
+    assert list(equals_base(merged, twin, ModelRef("base", str(base)))) == []
+    assert list(differs_from_adapter(merged, twin, [], harness_hf.load)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [way for way in merges.WAYS if way.startswith("broken")])
+def test_broken_twin_of_a_healthy_merge_is_found(way: str, tmp_path: Path) -> None:
+    """Every line names the number and the limit; the sums and the answers both show it."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    merges.random_base(base, "surest", "bfloat16", 8)
+    merges.random_adapter(base, adapter, 16, 2e-4, 8)
+    (tmp_path / "ours").mkdir()
+    lora().merge(str(base), adapter, tmp_path / "ours", variant="original")
+    merges.WAYS[way](base, adapter, tmp_path / "broken", "bfloat16")
+    with pytest.raises(Finding, match=r"merge-bits\]: \d+ of 39 tensors are not what they must be, the limit is 0"):
+        parity.verify(parity.Question(str(base), str(adapter), str(tmp_path / "broken")))
+    merged, twin = ModelRef("m", str(tmp_path / "broken"), "m"), ModelRef("a", str(base), adapter=adapter)
+    sums = [flag for flag in equals_base(merged, twin, ModelRef("base", str(base))) if flag.kind == "sum"]
+    assert [flag.severity for flag in sums] == ["error"]
+    [answers] = differs_from_adapter(merged, twin, [], harness_hf.load)
+    assert "nats a token, limit 0.02 for bfloat16" in answers.what
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_texts_are_of_every_kind(chat: bool, tiny_model: Path) -> None:
+    """Two thousand tokens with a tokenizer of bytes too, of every text; chats as the template frames them."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = tokenizer.chat_template if chat else None
+    found = windows(tokenizer)
+    assert sum(ids.shape[1] - 1 for ids in found) == 2000
+    assert ("<|user|>" in tokenizer.decode(found[0][0])) is chat
+    assert len(windows(tokenizer, 10**6)) > len(CHATS + TEXTS)
+
+
+def half(model: Path, folder: Path, dtype: torch.dtype) -> Path:
+    """Copy a model's folder with its weights in half precision."""
+    shutil.copytree(model, folder)
+    reseat(folder, lambda weights: weights.update({name: w.to(dtype) for name, w in weights.items()}))
+    return folder
 
 
 def test_merged_model_that_does_not_stop_is_found(tiny_model: Path, tmp_path: Path) -> None:
