@@ -93,3 +93,4 @@ def identify(ref: ModelRef, **options: Any) -> str:
 
 load.open = open_source  # type: ignore[attr-defined]
 load.identity = identify  # type: ignore[attr-defined]
+load.needs = lambda options: ("torch", "transformers")  # type: ignore[attr-defined]
