@@ -5,7 +5,9 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 READY = $(VENV)/.ready
 
-.PHONY: demo test mutations smoke check fix bench bench-merge bench-verify simulate clean
+FUZZ ?= 300s
+
+.PHONY: demo test fuzz mutations smoke check fix bench bench-merge bench-verify simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -13,6 +15,10 @@ demo: $(READY)
 # each of the processes computes with one thread: two of them with two threads each would take many times as long
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
+
+# broken inputs of every kind for five minutes; FUZZ=20000 takes so many of each kind
+fuzz: $(READY)
+	FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz
 
 mutations: $(READY)
 	$(BIN)/python -m tests.mutations

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from harness import kept
+from harness import kept, needs
 from harness.errors import RAISES, Finding, Mistakes, UsageError, did_you_mean
 from harness.isolate import isolated, plain
 from harness.subject import ModelRef
@@ -211,8 +211,7 @@ def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Flag]:
     except (Finding, UsageError) as error:
         return [Flag("error", str(error).replace("\n", "; "))]
     except ModuleNotFoundError as error:
-        needs = f"not run: needs the module {error.name}; pip install 'finetune-harness[hf]'"
-        return [Flag("note", needs, kind=CRASHED)]
+        return [Flag("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return [Flag("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]

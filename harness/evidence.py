@@ -311,6 +311,7 @@ def _is_entry(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
         and set(entry) == {"dtype", "shape", "data_offsets"}
+        and isinstance(entry["dtype"], str)
         and entry["dtype"] in BITS
         and naturals(entry["shape"])
         and naturals(entry["data_offsets"])

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import fewshot, formats, keys, schema
+from harness import fewshot, formats, keys, needs, schema
 from harness.collect import Plan, Task, collect
 from harness.data import continuation, is_remote
 from harness.errors import Mistakes, UsageError
@@ -42,6 +42,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
 
     What passed once on exactly this plan, model and code is not built again, unless `remembers` is false.
     """
+    needs.check(plan)
     suite, items, deselected = plan.suite, plan.items, plan.deselected
     if _remote(plan):
         plan = replace(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import check, clean, copies, fewshot, kept, keys, marking, preflight, schema, select
+from harness import check, clean, copies, fewshot, kept, keys, marking, needs, preflight, schema, select
 from harness.cached import CachedSubject, Models, awake, tally
 from harness.claims import LOCK
 from harness.collect import Item, Plan, Task, collect
@@ -153,8 +153,7 @@ def _needs(plan: Plan) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        needs = f"needs the module {error.name}; pip install 'finetune-harness[hf]'"
-        raise UsageError(f"{plan.suite.path}: {needs}") from None
+        raise UsageError(f"{plan.suite.path}: {needs.said([error.name or 'of a plugin'])}") from None
 
 
 class _Stop(Exception):

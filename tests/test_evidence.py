@@ -37,6 +37,8 @@ WRONG = {
     "too much data": ({"a": F32}, "holds 8 bytes that no tensor names"),
     "a size that is not the shape's": ({"a": {**F32, "data_offsets": [0, 16]}}, "has 16 bytes, its shape wants 8"),
     "an unknown dtype": ({"a": {**F32, "dtype": "PICKLE"}}, "malformed"),
+    "a dtype that is a list": ({"a": {**F32, "dtype": ["F32"]}}, "malformed"),
+    "a dtype that is an object": ({"a": {**F32, "dtype": {}}}, "malformed"),
     "a negative offset": ({"a": {**F32, "data_offsets": [-8, 0]}}, "malformed"),
     "a true shape": ({"a": {**F32, "shape": [True]}}, "malformed"),
     "another key": ({"a": {**F32, "code": "x"}}, "malformed"),

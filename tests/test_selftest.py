@@ -14,6 +14,18 @@ from tests.test_suite import ROWS, SUITE, TRAIN
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["train rows in the test"]
 
+HAIR = """
+from harness import hookimpl
+from harness.testing import write_fake
+
+@hookimpl
+def harness_saboteurs():
+    def worse(base, out, *, seed):
+        \"\"\"The base, with a hundredth of its skill gone.\"\"\"
+        write_fake(out, 0.29)
+    return {"a hair worse": worse}
+"""
+
 
 @pytest.fixture
 def suite(project: Project) -> Project:
@@ -42,12 +54,25 @@ def test_a_suite_with_a_floor_catches_them_all(suite: Project) -> None:
 
 
 def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -> None:
-    """Without a claim of improvement the base itself, one bit turned, would ship: exit 1, and it says so."""
+    """Without a claim of improvement a base that answers one row otherwise ships: exit 1, and it says what to claim."""
     claim = SUITE.replace("min = 0.5", 'versus = "base"\nworse_by_at_most = 0.1')
-    suite.write({"suite.toml": claim, "test.jsonl": [{**r, "input": f"{r['input']} {i}"} for i, r in enumerate(ROWS)]})
-    code, out = selftest(suite, "--only", "base nudged", "--only", "shuffled answers")
-    assert (code, "SHIPS" in out) in {(1, True), (0, False)}
-    assert "impostors caught" in out
+    rows = [
+        {"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)
+    ]
+    suite.write({"suite.toml": claim, "test.jsonl": rows, "harnessfile.py": HAIR})
+    code, out = selftest(suite, "--only", "a hair worse", "--only", "shuffled answers")
+    assert code == 1
+    (ships,) = (line for line in out.splitlines() if "a hair worse" in line)
+    assert ships.startswith("SHIPS") and "to be better than the base" in out
+    assert "caught  shuffled answers" in out and "1 of 2 impostors caught" in out
+
+
+def test_a_base_that_answers_every_row_alike_proves_nothing(suite: Project) -> None:
+    """Turning one bit changes no answer of the fake, and "not worse" is then not shown: its gate is ERROR."""
+    suite.write({"suite.toml": SUITE.replace("min = 0.5", 'versus = "base"\nworse_by_at_most = 0.1')})
+    code, out = selftest(suite, "--only", "base nudged")
+    assert (code, "SHIPS" in out) == (0, False)
+    assert 'gate "floor" is ERROR on merged: no row of 60 changed against the baseline' in out
 
 
 def test_an_unknown_name_is_a_mistake(suite: Project) -> None:

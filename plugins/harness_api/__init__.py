@@ -81,3 +81,4 @@ def identity(ref: ModelRef, **options: Any) -> str | None:
 load.open = open_source  # type: ignore[attr-defined]
 load.identity = identity  # type: ignore[attr-defined]
 load.remote = True  # type: ignore[attr-defined]
+load.needs = lambda options: ("openai",)  # type: ignore[attr-defined]

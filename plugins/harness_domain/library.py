@@ -50,6 +50,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
 
 
 hf_metric.metrics_for = _metrics_for  # type: ignore[attr-defined]
+hf_metric.needs = lambda options: ("evaluate",)  # type: ignore[attr-defined]
 
 
 def combine(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[str, Any]) -> float:

@@ -101,3 +101,4 @@ def check(path: str) -> None:
 load.open = open_source  # type: ignore[attr-defined]
 load.identity = identify  # type: ignore[attr-defined]
 load.probe = check  # type: ignore[attr-defined]
+load.needs = lambda options: ("torch", "transformers")  # type: ignore[attr-defined]

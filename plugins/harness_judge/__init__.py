@@ -117,6 +117,11 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     check({name: value for name, value in options.items() if name in OPTIONS}, folder, judged)
 
 
+def _needs(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the SDK of the backend; where any will do, none is needed."""
+    return (options["backend"],) if options.get("backend") in ("anthropic", "openai") else ()
+
+
 def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
     """Return answers that deserve nothing, whatever the judge: functions of the request."""
     from harness_judge.adversaries import ADVERSARIES
@@ -141,6 +146,7 @@ def _estimate(
 judge.marks = _marks  # type: ignore[attr-defined]
 judge.metrics_for = _metrics_for  # type: ignore[attr-defined]
 judge.check = _check  # type: ignore[attr-defined]
+judge.needs = _needs  # type: ignore[attr-defined]
 judge.adversaries = _adversaries  # type: ignore[attr-defined]
 judge.estimate = _estimate  # type: ignore[attr-defined]
 
@@ -184,6 +190,7 @@ def identity(ref: ModelRef, **options: Any) -> str | None:
 
 load.open = open_source  # type: ignore[attr-defined]
 load.identity = identity  # type: ignore[attr-defined]
+load.needs = lambda options: ("anthropic",)  # type: ignore[attr-defined]
 
 
 @hookimpl

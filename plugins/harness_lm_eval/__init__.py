@@ -61,6 +61,7 @@ def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
 lm_eval.metrics_for = metrics_for  # type: ignore[attr-defined]
 lm_eval.rows_for = rows_for  # type: ignore[attr-defined]
 lm_eval.remarks = scores.remarks  # type: ignore[attr-defined]
+lm_eval.needs = lambda options: ("lm_eval",)  # type: ignore[attr-defined]
 
 
 @hookimpl

@@ -1,0 +1,120 @@
+"""Evidence folders and policies before `verify`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from harness.claims import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
+from tests.fuzz.breaking import VALUES, dumps, lines, structures, texts
+from tests.fuzz.driving import fuzz, harness
+from tests.fuzz.test_suites import VALUES as TOML
+
+pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
+STEPS = (
+    ["run", "suite.toml", "-q", "-p", "harness.testing"],
+    ["keygen", "release"],
+    ["sign", "exports/fake", "--key", "release.key"],
+)
+NAMES = st.sampled_from([MANIFEST, LOCK, GATES, CLAIMS])
+POLICY = """
+suites = ["fake"]
+threshold = 1
+gates = ["floor"]
+max_age_days = 30.0
+max_attempts = 3
+waivers = false
+
+[[key]]
+name = "release"
+keyid = "KEYID"
+public = "PUBLIC"
+scheme = "ed25519"
+"""
+ODD = st.one_of(
+    st.tuples(
+        st.sampled_from(["suites", "threshold", "gates", "stages", "max_age_days", "max_attempts", "waivers", "keyid"]),
+        st.sampled_from(TOML),
+    ).map(" = ".join),
+    st.sampled_from(["[key]", "[[key]]", "[key.a]", "[[suites]]"]),
+    st.text(max_size=12),
+)
+
+
+@pytest.fixture(scope="module")
+def signed(world: Path) -> Path:
+    """A world with a signed export and the policy that it meets."""
+    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    for words in STEPS:
+        done = subprocess.run([sys.executable, "-c", code, *words], cwd=world, env={**os.environ}, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    (world / "policy.toml").write_text('suites = ["fake"]\n' + (world / "release.pub").read_text("utf-8"), "utf-8")
+    assert harness("verify", "exports/fake", "--policy", "policy.toml")[0] == 0
+    return world
+
+
+def changed(folder: Path, name: str, data: bytes) -> bool:
+    """Put a file into a copy of the export; return whether it differs from what was there."""
+    copy = folder / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder / "exports/fake", copy)
+    path = copy / EVIDENCE / name
+    before = path.read_bytes()
+    path.write_bytes(data)
+    return before != data
+
+
+def document(path: Path) -> Any:
+    return (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        if path.suffix == ".jsonl"
+        else json.loads(path.read_text("utf-8"))
+    )
+
+
+@fuzz(NAMES, st.data())
+def test_structure(name: str, data: Any, signed: Path) -> None:
+    """JSON of the evidence with values replaced is refused under a policy, and told in a line without one."""
+    several = name.endswith("l")
+    found = data.draw(structures(document(signed / f"exports/fake/{EVIDENCE}/{name}"), 2))
+    text = "".join(dumps(x) + "\n" for x in found) if several and isinstance(found, list) else dumps(found)
+    differs = changed(signed, name, text.encode("utf-8", "surrogatepass"))
+    assert harness("verify", "copy")[0] in (0, 7)
+    code = harness("verify", "copy", "--policy", "policy.toml")[0]
+    assert code == 7 or not differs or (name == CLAIMS and code == 0)
+
+
+@fuzz(NAMES, st.data())
+def test_bytes(name: str, data: Any, signed: Path) -> None:
+    """Evidence with pieces cut out or put in is refused under a policy."""
+    text = (signed / f"exports/fake/{EVIDENCE}/{name}").read_text("utf-8")
+    differs = changed(signed, name, data.draw(texts(text)))
+    code = harness("verify", "copy", "--policy", "policy.toml")[0]
+    assert code == 7 or not differs or (name == CLAIMS and code == 0)
+
+
+@fuzz(st.sampled_from(["config.json", "model.safetensors", "skill.json", "generation_config.json"]), VALUES)
+def test_model_files(name: str, value: Any, signed: Path) -> None:
+    """Files of the model that were written over, or put beside it, are refused."""
+    changed(signed, MANIFEST, (signed / f"exports/fake/{EVIDENCE}/{MANIFEST}").read_bytes())
+    path, data = signed / "copy/model" / name, dumps(value).encode("utf-8", "surrogatepass")
+    alike = path.is_file() and path.read_bytes() == data
+    path.write_bytes(data)
+    assert harness("verify", "copy")[0] == (0 if alike else 7)
+
+
+@fuzz(texts(POLICY, TOML) | lines(POLICY, ODD).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_policies(policy: bytes, signed: Path) -> None:
+    """A policy of anything is told in lines, or put to the export."""
+    key = (signed / "release.pub").read_text("utf-8")
+    keyid, public = (line.split('"')[1] for line in key.splitlines() if line.startswith(("keyid", "public")))
+    (signed / "odd.toml").write_bytes(policy.replace(b"KEYID", keyid.encode()).replace(b"PUBLIC", public.encode()))
+    harness("verify", "exports/fake", "--policy", "odd.toml")

@@ -1,0 +1,146 @@
+"""What a server may reply: any status, any headers, any body."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from harness.errors import Finding, UsageError
+from harness.subject import ModelRef
+from tests.fuzz.breaking import VALUES, dumps, structures, texts
+from tests.fuzz.driving import fuzz
+
+pytest.importorskip("openai")
+from harness_api import answers, load
+from harness_api import server as server_module
+from harness_api.server import Trouble
+
+CHAT: dict[str, Any] = {
+    "id": "1",
+    "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "one", "refusal": None}}
+    ],
+    "usage": {"completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 0}},
+}
+TEXT: dict[str, Any] = {
+    "choices": [
+        {
+            "text": "say one!",
+            "finish_reason": "length",
+            "logprobs": {
+                "tokens": ["say", " one", "!"],
+                "token_logprobs": [None, -0.5, -0.1],
+                "top_logprobs": [None, {" one": -0.5}, {"!": -0.1}],
+            },
+            "prompt_logprobs": [None, {"1": {"logprob": -0.5, "rank": 1, "decoded_token": " one"}}],
+        }
+    ]
+}
+MODELS: dict[str, Any] = {"object": "list", "data": [{"id": "small", "owned_by": "vllm", "max_model_len": 100}]}
+TOKENS: dict[str, Any] = {"tokens": [0, 1, 2], "count": 3, "max_model_len": 100}
+ERROR: dict[str, Any] = {"error": {"message": "no", "type": "x", "param": "temperature", "code": 3}}
+KINDS = {"/v1/models": MODELS, "/tokenize": TOKENS, "/v1/completions": TEXT, "/v1/chat/completions": CHAT}
+STATUS = st.sampled_from([200] * 8 + [201, 204, 299, 301, 304, 400, 401, 404, 408, 422, 429, 500, 501, 503, 599, 999])
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        ["Content-Type", "Retry-After", "Content-Encoding", "Location", "X-Request-Id", "Transfer-Encoding"]
+    ),
+    st.sampled_from(
+        ["", "0", "-1", "nan", "inf", "1e9", "text/html", "application/json; charset=utf-99", "gzip", "chunked", "é"]
+    )
+    | st.just("Mon, 99 Foo 2026 00:00:00 GMT"),
+    max_size=2,
+)
+
+
+@dataclass
+class Reply:
+    """What the server says to every request of one path; elsewhere it is well."""
+
+    path: str = ""
+    status: int = 200
+    headers: dict[str, str] | None = None
+    body: bytes = b""
+    cut: int = 0  # bytes announced that never come
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One reply, and the connection is closed."""
+
+    reply = Reply()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        given = self.reply if self.path == self.reply.path else Reply(body=dumps(KINDS.get(self.path, ERROR)).encode())
+        self.send_response(given.status)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(given.body) + given.cut)}
+        for name, value in (headers | (given.headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(given.body)
+
+    do_GET = do_POST  # noqa: N815 -- http.server's name
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server on this machine that says what `Handler.reply` is."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that gave up
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "PAUSE", 0.001)
+        patch.setattr(server_module, "PATIENCE", 0.01)
+        yield f"http://127.0.0.1:{http.server_port}/v1"
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+def asked(url: str, endpoint: Any) -> None:
+    options: dict[str, Any] = {"base_url": url, "retries": 1, "timeout": 2.0, "endpoint": endpoint}
+    try:
+        source = load.open("small", **options)  # type: ignore[attr-defined]
+        source.count_tokens([("say one", " two")])
+        with load([ModelRef("reference", "small")], **options) as [subject]:
+            subject.generate(["say one", [{"role": "user", "content": "say two"}]])
+            subject.logprobs([("say", " one")])
+    except (UsageError, Finding) as error:
+        assert "\n" not in str(error)  # noqa: PT017 -- most replies are no error, and that is well too
+
+
+def reply_of(path: str) -> st.SearchStrategy[Reply]:
+    whole = KINDS[path]
+    bodies = st.one_of(
+        structures(whole).map(lambda x: dumps(x).encode("utf-8", "surrogatepass")),
+        texts(dumps(whole)),
+        structures(ERROR).map(lambda x: dumps(x).encode("utf-8", "surrogatepass")),
+        st.sampled_from([b"", b"<html>", b"null", b"data: {}\n\ndata: [DONE]\n\n", b"\x1f\x8b\x08"]),
+    )
+    return st.builds(Reply, st.just(path), STATUS, HEADERS, bodies, st.sampled_from([0, 0, 0, 10, -1]))
+
+
+@fuzz(st.sampled_from(sorted(KINDS)).flatmap(reply_of), st.sampled_from(["auto", "chat", "completions"]))
+def test_replies(reply: Reply, endpoint: str, url: str) -> None:
+    """Whatever comes back, there are answers, or one line says why there are none."""
+    Handler.reply = reply
+    asked(url, endpoint)
+
+
+@fuzz(structures(CHAT) | structures(TEXT) | VALUES)
+def test_answers(reply: Any) -> None:
+    """The reader of a reply gives a text or a Trouble, whatever JSON it was."""
+    try:
+        assert isinstance(answers.text_of(reply, ("\n",)), str)
+    except Trouble as trouble:
+        assert str(trouble)  # noqa: PT017 -- most replies are answers

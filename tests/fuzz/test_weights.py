@@ -1,0 +1,83 @@
+"""Heads of safetensors and GGUF files."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from harness.evidence import read_safetensors
+from harness.formats import Unsafe, check_files
+from harness.gguf import read_gguf
+from tests.fuzz.breaking import dumps, structures
+from tests.fuzz.driving import fuzz
+from tests.test_gguf import PAIRS, ROWS, head
+
+HEADER: dict[str, Any] = {
+    "__metadata__": {"format": "pt"},
+    "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+    "b": {"dtype": "F4", "shape": [4], "data_offsets": [16, 18]},
+    "c": {"dtype": "BF16", "shape": [], "data_offsets": [18, 20]},
+}
+LENGTHS = st.none() | st.sampled_from([0, 1, 2**31, 2**63, 2**64 - 1]) | st.integers(0, 300)
+NUMBERS = [0, 1, 4, 8, 9, 63, 255, 2**16, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1]
+EDITS = st.lists(
+    st.tuples(
+        st.floats(0, 1),
+        st.sampled_from(["<B", "<I", "<Q", "cut"]),
+        st.sampled_from(NUMBERS) | st.integers(0, 2**64 - 1),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def safetensors(header: Any, length: int | None, data: int) -> bytes:
+    text = dumps(header).encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(data)
+
+
+def patched(whole: bytes, edits: list[tuple[float, str, int]]) -> bytes:
+    """Write numbers over a file's bytes, at places that are mostly of the head."""
+    for where, layout, number in edits:
+        at = int(where * len(whole))
+        if layout == "cut":
+            whole = whole[:at]
+            continue
+        size = struct.calcsize(layout)
+        whole = whole[:at] + struct.pack(layout, number % (1 << 8 * size)) + whole[at + size :]
+    return whole
+
+
+def refuses(path: Path, data: bytes, read: Callable[[Path], Any]) -> None:
+    """See that a file is read, or refused by the reader and by `verify` in one line."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    for look, kind in ((lambda: read(path), ValueError), (lambda: check_files(path.parent), Unsafe)):
+        told = ""
+        try:
+            look()
+        except kind as error:
+            told = str(error)
+        assert "\n" not in told
+
+
+@fuzz(st.builds(safetensors, structures(HEADER), LENGTHS, st.sampled_from([20, 20, 0, 19, 21])))
+def test_safetensors(data: bytes, world: Path) -> None:
+    """A header of anything is a ValueError or a header, and for `verify` Unsafe or a file."""
+    refuses(world / "st/model.safetensors", data, read_safetensors)
+
+
+@fuzz(EDITS.map(lambda edits: patched(safetensors(HEADER, None, 20), edits)))
+def test_safetensors_bytes(data: bytes, world: Path) -> None:
+    """Bytes of a safetensors file written over are told."""
+    refuses(world / "st/model.safetensors", data, read_safetensors)
+
+
+@fuzz(EDITS.map(lambda edits: patched(head(ROWS, PAIRS) + bytes(108), edits)))
+def test_gguf(data: bytes, world: Path) -> None:
+    """Counts, lengths, types and offsets of a GGUF file written over are told."""
+    refuses(world / "gguf/model.gguf", data, read_gguf)
