@@ -179,8 +179,10 @@ def _sweep(final: Path) -> None:
     for work in sorted(final.with_name(name) for name in left):
         try:
             handle = os.open(work, os.O_RDONLY)
-        except OSError:
+        except FileNotFoundError:
             handle = -1  # it took its place, and what had been there is left
+        except OSError:  # another user's
+            continue
         if handle < 0 or _locked(handle):
             old = work.with_name(work.name + OLD)
             if old.exists() and not final.exists():
