@@ -18,7 +18,7 @@ from typing import IO, Any
 from harness.errors import UsageError
 
 CHUNK = 1 << 22  # bytes copied at a time
-OLD, LOCK = ".old", ".lock"
+OLD = ".old"
 
 
 def cache_dir() -> Path:
@@ -175,48 +175,45 @@ def folder_in_place(final: Path) -> Iterator[Path]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final)
-    with _claimed(final) as work:
-        old = work.with_name(work.name + OLD)
-        try:
-            work.mkdir()
-            yield work
-            _sync_all(work)
-            if final.exists() and not _exchange(work, final):
-                final.rename(old)
-            if not final.exists():
-                work.rename(final)
-            _sync(final.parent)
-        except BaseException:
-            if old.exists() and not final.exists():
-                old.rename(final)
-            raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+    work, handle = _claim(final)
+    old = work.with_name(work.name + OLD)
+    try:
+        yield work
+        _sync_all(work)
+        if final.exists() and not _exchange(work, final):
+            final.rename(old)
+        if not final.exists():
+            work.rename(final)
+        _sync(final.parent)
+    except BaseException:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        os.close(handle)
 
 
-@contextmanager
-def _claimed(final: Path) -> Iterator[Path]:
-    """Yield the name of a work folder beside `final`, and hold a lock beside it for as long as it may be there.
+def _claim(final: Path) -> tuple[Path, int]:
+    """Make a work folder beside `final`, and return it with a handle that holds its lock.
 
     A lock ends with its process, in whichever container or on whichever machine that runs; a process id does not tell.
     """
     while True:
         work = final.with_name(f".{final.name}.{secrets.token_hex(8)}")
-        path = work.with_name(work.name + LOCK)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if _locked(handle) is not False and path.exists():  # else another's sweep came between, and took it
-            break
-        os.close(handle)
-    try:
-        yield work
-    finally:
-        path.unlink(missing_ok=True)
+        work.mkdir()
+        try:
+            handle = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:  # another's sweep came between
+            continue
+        if _locked(handle) is not False and work.exists():
+            return work, handle
         os.close(handle)
 
 
 def _locked(handle: int) -> bool | None:
-    """Take an open file's lock if nobody has it; None where the file system knows no locks."""
+    """Take an open folder's lock if nobody has it; None where the file system knows no such locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -257,22 +254,22 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _sweep(final: Path) -> None:
     """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
-    mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}{re.escape(LOCK)}")
-    for path in sorted(p for p in final.parent.iterdir() if mine.fullmatch(p.name)):
+    mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD)})?")
+    left = {p.name.removesuffix(OLD) for p in final.parent.iterdir() if mine.fullmatch(p.name)}
+    for work in sorted(final.with_name(name) for name in left):
         try:
-            handle = os.open(path, os.O_RDWR)
-        except OSError:  # its process has just removed it, or it is another user's
+            handle = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:
+            handle = -1  # it took its place, and what had been there is left
+        except OSError:  # another user's
             continue
-        try:
-            if _locked(handle) and path.exists():
-                work = path.with_name(path.name.removesuffix(LOCK))
-                old = work.with_name(work.name + OLD)
-                if old.exists() and not final.exists():
-                    old.rename(final)
-                shutil.rmtree(work, ignore_errors=True)
-                shutil.rmtree(old, ignore_errors=True)
-                path.unlink(missing_ok=True)
-        finally:
+        if handle < 0 or _locked(handle):
+            old = work.with_name(work.name + OLD)
+            if old.exists() and not final.exists():
+                old.rename(final)
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        if handle >= 0:
             os.close(handle)
 
 
