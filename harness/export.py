@@ -29,22 +29,22 @@ ADAPTER = "adapter_config.json"
 PLACES = ("base_model_name_or_path", "revision")  # where an adapter's base lay on the machine that trained it
 
 
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What a run's verdicts came from, as the run held it: results, the lock as it was written, rows that leak."""
+
+    results: Results
+    lock: bytes
+    leaks: Leaks | None = None
+
+
 def export(
-    plan: Plan,
-    declared: Export,
-    ref: ModelRef | None,
-    run: Run,
-    why: Sequence[str],
-    *,
-    results: Results,
-    lock: bytes,
-    leaks: Leaks | None = None,
+    plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Judged
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
-    `why` holds reasons beyond the gates; `results` are those that were judged, `lock` is the suite's as it was written
-    before there was a candidate, `leaks` are the rows that gates with `clean_only` left out. Raises UsageError when the
-    target is taken or the disk is full, Finding when what was written is not what was gated.
+    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, Finding
+    when what was written is not what was gated.
     """
     reasons = [*why, *([run.problem] if run.problem else [])]
     if ref is None:
@@ -71,7 +71,7 @@ def export(
                 facts = run.facts.setdefault(f"export to {declared.to}", {}) if wants(exporter, "facts") else None
                 exporter(ref, model, **declared.options, **({} if facts is None else {"facts": facts}))
             _compare(declared, ref, model, run)
-            _write_evidence(plan, declared, ref, run, work, results, lock, leaks)
+            _write_evidence(plan, declared, ref, run, work, judged)
         if anchored:
             keep_first(to)
     except OSError as error:
@@ -115,23 +115,14 @@ def _same_but_place(name: str, gated: Path, model: Path) -> bool:
     return {k: v for k, v in before.items() if k not in PLACES} == {k: v for k, v in after.items() if k not in PLACES}
 
 
-def _write_evidence(
-    plan: Plan,
-    declared: Export,
-    ref: ModelRef,
-    run: Run,
-    work: Path,
-    results: Results,
-    lock: bytes,
-    leaks: Leaks | None,
-) -> None:
+def _write_evidence(plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path, judged: Judged) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
     verdicts = [_without_rows(v, private) for v in run.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
-    rows = rows_of(results, plan.tasks, leaks)
+    rows = rows_of(judged.results, plan.tasks, judged.leaks)
     evidence.mkdir()
-    (evidence / LOCK).write_bytes(lock)
+    (evidence / LOCK).write_bytes(judged.lock)
     write_text(evidence / GATES, dumps(gates))
     write_text(evidence / ITEMS, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(_public(run, private)))
@@ -139,10 +130,10 @@ def _write_evidence(
     files = {name: {"size": size, "sha256": file_digest(work / name)} for name, size in walk(work)}
     model = {n.removeprefix(f"{MODEL}/"): f["sha256"] for n, f in files.items() if n.startswith(f"{MODEL}/")}
     root = root_digest({n: str(d) for n, d in model.items()})
-    about = _about(declared, ref, run) | {"root": root, "evaluations": evaluations_of(results)}
+    about = _about(declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
-    lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, lock, gates)]
+    lines = [claims.Envelope(s, {}).line() for s in claims.statements(manifest, judged.lock, gates)]
     write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
 
 

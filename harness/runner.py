@@ -22,7 +22,7 @@ from harness.collect import Item, Plan, Task, collect
 from harness.errors import ExitCode, Finding, UsageError, disk_full
 from harness.evaluate import evaluate, sliced, standard_errors
 from harness.evidence import digest_of, weights_digest
-from harness.export import export
+from harness.export import Judged, export
 from harness.gate import Outcome
 from harness.ledger import Ledger, attempts_said
 from harness.lock import lock
@@ -613,8 +613,8 @@ class Runner:
                 why.append(f"--limit {self.options.limit}: some of the rows prove nothing about the rest")
             why += [self.unmade[declared.name]] if declared.name in self.unmade else []
             ref = self.refs.get(declared.candidate)
-            given: dict[str, Any] = {"results": self.results, "lock": self.locked, "leaks": self.settlement.leaks}
-            self.run.exports.append(export(self.plan, declared, ref, self.run, why, **given))
+            judged = Judged(self.results, self.locked, self.settlement.leaks)
+            self.run.exports.append(export(self.plan, declared, ref, self.run, why, judged))
 
     # -- one item ----------------------------------------------------------------------------------
 
