@@ -163,13 +163,18 @@ class _Case:
         attempt = self.said[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
         if alpha is None:
             return "has no alpha"
-        if about.attempts == "spend" and v["method"] == "point":
+        if about.attempts == "spend" and self.budget():
             return "" if 0 < alpha <= want else f"has alpha {alpha}, the lock {want}"
         if about.attempts == "spend":
             if not attempt:
                 return "does not say which attempt it was"
             want = spent(want, attempt)
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
+
+    def budget(self) -> bool:
+        """Say whether it takes no risk, so that no attempt is told: a budget, or a group of nothing else."""
+        members = [self.said[m] for m in self.gate.any_of if m in self.said] or [self.verdict]
+        return all(m["method"] == "point" or m["outcome"] == Outcome.ERROR for m in members)
 
     # -- groups, and what a caveat keeps shut ------------------------------------------------------
 

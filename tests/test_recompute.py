@@ -419,6 +419,19 @@ def released(project: Project) -> None:
 
 
 LATE = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.999\n'
+LIMITED = """
+[[eval]]
+name = "short"
+use = "exact_match"
+data = "test.jsonl"
+limit = 60
+
+[[gate]]
+id = "short and clean"
+metric = "short.exact_match"
+min = 0.5
+clean_only = true
+"""
 OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, str]] = {
     "waived": ({"suite.toml": LATE}, waived, "fake", "recomputed 2 of 2 gates"),
     "a first release": ({"suite.toml": SUITE}, released, "fake", "recomputed 3 of 3 gates"),
@@ -426,6 +439,15 @@ OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, s
         {"suite.toml": test_copies.WHOLE, "harnessfile.py": test_copies.EXPORTER},
         None,
         "fewer",
+        "recomputed 2 of 2 gates",
+    ),
+    "rows that leak beyond a limit": (
+        {
+            "suite.toml": test_clean.CLEAN + LIMITED,
+            "train.jsonl": [*TRAIN, *({"input": ROWS[i]["input"], "target": ROWS[i]["target"]} for i in (3, 99))],
+        },
+        None,
+        "fake",
         "recomputed 2 of 2 gates",
     ),
     "early and clean": (
