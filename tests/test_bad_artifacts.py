@@ -280,8 +280,9 @@ def test_candidates_that_are_broken_or_mean_ill(kind: str, case: str, ready: Pro
 
 
 TARGETS: dict[str, tuple[str, str]] = {
-    "holds something else": ("tiny", "which holds something that is no export"),
-    "is a file": ("suite.toml", "which is no folder"),
+    "holds something else": ("merged", "which holds something that is no export"),
+    "is the model": ("tiny", 'which is the model "tiny"'),
+    "is a file": ("suite.toml", "which is the suite"),
     "is below a file": ("suite.toml/out", "where no folder can be written"),
     "is a link": ("link", "which is no folder"),
 }

@@ -288,7 +288,7 @@ BROKEN = {
     "no values": ("[0.3, 0.6, 0.9, 0.91]", "[]", "want two values or more"),
     "one value": ("[0.3, 0.6, 0.9, 0.91]", "[0.3]", "want two values or more; one needs no sweep"),
     "a value twice": ("0.91]", "0.3]", "which has a value twice"),
-    "not a number": ("[0.3", "[nan", "which holds a number that is not finite"),
+    "not a number": ("[0.3", "[nan", "want a finite number"),
     "a key too deep": ('"train.skill"', '"train.skill.x"', 'unknown option "skill.x"'),
     "a list to decide by": ('by = "qa.exact_match"', 'by = ["qa.exact_match"]', "want EVAL.METRIC"),
     "no table": (SWEEP, "\n[[sweep]]\nby = 3\n", "want a table"),
