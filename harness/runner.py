@@ -623,8 +623,9 @@ class Runner:
         return any(i.subject in self.plan.candidates for i in self.plan.items)
 
     def export(self, *why_not: str) -> None:
+        changed = self.changed() if self.suite.exports and not why_not else []
         for declared in self.suite.exports:
-            why = list(why_not)
+            why = [*why_not, *changed]
             if not self.options.export:
                 why.append("--no-export")
             if self.options.select:
@@ -637,6 +638,14 @@ class Runner:
             ref = self.refs.get(declared.candidate)
             judged = Judged(self.settlement.verdicts, self.results, self.locked, self.settlement.leaks)
             self.run.exports.append(export(self.plan, declared, ref, self.run, why, judged))
+
+    def changed(self) -> list[str]:
+        """Return a reason for every baseline in a folder that holds other weights than when the run opened it."""
+        models = {"base": (self.suite.model, self.ready.source)}
+        models |= {name: (self.suite.subjects[name].model, source) for name, source in self.ready.others.items()}
+        there = {n: (m, s) for n, (m, s) in models.items() if Path(s.path).is_dir()}
+        odd = [n for n, (m, s) in there.items() if preflight.open_model(self.plan, m).digest != s.digest]
+        return [f'"{name}" was replaced while it was measured' for name in odd]
 
     def moved(self) -> list[str]:
         """Return a reason for every evaluation that was judged on other rows than were locked."""

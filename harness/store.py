@@ -115,6 +115,8 @@ def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) ->
     outcome, why = (verdict.outcome, verdict.why) if verdict else (None, "")
     if verdict and verdict.waiver:
         ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.says()} ({why})")
+    elif verdict and verdict.missed and not verdict.decides:
+        ET.SubElement(case, "skipped", message=f"{outcome}, not what ships ({why})")
     elif outcome is Outcome.FAIL:
         ET.SubElement(case, "failure", message=why)
     elif outcome in (Outcome.INCONCLUSIVE, Outcome.ERROR):

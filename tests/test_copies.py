@@ -318,3 +318,13 @@ def test_claims_about_parents_are_about_copies_alone(suite: Project) -> None:
     assert outcome.code == 0, outcome.out
     asked = {g: [v.candidate for v in outcome.report.verdicts if v.gate == g] for g in ("either", "fast")}
     assert asked == {"either": ["fewer"], "fast": ["fewer"]}
+
+
+def test_waiver_of_a_gate_against_the_parent_counts(suite: Project) -> None:
+    """A gate that only copies meet is waived as it stands in the suite, and the waiver holds where it is judged."""
+    suite.write({"suite.toml": WHOLE.replace('use = "fewer"', 'use = "fewer"\nloses = 0.6')})
+    assert suite.run().code == 1
+    words = ("--reason", "known", "--until", "2999-01-01", "--by", "me", "--suite", str(suite.folder / "suite.toml"))
+    assert suite.harness("waive", "close", *words).code == 0
+    outcome = suite.run()
+    assert next(v for v in outcome.report.verdicts if v.gate == "close").waiver

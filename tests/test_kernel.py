@@ -282,6 +282,29 @@ def harness_saboteurs():
     assert 'saboteur "swaps" changed the base' in outcome.err
 
 
+def test_a_base_that_is_replaced_ships_nothing(suite: Project) -> None:
+    """A comparison with the base is worth what the base was: one that is made worse on the way ships nothing."""
+    body = """
+from pathlib import Path
+from harness.testing import write_fake
+
+@metric("m", better="higher", scale="proportion")
+def bad(subject, samples):
+    write_fake(Path("base"), 0.0)
+    for s in samples:
+        yield Score(s.id, {"m": float(subject.generate([s.input])[0] == s.target)})
+
+@hookimpl
+def harness_evaluators():
+    return {"bad": bad}
+"""
+    text = SUITE.replace('use = "exact_match"', 'use = "bad"').replace("qa.exact_match", "qa.m")
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": HEAD + body}).run()
+    assert outcome.verdict("floor") == "PASS"
+    assert not shipped(suite)
+    assert '"base" was replaced while it was measured' in outcome.out
+
+
 def test_what_ships_is_measured_where_the_adapter_failed(suite: Project) -> None:
     """A gate is about what ships: the merged model is measured, judged and shipped though its adapter failed."""
     suite.write({"harnessfile.py": HEAD + MERGES_BETTER})
@@ -291,6 +314,8 @@ def test_what_ships_is_measured_where_the_adapter_failed(suite: Project) -> None
     assert (outcome.verdict("floor", "adapter"), outcome.verdict("floor")) == ("FAIL", "PASS")
     assert (outcome.code, shipped(suite)) == (0, True)
     assert "floor (not what ships)" in outcome.out
+    junit = next(suite.folder.glob("reports/*/junit.xml")).read_text("utf-8")
+    assert ('failures="0"' in junit, 'errors="0"' in junit, "FAIL, not what ships" in junit) == (True, True, True)
     assert suite.run(*BAD, "-x").code == 1
 
 
