@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -35,3 +36,32 @@ def test_wheel_works_with_the_base_dependencies_alone(tmp_path: Path) -> None:
     run = subprocess.run([harness, "run", str(tmp_path / "mine/suite.toml")], capture_output=True, text=True)
     assert (run.returncode, "Traceback" in run.stderr) == (4, False)
     assert "pip install 'finetune-harness[hf]'" in run.stderr
+
+
+STRAY = [
+    *(".env", ".venv/lib/x.py", "harness/.env", "harness/notes.txt", "harness/__pycache__/x.pyc", "tests/release.key"),
+    *("reports/run/report.json", "exports/a/README.md", "suites/exports/a/config.json", "plugins/harness_api/key.pem"),
+]
+PACKAGES = {"harness", *(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())}
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_hold_the_project_and_nothing_else(tmp_path: Path) -> None:
+    """The sdist is every file under version control, the wheel every module, whatever else lies about."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a checkout, so what belongs to the project is not known")
+    files, tree = [f for f in listed.stdout.splitlines() if (ROOT / f).is_file()], tmp_path / "tree"
+    for name in (*files, *STRAY):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes((ROOT / name).read_bytes() if name in files else b"stray")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(tree)]
+    subprocess.run(build, check=True, capture_output=True)
+    (sdist,), (wheel,) = (tmp_path / "dist").glob("*.tar.gz"), (tmp_path / "dist").glob("*.whl")
+    with tarfile.open(sdist) as t:
+        assert {m.name.partition("/")[2] for m in t.getmembers() if m.isfile()} == {*files, "PKG-INFO"}
+    with zipfile.ZipFile(wheel) as z:
+        names = [n for n in z.namelist() if ".dist-info/" not in n]
+    modules = {f.removeprefix("plugins/") for f in files if f.startswith(("harness/", "plugins/"))}
+    assert set(names) == modules
+    assert {n.partition("/")[0] for n in names} == PACKAGES
