@@ -175,7 +175,9 @@ def _is_prompt(prompt: Any) -> bool:
 
 def _has_content(message: Row) -> bool:
     content = message.get("content")
-    return isinstance(content, (str, list)) or (content is None and bool(message.get("tool_calls")))
+    if isinstance(content, list):  # parts, of text or of what a processor reads
+        return bool(content) and all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content)
+    return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))
 
 
 def _named(row: Row, columns: Mapping[str, str]) -> Row:

@@ -129,7 +129,7 @@ def test_names_that_are_none_join_no_rows(key: str, odd: object) -> None:
         as_eval(rows[0], {**rows[1], key: odd}, cluster="cluster", slices=("slice",))
 
 
-@pytest.mark.parametrize("content", [3, True, {"a": 1}, None])
+@pytest.mark.parametrize("content", [3, True, {"a": 1}, None, [1], [], ["text"], [{"text": "no type"}]])
 def test_message_without_text_is_refused(content: object) -> None:
     """A turn whose content is a number is no prompt."""
     with pytest.raises(UsageError, match="row 0 has the input"):

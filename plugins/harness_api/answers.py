@@ -57,9 +57,11 @@ def before(text: str, stop: Sequence[str]) -> str:
 
 
 def _reasoned(reply: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
-    """Say whether a model thought in tokens that are no part of its answer."""
-    details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
-    return bool(details.get("reasoning_tokens") or message.get("reasoning_content") or message.get("reasoning"))
+    """Return whether a model thought in tokens that are no part of its answer."""
+    usage = reply.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    counted = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return bool(counted or message.get("reasoning_content") or message.get("reasoning"))
 
 
 def _used_up(ended: Any) -> str:

@@ -263,7 +263,7 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
                 if tensor is None and not tied:
                     continue
             if tensor is None or (tied and part != "trainable_tokens_delta"):
-                raise UsageError(f'[merge] "{key}": is tied to another, and cannot change alone; ship the adapter')
+                raise UsageError(f"[merge] {_unmergeable(module, twins.get(module))}")
             if part:
                 embedded |= {tensor} if part.startswith("lora_embedding") else set()
                 name = part.replace("lora_embedding", "lora")
@@ -277,6 +277,16 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
     transposed = {find_tensor(name, there) for name, kind in linears.items() if kind == "Conv1D"}
     transposed |= embedded
     return Plan(added, replaced, frozenset(filter(None, rounded)), frozenset(filter(None, transposed)))
+
+
+def _unmergeable(module: str, twin: str | None) -> str:
+    """Return why the weight of an adapted module is not added to."""
+    if twin is None:
+        return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'
+    return (
+        f'"{module}" and "{twin}" are one weight in this base, and adding to it would change both; that the adapter '
+        "does so too is not proven here; ship the adapter, or train with target_modules that leave them out"
+    )
 
 
 def _moves(parts: Tensors) -> bool:

@@ -28,8 +28,10 @@ from harness.errors import Finding, UsageError
 from harness.subject import ModelRef, Sampling
 from harness.testing import Project
 from harness_api import server as server_module
+from harness_api.answers import text_of
 from harness_api.options import Options
 from harness_api.pool import each
+from harness_api.server import Trouble
 
 pytest.importorskip("openai")
 KEY = "sk-Not-A-Real-Key-0123456789"
@@ -782,6 +784,14 @@ def test_what_is_no_answer_is_never_an_empty_one(fake: Fake, message: Any, finis
         fake.finish = finish
         assert says in refused(lambda: subject.generate([ask("a")]))
     assert len(fake.asked(CHAT)) == 1
+
+
+@pytest.mark.parametrize("usage", [[1], "much", {"completion_tokens_details": [1]}, {"completion_tokens_details": 3}])
+def test_usage_of_another_kind_tells_nothing(usage: Any) -> None:
+    """A reply without a text is told as such, whatever a server writes where the counts of tokens belong."""
+    choices = [{"finish_reason": "length", "message": {"content": None}}]
+    with pytest.raises(Trouble, match="answered with NoneType as text"):
+        text_of({"usage": usage, "choices": choices})
 
 
 def test_an_empty_answer_is_an_answer(fake: Fake) -> None:
