@@ -16,6 +16,7 @@ from harness.claims import LOCK
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
 from harness.gate import PARENT, Gate, grouped, member_mistakes
+from harness.lines import lines_of, refuse_deep_keys
 
 MERGES = ("original", "dequantized")
 
@@ -316,7 +317,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
-        _refuse_deep_keys(text)
+        refuse_deep_keys(text)
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
@@ -338,34 +339,13 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
-MENTIONED = 4  # parts of a dotted key that have a line of their own
-PIECE = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a text over several lines, a text
-    r"|'''.*?'{3,5}|'[^']*'"
-    r"|#[^\n]*|\n|[][{}=,.]|[^][{}=,.#\"'\s]+",
-    re.DOTALL,
-)
-
-
-def _refuse_deep_keys(text: str) -> None:
-    """Raise RecursionError at a dotted key that is too deep, over which the parser would take minutes."""
-    dots = 0
-    for piece in PIECE.findall(text):
-        if piece == ".":
-            dots += 1
-        elif piece in "\n=,[]{}":
-            dots = 0
-        if dots > schema.DEEPEST:
-            raise RecursionError
-
-
 class _Reader:
     """The tables of one file; complaints carry the line they are about."""
 
     def __init__(self, path: Path, text: str, raw: dict[str, Any], given: bool) -> None:
         self.path, self.raw = path, raw
         self.given = given  # the candidate came with the command: [train] then only names the few-shot examples
-        self.lines = _Index(text).lines
+        self.lines = lines_of(text)
         self.mistakes = Mistakes()
 
     def suite(self) -> Suite:
@@ -594,92 +574,6 @@ class _Reader:
             self.complain(("adapter", 0), "[adapter]", "", "needs a [train] or a [candidate]")
         if not self.raw.get("eval"):
             self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
-
-
-class _Index:
-    """The line of every table and key of a TOML text that is known to be valid.
-
-    `lines` maps (table, number of the array's element, key) to it; the key "" is the table itself.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.lines: dict[tuple[str, int, str], int] = {}
-        self.count: dict[str, int] = {}
-        self.at = ("", 0)  # the table that keys belong to, and which of its array
-        self.path = ""  # of the value that is read
-        self.key: list[str] = []  # parts of the key or header that is read
-        self.reads: Literal["key", "header", "value"] = "key"
-        self.array = False  # the header is one of an array
-        self.open: list[list[Any]] = []  # brackets around the value: which, table and path before it, element
-        self.line = 1
-        for piece in PIECE.findall(text):
-            if piece[0] != "#":
-                self.take(piece)
-            self.line += piece.count("\n")
-
-    def take(self, piece: str) -> None:
-        if piece == "\n":
-            if not self.open:
-                self.key, self.reads = [], "key"
-        elif self.reads == "header":
-            self.header(piece)
-        elif self.reads == "value":
-            self.value(piece)
-        elif piece == "[":
-            self.reads, self.array = "header", False
-        elif piece == "=":
-            self.named()
-        elif piece == "}":
-            self.close()
-        elif piece not in ".,":
-            self.key.append(_bare(piece))
-
-    def header(self, piece: str) -> None:
-        if piece == "[":
-            self.array = True
-        elif piece == "]" and self.key:
-            name = ".".join(self.key)
-            self.count[name] = self.count.get(name, -1) + 1 if self.array else 0
-            self.at = (name, self.count[name])
-            self.lines[(*self.at, "")] = self.line
-            self.lines.setdefault((self.key[0], 0, ""), self.line)
-            parent = ".".join(self.key[:-1])
-            self.lines.setdefault((parent, self.count.get(parent, 0), self.key[-1]), self.line)
-            self.key = []
-        elif piece not in ".]":
-            self.key.append(_bare(piece))
-
-    def named(self) -> None:
-        name, number = self.at
-        for part in self.key[:MENTIONED]:
-            for key in (part, part.partition(".")[0]):  # "adapter.r" in quotes is an option of [adapter]
-                self.lines.setdefault((name, number, key), self.line)
-            name, number = f"{name}.{part}" if name else part, 0
-            self.lines.setdefault((name, 0, ""), self.line)
-        self.path, self.reads = name, "value"
-
-    def value(self, piece: str) -> None:
-        if piece in ("[", "{"):
-            number = self.open[-1][3] if self.open and self.open[-1][0] == "[" else 0
-            self.open.append([piece, self.at, self.path, 0])
-            if piece == "{":
-                self.at, self.key, self.reads = (self.path, number), [], "key"
-                self.lines.setdefault((*self.at, ""), self.line)
-        elif piece in ("]", "}"):
-            self.close()
-        elif piece == "," and self.open[-1][0] == "{":
-            self.key, self.reads = [], "key"
-        elif piece == ",":
-            self.open[-1][3] += 1
-
-    def close(self) -> None:
-        _, self.at, self.path, _ = self.open.pop()
-        self.reads = "value"
-
-
-def _bare(piece: str) -> str:
-    """Return a key without its quotes."""
-    return next(iter(tomllib.loads(f"{piece} = 0"))) if piece[0] in "\"'" else piece
 
 
 def _nest(sweep: Any) -> None:

@@ -357,9 +357,9 @@ x = 1
 
 def test_lines_are_those_of_the_file() -> None:
     """Lists, comments, texts over several lines, inline tables, dotted and quoted keys do not move the lines told."""
-    from harness.suite import _Index
+    from harness.lines import lines_of
 
-    lines = _Index(LINES).lines
+    lines = lines_of(LINES)
     numbered = {line.strip(): n for n, line in enumerate(LINES.split("\n"), 1)}
     assert lines["suite", 0, ""] == 2
     assert lines["suite", 0, "description"] == 4
