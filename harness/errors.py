@@ -11,6 +11,8 @@ import errno
 from collections.abc import Iterable
 from enum import IntEnum
 
+from harness.text import spelt
+
 MOST = 300  # names that a misspelt one is compared with, and characters of it
 
 
@@ -31,15 +33,8 @@ class UsageError(Exception):
     """One or more mistakes of the user, each a line `where: what is wrong; what to do`."""
 
     def __init__(self, *messages: str) -> None:
-        self.messages = tuple(map(one_line, messages))
+        self.messages = tuple(map(spelt, messages))
         super().__init__("\n".join(self.messages))
-
-
-def one_line(text: str) -> str:
-    """Return a text with what would begin another line, or steer a terminal, spelt out as in a Python string."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
 class Finding(RuntimeError):
@@ -113,8 +108,10 @@ def of_the_machine(error: BaseException) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
     known = sorted(known)
-    if len(known) > MOST or len(word) > MOST:
-        return ""  # to compare each mistake with so many takes longer than to look it up
+    if len(word) > MOST:
+        return ""
+    if len(known) > MOST:  # to compare each mistake with all of so many would take longer than to look it up
+        known = [k for k in known if k[:1] == word[:1] and abs(len(k) - len(word)) <= 2][:MOST]
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f'; did you mean "{close[0]}"?'

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import uuid
 from array import array
@@ -166,11 +165,6 @@ class Ledger:
         if what not in self.told:
             self.told.add(what)
             self.warn(what)
-
-
-def spent(alpha: float, attempt: int) -> float:
-    """Return the level of attempt k: alpha·6/(π²k²), which sums to alpha over all attempts there may ever be."""
-    return alpha * 6 / (math.pi**2 * attempt**2)
 
 
 def attempts_said(verdicts: Sequence[Verdict], spend: bool) -> list[str]:

@@ -16,11 +16,11 @@ from harness import power
 from harness.collect import Plan, Task
 from harness.errors import UsageError
 from harness.gate import Gate, Verdict
-from harness.ledger import spent
 from harness.proof import alpha_of, unprovable
 from harness.question import Question
 from harness.report import Run, read_run
 from harness.result import Metric, Sample
+from harness.stats import spent
 
 ICC = 0.2  # correlation of rows in one cluster, where no run has shown it
 FEWEST = 30  # rows of an earlier run from which on it says more than the defaults

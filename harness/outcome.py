@@ -13,10 +13,9 @@ from typing import Any
 
 from harness import schema
 from harness.gate import PARENT, Gate, Outcome
-from harness.ledger import spent
 from harness.question import Question
 from harness.result import Metric, Score
-from harness.stats import holm
+from harness.stats import holm, spent
 from harness.suite import About
 
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence

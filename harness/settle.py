@@ -10,10 +10,10 @@ from functools import partial
 from harness import clean
 from harness.collect import Item, Plan
 from harness.gate import Gate, Outcome, Verdict
-from harness.ledger import Attempt, Ledger, question_of, seen_of, spent
+from harness.ledger import Attempt, Ledger, question_of, seen_of
 from harness.looks import Look, keys_of, look_of, risked, role_of, scores_digest
 from harness.result import Result
-from harness.stats import holm
+from harness.stats import holm, spent
 from harness.verdict import judge, unjudged
 from harness.waive import Waiver, in_force
 

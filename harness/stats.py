@@ -308,6 +308,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def spent(alpha: float, attempt: int) -> float:
+    """Return the level of attempt k: alpha·6/(π²k²), which sums to alpha over all attempts there may ever be."""
+    return alpha * 6 / (math.pi**2 * attempt**2)
+
+
 def cluster_bootstrap(
     statistic: Statistic,
     clusters: Sequence[Hashable],

@@ -184,7 +184,7 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     ),
     "with a field of tomorrow": (configure("adapter_config.json", use_new=1), '"use_new", which this PEFT does not'),
     "with a rank in words": (configure("adapter_config.json", r="x"), 'has r = "x", want an integer'),
-    "with no scale": (configure("adapter_config.json", lora_alpha=float("nan")), "has lora_alpha = nan, want a number"),
+    "with no scale": (configure("adapter_config.json", lora_alpha=float("nan")), "is not JSON: it holds NaN"),
     "with a list of ranks": (
         configure("adapter_config.json", rank_pattern=[1]),
         "has rank_pattern = [1], want a table",

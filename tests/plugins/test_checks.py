@@ -283,6 +283,6 @@ def test_seen_by_a_reader(suite: Project) -> None:
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"warning"')})
     outcome = suite.run()
     assert outcome.code == 0
-    assert outcome.report.flags[-1] == Flag("warning", "adapter is odd", [], code="X2")
+    assert outcome.report.flags[-1] == Flag("warning", "adapter is odd", (), code="X2")
     raw = json.loads(max(suite.folder.glob("reports/*/report.json")).read_text("utf-8"))
     assert raw["flags"][-1]["code"] == "X2"
