@@ -86,9 +86,9 @@ def skewed_t(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
 
 def skewed_bounds(of: Ratio, alpha: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `skewed_t`, of one data set."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    critical = float(t.isf(alpha, of.clusters - 1))
+    critical = -float(stdtrit(of.clusters - 1, alpha))
     estimate, error, a = float(of.estimate), float(of.error), float(of.skew)
 
     def inverse(g: float) -> float:
@@ -118,10 +118,10 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
 
 def share_bounds(of: Ratio, alpha: float, low: float = 0.0) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `share_t`, of one data set."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     p, n = (float(x) for x in _effective(of, low))
-    square = float(t.isf(alpha, of.clusters - 1)) ** 2 / n
+    square = float(stdtrit(of.clusters - 1, alpha)) ** 2 / n
     centre, reach = p + square / 2, math.sqrt(square * (p * (1 - p) + square / 4))
     return low + (centre - reach) / (1 + square), low + (centre + reach) / (1 + square)
 
@@ -148,10 +148,10 @@ def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floa
 
 def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `pairs_t`, of one data set."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     wins, losses, n = (float(x) for x in _effective_pairs(of, discordance))
-    reach = float(t.isf(alpha, of.clusters - 1))
+    reach = -float(stdtrit(of.clusters - 1, alpha))
     return pairs.bound(wins, losses, n, reach), pairs.bound(wins, losses, n, -reach)
 
 

@@ -27,7 +27,7 @@ from harness.report import dumps
 from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.verdict import judge
 
-NEEDS = ("numpy", "scipy.stats")
+NEEDS = ("numpy", "scipy.special")
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
 FLOATS = (
     "value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline",

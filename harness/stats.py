@@ -63,18 +63,24 @@ class Test:
 
 def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
     """Test a share of independent 0/1 rows against a number; bounds are Clopper and Pearson's."""
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv
 
     _check_counts(n, successes)
     _check_level(threshold, alpha)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}, want a proportion from 0 to 1")
     successes, n = int(successes), int(n)  # sums of 0.0 and 1.0 arrive as floats
-    greater = binomtest(successes, n, threshold, alternative="greater")
-    less = binomtest(successes, n, threshold, alternative="less")
-    lower = float(greater.proportion_ci(1 - alpha).low)
-    upper = float(less.proportion_ci(1 - alpha).high)
-    return Test(successes / n, lower, upper, float(greater.pvalue), float(less.pvalue), "exact binomial", n)
+    lower = float(betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
+    upper = float(betaincinv(successes + 1, n - successes, 1 - alpha)) if successes < n else 1.0
+    p_pass, p_fail = _tail(successes, n, threshold), _tail(n - successes, n, 1 - threshold)
+    return Test(successes / n, lower, upper, p_pass, p_fail, "exact binomial", n)
+
+
+def _tail(successes: int, n: int, p: float) -> float:
+    """Return the chance of so many successes or more of n, each of chance p, as the incomplete beta function."""
+    from scipy.special import betainc
+
+    return float(betainc(successes, n - successes + 1, p)) if successes else 1.0
 
 
 def wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
@@ -93,15 +99,12 @@ def mcnemar(wins: int, losses: int, n: int, alpha: float) -> Test:
     `wins` counts rows only the candidate got right, `losses` those only the baseline did. Exact and
     conditional, so its bounds are Tango's, moved to 0 where they would contradict it.
     """
-    from scipy.stats import binomtest
-
     _check_counts(n, wins, losses)
     _check_level(0.0, alpha)
     wins, losses = int(wins), int(losses)
     p_pass = p_fail = 1.0
     if wins + losses:
-        p_pass = float(binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue)
-        p_fail = float(binomtest(wins, wins + losses, 0.5, alternative="less").pvalue)
+        p_pass, p_fail = _tail(wins, wins + losses, 0.5), _tail(losses, wins + losses, 0.5)
     lower, upper = (pairs.bound(wins, losses, n, z) for z in (_z(alpha), -_z(alpha)))
     lower = max(lower, 0.0) if p_pass <= alpha else min(lower, 0.0)
     upper = min(upper, 0.0) if p_fail <= alpha else max(upper, 0.0)
@@ -333,7 +336,7 @@ def cluster_bootstrap(
     a finite value counts against both verdicts. `support`: see `cluster_t`; only for a mean.
     """
     import numpy as np
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtr, stdtrit
 
     groups, count = _groups(clusters, len(clusters))
     _check_level(threshold, alpha)
@@ -349,12 +352,12 @@ def cluster_bootstrap(
     p_pass, p_fail = (
         max(
             _expanded_p(sign * drawn, sign * threshold, count),
-            float(t.sf(sign * (estimate - threshold) / error, count - 1)),
+            float(stdtr(count - 1, -sign * (estimate - threshold) / error)),
         )
         for sign in (1, -1)
     )
-    tail = float(norm.sf(math.sqrt(count / (count - 1)) * t.isf(alpha, count - 1)))
-    reach = float(t.isf(alpha, count - 1)) * error
+    quantile = -float(stdtrit(count - 1, alpha))
+    tail, reach = float(ndtr(-math.sqrt(count / (count - 1)) * quantile)), quantile * error
     low = float(np.quantile(np.where(np.isfinite(drawn), drawn, -math.inf), tail, method="lower"))
     high = float(np.quantile(np.where(np.isfinite(drawn), drawn, math.inf), 1 - tail, method="higher"))
     bounds = min(low, estimate - reach), max(high, estimate + reach)
@@ -364,11 +367,11 @@ def cluster_bootstrap(
 def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
     """Return the level at which the lower expanded percentile bound reaches the threshold."""
     import numpy as np
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtr
 
     against = int((~(np.isfinite(drawn) & (drawn > threshold))).sum())
-    z = float(norm.isf((1 + against) / (len(drawn) + 1)))
-    return float(t.sf(z * math.sqrt((count - 1) / count), count - 1))
+    z = -float(ndtri((1 + against) / (len(drawn) + 1)))
+    return float(stdtr(count - 1, -z * math.sqrt((count - 1) / count)))
 
 
 def _jackknife_error(statistic: Statistic, rows: list[list[int]], estimate: float) -> float:
@@ -416,9 +419,9 @@ def _quantile(test: Test, alpha: float) -> float:
     """Return what the test's bounds multiplied a standard error by."""
     if test.method not in T_METHODS:
         return _z(alpha)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.isf(alpha, (test.clusters or test.n) - 1))
+    return -float(stdtrit((test.clusters or test.n) - 1, alpha))
 
 
 def _all_agree(
