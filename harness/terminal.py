@@ -375,7 +375,8 @@ def title(v: Verdict) -> str:
         return f'{v.gate} (one of "{v.group}")'
     if not v.blocking:
         return f"{v.gate} (warn)"
-    return v.gate if v.decides else f"{v.gate} (not what ships)"
+    informs = v.outcome is not Outcome.PASS and not v.decides
+    return f"{v.gate} (not what ships)" if informs else v.gate
 
 
 def reasons(verdicts: Sequence[Verdict]) -> list[str]:

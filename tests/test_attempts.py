@@ -398,10 +398,13 @@ def test_rows_that_cannot_be_read_count_as_these(suite: Project, damage: str) ->
 
 
 def test_strange_line_separators_hide_no_attempt(suite: Project) -> None:
-    """The id of a gate may hold any character: a line ends where JSON lines end."""
-    write(suite, SUITE.replace('id = "floor"', 'id = "fl\\u2028oor\\u0085"'))
+    """A line of the ledger ends where JSON lines end, whatever stands in it; and no gate has such a name."""
     for k, skill in enumerate((0.9, 0.92, 0.94), 1):
         assert attempts(suite, skill) == k
+        path = suite.folder / "cache/attempts.jsonl"
+        path.write_text(path.read_text("utf-8").replace('"fake"', '"fa\u2028ke\u0085"'), "utf-8")
+    outcome = suite.write({"suite.toml": SUITE.replace('id = "floor"', 'id = "fl\\u2028oor"')}).run()
+    assert (outcome.code, "holds what cannot be printed" in outcome.err) == (4, True)
 
 
 OLD = {"an old line": {}, "what it saw itself": {"own": True}, "another question": {"question": "0" * 64}}
