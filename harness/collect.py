@@ -16,6 +16,7 @@ from harness import clean, schema
 from harness.copies import copy_mistakes, parent_mistakes, with_copies
 from harness.data import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.evidence import digest_of
 from harness.gate import PARENT, Gate, order_mistakes
 from harness.isolate import isolated, plain
 from harness.plugins import Plugins
@@ -113,6 +114,13 @@ class Plan:
         """
         ships = {name for e in self.suite.exports for name in (e.candidate, e.from_)}
         return bool(gate.on) or not ships or candidate in ships
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """One sha256 for all rows: evaluated, to choose by, shown as worked examples, trained on."""
+        splits = {name: (t.samples, t.select, t.shots) for name, t in self.tasks.items()}
+        told = {name: [rows and [s.told for s in rows] for rows in several] for name, several in splits.items()}
+        return digest_of([told, self.training, self.origins])
 
     def against(self, item: Item) -> str:
         """Name the subject that an evaluation compares with by itself."""

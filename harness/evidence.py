@@ -8,6 +8,7 @@ import json
 import math
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any
 from harness.gguf import SUFFIX, TEMPLATE, gguf_of, read_gguf
 
 CHUNK = 1 << 20  # bytes hashed at a time
+SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 MOST_THREADS = 4  # that hash files, each one at a time
 WEIGHTS = "tensors 2"  # of the weights digest: raised when the same tensors would have another one
 LONGEST_HEADER = 100_000_000  # bytes, what the safetensors library itself accepts
@@ -40,6 +42,9 @@ class Hashed:
     size: int
     sha256: str
     tensors: tuple[tuple[str, str, tuple[int, ...], str], ...] = ()
+
+
+_hashed: dict[tuple[str, int, int, int, int, int], Hashed] = {}
 
 
 def weights_digest(folder: Path) -> str:
@@ -94,12 +99,21 @@ def file_digest(path: Path) -> str:
 def hash_file(path: Path, *, follow: bool = False, whole: bool = True) -> Hashed:
     """Read a regular file once, and return all that is asked of its bytes; without `whole`, only of its tensors.
 
-    A link is followed only where told so. Raises OSError when it is anything else or changes meanwhile, ValueError when
-    it is named .safetensors and is none.
+    Within a process a file is read once for as long as it is untouched: a change leaves another time of change, which
+    nobody can set, unless it comes within a clock's tick, so that what is new is read every time. Nothing is remembered
+    on the disk. A link is followed only where told so. Raises OSError when it is anything else or changes meanwhile,
+    ValueError when it is named .safetensors and is none.
     """
     with open_file(path, follow=follow) as f:
+        about = os.fstat(f.fileno())
+        key = (path.suffix, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        if (known := _hashed.get(key)) and (known.sha256 or not whole):
+            return known
         parts = _Parts(_header(f, path)) if path.suffix == ".safetensors" else None
-        return _pass(f, path, parts, whole)
+        hashed = _pass(f, path, parts, whole)
+        if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
+            _hashed[key] = hashed
+        return hashed
 
 
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:

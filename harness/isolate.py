@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PLAIN = {type(None), bool, int, float, str}
 
 
 def isolated(value: T) -> T:
@@ -26,13 +27,13 @@ def plain(kind: type[T], value: T) -> T:
 
 
 def _copied(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float)):
+    if type(value) in PLAIN:
         return value
     if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
+        return {k: v if type(v) in PLAIN else _copied(v) for k, v in value.items()}
     for kind in (tuple, list, frozenset, set):
         if isinstance(value, kind):
-            return kind(map(_copied, value))
+            return kind([v if type(v) in PLAIN else _copied(v) for v in value])
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{name: _copied(getattr(value, name)) for name in _names(type(value))})
     return value

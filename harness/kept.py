@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.evidence import digest_of, file_digest, file_digests
+from harness.evidence import digest_of, file_digests, hash_file
 from harness.paths import write_text
 
 NOTES = "made"  # the folder beside made folders with a note for each: names, sizes and sha256 of its files
@@ -107,10 +107,12 @@ def _wrong(folder: Path) -> str:
             if path.lstat().st_size != noted[name]["size"]:
                 return f'"{name}" has another size'
         for name, path in there.items():
-            if file_digest(path) != noted[name]["sha256"]:
+            if hash_file(path).sha256 != noted[name]["sha256"]:
                 return f'"{name}" has other bytes'
     except OSError as error:
         return f'"{error.filename or folder}" cannot be read: {error.strerror or error}'
+    except ValueError:
+        return "its weights are none"
     except (LookupError, TypeError):
         return "the note of what it holds is damaged"
     return ""

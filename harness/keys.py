@@ -80,7 +80,8 @@ def of_folder(folder: Path, weights: str | None = None) -> str:
 
 def of_model(ref: ModelRef) -> list[Any]:
     """Return what a reference to a model stands for: its fields, and the content of its folders."""
-    folders = [(Path(ref.path), None if ref.adapter else ref.digest), (ref.adapter, None)]
+    base, adapter = (ref.seal.base or None, ref.seal.weights) if ref.seal else (None, None)
+    folders = [(Path(ref.path), base if ref.adapter else ref.digest), (ref.adapter, adapter)]
     return [asdict(ref), *(of_folder(folder, digest) for folder, digest in folders if folder and folder.is_dir())]
 
 

