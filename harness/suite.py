@@ -440,7 +440,7 @@ class _Reader:
         seen: set[Any] = set()
         for i, table in enumerate(tables):
             label = table.get(key) if isinstance(table, dict) else None
-            title = f'{name} "{label}"' if label else f"[[{name}]] number {i + 1}"
+            title = f"{name} {schema.show(str(label))}" if label else f"[[{name}]] number {i + 1}"
             if label is not None and str(label) in seen:
                 self.complain((name, i), title, key, f'the {key} "{label}" is taken by an earlier [[{name}]]')
             seen.add(str(label))
