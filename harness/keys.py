@@ -39,7 +39,10 @@ NAMED = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import 
 SWITCHES = (  # how the names of environment variables begin by which libraries compute otherwise
     "ACCELERATE_", "BNB_", "CUBLAS_", "MKL_CBWR", "NVIDIA_TF32", "ONEDNN_", "PEFT_", "PYTORCH_", "TORCH", "TRL_",
 )  # fmt: skip
-AT_START = {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}  # libraries set some too
+PLACES = ("_DIR", "_HOME", "_LOG", "_LOGS", "_PATH")  # how the names of those end that say where: no result changes
+AT_START = {  # libraries set some themselves
+    name: value for name, value in os.environ.items() if name.startswith(SWITCHES) and not name.endswith(PLACES)
+}
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "accelerate", "safetensors",
     "numpy", "scipy", "gguf",
