@@ -183,6 +183,7 @@ class _Collector:
         self.mistakes = Mistakes()
         self.warnings: list[str] = []
         self.origins: list[tuple[str, Mapping[str, Any]]] = []
+        self.read: dict[str, list[dict[str, Any]]] = {}  # rows by source
         self.counted: dict[tuple[str, tuple[str, ...] | None], Sizes] = {}
         self.names = {e.name for e in suite.evals}
         self.baselines = ("base", *suite.subjects)
@@ -254,11 +255,13 @@ class _Collector:
         return function
 
     def rows(self, source: str, where: str) -> list[dict[str, Any]] | None:
-        """Read a source once it may be read; None when it is remote and not yet time, or wrong."""
+        """Read a source once it may be read, and once only; None when it is remote and not yet time, or wrong."""
         if is_remote(source) and not self.remote:
             return None
         try:
-            return read_rows(source, self.suite.path.parent, self.ask, where)
+            if source not in self.read:
+                self.read[source] = read_rows(source, self.suite.path.parent, self.ask, where)
+            return self.read[source]
         except UsageError as error:
             self.mistakes.found.extend(error.messages)
             return None

@@ -141,16 +141,26 @@ def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
 
 
 def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
-    before, at = os.fstat(f.fileno()), 0
-    total, buffer = hashlib.sha256(), bytearray(CHUNK)
-    view = memoryview(buffer)
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    before, at, number = os.fstat(f.fileno()), 0, 0
+    total, buffers = hashlib.sha256(), (bytearray(CHUNK), bytearray(CHUNK))
+    behind: Future[None] | None = None
     f.seek(0)
-    while count := f.readinto(buffer):  # type: ignore[attr-defined]
-        if whole:
-            total.update(view[:count])
-        if parts:
-            parts.update(at, view[:count])
-        at += count
+    with ThreadPoolExecutor(1) as beside:  # which starts no thread before it is given something
+        while count := f.readinto(buffers[number % 2]):  # type: ignore[attr-defined]
+            view = memoryview(buffers[number % 2])[:count]
+            if behind:
+                behind.result()
+            if parts and whole:
+                behind = beside.submit(parts.update, at, view)
+            elif parts:
+                parts.update(at, view)
+            if whole:
+                total.update(view)
+            at, number = at + count, number + 1
+        if behind:
+            behind.result()
     after = os.fstat(f.fileno())
     if (before.st_size, before.st_mtime_ns) != (at, after.st_mtime_ns):
         raise OSError(errno.EIO, "changed while it was read", str(path))

@@ -6,6 +6,7 @@ import json
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,17 @@ def is_allowed(path: Path) -> bool:
     return path.suffix in SUFFIXES or LEGAL.fullmatch(path.name) is not None
 
 
-def shipping(model: Path) -> list[str]:
+def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
     """Return the names of the files of a model's folder that may ship: those at its top, and its chat templates.
 
+    `only` are patterns of names; what matches none of them is not looked at.
     Raises Unsafe at a link that leads out of the folder and of its Hub cache, at a pipe, socket or device, and at a
     name that another system reads as something else. What is of another kind, such as a pickle, is left where it is.
     """
-    model, found = model.resolve(), list[str]()
+    model, patterns, found = model.resolve(), tuple(only), list[str]()
     for path in sorted(model.iterdir()):
+        if not any(fnmatchcase(path.name, pattern) for pattern in patterns):
+            continue
         if path.name == TEMPLATES:
             _no_way_out(model, path, stat.S_ISDIR)
             found += [p.relative_to(model).as_posix() for p in sorted(path.iterdir()) if p.suffix == ".jinja"]

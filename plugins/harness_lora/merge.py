@@ -16,7 +16,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from safetensors import safe_open
 
 from harness.errors import Finding, UsageError
 from harness.evidence import Safetensors, read_safetensors
-from harness.formats import Unsafe, check_indexes
+from harness.formats import TEMPLATES, Unsafe, check_indexes, shipping
 from harness.paths import copy_range
 from harness.subject import Progress
 from harness_lora.fields import REFUSED, REWRITTEN, UNMERGED, unknown
@@ -43,7 +43,7 @@ BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in t
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
-COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json"]
+COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", TEMPLATES]
 
 Tensors = Mapping[str, torch.Tensor]
 T = TypeVar("T")
@@ -187,6 +187,7 @@ def merge_folder(
     _refuse_quantised(base, there)
     try:
         check_indexes(base)
+        names = shipping(base, COPIED)
     except Unsafe as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
     plan = make_plan(base, adapter, there, quantization)
@@ -203,7 +204,7 @@ def merge_folder(
         merge = Merge(plan, config, quantization, dtype_of(note), pool, tick)
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
-    _copy_rest(base, out)
+    _copy_rest(base, names, out)
     check_changed(merge.changed, plan)  # one tensor may round to what it was, all of them may not
 
 
@@ -408,18 +409,14 @@ def _header(about: Safetensors) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _copy_rest(base: Path, out: Path) -> None:
+def _copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
     """Copy tokenizer, chat template, generation config and licence byte for byte; configurations without CODE."""
-    for pattern in COPIED:
-        for file in base.glob(pattern):
-            if file.is_file() and not (out / file.name).exists():
-                shutil.copyfile(file, out / file.name)
-    templates = base / "additional_chat_templates"
-    if templates.is_dir():
-        shutil.copytree(templates, out / templates.name)
+    for name in names:
+        if not (out / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(base / name, out / name)
     for name in ("config.json", "tokenizer_config.json"):
-        if (base / name).is_file():
-            text = (base / name).read_text("utf-8")
-            config = json.loads(text)
-            kept = {key: value for key, value in config.items() if key not in CODE}
-            (out / name).write_text(text if kept == config else json.dumps(kept, indent=2) + "\n", "utf-8")
+        if name in names:
+            config = json.loads((out / name).read_text("utf-8"))
+            if (kept := {key: value for key, value in config.items() if key not in CODE}) != config:
+                (out / name).write_text(json.dumps(kept, indent=2) + "\n", "utf-8")

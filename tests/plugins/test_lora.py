@@ -231,6 +231,22 @@ def test_merge_keeps_the_rest(tiny_model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "merged" / "modeling_custom.py").exists()
 
 
+def test_merge_follows_no_link_out_of_the_base(tiny_model: Path, tmp_path: Path) -> None:
+    """What lies elsewhere is not taken along as a file of the base, whatever its name; what is not taken may lie."""
+    base, secret = tmp_path / "base", tmp_path / "secret"
+    shutil.copytree(tiny_model, base)
+    secret.write_text("not of the base", "utf-8")
+    (base / "notes").symlink_to(secret)
+    make_adapter(base, lora(), tmp_path / "adapter")
+    merge(base, lora(), tmp_path, "original")
+    for name in ("my_token.txt", "NOTICE"):
+        (base / name).symlink_to(secret)
+        shutil.rmtree(tmp_path / "merged")
+        with pytest.raises(UsageError, match=f'{name}": is a link that leads out of the folder'):
+            merge(base, lora(), tmp_path, "original")
+        (base / name).unlink()
+
+
 @pytest.mark.parametrize(
     ("adapter", "variant", "message"),
     [
