@@ -18,28 +18,43 @@ def p_values(
     """Return p_pass and p_fail of every data set, as `stats.cluster_t` does one by one.
 
     `kind` is what the rows are: 0/1 in clusters ("share"), differences of such ("pairs", with the `discordance` of
-    every data set), independent values in [0, 1] ("score", with the `rows` themselves), or any others ("ratio").
+    every data set), values in [0, 1] ("score"; independent ones with the `rows` themselves), or any others ("ratio").
     """
     import numpy as np
 
-    resampled = of.clusters <= stats.RESAMPLED_CLUSTERS
-    if kind == "share":
+    if kind == "ratio":
+        parts = [ratio.guarded_t(of, threshold)]
+    elif kind == "share":
         parts = [ratio.share_t(of, threshold)]
     elif kind == "pairs":
         parts = [ratio.pairs_t(of, threshold, discordance)]
     else:
         parts = [ratio.skewed_t(of, threshold)]
-    if resampled:
-        parts.append(ratio.bootstrap_p(of, threshold, ratio.bootstrap_t(of)))
+    if kind != "ratio":
+        parts.append(_beside(of, threshold))
     alike = _agreeing(of, threshold, kind)
     p_pass, p_fail = (np.maximum.reduce([p[i] for p in parts]) for i in (0, 1))
-    if kind == "score":
+    if rows is not None:
         p_pass, p_fail = np.maximum(p_pass, alike[0]), np.maximum(p_fail, alike[1])
-    if rows is not None and resampled:
-        other = ratio.worst_row_p(rows, threshold, ratio.worst_row_draws(of.clusters), (0.0, 1.0))
-        p_pass, p_fail = np.minimum(p_pass, other[0]), np.minimum(p_fail, other[1])
+        if of.clusters <= stats.RESAMPLED_CLUSTERS:
+            other = ratio.worst_row_p(rows, threshold, (0.0, 1.0))
+            p_pass, p_fail = np.minimum(p_pass, other[0]), np.minimum(p_fail, other[1])
     varies = of.varies()
     return np.where(varies, p_pass, alike[0]), np.where(varies, p_fail, alike[1])
+
+
+def _beside(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
+    """Return the p-values of the test that must agree: of whole clusters resampled, guarded where they are uneven."""
+    import numpy as np
+
+    uneven = np.broadcast_to(ratio.uneven(of.weights), of.estimate.shape)
+    p_pass, p_fail = np.zeros(of.estimate.shape), np.zeros(of.estimate.shape)
+    if uneven.any():
+        p_pass, p_fail = (np.where(uneven, p, 0.0) for p in ratio.guarded_t(of, threshold, ratio.UNEVEN_LEAST))
+    if of.clusters <= stats.RESAMPLED_CLUSTERS and not uneven.all():
+        even = ratio.bootstrap_p(of, threshold, ratio.bootstrap_t(of))
+        p_pass, p_fail = np.where(uneven, p_pass, even[0]), np.where(uneven, p_fail, even[1])
+    return p_pass, p_fail
 
 
 def _agreeing(of: Ratio, threshold: float, kind: Kind) -> tuple[Floats, Floats]:

@@ -221,7 +221,7 @@ class Question:
     def _bootstrap(self) -> stats.Test:
         clusters = self.clusters or [s.id for s in self.ours]
         support = self._support()
-        return stats.cluster_bootstrap(self._all, clusters, self.margin, self.alpha, self.seed, support=support)
+        return stats.cluster_bootstrap(self._all, clusters, self.margin, self.alpha, support=support)
 
     def _support(self) -> tuple[float, float] | None:
         """Return the range a row's value can have, oriented, where it is known."""

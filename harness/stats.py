@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
     from harness.ratio import Floats, Ratio
 
-VERSION = 1  # raised whenever the same rows come to other numbers
+VERSION = 2  # raised whenever the same rows come to other numbers
 FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 EXACT_ROWS = 500  # up to this many rows Tango's statistic is referred to its exact distribution
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
-FLIPS = 4999
+FLIPS, UNFLIPPED = 4999, 2e-5  # and the level below which so many would be needed that the t decides alone
+RESAMPLES, MOST_RESAMPLES = 2000, 20_000  # of a metric that is made from all rows at once
 T_METHODS = ("t", "cluster t", "ratio estimator", "cluster bootstrap", "sign flips")
 Support = tuple[float, float]
 Statistic = Callable[[Sequence[int]], float]
@@ -47,6 +48,7 @@ class Test:
     `lower` and `upper` are one-sided bounds at alpha each, together a 1 - 2·alpha interval, on the
     scale of the estimate (infinite when nothing can be said). `p_pass` is the p-value of
     H0: theta <= threshold (small: the claim is proven), `p_fail` that of H0: theta >= threshold.
+    `effective` is as how many the clusters count, where they are very uneven.
     """
 
     estimate: float
@@ -57,6 +59,7 @@ class Test:
     method: str
     n: int
     clusters: int | None = None
+    effective: float | None = None
 
     __test__: ClassVar[bool] = False  # pytest must not collect it where a test imports it
 
@@ -150,11 +153,12 @@ def cluster_t(
     nats per token, weighted by tokens, and a threshold in nats. `support` is the range a value can have.
 
     Student's t with the error of `ratio.ratio` is wrong up to 28 % of the time where 5 % is meant, when the
-    clusters are few and skewed. So two tests must agree, the weaker one counts: the bootstrap-t of whole
-    clusters, and either the t corrected for skewness or, for 0/1 rows and their differences in clusters,
-    Wilson's and Tango's scores on the effective number of rows. Of independent rows in a known range, a
-    disaster that none of n rows showed is allowed for, too (the rule of three), and the Bayesian bootstrap
-    with a worst row may prove what these cannot. Where nothing varies only the rule of three is left.
+    clusters are few and skewed. Where no range is known, `ratio.guarded_t` decides. Of rows in a known range two tests
+    must agree, the weaker one counts: the t corrected for skewness or, for 0/1 rows and their differences in clusters,
+    Wilson's and Tango's scores on the effective number of rows; and the bootstrap-t of whole clusters or, where these
+    are very uneven or alpha is under `ratio.FINEST`, `ratio.guarded_t`. Of independent rows in a known range, a
+    disaster that none of n rows showed is allowed for, too (the rule of three), and the Bayesian bootstrap with a worst
+    row may prove what these cannot. Where nothing varies only the rule of three is left.
     """
     import numpy as np
 
@@ -179,7 +183,8 @@ def cluster_t(
     if support and method == "t" and len(parts) > 1 and len(v) <= RESAMPLED_CLUSTERS:
         judged = _strongest(judged, _worst_row(v, threshold, alpha, support))
     lower, upper, p_pass, p_fail = judged
-    return Test(mean, lower, upper, p_pass, p_fail, method, len(v), seen)
+    rule = float(ratio.effective(weight)) if len(weight) and ratio.uneven(weight) else None
+    return Test(mean, lower, upper, p_pass, p_fail, method, len(v), seen, rule)
 
 
 Judged = tuple[float, float, float, float]  # lower, upper, p_pass, p_fail
@@ -189,23 +194,28 @@ def _judge_ratio(
     of: Ratio, threshold: float, alpha: float, lattice: str, v: Floats, support: Support | None
 ) -> list[Judged]:
     """Return what the tests that `cluster_t` asks say each."""
+    if support is None:
+        return [(*ratio.guarded_bounds(of, alpha), *_floats(ratio.guarded_t(of, threshold)))]
     parts: list[Judged] = []
-    if lattice == "share" and support:
-        low = support[0]
-        p = ratio.share_t(of, threshold, low)
-        parts.append((*ratio.share_bounds(of, alpha, low), float(p[0]), float(p[1])))
+    if lattice == "share":
+        parts.append((*ratio.share_bounds(of, alpha, support[0]), *_floats(ratio.share_t(of, threshold, support[0]))))
     elif lattice == "pairs":
         discordance = (v * v).mean()
-        p = ratio.pairs_t(of, threshold, discordance)
-        parts.append((*ratio.pairs_bounds(of, alpha, discordance), float(p[0]), float(p[1])))
+        p = _floats(ratio.pairs_t(of, threshold, discordance))
+        parts.append((*ratio.pairs_bounds(of, alpha, discordance), *p))
     else:
-        p = ratio.skewed_t(of, threshold)
-        parts.append((*ratio.skewed_bounds(of, alpha), float(p[0]), float(p[1])))
-    if of.clusters <= RESAMPLED_CLUSTERS:
-        drawn = ratio.bootstrap_t(of, max(ratio.RESAMPLES, math.ceil(4 / alpha)))
-        p = ratio.bootstrap_p(of, threshold, drawn)
-        parts.append((*ratio.bootstrap_bounds(of, alpha, drawn), float(p[0]), float(p[1])))
+        parts.append((*ratio.skewed_bounds(of, alpha), *_floats(ratio.skewed_t(of, threshold))))
+    if ratio.uneven(of.weights) or alpha < ratio.FINEST:
+        p = _floats(ratio.guarded_t(of, threshold, ratio.UNEVEN_LEAST))
+        parts.append((*ratio.guarded_bounds(of, alpha, ratio.UNEVEN_LEAST), *p))
+    elif of.clusters <= RESAMPLED_CLUSTERS:
+        drawn = ratio.bootstrap_t(of)
+        parts.append((*ratio.bootstrap_bounds(of, alpha, drawn), *_floats(ratio.bootstrap_p(of, threshold, drawn))))
     return parts
+
+
+def _floats(pair: tuple[Floats, Floats]) -> tuple[float, float]:
+    return float(pair[0]), float(pair[1])
 
 
 def _weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
@@ -220,9 +230,8 @@ def _strongest(one: Judged, other: Judged) -> Judged:
 
 
 def _worst_row(v: Floats, threshold: float, alpha: float, support: Support) -> Judged:
-    drawn = ratio.worst_row_draws(len(v), max(ratio.RESAMPLES, math.ceil(4 / alpha)))
-    p = ratio.worst_row_p(v, threshold, drawn, support)
-    return (*ratio.worst_row_bounds(v, alpha, drawn, support), float(p[0]), float(p[1]))
+    p = _floats(ratio.worst_row_p(v, threshold, support))
+    return (*ratio.worst_row_bounds(v, alpha, support), *p)
 
 
 def _lattice(v: Floats, support: Support | None) -> str:
@@ -267,24 +276,25 @@ def sign_flip(
     """Test that a candidate's mean is above a baseline's on the same rows, margin 0; what McNemar's is to scores.
 
     If the two models do not differ, each cluster's difference could as well have had the other sign: the share
-    of sign patterns with as large a sum is an exact p-value, over all 2^G patterns up to FLIPPED clusters, over
-    FLIPS random ones and the one seen above that (Phipson, Smyth 2010, SAGMB 9:39), up to RESAMPLED_CLUSTERS.
+    of sign patterns with as large a sum is an exact p-value, over all 2^G patterns up to FLIPPED clusters, above
+    that, up to RESAMPLED_CLUSTERS, over the one seen and FLIPS random ones, or as many as a small alpha takes (Phipson,
+    Smyth 2010, SAGMB 9:39).
     The claim is about means, which skewed differences can break, so `paired_ratio` must agree; its are the bounds.
     """
     import numpy as np
 
     test = paired_ratio(cand_values, base_values, [1.0] * len(cand_values), clusters, 0.0, alpha, support=support)
     groups, count = _groups(clusters, len(cand_values))
-    if count > RESAMPLED_CLUSTERS:
+    if count > RESAMPLED_CLUSTERS or alpha < UNFLIPPED:
         return test
     sums = np.bincount(groups, np.subtract(cand_values, base_values), minlength=count).astype(np.float64)
-    p_pass, p_fail = max(test.p_pass, _flips(sums)), max(test.p_fail, _flips(-sums))
+    p_pass, p_fail = max(test.p_pass, _flips(sums, alpha)), max(test.p_fail, _flips(-sums, alpha))
     lower = test.lower if p_pass <= alpha else min(test.lower, 0.0)
     upper = test.upper if p_fail <= alpha else max(test.upper, 0.0)
-    return Test(test.estimate, lower, upper, p_pass, p_fail, "sign flips", test.n, test.clusters)
+    return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail, method="sign flips")
 
 
-def _flips(sums: Floats) -> float:
+def _flips(sums: Floats, alpha: float) -> float:
     """Return the share of sign patterns whose sum is at least the one seen."""
     import numpy as np
 
@@ -293,8 +303,12 @@ def _flips(sums: Floats) -> float:
     if count <= FLIPPED:
         patterns = np.arange(2**count)[:, None] >> np.arange(count) & 1
         return float(((1 - 2 * patterns) @ sums >= sums.sum() - 1e-12 * size).mean())
-    signs = np.random.default_rng([ratio.SEED, count]).integers(0, 2, (FLIPS, count)) * 2 - 1
-    return float(1 + (signs @ sums >= sums.sum() - 1e-12 * size).sum()) / (FLIPS + 1)
+    flips, above = max(FLIPS, math.ceil(4 / alpha)), 0
+    rng = np.random.default_rng([ratio.SEED, count, 3])
+    for at in range(0, flips, FLIPS):
+        signs = rng.integers(0, 2, (min(FLIPS, flips - at), count)) * 2 - 1
+        above += int((signs @ sums >= sums.sum() - 1e-12 * size).sum())
+    return (1 + above) / (flips + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -321,8 +335,6 @@ def cluster_bootstrap(
     clusters: Sequence[Hashable],
     threshold: float,
     alpha: float,
-    seed: int,
-    resamples: int = 2000,
     *,
     support: Support | None = None,
 ) -> Test:
@@ -333,17 +345,22 @@ def cluster_bootstrap(
     Statistician 69:371, "expanded percentile": its normal quantile becomes sqrt(G/(G-1)) times that of
     t(G - 1)), because plain percentiles are too narrow; (2) t(G - 1) on the delete-one-cluster
     jackknife, because a percentile interval collapses where most resamples look alike. A resample without
-    a finite value counts against both verdicts. `support`: see `cluster_t`; only for a mean.
+    a finite value counts against both verdicts. There are as many resamples as the tail of a small alpha takes, up to
+    MOST_RESAMPLES; a tail beyond those is the normal distribution's with their mean and spread.
+    `support`: see `cluster_t`; only for a mean.
     """
     import numpy as np
-    from scipy.special import ndtr, stdtr, stdtrit
+    from scipy.special import stdtr, stdtrit
 
     groups, count = _groups(clusters, len(clusters))
     _check_level(threshold, alpha)
     rows = [np.flatnonzero(groups == g).tolist() for g in range(count)]
     estimate = _finite("the statistic of all rows", statistic(range(len(groups))))
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, count, size=(resamples, count))
+    tail = _expanded_tail(alpha, count)
+    most = min(max(RESAMPLES, math.ceil(100 / alpha)), MOST_RESAMPLES)
+    resamples = most if 4 / most > tail else max(RESAMPLES, math.ceil(4 / tail))
+    rng = np.random.default_rng([ratio.SEED, count, 4])
+    draws = (rng.integers(0, count, size=count) for _ in range(resamples))
     drawn = np.array([statistic([row for g in draw for row in rows[g]]) for draw in draws], dtype=float)
     error = _jackknife_error(statistic, rows, estimate) if count > 1 else 0.0
     if count < 2 or error <= 1e-12 * max(1.0, abs(estimate)) or bool((drawn == estimate).all()):
@@ -356,12 +373,17 @@ def cluster_bootstrap(
         )
         for sign in (1, -1)
     )
-    quantile = -float(stdtrit(count - 1, alpha))
-    tail, reach = float(ndtr(-math.sqrt(count / (count - 1)) * quantile)), quantile * error
-    low = float(np.quantile(np.where(np.isfinite(drawn), drawn, -math.inf), tail, method="lower"))
-    high = float(np.quantile(np.where(np.isfinite(drawn), drawn, math.inf), 1 - tail, method="higher"))
+    reach = -float(stdtrit(count - 1, alpha)) * error
+    low, high = _expanded_bound(drawn, tail), -_expanded_bound(-drawn, tail)
     bounds = min(low, estimate - reach), max(high, estimate + reach)
     return Test(estimate, *bounds, p_pass, p_fail, "cluster bootstrap", len(groups), count)
+
+
+def _expanded_tail(alpha: float, count: int) -> float:
+    """Return the share of resamples beyond the expanded percentile bound at a level, of so many clusters."""
+    from scipy.special import ndtr, stdtrit
+
+    return float(ndtr(math.sqrt(count / max(count - 1, 1)) * stdtrit(max(count - 1, 1), alpha)))
 
 
 def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
@@ -371,7 +393,21 @@ def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
 
     against = int((~(np.isfinite(drawn) & (drawn > threshold))).sum())
     z = -float(ndtri((1 + against) / (len(drawn) + 1)))
+    if not against:  # a tail beyond all of them, down to the least chance that a resample has
+        z = max(z, min(float((drawn.mean() - threshold) / drawn.std()), -float(ndtri(float(count) ** -count))))
     return float(stdtr(count - 1, -z * math.sqrt((count - 1) / count)))
+
+
+def _expanded_bound(drawn: Floats, tail: float) -> float:
+    """Return the lower bound that inverts `_expanded_p`: an order statistic, or beyond them a normal quantile."""
+    import numpy as np
+    from scipy.special import ndtri
+
+    allowed = math.floor(tail * (len(drawn) + 1) + 1e-9) - 1
+    low = np.sort(np.where(np.isfinite(drawn), drawn, -math.inf))
+    if allowed >= 0:
+        return float(low[allowed])
+    return float(min(low[0], low.mean() + ndtri(tail) * low.std())) if math.isfinite(low[0]) else -math.inf
 
 
 def _jackknife_error(statistic: Statistic, rows: list[list[int]], estimate: float) -> float:

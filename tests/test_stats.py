@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
-from harness import pairs, ratio, stats
+from harness import means, pairs, ratio, stats
 from harness.stats import Test
 
 ALPHA = 0.05
@@ -350,7 +350,7 @@ def test_pairs_in_clusters_of_one_are_tangos_score() -> None:
     """The same of differences: 15 won and 9 lost of 200 rows, as Tango would say of 199."""
     d = np.array([1.0] * 15 + [-1.0] * 9 + [0.0] * 176)
     of = ratio.ratio(d, np.ones(200))
-    reach, k = t.isf(ALPHA, 199), 199 / 200
+    reach, k = t.isf(ALPHA, ratio.pan_wall(of)), 199 / 200
     want = (pairs.bound(15 * k, 9 * k, 199, reach), pairs.bound(15 * k, 9 * k, 199, -reach))
     assert ratio.pairs_bounds(of, ALPHA, 24 / 200) == pytest.approx(want, abs=1e-9)
 
@@ -372,8 +372,8 @@ def test_the_bootstrap_t_resamples_whole_clusters() -> None:
 
 def test_the_bayesian_bootstrap_with_a_worst_row_is_clopper_and_pearson_for_shares() -> None:
     """27 of 30 right, one more row at the worst: the bounds are those of the exact binomial, but for 2000 draws."""
-    rows, drawn = np.array([1.0] * 27 + [0.0] * 3), ratio.worst_row_draws(30)
-    low, high = ratio.worst_row_bounds(rows, ALPHA, drawn, (0.0, 1.0))
+    rows = np.array([1.0] * 27 + [0.0] * 3)
+    low, high = ratio.worst_row_bounds(rows, ALPHA, (0.0, 1.0))
     assert (low, high) == pytest.approx((beta.ppf(ALPHA, 27, 4), beta.isf(ALPHA, 28, 3)), abs=0.01)
 
 
@@ -396,8 +396,8 @@ def test_duplicating_every_row_in_its_cluster_changes_nothing() -> None:
     def mean(rows: list[int]) -> float:
         return float(np.mean([values[i % len(values)] for i in rows]))
 
-    once = stats.cluster_bootstrap(mean, labels, 0.8, ALPHA, seed=1, resamples=300)
-    twice = stats.cluster_bootstrap(mean, labels * 2, 0.8, ALPHA, seed=1, resamples=300)
+    once = stats.cluster_bootstrap(mean, labels, 0.8, ALPHA)
+    twice = stats.cluster_bootstrap(mean, labels * 2, 0.8, ALPHA)
     assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
     assert stats.cluster_t([1.0] * 40, [1.0] * 40, list(range(20)) * 2, 0.8, ALPHA, support=(0, 1)).p_pass == (
         stats.cluster_t([1.0] * 20, [1.0] * 20, list(range(20)), 0.8, ALPHA, support=(0, 1)).p_pass
@@ -447,18 +447,18 @@ def test_bootstrap_of_a_mean_is_close_to_cluster_t() -> None:
     """With many clusters and a smooth statistic the two methods say nearly the same."""
     values, _, labels = clustered(4, groups=60)
     t = stats.cluster_t(values, [1.0] * len(values), labels, 0.8, ALPHA)
-    b = stats.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA, seed=5)
+    b = stats.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA)
     assert b.estimate == pytest.approx(t.estimate)
     assert b.lower == pytest.approx(t.lower, abs=0.15 * (t.upper - t.lower))
     assert b.upper == pytest.approx(t.upper, abs=0.15 * (t.upper - t.lower))
     assert (b.clusters, b.n, b.method) == (60, len(values), "cluster bootstrap")
 
 
-def test_bootstrap_is_the_same_for_the_same_seed() -> None:
+def test_bootstrap_is_the_same_every_time() -> None:
     """A verdict does not change when nothing changed."""
     values, _, labels = clustered(6)
     one, two = (
-        stats.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA, 9, 200)
+        stats.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA)
         for _ in range(2)
     )
     assert one == two
@@ -467,9 +467,33 @@ def test_bootstrap_is_the_same_for_the_same_seed() -> None:
 def test_three_clusters_never_pass() -> None:
     """However clear the rows, three clusters are no population at 5 %."""
     values = [0.90, 0.91, 0.92]
-    test = stats.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), "abc", 0.1, 0.01, seed=0)
+    test = stats.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), "abc", 0.1, 0.01)
     assert test.p_pass > 0.01
     assert test.lower < 0.9
+
+
+@pytest.mark.parametrize("attempt", [1, 6, 13, 100])
+@pytest.mark.parametrize("kind", ["combine", "flips", "scores", "share", "mean"])
+def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
+    """A level that `spend` makes small can be reached: resamples grow with 1/alpha, and what is unclear stays so."""
+    alpha, rng = stats.spent(ALPHA, attempt), np.random.default_rng(attempt)
+    values, labels = rng.uniform(0.8, 1.0, 120), list(range(40)) * 3
+    zeros, ones = [0.0] * 120, [1.0] * 120
+
+    def test(threshold: float) -> stats.Test:
+        if kind == "combine":
+            return stats.cluster_bootstrap(lambda rows: float(values[list(rows)].mean()), labels, threshold, alpha)
+        if kind == "flips":
+            return stats.sign_flip((values - threshold).tolist(), zeros, labels, alpha, support=(-1.0, 1.0))
+        if kind == "scores":
+            return stats.cluster_t(values.tolist(), ones, None, threshold, alpha, support=(0.0, 1.0))
+        if kind == "share":
+            right = [1.0] * 114 + [0.0] * 6
+            return stats.cluster_t(right, ones, labels, threshold, alpha, support=(0.0, 1.0))
+        return stats.cluster_t(values.tolist(), ones, labels, threshold, alpha)
+
+    assert test(0.5).p_pass <= alpha
+    assert not passes(test(float(values.mean()) + 0.02))
 
 
 def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() -> None:
@@ -479,21 +503,23 @@ def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() 
         return float(np.mean(rows)) if len(set(rows)) >= 20 else math.nan
 
     for threshold in (2.0, 28.0):  # far below and far above the mean of 14.5
-        test = stats.cluster_bootstrap(fragile, list(range(30)), threshold, ALPHA, seed=0, resamples=400)
+        test = stats.cluster_bootstrap(fragile, list(range(30)), threshold, ALPHA)
         assert min(test.p_pass, test.p_fail) > 0.3
         assert (test.lower, test.upper) == (-math.inf, math.inf)
 
 
 def test_bootstrap_that_cannot_vary_proves_nothing() -> None:
     """One cluster, or the same value in every resample, gives no verdict."""
-    assert stats.cluster_bootstrap(lambda rows: 1.0, list(range(30)), 0.5, ALPHA, 0, 50).p_pass == 1.0
-    assert stats.cluster_bootstrap(lambda rows: 1.0, ["a"] * 30, 0.5, ALPHA, 0, 50).p_pass == 1.0
-    known = stats.cluster_bootstrap(lambda rows: 1.0, list(range(15)), 0.8, ALPHA, 0, 50, support=(0.0, 1.0))
+    assert stats.cluster_bootstrap(lambda rows: 1.0, list(range(30)), 0.5, ALPHA).p_pass == 1.0
+    assert stats.cluster_bootstrap(lambda rows: 1.0, ["a"] * 30, 0.5, ALPHA).p_pass == 1.0
+    known = stats.cluster_bootstrap(lambda rows: 1.0, list(range(15)), 0.8, ALPHA, support=(0.0, 1.0))
     assert known.p_pass == pytest.approx(0.8**15)
 
 
-def test_false_passes_at_the_boundary_with_few_clusters() -> None:
+def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 8 clusters bootstrap and jackknife together stay near alpha, where plain percentiles do not."""
+    monkeypatch.setattr(stats, "RESAMPLES", 150)
+    monkeypatch.setattr(stats, "MOST_RESAMPLES", 150)
     rng = np.random.default_rng(7)
     passed, plain, runs = 0, 0, 300
     for _ in range(runs):
@@ -506,11 +532,69 @@ def test_false_passes_at_the_boundary_with_few_clusters() -> None:
         def mean(rows: list[int], values: np.ndarray = values) -> float:
             return float(values[rows].mean())
 
-        passed += passes(stats.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA, seed=1, resamples=150))
+        passed += passes(stats.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
         draws = rng.integers(0, 8, (300, 8))
         plain += np.mean(sums[draws].sum(1) / sizes[draws].sum(1) <= -0.02) <= ALPHA
     assert passed / runs < 1.5 * ALPHA
     assert plain > passed
+
+
+def test_the_guarded_t_counts_the_worst_once_more() -> None:
+    """Rows with a range of their own tell the formula: by hand for one worst row, symmetric rows, G = 40."""
+    rows = np.array([-1.0, 1.0] * 20)
+    rows[0] = -1.5
+    of, more = ratio.ratio(rows, np.ones(40)), ratio.LEAST
+    tail = ratio.l_skewness(-of.residuals)
+    more += ratio.STEEP * max(float(tail), 0.0) / math.sqrt(40 - ratio.FEWEST)
+    whole, mean = 40 + more, (rows.sum() - 1.5 * more) / (40 + more)
+    square = ((rows - mean) / (1 - 1 / whole)) ** 2
+    variance = square.sum() + more * square[0]
+    error = math.sqrt((whole - 1) / whole * variance) / whole
+    spread = ((square - variance / whole) ** 2).sum() + more * (square[0] - variance / whole) ** 2
+    df = min(2 * variance**2 / (spread * whole / (whole - 1)), whole - 1)
+    assert ratio.guarded_t(of, -0.4)[0] == pytest.approx(t.sf((mean + 0.4) / error, df))
+    assert ratio.guarded_bounds(of, ALPHA)[0] == pytest.approx(mean - t.isf(ALPHA, df) * error)
+
+
+def test_l_skewness_is_that_of_known_distributions() -> None:
+    """0 of a normal, 1/3 of an exponential distribution, and its sign turns with the rows."""
+    rng = np.random.default_rng(3)
+    normal, exponential = rng.standard_normal(100_000), rng.exponential(size=100_000)
+    assert float(ratio.l_skewness(normal)) == pytest.approx(0.0, abs=0.01)
+    assert float(ratio.l_skewness(exponential)) == pytest.approx(1 / 3, abs=0.01)
+    assert float(ratio.l_skewness(-exponential)) == pytest.approx(-1 / 3, abs=0.01)
+
+
+def test_pan_and_walls_degrees_are_those_of_normal_rows() -> None:
+    """About G - 1 where all clusters say as much, 1 where one says it all."""
+    rng = np.random.default_rng(4)
+    even = ratio.pan_wall(ratio.ratio(rng.standard_normal(4000), np.ones(4000)))
+    assert 3500 < float(even) < 4000
+    one = np.zeros(50)
+    one[0] = 1.0
+    assert float(ratio.pan_wall(ratio.ratio(one, np.ones(50)))) < 2.5
+
+
+@pytest.mark.parametrize(
+    ("what", "highest"), [("pareto", 0.075), ("lognormal", 0.075), ("normal", 0.06), ("share in uneven clusters", 0.06)]
+)
+def test_false_passes_where_a_tail_hides(what: str, highest: float) -> None:
+    """Means of long tails and shares of very uneven clusters pass falsely about as often as they may."""
+    rng, runs = np.random.default_rng(5), 1000
+    sizes = np.maximum(1, np.round(60 / np.arange(1, 201)))
+    tokens = np.round(rng.lognormal(4, 0.8, (runs, 60))) + 1
+    if what == "share in uneven clusters":
+        weights = np.broadcast_to(sizes, (runs, 200))
+        right = rng.binomial(weights.astype(int), rng.beta(0.95, 0.05, (runs, 200)))
+        found = means.p_values(ratio.ratio(right.astype(float), weights), 0.95, "share")
+    else:
+        nats = {
+            "pareto": lambda: 0.5 - rng.pareto(3, (runs, 60)),
+            "lognormal": lambda: np.exp(0.32) - rng.lognormal(0, 0.8, (runs, 60)),
+            "normal": lambda: rng.standard_normal((runs, 60)),
+        }[what]()
+        found = means.p_values(ratio.ratio(nats * tokens, tokens), 0.0, "ratio")
+    assert (found[0] <= ALPHA).mean() <= highest
 
 
 def test_false_passes_of_cluster_t_at_the_boundary() -> None:
@@ -535,7 +619,7 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
     want = permutation_test(
         (cand, base), lambda c, b: (c - b).mean(), permutation_type="samples", alternative="greater", n_resamples=1024
     )
-    assert stats._flips(cand - base) == pytest.approx(want.pvalue)
+    assert stats._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
     test = stats.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
     assert test.p_pass >= want.pvalue
     assert (test.lower > 0) == passes(test)
@@ -544,8 +628,8 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
 def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
     """9 won and 2 lost: flipping signs is tossing a coin for each row that differs."""
     d = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 30)
-    assert stats._flips(d) == pytest.approx(stats.mcnemar(9, 2, 41, ALPHA).p_pass)
-    many = stats._flips(np.array([1.0] * 30 + [-1.0] * 12))  # above 16 clusters by random signs
+    assert stats._flips(d, ALPHA) == pytest.approx(stats.mcnemar(9, 2, 41, ALPHA).p_pass)
+    many = stats._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
     assert many == pytest.approx(stats.mcnemar(30, 12, 42, ALPHA).p_pass, abs=0.003)
 
 
@@ -623,7 +707,7 @@ def test_not_a_number_is_an_error(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         stats.point(bad, 1.0)
     with pytest.raises(ValueError, match="finite"):
-        stats.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA, 0)
+        stats.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
     with pytest.raises(ValueError, match="whole"):
         stats.binomial(bad, 10, 0.5, ALPHA)  # type: ignore[arg-type]
 
@@ -643,7 +727,7 @@ def test_not_a_number_is_an_error(bad: float) -> None:
         lambda: stats.cluster_t([1.0, 2.0], [1.0, 1.0], ["a"], 0.5, ALPHA),
         lambda: stats.cluster_t([1.0, 2.0], [1.0, 1.0], None, 0.5, ALPHA, support=(0.0, 1.0)),
         lambda: stats.paired_ratio([1.0], [1.0, 2.0], [1.0], None, 0.5, ALPHA),
-        lambda: stats.cluster_bootstrap(lambda rows: 0.5, [], 0.5, ALPHA, 0),
+        lambda: stats.cluster_bootstrap(lambda rows: 0.5, [], 0.5, ALPHA),
     ],
 )
 def test_empty_or_impossible_input_is_an_error(call: object) -> None:
