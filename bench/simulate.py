@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from harness import means, pairs, power, ratio, sequential, stats
 
 ALPHA = 0.05
 RUNS, QUICK = 20_000, 2_000
-BATCH = 1_000
+BATCH = 500
 AWAY = 2.5  # standard errors between truth and threshold where power is measured
 START, END = "<!-- simulated: make simulate -->\n", "<!-- /simulated -->\n"
 
@@ -40,7 +41,8 @@ class Data:
     weights: Floats
     truth: float
     changed: Floats | None = None  # rows that differ, of pairs
-    rows: Floats | None = None  # the values of independent rows in [0, 1]
+    rows: Floats | None = None  # the values of independent rows in their range
+    support: stats.Support = (0.0, 1.0)
 
 
 # ------------------------------------------------------------------ what a gate does with clusters and means
@@ -49,7 +51,7 @@ class Data:
 def judge(data: Data, of: ratio.Ratio, threshold: float, kind: means.Kind) -> P:
     """Return the p-values of `stats.cluster_t` for many runs at once; tests/test_simulate.py holds them together."""
     changed = None if data.changed is None else data.changed.sum(-1) / data.weights.sum(-1)
-    return means.p_values(of, threshold, kind, discordance=changed, rows=data.rows)
+    return means.p_values(of, threshold, kind, discordance=changed, rows=data.rows, support=data.support)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -
         error = np.where(of.varies(), of.error, np.inf)
         t_at.append(tuple((of.estimate - place) / error for place in places))
         if data.rows is not None:
-            bets.append(sequential.wealth(data.rows, places[1]).max(-1) >= np.log(1 / ALPHA))
+            low, high = data.support
+            scaled = (data.rows - low) / (high - low), (places[1] - low) / (high - low)
+            bets.append(sequential.wealth(*scaled).max(-1) >= np.log(1 / ALPHA))
     at, off = (tuple(np.concatenate([f[k][i] for f in found]) for i in (0, 1)) for k in (0, 1))
     t0, t1 = (np.concatenate([t[k] for t in t_at]) for k in (0, 1))
     reach = student.isf(ALPHA, of.clusters - 1)
@@ -103,25 +107,48 @@ def share(hits: Floats) -> float:
 # ------------------------------------------------------------------ data
 
 
-def clustered_share(rng: np.random.Generator, count: int, p: float, icc: float, most: int) -> Callable[[int], Data]:
-    """0/1 rows, beta-binomial clusters of 1 to `most` rows."""
+def sizes_of(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Floats:
+    """Return how many rows each cluster has: all 6, 1 to 12, by rank (6 on average), or Pareto's 1.5 up to 500."""
+    if kind == "zipf":
+        ranks = np.arange(1, shape[1] + 1)
+        sizes = np.maximum(1, np.round(6 * shape[1] / (1 / ranks).sum() / ranks))
+        return np.broadcast_to(sizes.astype(int), shape)
+    if kind == "pareto":
+        return np.minimum(np.ceil(2 * (1 + rng.pareto(1.5, shape))), 500).astype(int)
+    return np.full(shape, 6) if kind == "equal" else rng.integers(1, 13, shape)
+
+
+def clustered_share(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
+    """0/1 rows, beta-binomial clusters."""
 
     def draw(runs: int) -> Data:
-        sizes = rng.integers(1, most + 1, (runs, count))
+        sizes = sizes_of(rng, kind, (runs, count))
         rate = rng.beta(p * (1 - icc) / icc, (1 - p) * (1 - icc) / icc, (runs, count)) if icc else p
         return Data(rng.binomial(sizes, rate).astype(float), sizes.astype(float), p)
 
     return draw
 
 
+def clustered_scores(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
+    """Scores of 0, ½ and 1, two draws of a cluster's rate each."""
+
+    def draw(runs: int) -> Data:
+        data = clustered_share(rng, count, p, icc, kind)(runs)
+        sizes = data.weights.astype(int)
+        rate = rng.beta(p * (1 - icc) / icc, (1 - p) * (1 - icc) / icc, (runs, count))
+        return Data(rng.binomial(2 * sizes, rate) / 2, data.weights, p)
+
+    return draw
+
+
 def clustered_pairs(
-    rng: np.random.Generator, count: int, discordance: float, difference: float, icc: float, most: int
+    rng: np.random.Generator, count: int, discordance: float, difference: float, icc: float, kind: str
 ) -> Callable[[int], Data]:
-    """Differences of 0/1 rows, Dirichlet-multinomial clusters of 1 to `most` rows."""
+    """Differences of 0/1 rows, Dirichlet-multinomial clusters."""
     shares = np.array([(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance])
 
     def draw(runs: int) -> Data:
-        sizes = rng.integers(1, most + 1, (runs, count))
+        sizes = sizes_of(rng, kind, (runs, count))
         if icc:
             gammas = rng.gamma(np.broadcast_to(shares * (1 - icc) / icc, (runs, count, 3)))
             rates = gammas / np.maximum(gammas.sum(-1, keepdims=True), 1e-300)
@@ -132,6 +159,20 @@ def clustered_pairs(
         lost = rng.binomial(sizes - won, rest)
         return Data((won - lost).astype(float), sizes.astype(float), difference, (won + lost).astype(float))
 
+    return draw
+
+
+def score_differences(rng: np.random.Generator, n: int, factor: float) -> Callable[[int], Data]:
+    """Differences c - factor·b of two scores in [0, 1] on the same rows, Beta(4, 1) around one difficulty."""
+
+    def draw(runs: int) -> Data:
+        hard = rng.beta(4, 1, (runs, n))
+        ours, theirs = (rng.beta(8 * hard + 0.2, 8 * (1 - hard) + 0.2) for _ in range(2))
+        values = ours - factor * theirs
+        return Data(values, np.ones_like(values), truth, rows=values, support=(-factor, 1.0))
+
+    hard = 8 * rng.beta(4, 1, 1_000_000)
+    truth = (1 - factor) * float(((hard + 0.2) / 8.4).mean())
     return draw
 
 
@@ -157,19 +198,26 @@ def scores(rng: np.random.Generator, n: int, name: str) -> Callable[[int], Data]
     return draw
 
 
-NATS: dict[str, Callable[[np.random.Generator, Floats], Floats]] = {
-    "heavy tails, t(4)": lambda rng, tokens: rng.standard_t(4, tokens.shape) * 0.1,
-    "skewed, exponential/√tokens": lambda rng, tokens: (1 - rng.exponential(1, tokens.shape)) / np.sqrt(tokens),
-    "very skewed, lognormal(0.8)": lambda rng, tokens: np.exp(0.32) - rng.lognormal(0, 0.8, tokens.shape),
+NATS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "heavy tails, t(4)": lambda rng, shape: rng.standard_t(4, shape),
+    "skewed, exponential": lambda rng, shape: 1 - rng.exponential(1, shape),
+    "very skewed, lognormal(0.8)": lambda rng, shape: np.exp(0.32) - rng.lognormal(0, 0.8, shape),
+    "Pareto(3)": lambda rng, shape: 0.5 - rng.pareto(3, shape),
+}
+TOKENS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+    "equal": lambda rng, shape: np.full(shape, 100.0),
+    "lognormal(0.8)": lambda rng, shape: np.round(rng.lognormal(4, 0.8, shape)) + 1,
+    "Pareto(1.5)": lambda rng, shape: np.round(20 * (1 + rng.pareto(1.5, shape))),
 }
 
 
-def perplexity(rng: np.random.Generator, n: int, name: str) -> Callable[[int], Data]:
-    """Documents of lognormal length; differences of nats per token, better is higher, bad documents are rare."""
+def perplexity(rng: np.random.Generator, n: int, name: str, lengths: str = "lognormal(0.8)") -> Callable[[int], Data]:
+    """Documents of uneven length; differences of nats per token, better is higher, bad documents are rare."""
 
     def draw(runs: int) -> Data:
-        tokens = np.round(rng.lognormal(4, 0.8, (runs, n))) + 1
-        return Data(NATS[name](rng, tokens) * tokens, tokens, 0.0)
+        tokens = TOKENS[lengths](rng, (runs, n))
+        return Data(NATS[name](rng, tokens.shape) * tokens, tokens, 0.0)
 
     return draw
 
@@ -254,7 +302,7 @@ def when(hit: Floats, never: int) -> Floats:
 
 def flips(rng: np.random.Generator, n: int, name: str, runs: int) -> tuple[float, float]:
     """Return how often `stats.sign_flip` calls equal models better, and worse; by itself, a call per run."""
-    values = NATS[name](rng, np.full((2, runs, n), 50.0))
+    values = NATS[name](rng, (2, runs, n))
     tests = [stats.sign_flip(c, b, None, ALPHA) for c, b in zip(*values, strict=True)]
     return share(np.array([t.p_pass <= ALPHA for t in tests])), share(np.array([t.p_fail <= ALPHA for t in tests]))
 
@@ -278,41 +326,100 @@ def mark(rate: float, bar: float = 120 * ALPHA) -> str:
     return f"**{rate:.1f}**" if rate > bar else f"{rate:.1f}"
 
 
+SIZES = {"equal": "6 rows each", "1-12": "1 to 12 rows", "zipf": "sizes by rank", "pareto": "Pareto sizes"}
+COUNTS = (20, 50, 200, 1000)
+
+
 def shares_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    cells = [
-        cell(f"{g} clusters, share {p}, correlation {icc}", clustered_share(rng, g, p, icc, 12), runs, "share")
-        for g in (10, 20, 40, 200)
-        for p in (0.5, 0.8, 0.95)
-        for icc in (0.0, 0.1, 0.5)
-    ]
-    yield from table("0/1 rows in clusters of 1 to 12, against a number", cells)
+    for kind, words in SIZES.items():
+        cells = [
+            cell(f"{g} clusters, share {p}, correlation {icc}", clustered_share(rng, g, p, icc, kind), runs, "share")
+            for g in COUNTS
+            for p in (0.5, 0.8, 0.9, 0.95)
+            for icc in (0.0, 0.1, 0.5)
+        ]
+        yield from table(f"0/1 rows in clusters, {words}, against a number", cells)
 
 
 def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    cells = [
-        cell(
-            f"{g} clusters, discordance {d}, margin {m}, correlation {icc}",
-            clustered_pairs(rng, g, d, -m, icc, 12),
-            runs,
-            "pairs",
-        )
-        for g in (10, 20, 40, 150)
-        for d, m in ((0.05, 0.02), (0.1, 0.05), (0.3, 0.05))
-        for icc in (0.0, 0.1, 0.5)
-    ]
-    yield from table("0/1 rows in clusters of 1 to 12, against a baseline", cells)
+    for kind, words in SIZES.items():
+        cells = [
+            cell(
+                f"{g} clusters, discordance {d}, margin {m}, correlation {icc}",
+                clustered_pairs(rng, g, d, -m, icc, kind),
+                runs,
+                "pairs",
+            )
+            for g in COUNTS
+            for d, m in ((0.05, 0.02), (0.1, 0.05), (0.3, 0.05))
+            for icc in (0.0, 0.1, 0.5)
+        ]
+        yield from table(f"0/1 rows in clusters, {words}, against a baseline", cells)
 
 
 def scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     cells = [cell(f"{name}, n = {n}", scores(rng, n, name), runs, "score") for n in (50, 200, 1000) for name in SCORES]
     yield from table("Scores in [0, 1], independent rows", cells)
+    cells = [
+        cell(f"{what}, n = {n}", score_differences(rng, n, factor), runs, "score")
+        for n in (50, 200, 1000)
+        for what, factor in (("two scores", 1.0), ("at most 5% worse", 0.95))
+    ]
+    yield from table("Differences of scores on the same rows, and a relative margin", cells)
+    for kind, words in SIZES.items():
+        cells = [
+            cell(f"{g} clusters, mean {p}, correlation {icc}", clustered_scores(rng, g, p, icc, kind), runs, "score")
+            for g in COUNTS
+            for p in (0.5, 0.9)
+            for icc in (0.1, 0.5)
+        ]
+        yield from table(f"Scores of 0, ½ and 1 in clusters, {words}", cells)
 
 
 def perplexity_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    cells = [
-        cell(f"{name}, n = {n}", perplexity(rng, n, name), runs, "ratio") for n in (50, 200, 1000) for name in NATS
-    ]
-    yield from table("Perplexity: nats per token over documents of uneven length", cells)
+    for lengths in TOKENS:
+        cells = [
+            cell(f"{name}, n = {n}", perplexity(rng, n, name, lengths), runs, "ratio") for n in COUNTS for name in NATS
+        ]
+        yield from table(f"Perplexity: nats per token, lengths {lengths}", cells)
+
+
+def combine_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """A metric made from all rows at once, one call of `stats.cluster_bootstrap` per run."""
+    yield f"\n### Macro-F1 of three classes in clusters of 1 to 12, against a number ({runs // 40} runs a cell)\n\n"
+    yield "| | false pass | false block |\n|---|---|---|\n"
+    for count in (20, 50, 150):
+        for right in (0.7, 0.9):
+            passed, blocked = combine(rng, count, right, runs // 40)
+            yield f"| {count} clusters, {right:.0%} right | {mark(passed)} | {mark(blocked)} |\n"
+
+
+def answers(rng: np.random.Generator, count: int, right: float) -> tuple[Floats, Floats, Floats]:
+    """Draw gold labels and answers of three classes, 70, 20 and 10 %, and clusters that share a rate."""
+    sizes = rng.integers(1, 13, count)
+    clusters = np.repeat(np.arange(count), sizes)
+    gold = rng.choice(3, len(clusters), p=[0.7, 0.2, 0.1])
+    hit = rng.random(len(clusters)) < rng.beta(9 * right, 9 * (1 - right), count)[clusters]
+    return gold, np.where(hit, gold, (gold + rng.integers(1, 3, len(gold))) % 3), clusters
+
+
+def macro_f1(gold: Floats, said: Floats, rows: Sequence[int]) -> float:
+    chosen = np.asarray(rows)
+    table = np.bincount(3 * gold[chosen] + said[chosen], minlength=9).reshape(3, 3)
+    return float(np.mean(2 * np.diag(table) / np.maximum(table.sum(0) + table.sum(1), 1)))
+
+
+def combine(rng: np.random.Generator, count: int, right: float, runs: int) -> tuple[float, float]:
+    """Return how often a macro-F1 exactly on its threshold is passed, and blocked."""
+    gold, said, _ = answers(rng, 100_000, right)
+    truth = macro_f1(gold, said, range(len(gold)))
+    hits = [0, 0]
+    for _ in range(runs):
+        gold, said, clusters = answers(rng, count, right)
+        test = stats.cluster_bootstrap(partial(macro_f1, gold, said), clusters.tolist(), truth, ALPHA)
+        hits[0] += test.p_pass <= ALPHA
+        hits[1] += test.p_fail <= ALPHA
+    return 100 * hits[0] / runs, 100 * hits[1] / runs
 
 
 def exact_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
@@ -363,7 +470,7 @@ def flips_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             yield f"| {name}, n = {n} | {better:.1f} | {worse:.1f} |\n"
 
 
-PAGES = (exact_page, scores_page, shares_page, pairs_page, perplexity_page, flips_page, early_page)
+PAGES = (exact_page, scores_page, shares_page, pairs_page, perplexity_page, combine_page, flips_page, early_page)
 
 
 def main() -> None:

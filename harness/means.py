@@ -13,12 +13,19 @@ Kind = Literal["share", "pairs", "score", "ratio"]
 
 
 def p_values(
-    of: Ratio, threshold: float, kind: Kind, *, discordance: Floats | None = None, rows: Floats | None = None
+    of: Ratio,
+    threshold: float,
+    kind: Kind,
+    *,
+    discordance: Floats | None = None,
+    rows: Floats | None = None,
+    support: stats.Support = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of every data set, as `stats.cluster_t` does one by one.
 
     `kind` is what the rows are: 0/1 in clusters ("share"), differences of such ("pairs", with the `discordance` of
-    every data set), values in [0, 1] ("score"; independent ones with the `rows` themselves), or any others ("ratio").
+    every data set), values in a range ("score" in its `support`; independent ones with the `rows` themselves), or any
+    others ("ratio").
     """
     import numpy as np
 
@@ -32,12 +39,12 @@ def p_values(
         parts = [ratio.skewed_t(of, threshold)]
     if kind != "ratio":
         parts.append(_beside(of, threshold))
-    alike = _agreeing(of, threshold, kind)
+    alike = _agreeing(of, threshold, (-1.0, 1.0) if kind == "pairs" else None if kind == "ratio" else support)
     p_pass, p_fail = (np.maximum.reduce([p[i] for p in parts]) for i in (0, 1))
     if rows is not None:
         p_pass, p_fail = np.maximum(p_pass, alike[0]), np.maximum(p_fail, alike[1])
         if of.clusters <= stats.RESAMPLED_CLUSTERS:
-            other = ratio.worst_row_p(rows, threshold, (0.0, 1.0))
+            other = ratio.worst_row_p(rows, threshold, support)
             p_pass, p_fail = np.minimum(p_pass, other[0]), np.minimum(p_fail, other[1])
     varies = of.varies()
     return np.where(varies, p_pass, alike[0]), np.where(varies, p_fail, alike[1])
@@ -57,15 +64,14 @@ def _beside(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
     return p_pass, p_fail
 
 
-def _agreeing(of: Ratio, threshold: float, kind: Kind) -> tuple[Floats, Floats]:
+def _agreeing(of: Ratio, threshold: float, support: stats.Support | None) -> tuple[Floats, Floats]:
     """Return the rule of three's p-values; 1 where the range of the values is not known."""
     import numpy as np
 
-    if kind == "ratio":
+    if support is None:
         return np.ones_like(of.estimate), np.ones_like(of.estimate)
-    low = -1.0 if kind == "pairs" else 0.0
-    mean = of.estimate
-    with np.errstate(divide="ignore", invalid="ignore"):
+    (low, high), mean = support, of.estimate
+    with np.errstate(all="ignore"):
         up = np.where(mean > threshold, ((threshold - low) / (mean - low)) ** of.clusters, 1.0)
-        down = np.where(mean < threshold, ((1 - threshold) / (1 - mean)) ** of.clusters, 1.0)
+        down = np.where(mean < threshold, ((high - threshold) / (high - mean)) ** of.clusters, 1.0)
     return up, down

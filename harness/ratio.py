@@ -112,12 +112,13 @@ def guarded_t(of: Ratio, threshold: float, least: float = LEAST) -> tuple[Floats
     Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness. The
     constants are chosen by simulation, docs/statistics.md; we know no publication of it.
     """
+    import numpy as np
     from scipy.special import stdtr
 
     p = []
     for sign in (1, -1):
         estimate, error, df = _guarded(of, sign, least)
-        p.append(stdtr(df, -sign * (estimate - threshold) / error))
+        p.append(stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
 

@@ -25,20 +25,34 @@ def simulate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("kind", ["share", "pairs", "score", "ratio"])
-def test_many_runs_at_once_are_judged_as_one_gate_is(simulate: ModuleType, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("share", "1-12"),
+        ("share", "zipf"),
+        ("pairs", "1-12"),
+        ("pairs", "pareto"),
+        ("score", "rare disasters, 2 % are 0"),
+        ("score", "difference"),
+        ("ratio", "lognormal(0.8)"),
+        ("ratio", "Pareto(1.5)"),
+    ],
+)
+def test_many_runs_at_once_are_judged_as_one_gate_is(simulate: ModuleType, kind: str, what: str) -> None:
     """Rows expanded from the simulated sums get the same p-values from `stats.cluster_t`."""
     rng = np.random.default_rng(0)
-    draw = {
-        "share": simulate.clustered_share(rng, 12, 0.9, 0.3, 6),
-        "pairs": simulate.clustered_pairs(rng, 12, 0.2, -0.05, 0.3, 6),
-        "score": simulate.scores(rng, 40, "rare disasters, 2 % are 0"),
-        "ratio": simulate.perplexity(rng, 40, "very skewed, lognormal(0.8)"),
-    }[kind]
+    if kind == "share":
+        draw = simulate.clustered_share(rng, 12, 0.9, 0.3, what)
+    elif kind == "pairs":
+        draw = simulate.clustered_pairs(rng, 12, 0.2, -0.05, 0.3, what)
+    elif kind == "ratio":
+        draw = simulate.perplexity(rng, 40, "very skewed, lognormal(0.8)", what)
+    else:
+        draw = simulate.score_differences(rng, 40, 0.95) if what == "difference" else simulate.scores(rng, 40, what)
     data = draw(30)
     of = ratio.ratio(data.sums, data.weights)
     found = simulate.judge(data, of, data.truth - 0.03, kind)
-    support = {"share": (0.0, 1.0), "pairs": (-1.0, 1.0), "score": (0.0, 1.0), "ratio": None}[kind]
+    support = {"share": (0.0, 1.0), "pairs": (-1.0, 1.0), "score": data.support, "ratio": None}[kind]
     for run in range(30):
         values, weights, clusters = rows(data, run, kind)
         test = stats.cluster_t(values, weights, clusters, data.truth - 0.03, ALPHA, support=support)
@@ -63,7 +77,7 @@ def rows(data: object, run: int, kind: str) -> tuple[list[float], list[float], l
 
 def test_a_cell_finds_what_is_wrong_with_the_plain_t(simulate: ModuleType) -> None:
     """40 clusters, a share of 0.95: the plain t passes over 8 % of the time, the gate's test at most 1.2 alpha."""
-    found = simulate.cell("", simulate.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, 12), 2000, "share")
+    found = simulate.cell("", simulate.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, "1-12"), 2000, "share")
     assert found.plain[0] > 8
     assert found.passed < 6
     assert found.blocked < 6
