@@ -17,7 +17,7 @@ from harness.copies import copy_mistakes, parent_mistakes, with_copies
 from harness.data import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
-from harness.gate import PARENT, Gate, order_mistakes
+from harness.gate import COUNTED, PARENT, Gate, order_mistakes
 from harness.isolate import isolated, plain
 from harness.plugins import Plugins
 from harness.proof import Sizes, alpha_of, sizes_of, unprovable
@@ -486,6 +486,8 @@ class _Collector:
             complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
         for mistake in gate.mistakes_on(metric):
             complain(mistake)
+        if gate.group and metric.scale == "count":
+            complain(f'is one of "{gate.group}", {COUNTED}')
         against = "max" if metric.better == "higher" else "min"
         if getattr(gate, against) is not None:
             more = "more" if metric.better == "higher" else "less"

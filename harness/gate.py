@@ -15,6 +15,7 @@ from harness.result import Metric, Sample
 from harness.waive import Waiver
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
+COUNTED = "which counts, and takes no risk that an any_of could share; claim it in a gate of its own"
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 
 
@@ -251,6 +252,8 @@ def member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
                     yield gate, f'any_of names "{member.id}", which has "{key}" of its own'
             if member.alpha is not None:
                 yield gate, f'any_of names "{member.id}", which has "alpha" of its own; the group shares one'
+            if member.max_failures is not None:
+                yield gate, f'any_of names "{member.id}", {COUNTED}'
             if named[member.id] > 1:
                 yield gate, f'any_of names "{member.id}", which another any_of names too'
 
@@ -337,9 +340,11 @@ def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
         found.append(f"max_failures counts rows of a 0/1 metric, and {name} is a {scale}")
     if gate.clean_only and scale == "count":
         found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
-    if gate.decide == "point" and scale in ("proportion", "perplexity"):
+    if gate.decide == "point" and scale != "count":
+        made = "made of" if metric.combine else f"a {scale} of"
         found.append(
-            f'decide = "point" is for budgets; {name} is a {scale} of rows, and its rows have something to say'
+            f'decide = "point" is for counts such as a size; {name} is {made} rows, of which others would give another '
+            'number: leave out "decide", or have its evaluator say scale = "count" if it is one number about the model'
         )
     return found
 

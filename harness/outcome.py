@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import schema
-from harness.gate import PARENT, Gate, Outcome
+from harness.gate import COUNTED, PARENT, Gate, Outcome
 from harness.question import Question
 from harness.result import Metric, Score
 from harness.stats import holm, spent
@@ -21,6 +21,7 @@ from harness.suite import About
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
 SURE = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
+COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 _FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
 
@@ -119,6 +120,7 @@ class _Case:
         yield self.claim
         if Outcome(self.verdict["outcome"]) is Outcome.ERROR:
             return
+        yield self.meant
         yield self.numbers
         yield self.requirements
         yield self.alpha
@@ -138,6 +140,12 @@ class _Case:
             if self.verdict[key] != want:
                 return f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
         return ""
+
+    def meant(self) -> str:
+        """Return why the claim cannot be meant for its metric, or nothing."""
+        metric = self.locked.metric(self.gate)
+        mistakes = self.gate.mistakes_on(metric) if metric else []
+        return f"is refused: {mistakes[0]}" if mistakes else ""
 
     def numbers(self) -> str:
         v = self.verdict
@@ -171,9 +179,8 @@ class _Case:
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
 
     def budget(self) -> bool:
-        """Say whether it takes no risk, so that no attempt is told: a budget, or a group of nothing else."""
-        members = [self.said[m] for m in self.gate.any_of if m in self.said] or [self.verdict]
-        return all(m["method"] == "point" or m["outcome"] == Outcome.ERROR for m in members)
+        """Say whether it takes no risk, so that no attempt is told."""
+        return bool(self.verdict["method"] == "point")
 
     # -- groups, and what a caveat keeps shut ------------------------------------------------------
 
@@ -182,6 +189,8 @@ class _Case:
         if lacking := [m for m in self.gate.any_of if m not in self.said]:
             return f'is any of several, of which "{lacking[0]}" has no verdict'
         members = [self.said[m] for m in self.gate.any_of]
+        if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
+            return f'is any of several, one of them "{counts}", {COUNTED}'
         outcomes = {m["outcome"] for m in members}
         if Outcome.PASS in outcomes or Outcome.ERROR in outcomes:
             want = Outcome.PASS if Outcome.PASS in outcomes else Outcome.ERROR
@@ -239,8 +248,6 @@ class _Case:
         metric = self.locked.metric(self.gate)
         if metric is None:
             raise ValueError(f'"{self.gate.eval}" has no metric "{self.gate.metric_name}"')
-        if mistakes := self.gate.mistakes_on(metric):
-            raise ValueError(f'gate "{self.gate.id}": {mistakes[0]}')
         return Question(self.gate, metric, [], None, [], self.verdict["alpha"], 0)
 
     def threshold(self) -> str:
@@ -306,7 +313,7 @@ class _Case:
             if (v["p_pass"], v["p_fail"]) != ((0.0, 1.0) if met else (1.0, 0.0)):
                 return "has p-values that its count does not come to"
             want = Outcome.PASS if met else Outcome.FAIL
-        elif v["method"] in ("point", "failures counted"):
+        elif v["method"] in COUNTS:
             return f'was judged as "{v["method"]}", which its claim is not'
         else:
             want = _by_p(v["p_pass"], v["p_fail"], alpha)
@@ -322,7 +329,7 @@ class _Case:
         v, question, gate = self.verdict, self.question, self.gate
         if gate.max_failures is not None:
             return bool(v["estimate"] <= gate.max_failures)
-        if gate.decide == "point" or question.metric.scale == "count":
+        if question.metric.scale == "count":
             return bool(question.sign * v["estimate"] >= question.margin)
         return None
 

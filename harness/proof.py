@@ -32,7 +32,7 @@ def unprovable(
     wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
     number. `alpha` is the gate's, see `alpha_of`, `sizes` what `sizes_of` said of the rows, where it was asked before.
     """
-    if gate.any_of or gate.max_failures is not None or gate.decide == "point" or metric.scale == "count":
+    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
         return ""
     sizes = sizes or (sizes_of(gate, rows) if rows is not None else {})
     for name, (count, units) in sizes.items():

@@ -106,7 +106,7 @@ class Question:
     # -- what cannot be asked ----------------------------------------------------------------------
 
     def _point(self) -> bool:
-        return self.gate.decide == "point" or self.metric.scale == "count"
+        return self.metric.scale == "count"
 
     def _refuse(self, ties: bool) -> None:
         rows = len(self.ours)

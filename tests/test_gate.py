@@ -237,13 +237,12 @@ def test_max_failures_wants_a_metric_of_zeros_and_ones() -> None:
     assert "failures are counted of a 0/1 metric" in found.why
 
 
-def test_point_compares_the_number_as_it_is() -> None:
-    """A budget has no risk: decide = "point" takes the mean of three rows for what it is."""
+def test_no_mean_of_rows_is_a_point() -> None:
+    """A mean of three rows is a sample of them, and nothing that a gate says makes a budget of it."""
     seconds = Metric("seconds", "lower", "mean")
-    found = verdict(
-        gate(metric="e.seconds", max=2.0, decide="point"), seconds, result([1.9, 2.2, 1.6], metric="seconds")
-    )
-    assert (found.outcome, found.method) == (Outcome.PASS, "point")
+    claim = gate(metric="e.seconds", max=2.0, decide="point")
+    assert verdict(claim, seconds, result([1.9, 2.2, 1.6], metric="seconds")).outcome is Outcome.INCONCLUSIVE
+    assert not gate(metric="e.bytes", max=2.0, decide="point").mistakes_on(Metric("bytes", "lower", "count"))
 
 
 def sliced(rates: dict[str, tuple[int, int]]) -> tuple[list[Sample], Result]:
@@ -447,7 +446,10 @@ WRONG = {
     "a perplexity below one": (PPL, {"max": 0.5}, "a perplexity is 1 or more"),
     "more than everything": (PPL, {"versus": "base", "better_by": "150%"}, "nothing is left"),
     "failures of a mean": (F1, {"max_failures": 0}, "max_failures counts rows of a 0/1 metric"),
-    "a point of a proportion": (ACC, {"min": 0.8, "decide": "point"}, 'decide = "point" is for budgets'),
+    **{
+        f"a point of a {metric.scale}": (metric, {"max": 0.8, "decide": "point"}, 'decide = "point" is for counts')
+        for metric in (ACC, LOSS, PPL, Metric("macro_f1", "higher", "other", lambda scores: 0.5))
+    },
 }
 
 

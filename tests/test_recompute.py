@@ -106,7 +106,7 @@ CLAIMS = {
     "clusters better": 'metric = "grouped.contains"\nversus = "base"\nbetter_by = 0.1',
     "fluent": 'metric = "fluency.perplexity"\nmax = 1000\nseverity = "warn"',
     "more fluent": 'metric = "fluency.perplexity"\nversus = "base"\nworse_by_at_most = "5%"',
-    "fast": 'metric = "speed.seconds"\nmax = 60\ndecide = "point"',
+    "fast": 'metric = "speed.seconds"\nmax = 60',
     "as fast": 'metric = "speed.latency_ratio"\nmax = 1000',
     "small": 'metric = "weight.bytes"\nmax = 1000',
     "no larger": 'metric = "weight.parameters"\nversus = "base"\nworse_by_at_most = 0',
@@ -257,6 +257,21 @@ def test_a_verdict_that_contradicts_itself_or_the_lock_is_refused(case: str, exp
     assert not found.ok
     assert told in found.refused
     assert found.refused.startswith(("gates: ", "digests: the evidence is malformed"))
+
+
+def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
+    """A count has no p-value, so evidence of a group that took one for proven is refused with the reason."""
+    counted, members = {"group": "either", "blocking": False}, ["one", "other", "few fail"]
+    says = "any of " + ", ".join(f'"{m}"' for m in members)
+    edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, says=says)(lock)))
+    edit(export, GATES, lambda found: each("few fail", **counted)(each("either", claim=says, p_pass=0.0)(found)))
+    assert 'gate "either" is any of several, one of them "few fail", which counts' in verify(export).refused
+
+
+def test_older_gates_decided_by_a_point_are_refused(export: Path) -> None:
+    """A mean of rows that was compared as it is proves nothing about other rows, and the line says so."""
+    edit(export, LOCK, gate_of("floor", decide="point"))
+    assert verify(export).refused.startswith('gates: gate "floor" is refused: decide = "point" is for counts')
 
 
 def rows_of(item: str, **changes: Any) -> Callable[[Any], Any]:

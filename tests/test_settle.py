@@ -14,7 +14,14 @@ SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
 def gates(*tables: str) -> str:
     """Return the suite with these gates, on two evals; "floor" is the first."""
     head, _, tail = SUITE.partition("[[export]]")
-    return head + SECOND + "".join(f"\n[[gate]]\n{t.strip()}\n" for t in tables) + "\n[[export]]" + tail
+    return (
+        head
+        + SECOND
+        + '\n[[eval]]\nname = "size"\nuse = "size"\n'
+        + "".join(f"\n[[gate]]\n{t.strip()}\n" for t in tables)
+        + "\n[[export]]"
+        + tail
+    )
 
 
 HIGH = 'id = "high"\nmetric = "other.contains"\nmin = 0.99'
@@ -91,6 +98,14 @@ MISTAKES = {
     "one gate in any_of": ([HIGH, ANY.replace(', "better"', "")], "any_of names one gate"),
     "alpha of a member": ([HIGH + "\nalpha = 0.1", BETTER, ANY], "the group shares one"),
     "a warning as a member": ([HIGH + '\nseverity = "warn"', BETTER, ANY], 'which has "severity" of its own'),
+    "a count of failures as a member": (
+        [HIGH, 'id = "better"\nmetric = "qa.exact_match"\nmax_failures = 3', ANY],
+        'any_of names "better", which counts, and takes no risk',
+    ),
+    "a size as a member": (
+        [HIGH, 'id = "better"\nmetric = "size.bytes"\nmax = 3000', ANY],
+        'is one of "somehow", which counts, and takes no risk',
+    ),
     "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], "which another any_of names too"),
     "more failures than rows": (['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'], "and there are 60 rows"),
     "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "is 0.8 meant?"),
