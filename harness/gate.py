@@ -159,7 +159,8 @@ class Verdict:
     `estimate`, `lower`, `upper` and `threshold` are the metric's value for a claim about a number, candidate
     minus baseline for a comparison (of log perplexity: the relative change), and candidate minus the allowed share
     of the baseline for a relative margin. With several slices they are the `driver`'s. `won` and `lost` are the
-    rows that changed, the largest change first. `attempt` counts the candidates this question was put to. Of a
+    rows that changed, the largest change first. `n` counts the rows but those of weight 0, which are `weightless`.
+    `attempt` counts the candidates this question was put to. Of a
     gate with `clean_only`, `left_out` counts the rows it was judged without, `whole` and `whole_baseline` are the
     values with them. It `decides` unless it is about a candidate that no export ships, by a gate that does not name it.
     """
@@ -182,6 +183,7 @@ class Verdict:
     p_pass: float | None = None
     p_fail: float | None = None
     n: int = 0
+    weightless: int = 0
     clusters: int | None = None
     method: str = ""
     rows_needed: int | None = None

@@ -155,7 +155,7 @@ class _Case:
         for key in ("p_pass", "p_fail"):
             if v[key] is not None and not 0 <= v[key] <= 1:
                 return f"has {key} {v[key]}, want 0 to 1"
-        counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0}
+        counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0, "weightless": self.weightless}
         odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
         return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
 
@@ -219,14 +219,19 @@ class _Case:
     # -- one claim about rows ----------------------------------------------------------------------
 
     def rows(self) -> str:
-        """Compare the rows judged with those of the lock; only early stopping, slices and leaks make them fewer."""
-        there, n, gone = self.locked.rows.get(self.gate.eval), self.verdict["n"], self.verdict["left_out"] or 0
+        """Compare the rows judged with the lock's; early stopping, slices, leaks and weights of 0 make them fewer."""
+        there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
         if there is None:
             return ""
+        told = n + self.weightless + (self.verdict["left_out"] or 0)
         fewer = self.gate.slice is not None or self.early
-        if n + gone > there or (n + gone < there and not fewer):
-            return f"was judged on {n + gone} rows, the lock has {there}"
+        if told > there or (told < there and not fewer):
+            return f"was judged on {told} rows, the lock has {there}"
         return "" if n else "was judged on no row"
+
+    @property
+    def weightless(self) -> Any:
+        return self.verdict.get("weightless", 0)  # older evidence counts such rows among the others
 
     def left_out(self) -> str:
         """Compare the number of rows that leak with the lock's."""

@@ -40,10 +40,17 @@ class Question:
         *,
         early: bool = False,
     ) -> None:
-        """`early`: the rows stand in a random order, and were looked at while they came."""
-        self.gate, self.metric, self.ours, self.theirs = gate, metric, ours, theirs
-        self.alpha, self.seed, self.early = alpha, seed, early
-        self.clusters = list(clusters) if len(set(clusters)) < len(clusters) else None
+        """`early`: the rows stand in a random order, and were looked at while they came.
+
+        Rows of weight 0, which say nothing of the metric, are left out.
+        """
+        self.gate, self.metric, self.alpha, self.seed, self.early = gate, metric, alpha, seed, early
+        weightless = _weightless(metric, ours, theirs)
+        keep = [i for i in range(len(ours)) if i not in weightless]
+        self.ours = [ours[i] for i in keep]
+        self.theirs = None if theirs is None else [theirs[i] for i in keep]
+        groups, self.weightless = [clusters[i] for i in keep], len(weightless)
+        self.clusters = groups if len(set(groups)) < len(groups) else None
         self.factor = 1.0  # a relative margin is a claim about candidate - factor · baseline, which divides by nothing
         if gate.versus:
             self.sign = 1 if metric.better == "higher" else -1
@@ -110,8 +117,8 @@ class Question:
 
     def _refuse(self, ties: bool) -> None:
         rows = len(self.ours)
-        if rows == 1:
-            raise ValueError("there is one row; one row proves nothing")
+        if rows < 2:
+            raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
         if self.clusters and len(set(self.clusters)) == 1:
             raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
         if self.theirs is not None and not ties and not self.changed():
@@ -139,18 +146,24 @@ class Question:
 
     def _test(self) -> stats.Test:
         if self.early:
-            clustered = self.clusters is not None
-            return EProcess(self.margin, self.alpha, self._support(), clustered=clustered).update(self._values()[0])
+            return self._sequential()
         if self.metric.combine:
             return self._bootstrap()
-        if self._binary():
-            return self._binary_test()
         values, weights = self._values()
+        if self._binary(weights):
+            return self._binary_test()
         self._refuse_constant(values)
         if self._level(weights):
             cand, base = ([self.sign * s.values[self.metric.name] for s in r] for r in (self.ours, self.theirs or ()))
             return stats.sign_flip(cand, base, self.clusters, self.alpha, support=self._support())
         return stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha, support=self._support())
+
+    def _sequential(self) -> stats.Test:
+        values, weights = self._values()
+        if len(set(weights)) > 1:
+            raise ValueError("rows have different weights, and a test that may stop early counts them alike")
+        clustered = self.clusters is not None
+        return EProcess(self.margin, self.alpha, self._support(), clustered=clustered).update(values)
 
     def _level(self, weights: Sequence[float]) -> bool:
         """Say whether the claim is "better at all" about rows that count alike."""
@@ -170,9 +183,8 @@ class Question:
             return False
         return all(s.values[self.metric.name] in (0, 1) for s in (*self.ours, *(self.theirs or ())))
 
-    def _binary(self) -> bool:
-        rows = (*self.ours, *(self.theirs or ()))
-        plain = self.clusters is None and self.factor == 1 and all(s.weight_of(self.metric.name) == 1 for s in rows)
+    def _binary(self, weights: Sequence[float]) -> bool:
+        plain = self.clusters is None and self.factor == 1 and len(set(weights)) == 1
         return plain and self._zeros_and_ones()
 
     def _binary_test(self) -> stats.Test:
@@ -234,7 +246,7 @@ class Question:
     def _failures(self, allowed: int) -> stats.Test:
         """Count the rows, or clusters with a row, that failed; the bounds are Clopper and Pearson's on their share."""
         name, bad = self.metric.name, 0.0 if self.metric.better == "higher" else 1.0
-        if len(self.ours) == 1:
+        if len(self.ours) < 2:
             raise ValueError("there is one row; one row proves nothing")
         if odd := next((s for s in self.ours if s.values[name] not in (0, 1)), None):
             raise ValueError(f'{name} of row "{odd.id}" is {odd.values[name]:g}; failures are counted of a 0/1 metric')
@@ -248,3 +260,12 @@ class Question:
         p = (0.0, 1.0) if rows <= allowed else (1.0, 0.0)
         clusters = len(set(units)) if self.clusters else None
         return stats.Test(float(rows), bounds.lower, bounds.upper, *p, "failures counted", len(self.ours), clusters)
+
+
+def _weightless(metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> frozenset[int]:
+    """Return the numbers of the rows that have weight 0 for a metric which is a weighted mean, in all results."""
+    if metric.combine or metric.scale == "count":
+        return frozenset()
+    both = [ours] if theirs is None else [ours, theirs]
+    weights = zip(*([s.weight_of(metric.name) for s in rows] for rows in both), strict=True)
+    return frozenset(i for i, each in enumerate(weights) if not any(each))

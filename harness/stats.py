@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from harness.ratio import Floats, Ratio
 
-VERSION = 1  # raised whenever the same rows come to other numbers
+VERSION = 2  # raised whenever the same rows come to other numbers
 FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 EXACT_ROWS = 500  # up to this many rows Tango's statistic is referred to its exact distribution
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form

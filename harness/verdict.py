@@ -39,8 +39,7 @@ class _Case:
     def part(self, rows: Sequence[Sample], question: Question) -> _Part:
         """Judge some of the rows by themselves. Raises ValueError when nothing can be said of them."""
         answer = question.answer(ties=True)
-        blank = replace(self.blank, n=len(rows), value=question.value, baseline=question.baseline)
-        return _Part(answer, _conclude(blank, answer, question))
+        return _Part(answer, _conclude(_measured(self.blank, question), answer, question))
 
 
 @dataclass(frozen=True)
@@ -83,21 +82,27 @@ def judge(
     problem = _problem(gate, metric, candidate, baseline, parts)
     if problem or metric is None or candidate is None or ours is None:
         return replace(blank, why=problem or "there is no result")
-    blank = replace(blank, n=len(covered), digest=candidate.digest)
+    blank = replace(blank, digest=candidate.digest)
     case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order))
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (problem := _unfit(result, scores, metric, covered, samples)):
-            return replace(blank, why=f"{result.subject}: {problem}")
+            return replace(blank, n=len(covered), why=f"{result.subject}: {problem}")
     question = case.question(covered)
-    blank = replace(blank, value=question.value, baseline=question.baseline)
+    blank = _measured(blank, question)
     try:
-        if len(parts) > 1 or (gate.slice and len(covered) < gate.min_n):
+        if len(parts) > 1 or (gate.slice and blank.n < gate.min_n):
             return _each(case, question, blank, parts)
         verdict = _conclude(blank, question.answer(), question)
     except ValueError as error:
         return replace(blank, why=str(error))
     whole = gate.slice is None and not case.early
     return replace(verdict, driver=_worst(case, verdict, covered, columns) if whole else "")
+
+
+def _measured(blank: Verdict, question: Question) -> Verdict:
+    """Add what was measured on a question's rows, and on how many."""
+    n, weightless = len(question.ours), question.weightless
+    return replace(blank, value=question.value, baseline=question.baseline, n=n, weightless=weightless)
 
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
@@ -225,10 +230,11 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     asked: dict[str, _Part] = {}
     mute: list[str] = []
     for name, rows in parts.items():
+        question = case.question(rows)
         try:
-            asked[name] = case.part(rows, case.question(rows))
+            asked[name] = case.part(rows, question)
         except ValueError as error:
-            if len(rows) >= case.gate.min_n:
+            if len(question.ours) >= case.gate.min_n or (name in case.gate.slices and not question.ours):
                 raise ValueError(f"{name}: {error}") from None
             mute.append(name)
     if not asked:
@@ -237,7 +243,7 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     driver = _driver(slices, asked)
     here = asked[driver.name].verdict
     must = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
-    verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n)
+    verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n, weightless=blank.weightless)
     verdict = replace(verdict, outcome=outcome, slices=tuple(slices), driver=driver.name)
     needed = here.rows_needed if outcome is Outcome.INCONCLUSIVE else None
     verdict = replace(verdict, p_pass=max(must, default=1.0), p_fail=p_fail, rows_needed=needed if must else None)
@@ -284,7 +290,7 @@ def _worst(case: _Case, verdict: Verdict, covered: Sequence[Sample], columns: Se
         for name, rows in groups.items() if len(groups) > 1 else ():
             question = case.question(rows)
             few = question.clusters is not None and len(set(question.clusters)) < stats.FEW_CLUSTERS
-            if len(rows) < case.gate.min_n or few:
+            if len(question.ours) < case.gate.min_n or few:
                 continue
             with suppress(ValueError):  # a slice of which nothing can be said drives nothing
                 part = case.part(rows, question)
@@ -313,6 +319,8 @@ def _why(verdict: Verdict, question: Question) -> str:
         return text.partition(" [")[0]
     text += f", n={verdict.n}" + (f" in {verdict.clusters} clusters" if verdict.clusters else "")
     text += f", {verdict.method}"
+    if verdict.weightless:
+        text += f"; {verdict.weightless} rows of weight 0 do not count"
     if verdict.rows_needed:
         text += f"; about {verdict.rows_needed} rows would decide it"
     elif verdict.outcome is Outcome.INCONCLUSIVE:

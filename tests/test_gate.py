@@ -16,6 +16,7 @@ from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.verdict import judge
 
 ACC = Metric("acc", "higher", "proportion")
+BY_TWO = {"versus": "base", "worse_by_at_most": 0.02}
 LOSS = Metric("loss", "lower", "mean")
 PPL = Metric("ppl", "lower", "perplexity")
 
@@ -508,3 +509,59 @@ def test_few_clusters_are_quick_however_many_rows() -> None:
     found = verdict(gate(min=0.5), ACC, result([float(i % 3 > 0) for i in range(20_000)]), samples=samples)
     assert (found.method, found.clusters) == ("cluster t", 15)
     assert time.perf_counter() - begun < 2
+
+
+# Weights --------------------------------------------------------------------------------------------
+
+
+def weighted(rows: list[tuple[float, float]], name: str = "merged", metric: str = "acc") -> Result:
+    """Return a result of values and weights."""
+    scores = tuple(Score(str(i), {metric: v}, w) for i, (v, w) in enumerate(rows))
+    return Result(name, "e", scores, {}, f"digest of {name}")
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0, 0.3])
+@pytest.mark.parametrize("claim", [{"min": 0.6}, {"versus": "base", "better_by": 0.0}, BY_TWO, {"max_failures": 30}])
+def test_rows_of_weight_0_are_left_out_of_exact_tests(claim: dict[str, object], weight: float) -> None:
+    """Rows that say nothing of a metric change no verdict on the others, whose equal weights all count as one."""
+    theirs = ones(60, 100)
+    ours = [*theirs[:-20], *[1.0] * 15, *[0.0] * 5]
+    alone = verdict(gate(**claim), ACC, result(ours), result(theirs, "base"))
+    both = [
+        weighted([(v, w) for value in values for v, w in ((value, weight), (0.5, 0.0))], name)
+        for name, values in (("merged", ours), ("base", theirs))
+    ]
+    samples = [Sample(str(i), cluster=str(i // 2)) for i in range(200)]  # of two rows of a cluster one counts
+    found = verdict(gate(**claim), ACC, *both, samples=samples)
+    assert (found.n, found.weightless, found.clusters) == (100, 100, None)
+    for key in ("outcome", "estimate", "lower", "upper", "p_pass", "p_fail", "method"):
+        assert getattr(found, key) == getattr(alone, key), key
+    assert [int(i) // 2 for i in found.won] == [int(i) for i in alone.won]
+    assert ("100 rows of weight 0 do not count" in found.why) is ("max_failures" not in claim)
+
+
+def test_slices_count_the_rows_that_have_a_weight() -> None:
+    """A slice of 100 rows of which 50 count is an alarm, and one of which none counts is missing."""
+    samples = [Sample(str(i), row={"kind": "ab"[i // 100]}) for i in range(200)]
+    ours = weighted([(1.0, 1.0)] * 100 + [(1.0, float(i % 2)) for i in range(100)])
+    found = verdict(gate(min=0.6, slice="kind=*"), ACC, ours, samples=samples)
+    assert [(s.name, s.n, s.alarm) for s in found.slices] == [("kind=a", 100, False), ("kind=b", 50, True)]
+    assert (found.n, found.weightless) == (150, 50)
+    ours = weighted([(1.0, 1.0)] * 100 + [(1.0, 0.0)] * 100)
+    assert "kind=b: every row has weight 0" in worthless(
+        gate(min=0.6, slice=["kind=a", "kind=b"]), ACC, ours, samples=samples
+    )
+
+
+def test_a_weight_on_one_side_alone_is_an_error() -> None:
+    """A row that counts for one of two models is no pair."""
+    ours, theirs = weighted([(1.0, 1.0)] * 50), weighted([(0.0, 1.0)] * 49 + [(0.0, 0.0)], "base")
+    assert 'row "49" has 1 weight here and 0 in the baseline' in worthless(
+        gate(versus="base", better_by=0.0), ACC, ours, theirs
+    )
+
+
+def test_stopping_early_counts_rows_alike() -> None:
+    """The test that may stop early is about a plain mean, so rows of different weights are an error."""
+    ours = replace(weighted([(1.0, 1.0 + i % 2) for i in range(50)]), order=tuple(map(str, range(50))))
+    assert "rows have different weights" in worthless(gate(min=0.6), ACC, ours)

@@ -529,9 +529,9 @@ def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
 def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> tuple[Any, Verdict]:
     """Return a lock that holds one gate, and the gate's verdict on made-up rows."""
     rng = random.Random(seed)
-    n, clustered, weighted = rng.randrange(2, 130), rng.random() < 0.3, rng.random() < 0.3
+    n, clustered, weights_of = rng.randrange(2, 130), rng.random() < 0.3, rng.choice([[1.0], [0.0, 2.0], [0.0, 1.0, 7.0]])
     samples = [Sample(str(i), row={"kind": "ab"[i % 2]}, cluster=f"c{i // 3}" if clustered else None) for i in range(n)]
-    weights = [rng.choice([1.0, 2.0, 7.0]) if weighted else 1.0 for _ in samples]
+    weights = [rng.choice(weights_of) for _ in samples]
     of = [
         tuple(Score(s.id, {"m": SCALES[kind](rng)}, w) for s, w in zip(samples, weights, strict=True)) for _ in range(2)
     ]
