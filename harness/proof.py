@@ -12,9 +12,6 @@ from harness.result import Metric, Sample
 if TYPE_CHECKING:
     from harness.suite import Suite
 
-EXACT_ROWS = 500  # of Tango's score; beyond it its distribution is taken as normal (`harness.stats`)
-
-
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
 
 
@@ -61,7 +58,7 @@ def _unprovable(gate: Gate, metric: Metric, rows: int, units: int, alpha: float)
     if hopeless := _hopeless(gate, metric):
         return hopeless
     claim, chance, best = _best(gate)
-    needed = fewest(chance, alpha, score=gate.worse_by_at_most is not None and unit == "rows")
+    needed = fewest(chance, alpha)
     return f"{claim} cannot be proved on {units} {unit}, {best}; {needed} at least" if units < needed else ""
 
 
@@ -91,15 +88,6 @@ def _best(gate: Gate) -> tuple[str, float, str]:
     return f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, f"even if {gate.versus} is worse on every row"
 
 
-def fewest(chance: float, alpha: float, score: bool = False) -> int:
-    """Return the fewest rows n with chance^n <= alpha, the rule of three; of many rows Tango's score (`score`)
-    asks for z_alpha² · chance/(1 - chance)."""
-    if chance <= 0:
-        return 1
-    needed = math.ceil(math.log(alpha) / math.log(chance) - 1e-9)
-    if score and needed > EXACT_ROWS:
-        from statistics import NormalDist
-
-        z = NormalDist().inv_cdf(1 - alpha)
-        needed = max(math.ceil(z * z * chance / (1 - chance) - 1e-9), EXACT_ROWS + 1)
-    return needed
+def fewest(chance: float, alpha: float) -> int:
+    """Return the fewest rows n with chance^n <= alpha, the rule of three."""
+    return 1 if chance <= 0 else math.ceil(math.log(alpha) / math.log(chance) - 1e-9)

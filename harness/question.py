@@ -121,16 +121,24 @@ class Question:
             raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
         if self.clusters and len(set(self.clusters)) == 1:
             raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
-        if self.theirs is not None and not ties and not self.changed():
-            raise ValueError(
-                f"no row of {rows} changed against the baseline: nothing to compare; "
-                'where both are perfect, claim "min" or "max_failures"'
-            )
+        if self.theirs is not None and not (ties and self._support()) and not self.changed():
+            self.refuse_ties()
         if self.baseline is not None and self.factor != 1 and self.baseline <= 0:
             raise ValueError(
                 f"{self.metric.name} of the baseline is {self.baseline:g}; a share of that is no "
                 "margin, write it in the metric's units"
             )
+
+    def refuse_ties(self) -> None:
+        """Raise ValueError unless rows of which none changed can prove that few others would.
+
+        That takes a margin, and a known range of what another row could lose.
+        """
+        found = f"no row of {len(self.ours)} changed against the baseline: nothing to compare"
+        if self.gate.margin >= 0:
+            raise ValueError(f'{found}; allow a margin with "worse_by_at_most", or claim "min" or "max_failures"')
+        if self._support() is None:
+            raise ValueError(f"{found}; {self.metric.name} has no known range, so another row could lose any amount")
 
     def changed(self) -> bool:
         name = self.metric.name
@@ -156,7 +164,21 @@ class Question:
         if self._level(weights):
             cand, base = ([self.sign * s.values[self.metric.name] for s in r] for r in (self.ours, self.theirs or ()))
             return stats.sign_flip(cand, base, self.clusters, self.alpha, support=self._support())
-        return stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha, support=self._support())
+        test = stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha, support=self._support())
+        share = self.factor != 1 and self._support() is not None and test.method != "t"
+        return self._unseen(test, weights) if share else test
+
+    def _unseen(self, test: stats.Test, weights: Sequence[float]) -> stats.Test:
+        """Allow a claim about a share of the baseline for what no row or cluster showed, by the rule of three.
+
+        It varies with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of
+        independent rows `stats.cluster_t` allows for that itself. The weaker test counts.
+        """
+        flat = [test.estimate] * len(weights)
+        rule = stats.cluster_t(flat, weights, self.clusters, self.margin, self.alpha, support=self._support())
+        lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
+        p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
+        return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
 
     def _sequential(self) -> stats.Test:
         values, weights = self._values()
@@ -170,8 +192,13 @@ class Question:
         return self.theirs is not None and self.margin == 0 and self.factor == 1 and len(set(weights)) == 1
 
     def _refuse_constant(self, values: Sequence[float]) -> None:
-        """Refuse rows that all say the same; of a 0/1 metric that is possible, of any other it is a broken one."""
+        """Refuse rows that all say the same; of a 0/1 metric that is possible, of any other it is a broken one.
+
+        That no score changed is possible too, and allowed where it can prove something, see `refuse_ties`.
+        """
         low, high = min(values), max(values)
+        if self.theirs is not None and low == high == 0 and self._support():
+            return
         if high - low <= 1e-12 * max(abs(low), abs(high)) and not self._zeros_and_ones():
             what = "has the same value" if self.theirs is None else "differs from the baseline by the same"
             raise ValueError(

@@ -226,7 +226,7 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     Raises ValueError when no row changed, or when no slice can say anything.
     """
     if whole.theirs is not None and not whole.changed():
-        whole.answer()  # raises, and says so
+        whole.refuse_ties()
     asked: dict[str, _Part] = {}
     mute: list[str] = []
     for name, rows in parts.items():

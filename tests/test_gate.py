@@ -409,11 +409,72 @@ def test_constant_clusters_prove_nothing() -> None:
     assert "nothing varies" in why
 
 
-@pytest.mark.parametrize("margin", [{"better_by": 0.0}, {"worse_by_at_most": 0.1}, {"worse_by_at_most": "5%"}])
-def test_all_ties_prove_nothing(margin: dict[str, object]) -> None:
-    """Where no row changed there is nothing to compare: the metric cannot tell the two apart."""
-    ours, theirs = result(ones(400, 500)), result(ones(400, 500), "base")
-    assert "no row of 500 changed" in worthless(gate(versus="base", **margin), ACC, ours, theirs)
+UNCHANGED = {  # metric, claim, rows, clusters or None: what is said of a candidate that changed none of them
+    "better at all": (ACC, {"better_by": 0.0}, 500, None, "ERROR"),
+    "better by some": (ACC, {"better_by": 0.05}, 500, None, "ERROR"),
+    "no worse at all": (ACC, {"worse_by_at_most": 0.0}, 500, None, "ERROR"),
+    "a margin": (ACC, {"worse_by_at_most": 0.01}, 299, None, "PASS"),
+    "a margin on one row less": (ACC, {"worse_by_at_most": 0.01}, 298, None, "INCONCLUSIVE"),
+    "a margin on many rows": (ACC, {"worse_by_at_most": 0.005}, 598, None, "PASS"),
+    "a margin on not so many": (ACC, {"worse_by_at_most": 0.005}, 597, None, "INCONCLUSIVE"),
+    "a share": (ACC, {"worse_by_at_most": "5%"}, 200, None, "PASS"),
+    "scores": (SHARE, {"worse_by_at_most": 0.01}, 299, None, "PASS"),
+    "scores on one row less": (SHARE, {"worse_by_at_most": 0.01}, 298, None, "INCONCLUSIVE"),
+    "scores, better": (SHARE, {"better_by": 0.0}, 500, None, "ERROR"),
+    "clusters": (ACC, {"worse_by_at_most": 0.1}, 500, 29, "PASS"),
+    "a cluster less": (ACC, {"worse_by_at_most": 0.1}, 500, 28, "INCONCLUSIVE"),
+    "scores in clusters": (SHARE, {"worse_by_at_most": 0.1}, 500, 28, "INCONCLUSIVE"),
+    "a share in clusters": (ACC, {"worse_by_at_most": "5%"}, 500, 20, "INCONCLUSIVE"),
+    "a loss": (LOSS, {"worse_by_at_most": 0.1}, 500, None, "ERROR"),
+    "a perplexity": (PPL, {"worse_by_at_most": 0.1}, 500, None, "ERROR"),
+}
+
+
+@pytest.mark.parametrize("case", UNCHANGED)
+def test_what_no_row_changed_is_bounded_by_the_rule_of_three(case: str) -> None:
+    """Rows or clusters of which none changed prove a margin (1 - margin)^n, and nothing without one or without a range.
+
+    As other rows do: one that was lost can only make it harder.
+    """
+    metric, claim, n, clusters, outcome = UNCHANGED[case]
+    values = [float(i % 5 > 0) if metric is ACC else (i % 7) / 8 for i in range(n)]
+    samples = [Sample(str(i), cluster=clusters and str(i % clusters)) for i in range(n)]
+    ours, theirs = (result(values, name, metric.name) for name in ("merged", "base"))
+    asked = gate(metric=f"e.{metric.name}", versus="base", **claim)  # type: ignore[arg-type]
+    found = verdict(asked, metric, ours, theirs, samples=samples)
+    assert found.outcome == outcome, found.why
+    if outcome == "ERROR":
+        assert f"no row of {n} changed" in found.why
+        assert ("no known range" in found.why) is (metric in (LOSS, PPL))
+    else:
+        lost = verdict(
+            asked, metric, result([values[0], 0.0, *values[2:]], metric=metric.name), theirs, samples=samples
+        )
+        assert found.p_pass < lost.p_pass  # type: ignore[operator]
+
+
+def test_a_slice_of_an_unbounded_metric_that_did_not_change_proves_nothing() -> None:
+    """A share of the baseline varies with the baseline alone, so a slice without a change is no proof of a margin."""
+    samples = [Sample(str(i), row={"kind": "ab"[i // 100]}) for i in range(200)]
+    theirs = result(spread(1.0), "base", "loss")
+    ours = result([*spread(1.0)[:100], *(v - 0.1 for v in spread(1.0)[100:])], metric="loss")
+    claim = gate(metric="e.loss", versus="base", worse_by_at_most="2%", slice="kind=*")
+    assert "kind=a: no row of 100 changed" in worthless(claim, LOSS, ours, theirs, samples=samples)
+
+
+def test_scores_of_a_slice_that_did_not_change_are_judged() -> None:
+    """Scores that no row of a slice changed prove a margin there as 0/1 rows do, and nothing without one."""
+    samples = [Sample(str(i), row={"kind": "ab"[i // 200]}) for i in range(400)]
+    theirs = result([(i % 7) / 8 for i in range(400)], "base", "share")
+    ours = result([(i % 7 + (i >= 200) * (1 + i % 2) / 2) / 8 for i in range(400)], metric="share")
+    for margin, outcomes in (
+        ({"worse_by_at_most": 0.05}, ["PASS", "PASS"]),
+        ({"better_by": 0.0}, ["INCONCLUSIVE", "PASS"]),
+    ):
+        found = verdict(
+            gate(metric="e.share", versus="base", slice="kind=*", **margin), SHARE, ours, theirs, samples=samples
+        )
+        assert [s.outcome for s in found.slices] == outcomes, found.why
 
 
 @pytest.mark.parametrize("claim", [{"min": 0.1}, {"max_failures": 0}, {"versus": "base", "better_by": 0.0}])

@@ -529,7 +529,11 @@ def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
 def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> tuple[Any, Verdict]:
     """Return a lock that holds one gate, and the gate's verdict on made-up rows."""
     rng = random.Random(seed)
-    n, clustered, weights_of = rng.randrange(2, 130), rng.random() < 0.3, rng.choice([[1.0], [0.0, 2.0], [0.0, 1.0, 7.0]])
+    n, clustered, weights_of = (
+        rng.randrange(2, 130),
+        rng.random() < 0.3,
+        rng.choice([[1.0], [0.0, 2.0], [0.0, 1.0, 7.0]]),
+    )
     samples = [Sample(str(i), row={"kind": "ab"[i % 2]}, cluster=f"c{i // 3}" if clustered else None) for i in range(n)]
     weights = [rng.choice(weights_of) for _ in samples]
     of = [
