@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.gate import Gate
 from harness.result import Metric, Sample
+from harness.stats import FEW_CLUSTERS
 
 if TYPE_CHECKING:
     from harness.suite import Suite
@@ -38,6 +39,18 @@ def unprovable(
             return f"{name}: {why}" if name else why
     if rows is None and (hopeless := _hopeless(gate, metric)):
         return hopeless
+    return ""
+
+
+def few(gate: Gate, metric: Metric, sizes: Sizes) -> str:
+    """Return why a verdict would rest on few clusters, or nothing."""
+    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
+        return ""
+    for name, (rows, units) in sizes.items():
+        if units < min(rows, FEW_CLUSTERS) and not (gate.slice is not None and rows < gate.min_n):
+            what = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
+            what += ", and where their sizes differ much the risk is above alpha"
+            return f"{name}: {what}" if name else what
     return ""
 
 

@@ -39,6 +39,7 @@ from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Progress, Subject
 from harness.suite import MERGES, Export, Model, read_suite
 from harness.sweep import Climb, tell_apart, trained, trials
+from harness.verdict import told_by_sizes
 from harness.waive import read_waivers, unneeded, void
 
 ATTEMPTS = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
@@ -279,6 +280,8 @@ class Runner:
 
     def reported(self, report: Report) -> None:
         self.run.reports.append(report)
+        sizes = [(v, told) for v in report.verdicts if (told := told_by_sizes(v.why))]
+        self.run.warnings += [f'gate "{v.gate}" on {v.candidate}: {told}' for v, told in sizes]
         self.tell("harness_report", report=report)
 
     def flagged(self, flag: check.Flag) -> None:

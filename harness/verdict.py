@@ -14,6 +14,7 @@ from harness.question import Answer, Question
 from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.stats import holm
 
+SIZES = "cluster sizes tell of the outcome"
 NAMED = 3  # rows and slices that a line names as examples
 
 
@@ -109,6 +110,11 @@ def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
     """Return the ERROR of a gate that was not put to any row."""
     about = (gate.metric, gate.claim(), gate.blocking, gate.versus)
     return Verdict(gate.id, candidate, Outcome.ERROR, why, *about, alpha=alpha, group=gate.group)
+
+
+def told_by_sizes(why: str) -> str:
+    """Return what a reason says of clusters whose sizes tell of the outcome, or nothing."""
+    return next((part for part in why.split("; ") if part.startswith(SIZES)), "")
 
 
 # -- what cannot be judged -------------------------------------------------------------------------
@@ -213,8 +219,9 @@ def _outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
 
 
 def _rows_needed(answer: Answer, question: Question) -> int | None:
-    """Return how many rows would decide it."""
-    return stats.rows_needed(answer.test, question.threshold, question.alpha)
+    """Return how many rows would decide it, in clusters like those there are."""
+    needed = stats.rows_needed(answer.test, question.threshold, question.alpha)
+    return needed and math.ceil(needed * len(question.ours) / answer.test.n)
 
 
 # -- slices ----------------------------------------------------------------------------------------
@@ -306,19 +313,17 @@ def _why(verdict: Verdict, question: Question) -> str:
     if verdict.method == "failures counted":
         return _why_failures(verdict, question)
     estimate, lower, upper = (float(x or 0.0) for x in (verdict.estimate, verdict.lower, verdict.upper))
-    perplexity = question.metric.scale == "perplexity"
     if question.theirs is not None:
         text = f"{_number(verdict.value)} against {_number(verdict.baseline)}, "
         text += _change(question, verdict, estimate, lower, upper)
         if question.metric.scale == "proportion" and (verdict.won or verdict.lost):
             text += f", {len(verdict.won)} won and {len(verdict.lost)} lost"
     else:
-        values = [math.exp(x) if perplexity else x for x in (estimate, lower, upper)]
-        text = f"{_number(values[0])} [{_number(values[1])}, {_number(values[2])}]"
+        text = _interval(question, estimate, lower, upper)
     if verdict.method == "point":
         return text.partition(" [")[0]
-    text += f", n={verdict.n}" + (f" in {verdict.clusters} clusters" if verdict.clusters else "")
-    text += f", {verdict.method}"
+    text += f", n={verdict.n}{_clusters(verdict, question)}, {verdict.method}"
+    text += _sizes(verdict, question)
     if verdict.weightless:
         text += f"; {verdict.weightless} rows of weight 0 do not count"
     if verdict.rows_needed:
@@ -333,10 +338,43 @@ def _change(question: Question, verdict: Verdict, estimate: float, lower: float,
         share = (verdict.value or 0.0) / verdict.baseline - 1 if verdict.baseline else math.nan
         rest = f"{estimate:+.3g} [{lower:+.3g}, {upper:+.3g}]"
         return f"{share:+.1%}, {rest} from {question.factor:g} of the baseline"
-    if question.metric.scale == "perplexity":
-        return f"{math.expm1(estimate):+.1%} [{math.expm1(lower):+.1%}, {math.expm1(upper):+.1%}]"
-    digits = "+.3f" if question.metric.scale == "proportion" else "+.4g"
-    return f"{estimate:{digits}} [{lower:{digits}}, {upper:{digits}}]"
+    return _interval(question, estimate, lower, upper)
+
+
+def _interval(question: Question, estimate: float, lower: float, upper: float) -> str:
+    said, low, high = (_figure(question, x) for x in (estimate, lower, upper))
+    return f"{said} [{low}, {high}]"
+
+
+def _figure(question: Question, x: float) -> str:
+    """Write a number on the claim's scale: the metric's value, or a difference of two."""
+    perplexity = question.metric.scale == "perplexity"
+    if question.theirs is None:
+        return _number(math.exp(x) if perplexity else x)
+    if perplexity:
+        return f"{math.expm1(x):+.1%}"
+    return f"{x:+.3f}" if question.metric.scale == "proportion" else f"{x:+.4g}"
+
+
+def _clusters(verdict: Verdict, question: Question) -> str:
+    """Say on how many clusters a verdict rests, and that they are few."""
+    alike = question.gate.estimand == "clusters"
+    if not verdict.clusters or not (alike or question.clusters):
+        return ""  # what is made from all rows at once is resampled row by row
+    few = verdict.clusters < stats.FEW_CLUSTERS
+    text = f"few clusters ({verdict.clusters})" if few else f"{verdict.clusters} clusters"
+    return f", mean over {text}" if alike else f" in {text}"
+
+
+def _sizes(verdict: Verdict, question: Question) -> str:
+    """Tell where clusters that count alike, and rows that do, are clearly on two sides of the threshold."""
+    other = question.otherwise
+    if other is None or verdict.estimate is None or verdict.threshold is None:
+        return ""
+    apart = (verdict.estimate - verdict.threshold) * (other - verdict.threshold) < 0
+    inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
+    kind = "rows" if question.gate.estimand == "clusters" else "clusters"
+    return f"; {SIZES}: the mean over {kind} is {_figure(question, other)}" if apart and not inside else ""
 
 
 def _why_failures(verdict: Verdict, question: Question) -> str:
@@ -360,6 +398,8 @@ def _why_slices(verdict: Verdict, driver: Slice, mute: Sequence[str], min_n: int
         parts.append(f"{len(mute)} too small to say anything")
     if not large and not any(s.outcome is Outcome.FAIL for s in alarms):
         parts.append(f"no slice has {min_n} rows (min_n), so nothing is proven; add rows, or lower min_n")
+    if told := told_by_sizes(driver.why):
+        parts.append(told)
     if verdict.rows_needed:
         parts.append(f"about {verdict.rows_needed} such rows would decide it")
     return "; ".join(parts)

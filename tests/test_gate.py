@@ -626,3 +626,114 @@ def test_stopping_early_counts_rows_alike() -> None:
     """The test that may stop early is about a plain mean, so rows of different weights are an error."""
     ours = replace(weighted([(1.0, 1.0 + i % 2) for i in range(50)]), order=tuple(map(str, range(50))))
     assert "rows have different weights" in worthless(gate(min=0.6), ACC, ours)
+
+
+# Clusters -------------------------------------------------------------------------------------------
+
+
+def documents(
+    sizes: list[int], rates: list[float], metric: str = "acc", name: str = "merged"
+) -> tuple[list[Sample], Result]:
+    """Return rows in clusters of these sizes, of which a share is 1, and their tokens as weights."""
+    rows = [
+        (c, float(i < round(rate * n))) for c, (n, rate) in enumerate(zip(sizes, rates, strict=True)) for i in range(n)
+    ]
+    samples = [Sample(str(i), cluster=f"d{c}") for i, (c, _) in enumerate(rows)]
+    return samples, result([v for _, v in rows], name, metric)
+
+
+SIZES, RATES = [2] * 30 + [30] * 10, [0.5] * 30 + [0.9] * 10  # large clusters are right more often
+MEANS = [0.1 + 0.8 * ((i * 7) % 10) / 10 for i in range(40)]
+
+
+@pytest.mark.parametrize("kind", ["number", "better", "no worse", "perplexity"])
+def test_the_mean_over_clusters_counts_each_once(kind: str) -> None:
+    """A gate about clusters says what it would say of one row for each, its mean, however many rows there are."""
+    metric = PPL if kind == "perplexity" else SHARE
+    claim = {
+        "number": {"min": 0.4},
+        "better": {"versus": "base", "better_by": 0.0},
+        "no worse": {"versus": "base", "worse_by_at_most": 0.2},
+        "perplexity": {"max": 2.2},
+    }[kind]
+    asked = gate(metric=f"e.{metric.name}", estimand="clusters", **claim)
+    means = {"merged": MEANS, "base": [m * (0.7 + 0.01 * (i % 9)) for i, m in enumerate(MEANS)]}
+    alone = [result(values, name, metric.name) for name, values in means.items()]
+    lone = verdict(asked, metric, *alone)
+    places = [(c, i) for c in range(40) for i in range(2 + 2 * (c % 3))]  # clusters of 2, 4 and 6 rows, of any weight
+    samples = [Sample(f"{c}.{i}", cluster=f"d{c}") for c, i in places]
+    spread_out = []
+    for name, values in means.items():
+        scores = [Score(f"{c}.{i}", {metric.name: values[c] + (i % 2 - 0.5) / 10}, 3.0 + c) for c, i in places]
+        spread_out.append(Result(name, "e", tuple(scores), {}, f"digest of {name}"))
+    found = verdict(asked, metric, *spread_out, samples=samples)
+    assert (found.outcome, found.n, found.clusters) == (lone.outcome, len(places), 40)
+    for key in ("value", "estimate", "lower", "upper", "p_pass", "p_fail"):
+        assert getattr(found, key) == pytest.approx(getattr(lone, key)), key
+    assert f"n={len(places)}, mean over 40 clusters, " in found.why
+    assert found.claim.endswith(" in the mean over clusters")
+
+
+def test_sizes_that_tell_of_the_outcome_are_told() -> None:
+    """Where long documents are right more often, the mean over rows and that over documents are two claims."""
+    samples, ours = documents(SIZES, RATES)
+    by_rows = verdict(gate(min=0.7), ACC, ours, samples=samples)
+    by_clusters = verdict(gate(min=0.7, estimand="clusters"), ACC, ours, samples=samples)
+    assert (by_rows.outcome, by_clusters.outcome) == (Outcome.PASS, Outcome.FAIL)
+    assert "; cluster sizes tell of the outcome: the mean over clusters is 0.600" in by_rows.why
+    assert "; cluster sizes tell of the outcome: the mean over rows is 0.833" in by_clusters.why
+    assert "cluster sizes" not in verdict(gate(min=0.5), ACC, ours, samples=samples).why
+    base = documents(SIZES, [0.5 + 0.5 * (i < 30) for i in range(40)], name="base")[1]
+    change = verdict(gate(versus="base", better_by=0.0), ACC, ours, base, samples=samples)
+    assert "the mean over clusters is -0.275" in change.why
+
+
+def test_both_means_near_the_threshold_are_no_news() -> None:
+    """Two estimates that only noise puts on two sides of the threshold say nothing of sizes."""
+    samples, ours = documents([2, 3] * 20, [0.5, 0.66] * 20)
+    found = verdict(gate(min=0.59), ACC, ours, samples=samples)
+    assert (found.outcome, "cluster sizes" in found.why) == (Outcome.INCONCLUSIVE, False)
+
+
+def test_rows_needed_of_a_mean_over_clusters_are_rows() -> None:
+    """Clusters of ten that would decide it are told as so many rows."""
+    samples, ours = documents([10] * 40, [0.7, 0.8] * 20)
+    claim = gate(min=0.74, estimand="clusters")
+    lone = verdict(claim, SHARE, result([0.7, 0.8] * 20, metric="share"))
+    found = verdict(claim, ACC, ours, samples=samples)
+    assert found.rows_needed == 10 * (lone.rows_needed or 0)
+
+
+@pytest.mark.parametrize(("clusters", "said"), [(19, "in few clusters (19), "), (20, "in 20 clusters, ")])
+@pytest.mark.parametrize("claim", [{"min": 0.5}, {"versus": "base", "better_by": 0.0}, {"min": 0.5, "slice": "kind=a"}])
+def test_few_clusters_are_told(clusters: int, said: str, claim: dict[str, object]) -> None:
+    """A verdict that rests on fewer than 20 clusters says so, slices too."""
+    samples = [Sample(str(i), row={"kind": "a"}, cluster=str(i % clusters)) for i in range(100)]
+    theirs = result([float(i % 2) for i in range(100)], "base")
+    assert said in verdict(gate(**claim), ACC, result(ones(70, 100)), theirs, samples=samples).why
+
+
+def test_rows_that_are_in_no_clusters_are_not_called_so() -> None:
+    """A metric made of all rows at once resamples rows, which are no clusters."""
+    share = Metric("acc", "higher", "other", lambda scores: sum(s.values["acc"] for s in scores) / len(scores))
+    assert "cluster" not in verdict(gate(min=0.5), share, result(ones(12, 15))).why.replace("cluster bootstrap", "")
+
+
+ESTIMANDS = {
+    "failures": ({"max_failures": 0}, ACC, '"max_failures" counts rows'),
+    "a group": ({"metric": "", "any_of": ["a", "b"]}, ACC, "belongs to the gates that any_of names"),
+    "a count": ({"max": 9}, Metric("bytes", "lower", "count"), "bytes is a count over all rows, and no mean"),
+    "all rows at once": (
+        {"min": 0.5},
+        Metric("f1", "higher", "other", lambda s: 0.5),
+        "f1 is made from all rows at once",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ESTIMANDS)
+def test_what_has_no_mean_over_clusters_is_a_mistake(case: str) -> None:
+    """Counts and what is made from all rows at once have none."""
+    claim, metric, told = ESTIMANDS[case]
+    asked = gate(estimand="clusters", **claim)
+    assert any(told in m for m in (*asked.mistakes(), *asked.mistakes_on(metric)))

@@ -103,10 +103,11 @@ CLAIMS = {
     "close": 'metric = "qa.exact_match"\nmin = 0.9\nseverity = "warn"',
     "clean": 'metric = "qa.exact_match"\nmin = 0.5\nclean_only = true',
     "clusters": 'metric = "grouped.contains"\nmin = 0.5',
+    "means of clusters": 'metric = "grouped.contains"\nmin = 0.5\nestimand = "clusters"',
+    "clusters no worse": 'metric = "grouped.contains"\nversus = "base"\nworse_by_at_most = 0.2\nestimand = "clusters"',
     "clusters better": 'metric = "grouped.contains"\nversus = "base"\nbetter_by = 0.1',
     "fluent": 'metric = "fluency.perplexity"\nmax = 1000\nseverity = "warn"',
     "more fluent": 'metric = "fluency.perplexity"\nversus = "base"\nworse_by_at_most = "5%"',
-    "fast": 'metric = "speed.seconds"\nmax = 60',
     "as fast": 'metric = "speed.latency_ratio"\nmax = 1000',
     "small": 'metric = "weight.bytes"\nmax = 1000',
     "no larger": 'metric = "weight.parameters"\nversus = "base"\nworse_by_at_most = 0',
@@ -521,6 +522,7 @@ def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
     facts |= {"alpha": draw(st.sampled_from([None, 0.001, 0.01, 0.05, 0.2, 0.5]))}
     facts |= {"slice": draw(st.sampled_from([None, None, "kind=*", "kind=a", ["kind=a", "kind=b"]]))}
     facts |= {"decide": draw(st.sampled_from(["risk", "risk", "point"])), "min_n": draw(st.sampled_from([2, 10, 60]))}
+    facts |= {"estimand": draw(st.sampled_from(["rows", "rows", "clusters"]))}
     gate = Gate("g", "e.m", **facts)
     assume(not gate.mistakes() and not gate.mistakes_on(metric))
     return gate, metric, kind
