@@ -106,6 +106,10 @@ def judged(
     said = f"{len(without)} of {len(rows)} rows leak and are left out ({codes}); with them {' against '.join(values)}"
     if whole.outcome is Outcome.ERROR:
         return replace(clean, outcome=Outcome.ERROR, why=f"with the {len(without)} rows that leak: {whole.why}")
+    large, left = ({s.name for s in v.slices if not s.alarm} for v in (whole, clean))
+    if clean.outcome is not Outcome.ERROR and (small := sorted(large - left)):
+        why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count; {said}"
+        return replace(clean, outcome=Outcome.ERROR, why=why)
     if clean.outcome is Outcome.PASS and whole.outcome is Outcome.FAIL:
         why = f"{clean.why}; {said}, where the claim is refuted: leaving out rows cannot prove it"
         p_pass = max(clean.p_pass or 0.0, whole.p_pass or 0.0)

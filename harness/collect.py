@@ -17,10 +17,10 @@ from harness.copies import copy_mistakes, parent_mistakes, with_copies
 from harness.data import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
-from harness.gate import PARENT, Gate, order_mistakes
+from harness.gate import COUNTED, PARENT, Gate, order_mistakes
 from harness.isolate import isolated, plain
 from harness.plugins import Plugins
-from harness.proof import Sizes, alpha_of, sizes_of, unprovable
+from harness.proof import Sizes, alpha_of, few, sizes_of, unprovable
 from harness.result import Metric, Sample
 from harness.suite import Eval, Suite, Sweep, Train, Use, name_mistake
 
@@ -486,12 +486,16 @@ class _Collector:
             complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
         for mistake in gate.mistakes_on(metric):
             complain(mistake)
+        if gate.group and metric.scale == "count":
+            complain(f'is one of "{gate.group}", {COUNTED}')
         against = "max" if metric.better == "higher" else "min"
         if getattr(gate, against) is not None:
             more = "more" if metric.better == "higher" else "less"
             self.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
         if gate.clean_only:
             self.clean_of(task, complain)
+        if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
+            complain(f'estimand is "clusters", and rows of "{gate.eval}" are in none; name their column with "cluster"')
         self.slices_of(gate, task, complain)
         if task.spec.stop == "early":
             self.early_of(gate, metric, task, complain)
@@ -501,11 +505,12 @@ class _Collector:
         self.provable(gate, metric, task)
 
     def provable(self, gate: Gate, metric: Metric, task: Task) -> None:
-        """Warn of a claim that the rows cannot prove, however good the model is."""
+        """Warn of a claim that the rows cannot prove, however good the model is, or that rests on few clusters."""
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
         sizes = self.sizes(gate, task)
-        if why := unprovable(gate, metric, task.samples, alpha_of(gate, self.suite), sizes):
+        why = unprovable(gate, metric, task.samples, alpha_of(gate, self.suite), sizes)
+        if why := why or few(gate, metric, sizes):
             self.warnings.append(f"{gate.where}: {why}")
 
     def sizes(self, gate: Gate, task: Task) -> Sizes:
@@ -532,6 +537,7 @@ class _Collector:
             "rows in clusters are not independent": clustered or task.spec.cluster is not None,
             "slices are judged on all their rows": gate.slice is not None,
             "it counts over all rows": gate.max_failures is not None,
+            "it is about clusters": gate.estimand == "clusters",
             "it belongs to an any_of": bool(gate.group),
             "its margin is relative": gate.relative,
             "a parent may have answered fewer rows": gate.versus == PARENT,

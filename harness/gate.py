@@ -15,6 +15,7 @@ from harness.result import Metric, Sample
 from harness.waive import Waiver
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
+COUNTED = "which counts, and takes no risk that an any_of could share; claim it in a gate of its own"
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 
 
@@ -51,6 +52,7 @@ class Gate:
     on: list[str] = field(default_factory=list)
     slice: str | list[str] | None = None
     min_n: int = MIN_N
+    estimand: Literal["rows", "clusters"] = "rows"  # what counts once in the mean
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
 
@@ -102,7 +104,8 @@ class Gate:
     def claim(self) -> str:
         """Say the claim in words."""
         slices = f" on {' and '.join(self.slices)}" if self.slice else ""
-        return self._claim() + slices + (" without rows that leak" if self.clean_only else "")
+        mean = " in the mean over clusters" if self.estimand == "clusters" else ""
+        return self._claim() + mean + slices + (" without rows that leak" if self.clean_only else "")
 
     def _claim(self) -> str:
         if self.any_of:
@@ -157,10 +160,13 @@ class Verdict:
 
     `estimate`, `lower`, `upper` and `threshold` are the metric's value for a claim about a number, candidate
     minus baseline for a comparison (of log perplexity: the relative change), and candidate minus the allowed share
-    of the baseline for a relative margin. With several slices they are the `driver`'s. `won` and `lost` are the
-    rows that changed, the largest change first. `attempt` counts the candidates this question was put to. Of a
-    gate with `clean_only`, `left_out` counts the rows it was judged without, `whole` and `whole_baseline` are the
-    values with them. It `decides` unless it is about a candidate that no export ships, by a gate that does not name it.
+    of the baseline for a relative margin; where the gate is about clusters, all are means over clusters. With
+    several slices they are the `driver`'s. `won` and `lost` are the rows that changed, the largest change first.
+    `n` counts the rows but those of weight 0, which are `weightless`; very uneven `clusters` count as `effective` ones
+    of equal size. `attempt` counts the candidates this question
+    was put to. Of a gate with `clean_only`, `left_out` counts the rows it was judged without, `whole` and
+    `whole_baseline` are the values with them. It `decides` unless it is about a candidate that no export ships, by a
+    gate that does not name it.
     """
 
     gate: str
@@ -181,7 +187,9 @@ class Verdict:
     p_pass: float | None = None
     p_fail: float | None = None
     n: int = 0
+    weightless: int = 0
     clusters: int | None = None
+    effective: float | None = None
     method: str = ""
     rows_needed: int | None = None
     driver: str = ""
@@ -251,6 +259,8 @@ def member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
                     yield gate, f'any_of names "{member.id}", which has "{key}" of its own'
             if member.alpha is not None:
                 yield gate, f'any_of names "{member.id}", which has "alpha" of its own; the group shares one'
+            if member.max_failures is not None:
+                yield gate, f'any_of names "{member.id}", {COUNTED}'
             if named[member.id] > 1:
                 yield gate, f'any_of names "{member.id}", which another any_of names too'
 
@@ -300,6 +310,8 @@ def _claim_mistakes(gate: Gate) -> list[str]:
         found.append(f"max_failures is {gate.max_failures}, want 0 or more")
     if gate.max_failures is not None and (gate.slice or gate.decide == "point"):
         found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
+    if gate.max_failures is not None and gate.estimand == "clusters":
+        found.append('"max_failures" counts rows; leave out "estimand"')
     if gate.max_failures is not None and gate.clean_only:
         found.append('"max_failures" counts over all rows, and one that fails is no leak; leave out "clean_only"')
     return found
@@ -314,6 +326,8 @@ def _group_mistakes(gate: Gate) -> list[str]:
         found.append('"decide" belongs to the gates that any_of names, not beside it')
     if gate.clean_only:
         found.append('"clean_only" belongs to the gates that any_of names, not beside it')
+    if gate.estimand == "clusters":
+        found.append('"estimand" belongs to the gates that any_of names, not beside it')
     if len(set(gate.any_of)) < 2:
         found.append("any_of names one gate, want two or more")
     return found
@@ -337,9 +351,14 @@ def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
         found.append(f"max_failures counts rows of a 0/1 metric, and {name} is a {scale}")
     if gate.clean_only and scale == "count":
         found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
-    if gate.decide == "point" and scale in ("proportion", "perplexity"):
+    if gate.estimand == "clusters" and (metric.combine or scale == "count"):
+        what = "made from all rows at once" if metric.combine else "a count over all rows"
+        found.append(f'{name} is {what}, and no mean over clusters; leave out "estimand"')
+    if gate.decide == "point" and scale != "count":
+        made = "made of" if metric.combine else f"a {scale} of"
         found.append(
-            f'decide = "point" is for budgets; {name} is a {scale} of rows, and its rows have something to say'
+            f'decide = "point" is for counts such as a size; {name} is {made} rows, of which others would give another '
+            'number: leave out "decide", or have its evaluator say scale = "count" if it is one number about the model'
         )
     return found
 

@@ -123,7 +123,7 @@ def together(mine: Seen, theirs: Seen) -> dict[str, list[str]]:
 
 
 def _risks(plan: Plan, gate: Gate, name: str) -> bool:
-    if gate.eval != name or gate.decide == "point":
+    if gate.eval != name:
         return False
     metric = plan.tasks[name].metrics.get(gate.metric_name)
     return metric is None or metric.scale != "count"

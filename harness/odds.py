@@ -132,7 +132,7 @@ def _odds(plan: Plan, gate: Gate, candidate: str, history: History, attempts: Ma
         assumed.append("power as without stopping early, which costs some")
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, alpha=alpha, group=gate.group)
     blank = replace(blank, assumed=tuple(assumed))
-    if gate.max_failures is not None or gate.decide == "point" or metric.scale == "count":
+    if gate.max_failures is not None or metric.scale == "count":
         return _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1))
     parts = gate.parts(task.samples or ())
     large = {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}

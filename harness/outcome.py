@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import schema
-from harness.gate import PARENT, Gate, Outcome
+from harness.gate import COUNTED, PARENT, Gate, Outcome
 from harness.question import Question
 from harness.result import Metric, Score
 from harness.stats import holm, spent
@@ -21,6 +21,7 @@ from harness.suite import About
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
 SURE = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
+COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 _FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
 
@@ -119,6 +120,7 @@ class _Case:
         yield self.claim
         if Outcome(self.verdict["outcome"]) is Outcome.ERROR:
             return
+        yield self.meant
         yield self.numbers
         yield self.requirements
         yield self.alpha
@@ -139,6 +141,12 @@ class _Case:
                 return f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
         return ""
 
+    def meant(self) -> str:
+        """Return why the claim cannot be meant for its metric, or nothing."""
+        metric = self.locked.metric(self.gate)
+        mistakes = self.gate.mistakes_on(metric) if metric else []
+        return f"is refused: {mistakes[0]}" if mistakes else ""
+
     def numbers(self) -> str:
         v = self.verdict
         for key in (*_FLOATS, "alpha", "p_pass", "p_fail"):
@@ -147,7 +155,7 @@ class _Case:
         for key in ("p_pass", "p_fail"):
             if v[key] is not None and not 0 <= v[key] <= 1:
                 return f"has {key} {v[key]}, want 0 to 1"
-        counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0}
+        counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0, "weightless": self.weightless}
         odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
         return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
 
@@ -171,9 +179,8 @@ class _Case:
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
 
     def budget(self) -> bool:
-        """Say whether it takes no risk, so that no attempt is told: a budget, or a group of nothing else."""
-        members = [self.said[m] for m in self.gate.any_of if m in self.said] or [self.verdict]
-        return all(m["method"] == "point" or m["outcome"] == Outcome.ERROR for m in members)
+        """Say whether it takes no risk, so that no attempt is told."""
+        return bool(self.verdict["method"] == "point")
 
     # -- groups, and what a caveat keeps shut ------------------------------------------------------
 
@@ -182,6 +189,8 @@ class _Case:
         if lacking := [m for m in self.gate.any_of if m not in self.said]:
             return f'is any of several, of which "{lacking[0]}" has no verdict'
         members = [self.said[m] for m in self.gate.any_of]
+        if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
+            return f'is any of several, one of them "{counts}", {COUNTED}'
         outcomes = {m["outcome"] for m in members}
         if Outcome.PASS in outcomes or Outcome.ERROR in outcomes:
             want = Outcome.PASS if Outcome.PASS in outcomes else Outcome.ERROR
@@ -210,14 +219,19 @@ class _Case:
     # -- one claim about rows ----------------------------------------------------------------------
 
     def rows(self) -> str:
-        """Compare the rows judged with those of the lock; only early stopping, slices and leaks make them fewer."""
-        there, n, gone = self.locked.rows.get(self.gate.eval), self.verdict["n"], self.verdict["left_out"] or 0
+        """Compare the rows judged with the lock's; early stopping, slices, leaks and weights of 0 make them fewer."""
+        there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
         if there is None:
             return ""
+        told = n + self.weightless + (self.verdict["left_out"] or 0)
         fewer = self.gate.slice is not None or self.early
-        if n + gone > there or (n + gone < there and not fewer):
-            return f"was judged on {n + gone} rows, the lock has {there}"
+        if told > there or (told < there and not fewer):
+            return f"was judged on {told} rows, the lock has {there}"
         return "" if n else "was judged on no row"
+
+    @property
+    def weightless(self) -> Any:
+        return self.verdict.get("weightless", 0)  # older evidence counts such rows among the others
 
     def left_out(self) -> str:
         """Compare the number of rows that leak with the lock's."""
@@ -239,8 +253,6 @@ class _Case:
         metric = self.locked.metric(self.gate)
         if metric is None:
             raise ValueError(f'"{self.gate.eval}" has no metric "{self.gate.metric_name}"')
-        if mistakes := self.gate.mistakes_on(metric):
-            raise ValueError(f'gate "{self.gate.id}": {mistakes[0]}')
         return Question(self.gate, metric, [], None, [], self.verdict["alpha"], 0)
 
     def threshold(self) -> str:
@@ -306,7 +318,7 @@ class _Case:
             if (v["p_pass"], v["p_fail"]) != ((0.0, 1.0) if met else (1.0, 0.0)):
                 return "has p-values that its count does not come to"
             want = Outcome.PASS if met else Outcome.FAIL
-        elif v["method"] in ("point", "failures counted"):
+        elif v["method"] in COUNTS:
             return f'was judged as "{v["method"]}", which its claim is not'
         else:
             want = _by_p(v["p_pass"], v["p_fail"], alpha)
@@ -322,7 +334,7 @@ class _Case:
         v, question, gate = self.verdict, self.question, self.gate
         if gate.max_failures is not None:
             return bool(v["estimate"] <= gate.max_failures)
-        if gate.decide == "point" or question.metric.scale == "count":
+        if question.metric.scale == "count":
             return bool(question.sign * v["estimate"] >= question.margin)
         return None
 

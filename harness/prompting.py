@@ -8,6 +8,7 @@ from dataclasses import replace
 from harness.collect import Plan
 from harness.gate import Gate, Outcome, Verdict
 from harness.result import Result
+from harness.stats import holm
 from harness.verdict import judge
 
 
@@ -22,7 +23,10 @@ def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts:
     found = []
     for candidate in shipping:
         for name in prompted:
-            claims = _gated(plan, verdicts, candidate, name) or _compared(plan, results, candidate, name)
+            claims = _gated(plan, verdicts, candidate, name)
+            if not claims:
+                attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
+                claims = _compared(plan, results, candidate, name, plan.suite.about.risk(attempt))
             if claims:
                 found.append(_said(candidate, plan.suite.subjects[name].examples, claims))
     return found
@@ -33,9 +37,13 @@ def _gated(plan: Plan, verdicts: Sequence[Verdict], candidate: str, baseline: st
     return [v for v in verdicts if v.candidate == candidate and v.gate in better]
 
 
-def _compared(plan: Plan, results: Mapping[tuple[str, str], Result], candidate: str, baseline: str) -> list[Verdict]:
-    """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing."""
-    about = plan.suite.about
+def _compared(
+    plan: Plan, results: Mapping[tuple[str, str], Result], candidate: str, baseline: str, alpha: float
+) -> list[Verdict]:
+    """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing.
+
+    One that is proven is enough for the words, so all of them share alpha by Holm's method.
+    """
     found = []
     for name, task in plan.tasks.items():
         ours, theirs = results.get((candidate, name)), results.get((baseline, name))
@@ -43,9 +51,13 @@ def _compared(plan: Plan, results: Mapping[tuple[str, str], Result], candidate: 
             metric = next(iter(task.metrics.values()))
             gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn")
             samples = task.samples or ()
-            verdict = judge(gate, metric, ours, theirs, samples, about.alpha, name=candidate, seed=about.seed)
+            verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate, seed=plan.suite.about.seed)
             found.append(replace(verdict, gate=gate.metric))
-    return found
+    adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in found])
+    return [
+        replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
+        for v, p in zip(found, adjusted, strict=True)
+    ]
 
 
 def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:

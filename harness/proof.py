@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from harness.gate import Gate
 from harness.result import Metric, Sample
+from harness.stats import FEW_CLUSTERS
 
 if TYPE_CHECKING:
     from harness.suite import Suite
-
-EXACT_ROWS = 500  # of Tango's score; beyond it its distribution is taken as normal (`harness.stats`)
-
 
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
 
@@ -32,7 +30,7 @@ def unprovable(
     wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
     number. `alpha` is the gate's, see `alpha_of`, `sizes` what `sizes_of` said of the rows, where it was asked before.
     """
-    if gate.any_of or gate.max_failures is not None or gate.decide == "point" or metric.scale == "count":
+    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
         return ""
     sizes = sizes or (sizes_of(gate, rows) if rows is not None else {})
     for name, (count, units) in sizes.items():
@@ -41,6 +39,17 @@ def unprovable(
             return f"{name}: {why}" if name else why
     if rows is None and (hopeless := _hopeless(gate, metric)):
         return hopeless
+    return ""
+
+
+def few(gate: Gate, metric: Metric, sizes: Sizes) -> str:
+    """Return why a verdict would rest on few clusters, or nothing."""
+    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
+        return ""
+    for name, (rows, units) in sizes.items():
+        if units < min(rows, FEW_CLUSTERS) and not (gate.slice is not None and rows < gate.min_n):
+            what = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
+            return f"{name}: {what}" if name else what
     return ""
 
 
@@ -61,7 +70,7 @@ def _unprovable(gate: Gate, metric: Metric, rows: int, units: int, alpha: float)
     if hopeless := _hopeless(gate, metric):
         return hopeless
     claim, chance, best = _best(gate)
-    needed = fewest(chance, alpha, score=gate.worse_by_at_most is not None and unit == "rows")
+    needed = fewest(chance, alpha)
     return f"{claim} cannot be proved on {units} {unit}, {best}; {needed} at least" if units < needed else ""
 
 
@@ -91,15 +100,6 @@ def _best(gate: Gate) -> tuple[str, float, str]:
     return f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, f"even if {gate.versus} is worse on every row"
 
 
-def fewest(chance: float, alpha: float, score: bool = False) -> int:
-    """Return the fewest rows n with chance^n <= alpha, the rule of three; of many rows Tango's score (`score`)
-    asks for z_alpha² · chance/(1 - chance)."""
-    if chance <= 0:
-        return 1
-    needed = math.ceil(math.log(alpha) / math.log(chance) - 1e-9)
-    if score and needed > EXACT_ROWS:
-        from statistics import NormalDist
-
-        z = NormalDist().inv_cdf(1 - alpha)
-        needed = max(math.ceil(z * z * chance / (1 - chance) - 1e-9), EXACT_ROWS + 1)
-    return needed
+def fewest(chance: float, alpha: float) -> int:
+    """Return the fewest rows n with chance^n <= alpha, the rule of three."""
+    return 1 if chance <= 0 else math.ceil(math.log(alpha) / math.log(chance) - 1e-9)

@@ -40,10 +40,17 @@ class Question:
         *,
         early: bool = False,
     ) -> None:
-        """`early`: the rows stand in a random order, and were looked at while they came."""
-        self.gate, self.metric, self.ours, self.theirs = gate, metric, ours, theirs
-        self.alpha, self.seed, self.early = alpha, seed, early
-        self.clusters = list(clusters) if len(set(clusters)) < len(clusters) else None
+        """`early`: the rows stand in a random order, and were looked at while they came.
+
+        Rows of weight 0, which say nothing of the metric, are left out.
+        """
+        self.gate, self.metric, self.alpha, self.seed, self.early = gate, metric, alpha, seed, early
+        weightless = _weightless(metric, ours, theirs)
+        keep = [i for i in range(len(ours)) if i not in weightless]
+        self.ours = [ours[i] for i in keep]
+        self.theirs = None if theirs is None else [theirs[i] for i in keep]
+        self.groups, self.weightless = [clusters[i] for i in keep], len(weightless)
+        self.clusters = self.groups if len(set(self.groups)) < len(self.groups) else None
         self.factor = 1.0  # a relative margin is a claim about candidate - factor · baseline, which divides by nothing
         if gate.versus:
             self.sign = 1 if metric.better == "higher" else -1
@@ -60,14 +67,30 @@ class Question:
         self.threshold = self.sign * self.margin
 
     @cached_property
+    def units(self) -> tuple[Sequence[Score], Sequence[Score] | None, list[str] | None]:
+        """What is tested of candidate and baseline, and its clusters: the rows, or the mean of each cluster."""
+        if self.gate.estimand == "clusters":
+            return self._means(self.ours), None if self.theirs is None else self._means(self.theirs), None
+        return self.ours, self.theirs, self.clusters
+
+    @cached_property
     def value(self) -> float:
-        """The metric of the candidate on these rows."""
-        return self.metric.value(self.ours)
+        """The metric of the candidate on these rows, or of the means of their clusters."""
+        return self.metric.value(self.units[0])
 
     @cached_property
     def baseline(self) -> float | None:
-        """The metric of the baseline on these rows."""
-        return None if self.theirs is None else self.metric.value(self.theirs)
+        """The metric of the baseline on these rows, or of the means of their clusters."""
+        return None if self.units[1] is None else self.metric.value(self.units[1])
+
+    @property
+    def otherwise(self) -> float | None:
+        """The estimate as it is where clusters count alike, or, of a gate that counts them so, where rows do."""
+        if self.clusters is None or self.metric.combine or self._point() or self.gate.max_failures is not None:
+            return None
+        both = [rows for rows in (self.ours, self.theirs) if rows is not None]
+        found = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in both]
+        return found[0] - self.factor * found[1] if len(found) > 1 else found[0]
 
     def answer(self, ties: bool = False) -> Answer:
         """Run the test. Raises ValueError when it cannot be run, or when nothing varies; `ties` allows rows
@@ -79,6 +102,8 @@ class Question:
         else:
             self._refuse(ties)
             test = self._test()
+            if self.gate.estimand == "clusters":
+                test = replace(test, clusters=test.n)
             if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
                 raise ValueError(f"nothing varies over {len(self.ours)} rows, so nothing can be inferred from them")
         oriented = test.lower - self.margin, test.upper - self.margin
@@ -106,24 +131,32 @@ class Question:
     # -- what cannot be asked ----------------------------------------------------------------------
 
     def _point(self) -> bool:
-        return self.gate.decide == "point" or self.metric.scale == "count"
+        return self.metric.scale == "count"
 
     def _refuse(self, ties: bool) -> None:
         rows = len(self.ours)
-        if rows == 1:
-            raise ValueError("there is one row; one row proves nothing")
+        if rows < 2:
+            raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
         if self.clusters and len(set(self.clusters)) == 1:
             raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
-        if self.theirs is not None and not ties and not self.changed():
-            raise ValueError(
-                f"no row of {rows} changed against the baseline: nothing to compare; "
-                'where both are perfect, claim "min" or "max_failures"'
-            )
+        if self.theirs is not None and not (ties and self._support()) and not self.changed():
+            self.refuse_ties()
         if self.baseline is not None and self.factor != 1 and self.baseline <= 0:
             raise ValueError(
                 f"{self.metric.name} of the baseline is {self.baseline:g}; a share of that is no "
                 "margin, write it in the metric's units"
             )
+
+    def refuse_ties(self) -> None:
+        """Raise ValueError unless rows of which none changed can prove that few others would.
+
+        That takes a margin, and a known range of what another row could lose.
+        """
+        found = f"no row of {len(self.ours)} changed against the baseline: nothing to compare"
+        if self.gate.margin >= 0:
+            raise ValueError(f'{found}; allow a margin with "worse_by_at_most", or claim "min" or "max_failures"')
+        if self._support() is None:
+            raise ValueError(f"{found}; {self.metric.name} has no known range, so another row could lose any amount")
 
     def changed(self) -> bool:
         name = self.metric.name
@@ -139,26 +172,52 @@ class Question:
 
     def _test(self) -> stats.Test:
         if self.early:
-            clustered = self.clusters is not None
-            return EProcess(self.margin, self.alpha, self._support(), clustered=clustered).update(self._values()[0])
+            return self._sequential()
         if self.metric.combine:
             return self._bootstrap()
-        if self._binary():
-            return self._binary_test()
         values, weights = self._values()
+        if self._binary(weights):
+            return self._binary_test()
         self._refuse_constant(values)
+        ours, theirs, clusters = self.units
         if self._level(weights):
-            cand, base = ([self.sign * s.values[self.metric.name] for s in r] for r in (self.ours, self.theirs or ()))
-            return stats.sign_flip(cand, base, self.clusters, self.alpha, support=self._support())
-        return stats.cluster_t(values, weights, self.clusters, self.margin, self.alpha, support=self._support())
+            cand, base = ([self.sign * s.values[self.metric.name] for s in r] for r in (ours, theirs or ()))
+            return stats.sign_flip(cand, base, clusters, self.alpha, support=self._support())
+        test = stats.cluster_t(values, weights, clusters, self.margin, self.alpha, support=self._support())
+        share = self.factor != 1 and self._support() is not None and test.method != "t"
+        return self._unseen(test, weights) if share else test
+
+    def _unseen(self, test: stats.Test, weights: Sequence[float]) -> stats.Test:
+        """Allow a claim about a share of the baseline for what no row or cluster showed, by the rule of three.
+
+        It varies with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of
+        independent rows `stats.cluster_t` allows for that itself. The weaker test counts.
+        """
+        flat = [test.estimate] * len(weights)
+        rule = stats.cluster_t(flat, weights, self.units[2], self.margin, self.alpha, support=self._support())
+        lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
+        p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
+        return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
+
+    def _sequential(self) -> stats.Test:
+        values, weights = self._values()
+        if len(set(weights)) > 1:
+            raise ValueError("rows have different weights, and a test that may stop early counts them alike")
+        clustered = self.clusters is not None
+        return EProcess(self.margin, self.alpha, self._support(), clustered=clustered).update(values)
 
     def _level(self, weights: Sequence[float]) -> bool:
         """Say whether the claim is "better at all" about rows that count alike."""
         return self.theirs is not None and self.margin == 0 and self.factor == 1 and len(set(weights)) == 1
 
     def _refuse_constant(self, values: Sequence[float]) -> None:
-        """Refuse rows that all say the same; of a 0/1 metric that is possible, of any other it is a broken one."""
+        """Refuse rows that all say the same; of a 0/1 metric that is possible, of any other it is a broken one.
+
+        That no score changed is possible too, and allowed where it can prove something, see `refuse_ties`.
+        """
         low, high = min(values), max(values)
+        if self.theirs is not None and low == high == 0 and self._support():
+            return
         if high - low <= 1e-12 * max(abs(low), abs(high)) and not self._zeros_and_ones():
             what = "has the same value" if self.theirs is None else "differs from the baseline by the same"
             raise ValueError(
@@ -168,22 +227,23 @@ class Question:
     def _zeros_and_ones(self) -> bool:
         if self.metric.scale != "proportion":
             return False
-        return all(s.values[self.metric.name] in (0, 1) for s in (*self.ours, *(self.theirs or ())))
+        ours, theirs, _ = self.units
+        return all(s.values[self.metric.name] in (0, 1) for s in (*ours, *(theirs or ())))
 
-    def _binary(self) -> bool:
-        rows = (*self.ours, *(self.theirs or ()))
-        plain = self.clusters is None and self.factor == 1 and all(s.weight_of(self.metric.name) == 1 for s in rows)
+    def _binary(self, weights: Sequence[float]) -> bool:
+        plain = self.units[2] is None and self.factor == 1 and len(set(weights)) == 1
         return plain and self._zeros_and_ones()
 
     def _binary_test(self) -> stats.Test:
-        name, n = self.metric.name, len(self.ours)
-        if self.theirs is None:
-            right = sum(int(s.values[name]) for s in self.ours)
+        (ours, theirs, _), name = self.units, self.metric.name
+        n = len(ours)
+        if theirs is None:
+            right = sum(int(s.values[name]) for s in ours)
             if self.sign > 0:
                 return stats.binomial(right, n, self.threshold, self.alpha)
             test = stats.binomial(n - right, n, 1 - self.threshold, self.alpha)
             return replace(test, estimate=test.estimate - 1, lower=test.lower - 1, upper=test.upper - 1)
-        pairs = zip(self.ours, self.theirs, strict=True)
+        pairs = zip(ours, theirs, strict=True)
         changes = [self.sign * (o.values[name] - t.values[name]) for o, t in pairs]
         wins, losses = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
         if self.margin == 0:
@@ -191,22 +251,36 @@ class Question:
         return stats.tango(wins, losses, n, -self.margin, self.alpha)
 
     def _values(self) -> tuple[list[float], list[float]]:
-        """Return what each row says of the claim, and its weight: the values, or the paired differences."""
+        """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference."""
         name = self.metric.name
-        weights = [s.weight_of(name) for s in self.ours]
-        if self.theirs is None:
-            sign = self.sign
-            return [sign * s.values[name] for s in self.ours], weights
-        others = [s.weight_of(name) for s in self.theirs]
-        for s, here, there in zip(self.ours, weights, others, strict=True) if weights != others else ():
-            if not math.isclose(here, there, rel_tol=1e-9):
+        self._refuse_weights()
+        ours, theirs, _ = self.units
+        weights = [s.weight_of(name) for s in ours]
+        if theirs is None:
+            return [self.sign * s.values[name] for s in ours], weights
+        pairs = zip(ours, theirs, strict=True)
+        return [self.sign * (o.values[name] - self.factor * t.values[name]) for o, t in pairs], weights
+
+    def _refuse_weights(self) -> None:
+        """Refuse rows that weigh here what they do not in the baseline."""
+        for o, t in () if self.theirs is None else zip(self.ours, self.theirs, strict=True):
+            here, there = o.weight_of(self.metric.name), t.weight_of(self.metric.name)
+            if here != there and not math.isclose(here, there, rel_tol=1e-9):
                 unit = "tokens" if self.metric.scale == "perplexity" else "weight"
                 raise ValueError(
-                    f'row "{s.id}" has {here:g} {unit} here and {there:g} in the baseline; '
+                    f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline; '
                     "with different tokenizers compare bits_per_byte"
                 )
-        pairs = zip(self.ours, self.theirs, strict=True)
-        return [self.sign * (o.values[name] - self.factor * t.values[name]) for o, t in pairs], weights
+
+    def _means(self, rows: Sequence[Score]) -> list[Score]:
+        """Return the weighted mean of each cluster as a row of its own, all of them alike."""
+        found: dict[str, list[Score]] = {}
+        for group, score in zip(self.groups, rows, strict=True):
+            found.setdefault(group, []).append(score)
+        return [Score(group, {self.metric.name: self._mean(own)}) for group, own in found.items()]
+
+    def _mean(self, rows: Sequence[Score]) -> float:
+        return replace(self.metric, scale="mean").value(rows)
 
     def _all(self, rows: Iterable[int]) -> float:
         """Return the oriented claim's quantity, computed on some of the rows."""
@@ -234,7 +308,7 @@ class Question:
     def _failures(self, allowed: int) -> stats.Test:
         """Count the rows, or clusters with a row, that failed; the bounds are Clopper and Pearson's on their share."""
         name, bad = self.metric.name, 0.0 if self.metric.better == "higher" else 1.0
-        if len(self.ours) == 1:
+        if len(self.ours) < 2:
             raise ValueError("there is one row; one row proves nothing")
         if odd := next((s for s in self.ours if s.values[name] not in (0, 1)), None):
             raise ValueError(f'{name} of row "{odd.id}" is {odd.values[name]:g}; failures are counted of a 0/1 metric')
@@ -248,3 +322,12 @@ class Question:
         p = (0.0, 1.0) if rows <= allowed else (1.0, 0.0)
         clusters = len(set(units)) if self.clusters else None
         return stats.Test(float(rows), bounds.lower, bounds.upper, *p, "failures counted", len(self.ours), clusters)
+
+
+def _weightless(metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> frozenset[int]:
+    """Return the numbers of the rows that have weight 0 for a metric which is a weighted mean, in all results."""
+    if metric.combine or metric.scale == "count":
+        return frozenset()
+    both = [ours] if theirs is None else [ours, theirs]
+    weights = zip(*([s.weight_of(metric.name) for s in rows] for rows in both), strict=True)
+    return frozenset(i for i, each in enumerate(weights) if not any(each))

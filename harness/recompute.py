@@ -32,7 +32,7 @@ COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_
 FLOATS = (
     "value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline",
 )  # fmt: skip
-SAME = ("n", "clusters", "method", "left_out", "digest", "won", "lost")
+SAME = ("n", "weightless", "clusters", "method", "left_out", "digest", "won", "lost")
 TINY = 1e-12  # below which numbers are the same whatever their ratio
 
 

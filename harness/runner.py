@@ -22,7 +22,7 @@ from harness.errors import RAISES, ExitCode, Finding, UsageError, of_the_machine
 from harness.evaluate import asked_digest, evaluate, sliced, standard_errors
 from harness.evidence import digest_of
 from harness.export import Judged, export
-from harness.gate import Outcome
+from harness.gate import Gate, Outcome
 from harness.isolate import isolated
 from harness.ledger import Ledger, attempts_said
 from harness.lock import lock
@@ -39,6 +39,7 @@ from harness.store import RunFolder, junit
 from harness.subject import ModelRef, Progress, Subject
 from harness.suite import MERGES, Export, Model, read_suite
 from harness.sweep import Climb, tell_apart, trained, trials
+from harness.verdict import told_by_sizes
 from harness.waive import read_waivers, unneeded, void
 
 ATTEMPTS = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
@@ -279,6 +280,8 @@ class Runner:
 
     def reported(self, report: Report) -> None:
         self.run.reports.append(report)
+        sizes = [(v, told) for v in report.verdicts if (told := told_by_sizes(v.why))]
+        self.run.warnings += [f'gate "{v.gate}" on {v.candidate}: {told}' for v, told in sizes]
         self.tell("harness_report", report=report)
 
     def flagged(self, flag: check.Flag) -> None:
@@ -664,6 +667,8 @@ class Runner:
         before = tally(subject)
         try:
             result = self.scores(item, subject, against)
+            if item.subject in self.plan.baselines:
+                _refuse_fractions(self.suite.gates, result)
         except RAISES as error:
             if error is self.models.broken or of_the_machine(error):
                 raise  # no other evaluation could load it either
@@ -875,3 +880,12 @@ class Runner:
     def work_of(self, plan: Plan) -> Path:
         """Return the folder of another plan on the same base, such as a trial's."""
         return cache_dir() / "trained" / preflight.recipe_digest(plan, self.ready, self.run.versions)[:16]
+
+
+def _refuse_fractions(gates: Sequence[Gate], result: Result) -> None:
+    """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: before training, not after."""
+    for gate in (g for g in gates if g.max_failures is not None and g.eval == result.eval):
+        name = gate.metric_name
+        if odd := next((s for s in result.scores if s.values.get(name, 0) not in (0, 1)), None):
+            what = f'max_failures counts rows of a 0/1 metric, and {name} of row "{odd.id}" is {odd.values[name]:g}'
+            raise UsageError(f'gate "{gate.id}": {what}; claim min or max')

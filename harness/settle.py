@@ -13,7 +13,7 @@ from harness.gate import Gate, Outcome, Verdict
 from harness.ledger import Attempt, Ledger, question_of, seen_of
 from harness.looks import Look, keys_of, look_of, risked, role_of, scores_digest
 from harness.result import Result
-from harness.stats import holm, spent
+from harness.stats import holm
 from harness.verdict import judge, unjudged
 from harness.waive import Waiver, in_force
 
@@ -113,12 +113,13 @@ class Settlement:
             return
         if gate.group:
             return  # its group speaks for it
+        alpha = self.alpha(gate, self.numbers.get(candidate, 0))
         if unmet := self.unmet(gate, candidate):
-            self.say(unjudged(gate, candidate, unmet, self.alpha(gate)))
+            self.say(unjudged(gate, candidate, unmet, alpha))
         elif gate.any_of:
-            self.any_of(gate, candidate)
+            self.any_of(gate, candidate, alpha)
         else:
-            self.say(self.judge(gate, candidate, self.alpha(gate, self.numbers.get(candidate, 0))))
+            self.say(self.judge(gate, candidate, alpha))
 
     def ready(self, gate: Gate, candidate: str) -> bool:
         """Say whether every evaluation it needs ended; what was deselected is not waited for, but one must be there."""
@@ -136,10 +137,9 @@ class Settlement:
                 return f'requires "{name}", which is {state} on {candidate}'
         return ""
 
-    def any_of(self, gate: Gate, candidate: str) -> None:
+    def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:
         """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
         asked = [self.plan.named(self.gates[name], candidate) for name in gate.any_of]
-        alpha = self.alpha(gate, self.numbers.get(candidate, 0))
         members = []
         for member in asked:
             if unmet := self.unmet(member, candidate):
@@ -203,10 +203,8 @@ class Settlement:
             return ask()
         return clean.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha)
 
-    def alpha(self, gate: Gate, attempt: int = 0) -> float:
-        about = self.plan.suite.about
-        alpha = gate.alpha or about.alpha
-        return spent(alpha, attempt) if attempt and about.attempts == "spend" else alpha
+    def alpha(self, gate: Gate, attempt: int) -> float:
+        return self.plan.suite.about.risk(attempt, gate.alpha)
 
     def say(self, verdict: Verdict) -> None:
         gate, suite = self.gates[verdict.gate], self.plan.suite

@@ -120,13 +120,16 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
     The difference is (wins - losses)/n, the statistic Tango's score 1998, Statistics in Medicine 17:891.
     Up to EXACT_ROWS it is referred to its exact distribution under the fitted hypothesis (Lloyd 2008,
     Australian & New Zealand Journal of Statistics 50:329, "E"), above that to the normal one, whose
-    size is up to 8.7 % at 100 rows where 5 % is meant. The bounds invert the same test.
+    size is up to 8.7 % at 100 rows where 5 % is meant. The bounds invert the same test. Where no row differs
+    the exact distribution is the rule of three, (1 - margin)^n, whatever n.
     """
     _check_counts(n, wins, losses)
     _check_level(margin, alpha)
     if not -1 < margin < 1:
         raise ValueError(f"margin is {margin}, want a difference of proportions between -1 and 1")
     b, c, n = int(wins), int(losses), int(n)
+    if b == c == 0:
+        return Test(0.0, *_all_agree(0.0, n, -margin, alpha, (-1.0, 1.0)), "Tango score", n)
     if n <= EXACT_ROWS:
         p_pass, p_fail = pairs.fitted_p(b, c, n, -margin)
         lower = pairs.fitted_bound(b, c, n, -margin, alpha)

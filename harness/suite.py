@@ -17,6 +17,7 @@ from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
 from harness.gate import PARENT, Gate, grouped, member_mistakes
 from harness.lines import lines_of, refuse_deep_keys
+from harness.stats import spent
 
 MERGES = ("original", "dequantized")
 
@@ -33,6 +34,11 @@ class About:
     alpha: float = 0.05
     description: str = ""
     attempts: Literal["count", "spend"] = "count"
+
+    def risk(self, attempt: int, alpha: float | None = None) -> float:
+        """Return the risk of an attempt: `alpha`, by default the suite's, or its share where that is spent."""
+        alpha = alpha or self.alpha
+        return spent(alpha, attempt) if attempt and self.attempts == "spend" else alpha
 
 
 @dataclass(frozen=True)

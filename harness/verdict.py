@@ -14,6 +14,7 @@ from harness.question import Answer, Question
 from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.stats import holm
 
+SIZES = "cluster sizes tell of the outcome"
 NAMED = 3  # rows and slices that a line names as examples
 
 
@@ -39,8 +40,7 @@ class _Case:
     def part(self, rows: Sequence[Sample], question: Question) -> _Part:
         """Judge some of the rows by themselves. Raises ValueError when nothing can be said of them."""
         answer = question.answer(ties=True)
-        blank = replace(self.blank, n=len(rows), value=question.value, baseline=question.baseline)
-        return _Part(answer, _conclude(blank, answer, question))
+        return _Part(answer, _conclude(_measured(self.blank, question), answer, question))
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,15 @@ def judge(
     problem = _problem(gate, metric, candidate, baseline, parts)
     if problem or metric is None or candidate is None or ours is None:
         return replace(blank, why=problem or "there is no result")
-    blank = replace(blank, n=len(covered), digest=candidate.digest)
+    blank = replace(blank, digest=candidate.digest)
     case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order))
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (problem := _unfit(result, scores, metric, covered, samples)):
-            return replace(blank, why=f"{result.subject}: {problem}")
+            return replace(blank, n=len(covered), why=f"{result.subject}: {problem}")
     question = case.question(covered)
-    blank = replace(blank, value=question.value, baseline=question.baseline)
+    blank = _measured(blank, question)
     try:
-        if len(parts) > 1 or (gate.slice and len(covered) < gate.min_n):
+        if len(parts) > 1 or (gate.slice and blank.n < gate.min_n):
             return _each(case, question, blank, parts)
         verdict = _conclude(blank, question.answer(), question)
     except ValueError as error:
@@ -100,10 +100,21 @@ def judge(
     return replace(verdict, driver=_worst(case, verdict, covered, columns) if whole else "")
 
 
+def _measured(blank: Verdict, question: Question) -> Verdict:
+    """Add what was measured on a question's rows, and on how many."""
+    n, weightless = len(question.ours), question.weightless
+    return replace(blank, value=question.value, baseline=question.baseline, n=n, weightless=weightless)
+
+
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
     """Return the ERROR of a gate that was not put to any row."""
     about = (gate.metric, gate.claim(), gate.blocking, gate.versus)
     return Verdict(gate.id, candidate, Outcome.ERROR, why, *about, alpha=alpha, group=gate.group)
+
+
+def told_by_sizes(why: str) -> str:
+    """Return what a reason says of clusters whose sizes tell of the outcome, or nothing."""
+    return next((part for part in why.split("; ") if part.startswith(SIZES)), "")
 
 
 # -- what cannot be judged -------------------------------------------------------------------------
@@ -193,6 +204,7 @@ def _conclude(blank: Verdict, answer: Answer, question: Question) -> Verdict:
         p_pass=test.p_pass,
         p_fail=test.p_fail,
         clusters=test.clusters,
+        effective=test.effective if test.clusters else None,
         method=test.method,
         rows_needed=_rows_needed(answer, question) if outcome is Outcome.INCONCLUSIVE else None,
         won=won,
@@ -208,8 +220,9 @@ def _outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
 
 
 def _rows_needed(answer: Answer, question: Question) -> int | None:
-    """Return how many rows would decide it."""
-    return stats.rows_needed(answer.test, question.threshold, question.alpha)
+    """Return how many rows would decide it, in clusters like those there are."""
+    needed = stats.rows_needed(answer.test, question.threshold, question.alpha)
+    return needed and math.ceil(needed * len(question.ours) / answer.test.n)
 
 
 # -- slices ----------------------------------------------------------------------------------------
@@ -221,14 +234,15 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     Raises ValueError when no row changed, or when no slice can say anything.
     """
     if whole.theirs is not None and not whole.changed():
-        whole.answer()  # raises, and says so
+        whole.refuse_ties()
     asked: dict[str, _Part] = {}
     mute: list[str] = []
     for name, rows in parts.items():
+        question = case.question(rows)
         try:
-            asked[name] = case.part(rows, case.question(rows))
+            asked[name] = case.part(rows, question)
         except ValueError as error:
-            if len(rows) >= case.gate.min_n:
+            if len(question.ours) >= case.gate.min_n or (name in case.gate.slices and not question.ours):
                 raise ValueError(f"{name}: {error}") from None
             mute.append(name)
     if not asked:
@@ -237,7 +251,7 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     driver = _driver(slices, asked)
     here = asked[driver.name].verdict
     must = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
-    verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n)
+    verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n, weightless=blank.weightless)
     verdict = replace(verdict, outcome=outcome, slices=tuple(slices), driver=driver.name)
     needed = here.rows_needed if outcome is Outcome.INCONCLUSIVE else None
     verdict = replace(verdict, p_pass=max(must, default=1.0), p_fail=p_fail, rows_needed=needed if must else None)
@@ -284,7 +298,7 @@ def _worst(case: _Case, verdict: Verdict, covered: Sequence[Sample], columns: Se
         for name, rows in groups.items() if len(groups) > 1 else ():
             question = case.question(rows)
             few = question.clusters is not None and len(set(question.clusters)) < stats.FEW_CLUSTERS
-            if len(rows) < case.gate.min_n or few:
+            if len(question.ours) < case.gate.min_n or few:
                 continue
             with suppress(ValueError):  # a slice of which nothing can be said drives nothing
                 part = case.part(rows, question)
@@ -300,19 +314,19 @@ def _why(verdict: Verdict, question: Question) -> str:
     if verdict.method == "failures counted":
         return _why_failures(verdict, question)
     estimate, lower, upper = (float(x or 0.0) for x in (verdict.estimate, verdict.lower, verdict.upper))
-    perplexity = question.metric.scale == "perplexity"
     if question.theirs is not None:
         text = f"{_number(verdict.value)} against {_number(verdict.baseline)}, "
         text += _change(question, verdict, estimate, lower, upper)
         if question.metric.scale == "proportion" and (verdict.won or verdict.lost):
             text += f", {len(verdict.won)} won and {len(verdict.lost)} lost"
     else:
-        values = [math.exp(x) if perplexity else x for x in (estimate, lower, upper)]
-        text = f"{_number(values[0])} [{_number(values[1])}, {_number(values[2])}]"
+        text = _interval(question, estimate, lower, upper)
     if verdict.method == "point":
         return text.partition(" [")[0]
-    text += f", n={verdict.n}" + (f" in {verdict.clusters} clusters" if verdict.clusters else "")
-    text += f", {verdict.method}"
+    text += f", n={verdict.n}{_clusters(verdict, question)}, {verdict.method}"
+    text += _sizes(verdict, question)
+    if verdict.weightless:
+        text += f"; {verdict.weightless} rows of weight 0 do not count"
     if verdict.rows_needed:
         text += f"; about {verdict.rows_needed} rows would decide it"
     elif verdict.outcome is Outcome.INCONCLUSIVE:
@@ -325,10 +339,44 @@ def _change(question: Question, verdict: Verdict, estimate: float, lower: float,
         share = (verdict.value or 0.0) / verdict.baseline - 1 if verdict.baseline else math.nan
         rest = f"{estimate:+.3g} [{lower:+.3g}, {upper:+.3g}]"
         return f"{share:+.1%}, {rest} from {question.factor:g} of the baseline"
-    if question.metric.scale == "perplexity":
-        return f"{math.expm1(estimate):+.1%} [{math.expm1(lower):+.1%}, {math.expm1(upper):+.1%}]"
-    digits = "+.3f" if question.metric.scale == "proportion" else "+.4g"
-    return f"{estimate:{digits}} [{lower:{digits}}, {upper:{digits}}]"
+    return _interval(question, estimate, lower, upper)
+
+
+def _interval(question: Question, estimate: float, lower: float, upper: float) -> str:
+    said, low, high = (_figure(question, x) for x in (estimate, lower, upper))
+    return f"{said} [{low}, {high}]"
+
+
+def _figure(question: Question, x: float) -> str:
+    """Write a number on the claim's scale: the metric's value, or a difference of two."""
+    perplexity = question.metric.scale == "perplexity"
+    if question.theirs is None:
+        return _number(math.exp(x) if perplexity else x)
+    if perplexity:
+        return f"{math.expm1(x):+.1%}"
+    return f"{x:+.3f}" if question.metric.scale == "proportion" else f"{x:+.4g}"
+
+
+def _clusters(verdict: Verdict, question: Question) -> str:
+    """Say on how many clusters a verdict rests, and that they are few."""
+    alike = question.gate.estimand == "clusters"
+    if not verdict.clusters or not (alike or question.clusters):
+        return ""  # what is made from all rows at once is resampled row by row
+    few = verdict.clusters < stats.FEW_CLUSTERS
+    text = f"few clusters ({verdict.clusters})" if few else f"{verdict.clusters} clusters"
+    text += f", so uneven that they count as {verdict.effective:.0f}" if verdict.effective else ""
+    return f", mean over {text}" if alike else f" in {text}"
+
+
+def _sizes(verdict: Verdict, question: Question) -> str:
+    """Tell where clusters that count alike, and rows that do, are clearly on two sides of the threshold."""
+    other = question.otherwise
+    if other is None or verdict.estimate is None or verdict.threshold is None:
+        return ""
+    apart = (verdict.estimate - verdict.threshold) * (other - verdict.threshold) < 0
+    inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
+    kind = "rows" if question.gate.estimand == "clusters" else "clusters"
+    return f"; {SIZES}: the mean over {kind} is {_figure(question, other)}" if apart and not inside else ""
 
 
 def _why_failures(verdict: Verdict, question: Question) -> str:
@@ -352,6 +400,8 @@ def _why_slices(verdict: Verdict, driver: Slice, mute: Sequence[str], min_n: int
         parts.append(f"{len(mute)} too small to say anything")
     if not large and not any(s.outcome is Outcome.FAIL for s in alarms):
         parts.append(f"no slice has {min_n} rows (min_n), so nothing is proven; add rows, or lower min_n")
+    if told := told_by_sizes(driver.why):
+        parts.append(told)
     if verdict.rows_needed:
         parts.append(f"about {verdict.rows_needed} such rows would decide it")
     return "; ".join(parts)

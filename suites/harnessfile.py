@@ -296,7 +296,7 @@ def parses(command: str) -> bool:
 
 @metric("right_program", better="higher", scale="proportion")
 @metric("parses", better="higher", scale="proportion")
-@metric("flag_f1", better="higher", scale="mean")
+@metric("flag_f1", better="higher", scale="proportion")
 def shell_command(subject: Any, samples: list[Any], *, max_new_tokens: int = 48) -> Iterator[Score]:
     """Compare the command that answers a request with the reference, without ever running it.
 

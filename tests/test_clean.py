@@ -151,10 +151,15 @@ def test_notes_leave_out_nothing() -> None:
     assert clean.leaks_of(flags) == {"qa": {"2": "D10-near"}}
 
 
-def put(gate: Gate, right: Sequence[bool], leaks: Collection[int], kinds: str = "a") -> Verdict:
-    """Judge a gate on rows of which these are right and these leak; the kind of row i is kinds[i % len(kinds)]."""
+def put(
+    gate: Gate, right: Sequence[bool], leaks: Collection[int], kinds: str = "a", idle: Collection[int] = ()
+) -> Verdict:
+    """Judge a gate on rows of which these are right, these leak and these do not count.
+
+    The kind of row i is kinds[i % len(kinds)].
+    """
     samples = [Sample(str(i), row={"kind": kinds[i % len(kinds)]}) for i in range(len(right))]
-    scores = tuple(Score(str(i), {"acc": float(r)}) for i, r in enumerate(right))
+    scores = tuple(Score(str(i), {"acc": float(r)}, float(i not in idle)) for i, r in enumerate(right))
     result = Result("merged", "qa", scores, {}, "d")
     ask = partial(judge, gate, METRIC, result, None, samples, 0.05, name="merged")
     told = {"qa": {str(i): "D10-exact" for i in leaks}}
@@ -199,6 +204,9 @@ def test_slices_are_not_emptied_or_made_alarms() -> None:
         Outcome.ERROR,
         "kind=a: 12 of 70 rows leak, and 58 are fewer than min_n 60 (D10-exact 12)",
     )
+    fewer = put(gate, right, range(0, 8, 2), "ab", idle=range(100, 116, 2))  # 62 of 70 count, 58 of the clean ones
+    assert fewer.outcome is Outcome.ERROR
+    assert "kind=a: without the rows that leak, fewer than min_n 60 of its rows count" in fewer.why
     emptied = put(gate, right, range(0, 140, 2), "ab")
     assert (emptied.outcome, emptied.why.partition(",")[0]) == (Outcome.ERROR, "kind=a: 70 of 70 rows leak")
 

@@ -264,7 +264,6 @@ against = "parent"
 id = "fast"
 metric = "moved.latency_ratio"
 max = 50
-decide = "point"
 """
 MISTAKES = {
     "a name that is taken": (COPY, COPY + 'name = "merged"', 'name "merged" is taken'),

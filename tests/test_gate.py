@@ -16,6 +16,7 @@ from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.verdict import judge
 
 ACC = Metric("acc", "higher", "proportion")
+BY_TWO = {"versus": "base", "worse_by_at_most": 0.02}
 LOSS = Metric("loss", "lower", "mean")
 PPL = Metric("ppl", "lower", "perplexity")
 
@@ -237,13 +238,12 @@ def test_max_failures_wants_a_metric_of_zeros_and_ones() -> None:
     assert "failures are counted of a 0/1 metric" in found.why
 
 
-def test_point_compares_the_number_as_it_is() -> None:
-    """A budget has no risk: decide = "point" takes the mean of three rows for what it is."""
+def test_no_mean_of_rows_is_a_point() -> None:
+    """A mean of three rows is a sample of them, and nothing that a gate says makes a budget of it."""
     seconds = Metric("seconds", "lower", "mean")
-    found = verdict(
-        gate(metric="e.seconds", max=2.0, decide="point"), seconds, result([1.9, 2.2, 1.6], metric="seconds")
-    )
-    assert (found.outcome, found.method) == (Outcome.PASS, "point")
+    claim = gate(metric="e.seconds", max=2.0, decide="point")
+    assert verdict(claim, seconds, result([1.9, 2.2, 1.6], metric="seconds")).outcome is Outcome.INCONCLUSIVE
+    assert not gate(metric="e.bytes", max=2.0, decide="point").mistakes_on(Metric("bytes", "lower", "count"))
 
 
 def sliced(rates: dict[str, tuple[int, int]]) -> tuple[list[Sample], Result]:
@@ -409,11 +409,72 @@ def test_constant_clusters_prove_nothing() -> None:
     assert "nothing varies" in why
 
 
-@pytest.mark.parametrize("margin", [{"better_by": 0.0}, {"worse_by_at_most": 0.1}, {"worse_by_at_most": "5%"}])
-def test_all_ties_prove_nothing(margin: dict[str, object]) -> None:
-    """Where no row changed there is nothing to compare: the metric cannot tell the two apart."""
-    ours, theirs = result(ones(400, 500)), result(ones(400, 500), "base")
-    assert "no row of 500 changed" in worthless(gate(versus="base", **margin), ACC, ours, theirs)
+UNCHANGED = {  # metric, claim, rows, clusters or None: what is said of a candidate that changed none of them
+    "better at all": (ACC, {"better_by": 0.0}, 500, None, "ERROR"),
+    "better by some": (ACC, {"better_by": 0.05}, 500, None, "ERROR"),
+    "no worse at all": (ACC, {"worse_by_at_most": 0.0}, 500, None, "ERROR"),
+    "a margin": (ACC, {"worse_by_at_most": 0.01}, 299, None, "PASS"),
+    "a margin on one row less": (ACC, {"worse_by_at_most": 0.01}, 298, None, "INCONCLUSIVE"),
+    "a margin on many rows": (ACC, {"worse_by_at_most": 0.005}, 598, None, "PASS"),
+    "a margin on not so many": (ACC, {"worse_by_at_most": 0.005}, 597, None, "INCONCLUSIVE"),
+    "a share": (ACC, {"worse_by_at_most": "5%"}, 200, None, "PASS"),
+    "scores": (SHARE, {"worse_by_at_most": 0.01}, 299, None, "PASS"),
+    "scores on one row less": (SHARE, {"worse_by_at_most": 0.01}, 298, None, "INCONCLUSIVE"),
+    "scores, better": (SHARE, {"better_by": 0.0}, 500, None, "ERROR"),
+    "clusters": (ACC, {"worse_by_at_most": 0.1}, 500, 29, "PASS"),
+    "a cluster less": (ACC, {"worse_by_at_most": 0.1}, 500, 28, "INCONCLUSIVE"),
+    "scores in clusters": (SHARE, {"worse_by_at_most": 0.1}, 500, 28, "INCONCLUSIVE"),
+    "a share in clusters": (ACC, {"worse_by_at_most": "5%"}, 500, 20, "INCONCLUSIVE"),
+    "a loss": (LOSS, {"worse_by_at_most": 0.1}, 500, None, "ERROR"),
+    "a perplexity": (PPL, {"worse_by_at_most": 0.1}, 500, None, "ERROR"),
+}
+
+
+@pytest.mark.parametrize("case", UNCHANGED)
+def test_what_no_row_changed_is_bounded_by_the_rule_of_three(case: str) -> None:
+    """Rows or clusters of which none changed prove a margin (1 - margin)^n, and nothing without one or without a range.
+
+    As other rows do: one that was lost can only make it harder.
+    """
+    metric, claim, n, clusters, outcome = UNCHANGED[case]
+    values = [float(i % 5 > 0) if metric is ACC else (i % 7) / 8 for i in range(n)]
+    samples = [Sample(str(i), cluster=clusters and str(i % clusters)) for i in range(n)]
+    ours, theirs = (result(values, name, metric.name) for name in ("merged", "base"))
+    asked = gate(metric=f"e.{metric.name}", versus="base", **claim)  # type: ignore[arg-type]
+    found = verdict(asked, metric, ours, theirs, samples=samples)
+    assert found.outcome == outcome, found.why
+    if outcome == "ERROR":
+        assert f"no row of {n} changed" in found.why
+        assert ("no known range" in found.why) is (metric in (LOSS, PPL))
+    else:
+        lost = verdict(
+            asked, metric, result([values[0], 0.0, *values[2:]], metric=metric.name), theirs, samples=samples
+        )
+        assert found.p_pass < lost.p_pass  # type: ignore[operator]
+
+
+def test_a_slice_of_an_unbounded_metric_that_did_not_change_proves_nothing() -> None:
+    """A share of the baseline varies with the baseline alone, so a slice without a change is no proof of a margin."""
+    samples = [Sample(str(i), row={"kind": "ab"[i // 100]}) for i in range(200)]
+    theirs = result(spread(1.0), "base", "loss")
+    ours = result([*spread(1.0)[:100], *(v - 0.1 for v in spread(1.0)[100:])], metric="loss")
+    claim = gate(metric="e.loss", versus="base", worse_by_at_most="2%", slice="kind=*")
+    assert "kind=a: no row of 100 changed" in worthless(claim, LOSS, ours, theirs, samples=samples)
+
+
+def test_scores_of_a_slice_that_did_not_change_are_judged() -> None:
+    """Scores that no row of a slice changed prove a margin there as 0/1 rows do, and nothing without one."""
+    samples = [Sample(str(i), row={"kind": "ab"[i // 200]}) for i in range(400)]
+    theirs = result([(i % 7) / 8 for i in range(400)], "base", "share")
+    ours = result([(i % 7 + (i >= 200) * (1 + i % 2) / 2) / 8 for i in range(400)], metric="share")
+    for margin, outcomes in (
+        ({"worse_by_at_most": 0.05}, ["PASS", "PASS"]),
+        ({"better_by": 0.0}, ["INCONCLUSIVE", "PASS"]),
+    ):
+        found = verdict(
+            gate(metric="e.share", versus="base", slice="kind=*", **margin), SHARE, ours, theirs, samples=samples
+        )
+        assert [s.outcome for s in found.slices] == outcomes, found.why
 
 
 @pytest.mark.parametrize("claim", [{"min": 0.1}, {"max_failures": 0}, {"versus": "base", "better_by": 0.0}])
@@ -447,7 +508,10 @@ WRONG = {
     "a perplexity below one": (PPL, {"max": 0.5}, "a perplexity is 1 or more"),
     "more than everything": (PPL, {"versus": "base", "better_by": "150%"}, "nothing is left"),
     "failures of a mean": (F1, {"max_failures": 0}, "max_failures counts rows of a 0/1 metric"),
-    "a point of a proportion": (ACC, {"min": 0.8, "decide": "point"}, 'decide = "point" is for budgets'),
+    **{
+        f"a point of a {metric.scale}": (metric, {"max": 0.8, "decide": "point"}, 'decide = "point" is for counts')
+        for metric in (ACC, LOSS, PPL, Metric("macro_f1", "higher", "other", lambda scores: 0.5))
+    },
 }
 
 
@@ -506,3 +570,170 @@ def test_few_clusters_are_quick_however_many_rows() -> None:
     found = verdict(gate(min=0.5), ACC, result([float(i % 3 > 0) for i in range(20_000)]), samples=samples)
     assert (found.method, found.clusters) == ("cluster t", 15)
     assert time.perf_counter() - begun < 2
+
+
+# Weights --------------------------------------------------------------------------------------------
+
+
+def weighted(rows: list[tuple[float, float]], name: str = "merged", metric: str = "acc") -> Result:
+    """Return a result of values and weights."""
+    scores = tuple(Score(str(i), {metric: v}, w) for i, (v, w) in enumerate(rows))
+    return Result(name, "e", scores, {}, f"digest of {name}")
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0, 0.3])
+@pytest.mark.parametrize("claim", [{"min": 0.6}, {"versus": "base", "better_by": 0.0}, BY_TWO, {"max_failures": 30}])
+def test_rows_of_weight_0_are_left_out_of_exact_tests(claim: dict[str, object], weight: float) -> None:
+    """Rows that say nothing of a metric change no verdict on the others, whose equal weights all count as one."""
+    theirs = ones(60, 100)
+    ours = [*theirs[:-20], *[1.0] * 15, *[0.0] * 5]
+    alone = verdict(gate(**claim), ACC, result(ours), result(theirs, "base"))
+    both = [
+        weighted([(v, w) for value in values for v, w in ((value, weight), (0.5, 0.0))], name)
+        for name, values in (("merged", ours), ("base", theirs))
+    ]
+    samples = [Sample(str(i), cluster=str(i // 2)) for i in range(200)]  # of two rows of a cluster one counts
+    found = verdict(gate(**claim), ACC, *both, samples=samples)
+    assert (found.n, found.weightless, found.clusters) == (100, 100, None)
+    for key in ("outcome", "estimate", "lower", "upper", "p_pass", "p_fail", "method"):
+        assert getattr(found, key) == getattr(alone, key), key
+    assert [int(i) // 2 for i in found.won] == [int(i) for i in alone.won]
+    assert ("100 rows of weight 0 do not count" in found.why) is ("max_failures" not in claim)
+
+
+def test_slices_count_the_rows_that_have_a_weight() -> None:
+    """A slice of 100 rows of which 50 count is an alarm, and one of which none counts is missing."""
+    samples = [Sample(str(i), row={"kind": "ab"[i // 100]}) for i in range(200)]
+    ours = weighted([(1.0, 1.0)] * 100 + [(1.0, float(i % 2)) for i in range(100)])
+    found = verdict(gate(min=0.6, slice="kind=*"), ACC, ours, samples=samples)
+    assert [(s.name, s.n, s.alarm) for s in found.slices] == [("kind=a", 100, False), ("kind=b", 50, True)]
+    assert (found.n, found.weightless) == (150, 50)
+    ours = weighted([(1.0, 1.0)] * 100 + [(1.0, 0.0)] * 100)
+    assert "kind=b: every row has weight 0" in worthless(
+        gate(min=0.6, slice=["kind=a", "kind=b"]), ACC, ours, samples=samples
+    )
+
+
+def test_a_weight_on_one_side_alone_is_an_error() -> None:
+    """A row that counts for one of two models is no pair."""
+    ours, theirs = weighted([(1.0, 1.0)] * 50), weighted([(0.0, 1.0)] * 49 + [(0.0, 0.0)], "base")
+    assert 'row "49" has 1 weight here and 0 in the baseline' in worthless(
+        gate(versus="base", better_by=0.0), ACC, ours, theirs
+    )
+
+
+def test_stopping_early_counts_rows_alike() -> None:
+    """The test that may stop early is about a plain mean, so rows of different weights are an error."""
+    ours = replace(weighted([(1.0, 1.0 + i % 2) for i in range(50)]), order=tuple(map(str, range(50))))
+    assert "rows have different weights" in worthless(gate(min=0.6), ACC, ours)
+
+
+# Clusters -------------------------------------------------------------------------------------------
+
+
+def documents(
+    sizes: list[int], rates: list[float], metric: str = "acc", name: str = "merged"
+) -> tuple[list[Sample], Result]:
+    """Return rows in clusters of these sizes, of which a share is 1, and their tokens as weights."""
+    rows = [
+        (c, float(i < round(rate * n))) for c, (n, rate) in enumerate(zip(sizes, rates, strict=True)) for i in range(n)
+    ]
+    samples = [Sample(str(i), cluster=f"d{c}") for i, (c, _) in enumerate(rows)]
+    return samples, result([v for _, v in rows], name, metric)
+
+
+SIZES, RATES = [2] * 30 + [30] * 10, [0.5] * 30 + [0.9] * 10  # large clusters are right more often
+MEANS = [0.1 + 0.8 * ((i * 7) % 10) / 10 for i in range(40)]
+
+
+@pytest.mark.parametrize("kind", ["number", "better", "no worse", "perplexity"])
+def test_the_mean_over_clusters_counts_each_once(kind: str) -> None:
+    """A gate about clusters says what it would say of one row for each, its mean, however many rows there are."""
+    metric = PPL if kind == "perplexity" else SHARE
+    claim = {
+        "number": {"min": 0.4},
+        "better": {"versus": "base", "better_by": 0.0},
+        "no worse": {"versus": "base", "worse_by_at_most": 0.2},
+        "perplexity": {"max": 2.2},
+    }[kind]
+    asked = gate(metric=f"e.{metric.name}", estimand="clusters", **claim)
+    means = {"merged": MEANS, "base": [m * (0.7 + 0.01 * (i % 9)) for i, m in enumerate(MEANS)]}
+    alone = [result(values, name, metric.name) for name, values in means.items()]
+    lone = verdict(asked, metric, *alone)
+    places = [(c, i) for c in range(40) for i in range(2 + 2 * (c % 3))]  # clusters of 2, 4 and 6 rows, of any weight
+    samples = [Sample(f"{c}.{i}", cluster=f"d{c}") for c, i in places]
+    spread_out = []
+    for name, values in means.items():
+        scores = [Score(f"{c}.{i}", {metric.name: values[c] + (i % 2 - 0.5) / 10}, 3.0 + c) for c, i in places]
+        spread_out.append(Result(name, "e", tuple(scores), {}, f"digest of {name}"))
+    found = verdict(asked, metric, *spread_out, samples=samples)
+    assert (found.outcome, found.n, found.clusters) == (lone.outcome, len(places), 40)
+    for key in ("value", "estimate", "lower", "upper", "p_pass", "p_fail"):
+        assert getattr(found, key) == pytest.approx(getattr(lone, key)), key
+    assert f"n={len(places)}, mean over 40 clusters, " in found.why
+    assert found.claim.endswith(" in the mean over clusters")
+
+
+def test_sizes_that_tell_of_the_outcome_are_told() -> None:
+    """Where long documents are right more often, the mean over rows and that over documents are two claims."""
+    samples, ours = documents(SIZES, RATES)
+    by_rows = verdict(gate(min=0.7), ACC, ours, samples=samples)
+    by_clusters = verdict(gate(min=0.7, estimand="clusters"), ACC, ours, samples=samples)
+    assert (by_rows.outcome, by_clusters.outcome) == (Outcome.PASS, Outcome.FAIL)
+    assert "; cluster sizes tell of the outcome: the mean over clusters is 0.600" in by_rows.why
+    assert "; cluster sizes tell of the outcome: the mean over rows is 0.833" in by_clusters.why
+    assert "cluster sizes" not in verdict(gate(min=0.5), ACC, ours, samples=samples).why
+    base = documents(SIZES, [0.5 + 0.5 * (i < 30) for i in range(40)], name="base")[1]
+    change = verdict(gate(versus="base", better_by=0.0), ACC, ours, base, samples=samples)
+    assert "the mean over clusters is -0.275" in change.why
+
+
+def test_both_means_near_the_threshold_are_no_news() -> None:
+    """Two estimates that only noise puts on two sides of the threshold say nothing of sizes."""
+    samples, ours = documents([2, 3] * 20, [0.5, 0.66] * 20)
+    found = verdict(gate(min=0.59), ACC, ours, samples=samples)
+    assert (found.outcome, "cluster sizes" in found.why) == (Outcome.INCONCLUSIVE, False)
+
+
+def test_rows_needed_of_a_mean_over_clusters_are_rows() -> None:
+    """Clusters of ten that would decide it are told as so many rows."""
+    samples, ours = documents([10] * 40, [0.7, 0.8] * 20)
+    claim = gate(min=0.74, estimand="clusters")
+    lone = verdict(claim, SHARE, result([0.7, 0.8] * 20, metric="share"))
+    found = verdict(claim, ACC, ours, samples=samples)
+    assert found.rows_needed == 10 * (lone.rows_needed or 0)
+
+
+@pytest.mark.parametrize(("clusters", "said"), [(19, "in few clusters (19), "), (20, "in 20 clusters, ")])
+@pytest.mark.parametrize("claim", [{"min": 0.5}, {"versus": "base", "better_by": 0.0}, {"min": 0.5, "slice": "kind=a"}])
+def test_few_clusters_are_told(clusters: int, said: str, claim: dict[str, object]) -> None:
+    """A verdict that rests on fewer than 20 clusters says so, slices too."""
+    samples = [Sample(str(i), row={"kind": "a"}, cluster=str(i % clusters)) for i in range(100)]
+    theirs = result([float(i % 2) for i in range(100)], "base")
+    assert said in verdict(gate(**claim), ACC, result(ones(70, 100)), theirs, samples=samples).why
+
+
+def test_rows_that_are_in_no_clusters_are_not_called_so() -> None:
+    """A metric made of all rows at once resamples rows, which are no clusters."""
+    share = Metric("acc", "higher", "other", lambda scores: sum(s.values["acc"] for s in scores) / len(scores))
+    assert "cluster" not in verdict(gate(min=0.5), share, result(ones(12, 15))).why.replace("cluster bootstrap", "")
+
+
+ESTIMANDS = {
+    "failures": ({"max_failures": 0}, ACC, '"max_failures" counts rows'),
+    "a group": ({"metric": "", "any_of": ["a", "b"]}, ACC, "belongs to the gates that any_of names"),
+    "a count": ({"max": 9}, Metric("bytes", "lower", "count"), "bytes is a count over all rows, and no mean"),
+    "all rows at once": (
+        {"min": 0.5},
+        Metric("f1", "higher", "other", lambda s: 0.5),
+        "f1 is made from all rows at once",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ESTIMANDS)
+def test_what_has_no_mean_over_clusters_is_a_mistake(case: str) -> None:
+    """Counts and what is made from all rows at once have none."""
+    claim, metric, told = ESTIMANDS[case]
+    asked = gate(estimand="clusters", **claim)
+    assert any(told in m for m in (*asked.mistakes(), *asked.mistakes_on(metric)))

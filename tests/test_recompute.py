@@ -103,10 +103,11 @@ CLAIMS = {
     "close": 'metric = "qa.exact_match"\nmin = 0.9\nseverity = "warn"',
     "clean": 'metric = "qa.exact_match"\nmin = 0.5\nclean_only = true',
     "clusters": 'metric = "grouped.contains"\nmin = 0.5',
+    "means of clusters": 'metric = "grouped.contains"\nmin = 0.5\nestimand = "clusters"',
+    "clusters no worse": 'metric = "grouped.contains"\nversus = "base"\nworse_by_at_most = 0.2\nestimand = "clusters"',
     "clusters better": 'metric = "grouped.contains"\nversus = "base"\nbetter_by = 0.1',
     "fluent": 'metric = "fluency.perplexity"\nmax = 1000\nseverity = "warn"',
     "more fluent": 'metric = "fluency.perplexity"\nversus = "base"\nworse_by_at_most = "5%"',
-    "fast": 'metric = "speed.seconds"\nmax = 60\ndecide = "point"',
     "as fast": 'metric = "speed.latency_ratio"\nmax = 1000',
     "small": 'metric = "weight.bytes"\nmax = 1000',
     "no larger": 'metric = "weight.parameters"\nversus = "base"\nworse_by_at_most = 0',
@@ -257,6 +258,21 @@ def test_a_verdict_that_contradicts_itself_or_the_lock_is_refused(case: str, exp
     assert not found.ok
     assert told in found.refused
     assert found.refused.startswith(("gates: ", "digests: the evidence is malformed"))
+
+
+def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
+    """A count has no p-value, so evidence of a group that took one for proven is refused with the reason."""
+    counted, members = {"group": "either", "blocking": False}, ["one", "other", "few fail"]
+    says = "any of " + ", ".join(f'"{m}"' for m in members)
+    edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, says=says)(lock)))
+    edit(export, GATES, lambda found: each("few fail", **counted)(each("either", claim=says, p_pass=0.0)(found)))
+    assert 'gate "either" is any of several, one of them "few fail", which counts' in verify(export).refused
+
+
+def test_older_gates_decided_by_a_point_are_refused(export: Path) -> None:
+    """A mean of rows that was compared as it is proves nothing about other rows, and the line says so."""
+    edit(export, LOCK, gate_of("floor", decide="point"))
+    assert verify(export).refused.startswith('gates: gate "floor" is refused: decide = "point" is for counts')
 
 
 def rows_of(item: str, **changes: Any) -> Callable[[Any], Any]:
@@ -506,6 +522,7 @@ def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
     facts |= {"alpha": draw(st.sampled_from([None, 0.001, 0.01, 0.05, 0.2, 0.5]))}
     facts |= {"slice": draw(st.sampled_from([None, None, "kind=*", "kind=a", ["kind=a", "kind=b"]]))}
     facts |= {"decide": draw(st.sampled_from(["risk", "risk", "point"])), "min_n": draw(st.sampled_from([2, 10, 60]))}
+    facts |= {"estimand": draw(st.sampled_from(["rows", "rows", "clusters"]))}
     gate = Gate("g", "e.m", **facts)
     assume(not gate.mistakes() and not gate.mistakes_on(metric))
     return gate, metric, kind
@@ -514,9 +531,13 @@ def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
 def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> tuple[Any, Verdict]:
     """Return a lock that holds one gate, and the gate's verdict on made-up rows."""
     rng = random.Random(seed)
-    n, clustered, weighted = rng.randrange(2, 130), rng.random() < 0.3, rng.random() < 0.3
+    n, clustered, weights_of = (
+        rng.randrange(2, 130),
+        rng.random() < 0.3,
+        rng.choice([[1.0], [0.0, 2.0], [0.0, 1.0, 7.0]]),
+    )
     samples = [Sample(str(i), row={"kind": "ab"[i % 2]}, cluster=f"c{i // 3}" if clustered else None) for i in range(n)]
-    weights = [rng.choice([1.0, 2.0, 7.0]) if weighted else 1.0 for _ in samples]
+    weights = [rng.choice(weights_of) for _ in samples]
     of = [
         tuple(Score(s.id, {"m": SCALES[kind](rng)}, w) for s, w in zip(samples, weights, strict=True)) for _ in range(2)
     ]

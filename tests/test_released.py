@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from harness.testing import Outcome, Project
+from harness.testing import Outcome, Project, _luck
 from tests.test_suite import SUITE, TRAIN
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)]
@@ -174,6 +174,33 @@ def test_prompting_that_suffices_is_said(suite: Project, skill: float, how: str)
     assert outcome.code != 0
     line = next(x for x in outcome.out.splitlines() if x.startswith("fine-tuning is not warranted by this evidence"))
     assert how in line
+
+
+def gains(wins: int) -> float:
+    """Return the skill of a model that is right on so many rows more than the base."""
+    luck = sorted(_luck(row["input"]) for row in ROWS)
+    return next(x for x in luck if sum(0.3 <= y < x for y in luck) == wins)
+
+
+@pytest.mark.parametrize(
+    ("wins", "attempts", "evals", "attempt", "warranted"),
+    [
+        (5, "count", 1, 2, True),  # p = 0.031
+        (5, "count", 2, 2, False),  # by Holm 0.063
+        (6, "spend", 1, 1, True),  # p = 0.016, alpha 0.030
+        (6, "spend", 1, 2, False),  # alpha 0.0076
+    ],
+)
+def test_words_take_no_more_risk_than_gates(
+    suite: Project, wins: int, attempts: str, evals: int, attempt: int, warranted: bool
+) -> None:
+    """A comparison that no gate asks for is at the attempt's share of alpha, and at Holm's of several evals."""
+    more = '\n[[eval]]\nname = "three"\nuse = "contains"\ndata = "test.jsonl"\nlimit = 3\n' if evals > 1 else ""
+    text = SUITE.replace("[model]", f'attempts = "{attempts}"\n\n[model]', 1).replace("min = 0.5", "min = 0.01")
+    suite.write({"suite.toml": text + more + "\n[subject.fewshot]\nshots = 3\n"})
+    for skill in [0.9] * (attempt - 1) + [gains(wins)]:
+        outcome = suite.run("--set", f"{SKILL}={skill}")
+    assert ("fine-tuning is warranted" in outcome.out) is warranted, outcome.out
 
 
 def test_prompting_is_compared_without_a_gate_too(suite: Project) -> None:

@@ -281,6 +281,17 @@ def harness_evaluators():
     assert "\ntrain" not in outcome.out
 
 
+def test_failures_of_a_fraction_stop_before_training(suite: Project) -> None:
+    """Failures are counted of a 0/1 metric: the base's rows show that one is not, and exit 4 comes before training."""
+    text = SUITE.replace('use = "exact_match"', 'use = "token_f1"').replace("qa.exact_match", "qa.token_f1")
+    half = [{**row, "target": f"{row['target']} exactly"} for row in ROWS]
+    files = {"suite.toml": text.replace("min = 0.5", "max_failures = 3"), "test.jsonl": half}
+    outcome = suite.write(files).run()
+    assert outcome.code == 4
+    assert 'gate "floor": max_failures counts rows of a 0/1 metric, and token_f1 of row' in outcome.out
+    assert "\ntrain" not in outcome.out
+
+
 def test_interrupt_in_training_exits_2_and_keeps_the_report(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C exits 2 with the baselines' rows on disk and no export."""
 

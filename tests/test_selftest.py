@@ -67,12 +67,20 @@ def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -
     assert "caught  shuffled answers" in out and "1 of 2 impostors caught" in out
 
 
-def test_a_base_that_answers_every_row_alike_proves_nothing(suite: Project) -> None:
-    """Turning one bit changes no answer of the fake, and "not worse" is then not shown: its gate is ERROR."""
-    suite.write({"suite.toml": SUITE.replace("min = 0.5", 'versus = "base"\nworse_by_at_most = 0.1')})
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ("worse_by_at_most = 0.1", "SHIPS"),
+        ("worse_by_at_most = 0.02", 'gate "floor" is INCONCLUSIVE on merged: 0.183 against 0.183, +0.000'),
+        ("better_by = 0.0", 'gate "floor" is ERROR on merged: no row of 60 changed against the baseline'),
+    ],
+)
+def test_a_base_that_answers_every_row_alike_is_no_worse_and_no_better(suite: Project, claim: str, said: str) -> None:
+    """Turning one bit changes no answer of the fake: a suite that claims no more than that lets it ship."""
+    suite.write({"suite.toml": SUITE.replace("min = 0.5", f'versus = "base"\n{claim}')})
     code, out = selftest(suite, "--only", "base nudged")
-    assert (code, "SHIPS" in out) == (0, False)
-    assert 'gate "floor" is ERROR on merged: no row of 60 changed against the baseline' in out
+    assert (code, "SHIPS" in out) == ((1, True) if said == "SHIPS" else (0, False))
+    assert said in out
 
 
 def test_an_unknown_name_is_a_mistake(suite: Project) -> None:

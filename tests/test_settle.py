@@ -14,7 +14,14 @@ SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
 def gates(*tables: str) -> str:
     """Return the suite with these gates, on two evals; "floor" is the first."""
     head, _, tail = SUITE.partition("[[export]]")
-    return head + SECOND + "".join(f"\n[[gate]]\n{t.strip()}\n" for t in tables) + "\n[[export]]" + tail
+    return (
+        head
+        + SECOND
+        + '\n[[eval]]\nname = "size"\nuse = "size"\n'
+        + "".join(f"\n[[gate]]\n{t.strip()}\n" for t in tables)
+        + "\n[[export]]"
+        + tail
+    )
 
 
 HIGH = 'id = "high"\nmetric = "other.contains"\nmin = 0.99'
@@ -91,8 +98,20 @@ MISTAKES = {
     "one gate in any_of": ([HIGH, ANY.replace(', "better"', "")], "any_of names one gate"),
     "alpha of a member": ([HIGH + "\nalpha = 0.1", BETTER, ANY], "the group shares one"),
     "a warning as a member": ([HIGH + '\nseverity = "warn"', BETTER, ANY], 'which has "severity" of its own'),
+    "a count of failures as a member": (
+        [HIGH, 'id = "better"\nmetric = "qa.exact_match"\nmax_failures = 3', ANY],
+        'any_of names "better", which counts, and takes no risk',
+    ),
+    "a size as a member": (
+        [HIGH, 'id = "better"\nmetric = "size.bytes"\nmax = 3000', ANY],
+        'is one of "somehow", which counts, and takes no risk',
+    ),
     "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], "which another any_of names too"),
     "more failures than rows": (['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'], "and there are 60 rows"),
+    "a mean over clusters that are not there": (
+        ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nestimand = "clusters"'],
+        'estimand is "clusters", and rows of "qa" are in none; name their column with "cluster"',
+    ),
     "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "is 0.8 meant?"),
     "a text margin": (['id = "x"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = "2 pt"'], "a share such as"),
     "a slice that is not there": (
@@ -141,3 +160,29 @@ def test_failing_slice_is_shown(suite: Project) -> None:
     assert outcome.code == 1
     assert "\n                 kind=b: 0.000" in outcome.out
     assert "2 slices: 1 PASS, 1 FAIL" in outcome.out
+
+
+def test_few_clusters_are_told_before_and_after(suite: Project) -> None:
+    """Once a gate at collection, whatever the candidates, and in every verdict that rests on them."""
+    rows = [row | {"of": f"d{i % 12}"} for i, row in enumerate(ROWS)]
+    suite.write(
+        {"test.jsonl": rows, "suite.toml": SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\ncluster = "of"')}
+    )
+    told = 'gate "floor": 12 clusters are few: below 20 little can be proved'
+    assert suite.run("--collect-only").err.count(told) == 1
+    outcome = suite.run()
+    assert outcome.out.count("n=60 in few clusters (12), cluster t") >= 2
+    assert sum(told in w for w in outcome.report.warnings) == 1
+
+
+def test_cluster_sizes_that_tell_of_the_outcome_are_a_warning(suite: Project) -> None:
+    """A gate that passes by its long documents alone is a warning of the run, with the other mean."""
+    long = [row | {"of": f"long {i % 20}"} for i, row in enumerate(ROWS * 4)]
+    short = [row | {"of": f"short {i}", "target": "x"} for i, row in enumerate(ROWS[:30])]
+    rows = [row | {"id": str(i), "input": f"{i} {row['input']}"} for i, row in enumerate([*long, *short])]
+    text = SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\ncluster = "of"').replace("min = 0.5", "min = 0.6")
+    outcome = suite.write({"test.jsonl": rows, "suite.toml": text}).run("--set", "train.skill=1.0")
+    (told,) = (w for w in outcome.report.warnings if w.startswith('gate "floor" on merged'))
+    assert told == 'gate "floor" on merged: cluster sizes tell of the outcome: the mean over clusters is 0.400'
+    assert outcome.verdict("floor") == "PASS"
+    assert f"warning: {told}" in outcome.out

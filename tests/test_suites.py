@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,14 @@ def test_suite_collects(suite: Path, capsys: pytest.CaptureFixture[str]) -> None
     """Names, options and data of a shipped suite are right; data of the hub is left for later."""
     assert main(["run", "--collect-only", str(suite)]) == 0
     assert "gates, 0 deselected" in capsys.readouterr().out
+
+
+def test_every_metric_of_the_shell_suite_is_a_share() -> None:
+    """Programs, syntax and F1 of the options are from 0 to 1 on a row, so gates know the range."""
+    names: dict[str, Any] = runpy.run_path(str(ROOT / "suites/harnessfile.py"))
+    assert {m.name: m.scale for m in names["shell_command"].metrics} == dict.fromkeys(
+        ("right_program", "parses", "flag_f1"), "proportion"
+    )
 
 
 @pytest.mark.slow

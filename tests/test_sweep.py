@@ -252,7 +252,7 @@ def test_clusters_count_as_one(suite: Project) -> None:
     outcome = suite.write({"suite.toml": text, "select.jsonl": rows[0], "test.jsonl": rows[1]}).run("--no-export")  # type: ignore[dict-item]
     sweep = outcome.report.sweep
     assert sweep
-    assert "n=40 in 10 clusters" in sweep.trials[1].why
+    assert "n=40 in few clusters (10)" in sweep.trials[1].why
 
 
 def test_selftest_of_a_suite_that_sweeps(suite: Project) -> None:

@@ -64,7 +64,7 @@ def contains(
     return _generate_and_match("contains", _best(within, normal), subject, samples, max_new_tokens, stop)
 
 
-@metric("token_f1", better="higher", scale="mean")
+@metric("token_f1", better="higher", scale="proportion")
 def token_f1(
     subject: Subject,
     samples: Sequence[Sample],

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness import Logprob, ModelRef, Sample, UsageError
+from harness import Logprob, ModelRef, Sample, Score, UsageError
+from harness.gate import Gate
+from harness.result import Result
+from harness.verdict import judge
 from harness_domain import contains, exact_match, hf_metric, latency, multiple_choice, regex, size, token_f1
 
 
@@ -99,6 +102,16 @@ def test_contains(answer: str, target: Any, options: dict[str, Any], expected: i
 def test_token_f1(answer: str, target: Any, expected: float) -> None:
     """F1 of the words in common, each as often as it occurs in both; of several targets the best."""
     assert match(token_f1, answer, target) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("partial", [0, 3])
+def test_token_f1_is_a_share_of_which_the_range_is_known(partial: int) -> None:
+    """150 rows, all right or a few in part, prove a mean above 0.95, which no mean without a known range would."""
+    (metric,) = token_f1.metrics
+    scores = tuple(Score(str(i), {"token_f1": 0.5 if i < partial else 1.0}) for i in range(150))
+    gate, samples = Gate("g", "e.token_f1", min=0.95), [Sample(str(i)) for i in range(150)]
+    found = judge(gate, metric, Result("merged", "e", scores, {}, "d"), None, samples, 0.05, name="merged")
+    assert (metric.scale, found.outcome) == ("proportion", "PASS")
 
 
 def test_regex_is_searched_in_the_answer() -> None:
