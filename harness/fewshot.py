@@ -26,6 +26,10 @@ class FewShot:
         """Answer each prompt after the examples."""
         return self.subject.generate([with_examples(p, self.examples) for p in prompts], **options)
 
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages after the examples, as the template does."""
+        return str(self.subject.render(with_examples(messages, self.examples)))  # type: ignore[attr-defined]
+
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after the examples and its prompt; whole texts are scored as they are."""
         return self.subject.logprobs([(with_examples(p, self.examples) if p else p, c) for p, c in pairs], **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import chat
+from harness import chat, thought
 from harness.cached import CachedSubject
 from harness.data import read_rows, to_samples, to_training_rows
 from harness.errors import UsageError
@@ -22,6 +23,7 @@ from harness.responses import Responses
 from harness.result import Sample
 from harness.subject import ModelRef
 from harness.testing import Project
+from harness_domain import exact_match
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 ASKED = [{"role": "user", "content": "one say one"}]
@@ -103,6 +105,62 @@ def test_arguments_are_in_the_key_of_an_answer(one: dict[str, Any], two: dict[st
     first, second = (Sample("1", chat.joined(ASKED, arguments), "x") for arguments in (one, two))
     assert (subject._key("generate", first.input) == subject._key("generate", second.input)) is same
     assert row_key(first) == row_key(second)
+
+
+@dataclass
+class Thinker:
+    """A subject that says what it is told to, after a prompt that may open a thought."""
+
+    said: list[str]
+    opened: str = ""
+    stops: Any = None
+
+    def generate(self, prompts: Any, *, stop: Any, max_new_tokens: int = 9) -> list[str]:
+        """Answer each prompt in turn."""
+        self.stops = stop
+        return self.said
+
+    def render(self, messages: Any) -> str:
+        """Open the answer's turn."""
+        return f"<assistant>{self.opened}"
+
+
+MARKS = ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "said"),
+    [
+        ("<think>\nParis?\n</think>\n\nOslo\nBye", "", "Oslo"),
+        ("Paris?\n</think>Oslo", "<think>\n", "Oslo"),
+        ("a</think>b</think> Oslo", "", "Oslo"),
+        ("<think>\nParis", "", ""),
+        ("Paris", "<think>\n", ""),
+        ("Oslo\nParis", "<think>\n\n</think>\n\n", "Oslo"),
+        ("Oslo\nParis", "", "Oslo"),
+        ("", "<think>", ""),
+    ],
+)
+def test_a_thought_is_not_what_is_said(text: str, opened: str, said: str) -> None:
+    """What is matched begins after the thought, which may have begun in the prompt; without an end it is nothing."""
+    subject: Any = Thinker([text], opened)
+    asked: Any = {"max_new_tokens": 9, "stop": ("\n",)}
+    assert thought.answers(subject, [ASKED], thought=MARKS, **asked) == [(said, text)]
+    assert subject.stops == ()
+    assert thought.answers(subject, [ASKED], **asked) == [(text, text)]
+    assert subject.stops == ("\n",)
+    (score,) = exact_match(subject, [Sample("1", ASKED, "Oslo")], thought=MARKS)  # type: ignore[arg-type]
+    assert (score.values, score.answer) == ({"exact_match": float(said == "Oslo")}, said)
+    assert score.details == {"generated": text}
+
+
+def test_a_thought_that_a_text_opens() -> None:
+    """A text prompt may end in the beginning of a thought as well; marks are two."""
+    subject: Any = Thinker(["Paris", "Paris"])
+    found = thought.answers(subject, ["Capital? <think>\n", "Capital?"], thought=MARKS)
+    assert [said for said, _ in found] == ["", "Paris"]
+    with pytest.raises(UsageError, match="want two marks"):
+        thought.answers(subject, ["a", "b"], thought=["</think>"])
 
 
 def test_worked_examples_leave_the_arguments_in_front() -> None:
