@@ -114,7 +114,8 @@ class Built:
 
     `examples` are the rows before any is cut, dropped or packed; `kept` counts the sequences that remain then,
     `cut` is their greatest length. `batches(n)` yields the first n batches as the model gets them (tensors
-    input_ids, labels and perhaps attention_mask and position_ids). `model` is of the base's architecture, with
+    input_ids, labels and perhaps attention_mask and position_ids). What is cut off is the end, with `keep_end` the
+    beginning. `model` is of the base's architecture, with
     random weights and perhaps fewer layers; `config` is the trainer's configuration.
     """
 
@@ -127,10 +128,16 @@ class Built:
     model: Any
     config: Any
     chat_template: str | None = None  # where training uses another than the tokenizer's
+    keep_end: bool = False
+
+    @property
+    def left(self) -> slice:
+        """The tokens of a row that are left when it is cut."""
+        return slice(-self.cut, None) if self.cut and self.keep_end else slice(self.cut)
 
     def show(self, example: Example) -> str:
         """Write a row as the model will see it, what is learnt between ⟦ and ⟧."""
-        return marked(self.tokenizer, example.ids[: self.cut], example.labels[: self.cut])
+        return marked(self.tokenizer, example.ids[self.left], example.labels[self.left])
 
 
 class Checks:

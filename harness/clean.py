@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.plugins import Plugins
 
 CHECK, HOME = "D10", "harness_checks."  # the only check that is heard, and the package it must come from
-KINDS = tuple(f"{CHECK}-{kind}" for kind in ("exact", "coverage", "near", "group"))
+KINDS = tuple(f"{CHECK}-{kind}" for kind in ("exact", "inside", "coverage", "near", "group"))
 Leaks = Mapping[str, Mapping[str, str]]  # evaluation -> id of a row -> the code it was told under
 
 

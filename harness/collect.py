@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import clean, schema
+from harness import chat, clean, schema
 from harness.copies import copy_mistakes, parent_mistakes, with_copies
 from harness.data import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
@@ -281,7 +281,8 @@ class _Collector:
             if found is None:
                 return None
             try:
-                made = to_training_rows(found, train.columns, f'{train.where} data "{source}"')
+                where = f'{train.where} data "{source}"'
+                made = to_training_rows(found, train.columns, where, train.chat_template_kwargs)
                 rows += self.with_group(train, source, made, found)
                 self.origins += [(source, row) for row in found]
             except UsageError as error:
@@ -351,6 +352,10 @@ class _Collector:
 
     def samples(self, spec: Eval, function: Callable[..., Any] | None) -> tuple[Sample, ...] | None:
         brings = getattr(function, OWN_ROWS, None)
+        if spec.chat_template_kwargs and spec.data is None:
+            self.mistakes.add(
+                spec.where, f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these'
+            )
         if spec.data is None and brings is None:
             return (Sample("model"),)  # an evaluation of the model itself, such as its size
         if spec.data is not None and brings is not None:
@@ -366,8 +371,10 @@ class _Collector:
     def made(self, spec: Eval, rows: list[dict[str, Any]]) -> tuple[Sample, ...] | None:
         rows = rows[: spec.limit] if spec.limit else rows
         rows = rows[: self.limit] if self.limit else rows
+        about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
         try:
-            return tuple(to_samples(rows, spec.where, columns=spec.columns, cluster=spec.cluster, slices=spec.slices))
+            given = spec.chat_template_kwargs if spec.data is not None else None
+            return tuple(to_samples(rows, spec.where, **about, arguments=given))
         except UsageError as error:
             self.mistakes.found.extend(error.messages)
             return None
@@ -579,9 +586,9 @@ class _Collector:
         except UsageError as error:
             self.mistakes.found.extend(error.messages)
             return task
-        own = {repr(s.input) for s in task.samples}
+        own = {_asked(s) for s in task.samples}
         usable = (s for s in pool if s.input and s.target and all(s.target))
-        return replace(task, shots=tuple(s for s in usable if repr(s.input) not in own))
+        return replace(task, shots=tuple(s for s in usable if _asked(s) not in own))
 
     def shot_evals(self, subject: str, tasks: Mapping[str, Task]) -> list[str]:
         """Name the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
@@ -638,11 +645,16 @@ def _common(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
 
 def by_prompt(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
     """Make rows of one prompt a cluster: several answers to it are not independent."""
-    prompts = [repr(s.input) for s in samples]
+    prompts = [_asked(s) for s in samples]
     first = {prompt: s.id for prompt, s in reversed(list(zip(prompts, samples, strict=True)))}
     if len(first) == len(samples):
         return samples
     return tuple(replace(s, cluster=first[prompt]) for prompt, s in zip(prompts, samples, strict=True))
+
+
+def _asked(sample: Sample) -> str:
+    """Return what tells a prompt from others, whatever arguments it is rendered with."""
+    return repr(chat.split(sample.input)[0] if isinstance(sample.input, list) else sample.input)
 
 
 def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:

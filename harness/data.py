@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import chat
 from harness.errors import Mistakes, UsageError
 from harness.result import Prompt, Sample
 from harness.schema import DEEPEST, is_deep
@@ -47,9 +48,17 @@ def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None],
 
 
 def to_samples(
-    rows: Sequence[Row], where: str, *, columns: Mapping[str, str], cluster: str | None, slices: Sequence[str]
+    rows: Sequence[Row],
+    where: str,
+    *,
+    columns: Mapping[str, str],
+    cluster: str | None,
+    slices: Sequence[str],
+    arguments: Mapping[str, Any] | None = None,
 ) -> list[Sample]:
     """Make one Sample a row. `columns` maps our names (id, input, target) to the data's.
+
+    With `arguments`, the template arguments of all rows, the prompts are given theirs; without, a row's are not read.
 
     Without a mapping, prompt/question, completion/answer, text and messages are understood. Rows
     without an id get their number, from 0. A number is its text, a target of null is "", as one that is not there.
@@ -72,6 +81,15 @@ def to_samples(
     for what in (*_odd_values(named, rows, cluster, slices), *_odd_prompts(named)):
         mistakes.add(where, what)
     mistakes.raise_if_any()
+    if arguments is not None:
+        used = [*columns.values(), *slices, *([cluster] if cluster else [])]
+        for i, (row, own) in enumerate(zip(rows, named, strict=True)):
+            try:
+                own["input"] = _argued(own.get("input", ""), chat.arguments_of(row, arguments, used))
+            except UsageError as error:
+                mistakes.add(where, f"row {i} {error}")
+                break
+    mistakes.raise_if_any()
     samples = [_sample(i, row, own, cluster) for i, (row, own) in enumerate(zip(rows, named, strict=True))]
     if not any(s.input or "text" in s.row for s in samples):
         here = ", ".join(f'"{c}"' for c in rows[0])
@@ -85,10 +103,13 @@ def to_samples(
     return samples
 
 
-def to_training_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> list[Row]:
+def to_training_rows(
+    rows: Sequence[Row], columns: Mapping[str, str], where: str, arguments: Mapping[str, Any] | None = None
+) -> list[Row]:
     """Return rows as trainers take them: {prompt, completion}, {messages} or {text}.
 
     An input and a target become a prompt and a completion; between texts stands one space, as it does in evaluation.
+    Rows of messages may have {tools} and {chat_template_kwargs} as well; `arguments` are template arguments of all.
     """
     lacking = [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]
     if lacking:
@@ -98,7 +119,7 @@ def to_training_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str
     made = []
     for i, row in enumerate(rows):
         try:
-            made.append(_training_row(i, row, columns, where))
+            made.append(_training_row(i, row, columns, where) | _extras(i, row, columns, where, arguments or {}))
         except UsageError as error:
             mistakes.found += error.messages
     if len(mistakes.found) > SHOWN:
@@ -217,6 +238,37 @@ def _training_row(number: int, row: Row, columns: Mapping[str, str], where: str)
     )
 
 
+def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, common: Mapping[str, Any]) -> Row:
+    """Return the template arguments of a training row as trainers take them."""
+    said = [v for v in (row.get(columns.get(n, n)) for n in ("messages", "prompt", "input")) if isinstance(v, list)]
+    try:
+        found = chat.arguments_of(row, common, list(columns.values()))
+        if found and not said:
+            raise UsageError(f"has {_listed(found)} for a chat template, and is no chat; give messages, or drop them")
+        messages = [m for v in said for m in v if isinstance(m, Mapping)]
+        if kind := chat.media_in(messages):
+            raise UsageError(f'has a part of type "{kind}" in its messages, and only text is trained on; leave it out')
+    except UsageError as error:
+        raise UsageError(f"{where}: row {number} {error}") from None
+    tools = {chat.TOOLS: found.pop(chat.TOOLS)} if chat.TOOLS in found else {}
+    return tools | ({chat.ARGUMENTS: found} if found else {})
+
+
+def _argued(prompt: Prompt, arguments: Mapping[str, Any]) -> Prompt:
+    """Return a prompt with its template arguments; raises UsageError for a text, which no template writes."""
+    if isinstance(prompt, list):
+        if any(chat.ARGUMENTS in message for message in prompt):
+            raise UsageError(f'has "{chat.ARGUMENTS}" in a message; it stands beside the messages')
+        return chat.joined(prompt, arguments)
+    if arguments:
+        raise UsageError(f"has {_listed(arguments)} for a chat template, and is no chat; give messages, or drop them")
+    return prompt
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f'"{name}"' for name in arguments)
+
+
 def _size(row: Row) -> int:
     """Return how many characters the texts of a row have."""
     size, waiting = 0, list(row.values())
@@ -320,10 +372,21 @@ def _read_parquet(path: Path, where: str) -> list[Row]:
     except ImportError:
         raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
     try:
-        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+        rows: list[Row] = _bare(pyarrow.parquet.read_table(path).to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path}: not valid parquet: {' '.join(str(error).split())[:120]}") from None
     return rows
+
+
+def _bare(rows: list[Row]) -> list[Row]:
+    """Take the keys off that a table gave objects in a row because others have them: null, but for a `content`."""
+
+    def inner(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: inner(v) for k, v in value.items() if v is not None or k == "content"}
+        return [inner(v) for v in value] if isinstance(value, list) else value
+
+    return [{column: inner(value) for column, value in row.items()} for row in rows]
 
 
 def _read_hub(source: str, where: str) -> list[Row]:
@@ -337,7 +400,7 @@ def _read_hub(source: str, where: str) -> list[Row]:
     config = parts.pop() if len(parts) > 2 else None
     try:
         rows: Iterable[Row] = load_dataset("/".join(parts), config, split=split or "train")
-        return [dict(row) for row in rows]
+        return _bare([dict(row) for row in rows])
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
         why = " ".join(str(error).split())[:160]
         raise UsageError(f'{where}: data "{source}" cannot be read: {why}; is the network there?') from None

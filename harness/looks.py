@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from harness import chat
 from harness.collect import Plan, Task
 from harness.gate import Gate
 from harness.result import Result, Sample
@@ -134,10 +135,13 @@ def _filled(scores: Sequence[str]) -> Counter[str]:
 
 
 def _messages(prompt: Any) -> list[Any]:
-    """Return a prompt as chat messages: a text is what a user says, and says nothing where it is empty."""
+    """Return a prompt as chat messages: a text is what a user says, and says nothing where it is empty.
+
+    Template arguments are options, and no part of the question.
+    """
     if not isinstance(prompt, list):
         return [{"role": "user", "content": said}] if (said := _text(prompt)) else []
-    return [_canonical(message) for message in prompt]
+    return [_canonical(message) for message in chat.split(prompt)[0]]
 
 
 def _canonical(value: Any) -> Any:

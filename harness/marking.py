@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import schema, thought
 from harness.collect import Task
 from harness.evaluate import asked_digest, taken
 from harness.isolate import isolated, plain
@@ -21,7 +21,7 @@ from harness.subject import Progress, Subject, chunks
 from harness.text import whole
 
 CHUNK = 64  # rows asked at once: a sign of life in between
-ASKED = ("max_new_tokens", "stop")  # options of a marking evaluator that say how it is answered
+ASKED = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     scores: list[Score] = []
     for rows in chunks(samples, CHUNK):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
-        answers = subject.generate([s.input for s in rows], **how)
-        scores += [Score(s.id, {}, answer=whole(a)) for s, a in zip(rows, answers, strict=True)]
+        found = thought.answers(subject, [s.input for s in rows], **how)
+        scores += [Score(s.id, {}, answer=whole(said)) for s, (said, _) in zip(rows, found, strict=True)]
     asked = asked_digest(samples)
     seconds = time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)

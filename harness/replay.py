@@ -32,7 +32,8 @@ from harness.subject import ModelRef, Progress, Source
 from harness.suite import Suite, read_suite
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
-ASKED = ("use", "data", "columns", "limit")  # of an eval, beside its options: which rows are asked, and how
+# of an eval, beside its options: which rows are asked, and how
+ASKED = ("use", "data", "columns", "limit", "chat_template_kwargs")
 HASHES = {"doc_hash": "the row", "prompt_hash": "the prompt", "target_hash": "the target", "answer_hash": "the answer"}
 
 
@@ -171,7 +172,7 @@ def _check_same(plan: Plan, task: Task, told: _Evidence) -> None:
     """Raise UsageError unless an eval and its rows are those of the evidence."""
     locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
     here = json.loads(json.dumps(table_of(plan.plugins, "evaluator", task.spec), default=str))
-    ours, theirs = ({k: t.get(k) for k in ASKED} | t.get("options", {}) for t in (here, locked))
+    ours, theirs = ({k: t.get(k) or None for k in ASKED} | t.get("options", {}) for t in (here, locked))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))

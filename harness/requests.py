@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import copies, marking, schema
+from harness import chat, copies, marking, schema
 from harness.cached import CachedSubject, Models
 from harness.collect import COMPARATIVE, Item, Plan, Task
 from harness.errors import UsageError
@@ -186,13 +186,13 @@ def training_tokens(plan: Plan, source: Source) -> int | None:
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:
-    messages = row.get("messages")
+    messages, given = row.get("messages"), chat.of_training(row)
     if isinstance(messages, list) and messages:
-        return [dict(m) for m in messages[:-1]], str(messages[-1].get("content") or "")
+        return chat.joined(messages[:-1], given), str(messages[-1].get("content") or "")
     if "prompt" in row:
-        completion = row.get("completion", "")
+        prompt, completion = row["prompt"], row.get("completion", "")
         text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-        return row["prompt"], text
+        return (chat.joined(prompt, given) if isinstance(prompt, list) else prompt), text
     return "", str(row.get("text", ""))
 
 

@@ -66,6 +66,7 @@ class Train:
 
     `cluster` names a column whose rows are held out together, `validation_data` a source of rows that are only
     validated with, `watch` evals of which some select rows are looked at after each epoch.
+    `chat_template_kwargs` are template arguments of all rows that do not set their own.
     """
 
     use: str
@@ -76,6 +77,7 @@ class Train:
     validation_data: str | None = None
     watch: list[str] = field(default_factory=list)
     watch_rows: int = 64
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -153,6 +155,7 @@ class Eval:
 
     `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like. `stop` says
     whether a candidate answers every row, or in a random order only as many as its gates need.
+    `chat_template_kwargs` are template arguments of all rows that do not set their own.
     """
 
     name: str
@@ -168,6 +171,7 @@ class Eval:
     fewshot_data: str | None = None
     against: str = "base"
     private: bool = False  # its rows go into no evidence but as digests
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from harness.paths import append_line
 
 if TYPE_CHECKING:
     from harness.gate import Gate, Verdict
-    from harness.suite import Suite
+    from harness.suite import Eval, Suite
 
 # of an eval, beside its name
 CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
@@ -170,10 +170,15 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     return {
         **keys,
         "alpha": gate.alpha or suite.about.alpha,
-        "eval": {k: getattr(spec, k) for k in CLAIMED} if spec else None,
+        "eval": {k: getattr(spec, k) for k in CLAIMED} | _arguments(spec) if spec else None,
         "baseline": dataclasses.asdict(replace(baseline, where="")) if baseline else None,
         "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
     }
+
+
+def _arguments(spec: Eval) -> dict[str, Any]:
+    """Return the template arguments of an eval, where it has any: without them a claim is what it always was."""
+    return {"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}
 
 
 def _line(option: str, text: str, instead: str) -> str:

@@ -184,6 +184,30 @@ def test_a_changed_option_is_another_key(override: str, held: set[str]) -> None:
     assert {key for key in before if before[key] != after[key]} - {"answers", "copies"} == held
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "held"),
+    [
+        ("train.jsonl", "train.chat_template_kwargs", {"checks", "adapter"}),
+        ("test.jsonl", "eval.0.chat_template_kwargs", {"checks"}),
+    ],
+)
+def test_a_template_argument_is_another_key(name: str, table: str, held: set[str]) -> None:
+    """What a chat template is given, by the rows or by their table, is in the keys of all that was made with it."""
+    world = _example()
+    chats = {
+        n: lines([{**r, "input": [{"role": "user", "content": r["input"]}]} for r in map(json.loads, t.splitlines())])
+        for n, t in world.files.items()
+        if n.endswith(".jsonl")
+    }
+    world = World({**world.files, **chats})
+    rows = [json.loads(line) for line in world.files[name].splitlines()]
+    rows[-1]["chat_template_kwargs"] = {"enable_thinking": True}
+    before = keys_of(world)
+    others = [keys_of(World({**world.files, name: lines(rows)})), keys_of(world, f"{table}.enable_thinking=true")]
+    for after in (*others, keys_of(world, f"{table}.enable_thinking=false")):
+        assert {key for key in before if before[key] != after[key]} - {"answers", "copies"} == held
+
+
 def _example() -> World:
     rows = {f"{n}.jsonl": lines(rows_of(n, ["aa", "bb", "cc", "dd"])) for n in ("test", "select", "shots", "train")}
     return World({"suite.toml": FULL, **rows, "harnessfile.py": PLUGIN, "helper.py": "TEXT = 1\n"})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from harness.chat import ARGUMENTS
 from harness.errors import UsageError
 from harness.result import Prompt
 from harness.subject import Logprob, ModelRef, Sampling
@@ -19,7 +20,7 @@ from harness_api.options import Options
 from harness_api.pool import each
 from harness_api.scoring import Scoring
 from harness_api.server import Refused, Server
-from harness_api.tokens import ServerTokens
+from harness_api.tokens import ServerTokens, fields_of
 
 T = TypeVar("T")
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `answers.before` cuts at the others
@@ -177,7 +178,12 @@ class APISubject:
             raise UsageError(f"{self.server.where}: answers no messages ({CHAT}); give text prompts")
         if endpoint.path == COMPLETIONS:
             return endpoint, {"prompt": prompt}
-        return endpoint, {"messages": prompt if messages else [{"role": "user", "content": prompt}]}
+        if not messages:
+            return endpoint, {"messages": [{"role": "user", "content": prompt}]}
+        fields = fields_of(prompt)
+        if ARGUMENTS in fields and ARGUMENTS in self.asked:
+            fields[ARGUMENTS] = {**self.asked[ARGUMENTS], **fields[ARGUMENTS]}
+        return endpoint, fields
 
     def _cut(self, prompt: Prompt, max_new_tokens: int, stop: threading.Event) -> Prompt | list[int]:
         """Cut a prompt from the left so that the answer has room, where its tokens are known."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from harness import chat
 from harness.errors import UsageError
 from harness.result import Prompt
 from harness_api import scores
@@ -45,7 +46,7 @@ class ServerTokens:
             if isinstance(prompt, str):
                 self._known[key] = self._fronted(self.plain(prompt, stop))
             else:
-                self._known[key] = self._ask(stop, messages=prompt, add_generation_prompt=True)
+                self._known[key] = self._ask(stop, **fields_of(prompt), add_generation_prompt=True)
         return self._known[key]
 
     def pair(self, prompt: Prompt, text: str, stop: threading.Event = NEVER) -> Pair:
@@ -81,3 +82,10 @@ class ServerTokens:
         url = tokens_url(self.server)
         assert url  # the dialect says that there is one
         return self.server.ask(url, {"model": self.model, **asked}, read=scores.ids, stop=stop)
+
+
+def fields_of(messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the fields of a request that carry messages and their template arguments, as vLLM and SGLang take them."""
+    turns, given = chat.split(messages)
+    tools = {chat.TOOLS: given.pop(chat.TOOLS)} if chat.TOOLS in given else {}
+    return {"messages": turns, **tools, **({chat.ARGUMENTS: given} if given else {})}

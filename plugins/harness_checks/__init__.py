@@ -26,6 +26,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Flag]]]:
         "D12": modules.few_targets,
         "D13": modules.fused_experts,
         "D14": recipe.unusual_recipe,
+        "D15": batches.labels_out_of_place,
         "T1": trained.did_not_move,
         "T2": trained.not_finite,
         "T3": trained.repacked,

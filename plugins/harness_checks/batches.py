@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from harness.chat import of_training
 from harness.check import Built, Example, Flag, TrainingRow, marked, quote
 from harness.subject import ModelRef
+from harness_checks import frames
 from harness_checks.lint import counted
 
 IGNORED = -100  # the label of a token that is not learnt
@@ -46,7 +48,8 @@ def end_token(built: Built) -> Iterator[Flag]:
     from harness_hf.tokens import Tokens
 
     stops = Tokens(built.tokenizer).stops
-    ends = [d for d in _documents(built) if len(d.ids) > 1 and (not built.cut or len(d.ids) < built.cut)]
+    whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
+    ends = [d for d in _documents(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))]
     ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
     if stops and len(endless) > (1 - WELL) * len(ends):
@@ -83,6 +86,33 @@ def nothing_supervised(built: Built) -> Iterator[Flag]:
         yield Flag("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
 
 
+def labels_out_of_place(built: Built) -> Iterator[Flag]:
+    """Labels that are not the tokens at their places.
+
+    A model shifts the labels itself: at every place stands the token of that place, or -100. Labels that were shifted
+    by one beforehand teach to say the token after the next, and the loss falls all the same.
+    """
+    examples = [(f"row {e.number}", e.ids, e.labels) for e in built.examples]
+    batched = [("in a batch", d.ids, d.labels) for d in _documents(built)]
+    for where, found in (("rows", examples), ("rows in the batches", batched)):
+        odd = [(name, ids, labels) for name, ids, labels in found if not _in_place(ids, labels)]
+        if odd:
+            evidence = [f"{name}: {quote(_misplaced(built, ids, labels), 60)}" for name, ids, labels in odd]
+            what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their places"
+            yield Flag("error", what, evidence, "let the trainer shift no labels: the model does")
+            return
+
+
+def _in_place(ids: Sequence[int], labels: Sequence[int]) -> bool:
+    return len(ids) == len(labels) and all(b in (IGNORED, a) for a, b in zip(ids, labels, strict=True))
+
+
+def _misplaced(built: Built, ids: Sequence[int], labels: Sequence[int]) -> str:
+    """Write the first tokens that have the label of another."""
+    pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED, a)][:8]
+    return " ".join(f"{built.tokenizer.decode([a])}→{built.tokenizer.decode([b])}" for a, b in pairs)
+
+
 def rows_that_vanish(built: Built) -> Iterator[Flag]:
     """Rows that have nothing left to learn once they are cut, or are not there any more.
 
@@ -90,7 +120,7 @@ def rows_that_vanish(built: Built) -> Iterator[Flag]:
     (trl#6668, trl#6025).
     """
     cut = built.cut
-    lost = [e for e in built.examples if _learnt(e) and cut and not _learnt(e, cut)]
+    lost = [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]
     if lost:
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {_begins(e)}" for e in lost]
         what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
@@ -103,13 +133,15 @@ def rows_that_vanish(built: Built) -> Iterator[Flag]:
 def cut_rows(built: Built) -> Iterator[Flag]:
     """Rows that are longer than max_length.
 
-    What is cut off is the end of the answer and its stop token. A few do no harm; many teach to break off.
+    What is cut off is the end of the answer and its stop token, or with truncation_mode "keep_end" the beginning of
+    the prompt. A few do no harm; many teach to break off, or to answer what was not read.
     """
     long = [e for e in built.examples if built.cut and len(e.ids) > built.cut]
     if long:
-        share = len(long) / len(built.examples)
+        share, cut = len(long) / len(built.examples), built.cut or 0
+        lost = slice(-cut) if built.keep_end else slice(cut, None)
         evidence = [
-            f"row {e.number}: {len(e.ids)} tokens; lost: {quote(built.tokenizer.decode(e.ids[built.cut :]), 60)}"
+            f"row {e.number}: {len(e.ids)} tokens; lost: {quote(built.tokenizer.decode(e.ids[lost]), 60)}"
             for e in sorted(long, key=lambda e: -len(e.ids))
         ]
         what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {built.cut}"
@@ -136,11 +168,15 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
 
     A model that was trained on one chat template and served with another answers worse, and nothing says why
     (LLaMA-Factory#6020, ollama#6823). Three conversations are rendered with the template of the training and with
-    that of the base, which is what evaluates and ships; and messages must not meet evaluations in plain text.
+    that of the base, which is what evaluates and ships, and so are training rows, with their tools and arguments: as
+    the template writes them they must be trained on (-rows). Messages must not meet evaluations in plain text (-form),
+    nor may a system message, template arguments or a frame around the questions be on one side only (-system,
+    -arguments, -frame).
     """
     from harness_hf.models import load_tokenizer
 
     theirs = load_tokenizer(base.path)
+    yield from _written_otherwise(built, theirs, rows)
     if built.chat_template and theirs.chat_template:
         for messages in FIXTURES:
             one = _render(built.tokenizer, messages, built.chat_template)
@@ -158,6 +194,34 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
         how, other = ("chat messages", "plain text") if chat else ("plain text", "chat messages")
         what = f"trained on {how}, evaluated on {other}: {', '.join(plain)}"
         yield Flag("warning", what, (), "give both in the form in which the model will be used", "form")
+    yield from frames.differ(rows, tasks)
+
+
+def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Flag]:
+    """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
+    examples = {e.number: e for e in built.examples}
+    chats = [row for row in rows if row.number in examples and _messages(row) and theirs.chat_template]
+    sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
+    for row in sample:
+        text = _render(theirs, _messages(row), theirs.chat_template, **of_training(row.row))
+        if text is None:
+            continue  # D11-template tells
+        ids = list(examples[row.number].ids)
+        if theirs(text, add_special_tokens=False)["input_ids"] != ids:
+            trained = theirs.decode(ids)
+            at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
+            odd.append(f"row {row.number}: {quote(trained[at:], 60)}, want {quote(text[at:], 60)}")
+    if odd:
+        what = f"{len(odd)} of {len(sample)} chat rows are not trained on as the base's chat template writes them"
+        fix = "does the trainer drop tools, chat_template_kwargs or keys of messages? is its template another?"
+        yield Flag("error", what, odd, fix, "rows")
+
+
+def _messages(row: TrainingRow) -> list[Any]:
+    """Return the messages of a chat row, the answer among them."""
+    asked = row.row.get("messages", row.row.get("prompt"))
+    answered = row.row.get("completion", [])
+    return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
 def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Flag]:
@@ -235,8 +299,8 @@ def _boundary(built: Built, batch: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _learnt(example: Example, cut: int | None = None) -> int:
-    return sum(label != IGNORED for label in example.labels[1:cut])
+def _learnt(labels: Sequence[int]) -> int:
+    return sum(label != IGNORED for label in labels[1:])
 
 
 def _begins(example: Example) -> int:
@@ -248,14 +312,14 @@ def _is_prefix(built: Built, row: TrainingRow) -> bool:
     if isinstance(prompt, str):
         first, whole = (built.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
     else:
-        template = {"chat_template": built.chat_template, "return_dict": False}
+        template = {"chat_template": built.chat_template, "return_dict": False, **of_training(row.row)}
         first = built.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)
         whole = built.tokenizer.apply_chat_template([*prompt, *completion], **template)
     return list(whole[: len(first)]) == list(first)
 
 
-def _render(tokenizer: Any, messages: Any, template: str) -> str | None:
+def _render(tokenizer: Any, messages: Any, template: str, **given: Any) -> str | None:
     try:
-        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **given))
     except Exception:  # a template with rules of its own about turns
         return None

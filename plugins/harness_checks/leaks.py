@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from harness import fewshot
 from harness.check import Flag, TrainingRow, quote, text_of
 from harness.collect import Task
 from harness.data import HELD_OUT
-from harness.result import Sample
+from harness.result import Prompt, Sample
 from harness.suite import Suite
+from harness_checks.frames import MOST, frame_of, system_of, unframed
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
@@ -21,7 +23,10 @@ SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-dupl
 FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
-WORD = re.compile(r"\w+")
+BARE = 3  # words at least of a question that is compared without what stands around all of its kind
+INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
+WORD = re.compile(r"[^\W_]+")  # an underscore is Markdown's
+UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
 
 
 @dataclass(frozen=True)
@@ -34,33 +39,37 @@ class Text:
     words: Sequence[str] = field(repr=False)
     asked: int = 0  # of the words, from the first
     shown: str = ""
+    bare: str = ""  # the question alone, without a frame
+    whole: str = field(default="", repr=False)  # all of the text
 
 
 def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Flag]:
     """Training rows in the evaluations: a score for memory.
 
-    Exact: the same prompt or text, but for case, punctuation and white space. Coverage: half of a row's 13-word
+    Exact: the same prompt or text, but for case, punctuation, Markdown, white space and what of Unicode looks the same;
+    a turn of a conversation, or a question in a frame of all rows, is compared by itself. Inside: a question of five
+    words or more that stands in a longer text and ends there. Coverage: half of a row's 13-word
     sequences stand in the training data; sequences in more than 1 % of the training rows are the template's and do
     not count, or every row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word
     pairs in common (Jaccard, computed exactly). Groups: training rows with a cluster of the evaluation. Looked at
     are the training data, validation data (what chose a checkpoint cannot confirm it), few-shot examples, and
-    "select" data against "confirm" data. Kinds: -exact, -coverage, -near, -group.
+    "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -group.
     """
-    training = [_of_training(row) for row in rows if not row.row.get(HELD_OUT)]
-    held_out = [_of_training(row) for row in rows if row.row.get(HELD_OUT)]
+    training = _of_rows([row for row in rows if not row.row.get(HELD_OUT)])
+    held_out = _of_rows([row for row in rows if row.row.get(HELD_OUT)])
     for group in _by_data(tasks):
-        evaluated = [_of_sample(s) for s in group[0].samples or ()]
+        evaluated = _of_samples(group[0].samples or ())
         yield from _compare("training data", training, group, evaluated)
         yield from _compare("validation data", held_out, group, evaluated)
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
-        if selected := [_of_sample(s) for s in chosen or ()]:
+        if selected := _of_samples(chosen or ()):
             yield from _compare("training data", training, group, selected, "the select split of ")
             yield from _compare("validation data", held_out, group, selected, "the select split of ")
             yield from _compare("select split", selected, group, evaluated)
         yield from _groups(rows, group)
         shots = _shots(group, suite)
         if shots and group[0].spec.fewshot_data:
-            yield from _compare("few-shot examples", [_of_sample(s) for s in shots], group, evaluated)
+            yield from _compare("few-shot examples", _of_samples(shots), group, evaluated)
     yield from _select_in_confirm(tasks)
 
 
@@ -72,12 +81,14 @@ def _compare(
     names = ", ".join(f'"{t.spec.name}"' for t in group)
     exact = _exact(training, evaluated)
     rest = [i for i in range(len(evaluated)) if i not in exact]
-    covered, near = _similar(training, [evaluated[i] for i in rest])
+    inside, covered, near = _similar(training, [evaluated[i] for i in rest])
+    inside = {rest[i]: j for i, j in inside.items() if i not in covered}
     covered = {rest[i]: hit for i, hit in covered.items()}
-    near = {rest[i]: hit for i, hit in near.items() if rest[i] not in covered}
+    near = {rest[i]: hit for i, hit in near.items() if rest[i] not in covered.keys() | inside}
     fix = "remove them from the training data, or the score is for memory"
     told: list[tuple[str, Any, str, Mapping[int, tuple[int, float]]]] = [
         ("exact", "error", "are in the", {i: (j, 1.0) for i, j in exact.items()}),
+        ("inside", "error", "stand in longer rows of the", {i: (j, 1.0) for i, j in inside.items()}),
         ("coverage", "error", "are mostly in the", covered),
         ("near", "warning", "are nearly in the", near),
     ]
@@ -85,7 +96,7 @@ def _compare(
         if hits:
             evidence = []
             for i, (j, share) in hits.items():
-                degree = f" ({share:.0%})" if kind != "exact" else ""
+                degree = f" ({share:.0%})" if kind in ("coverage", "near") else ""
                 other = f" ~ {quote(training[j].shown, 60)}" if kind == "near" else ""
                 row = f"{evaluated[i].name} = {training[j].name}{degree}"
                 evidence.append(f"{row}: {quote(evaluated[i].shown, 60)}{other}")
@@ -95,18 +106,24 @@ def _compare(
 
 
 def _exact(training: Sequence[Text], evaluated: Sequence[Text]) -> dict[int, int]:
-    """Return evaluated row -> training row, where one has a key of the other."""
+    """Return evaluated row -> training row, where one has a key of the other, or its bare question."""
     seen: dict[str, int] = {}
+    bare: dict[str, int] = {}
     for j, text in enumerate(training):
         for key in text.keys:
             seen.setdefault(key, j)
+        if text.bare:
+            bare.setdefault(text.bare, j)
     often = Counter(text.keys[0] for text in evaluated if text.keys)
     found: dict[int, int] = {}
     for i, text in enumerate(evaluated):
         # One prompt of most rows ("Summarise:") says nothing about the rest of them.
-        keys = text.keys[1:] if text.keys and often[text.keys[0]] > max(3, len(evaluated) / 2) else text.keys
+        fixed = text.keys and often[text.keys[0]] > max(3, len(evaluated) / 2)
+        keys = text.keys[1:] if fixed else (*text.keys, text.bare)
         if hit := next((key for key in keys if key in seen), None):
             found[i] = seen[hit]
+        elif hit := next((key for key in text.keys if key in bare and not fixed), None):
+            found[i] = bare[hit]
     return found
 
 
@@ -138,10 +155,52 @@ class Encoded:
         return hashes[inside], text[inside]
 
 
-def _similar(training: Sequence[Text], evaluated: Sequence[Text]) -> tuple[Hits, Hits]:
+def _similar(training: Sequence[Text], evaluated: Sequence[Text]) -> tuple[dict[int, int], Hits, Hits]:
     vocabulary: dict[str, int] = {}
     ours, theirs = _encode(training, vocabulary), _encode(evaluated, vocabulary)
-    return _covered(ours, theirs), _near(ours, theirs)
+    return _inside(training, evaluated, ours, vocabulary), _covered(ours, theirs), _near(ours, theirs)
+
+
+def _inside(
+    training: Sequence[Text], evaluated: Sequence[Text], ours: Encoded, vocabulary: dict[str, int]
+) -> dict[int, int]:
+    """Return evaluated row -> training row that holds its question, whole and up to the end of a sentence or a line.
+
+    A question is looked for where its rarest words are: only training rows that have all its sequences of ANCHOR words
+    can hold it, and of these only those with the one that fewest have are read.
+    """
+    import numpy as np
+
+    often = Counter(text.bare for text in evaluated)
+    most = max(3, len(evaluated) / 2)
+    split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
+    asked = [i for i, words in enumerate(split) if len(words) >= INSIDE]
+    questions = [Text("", "", (), split[i]) for i in asked]
+    hashes, text = ours.grams(ANCHOR)
+    theirs, other = _encode(questions, vocabulary).grams(ANCHOR)
+    if not len(hashes) or not len(theirs):
+        return {}
+    there = np.isin(hashes, theirs)
+    hashes, text = hashes[there], text[there]
+    order = np.argsort(hashes, kind="stable")
+    hashes, text = hashes[order], text[order]
+    low, high = np.searchsorted(hashes, theirs, "left"), np.searchsorted(hashes, theirs, "right")
+    starts = np.searchsorted(other, np.arange(len(asked) + 1))
+    found: dict[int, int] = {}
+    for number, i in enumerate(asked):
+        rarest = starts[number] + np.argmin((high - low)[starts[number] : starts[number + 1]])
+        question = _pattern(split[i])
+        for j in dict.fromkeys(text[low[rarest] : high[rarest]].tolist()):
+            if question.search(_plain(training[j].whole)):
+                found[i] = j
+                break
+    return found
+
+
+def _pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """Return what finds words one after the other, the last before the end of a sentence, a quotation or a line."""
+    between = r"[\W_]+".join(map(re.escape, words))
+    return re.compile(rf"(?<![^\W_]){between}[*_`~ \t]*(?:[.?!:;,)\]}}>\"'»”’…|\n\r]|$)")
 
 
 def _encode(texts: Sequence[Text], vocabulary: dict[str, int]) -> Encoded:
@@ -263,8 +322,8 @@ def _select_in_confirm(tasks: Mapping[str, Task]) -> Iterator[Flag]:
     for chosen in groups:
         for confirmed in groups:
             if _is(chosen, "select") and _is(confirmed, "confirm"):
-                ours = [_of_sample(s) for s in chosen[0].samples or ()]
-                theirs = [_of_sample(s) for s in confirmed[0].samples or ()]
+                ours = _of_samples(chosen[0].samples or ())
+                theirs = _of_samples(confirmed[0].samples or ())
                 yield from _compare(f'data of "{chosen[0].spec.name}"', ours, confirmed, theirs)
 
 
@@ -288,20 +347,60 @@ def _shots(group: Sequence[Task], suite: Suite) -> list[Sample]:
     return fewshot.choose(group[0].shots, most, suite.about.seed) if group[0].shots and most else []
 
 
-def _of_training(row: TrainingRow) -> Text:
-    last = row.prompt.rpartition("\n")[2] if isinstance(row.row.get("prompt", row.row.get("messages")), list) else ""
-    return _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, last)
+def _of_rows(rows: Sequence[TrainingRow]) -> list[Text]:
+    frame = frame_of([row.prompt for row in rows if row.prompt])
+    return [_of_training(row, frame) for row in rows]
 
 
-def _of_sample(sample: Sample) -> Text:
+def _of_training(row: TrainingRow, frame: tuple[str, str]) -> Text:
+    messages = row.row.get("prompt", row.row.get("messages"))
+    parts = [text_of([m]) for m in messages if _is_asked(m)] if isinstance(messages, list) else []
+    if "text" in row.row:
+        parts = [line for line in row.answer.splitlines() if len(_words(line)) >= BARE]
+    bare = unframed(row.prompt, frame)
+    return _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
+
+
+def _of_samples(samples: Sequence[Sample]) -> list[Text]:
+    systems = Counter(system_of(s.input) for s in samples)
+    fixed = max(systems.values(), default=0) >= MOST * len(samples)  # else it may be what the question is about
+    asked = [_without_system(s.input) if fixed else text_of(s.input) for s in samples]
+    frame = frame_of([text for text in asked if text])
+    return [_of_sample(s, unframed(text, frame)) for s, text in zip(samples, asked, strict=True)]
+
+
+def _of_sample(sample: Sample, bare: str) -> Text:
     asked = text_of(sample.input)
     target = sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1])
     text = str(sample.row.get("text", ""))
-    return _text(f'row "{sample.id}"', sample.id, asked, "" if asked else text or target, "")
+    return _text(f'row "{sample.id}"', sample.id, asked, "" if asked else text or target, (), bare)
 
 
-def _text(name: str, sample: str, asked: str, rest: str, last: str) -> Text:
-    prompt, words = WORD.findall(asked.lower()), WORD.findall(f"{asked} {rest}".lower())
-    keys: Iterable[str] = (" ".join(prompt), " ".join(words), " ".join(WORD.findall(last.lower())))
+def _without_system(prompt: Prompt) -> str:
+    return text_of(prompt[1:] if system_of(prompt) is not None else prompt)
+
+
+def _is_asked(message: Any) -> bool:
+    return isinstance(message, Mapping) and message.get("role") not in ("assistant", "system", "developer")
+
+
+def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> Text:
+    prompt = _words(asked)
+    words = prompt + _words(rest)
+    keys = (" ".join(prompt), " ".join(words), *(" ".join(_words(part)) for part in parts))
     unique = tuple(key for key in dict.fromkeys(keys) if key)
-    return Text(name, sample, unique, words, len(prompt) or len(words), asked or rest)
+    alone = _words(bare)
+    about = {"bare": " ".join(alone) if len(alone) >= BARE else "", "whole": f"{asked}\n{rest}"}
+    return Text(name, sample, unique, words, len(prompt) or len(words), asked or rest, **about)
+
+
+def _words(text: str) -> list[str]:
+    return WORD.findall(_plain(text))
+
+
+def _plain(text: str) -> str:
+    """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold()
+    return unicodedata.normalize("NFKC", folded)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from harness.chat import of_training
 from harness.check import Flag, TrainingRow, quote, text_of
 from harness.collect import Task
 from harness.result import Sample
@@ -150,7 +151,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
         if not messages:
             continue  # D11-empty and D11-roles tell
         try:
-            tokenizer.apply_chat_template(messages, tokenize=False, tools=row.row.get("tools"))
+            tokenizer.apply_chat_template(messages, tokenize=False, **of_training(row.row))
         except Exception as error:  # whatever a template raises
             refused.append(f"{place(row, rows)}: {one_line(error)[:120]}")
     if refused:

@@ -16,6 +16,7 @@ from typing import Any
 from harness.check import Flag, TrainingRow, quote
 from harness.subject import ModelRef
 from harness_checks.batches import FIXTURES
+from harness_checks.frames import prompt_of
 
 WEIGHTS = "adapter_model.safetensors"
 LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}  # nats a token; docs/checks.md has what was measured
@@ -158,7 +159,7 @@ def never_stops(merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load:
         longest = max(len(tokens.tokenizer(row.answer)["input_ids"]) for row in asked)
         room = min(256, 2 * longest + 32)
         with load([merged]) as [subject]:
-            answers = subject.generate([row.row["prompt"] for row in asked], max_new_tokens=room)
+            answers = subject.generate([prompt_of(row) for row in asked], max_new_tokens=room)
         # Decoded text may encode into a few tokens less than were generated.
         endless = [len(tokens.tokenizer(a, add_special_tokens=False)["input_ids"]) >= 0.9 * room for a in answers]
         if all(endless):

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from harness import Metric, Sample, Score, Subject, UsageError
+from harness.thought import answers
 from harness_domain.matching import LINE, targets_of
 
 OURS = "local:"  # "local:chrf" is in this package, needs no network, and is an evaluate.Metric like the others
@@ -24,6 +25,7 @@ def hf_metric(
     better: Literal["higher", "lower"] = "higher",
     max_new_tokens: int = 32,
     stop: tuple[str, ...] = LINE,
+    thought: tuple[str, ...] = (),
     **options: Any,
 ) -> Iterator[Score]:
     """Generate answers and give all of them to a metric of the library `evaluate`; `options` go to its compute().
@@ -35,16 +37,20 @@ def hf_metric(
     """
     _load(metric)  # before anything slow
     wanted = [targets_of(s) for s in samples]
-    answers = subject.generate([s.input for s in samples], max_new_tokens=max_new_tokens, stop=stop)
-    for sample, targets, answer in zip(samples, wanted, answers, strict=True):
-        yield Score(sample.id, {}, answer=answer, note=json.dumps({"targets": targets}, ensure_ascii=False))
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
+    found = answers(subject, [s.input for s in samples], **how)
+    for sample, targets, (said, whole) in zip(samples, wanted, found, strict=True):
+        note = json.dumps({"targets": targets}, ensure_ascii=False)
+        yield Score(sample.id, {}, answer=said, note=note, details={"generated": whole} if thought else {})
 
 
 def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     """Name the metric that a suite's table asks for; light, since collection calls it."""
     metric, key = str(options.get("metric", "")), options.get("key")
     better = options.get("better", "higher")
-    compute = {k: v for k, v in options.items() if k not in ("metric", "key", "better", "max_new_tokens", "stop")}
+    compute = {
+        k: v for k, v in options.items() if k not in ("metric", "key", "better", "max_new_tokens", "stop", "thought")
+    }
     name = str(key) if key else _name(metric)
     return [Metric(name, better, "other", partial(combine, metric=metric, key=name, options=compute))]
 

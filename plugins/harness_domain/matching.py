@@ -4,7 +4,7 @@ Answers and targets are normalised alike. Whitespace is collapsed and Unicode co
 as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and
 Unicode's punctuation without a space in their place ("U.S." is "us", and "-3.5" is "35": turn it off for
 numbers and code), and `ignore_articles`, off by default, removes "a", "an", "the". Of several targets
-the best counts.
+the best counts. `thought` names the marks of a thought, which is not matched (`harness.thought`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness import Sample, Score, Subject, UsageError, metric
+from harness.thought import answers
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
 LINE = ("\n",)  # an answer is one line unless the suite says otherwise
@@ -29,6 +31,7 @@ def exact_match(
     *,
     max_new_tokens: int = 32,
     stop: tuple[str, ...] = LINE,
+    thought: tuple[str, ...] = (),
     ignore_case: bool = True,
     ignore_punctuation: bool = True,
     ignore_articles: bool = False,
@@ -36,7 +39,7 @@ def exact_match(
     """Score 1 where the answer is a target. Raises UsageError on a row without a target."""
     normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
     same = _best(lambda answer, target: float(answer == target), normal)
-    return _generate_and_match("exact_match", same, subject, samples, max_new_tokens, stop)
+    return _generate_and_match("exact_match", same, subject, samples, max_new_tokens, stop, thought)
 
 
 @metric("contains", better="higher", scale="proportion")
@@ -46,6 +49,7 @@ def contains(
     *,
     max_new_tokens: int = 32,
     stop: tuple[str, ...] = LINE,
+    thought: tuple[str, ...] = (),
     ignore_case: bool = True,
     ignore_punctuation: bool = True,
     ignore_articles: bool = False,
@@ -61,7 +65,7 @@ def contains(
         return float(re.search(edges % re.escape(target), answer) is not None)
 
     normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
-    return _generate_and_match("contains", _best(within, normal), subject, samples, max_new_tokens, stop)
+    return _generate_and_match("contains", _best(within, normal), subject, samples, max_new_tokens, stop, thought)
 
 
 @metric("token_f1", better="higher", scale="proportion")
@@ -71,6 +75,7 @@ def token_f1(
     *,
     max_new_tokens: int = 32,
     stop: tuple[str, ...] = LINE,
+    thought: tuple[str, ...] = (),
     ignore_case: bool = True,
     ignore_punctuation: bool = True,
     ignore_articles: bool = False,
@@ -80,7 +85,7 @@ def token_f1(
     Raises UsageError on a row without a target.
     """
     normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
-    return _generate_and_match("token_f1", _best(word_f1, normal), subject, samples, max_new_tokens, stop)
+    return _generate_and_match("token_f1", _best(word_f1, normal), subject, samples, max_new_tokens, stop, thought)
 
 
 @metric("regex", better="higher", scale="proportion")
@@ -91,6 +96,7 @@ def regex(
     pattern: str,
     max_new_tokens: int = 32,
     stop: tuple[str, ...] = LINE,
+    thought: tuple[str, ...] = (),
 ) -> Iterator[Score]:
     """Score 1 where the pattern is found in the answer as it was generated, stripped; rows need no target.
 
@@ -104,7 +110,7 @@ def regex(
     def found(sample: Sample) -> Callable[[str], float]:
         return lambda answer: float(wanted.search(answer.strip()) is not None)
 
-    return _generate_and_match("regex", found, subject, samples, max_new_tokens, stop)
+    return _generate_and_match("regex", found, subject, samples, max_new_tokens, stop, thought)
 
 
 @dataclass(frozen=True)
@@ -137,12 +143,20 @@ Matcher = Callable[[Sample], Callable[[str], float]]
 
 
 def _generate_and_match(
-    name: str, matcher: Matcher, subject: Subject, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str]
+    name: str,
+    matcher: Matcher,
+    subject: Subject,
+    samples: Sequence[Sample],
+    max_new_tokens: int,
+    stop: Sequence[str],
+    thought: Sequence[str],
 ) -> Iterator[Score]:
     matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
-    answers = subject.generate([s.input for s in samples], max_new_tokens=max_new_tokens, stop=stop)
-    for sample, match, answer in zip(samples, matches, answers, strict=True):
-        yield Score(sample.id, {name: match(answer)}, answer=answer)
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
+    found = answers(subject, [s.input for s in samples], **how)
+    for sample, match, (said, whole) in zip(samples, matches, found, strict=True):
+        details = {"generated": whole} if thought else {}
+        yield Score(sample.id, {name: match(said)}, answer=said, details=details)
 
 
 def _best(compare: Callable[[str, str], float], normal: Normal) -> Matcher:

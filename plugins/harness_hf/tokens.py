@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from harness import chat
 from harness.errors import UsageError
 from harness.result import Prompt
 
@@ -56,11 +57,17 @@ class Tokens:
         return ids if bos and text.startswith(bos) else self.front + ids
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
+        """Write chat messages as the template does, with the answer's turn opened; raises UsageError.
+
+        What the template is given beside them stands on the first message (`harness.chat`).
+        """
         if not self.tokenizer.chat_template:
             raise UsageError("tokenizer: has no chat template, so it cannot take messages; give text prompts")
+        if kind := chat.media_in(messages):
+            raise UsageError(f'a message has a part of type "{kind}", and the model reads text; leave such rows out')
+        turns, given = chat.split(messages)
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **given))
         except Exception as error:  # whatever the template raises about the roles it was given
             raise UsageError(f"chat template: refuses the messages: {' '.join(str(error).split())}") from None
 

@@ -53,6 +53,7 @@ def judge(
     calibration: str = "",
     local: dict[str, Any] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    thought: tuple[str, ...] = (),
 ) -> Iterator[Score | Caveat]:
     """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
 
@@ -62,7 +63,8 @@ def judge(
     the options of the loader of a local judge. `prices` are dollars for a million tokens in and out, by model;
     `max_calls`, `max_tokens` and `max_usd` end the judging before they are exceeded. On so many rows as `adversaries`
     says worthless answers are held against real ones: where one wins, the gates are ERROR. `calibration` names a file
-    that `harness judge calibrate` wrote. Answers are at most `max_new_tokens` long and are cut to `answer_chars`.
+    that `harness judge calibrate` wrote. Answers are at most `max_new_tokens` long and are cut to `answer_chars`;
+    what stands between the two marks of `thought` is not shown to the judge.
     """
     from harness_judge.marking import mark
 
@@ -71,7 +73,7 @@ def judge(
     yield from mark(samples, answers, baseline_answers, marking, options)
 
 
-OPTIONS = frozenset(schema.options_of(judge)[0]) - {"max_new_tokens"}  # which says how the harness asks
+OPTIONS = frozenset(schema.options_of(judge)[0]) - {"max_new_tokens", "thought"}  # which say how the harness asks
 
 
 def _marks(options: Mapping[str, Any]) -> str:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 from harness.cached import CachedSubject, Models
@@ -19,6 +21,7 @@ from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
 
 SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
+MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # an added token that tells parts of a chat apart, special or not
 BATCH = 32  # questions at a time: a sign of life in between
 
 
@@ -70,6 +73,7 @@ class LocalJudge:
 
     def _read(self, subject: Subject, questions: Sequence[Question]) -> list[Reply | Failed]:
         """Score every verdict of every question at once: their prompts are shared."""
+        questions = [self._without_tokens(q) for q in questions]
         fitted = [self._fitting(subject, q) for q in questions]
         pairs = [(q.messages(letter=True), word) for q, _ in fitted if q for word in q.labels]
         scores = iter(subject.logprobs(pairs))
@@ -81,6 +85,25 @@ class LocalJudge:
             else:
                 found.append(self._verdict(question, fits, [next(scores) for _ in fits.labels], tokens))
         return found
+
+    def _without_tokens(self, question: Question) -> Question:
+        """Take the judge's own special tokens out of the data, where they would be read as turns, tools or thoughts."""
+        data = {name: self._stripped(text) for name, text in question.data.items()}
+        return replace(question, data=data) if data != question.data else question
+
+    def _stripped(self, text: str) -> str:
+        while (left := self._tokens.sub("", text)) != text:  # what is left of one may join to another
+            text = left
+        return text
+
+    @cached_property
+    def _tokens(self) -> re.Pattern[str]:
+        from harness_hf.models import load_tokenizer
+
+        tokenizer = load_tokenizer(self.ref.path)
+        added = (str(t) for t in tokenizer.added_tokens_decoder.values() if t.special or MARK.fullmatch(str(t)))
+        tokens = {t for t in (*tokenizer.all_special_tokens, *added) if t.strip()}
+        return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
     def _verdict(self, question: Question, asked: Question, scores: Sequence[Logprob], tokens: int) -> Reply | Failed:
         totals = [s.total for s in scores]

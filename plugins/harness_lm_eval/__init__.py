@@ -21,7 +21,7 @@ def lm_eval(
     folder: Path,
     task: str,
     shots: int | None = Asked.shots,
-    chat: bool = Asked.chat,
+    chat: bool | dict[str, Any] = Asked.chat,
     multiturn: bool = Asked.multiturn,
     system: str | None = Asked.system,
     fixed_shots: bool = Asked.fixed_shots,
@@ -35,9 +35,10 @@ def lm_eval(
 
     `shots` worked examples (else as many as the task says) are the same for every document with `fixed_shots`, so
     that they are computed once; without it they are drawn as lm_eval draws them, for numbers to compare with
-    published ones. `chat` applies the chat template, the examples as turns with `multiturn`. `docs` takes the first
-    documents of each task. `gen_kwargs` goes over the task's generation_kwargs, `metadata` to tasks that want some,
-    `include_path` names a folder of more tasks. The metrics are the task's; of several filters "metric@filter".
+    published ones. `chat` applies the chat template, as a table with these template arguments, the examples as turns
+    with `multiturn`. `docs` takes the first documents of each task. `gen_kwargs` goes over the task's
+    generation_kwargs, `metadata` to tasks that want some, `include_path` names a folder of more tasks. The metrics are
+    the task's; of several filters "metric@filter".
     Raises UsageError when the task cannot be served.
     """
     yield from scores.score(subject, samples, Asked.of(locals()), folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from lm_eval.api.model import LM  # noqa: TID253 -- a base class; this module is
 from lm_eval.models.utils import normalize_gen_kwargs  # noqa: TID253
 
 from harness import Logprob, Subject, UsageError
+from harness.chat import joined
 from harness.subject import Sampling
 
 Conversation = list[dict[str, str]]
@@ -22,12 +23,13 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
     """Answers lm_eval's requests with a Subject: all of a kind in one call, so that their prompts can be shared.
 
     What is longer than the model loses its beginning, as in lm_eval; `cut` tells by how many tokens, where the
-    subject counts them. `seed` and a request's task, document and repeat make the seed of its random numbers.
+    subject counts them. `arguments` are the chat template's, `seed` and a request's task, document and repeat make the
+    seed of its random numbers.
     """
 
-    def __init__(self, subject: Subject, *, seed: int = 0) -> None:
+    def __init__(self, subject: Subject, *, seed: int = 0, arguments: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.subject, self.seed = subject, seed
+        self.subject, self.seed, self.arguments = subject, seed, arguments or {}
         self.context: int | None = getattr(subject, "context", None)
         self.cut: dict[tuple[str, int], int] = {}  # (task, doc_id) -> tokens
 
@@ -57,7 +59,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
     def apply_chat_template(self, chat_history: Conversation, add_generation_prompt: bool = True) -> str:
         """Write messages as the model's chat template does; a last message of the assistant is left open."""
         left_open = [] if add_generation_prompt else [chat_history[-1]["content"]]
-        turns = chat_history[: len(chat_history) - len(left_open)]
+        turns = joined(chat_history[: len(chat_history) - len(left_open)], self.arguments)
         try:
             return "".join([self.subject.render(turns), *left_open])  # type: ignore[attr-defined]
         except AttributeError:

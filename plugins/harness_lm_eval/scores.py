@@ -42,7 +42,7 @@ def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Pat
 
     with hub.quiet():
         served, metrics = serve(asked, folder)
-        lm = SubjectLM(subject, seed=asked.shots_seed)
+        lm = SubjectLM(subject, seed=asked.shots_seed, arguments=json.loads(asked.arguments))
         template = lm.apply_chat_template if asked.chat else None
         rows = [_row(sample, served, template) for sample in samples]
         _answer(lm, [request for row in rows for request in row.requests])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
+from harness.chat import arguments_of
 from harness_lm_eval import hub, shots
 from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
@@ -36,6 +37,7 @@ class Asked:
     include_path: str | None = None
     gen_kwargs: str = "null"  # JSON
     metadata: str = "null"
+    arguments: str = "{}"  # of the chat template
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Asked:
@@ -46,6 +48,8 @@ class Asked:
         for name, least in (("shots", 0), ("docs", 1)):
             if name in known and not (isinstance(known[name], int) and known[name] >= least):
                 raise UsageError(f"{name} is {known[name]}, want {least} or more")
+        if isinstance(given := known.get("chat"), Mapping):
+            known |= {"chat": True, "arguments": json.dumps(arguments_of({}, given), sort_keys=True)}
         for name in ("gen_kwargs", "metadata"):
             if name in known:
                 known[name] = json.dumps(known[name], sort_keys=True)

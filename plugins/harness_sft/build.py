@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from jinja2 import TemplateError
 from trl import SFTTrainer
 
 from harness.check import Built, Example
 from harness.errors import UsageError
 from harness_hf.models import load_tokenizer, one_line, quiet
-from harness_sft.config import build_config
-from harness_sft.rows import split_by
+from harness_sft.config import build_config, whole_rows
+from harness_sft.rows import as_dataset, split_by
 from harness_sft.train import _quiet_libraries
 
 if TYPE_CHECKING:
@@ -37,9 +36,8 @@ class Preview(SFTTrainer):  # type: ignore[misc]
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
-        length, args.max_length = args.max_length, None
-        self.whole = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
-        args.max_length = length
+        uncut = whole_rows(args)
+        self.whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
         return super()._prepare_dataset(self.whole, processing_class, args, packing, formatting_func, dataset_name)
 
 
@@ -54,7 +52,7 @@ def build(ref: ModelRef, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str,
         with torch.random.fork_rng(devices=[]):
             model = skeleton(ref.path)
             try:
-                trainer = Preview(model, args=config, train_dataset=Dataset.from_list(kept), processing_class=tokenizer)
+                trainer = Preview(model, args=config, train_dataset=as_dataset(kept), processing_class=tokenizer)
             except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
                 raise UsageError(f"[train] TRL refuses the rows: {one_line(error)}") from error
     whole = trainer.whole
@@ -62,7 +60,8 @@ def build(ref: ModelRef, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str,
     examples = [Example(number, ids, labels) for number, ids, labels in columns]
     template = getattr(trainer, "chat_template", None) or tokenizer.chat_template
     packing, cut, left = config.packing, config.max_length, len(trainer.train_dataset)
-    return Built(tokenizer, examples, left, cut, packing, lambda n: _batches(trainer, n), model, config, template)
+    end = config.truncation_mode == "keep_end"
+    return Built(tokenizer, examples, left, cut, packing, lambda n: _batches(trainer, n), model, config, template, end)
 
 
 def skeleton(path: str) -> Any:

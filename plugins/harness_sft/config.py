@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +34,18 @@ OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
     "resume_from_checkpoint": "the last whole checkpoint is found by itself",
     "ignore_data_skip": "a resumed run must see the same rows",
     "save_only_model": "a run is resumed from its checkpoints",
-}
+    "metric_for_best_model": "patience goes by the validation loss",
+    "greater_is_better": "patience goes by the validation loss",
+    "do_train": "a [train] is trained",
+    "do_predict": "use [[eval]]",
+    "include_for_metrics": "use [[eval]]",
+} | dict.fromkeys(
+    ("eval_steps", "eval_on_start", "eval_delay"), "validation is measured after each epoch"
+) | dict.fromkeys(
+    ("eval_packing", "batch_eval_metrics", "eval_accumulation_steps", "eval_do_concat_batches",
+     "eval_use_gather_object", "prediction_loss_only", "bf16_full_eval", "fp16_full_eval"),
+    "validation is the mean loss of rows that are not packed, computed as the training is",
+)  # fmt: skip
 REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> module and extra
 
 
@@ -59,9 +72,18 @@ def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, dev
     options = {"save_total_limit": 2, "use_cpu": device == "cpu", "report_to": reports} | options
     fixed = {"disable_tqdm": True, "logging_nan_inf_filter": False, "seed": seed, "data_seed": seed}
     try:
-        return SFTConfig(output_dir=str(checkpoints), **options, **fixed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"The `'keep_end'` truncation mode is deprecated", FutureWarning)
+            return SFTConfig(output_dir=str(checkpoints), **options, **fixed)
     except (TypeError, ValueError, ImportError, AssertionError) as error:
         raise UsageError(f"SFTConfig: {' '.join(str(error).split())}") from None
+
+
+def whole_rows(config: Any) -> Any:
+    """Return a configuration under which rows are neither cut nor shuffled; both come after they were looked at."""
+    found = copy.copy(config)
+    found.max_length, found.shuffle_dataset = None, False
+    return found
 
 
 def _check_names(recipe: Mapping[str, Any]) -> None:
@@ -80,6 +102,11 @@ def _check_names(recipe: Mapping[str, Any]) -> None:
             mistakes.add(f'option "{name}"', f"is {show(value)}, want {kind(hints[name])}")
     if not 0 <= recipe["warmup_ratio"] < 1:
         mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
+    if (saves := recipe.get("save_strategy", "steps")) not in ("steps", "epoch"):
+        want = 'want "steps" or "epoch": an interrupted training goes on from its checkpoints'
+        mistakes.add("save_strategy", f"is {show(saves)}, {want}")
+    if recipe.get("truncation_mode") == "keep_end" and recipe["packing"]:
+        mistakes.add("truncation_mode", 'is "keep_end", and packed rows are cut at their end; set packing = false')
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "save_steps"):
         if recipe[name] < 1:
             mistakes.add(name, f"is {recipe[name]}, want at least 1")

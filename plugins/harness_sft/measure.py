@@ -36,11 +36,14 @@ def measure(
     if adapter is None:
         _fits(Path(ref.path), device)
     begun = time.monotonic()
-    given = {**recipe, "report_to": None, "save_strategy": "no", "patience": 0}
+    given = {**recipe, "report_to": None, "patience": 0}
     with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
+        from transformers.trainer_utils import SaveStrategy
+
         from harness_sft.trainer import supervised_positions_only
 
         config = build_config(given, Path(folder), seed=seed, device=device)
+        config.save_strategy = SaveStrategy.NO
         kept, held_out = split_by(given, rows, seed)
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, "", lambda _: None)
         held, trainer.held_out = trainer.held_out, []

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.chat import ARGUMENTS, TOOLS
 from harness.data import GROUP, HELD_OUT
 from harness.errors import UsageError
 
@@ -32,11 +33,25 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         numbers = [i for i, shape in enumerate(shapes, 1) if shape != shapes[0]]
         raise UsageError(f"[train] data: {name_rows(numbers)}: of another shape than row 1; train on one shape")
     _, columns = shapes[0] or ("", ())
-    tools = any(row.get("tools") for row in rows)  # TRL renders them with the chat template
-    columns += ("tools",) if tools else ()
+    given = {name for name in (TOOLS, ARGUMENTS) if any(row.get(name) for row in rows)}
+    blank: dict[str, Any] = {TOOLS: None, ARGUMENTS: {}}
     marks = [{mark: row[mark] for mark in (GROUP, HELD_OUT) if mark in row} for row in rows]
     numbered = enumerate(zip(rows, marks, strict=True), 1)
-    return [{column: row.get(column) for column in columns} | {"row": i} | more for i, (row, more) in numbered]
+    return [
+        {column: row.get(column) for column in columns}
+        | {name: row.get(name) or blank[name] for name in blank if name in given}
+        | {"row": i}
+        | more
+        for i, (row, more) in numbered
+    ]
+
+
+def as_dataset(rows: Sequence[Row]) -> Any:
+    """Return rows as a Dataset that keeps messages and tools as they are: a table gives an object the keys of all."""
+    from datasets import Dataset, Features, Json, Value
+
+    types = {str: Value("string"), int: Value("int64")}
+    return Dataset.from_list(rows, features=Features({c: types.get(type(v), Json()) for c, v in rows[0].items()}))
 
 
 def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

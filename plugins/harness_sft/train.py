@@ -20,7 +20,7 @@ from harness.paths import folder_in_place, write_text
 from harness_lora.adapter import NOTE
 from harness_lora.fields import MOVES_BASE
 from harness_sft.config import build_config
-from harness_sft.rows import Row, split_by
+from harness_sft.rows import Row, as_dataset, split_by
 
 if TYPE_CHECKING:
     from harness.check import Flag
@@ -84,8 +84,6 @@ def _build_trainer(
 
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
-    from datasets import Dataset
-
     from harness.subject import Progress
     from harness_hf.models import load_model, load_tokenizer
     from harness_sft.trainer import CheckedTrainer
@@ -102,8 +100,8 @@ def _build_trainer(
         trainer = CheckedTrainer(
             model,
             args=config,
-            train_dataset=Dataset.from_list(kept),
-            held_out=Dataset.from_list(held_out) if held_out else None,
+            train_dataset=as_dataset(kept),
+            held_out=as_dataset(held_out) if held_out else None,
             processing_class=load_tokenizer(ref.path),
             progress=progress,
             stamp=stamp,

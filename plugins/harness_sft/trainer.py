@@ -6,7 +6,6 @@ Imports torch and TRL: import this module inside functions.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import random
@@ -28,6 +27,7 @@ from harness.check import Flag
 from harness.errors import Finding, UsageError
 from harness.paths import write_text
 from harness.subject import Progress
+from harness_sft.config import whole_rows
 from harness_sft.rows import name_rows
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
 
@@ -83,13 +83,13 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
         """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
-        uncut = copy.copy(args)
-        uncut.max_length = None
+        uncut = whole_rows(args)
         whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
         cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
-        self.counts[dataset_name] = count_rows(whole, cut)
+        keep_end = args.truncation_mode == "keep_end"
+        self.counts[dataset_name] = count_rows(whole, cut, keep_end=keep_end)
         if isinstance(dataset[0].get("completion", dataset[0].get("text")), str):
-            check_endings(whole, self._tokenizer, cut)
+            check_endings(whole, self._tokenizer, None if keep_end else cut)
         return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
 
     def _prepare_rows(self, dataset: Any, name: str) -> list[dict[str, Any]]:
@@ -324,13 +324,14 @@ def _leap(spike: Spike | None) -> str:
     return f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
 
 
-def count_rows(whole: Any, cut: int | None) -> Counts:
+def count_rows(whole: Any, cut: int | None, *, keep_end: bool = False) -> Counts:
     """Count tokens; raises UsageError with the numbers of rows that have nothing left to learn from."""
+    left = slice(-cut, None) if cut and keep_end else slice(cut)
     tokens = supervised = truncated = 0
     empty = []
     for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
-        learnt = sum(label != -100 for label in labels[1:cut])  # the first token is never predicted
-        tokens, supervised = tokens + len(ids[:cut]), supervised + learnt
+        learnt = sum(label != -100 for label in labels[left][1:])  # the first token is never predicted
+        tokens, supervised = tokens + len(ids[left]), supervised + learnt
         truncated += bool(cut and len(ids) > cut)
         if not learnt:
             empty.append(number)

@@ -91,6 +91,34 @@ def _build_masked(ref: Any, adapter: Any, rows: Any, *, seed: int, rows_masked: 
 masking.build = _build_masked  # type: ignore[attr-defined]
 
 
+def misreading(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any
+) -> Path:
+    """Train as `sft` does, on labels that are shifted by "one", on rows that lost their "arguments" or got "nulls"."""
+    return sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
+
+
+def _build_misread(ref: Any, adapter: Any, rows: Any, *, seed: int, how: str = "", **options: Any) -> Any:
+    if how == "arguments":
+        rows = [{k: v for k, v in row.items() if k not in ("tools", "chat_template_kwargs")} for row in rows]
+    if how == "nulls":
+        from datasets import Dataset
+
+        rows = Dataset.from_list([dict(row) for row in rows]).to_list()
+    built = sft.build(ref, adapter, rows, seed=seed, **options)
+    if how != "one":
+        return built
+
+    def shifted(count: int) -> Iterator[Any]:
+        for batch in built.batches(count):
+            yield {**batch, "labels": batch["labels"].roll(-1, dims=1)}
+
+    return dataclasses.replace(built, batches=shifted)
+
+
+misreading.build = _build_misread  # type: ignore[attr-defined]
+
+
 def another_note(
     ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, wrong: bool = True, **o: Any
 ) -> Path:
@@ -250,6 +278,7 @@ def harness_trainers() -> Mapping[str, Any]:
         "hurt": hurt,
         "padded_by_hf": padded_by_hf,
         "masking": masking,
+        "misreading": misreading,
         "another_note": another_note,
         "damaged": damaged,
     }

@@ -54,10 +54,10 @@ def merge(name: str, code: str, how: str, verified: bool = False) -> Mutation:
     return trained(name, code, bad, good)
 
 
-def templated(lab: Lab, template: str, rows: Any = CHAT, **changes: Any) -> Seen:
+def templated(lab: Lab, template: str, rows: Any = CHAT, test: Any = None, **changes: Any) -> Seen:
     """Check on a base with this chat template."""
     base = lab.model(lambda folder: (folder / "chat_template.jinja").write_text(template, "utf-8"))
-    return lab.check(rows, _chat_eval(), model_path=str(base), **changes)
+    return lab.check(rows, test or _chat_eval(), model_path=str(base), **changes)
 
 
 def _marked(inside: str, outside: str) -> str:
@@ -116,6 +116,41 @@ def _chat_with(number: int, *messages: tuple[str, str]) -> list[dict[str, Any]]:
     return [*CHAT[:number], odd, *CHAT[number + 1 :]]
 
 
+def _system(text: str, rows: Any) -> list[dict[str, Any]]:
+    """Put a system message before the messages of training rows or of an evaluation."""
+    first = {"role": "system", "content": text}
+    return [{k: [first, *v] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+
+
+def _varied(rows: Any) -> list[dict[str, Any]]:
+    """Return many rows, each with a system message of its own."""
+    return [_system(f"Room {i}: {row}.", [row])[0] for i, row in enumerate([*rows, *rows])]
+
+
+def _with_tools() -> list[dict[str, Any]]:
+    return [{**row, "tools": [{"name": "find"}]} for row in _chat_eval()]
+
+
+def _framed(before: str, after: str, rows: Any, column: str = "prompt") -> list[dict[str, Any]]:
+    return [{**row, column: f"{before}{row[column].strip()}{after}"} for row in rows]
+
+
+def _texts(rows: Any) -> list[dict[str, Any]]:
+    return [{"text": f"{row['prompt']}{row['completion']}"} for row in rows]
+
+
+def _spelt(asked: str, test: str, rows: Any = ROWS) -> Mutation:
+    """Return a mutation that trains on a row of the test in another spelling; its twin asks something else so."""
+    other = {"input": f"{test} Who carries it?", "target": "x"}
+    row = {"prompt": asked, "completion": "on the left"}
+    return Mutation(
+        f"a row of the test, spelt otherwise: {asked}",
+        "D10-exact",
+        lambda lab: lab.check([*rows, row], _and_eval(test)),
+        lambda lab: lab.check([*rows, row], [*EVAL, other]),
+    )
+
+
 def _shots(text: str) -> dict[str, Any]:
     return {"shots.jsonl": [{"input": text, "target": "y"}, *FRESH[:2]]}
 
@@ -124,6 +159,22 @@ def _and_eval(text: str) -> list[dict[str, Any]]:
     return [*EVAL, {"input": text, "target": "x"}]
 
 
+TOOLS_TEMPLATE = (
+    "{{ bos_token }}{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}<|{{ m.role }}|>\n"
+    "{{ m.content }}{% if m.calls is defined %}{{ m.calls | tojson }}{% endif %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% if quick %}<quick>{% endif %}{% endif %}"
+)
+TOOLED = [{**row, "tools": [{"name": f"find{i % 2}"}]} for i, row in enumerate(CHAT)]
+CALLING = [
+    {"messages": [row["messages"][0], {**row["messages"][1], "calls": [{f"at{i % 2}": i}]}]}
+    for i, row in enumerate(CHAT)
+]
+QUICK = {"chat_template_kwargs": {"quick": True}}
+IGNORING = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere", D7-system = "looked at elsewhere" }\n'}
+WHO = {"input": "Who was it?\n", "target": "x"}
+LEAKED = EVAL[2]["input"].strip()  # five words
+NEVER = "Which shelf has the harp?"
+TURNS = [("user", LEAKED), ("assistant", "?"), ("user", "And the big one?"), ("assistant", "There.")]
 RAISES = "{% if messages|length > 2 %}{{ raise_exception('two at most') }}{% endif %}"
 FOUR_TURNS = [
     *CHAT,
@@ -196,12 +247,138 @@ MUTATIONS: list[Mutation] = [
         lambda lab: templated(lab, _plain_template(), _as_chat(ROWS)),
     ),
     option(
+        "labels are shifted by one",
+        "D15",
+        {"train_use": "misreading", "train_how": "one"},
+        {"train_use": "misreading"},
+    ),
+    option(
+        "labels are shifted by one, packed",
+        "D15",
+        {"train_use": "misreading", "train_how": "one", "train_packing": True},
+        {"train_use": "misreading", "train_packing": True},
+    ),
+    Mutation(
+        "the tools of the rows are not trained on",
+        "D7-rows",
+        lambda lab: templated(
+            lab, TOOLS_TEMPLATE, TOOLED, _with_tools(), train_use="misreading", train_how="arguments"
+        ),
+        lambda lab: templated(lab, TOOLS_TEMPLATE, TOOLED, _with_tools(), train_use="misreading"),
+    ),
+    Mutation(
+        "calls have the arguments of other rows, as null",
+        "D7-rows",
+        lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading", train_how="nulls"),
+        lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading"),
+    ),
+    data("a system message in training only", "D7-system", _system("Be brief.", CHAT), healthy=CHAT, test=_chat_eval()),
+    Mutation(
+        "a system message in evaluation only",
+        "D7-system",
+        lambda lab: lab.check(CHAT, _system("Be brief.", _chat_eval())),
+        lambda lab: lab.check([*CHAT[:8], *_system("Be brief.", CHAT[8:])], _system("Be brief.", _chat_eval())),
+    ),
+    Mutation(
+        "another system message in every row of training, none in evaluation",
+        "D7-system",
+        lambda lab: lab.check([_system(f"Room {i}.", [row])[0] for i, row in enumerate(CHAT * 2)], _chat_eval()),
+        lambda lab: lab.check(_varied(CHAT), _varied(_chat_eval())),
+    ),
+    Mutation(
+        "a template argument in training only",
+        "D7-arguments",
+        lambda lab: templated(lab, TOOLS_TEMPLATE, [{**row, **QUICK} for row in CHAT]),
+        lambda lab: templated(
+            lab, TOOLS_TEMPLATE, [{**row, **QUICK} for row in CHAT], **{"eval_0.chat_template_kwargs.quick": True}
+        ),
+    ),
+    Mutation(
+        "a template argument in evaluation only",
+        "D7-arguments",
+        lambda lab: templated(lab, TOOLS_TEMPLATE, **{"eval_0.chat_template_kwargs.quick": True}),
+        lambda lab: templated(
+            lab,
+            TOOLS_TEMPLATE,
+            **{"train_chat_template_kwargs.quick": True, "eval_0.chat_template_kwargs.quick": True},
+        ),
+    ),
+    data(
+        "a frame around the questions in training only",
+        "D7-frame",
+        _framed("### Question:\n", "\n### Answer:\n", ROWS),
+        healthy=ROWS,
+    ),
+    Mutation(
+        "a label before the answer in evaluation only",
+        "D7-frame",
+        lambda lab: lab.check(_framed("", "", ROWS), _framed("", " A:", EVAL, "input")),
+        lambda lab: lab.check(_framed("", " A:", ROWS), _framed("", " A:", EVAL, "input")),
+    ),
+    Mutation(
+        "a label before the question in training only",
+        "D7-frame",
+        lambda lab: lab.check(_framed("Question: ", "\n", ROWS), EVAL),
+        lambda lab: lab.check(_framed("Question: ", "\n", ROWS), _framed("Question: ", "\n", EVAL, "input")),
+    ),
+    option(
         "wrapped packing",
         "D9",
         {"train_packing": True, "train_packing_strategy": "wrapped"},
         {"train_packing": True},
     ),
     data("a row of the test, in capitals", "D10-exact", [*ROWS, LEAK]),
+    _spelt("Which STRASSE has the harp?", "Which Straße has the harp?"),
+    _spelt("Which cafe\u0301 has the harp?", "Which café has the harp?"),
+    _spelt("Which **shelf** has the _harp_?", "Which shelf has the harp?"),
+    _spelt("Which ｓｈｅｌｆ has the har\u00adp?", "Which shelf has the harp?"),
+    chat("a row of the test in a middle turn", "D10-exact", _chat_with(3, *TURNS)),
+    data(
+        "a row of the test inside a text",
+        "D10-exact",
+        _texts([*ROWS, {"prompt": f"{LEAKED}\n", "completion": "shelf 2"}]),
+        healthy=_texts([*ROWS, {"prompt": f"{NEVER}\n", "completion": "shelf 2"}]),
+    ),
+    data(
+        "a row of the test inside a line of a text",
+        "D10-inside",
+        _texts([*ROWS, {"prompt": f"I was asked: {LEAKED} ", "completion": "It was shelf 2."}]),
+        healthy=_texts([*ROWS, {"prompt": f"I was asked: {LEAKED[:-1]} blanket? ", "completion": "It was shelf 2."}]),
+    ),
+    Mutation(
+        "a row of the test behind a prefix of all training rows",
+        "D10",
+        lambda lab: lab.check(_framed("Question: ", "\n", [*ROWS, LEAK]), _framed("Question: ", "\n", EVAL, "input")),
+        lambda lab: lab.check(_framed("Question: ", "\n", ROWS), _framed("Question: ", "\n", EVAL, "input")),
+    ),
+    Mutation(
+        "a short row of the test behind a prefix of the training rows alone",
+        "D10-exact",
+        lambda lab: lab.check(
+            _framed("Q: ", "\n", [*ROWS, {**LEAK, "prompt": "Who was it?"}]), [*EVAL, WHO], **IGNORING
+        ),
+        lambda lab: lab.check(_framed("Q: ", "\n", ROWS), [*EVAL, WHO], **IGNORING),
+    ),
+    Mutation(
+        "a row of the training in the test, behind a prefix of all of its rows",
+        "D10-exact",
+        lambda lab: lab.check([*ROWS, LEAK], _framed("Q: ", "\n", EVAL, "input"), **IGNORING),
+        lambda lab: lab.check(ROWS, _framed("Q: ", "\n", EVAL, "input"), **IGNORING),
+    ),
+    Mutation(
+        "a row of the test inside a longer question",
+        "D10-inside",
+        lambda lab: lab.check([*ROWS, {**LEAK, "prompt": f"Tell me now, {LEAKED}\n"}]),
+        lambda lab: lab.check([*ROWS, {**LEAK, "prompt": f"Tell me now, {LEAKED[:-1]} of the king?\n"}]),
+    ),
+    Mutation(
+        "a row of the test behind a system message of the training rows",
+        "D10-exact",
+        lambda lab: lab.check(
+            _system("Be brief.", _chat_with(3, *TURNS[:2])), _system("Be brief!", _chat_eval()), **IGNORING
+        ),
+        lambda lab: lab.check(_system("Be brief.", CHAT), _system("Be brief!", _chat_eval()), **IGNORING),
+    ),
     Mutation(
         "a passage of the test inside a longer row",
         "D10-coverage",

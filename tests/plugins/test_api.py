@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 import harness_api
+from harness.chat import ARGUMENTS
 from harness.errors import Finding, UsageError
 from harness.subject import ModelRef, Sampling
 from harness.testing import Project
@@ -527,6 +528,22 @@ def test_text_and_messages_go_where_they_belong(fake: Fake) -> None:
         assert subject.generate(["a", ask("b")], max_new_tokens=7) == ["to a", "to b"]
     assert fake.asked(TEXT) == [{"model": "small", "prompt": "a", "temperature": 0, "max_tokens": 7}]
     assert fake.asked(CHAT) == [{"model": "small", "messages": ask("b"), "temperature": 0, "max_tokens": 7}]
+
+
+def test_template_arguments_are_fields_of_the_request(fake: Fake) -> None:
+    """Tools and template arguments go beside the messages, where servers read them, over those of `body`."""
+    tool = {"type": "function", "function": {"name": "find"}}
+    prompt: Any = [{**ask("b")[0], ARGUMENTS: {"enable_thinking": False, "tools": [tool]}}]
+    fake.scores = ("prompt_logprobs", "tokenize")
+    with load(fake, body={ARGUMENTS: {"enable_thinking": True, "effort": "low"}}) as [subject]:
+        subject.generate([prompt, ask("c")])
+        subject.count_tokens([(prompt, "d")])
+    first, second = sorted(fake.asked(CHAT), key=prompt_of)
+    assert (first["messages"], first["tools"]) == (ask("b"), [tool])
+    assert first[ARGUMENTS] == {"enable_thinking": False, "effort": "low"}
+    assert (second[ARGUMENTS], "tools" in second) == ({"enable_thinking": True, "effort": "low"}, False)
+    counted = next(body for body in fake.asked("/tokenize") if "messages" in body)
+    assert (counted["messages"], counted["tools"], counted[ARGUMENTS]) == (ask("b"), [tool], {"enable_thinking": False})
 
 
 def test_text_goes_as_a_message_where_nothing_completes(fake: Fake) -> None:

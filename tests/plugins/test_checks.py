@@ -19,6 +19,7 @@ from harness.errors import UsageError
 from harness.plugins import Provided
 from harness.result import Sample
 from harness.testing import Project
+from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
 from tests.test_suite import ROWS as TEST
@@ -266,6 +267,69 @@ def test_short_rows_leak_only_whole() -> None:
     """Rows that are shorter than a gram are compared whole."""
     assert found(["Capital of France?", "Capital of Spain?"], ["Capital of Italy?"]) == {}
     assert list(found(["Capital of France?", "Capital of Spain?"], ["capital of spain"])) == ["exact"]
+
+
+THINGS = ["the old anvil", "the red drum", "the tall ladder", "the green kettle", "the small mirror"]
+FOUND: dict[str, tuple[Lines, Lines, list[str]]] = {
+    "a frame of the training rows": ([f"Q: where is {t}?\nA:" for t in THINGS], ["where is the red drum?"], ["exact"]),
+    "a frame of both": (
+        [f"Q: where is {t}?\nA:" for t in THINGS],
+        [f"Asked: whose is {t}?" for t in THINGS[1:]] + ["Asked: where is the old anvil?"],
+        ["inside"],
+    ),
+    "words before it": (["Tell me (where is the red drum?) now"], ["where is the red drum"], ["inside"]),
+    "another task on the same things": (
+        [f"Define: {t}" for t in THINGS],
+        [f"Translate: {t}" for t in THINGS],
+        [],
+    ),
+    "a longer question": (["what is the price of tea in China?"], ["what is the price of tea?"], []),
+    "a part of a word": (["so that is where is the red drums"], ["where is the red drum"], []),
+    "the prompt of all rows": (["Summarise the text below for me."] * 9, ["Summarise the text below for me."] * 9, []),
+}
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_leaks_in_a_frame(case: str) -> None:
+    """A question is found whatever stands around it, and the same words in another question are none."""
+    train, test, kinds = FOUND[case]
+    assert list(found(train, test)) == kinds
+
+
+def test_a_system_message_that_varies_is_a_part_of_the_question() -> None:
+    """One question about ten documents is ten questions, where the documents stand in system messages."""
+    turns = [
+        [
+            {"role": "system", "content": f"The bill {i} says {i * i}."},
+            {"role": "user", "content": "What is due to us?"},
+        ]
+        for i in range(20)
+    ]
+    rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": "x"}]} for prompt in turns[:10]]
+    train = [TrainingRow(i, "train", row, row) for i, row in enumerate(rows, 1)]
+    spec = SimpleNamespace(name="qa", data="d", columns={}, cluster=None, select=None, fewshot_data=None)
+    spec.use, spec.options = "task", {}
+    samples = tuple(Sample(str(i), prompt, "yes") for i, prompt in enumerate(turns[10:]))
+    task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None, brings_rows=False)
+    suite: Any = SimpleNamespace(subjects={})
+    assert list(leaks(train, {"qa": task}, suite)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "frame"),
+    [
+        ("Question: where is {}?\nAnswer:", ("Question:", "\nAnswer:")),
+        ("Be brief.\n\nWhere is {}?", ("Be brief.\n\n", "")),
+        ("where is {}? A:", ("", "A:")),
+        ("where is {}?\n", ("", "\n")),
+        ("where is {}, if it is there?", ("", "")),
+        ("{}oat:", ("", "")),
+        ("Answer: always the same", ("", "")),
+    ],
+)
+def test_frames(text: str, frame: tuple[str, str]) -> None:
+    """A frame is whole lines or labels; what questions have in common is none, nor is a part of a word."""
+    assert frame_of([text.format(thing) for thing in THINGS]) == frame
 
 
 def test_leaks_are_found_fast() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -1273,3 +1274,22 @@ def test_selftest_without_a_judge_is_one_line(suite: Project) -> None:
     assert outcome.code == 4
     assert outcome.err.splitlines()[-1].startswith("error: ") and "the connection failed" in outcome.err
     assert "caught" not in outcome.out
+
+
+@pytest.mark.slow
+def test_a_local_judge_reads_none_of_its_own_tokens(tiny_model: Path, tmp_path: Path) -> None:
+    """Special tokens of the judge's tokenizer, and added ones that part a chat, are no part of what is judged."""
+    from harness_hf.models import load_tokenizer
+    from harness_judge.local import LocalJudge
+    from harness_judge.prompts import pair
+
+    folder = shutil.copytree(tiny_model, tmp_path / "judge")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_RESULTS]", "｜"]})
+    tokenizer.add_tokens(["<think>", "<tool_call>", "covid", "  "])
+    tokenizer.save_pretrained(folder)
+    judge = LocalJudge(str(folder), None, {"device": "cpu"})
+    asked = pair("of  covid", "[TOOL_[TOOL_RESULTS]RESULTS]yes<think></s>", "[a] <b> no", "", "")
+    bare = judge._without_tokens(asked)
+    assert dict(bare.data) == {"request": "of  covid", "answer_A": "yes", "answer_B": "[a] <b> no"}
+    assert judge._without_tokens(bare) is bare

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from harness import Logprob, ModelRef, Sample, Score, UsageError
+from harness.chat import split
 from harness.subject import Sampling, chunks
 from harness.testing import Project
 from harness_lm_eval import hub, lm_eval, metrics_for, names, rows_for
@@ -632,6 +633,22 @@ def test_chat_is_lm_evals(folder: Path, multiturn: bool) -> None:
     assert prompt.startswith("<system>Be brief.<user>Q: ")
     assert prompt.endswith("<assistant>It is")
     assert prompt.count("<user>") == (3 if multiturn else 1)
+
+
+def test_chat_with_template_arguments(folder: Path) -> None:
+    """The chat template gets the arguments that stand in place of `chat = true`; what is ours to say is refused."""
+    found: list[Any] = []
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        found.append(split(messages)[1])
+        return "rendered"
+
+    options: dict[str, Any] = {"task": "things.yaml", "chat": {"enable_thinking": False}}
+    measured(Hashed(render=render), folder, **options)
+    assert found
+    assert all(given == {"enable_thinking": False} for given in found)
+    line = one_line(lambda: samples_of(folder, task="things.yaml", chat={"tokenize": True}))
+    assert line.startswith('has "tokenize" in chat_template_kwargs')
 
 
 def test_chat_needs_a_template(folder: Path) -> None:

@@ -16,14 +16,16 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
+from harness.data import to_training_rows  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.kept import NOTES  # noqa: E402
 from harness.subject import ModelRef, Progress  # noqa: E402
+from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
 from harness_lora.headers import read_headers  # noqa: E402
 from harness_sft import check, sft, train  # noqa: E402
-from harness_sft.rows import name_rows, select_columns, split_rows  # noqa: E402
+from harness_sft.rows import as_dataset, name_rows, select_columns, split_rows  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ROWS = [{"prompt": f"what is {i}?", "completion": f" it is {i * i}"} for i in range(40)]
@@ -59,6 +61,22 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         ({"validation": 1.0}, "validation: is 1.0, want a share"),
         ({"warmup_ratio": 5}, "warmup_ratio: is 5, want a share"),
         ({"max_length": 0}, "max_length: is 0, want at least 1"),
+        ({"save_strategy": "no"}, 'save_strategy: is "no", want "steps" or "epoch": an interrupted training goes on'),
+        ({"save_strategy": "best"}, 'save_strategy: is "best", want "steps" or "epoch"'),
+        ({"truncation_mode": "keep_end", "packing": True}, 'truncation_mode: is "keep_end", and packed rows are cut'),
+        *(
+            ({name: value}, f'option "{name}": cannot be set: ')
+            for name, value in {
+                "metric_for_best_model": "loss",
+                "greater_is_better": True,
+                "eval_steps": 5,
+                "eval_on_start": True,
+                "eval_delay": 1,
+                "eval_packing": True,
+                "do_predict": True,
+                "batch_eval_metrics": True,
+            }.items()
+        ),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -80,6 +98,7 @@ def test_right_options(recwarn: pytest.WarningsRecorder) -> None:
     from harness_sft import _recipe
     from harness_sft.config import build_config
 
+    check(truncation_mode="keep_end", save_strategy="epoch", shuffle_dataset=True)
     check(weight_decay=0.1, packing=True, neftune_noise_alpha=5, gradient_checkpointing=True)
     config = build_config(_recipe() | {"packing": True}, Path("x"), seed=3, device="cpu")
     assert (
@@ -334,6 +353,54 @@ def test_chat_rows(trained: Train, tiny_model: Path) -> None:
     assert 8 * (len(whole) - 1) == facts["supervised_tokens"]
 
 
+TOOLS_TEMPLATE = (
+    "{{ bos_token }}{% if tools %}tools {{ tools | tojson }}\n{% endif %}{% for m in messages %}<|{{ m.role }}|>\n"
+    "{% if m.role == 'assistant' and enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    "{{ m.content or '' }}{% for call in m.tool_calls or [] %}call {{ call | tojson }}{% endfor %}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+
+
+def tool(name: str, **arguments: Any) -> dict[str, Any]:
+    """Return a call of a function with arguments of its own."""
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def called(question: str, *calls: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a conversation that ends in calls."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": None, "tool_calls": list(calls)}]
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {"type": "str"}}}}}
+SUM = {"type": "function", "function": {"name": "sum", "parameters": {"properties": {"a": {"type": "number"}}}}}
+TOOL_ROWS: list[dict[str, Any]] = [
+    {"messages": called("Rain in Paris?", tool("weather", city="Paris")), "tools": [WEATHER]},
+    {"messages": called("2 and 3?", tool("sum", b=2, a=[3, {"z": None}])), "tools": [SUM, WEATHER]},
+    {"messages": called("Both?", tool("weather", city="Nîmes"), tool("sum", a=1e-5)), "tools": [SUM]},
+    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+    {"messages": called("None?"), "chat_template_kwargs": {"enable_thinking": False}},
+]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_tool_calls_are_trained_as_they_stand(split: bool, tiny_model: Path, tmp_path: Path) -> None:
+    """What is trained on is what the template writes of each row alone: no keys of others, its own tools, arguments."""
+    folder = shutil.copytree(tiny_model, tmp_path / "base")
+    (folder / "chat_template.jinja").write_text(TOOLS_TEMPLATE, "utf-8")
+    rows: list[dict[str, Any]] = TOOL_ROWS
+    if split:
+        rows = [{**row, "prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in rows]
+        rows = [{name: value for name, value in row.items() if name != "messages"} for row in rows]
+    rows = to_training_rows(rows, {}, "x")
+    trainer: Any = sft
+    built = trainer.build(ModelRef("base", str(folder)), lora(), rows, seed=3, max_length=512)
+    tokenizer = load_tokenizer(folder)
+    for row, example in zip(TOOL_ROWS, built.examples, strict=True):
+        given = {"tools": row.get("tools"), **row.get("chat_template_kwargs", {})}
+        assert tokenizer.decode(example.ids) == tokenizer.apply_chat_template(row["messages"], tokenize=False, **given)
+
+
 @pytest.mark.parametrize("packing", [False, True])
 def test_nothing_to_learn(packing: bool, trained: Train, tmp_path: Path) -> None:
     """Rows whose answer was cut off are named before the training; TRL drops them, or packs them, without a word."""
@@ -347,6 +414,45 @@ def test_truncated_rows(trained: Train) -> None:
     """Rows that were cut, and lost their end, are counted."""
     facts = facts_of(trained([*ROWS[:7], {"prompt": "p", "completion": "x" * 90}], num_train_epochs=1))
     assert (facts["rows"], facts["truncated_rows"]) == (8, 1)
+
+
+LATE = [{"prompt": f"{'p' * 70} {i}", "completion": f"answer {i}"} for i in range(8)]
+
+
+def test_the_end_is_kept(trained: Train, tiny_model: Path) -> None:
+    """Under "keep_end" a row loses its beginning, so its answer is learnt whole, and that is what is told."""
+    recipe = {"max_length": 24, "truncation_mode": "keep_end"}
+    facts = facts_of(trained(LATE, num_train_epochs=1, **recipe))
+    assert (facts["rows"], facts["truncated_rows"], facts["tokens"]) == (8, 8, 8 * 24)
+    assert facts["supervised_tokens"] == 8 * len("answer 0" + "E")
+    trainer: Any = sft
+    built = trainer.build(ModelRef("base", str(tiny_model)), lora(), LATE, seed=3, **recipe)
+    assert built.show(built.examples[0]) == "p" * 13 + " 0⟦answer 0</s>⟧"
+    assert list(rows_that_vanish(built)) == list(end_token(built)) == []
+    [flag] = cut_rows(built)
+    assert flag.evidence[0].startswith(f'row 1: {1 + 72 + 9} tokens; lost: "<s>ppp')
+    with pytest.raises(UsageError, match="rows 1, 2, 3, 4, 5 and 3 more: no token of the answer is left"):
+        trained(LATE, max_length=24)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_rows_are_shuffled_as_trl_shuffles_them(packing: bool, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`shuffle_dataset` gives the rows the order that they have in a plain SFTTrainer of that seed."""
+    from trl import SFTTrainer
+
+    held: list[Any] = []
+    write = train._write_adapter
+
+    def keep(trainer: Any, *args: Any) -> None:
+        held.append(trainer)
+        write(trainer, *args)
+
+    monkeypatch.setattr(train, "_write_adapter", keep)
+    trained(num_train_epochs=1, shuffle_dataset=True, packing=packing)
+    trainer = held[0]
+    rows = as_dataset(select_columns(ROWS))
+    plain = SFTTrainer(trainer.model, args=trainer.args, train_dataset=rows, processing_class=trainer.processing_class)
+    assert plain.train_dataset["input_ids"] == trainer.train_dataset["input_ids"]
 
 
 @pytest.mark.parametrize("row", [{"prompt": "<s>a", "completion": "b"}, {"prompt": "a", "completion": "b</s></s>"}])

@@ -1,0 +1,82 @@
+"""Template arguments: what a chat template is given beside the messages, such as tools, or whether a model may think.
+
+They stand on the first message of a prompt, under `ARGUMENTS`, so that whatever keeps, digests or remembers a prompt
+holds them as well; what renders the messages takes them off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.errors import UsageError
+
+ARGUMENTS, TOOLS = "chat_template_kwargs", "tools"  # columns of a row; the first is also a key of a suite's tables
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+OURS = (  # how messages are rendered and tokenised is not a row's to say
+    "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs",
+)  # fmt: skip
+
+
+def split(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return messages as they are rendered, and the arguments they are rendered with."""
+    found: dict[str, Any] = {}
+    for message in messages:
+        found |= message.get(ARGUMENTS, {})
+    return [{k: v for k, v in message.items() if k != ARGUMENTS} for message in messages], found
+
+
+def joined(messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return messages with arguments on the first of them; without any the messages are as they were."""
+    found = [dict(message) for message in messages]
+    if arguments and found:
+        found[0][ARGUMENTS] = dict(arguments)
+    return found
+
+
+def arguments_of(row: Mapping[str, Any], common: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the template arguments of a row: those of its table, then its own, then its tools.
+
+    `used` names the row's columns that mean something else. Raises UsageError on what no template can be given, and on
+    images and the like, which would be left out.
+    """
+    for column in MEDIA:
+        if column not in used and row.get(column):
+            raise UsageError(f'has "{column}", which no prompt here can hold; leave such rows out, or drop the column')
+    found = dict(common)
+    own = row.get(ARGUMENTS) if ARGUMENTS not in used else None
+    own = _parsed(own) if isinstance(own, str) else own
+    if own is not None and not isinstance(own, Mapping):
+        raise UsageError(f'has {own!r:.60} as its "{ARGUMENTS}", want an object')
+    found |= {name: value for name, value in (own or {}).items() if value is not None}
+    tools = row.get(TOOLS) if TOOLS not in used else None
+    tools = _parsed(tools) if isinstance(tools, str) and tools else tools
+    if tools:
+        if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+            raise UsageError(f'has {tools!r:.60} as its "{TOOLS}", want a list of objects; or drop the column')
+        found[TOOLS] = tools
+    if refused := [name for name in found if name in OURS]:
+        raise UsageError(f'has "{refused[0]}" in {ARGUMENTS}, which says how messages are rendered; remove it')
+    return found
+
+
+def of_training(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template arguments of a training row, its tools among them."""
+    return {**(row.get(ARGUMENTS) or {}), **({TOOLS: row[TOOLS]} if row.get(TOOLS) else {})}
+
+
+def media_in(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the type of the first part of a message that is no text, or nothing."""
+    contents = (message.get("content") for message in messages)
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return next((str(part.get("type")) for part in parts if part.get("type") != "text"), "")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,150 @@
+"""What stands around every question: a system message, template arguments, the same words before and after it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from harness import chat
+from harness.check import Flag, TrainingRow, quote, text_of
+from harness.data import HELD_OUT
+from harness.result import Prompt
+
+MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
+FEWEST = 4  # prompts: what fewer have in common may be chance
+LONGEST = 2000  # characters of a frame
+ENDS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
+Aspect = Callable[[Prompt], str | None]
+
+
+def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any]) -> Iterator[Flag]:
+    """Tell system messages, template arguments and frames that one side has and the other has not.
+
+    An evaluation that measures something else may well be asked otherwise, so only what holds for all of them is told.
+    """
+    trained = [prompt for row in rows if not row.row.get(HELD_OUT) and (prompt := prompt_of(row))]
+    asked = {name: [s.input for s in t.samples or () if s.input] for name, t in tasks.items()}
+    for is_chat in (True, False):
+        ours = [p for p in trained if isinstance(p, list) is is_chat]
+        theirs = {n: found for n, several in asked.items() if (found := _of(several, is_chat))}
+        if ours and theirs:
+            if is_chat:
+                yield from _told("system", "system message", system_of, ours, theirs)
+                yield from _told("arguments", "template arguments", _arguments, ours, theirs)
+            yield from _framed(ours, theirs)
+
+
+def frame_of(texts: Sequence[str]) -> tuple[str, str]:
+    """Return the words before and after the questions of nearly all texts: whole lines, or what ends as a label does.
+
+    "Question: Who?\\nAnswer:" among others of its kind has "Question:" and "\\nAnswer:"; words that questions merely
+    have in common are no frame, and neither is their punctuation.
+    """
+    if len(texts) < FEWEST or len(set(texts)) < FEWEST:
+        return "", ""
+    before = _shared([text[:LONGEST] for text in texts])
+    after = _shared([text[-LONGEST:][::-1] for text in texts])[::-1]
+    head = max(before.rfind("\n"), *(before.rfind(end) for end in ENDS)) + 1
+    line, words = after.find("\n"), after.split()
+    if line >= 0:
+        return before[:head], after[line:]
+    label = words[-1] if words and words[-1][-1] in ENDS else ""
+    place = after.rfind(label) if label[:-1] else 0  # 0: a part of a word
+    return before[:head], after[place:] if place else ""
+
+
+def unframed(text: str, frame: tuple[str, str]) -> str:
+    """Return a text without its frame, as far as it has it."""
+    return text.removeprefix(frame[0]).removesuffix(frame[1])
+
+
+def system_of(prompt: Prompt) -> str | None:
+    """Return the system message that a prompt begins with, or None."""
+    first: Mapping[str, Any] = prompt[0] if isinstance(prompt, list) and prompt else {}
+    return str(first.get("content")) if first.get("role") in ("system", "developer") else None
+
+
+def question_of(prompt: Prompt) -> str:
+    """Return what is asked last: a text, or the last message, at whose ends many templates take white space off."""
+    return prompt if isinstance(prompt, str) else text_of(prompt[-1:]).strip()
+
+
+def prompt_of(row: TrainingRow) -> Prompt:
+    """Return a training row's prompt, with its template arguments."""
+    messages = row.row.get("messages")
+    prompt = messages[:-1] if isinstance(messages, list) else row.row.get("prompt", "")
+    if not isinstance(prompt, list):
+        return prompt if isinstance(prompt, str) else ""
+    good = [m for m in prompt if isinstance(m, Mapping)]
+    return chat.joined(good, chat.of_training(row.row)) if len(good) == len(prompt) else ""
+
+
+def _of(prompts: Sequence[Prompt], is_chat: bool) -> list[Prompt]:
+    return [p for p in prompts if isinstance(p, list) is is_chat]
+
+
+def _arguments(prompt: Prompt) -> str | None:
+    given = chat.split(prompt)[1] if isinstance(prompt, list) else {}
+    given |= {chat.TOOLS: "…"} if chat.TOOLS in given else {}  # which tools there are is a part of the question
+    return json.dumps(given, sort_keys=True, default=str) if given else None
+
+
+def _told(
+    kind: str, what: str, of: Aspect, trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]
+) -> Iterator[Flag]:
+    """Tell when no evaluation has what training has, by value, or where values vary, by whether there is one."""
+    ours = Counter(map(of, trained))
+    common = {value for value, n in ours.items() if n >= RARE * len(trained)}
+    varied = common <= {None} and ours.keys() - {None}
+    known = {_there(v) for v in ours} if varied else common
+    for prompts in asked.values():
+        values = [_there(of(p)) if varied else of(p) for p in prompts]
+        if sum(v in known for v in values) >= RARE * len(values):
+            return
+    one, two = ours.most_common(1)[0][0], Counter(of(p) for several in asked.values() for p in several)
+    other = two.most_common(1)[0][0]
+    line = f"{what} in training: {_said(one)}; in evaluation: {_said(other)} ({', '.join(asked)})"
+    yield Flag("warning", line, (), "give both as the model will be used", kind)
+
+
+def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Flag]:
+    """Tell when what stands around the questions of one side stands around none of the other's."""
+    ours = [question_of(p) for p in trained]
+    frame, theirs = frame_of(ours), {name: [question_of(p) for p in prompts] for name, prompts in asked.items()}
+    frames = {name: frame_of(texts) for name, texts in theirs.items()}
+    if all(_lacks(texts, frame) or _lacks(ours, frames[name]) for name, texts in theirs.items()):
+        other = next(iter(frames.values()))
+        line = f"questions in training stand between {_between(frame)}, in evaluation between {_between(other)}"
+        yield Flag("warning", f"{line} ({', '.join(asked)})", (), "give both as the model will be used", "frame")
+
+
+def _lacks(texts: Sequence[str], frame: tuple[str, str]) -> bool:
+    """Say whether next to none of some texts has a frame, or one half of it."""
+    halves = [text.startswith(frame[0]) for text in texts], [text.endswith(frame[1]) for text in texts]
+    return any(sum(half) < RARE * len(texts) for half in halves)
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """Return the longest beginning that nearly all texts have."""
+    found, left = "", list(texts)
+    while left:
+        letter, _ = Counter(text[len(found) : len(found) + 1] for text in left).most_common(1)[0]
+        left = [text for text in left if text[len(found) : len(found) + 1] == letter]
+        if not letter or len(left) < MOST * len(texts):
+            return found
+        found += letter
+    return found
+
+
+def _there(value: str | None) -> str | None:
+    return None if value is None else ""
+
+
+def _said(value: str | None) -> str:
+    return "none" if value is None else quote(value, 60)
+
+
+def _between(frame: tuple[str, str]) -> str:
+    return f"{quote(frame[0], 40)} and {quote(frame[1], 40)}"
