@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.result import Prompt
 from harness.subject import Logprob, ModelRef, Sampling
 from harness_hf import generation, models, sources
-from harness_hf.scoring import Scored, Scorer
+from harness_hf.scoring import Scored, Scorer, not_causal
 from harness_hf.tokens import Pair, Tokens
 
 T = TypeVar("T")
@@ -38,9 +38,12 @@ class HFSubject:
         self.parameters = sum(sources.parameters_of(f) for f in files)
         self.nbytes = sum(sources.bytes_of(f) for f in files)
         self.scorer = Scorer(model, self.context, **options)
-        self.notes = []
-        if why := self.scorer.why_plain:
-            self.notes.append(f"{ref.name}: prompts are not shared, each row is computed whole: {why}")
+        self.notes: list[str] = []
+        self._told: set[str] = set()
+        self._tell_why_plain()
+        if not self.scorer.packs and (why := not_causal(model)):
+            what = f'model "{ref.name}": {type(model).__name__} {why}'
+            raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
@@ -78,6 +81,7 @@ class HFSubject:
                 stop=stop,
                 context=self.context,
                 sampling=sampling if sampling and sampling.temperature > 0 else None,
+                tell=self._tell,
             )
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
@@ -106,6 +110,7 @@ class HFSubject:
                 waiting[i] -= 1
                 if not waiting[i]:
                     yield i, Logprob(sums[i].total, sums[i].tokens, len(pairs[i][1].encode()), sums[i].greedy)
+        self._tell_why_plain()
 
     @property
     def prefix(self) -> str:
@@ -137,6 +142,12 @@ class HFSubject:
 
     def _divergences(self, windows: list[Pair], against: HFSubject) -> list[float]:
         totals = [0.0] * len(windows)
+        for subject in (self, against):
+            with subject._active():
+                subject.scorer.probe(windows)
+        if self.scorer.packs != against.scorer.packs:  # they read the same rows
+            for subject in (self, against):
+                subject.scorer.packs = False
         for row in self.scorer.rows(windows, positions=256):
             with against._active():
                 theirs = against.scorer.logits(row)
@@ -170,6 +181,16 @@ class HFSubject:
             end = min(start + size, len(ids))
             windows.append((ids[max(end - size - 1, 0) : start], ids[start:end]))
         return windows
+
+    def _tell_why_plain(self) -> None:
+        if why := self.scorer.why_plain:
+            self._tell(f"prompts are not shared, each row is computed whole: {why}")
+
+    def _tell(self, what: str) -> None:
+        """Note something once."""
+        if what not in self._told:
+            self._told.add(what)
+            self.notes.append(f"{self.name}: {what}")
 
     @contextmanager
     def _active(self) -> Iterator[None]:

@@ -214,8 +214,11 @@ def test_memory_running_out_halves_the_budget(subject: Any, monkeypatch: pytest.
 
 
 def test_a_wrong_fast_path_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When sharing is not valid for a model, the pairs scored both ways disagree and the call fails."""
+    """When sharing is not valid for a model, it is given up, and told; found out later, the call fails."""
     monkeypatch.setattr(subject.scorer, "_mask", lambda row: None)  # every token then sees its neighbours' too
+    assert_parity(subject, few_shot())
+    assert "with shared prefixes a continuation has" in subject.notes[0]
+    subject.scorer.packs, subject.scorer.run = True, 10**6  # enough of them that some are checked
     with pytest.raises(RuntimeError, match="set reference = true"):
         subject.logprobs(few_shot())
 
@@ -317,6 +320,7 @@ def test_rotary_families_are_packed(family: str, tiny_model: Path, tmp_path: Pat
     with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32", batch_tokens=90) as (subject,):
         assert subject.scorer.packs
         assert_parity(subject, few_shot(3))
+        assert subject.scorer.packs
         prompts = ["Hello there", "Once", "One and two and"]
         alone = [subject.generate([p], max_new_tokens=5)[0] for p in prompts]
         assert subject.generate(prompts, max_new_tokens=5) == alone
