@@ -94,11 +94,12 @@ class HFSubject:
         """Score each continuation after its prompt, or without one a whole text, in windows if it is long.
 
         Yields (number, score) as they are done. Raises UsageError when a continuation is empty, and when a prompt
-        and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning.
+        and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning. It
+        does all as lm_eval does: a whole text has two BOS before it where the tokenizer adds one itself.
         """
         windows: list[list[Pair]] = []
-        for (prompt, _), (context, target) in zip(pairs, self.tokens.pairs(pairs), strict=True):
-            windows.append([self._fitting(context, target, truncate)] if prompt else self._rolling(target))
+        for (prompt, _), (context, target) in zip(pairs, self.tokens.pairs(pairs, as_lm_eval=truncate), strict=True):
+            windows.append([self._fitting(context, target, truncate)] if prompt else self._rolling(context, target))
         owners = [i for i, several in enumerate(windows) for _ in several]
         waiting = [len(several) for several in windows]
         sums = [Scored() for _ in windows]
@@ -130,15 +131,16 @@ class HFSubject:
 
         Both models must have the vocabulary and the tokenizer in common; raises UsageError when they do not.
         """
-        encoded = self.tokens.texts(texts)
-        if against.tokens.texts(texts) != encoded:
+        encoded = self.tokens.pairs([("", text) for text in texts])
+        if against.tokens.pairs([("", text) for text in texts]) != encoded:
             raise UsageError(
                 f'drift: "{self.name}" and "{against.name}" tokenise differently, so they cannot be compared'
             )
-        windows = [self._rolling(ids) for ids in encoded]
+        windows = [self._rolling(*pair) for pair in encoded]
         flat = [window for several in windows for window in several]
         sums = iter(self._divergences(flat, against))
-        return [(sum(next(sums) for _ in several), len(ids)) for several, ids in zip(windows, encoded, strict=True)]
+        sizes = [len(target) for _, target in encoded]
+        return [(sum(next(sums) for _ in several), size) for several, size in zip(windows, sizes, strict=True)]
 
     def _divergences(self, windows: list[Pair], against: HFSubject) -> list[float]:
         totals = [0.0] * len(windows)
@@ -173,11 +175,12 @@ class HFSubject:
             )
         return context[max(0, length - self.context - 1) :], target
 
-    def _rolling(self, ids: list[int]) -> list[Pair]:
+    def _rolling(self, context: list[int], ids: list[int]) -> list[Pair]:
         """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
-        first, size = ids[: self.context], self.context
-        windows = [([self.tokens.prefix], first)] if first else []
-        for start in range(size, len(ids), size):
+        size = self.context
+        begun = size + 1 - len(context)  # tokens of the first window
+        windows = [(context, ids[:begun])] if ids else []
+        for start in range(begun, len(ids), size):
             end = min(start + size, len(ids))
             windows.append((ids[max(end - size - 1, 0) : start], ids[start:end]))
         return windows
