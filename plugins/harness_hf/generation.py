@@ -54,7 +54,8 @@ def generate(
     forward gives; its answers are computed without. Raises RuntimeError when the model's logits are not finite,
     UsageError when not even one row fits in memory.
     """
-    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model)), tuple(stop))
+    special = {i for i in map(tokens.special, stop) if i is not None}  # decoded text does not show them
+    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(stop))
     seeds = sampling.seeds if sampling else (None,) * len(prompts)
     answers = [
         Answer(i, p, min(max_new_tokens, context - len(p)), ending, seed)

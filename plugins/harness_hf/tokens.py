@@ -122,6 +122,11 @@ class Tokens:
         added = self.tokenizer.added_tokens_decoder
         return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
 
+    def special(self, text: str) -> int | None:
+        """Return the special token that a text is, or None."""
+        found = self.tokenizer.convert_tokens_to_ids(text)  # an unknown text is the unknown token
+        return found if found in self._special and self.tokenizer.convert_ids_to_tokens(found) == text else None
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 

@@ -98,6 +98,20 @@ def test_a_stop_string_over_several_tokens_is_found(subject: Any) -> None:
     assert subject.generate(PROMPTS[:1], max_new_tokens=32, stop=[full[4:12]]) == [full[: full.find(full[4:12])]]
 
 
+def test_a_stop_string_may_be_a_special_token(subject: Any) -> None:
+    """It is in no decoded text, so the answer ends at the token itself, as in lm_eval."""
+    full, forwards = subject.generate(PROMPTS[:1], max_new_tokens=8)[0], []
+
+    def fourth(_: Any, __: Any, out: Any) -> Any:
+        forwards.append(1)
+        return out.index_fill(-1, torch.tensor([3]), 99.0) if len(forwards) == 4 else out
+
+    subject.model.lm_head.register_forward_hook(fourth)
+    ids = subject.tokens.tokenizer(full, add_special_tokens=False)["input_ids"][:3]
+    assert subject.generate(PROMPTS[:1], max_new_tokens=8, stop=["<unk>"]) == [subject.tokens.decode(ids)]
+    assert len(forwards) == 4
+
+
 def test_the_end_of_a_turn_is_a_stop_token(subject: Any) -> None:
     """EOS and what ends a turn in the chat template both end an answer, though only one of them is eos."""
     tokenizer = subject.tokens.tokenizer
