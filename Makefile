@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 
 FUZZ ?= 300s
 
-.PHONY: demo test fuzz mutations smoke check fix bench bench-merge bench-verify simulate clean
+.PHONY: demo test fuzz mutations smoke check fix bench bench-merge bench-verify architectures simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -37,6 +37,10 @@ fix: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench
+
+# every causal class of the installed transformers, small and random: 6 minutes on one core; docs/architectures.md
+architectures: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.architectures
 
 # how often each test of a gate is wrong: about 4 minutes on one core; writes the tables of docs/statistics.md
 simulate: $(READY)

@@ -39,11 +39,11 @@ def measure(setting: Setting, *, passages: int = 60, batches: Sequence[int] = (1
 
 
 def ours(setting: Setting, passages: int) -> dict[str, Any]:
-    """Score with our subject."""
+    """Score with our subject, in lm_eval's form: behind the BOS that stands before every text, a second one."""
     asked = _texts(passages)
     with setting.ours() as [subject]:
-        subject.logprobs([("", WARM)])
-        found, seconds = setting.timed(lambda: subject.logprobs([("", text) for text in asked]))
+        subject.logprobs([("", WARM)], truncate=True)
+        found, seconds = setting.timed(lambda: subject.logprobs([("", text) for text in asked], truncate=True))
     nats = [f.total for f in found]
     return {"texts": len(asked), "tokens": sum(f.tokens for f in found), "seconds": seconds, "nats": nats}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.copies import told_options
 from harness.gate import Verdict
-from harness.gguf import gguf_of
+from harness.gguf import FACTORS, gguf_of, read_gguf
 from harness.report import Run
 from harness.secrets import hide, struck
 from harness.subject import ModelRef
@@ -23,6 +23,10 @@ from harness.suite import Export, Suite
 from harness.text import code, markdown, spelt
 
 VLLM_RANK = 16  # the largest it serves unless told otherwise
+SCALED = (
+    f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read from a GGUF file: loaded"
+    " there it is another model, so use llama.cpp, or the harness."
+)
 LICENCES = {  # how a licence's text begins -> the Hub's name for it
     "apache license": "apache-2.0",
     "mit license": "mit",
@@ -88,6 +92,7 @@ def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
 
 def use(ref: ModelRef, base: str) -> str:
     """Say how to load and how to serve what was exported."""
+    careful = ""
     if ref.adapter:
         load = [
             "from peft import PeftModel",
@@ -108,6 +113,8 @@ def use(ref: ModelRef, base: str) -> str:
             'model.create_chat_completion([{"role": "user", "content": "…"}])',
         ]
         serve = f"llama-server -m {shlex.quote(spelt(f'model/{single.name}'))}"
+        if FACTORS in read_gguf(single).tensors:
+            careful = SCALED
     else:
         load = [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -118,7 +125,7 @@ def use(ref: ModelRef, base: str) -> str:
         serve = "vllm serve model"
         if method := _quantised_by(Path(ref.path)):
             load.insert(0, f"# in fewer bits: needs {spelt(method)} beside transformers")
-    return "\n".join(["```python", *load, "```", "", "```bash", serve, "```"])
+    return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
 
 
 def _swapped(declared: Export, run: Run) -> str:

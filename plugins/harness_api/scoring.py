@@ -47,7 +47,7 @@ class Scoring:
     def _by_tokens(
         self, tokens: ServerTokens, prompt: Prompt, text: str, truncate: bool, stop: threading.Event
     ) -> Logprob:
-        pair = tokens.pair(prompt, text, stop)
+        pair = tokens.pair(prompt, text, stop, as_lm_eval=truncate)
         windows = [self._fitting(pair, text, truncate)] if prompt else self._rolling(pair)
         found = [p for window in windows for p in self._window(window, text, stop)]
         whole = bool(prompt or tokens.prefix)  # else the text's first token is given, and counts in nothing

@@ -49,24 +49,29 @@ class ServerTokens:
                 self._known[key] = self._ask(stop, **fields_of(prompt), add_generation_prompt=True)
         return self._known[key]
 
-    def pair(self, prompt: Prompt, text: str, stop: threading.Event = NEVER) -> Pair:
-        """Return the tokens of a prompt and of its continuation, split as lm_eval and the loader "hf" split them.
+    def pair(self, prompt: Prompt, text: str, stop: threading.Event = NEVER, *, as_lm_eval: bool = False) -> Pair:
+        """Return the tokens of a prompt and of its continuation, split as the loader "hf" splits them.
 
         The whole is encoded, the prompt is encoded, spaces that end the prompt go with the continuation. Where a token
         straddles the boundary, and after messages, the continuation is encoded by itself. Without a prompt the context
-        is the prefix, and without that the text's own first token, which then is not scored.
+        is the BOS that the server puts there, or the prefix, and without both the text's own first token, which then
+        is not scored. `as_lm_eval` cuts what straddles where the prompt's tokens end, and scores the server's BOS too.
         """
         if not isinstance(prompt, str):
             return self.prompt(prompt, stop), self.plain(text, stop)
         if prompt == "":
-            ids = self._fronted(self.plain(text, stop))  # with its BOS after the prefix: lm_eval scores that too
-            return (self.prefix, ids) if self.prefix else (ids[:1], ids[1:])
-        context = self.prompt(prompt.rstrip(), stop) if prompt.strip() else self.prefix
+            ids = self._fronted(self.plain(text, stop))
+            if self.prefix and (as_lm_eval or ids[: len(self.prefix)] != self.prefix):
+                return self.prefix, ids
+            given = len(self.prefix) or 1
+            return ids[:given], ids[given:]
+        start = prompt.rstrip()
+        context = self.prompt(start, stop) if start else self.prefix
         whole = self._fronted(self.plain(prompt + text, stop))
         if not context:
             raise UsageError(f"{self.server.where}: a prompt is blank and there is no BOS before it; set prefix")
-        split = whole[: len(context)] == context and len(whole) > len(context)
-        return context, whole[len(context) :] if split else self.plain(text, stop)
+        straddled = len(whole) <= len(context) or (whole[: len(context)] != context and not as_lm_eval)
+        return context, self.plain((prompt + text)[len(start) :], stop) if straddled else whole[len(context) :]
 
     def count(self, pairs: Sequence[tuple[Prompt, str]], workers: int) -> list[int]:
         """Count the tokens of each prompt and continuation together."""

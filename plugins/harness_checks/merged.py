@@ -13,9 +13,9 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from harness.check import Flag, TrainingRow, quote
+from harness.check import Flag, Severity, TrainingRow, quote
 from harness.subject import ModelRef
-from harness_checks.batches import FIXTURES
+from harness_checks import beside
 from harness_checks.frames import prompt_of
 
 WEIGHTS = "adapter_model.safetensors"
@@ -103,11 +103,13 @@ def differs_from_adapter(
 
 
 def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Flag]:
-    """A tokenizer that is not the base's, or embeddings that do not fit it.
+    """A tokenizer, chat template or configuration that is not the base's, or embeddings that do not fit.
 
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
-    input and output embeddings (transformers#45127, unsloth#9331). Three conversations and texts must give the same
-    ids as before, and there must be an embedding for every token.
+    input and output embeddings (transformers#45127, unsloth#9331). tokenizer.json, chat template, config.json and
+    generation_config.json must say what the base's say, as the libraries read them; three texts must give the same ids
+    as before, and there must be an embedding for every token. A note names what generation_config.json makes servers
+    do, and an evaluation here does not: sampling, and a penalty on repetition.
     """
     if not (Path(base.path) / "tokenizer_config.json").is_file():
         return
@@ -124,9 +126,22 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Flag]:
         yield Flag("error", what, (), "copy the base's tokenizer", "special")
     if odd := [quote(text) for text in PLAIN if before(text)["input_ids"] != after(text)["input_ids"]]:
         yield Flag("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
-    if bool(before.chat_template) != bool(after.chat_template) or _rendered(before) != _rendered(after):
+    if odd := beside.template(before.chat_template, after.chat_template):
         what = "the chat template is not the base's"
-        yield Flag("error", what, (), "copy chat_template.jinja from the base, unless you meant to", "template")
+        yield Flag("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
+    folders = Path(base.path), Path(merged.path)
+    for name, found, kind in (
+        ("tokenizer.json", beside.tokenizer(*folders), "tokenizer"),
+        ("config.json", beside.config(*folders), "config"),
+        ("generation_config.json", beside.generation(*folders), "generation"),
+    ):
+        if found:
+            fix = f"copy {name} from the base, unless you meant to"
+            how: Severity = "warning" if kind == "generation" else "error"  # which nothing here obeys
+            yield Flag(how, f"{name} is not the base's", found, fix, kind)
+    if said := beside.served(folders[1]):
+        what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
+        yield Flag("note", what, (), "serve it with the options with which it was evaluated", "served")
     rows = _embeddings(Path(merged.path))
     if rows and rows < len(after):
         what = f"{rows} embeddings for {len(after)} tokens"
@@ -277,16 +292,6 @@ def _sums(base: Path, merged: Path, adapter: Path) -> dict[str, _Sum]:
             if before.shape == after.shape and after.is_floating_point():
                 parts = merge.blocks(name, before, partial(_Sum.of_block, before, after))
                 found[name] = reduce(add, parts, _Sum())
-    return found
-
-
-def _rendered(tokenizer: Any) -> list[str]:
-    found = []
-    for messages in FIXTURES if tokenizer.chat_template else ():
-        try:
-            found.append(str(tokenizer.apply_chat_template(messages, tokenize=False)))
-        except Exception:  # a template with rules of its own about turns
-            found.append("")
     return found
 
 

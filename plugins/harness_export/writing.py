@@ -20,9 +20,9 @@ from safetensors import safe_open
 
 from harness.errors import Finding, UsageError
 from harness.evidence import template_digest
+from harness.gguf import FACTORS
 from harness_export.llama import Llama, name_of, read_config, reorder
 from harness_export.vocabulary import metadata_of
-from harness_hf.restore import FACTORS
 from harness_hf.sources import resolve
 from harness_hf.tokens import Tokens
 from harness_lora.headers import Header, read_headers

@@ -9,11 +9,13 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import pad
@@ -22,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from harness.errors import Finding, UsageError
 from harness.subject import Sampling
 from harness_hf.packing import common
-from harness_hf.scoring import out_of_memory, unshareable
+from harness_hf.scoring import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.tokens import Tokens
 
 ROWS = 64  # answered at a time, at most
@@ -30,6 +32,8 @@ KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at m
 PREFILL = 2048  # prompt tokens of one forward pass
 WORTH_SHARING = 32  # tokens: a shorter beginning in common is run with each prompt
 GROWTH = 64  # columns added to the cache at a time
+TRIAL = (32, 4)  # tokens of a prompt, and of its answer, on which a way to answer is tried
+LIKELY = 10  # tokens whose log-probabilities are compared
 
 
 def generate(
@@ -41,31 +45,36 @@ def generate(
     stop: Sequence[str],
     context: int,
     sampling: Sampling | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[int, str]]:
     """Answer prompts; yield (number of the prompt, answer) as soon as an answer ends.
 
     A text ends before the first stop string or stop token, or where the context ends. In float32 the answers do not
-    depend on which prompts are answered together. Raises RuntimeError when the model's logits are not finite,
+    depend on which prompts are answered together. `tell` hears of a model whose cache does not give what a plain
+    forward gives; its answers are computed without. Raises RuntimeError when the model's logits are not finite,
     UsageError when not even one row fits in memory.
     """
-    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model)), tuple(stop))
+    special = {i for i in map(tokens.special, stop) if i is not None}  # decoded text does not show them
+    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(stop))
     seeds = sampling.seeds if sampling else (None,) * len(prompts)
     answers = [
         Answer(i, p, min(max_new_tokens, context - len(p)), ending, seed)
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
     choose = Draw(sampling) if sampling else likeliest
-    if max_new_tokens < 1:
-        finished: Iterable[Answer] = answers
-    elif unshareable(model):
-        finished = (_one(model, answer, choose) for answer in answers)
-    else:
-        finished = _many(model, answers, choose) if answers else ()
+    finished: Iterable[Answer] = answers
+    if max_new_tokens > 0 and answers:
+        way = _way(model, answers)
+        if way is _whole:
+            tell("it has no cache that gives what a plain forward gives: answers are computed whole, token by token")
+        finished = way(model, answers, choose)
     for answer in finished:
         yield answer.number, answer.text()
 
 
 Choose = Callable[[torch.Tensor, Sequence["Answer"]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)
+Way = Callable[[Any, Sequence["Answer"], Choose], Iterator["Answer"]]
+FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 
 
 def likeliest(logits: torch.Tensor, _: Sequence[Answer]) -> torch.Tensor:
@@ -142,6 +151,47 @@ class Answer:
 
     def text(self) -> str:
         return self.ending.cut(self.ending.tokens.decode(self.ids))
+
+
+def _way(model: Any, answers: Sequence[Answer]) -> Way:
+    """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
+    if model not in FOUND:
+        length, new = TRIAL
+        prompts = sorted((answer.prompt for answer in answers), key=len)
+        ending = Ending(answers[0].ending.tokens, frozenset(), ())
+        pieces = [Answer(i, p[-length:], new, ending) for i, p in enumerate([prompts[0], prompts[-1]])]
+        tried = [] if unshareable(model) else [_many]
+        tried += [_alone] if "cache" in inspect.signature(model.forward).parameters else []
+        FOUND[model] = next((way for way in tried if _right(model, way, pieces)), _whole)
+    return FOUND[model]
+
+
+def _right(model: Any, way: Way, answers: Sequence[Answer]) -> bool:
+    """Answer one way, and compare the logits of the last tokens with those of a plain forward."""
+    last: dict[int, torch.Tensor] = {}
+
+    def choose(logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+        last.update((answer.number, row) for answer, row in zip(answers, logits.float(), strict=True))
+        return logits.argmax(-1)
+
+    answers = [replace(answer, ids=[]) for answer in answers]
+    try:
+        for _ in way(model, answers, choose):
+            pass
+        with torch.inference_mode():
+            plain = [_plain(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
+    except Finding:
+        return True  # not finite: told when it answers
+    except Exception as error:
+        if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        return False
+    for i, wanted in enumerate(plain):
+        likely = wanted.topk(min(LIKELY, len(wanted))).indices
+        apart = (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max()
+        if apart > ONCE[precision(model)]:
+            return False
+    return True
 
 
 def _many(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
@@ -311,17 +361,40 @@ def _left(x: torch.Tensor, length: int, dim: int) -> torch.Tensor:
     return pad(x, (missing, 0) if dim == -1 else (0, 0, missing, 0))
 
 
-@torch.inference_mode()
-def _one(model: Any, answer: Answer, choose: Choose) -> Answer:
-    """Answer a prompt by itself with the model's own cache: for models whose layers are not plain attention."""
-    cache, ids = None, answer.prompt
-    for _ in range(answer.limit):
-        done = model(input_ids=torch.tensor([ids], device=model.device), cache=cache, use_cache=True)
-        token = int(_chosen(done.logits[:, -1], [answer], choose))
-        if not answer.take(token):
-            break
-        cache, ids = done.cache, [token]
-    return answer
+def _alone(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+    """Answer one by one with the model's own cache: for models whose layers are not plain attention."""
+    takes, switch = inspect.signature(model.forward).parameters, switch_of(model)
+    for answer in answers:
+        cache, seen, ended = None, 0, False
+        while not ended:
+            ids = answer.prompt + answer.ids
+            if cache is None or seen <= switch < len(ids):  # what is kept was turned otherwise
+                cache, seen = None, 0
+            options: dict[str, Any] = {"cache": cache, "use_cache": True}
+            if "position_ids" in takes:  # without them some models count from 0 at every token
+                options["position_ids"] = torch.arange(seen, len(ids), device=model.device)[None]
+            with torch.inference_mode():
+                done = model(input_ids=torch.tensor([ids[seen:]], device=model.device), **options)
+                token = int(_chosen(done.logits[:, -1], [answer], choose))
+            cache, seen, ended = getattr(done, "cache", None), len(ids), not answer.take(token)
+        yield answer
+
+
+def _whole(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+    """Answer one by one, without a cache: right wherever a plain forward is."""
+    for answer in answers:
+        ended = False
+        while not ended:
+            with torch.inference_mode():
+                logits = _plain(model, answer.prompt + answer.ids)[None]
+                ended = not answer.take(int(_chosen(logits, [answer], choose)))
+        yield answer
+
+
+def _plain(model: Any, ids: list[int]) -> torch.Tensor:
+    """Return the logits (V) after some tokens."""
+    logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+    return logits
 
 
 def _chosen(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.gguf import Gguf
+from harness.gguf import FACTORS, Gguf
 from harness_hf import splits
 
 STOPS = ("eos", "eot", "eom")  # end of text, of turn, of message
-FACTORS = "rope_freqs.weight"  # what each rotary frequency is divided by
 
 
 def check(file: Path, found: Gguf) -> None:

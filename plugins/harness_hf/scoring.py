@@ -32,6 +32,7 @@ PROBE = (20, 12, 6)  # tokens on which sharing is tried first: of two contexts' 
 ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
 ON_AVERAGE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
 FEW = 8  # pairs; an average of fewer says little
+AHEAD = range(5, 21)  # tokens, of which the first half is run without the others too
 
 
 @dataclass
@@ -111,8 +112,10 @@ class Scorer:
 
     def _packed(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
         """Score in rows; when memory runs out, halve the budget and go on with what is not done."""
-        if len(pairs) > 1 and not self.probed:
-            self._probe(pairs)
+        self.probe(pairs)
+        if not self.packs:
+            yield from self._plain(pairs)
+            return
         found = [Scored() for _ in pairs]
         while left := [i for i, (_, target) in enumerate(pairs) if found[i].tokens < len(target)]:
             for i in left:
@@ -219,10 +222,28 @@ class Scorer:
     def _batches(self, inputs: Sequence[list[int]]) -> Iterator[list[int]]:
         """Group inputs of like lengths, the longest first, at most `budget` tokens with their padding."""
         order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
+        switch = switch_of(self.model)
         while order:
-            size = max(1, self.budget // max(1, len(inputs[order[0]])))
+            longest = len(inputs[order[0]])
+            size = max(1, self.budget // max(1, longest))
+            # In company with a longer row a short one would be turned as that is.
+            size = next((n for n, i in enumerate(order[:size]) if len(inputs[i]) <= switch < longest), size)
             yield order[:size]
             order = order[size:]
+
+    def probe(self, pairs: Sequence[Pair]) -> None:
+        """Try sharing once, and give it up for a model whose scores it changes; `why_plain` says so."""
+        if self.probed or not self.packs or len(pairs) < 2:
+            return
+        try:
+            self._probe(pairs)
+        except Exception as error:
+            if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+                raise
+            self._forget()
+            self.packs, self.apart = False, []
+            self.why_plain = f"they were tried, and failed: {' '.join(str(error).split())[:200]}"
+        self.probed = True
 
     def _probe(self, pairs: Sequence[Pair]) -> None:
         """Try sharing on pieces of two pairs, behind what they begin with in common: it costs next to nothing."""
@@ -239,7 +260,6 @@ class Scorer:
         self._forget()
         for i, alone in self._plain(pieces):
             self._compare(shared[i], alone)
-        self.probed = True
 
     def _check(self, number: int, pairs: Sequence[Pair], found: Sequence[Scored]) -> None:
         """Score a pair the plain way too, while that costs little."""
@@ -255,7 +275,7 @@ class Scorer:
         if math.isnan(alone.total) and math.isnan(shared.total):
             return  # a broken model, not a broken scorer
         self.apart.append(abs(alone.total - shared.total) / max(1, alone.tokens))
-        rough = _precision(self.model)
+        rough = precision(self.model)
         average = math.fsum(self.apart) / len(self.apart)
         if self.apart[-1] <= ONCE[rough] and (average <= ON_AVERAGE[rough] or len(self.apart) < FEW):
             return
@@ -276,20 +296,48 @@ def unshareable(model: Any) -> str:
 
     config = model.config.get_text_config()
     takes = inspect.signature(model.forward).parameters
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default")
+    kind = next((kind for rope in _ropes(model) if (kind := rope.get("rope_type")) in ("dynamic", "longrope")), "")
     layers = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}
     reasons = {
         "it takes no positions, mask or cache": not {"position_ids", "cache", "logits_to_keep", "attention_mask"}
         <= takes.keys(),
         "its attention takes no mask of its own": getattr(config, "_attn_implementation", None)
         not in ("sdpa", "eager"),
-        "its positions are not rotary": not any(name.endswith("rotary_emb") for name, _ in model.named_modules()),
-        f"its rotary positions are {kind}": kind in ("dynamic", "longrope"),
+        "its positions are not rotary": getattr(config, "alibi", False)
+        or not any(name.endswith("rotary_emb") for name, _ in model.named_modules()),
+        f"its rotary positions are {kind}": bool(kind),
         "it is not causal": not getattr(config, "is_causal", True),
         f"its layers keep {', '.join(sorted(layers))}": bool(layers),
     }
     return next((why for why, so in reasons.items() if so), "")
+
+
+def switch_of(model: Any) -> float:
+    """Return the tokens beyond which a model turns all its positions otherwise (LongRoPE), or infinity."""
+    lengths = [r["original_max_position_embeddings"] for r in _ropes(model) if r.get("rope_type") == "longrope"]
+    return min(lengths, default=math.inf)
+
+
+def _ropes(model: Any) -> list[dict[str, Any]]:
+    """Return a model's rotary settings, one dictionary or one for each kind of its layers."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return [rope, *(part for part in rope.values() if isinstance(part, dict))]
+
+
+def not_causal(model: Any) -> str:
+    """Return why a model cannot score or answer: it does not run on tokens alone, or looks ahead; else nothing."""
+    ids = torch.tensor([[i % model.config.get_text_config().vocab_size for i in AHEAD]], device=model.device)
+    half = len(AHEAD) // 2
+    try:
+        with torch.inference_mode():
+            alone, followed = (model(input_ids=some, use_cache=False).logits for some in (ids[:, :half], ids))
+            apart = (alone[0].float().log_softmax(-1) - followed[0, :half].float().log_softmax(-1)).abs()
+            apart = apart.gather(-1, alone[0].topk(1).indices).max()
+    except Exception as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            raise
+        return f"cannot be run on tokens alone: {' '.join(str(error).split())[:200]}"
+    return "is not causal: what follows a token changes its prediction" if apart > ONCE[precision(model)] else ""
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -311,7 +359,7 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
     return logprobs.double().tolist(), greedy.tolist()
 
 
-def _precision(model: Any) -> torch.dtype:
+def precision(model: Any) -> torch.dtype:
     """Return the coarsest dtype the model computes in."""
     computes = {getattr(module, "compute_dtype", None) for module in model.modules()}
     rough = {torch.bfloat16, torch.float16} & {model.dtype, *computes}

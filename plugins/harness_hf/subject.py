@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.result import Prompt
 from harness.subject import Logprob, ModelRef, Sampling
 from harness_hf import generation, models, sources
-from harness_hf.scoring import Scored, Scorer
+from harness_hf.scoring import Scored, Scorer, not_causal
 from harness_hf.tokens import Pair, Tokens
 
 T = TypeVar("T")
@@ -38,9 +38,12 @@ class HFSubject:
         self.parameters = sum(sources.parameters_of(f) for f in files)
         self.nbytes = sum(sources.bytes_of(f) for f in files)
         self.scorer = Scorer(model, self.context, **options)
-        self.notes = []
-        if why := self.scorer.why_plain:
-            self.notes.append(f"{ref.name}: prompts are not shared, each row is computed whole: {why}")
+        self.notes: list[str] = []
+        self._told: set[str] = set()
+        self._tell_why_plain()
+        if not self.scorer.packs and (why := not_causal(model)):
+            what = f'model "{ref.name}": {type(model).__name__} {why}'
+            raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
@@ -78,6 +81,7 @@ class HFSubject:
                 stop=stop,
                 context=self.context,
                 sampling=sampling if sampling and sampling.temperature > 0 else None,
+                tell=self._tell,
             )
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
@@ -90,11 +94,12 @@ class HFSubject:
         """Score each continuation after its prompt, or without one a whole text, in windows if it is long.
 
         Yields (number, score) as they are done. Raises UsageError when a continuation is empty, and when a prompt
-        and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning.
+        and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning. It
+        does all as lm_eval does: a whole text has two BOS before it where the tokenizer adds one itself.
         """
         windows: list[list[Pair]] = []
-        for (prompt, _), (context, target) in zip(pairs, self.tokens.pairs(pairs), strict=True):
-            windows.append([self._fitting(context, target, truncate)] if prompt else self._rolling(target))
+        for (prompt, _), (context, target) in zip(pairs, self.tokens.pairs(pairs, as_lm_eval=truncate), strict=True):
+            windows.append([self._fitting(context, target, truncate)] if prompt else self._rolling(context, target))
         owners = [i for i, several in enumerate(windows) for _ in several]
         waiting = [len(several) for several in windows]
         sums = [Scored() for _ in windows]
@@ -106,6 +111,7 @@ class HFSubject:
                 waiting[i] -= 1
                 if not waiting[i]:
                     yield i, Logprob(sums[i].total, sums[i].tokens, len(pairs[i][1].encode()), sums[i].greedy)
+        self._tell_why_plain()
 
     @property
     def prefix(self) -> str:
@@ -125,18 +131,25 @@ class HFSubject:
 
         Both models must have the vocabulary and the tokenizer in common; raises UsageError when they do not.
         """
-        encoded = self.tokens.texts(texts)
-        if against.tokens.texts(texts) != encoded:
+        encoded = self.tokens.pairs([("", text) for text in texts])
+        if against.tokens.pairs([("", text) for text in texts]) != encoded:
             raise UsageError(
                 f'drift: "{self.name}" and "{against.name}" tokenise differently, so they cannot be compared'
             )
-        windows = [self._rolling(ids) for ids in encoded]
+        windows = [self._rolling(*pair) for pair in encoded]
         flat = [window for several in windows for window in several]
         sums = iter(self._divergences(flat, against))
-        return [(sum(next(sums) for _ in several), len(ids)) for several, ids in zip(windows, encoded, strict=True)]
+        sizes = [len(target) for _, target in encoded]
+        return [(sum(next(sums) for _ in several), size) for several, size in zip(windows, sizes, strict=True)]
 
     def _divergences(self, windows: list[Pair], against: HFSubject) -> list[float]:
         totals = [0.0] * len(windows)
+        for subject in (self, against):
+            with subject._active():
+                subject.scorer.probe(windows)
+        if self.scorer.packs != against.scorer.packs:  # they read the same rows
+            for subject in (self, against):
+                subject.scorer.packs = False
         for row in self.scorer.rows(windows, positions=256):
             with against._active():
                 theirs = against.scorer.logits(row)
@@ -162,14 +175,25 @@ class HFSubject:
             )
         return context[max(0, length - self.context - 1) :], target
 
-    def _rolling(self, ids: list[int]) -> list[Pair]:
+    def _rolling(self, context: list[int], ids: list[int]) -> list[Pair]:
         """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
-        first, size = ids[: self.context], self.context
-        windows = [([self.tokens.prefix], first)] if first else []
-        for start in range(size, len(ids), size):
+        size = self.context
+        begun = size + 1 - len(context)  # tokens of the first window
+        windows = [(context, ids[:begun])] if ids else []
+        for start in range(begun, len(ids), size):
             end = min(start + size, len(ids))
             windows.append((ids[max(end - size - 1, 0) : start], ids[start:end]))
         return windows
+
+    def _tell_why_plain(self) -> None:
+        if why := self.scorer.why_plain:
+            self._tell(f"prompts are not shared, each row is computed whole: {why}")
+
+    def _tell(self, what: str) -> None:
+        """Note something once."""
+        if what not in self._told:
+            self._told.add(what)
+            self.notes.append(f"{self.name}: {what}")
 
     @contextmanager
     def _active(self) -> Iterator[None]:

@@ -71,28 +71,41 @@ class Tokens:
         except Exception as error:  # whatever the template raises about the roles it was given
             raise UsageError(f"chat template: refuses the messages: {' '.join(str(error).split())}") from None
 
-    def pairs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Pair]:
-        """Encode prompts and their continuations; an empty prompt gives an empty context.
+    def pairs(self, pairs: Sequence[tuple[Prompt, str]], *, as_lm_eval: bool = False) -> list[Pair]:
+        """Encode prompts and their continuations; without a prompt the context is the BOS before every text.
 
-        Text is split as lm_eval splits it: the whole is encoded, the context is encoded, spaces that end the
-        context go with the continuation. After messages the continuation is encoded by itself.
+        The whole is encoded, the context is encoded, spaces that end the context go with the continuation. After
+        messages, and where a token straddles the boundary, the continuation is encoded by itself. `as_lm_eval` cuts
+        what straddles where the context's tokens end, and scores the BOS that the tokenizer adds to a whole text as
+        well, behind another one.
         """
         contexts = [prompt.rstrip() if isinstance(prompt, str) else prompt for prompt, _ in pairs]
         wholes = [prompt + text if isinstance(prompt, str) else text for prompt, text in pairs]
         firsts: dict[str, int] = {}  # a context that many continuations share is encoded once
         keys = [firsts.setdefault(repr(context), i) for i, context in enumerate(contexts)]
         encoded = dict(zip(firsts.values(), self.prompts([contexts[i] for i in firsts.values()]), strict=True))
-        rest = zip(pairs, keys, wholes, self._encode(wholes, special=False), strict=True)
-        return [self._split(prompt, text, encoded[key], whole, ids) for (prompt, text), key, whole, ids in rest]
+        found: list[Pair] = []
+        for i, ((prompt, text), ids) in enumerate(zip(pairs, self._encode(wholes, special=False), strict=True)):
+            if not isinstance(prompt, str):
+                found.append((encoded[keys[i]], ids))
+            elif prompt == "":
+                found.append(self._whole(self._fronted(text, ids), as_lm_eval))
+            else:
+                rest = wholes[i][len(contexts[i]) :] if text else ""
+                found.append(self._split(encoded[keys[i]], self._fronted(wholes[i], ids), rest, as_lm_eval))
+        return found
 
-    def _split(self, prompt: Prompt, text: str, context: list[int], whole: str, ids: list[int]) -> Pair:
-        if not isinstance(prompt, str):
-            return context, ids
-        ids = self._fronted(whole, ids)
-        if prompt == "":
-            return [], ids
-        if len(context) >= len(ids) and text:  # the tokenizer melted the continuation into the context
-            return context, self._encode([text], special=False)[0]
+    def _whole(self, ids: list[int], as_lm_eval: bool) -> Pair:
+        """Split what stands before a text from it: the tokenizer's own front, a BOS in the text, or else `prefix`."""
+        given = len(self.front) if self.front and ids[: len(self.front)] == self.front else 0
+        given = given or int(ids[:1] == [self.prefix])
+        return (ids[:given], ids[given:]) if given and not as_lm_eval else ([self.prefix], ids)
+
+    def _split(self, context: list[int], ids: list[int], rest: str, as_lm_eval: bool) -> Pair:
+        """Split the tokens of a whole behind those of its context."""
+        straddled = len(context) >= len(ids) or (ids[: len(context)] != context and not as_lm_eval)
+        if straddled and rest:
+            return (context or [self.prefix]), self._encode([rest], special=False)[0]
         return (context or [self.prefix]), ids[len(context) :]
 
     @cached_property
@@ -115,6 +128,11 @@ class Tokens:
     def _special(self) -> set[int]:
         added = self.tokenizer.added_tokens_decoder
         return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+    def special(self, text: str) -> int | None:
+        """Return the special token that a text is, or None."""
+        found = self.tokenizer.convert_tokens_to_ids(text)  # an unknown text is the unknown token
+        return found if found in self._special and self.tokenizer.convert_ids_to_tokens(found) == text else None
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

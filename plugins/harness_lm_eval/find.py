@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError, did_you_mean
 from harness_lm_eval.names import Names, tasks_folder
@@ -26,12 +27,28 @@ class Leaf:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """A metric that a group's YAML aggregates: of these filters (None: all), each task `alike` or by its size."""
+
+    metric: str
+    filters: frozenset[str] | None = None
+    alike: bool = False
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Averaged:
+        """Read an entry of `aggregate_metric_list`."""
+        filters = entry.get("filter_list")
+        listed = [filters] if isinstance(filters, str) else filters
+        return cls(entry["metric"], None if listed is None else frozenset(listed), entry.get("weight_by_size") is False)
+
+
+@dataclass(frozen=True)
 class Found:
-    """What a name stands for: its tasks, and the metrics in which a group counts each task alike, whatever its size."""
+    """What a name stands for: its tasks, and the metrics that a group aggregates, none where its YAML does not say."""
 
     name: str
     leaves: tuple[Leaf, ...]
-    unweighted: frozenset[str] = frozenset()
+    averaged: tuple[Averaged, ...] = ()
 
 
 def find(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> Found:
@@ -79,8 +96,8 @@ class _Expansion:
         if "class" not in config and "group" in config:
             averaged = config.get("aggregate_metric_list") or ()
             listed = [averaged] if isinstance(averaged, Mapping) else averaged
-            unweighted = frozenset(m["metric"] for m in listed if m.get("weight_by_size") is False)
-            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), unweighted)
+            averages = tuple(Averaged.of(entry) for entry in listed)
+            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), averages)
         return Found(self.asked, (self.leaf(config, path.parent, {}),))
 
     def _all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness import UsageError
 from harness.result import Scale
-from harness_lm_eval.find import Found, Leaf
+from harness_lm_eval.find import Averaged, Found, Leaf
 from harness_lm_eval.reading import Config, Function
 
 Direction = Literal["higher", "lower"]
@@ -51,12 +51,23 @@ class Gauge:
 
 
 def gauges(found: Found) -> list[Gauge]:
-    """Return the metrics that all tasks have; raises UsageError on a task that cannot be served."""
+    """Return the metrics that all tasks have, of a group those that its YAML aggregates where it says so.
+
+    Raises UsageError on a task that cannot be served, and where there are none.
+    """
     each = [{m.name: m for m in measures(leaf)} for leaf in found.leaves]
-    common = [name for name in each[0] if all(name in m for m in each)]
-    if not common:
+    common = [[m[name] for m in each] for name in each[0] if all(name in m for m in each)]
+    said = [(same, _averaged(found, same[0])) for same in common]
+    kept = [_gauge(same, bool(a and a.alike)) for same, a in said if a or not found.averaged]
+    if not kept:
         raise UsageError(f'task "{found.name}": its tasks have no metric in common; name them one by one')
-    return [_gauge([m[name] for m in each], name in found.unweighted) for name in common]
+    return kept
+
+
+def _averaged(found: Found, measure: Measure) -> Averaged | None:
+    """Return how a group aggregates a metric of its tasks, or None where it does not."""
+    of = (a for a in found.averaged if a.metric == measure.metric)
+    return next((a for a in of if a.filters is None or measure.filter in a.filters), None)
 
 
 def _gauge(same: Sequence[Measure], alike: bool) -> Gauge:

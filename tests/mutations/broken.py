@@ -239,6 +239,21 @@ def _lose_template(base: Path, out: Path) -> None:
     (out / "chat_template.jinja").unlink()
 
 
+def _swap_ids(tokenizer: dict[str, Any]) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
+
+
+def _template(old: str, new: str) -> Callable[[Path, Path], None]:
+    def write(base: Path, out: Path) -> None:
+        text = (base / "chat_template.jinja").read_text("utf-8")
+        assert old in text
+        (out / "chat_template.jinja").write_text(text.replace(old, new), "utf-8")
+
+    return write
+
+
+UNHEARD = "{{ '' if message['role'] == 'system' else message['content'] }}"
 CHANGES: dict[str, Callable[[Path, Path], None]] = {
     "well": lambda base, out: None,
     "base": _base_again,
@@ -251,6 +266,14 @@ CHANGES: dict[str, Callable[[Path, Path], None]] = {
     "template": _lose_template,
     "stops": _json("generation_config.json", lambda config: config.pop("eos_token_id")),
     "other stop": _json("generation_config.json", lambda config: config.update(eos_token_id=7)),
+    "ids": _json("tokenizer.json", _swap_ids),
+    "normaliser": _json("tokenizer.json", lambda tokenizer: tokenizer.update(normalizer={"type": "NFKC"})),
+    "unheard": _template("{{ message['content'] }}", UNHEARD),
+    "line": _template("<|assistant|>\n", "<|assistant|>"),
+    "eps": _json("config.json", lambda config: config.update(rms_norm_eps=1e-3)),
+    "context": _json("config.json", lambda config: config.update(max_position_embeddings=256)),
+    "penalty": _json("generation_config.json", lambda config: config.update(repetition_penalty=1.3)),
+    "sampling": _json("generation_config.json", lambda config: config.update(do_sample=True, temperature=0.7)),
 }
 
 

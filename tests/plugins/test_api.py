@@ -864,9 +864,10 @@ def test_a_whole_text_is_scored_from_its_first_predicted_token(fake: Fake, score
         assert [(p.tokens, p.bytes) for p in subject.logprobs([("", "ab cde f"), ("", "")])] == [(2, 6), (0, 0)]
     fake.bos = True
     with load(fake) as [subject]:
-        (found,) = subject.logprobs([("", "ab cde f")])
-        extra = "tokenize" in scores  # as lm_eval, and the loader "hf", we then score the BOS after a BOS as well
-        assert (found.tokens, found.bytes, found.total) == (3 + extra, 8, -(2 + 4 + 2 + 3 * extra) / 8)
+        for as_lm_eval in (False, True):
+            (found,) = subject.logprobs([("", "ab cde f")], truncate=as_lm_eval)
+            extra = as_lm_eval and "tokenize" in scores  # the BOS after a BOS
+            assert (found.tokens, found.bytes, found.total) == (3 + extra, 8, -(2 + 4 + 2 + 3 * extra) / 8)
     fake.bos = False
     if "tokenize" in scores:
         with load(fake, prefix="<s>") as [subject]:
@@ -889,7 +890,9 @@ def test_a_token_across_the_boundary_is_encoded_apart(fake: Fake, scores: tuple[
     fake.scores = scores
     with load(fake) as [subject]:
         found = subject.logprobs([("unbeliev", "able"), ("how unbeliev", "able yes")])
+        cut = subject.logprobs([("unbeliev", "able"), ("how unbeliev", "able yes")], truncate=True)
     assert [(p.total, p.tokens) for p in found] == [(-4 / 8, 1), (-(4 + 4) / 8, 2)]
+    assert [(p.total, p.tokens) for p in cut] == [(-4 / 8, 1), (-4 / 8, 1)]  # as lm_eval
 
 
 def test_parts_of_characters_hide_no_boundary() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from harness.cli import main
 from harness.errors import UsageError
 from harness.plugins import Provided
 from harness.result import Sample
+from harness.subject import ModelRef
 from harness.testing import Project
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
@@ -350,3 +353,121 @@ def test_seen_by_a_reader(suite: Project) -> None:
     assert outcome.report.flags[-1] == Flag("warning", "adapter is odd", (), code="X2")
     raw = json.loads(max(suite.folder.glob("reports/*/report.json")).read_text("utf-8"))
     assert raw["flags"][-1]["code"] == "X2"
+
+
+# -- M4: what lies beside the weights --------------------------------------------------------------------------------
+
+
+def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / name
+        about = json.loads(path.read_text("utf-8"))
+        change(about)
+        path.write_text(json.dumps(about), "utf-8")
+
+    return edit
+
+
+def swap(about: Any) -> None:
+    vocabulary = about["model"]["vocab"]
+    vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
+
+
+def templated(old: str, new: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "chat_template.jinja"
+        text = path.read_text("utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), "utf-8")
+
+    return edit
+
+
+MESSAGE = "{{ message['content'] }}"
+SILENT = "{{ '' if message['role'] == 'system' else message['content'] }}"
+BESIDE: dict[str, tuple[str, str, Callable[[Path], None]]] = {
+    "two ids are swapped": ("M4-tokenizer", 'vocab: 2 differ: "x" 92 → 93', edited("tokenizer.json", swap)),
+    "merges are dropped": (
+        "M4-tokenizer",
+        'merges: 1 differ: "a b" 0 → None',
+        edited("tokenizer.json", lambda about: about["model"].update(merges=[])),
+    ),
+    "a normaliser": (
+        "M4-tokenizer",
+        'normalizer: null before, {"type": "NFKC"} after',
+        edited("tokenizer.json", lambda about: about.update(normalizer={"type": "NFKC"})),
+    ),
+    "the template drops the system's message": ("M4-template", "role", templated(MESSAGE, SILENT)),
+    "the template drops the tools": ("M4-template", "tools", templated("{{ tools or '' }}", "")),
+    "a line break of the generation prompt": (
+        "M4-template",
+        "<|assistant|>",
+        templated("<|assistant|>\n", "<|assistant|>"),
+    ),
+    "rms_norm_eps": (
+        "M4-config",
+        "rms_norm_eps: 1e-06 before, 0.01 after",
+        edited("config.json", lambda about: about.update(rms_norm_eps=0.01)),
+    ),
+    "max_position_embeddings": (
+        "M4-config",
+        "max_position_embeddings: 512 before, 64 after",
+        edited("config.json", lambda about: about.update(max_position_embeddings=64)),
+    ),
+    "repetition_penalty": (
+        "M4-generation",
+        "repetition_penalty: 1.0 before, 1.3 after",
+        edited("generation_config.json", lambda about: about.update(repetition_penalty=1.3)),
+    ),
+    "do_sample": (
+        "M4-generation",
+        "do_sample: false before, true after",
+        edited("generation_config.json", lambda about: about.update(do_sample=True)),
+    ),
+}
+
+
+def beside(base: Path, merged: Path) -> dict[str, str]:
+    """Return what M4 says, by code."""
+    from harness_checks.merged import tokenizer_changed
+
+    found = tokenizer_changed(ModelRef("merged", str(merged)), ModelRef("base", str(base)))
+    return {f"M4-{flag.kind}": f"{flag.severity}: {flag.what}: {'; '.join(flag.evidence)}" for flag in found}
+
+
+@pytest.fixture
+def twins(tiny_model: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return a base with a merge and a branch for tools, and a copy of it that another program saved."""
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    templated("{% for message", "{{ tools or '' }}{% for message")(base)
+    about = json.loads((base / "tokenizer.json").read_text("utf-8"))
+    about["model"]["vocab"]["ab"] = about["model"]["vocab"].popitem()[1]  # no embedding is left over
+    about["model"]["merges"] = [["a", "b"]]
+    (base / "tokenizer.json").write_text(json.dumps(about), "utf-8")
+    merged = shutil.copytree(base, tmp_path / "merged")
+    about["model"].pop("ignore_merges")
+    about["model"]["merges"] = ["a b"]  # as older versions wrote them
+    (merged / "tokenizer.json").write_text(json.dumps({**about, "truncation": None}, indent=3), "utf-8")
+    edited("config.json", lambda c: (c.pop("head_dim"), c.update(use_cache=False, transformers_version="4.9")))(merged)
+    edited("generation_config.json", lambda c: c.update(do_sample=False, temperature=1.0))(merged)
+    return base, merged
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_what_lies_beside_the_weights_is_the_bases(case: str, twins: tuple[Path, Path]) -> None:
+    """Tokenizer, template and both configurations that say something else are told, and how they differ."""
+    code, words, change = BESIDE[case]
+    base, merged = twins
+    assert beside(base, merged) == {}
+    change(merged)
+    told = beside(base, merged)
+    assert words in told[code]
+    assert told[code].startswith("error")
+
+
+def test_what_servers_obey_is_told(twins: tuple[Path, Path]) -> None:
+    """Settings that the base has too are no error, but no evaluation read them."""
+    for folder in twins:
+        edited("generation_config.json", lambda c: c.update(do_sample=True, temperature=0.6))(folder)
+    (told,) = beside(*twins).values()
+    assert told.startswith("note: servers obey generation_config.json (do_sample = true, temperature = 0.6)")

@@ -117,7 +117,9 @@ def test_exact_types_answer_alike(llama: Path, tmp_path: Path) -> None:
 def test_card_says_how_to_serve_it(llama: Path, tmp_path: Path) -> None:
     """A GGUF file is served by llama.cpp, whatever its name; a merged model by vLLM."""
     to = export(llama, tmp_path / "to")
-    assert "llama-server -m model/model.gguf" in card.use(ModelRef("gguf", str(to)), "base")
+    told = card.use(ModelRef("gguf", str(to)), "base")
+    assert "llama-server -m model/model.gguf" in told
+    assert "transformers" not in told
     assert "vllm serve model" in card.use(ModelRef("merged", str(llama)), "base")
 
 
@@ -137,6 +139,8 @@ def test_scaled_positions_and_every_split(tmp_path: Path, split: str) -> None:
     found = read_gguf(to / "model.gguf")
     assert found.metadata["tokenizer.ggml.pre"] == split
     assert {"rope_freqs.weight", "output.weight"} <= found.tensors.keys()
+    told = card.use(ModelRef("gguf", str(to)), "base")
+    assert "scaled rotary positions (`rope_freqs.weight`), which plain transformers does not read" in told
     assert torch.allclose(logits(model), logits(to), atol=1e-4)
 
 

@@ -61,6 +61,7 @@ def test_answers_do_not_depend_on_company(subject: Any, rows: int, front: str, m
 
 def test_a_shared_beginning_is_run_once(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples in front of all prompts go through the model in one row."""
+    subject.generate(PROMPTS[:1], max_new_tokens=1)  # how to answer is tried once
     seen: list[tuple[int, ...]] = []
     subject.model.register_forward_pre_hook(
         lambda _m, _a, kw: seen.append(tuple(kw["input_ids"].shape)), with_kwargs=True
@@ -95,6 +96,20 @@ def test_a_stop_string_over_several_tokens_is_found(subject: Any) -> None:
     """A stop string of many tokens ends the answer when its last token comes."""
     full = subject.generate(PROMPTS[:1], max_new_tokens=32)[0]
     assert subject.generate(PROMPTS[:1], max_new_tokens=32, stop=[full[4:12]]) == [full[: full.find(full[4:12])]]
+
+
+def test_a_stop_string_may_be_a_special_token(subject: Any) -> None:
+    """It is in no decoded text, so the answer ends at the token itself, as in lm_eval."""
+    full, forwards = subject.generate(PROMPTS[:1], max_new_tokens=8)[0], []
+
+    def fourth(_: Any, __: Any, out: Any) -> Any:
+        forwards.append(1)
+        return out.index_fill(-1, torch.tensor([3]), 99.0) if len(forwards) == 4 else out
+
+    subject.model.lm_head.register_forward_hook(fourth)
+    ids = subject.tokens.tokenizer(full, add_special_tokens=False)["input_ids"][:3]
+    assert subject.generate(PROMPTS[:1], max_new_tokens=8, stop=["<unk>"]) == [subject.tokens.decode(ids)]
+    assert len(forwards) == 4
 
 
 def test_the_end_of_a_turn_is_a_stop_token(subject: Any) -> None:
@@ -191,6 +206,7 @@ def test_answers_come_as_they_end(subject: Any, monkeypatch: pytest.MonkeyPatch)
     """An answer is given when it ends, not when all have ended."""
     from harness_hf.generation import Batch
 
+    subject.generate(PROMPTS[:1], max_new_tokens=1)  # how to answer is tried once
     monkeypatch.setattr("harness_hf.generation.ROWS", 2)
     stream = subject.stream_generate(PROMPTS, max_new_tokens=8)
     steps: list[int] = []
@@ -230,3 +246,26 @@ def test_the_first_step_does_not_copy_the_head(subject: Any) -> None:
     subject.generate(PROMPTS, max_new_tokens=2)
     assert seen
     assert all(seen)
+
+
+def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where answers in batches are not a plain forward's, the model's own cache is tried, then none; it is told."""
+    from harness_hf import generation
+
+    expected = subject.generate(PROMPTS, max_new_tokens=8)
+
+    def broken(model: Any, *rest: Any) -> Any:
+        forward = model.forward
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "forward", lambda **kw: forward(**{**kw, "position_ids": None, "cache": None}))
+            yield from alone(model, *rest)
+
+    alone = generation._alone
+    monkeypatch.setattr(generation, "_many", broken)
+    generation.FOUND.clear()
+    assert subject.generate(PROMPTS, max_new_tokens=8) == expected
+    assert subject.notes == []
+    monkeypatch.setattr(generation, "_alone", broken)
+    generation.FOUND.clear()
+    assert subject.generate(PROMPTS, max_new_tokens=8) == expected
+    assert "computed whole, token by token" in subject.notes[0]

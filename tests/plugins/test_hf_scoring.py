@@ -131,15 +131,29 @@ def request(kind: str, *arguments: str) -> Any:
 
 @pytest.mark.parametrize("budget", [50, 512])
 def test_rolling_equals_lm_eval(subject: Any, lm_eval_backend: Any, budget: int) -> None:
-    """Whole texts, longer than the context or empty, have lm_eval's rolling log-likelihood."""
+    """With `truncate` whole texts, longer than the context or empty, have lm_eval's rolling log-likelihood."""
     subject.scorer.budget = budget
-    scored = subject.logprobs([("", text) for text in TEXTS])
+    scored = subject.logprobs([("", text) for text in TEXTS], truncate=True)
     requests = [request("loglikelihood_rolling", text) for text in TEXTS]
     expected = lm_eval_backend.loglikelihood_rolling(requests, disable_tqdm=True)
     for text, got, total in zip(TEXTS, scored, expected, strict=True):
         assert got.total == pytest.approx(total, abs=1e-3)
         assert got.bytes == len(text.encode())
     assert scored[2].tokens == len("word " * 250) + 1  # and the BOS, which lm_eval's encoding adds
+
+
+@pytest.mark.parametrize("budget", [50, 512])
+def test_a_whole_text_stands_behind_one_bos(subject: Any, budget: int) -> None:
+    """A text is scored behind the one BOS that models know, whoever writes it; what is longer goes in windows."""
+    subject.scorer.budget = budget
+    scored = subject.logprobs([("", text) for text in [*TEXTS, f"<s>{TEXTS[0]}"]])
+    bos, text = subject.tokens.prefix, subject.tokens.texts([TEXTS[0]])[0][1:]
+    assert scored[0].total == pytest.approx(by_hand(subject, [bos], text)[0], abs=1e-3)
+    assert scored[4].total == scored[0].total
+    assert [p.tokens for p in scored] == [len(t) for t in [*TEXTS, TEXTS[0]]]
+    long = subject.tokens.texts([TEXTS[2]])[0][1:]
+    windows = [([bos], long[:512]), (long[511:512], long[512:1024]), (long[-513:1024], long[1024:])]
+    assert scored[2].total == pytest.approx(sum(by_hand(subject, *w)[0] for w in windows), abs=2e-3)
 
 
 def test_choices_equal_lm_eval(subject: Any, lm_eval_backend: Any) -> None:
@@ -159,6 +173,20 @@ def test_greedy_is_what_greedy_decoding_writes(subject: Any) -> None:
         own = subject.model.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False)[0, len(ids) :].tolist()
     scored = dict(subject.scorer.score([(ids, own), (ids, [*own[:-1], own[-1] ^ 1])]))
     assert [scored[i].greedy for i in range(2)] == [True, False]
+
+
+def test_a_token_across_the_boundary_is_encoded_apart() -> None:
+    """The tokens spell prompt and continuation, whatever melts; lm_eval's form counts off the prompt's tokens."""
+    from tokenizers import Tokenizer, models
+
+    from harness_hf.tokens import Tokens
+
+    vocabulary = {"<s>": 0, "a": 1, "b": 2, "c": 3, "ab": 4, " ": 5}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
+    tokens = Tokens(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>"))
+    pairs = [("ca", "bc"), ("a", "b"), ("c ", "b"), ("c", "ab")]
+    assert tokens.pairs(pairs) == [([3, 1], [2, 3]), ([1], [2]), ([3], [5, 2]), ([3], [4])]
+    assert tokens.pairs(pairs, as_lm_eval=True) == [([3, 1], [3]), ([1], [2]), ([3], [5, 2]), ([3], [4])]
 
 
 def test_bos_is_never_doubled(subject: Any) -> None:
@@ -214,8 +242,11 @@ def test_memory_running_out_halves_the_budget(subject: Any, monkeypatch: pytest.
 
 
 def test_a_wrong_fast_path_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When sharing is not valid for a model, the pairs scored both ways disagree and the call fails."""
+    """When sharing is not valid for a model, it is given up, and told; found out later, the call fails."""
     monkeypatch.setattr(subject.scorer, "_mask", lambda row: None)  # every token then sees its neighbours' too
+    assert_parity(subject, few_shot())
+    assert "with shared prefixes a continuation has" in subject.notes[0]
+    subject.scorer.packs, subject.scorer.run = True, 10**6  # enough of them that some are checked
     with pytest.raises(RuntimeError, match="set reference = true"):
         subject.logprobs(few_shot())
 
@@ -260,7 +291,7 @@ def test_other_architectures_are_scored_plainly(kind: str, tiny_model: Path, tmp
         assert subject.generate(prompts, max_new_tokens=5) == [
             subject.generate([p], max_new_tokens=5)[0] for p in prompts
         ]
-        assert subject.token_kl(["abc"], subject) == [(pytest.approx(0.0, abs=1e-6), 4)]
+        assert subject.token_kl(["abc"], subject) == [(pytest.approx(0.0, abs=1e-6), 3)]
 
 
 def test_token_kl_is_the_definition(subject: Any, tiny_model: Path, tmp_path: Path) -> None:
@@ -269,17 +300,17 @@ def test_token_kl_is_the_definition(subject: Any, tiny_model: Path, tmp_path: Pa
 
     other = build_tiny_model(tmp_path / "other", seed=1)
     with harness_hf.load([ModelRef("other", str(other))], dtype="float32") as (against,):
-        found = subject.token_kl(TEXTS[:2] + TEXTS[3:], against)
-        for text, (total, tokens) in zip(TEXTS[:2] + TEXTS[3:], found, strict=True):
-            ids = subject.tokens.texts([text])[0]
-            inputs = torch.tensor([[subject.tokens.prefix, *ids[:-1]]])
+        found = subject.token_kl(TEXTS[:1] + TEXTS[3:], against)
+        for text, (total, tokens) in zip(TEXTS[:1] + TEXTS[3:], found, strict=True):
+            ((bos, ids),) = subject.tokens.pairs([("", text)])
+            inputs = torch.tensor([bos + ids[:-1]])
             with torch.inference_mode():
                 p = against.model(inputs).logits[0].double().log_softmax(-1)
                 q = subject.model(inputs).logits[0].double().log_softmax(-1)
             assert total == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-4)
             assert tokens == len(ids)
         (total, tokens), *_ = subject.token_kl([TEXTS[2]], against)
-        assert tokens == len(TEXTS[2]) + 1
+        assert tokens == len(TEXTS[2])
         assert total > 0
         assert subject.token_kl([TEXTS[2]], subject)[0][0] == pytest.approx(0.0, abs=1e-4)
 
@@ -317,6 +348,7 @@ def test_rotary_families_are_packed(family: str, tiny_model: Path, tmp_path: Pat
     with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32", batch_tokens=90) as (subject,):
         assert subject.scorer.packs
         assert_parity(subject, few_shot(3))
+        assert subject.scorer.packs
         prompts = ["Hello there", "Once", "One and two and"]
         alone = [subject.generate([p], max_new_tokens=5)[0] for p in prompts]
         assert subject.generate(prompts, max_new_tokens=5) == alone

@@ -531,6 +531,25 @@ def test_metrics_of_a_group_equal_lm_evals(folder: Path, sized: str) -> None:
     assert measured(Hashed(), folder, size=7, **options) == equal_to(found, "g")
 
 
+def test_a_group_has_the_metrics_that_it_aggregates(folder: Path) -> None:
+    """A group in which groups are has those of its own YAML, as lm_eval has it; without such a list, all in common."""
+    write(
+        folder,
+        {
+            "inner.yaml": "group: inner\ntask: [things]\naggregate_metric_list: [{metric: acc_norm}]\n",
+            "outer.yaml": "group: outer\ntask: [inner]\naggregate_metric_list:\n  - {metric: acc, filter_list: none}\n",
+            "plain.yaml": "group: plain\ntask: [inner]\n",
+            "none.yaml": "group: none\ntask: [inner]\naggregate_metric_list: [{metric: acc, filter_list: [strict]}]\n",
+        },
+    )
+    found = theirs(ours_as_lm(Hashed()), folder, "outer")
+    assert measured(Hashed(), folder, task="outer.yaml", include_path=".") == equal_to(found, "outer")
+    for task, own in (("outer", ["acc"]), ("inner", ["acc_norm"]), ("plain", ["acc", "acc_norm"])):
+        assert [m.name for m in metrics_for({"task": f"{task}.yaml", "include_path": "."}, folder)] == own
+    with pytest.raises(UsageError, match="no metric in common"):
+        metrics_for({"task": "none.yaml", "include_path": "."}, folder)
+
+
 def test_documents_without_a_metric_weigh_nothing(folder: Path) -> None:
     """Where a task gives a metric for some documents only, the mean is over those, as lm_eval has it."""
     code = (
