@@ -527,9 +527,14 @@ FOLDED: list[dict[str, Any]] = [
     {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}},
     {"rank_pattern": {"q_proj": 16}, "use_rslora": True},
     {"use_rslora": True, "use_dora": True},
+    {"use_rslora": True, "lora_bias": True},
+    {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}, "lora_bias": True},
+    {"use_rslora": True, "target_modules": ["embed_tokens", "q_proj"]},
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed:UserWarning")  # that it could not be merged
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. .* have invalid shape:UserWarning")  # a bias is no matrix
 @pytest.mark.parametrize("options", FOLDED, ids=lambda o: "-".join(o))
 def test_folded_adapter_is_plain_and_the_same(tiny_model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     """With alpha/r = 1 on every module, as any server computes it, an adapter answers as before it was folded."""
@@ -571,6 +576,15 @@ def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:
     before = (tmp_path / "adapter_model.safetensors").read_bytes()
     assert not fold(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_blocks_of_several_ranks_are_not_folded(tiny_model: Path, tmp_path: Path) -> None:
+    """The blocks of a BD-LoRA lie one below the other, so a rank filled up at its end would move them."""
+    blocks = {"target_modules_bd_a": ["o_proj"], "target_modules_bd_b": [], "nblocks": 2, "match_strict": False}
+    make_adapter(tiny_model, lora(r=8, rank_pattern={"o_proj": 4}, use_bdlora=blocks), tmp_path)
+    before = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)
+    fold(tmp_path)
+    assert difference(before, load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)) == 0
 
 
 def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:
