@@ -140,6 +140,12 @@ class Lora:
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
         """Raise UsageError when the folder `adapter` holds no adapter, or one that was made for another base."""
         config = read_config(adapter)
+        plain = type(config)()
+        for name, why in REFUSED.items():
+            if getattr(config, name) != getattr(plain, name):
+                raise UsageError(
+                    f'adapter "{adapter}": was made with "{name}", which is not evaluated here: {why}; train without it'
+                )
         made_for = read_note(adapter).get("base_digest")
         if made_for and base_digest and made_for != base_digest:
             raise UsageError(

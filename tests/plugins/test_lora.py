@@ -115,6 +115,27 @@ def test_fits(tiny_model: Path, tmp_path: Path) -> None:
             adapter.check_fits(str(tmp_path / name), "", made)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("alora_invocation_tokens", [3]),
+        ("kasa_config", {}),
+        ("arrow_config", {"top_k": 2}),
+        ("layer_replication", [[0, 2], [0, 2]]),
+        ("use_qalora", True),
+    ],
+)
+def test_what_is_refused_in_training_is_refused_when_made_elsewhere(
+    option: str, value: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Loaded as a plain LoRA it would be evaluated as the base, or change the base it shares."""
+    make_adapter(tiny_model, lora(), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, option: value}))
+    with pytest.raises(UsageError, match=f'was made with "{option}", which is not evaluated here: .*; train without'):
+        lora().check_fits(str(tiny_model), "", tmp_path)
+
+
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
 def test_no_adapter(missing: str, tiny_model: Path, tmp_path: Path) -> None:
     """A folder that lacks a part of an adapter is no candidate, and a pickle is never loaded in its place."""
