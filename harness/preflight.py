@@ -146,7 +146,7 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Ada
         if plan.suite.trains:
             made.check_targets(source.path)
         for variant in plan.suite.merges:
-            made.check_merge(variant)
+            made.check_merge(variant, source.path)
     except UsageError as error:
         mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
         return None

@@ -111,24 +111,34 @@ def add_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
     """
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
+    with fitting(adapter), quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # told below
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # of parameters
+        if isinstance(model, PeftModel):
+            found = model.load_adapter(str(adapter), adapter_name=name)
+        else:  # that tells nobody what it did not find, so the weights are set once more
+            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+            found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"), name)
+        check_found(found, adapter, name)
+    return model
+
+
+@contextmanager
+def fitting(adapter: Path) -> Iterator[None]:
+    """Turn what PEFT raises when it loads an adapter into one line that names the adapter."""
     try:
-        with quiet(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # told below
-            if isinstance(model, PeftModel):
-                found = model.load_adapter(str(adapter), adapter_name=name)
-            else:  # that tells nobody what it did not find, so the weights are set once more
-                model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
-                found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"), name)
+        yield
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise UsageError(
-            f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
-        ) from None
+        told = f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
+        raise UsageError(told) from None
+
+
+def check_found(found: Any, adapter: Path, name: str) -> None:
+    """Raise ValueError when PEFT's result of loading an adapter by this name tells of tensors that are left over."""
     missing = [key for key in found.missing_keys if "lora_" in key and name in key.split(".")]
     for keys, what in ((found.unexpected_keys, PLACELESS), (missing, MISSING)):
         if keys:
-            told = f'{what.format(len(keys))}, "{min(keys)}" is one'
-            raise UsageError(f'adapter "{adapter}": does not fit the base: {told}; was it made for another?')
-    return model
+            raise ValueError(f'{what.format(len(keys))}, "{min(keys)}" is one')
 
 
 def rewrites_base(adapter: Path) -> bool:

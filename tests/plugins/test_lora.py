@@ -111,6 +111,7 @@ def test_fits(tiny_model: Path, tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).mkdir()
         save_file(other, tmp_path / name / "model.safetensors")
+        shutil.copyfile(tiny_model / "config.json", tmp_path / name / "config.json")
         with pytest.raises(UsageError, match=r"the base has no|in the base it is"):
             adapter.check_fits(str(tmp_path / name), "", made)
 
