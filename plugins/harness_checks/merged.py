@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
 from functools import partial, reduce
 from operator import add
@@ -47,7 +47,8 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
         return
     changed, plan = set(_changed(Path(base.path), Path(merged.path))), _plan(Path(base.path), twin.adapter)
     wanted = plan.must if plan else _named(Path(base.path), twin.adapter)
-    sums = {} if twin.quantization or plan is None else _sums(plan, Path(base.path), Path(merged.path))
+    whole = frozenset(plan.replaced if twin.quantization else plan.must) if plan else frozenset()
+    sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
         what = f"{len(missing)} of {len(wanted)} adapted tensors are the base's in the merged model, limit 0"
         yield Flag("error", what, missing, "the adapter was not merged, or is too small for the base's dtype")
@@ -270,8 +271,8 @@ def _named(base: Path, adapter: Path) -> set[str]:
     return {tensor for module in modules if (tensor := find_tensor(module, there))}
 
 
-def _sums(plan: Any, base: Path, merged: Path) -> dict[str, _Sum]:
-    """Add every adapted tensor up once more."""
+def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
+    """Add these of the adapted tensors up once more."""
     import torch
     from safetensors import safe_open
 
@@ -282,7 +283,7 @@ def _sums(plan: Any, base: Path, merged: Path) -> dict[str, _Sum]:
     found: dict[str, _Sum] = {}
     with workers() as pool:
         merge = Merge(plan, None, torch.float32, pool)
-        for name in sorted(plan.must & made.keys()):
+        for name in sorted(made.keys() & names):
             with safe_open(there[name].file, "pt") as old, safe_open(made[name].file, "pt") as new:
                 before, after = as_rows(old.get_tensor(name)), as_rows(new.get_tensor(name))
             if before.shape == after.shape and after.is_floating_point():

@@ -43,6 +43,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
+MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
@@ -135,19 +136,43 @@ class Merge:
 
     def maker(self, name: str, weight: torch.Tensor) -> Callable[[slice], torch.Tensor]:
         """Return what makes rows of the merged tensor; a row of the product needs no other row."""
+        new = self.given(name, weight)
+        if name in self.plan.replaced:
+            return new.__getitem__
+        if name in self.plan.transposed:
+            return self.pool.submit(self.sum, name, new, slice(None)).result().T.__getitem__
+        return lambda rows: self.sum(name, new, rows)
+
+    def given(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Return what is added to, of shape (out, in), as a 4-bit load has it; or what is put in its place."""
         _, parts = self.plan.added.get(name, ("", {}))
         given = as_rows(self.plan.replaced.get(name, parts.get("base_layer", weight)))  # an adapter may bring it along
         if given.shape != weight.shape:
             raise Finding(f'merge: "{name}" has another shape than in the base')
         if name in self.plan.replaced:
-            return given.__getitem__
-        turned = name in self.plan.transposed
-        new = given.to(weight.dtype).T if turned else given.to(weight.dtype)
-        if name in self.plan.rounded and self.quantization:
-            new = round_to_4bit(new, self.quantization, self.dtype)
-        if turned:
-            return self.pool.submit(self.sum, name, new, slice(None)).result().T.__getitem__
-        return lambda rows: self.sum(name, new, rows)
+            return given
+        new = given.to(weight.dtype)
+        new = new.T if name in self.plan.transposed else new
+        return (
+            round_to_4bit(new, self.quantization, self.dtype)
+            if name in self.plan.rounded and self.quantization
+            else new
+        )
+
+    def moves(self, name: str, weight: torch.Tensor) -> bool:
+        """Return whether the adapter changes a tensor, other than by rounding; rows of an embedding always count."""
+        if name in self.plan.replaced:
+            return not torch.equal(self.plan.replaced[name].to(weight.dtype), weight)
+        _, parts = self.plan.added[name]
+        if "lora_A" not in parts:
+            return any(bool(part.any()) for part in parts.values())
+        if parts["lora_A"].any() and parts["lora_B"].any():
+            return True
+        if "lora_magnitude_vector" not in parts:
+            return False
+        norms = torch.linalg.norm(self.given(name, as_rows(weight)).double(), dim=1)
+        scales = parts["lora_magnitude_vector"].double().flatten() / norms
+        return bool(((scales - 1).abs() > MAGNITUDE).any())
 
     def sum(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
         if name not in self.plan.added:
@@ -213,8 +238,6 @@ def merge_folder(
     """
     there, names = check_base(base)
     plan = make_plan(base, adapter, there, quantization)
-    if not plan.replaced and not any(_moves(parts) for _, parts in plan.added.values()):
-        raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
     done = iter(range(1, len(there) + 1))
 
     def tick() -> None:
@@ -224,6 +247,8 @@ def merge_folder(
 
     with workers() as pool:
         merge = Merge(plan, quantization, dtype_of(note), pool, tick)
+        if not any(merge.moves(name, _read(there[name].file, name)) for name in sorted(plan.must)):
+            raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
     _copy_rest(base, names, out)
@@ -323,11 +348,10 @@ def _unmergeable(module: str, twin: str | None) -> str:
     )
 
 
-def _moves(parts: Tensors) -> bool:
-    """Say whether an adapter's parts of one tensor are not all zero; other rows of an embedding always count."""
-    if "lora_A" in parts:
-        return bool(parts["lora_A"].any() and parts["lora_B"].any())
-    return any(bool(part.any()) for part in parts.values())
+def _read(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, "pt") as opened:
+        tensor: torch.Tensor = opened.get_tensor(name)
+        return tensor
 
 
 def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any, rows: slice = slice(None)) -> torch.Tensor:

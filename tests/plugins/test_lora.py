@@ -311,6 +311,38 @@ def test_merge_of_nothing(variant: str, tiny_model: Path, tmp_path: Path) -> Non
         merge(tiny_model, qlora(), tmp_path, variant)
 
 
+def test_merge_of_what_was_saved_whole_and_is_the_base(tiny_model: Path, tmp_path: Path) -> None:
+    """A module that was saved whole, and did not move, is nothing that was trained."""
+    make_adapter(tiny_model, lora(modules_to_save=["norm"]), tmp_path / "adapter", noise=0.0)
+    with pytest.raises(RuntimeError, match="the adapter is zero"):
+        merge(tiny_model, lora(), tmp_path, "original")
+
+
+def test_merge_of_magnitudes_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """A DoRA may move its magnitudes and nothing else; one that moved nothing is zero, as any other."""
+    make_adapter(tiny_model, lora(use_dora=True), tmp_path / "adapter", noise=0.0)
+    with pytest.raises(RuntimeError, match="the adapter is zero"):
+        merge(tiny_model, lora(), tmp_path, "original")
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    weights = load_file(file)
+    save_file({k: 1.5 * v if k.endswith("up_proj.lora_magnitude_vector") else v for k, v in weights.items()}, file)
+    adapted = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path / "adapter")
+    assert difference(adapted, merge(tiny_model, lora(), tmp_path, "original")) < 1e-5
+
+
+def test_whole_module_that_did_not_move_is_no_mistake_of_a_4bit_merge(tiny_model: Path, tmp_path: Path) -> None:
+    """What was to be put in a tensor's place, and is the same, was not forgotten."""
+    adapter = qlora(modules_to_save=["norm"])
+    make_adapter(tiny_model, adapter, tmp_path / "adapter")
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    norm = load_file(tiny_model / "model.safetensors")["model.norm.weight"]
+    save_file({k: norm if k.endswith(".norm.weight") else v for k, v in load_file(file).items()}, file)
+    merge(tiny_model, adapter, tmp_path, "dequantized")
+    twin = ModelRef("adapter", str(tiny_model), adapter=tmp_path / "adapter", quantization=adapter.quantization)
+    merged = ModelRef("merged", str(tmp_path / "merged"), "m")
+    assert list(equals_base(merged, twin, ModelRef("base", str(tiny_model)))) == []
+
+
 def test_merge_that_rounds_away(tiny_model: Path, tmp_path: Path) -> None:
     """An update too small for the base's dtype would leave the base as it was, without a word."""
     make_adapter(tiny_model, lora(), tmp_path / "adapter", noise=1e-30)
