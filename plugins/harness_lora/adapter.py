@@ -279,7 +279,7 @@ def _check_loads(base: str, adapter: Path, config: Any) -> None:
             )
         check_found(set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True), adapter, "default")
     for _, target in targets(adapted):
-        if target.parameter not in layout.by_parameter:
+        if target.parameter not in layout.by_parameter and target.parameter not in layout.twins:
             raise UsageError(
                 f'adapter "{adapter}": the base has no "{target.parameter}", which it adapts; was it made for another?'
             )

@@ -90,6 +90,8 @@ class Layout:
         self.model, self.there = skeleton(base), there
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
         self.places = dict(_places(self.model, there))
+        tied = self.model.all_tied_weights_keys
+        self.twins = {**{one: other for other, one in tied.items()}, **tied}  # parameters that are one, by name
 
     @cached_property
     def by_parameter(self) -> Mapping[str, Sequence[str]]:

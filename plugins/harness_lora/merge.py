@@ -217,7 +217,12 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
     if config:
         layout = Layout(base, there)
         adapted = adapt(layout.model, config)
-        for parameter in (*(target.parameter for _, target in targets(adapted)), *saved(adapted)):
+        chosen = [target.parameter for _, target in targets(adapted)]
+        for parameter in chosen:
+            if parameter in layout.twins:
+                pair = (name.removesuffix(".weight") for name in (parameter, layout.twins[parameter]))
+                raise UsageError(f"[merge] {_unmergeable(*pair)}")
+        for parameter in (*chosen, *saved(adapted)):
             layout.tensors(parameter)
     return there, names
 
@@ -299,9 +304,7 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
     added: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
     replaced: dict[str, torch.Tensor] = {}
     layout = Layout(base, there)
-    pairs = layout.model.all_tied_weights_keys.items()
-    twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in pairs}
-    twins |= {b: a for a, b in twins.items()}
+    twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in layout.twins.items()}
     linears = _linears(layout.model)
     rounded = {layout.tensor(name) for name in _quantised(layout.model, linears)} if quantization else set()
     if None in rounded:
@@ -343,8 +346,8 @@ def _unmergeable(module: str, twin: str | None) -> str:
     if twin is None:
         return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'
     return (
-        f'"{module}" and "{twin}" are one weight in this base, and adding to it would change both; that the adapter '
-        "does so too is not proven here; ship the adapter, or train with target_modules that leave them out"
+        f'"{module}" and "{twin}" are one weight in this base, and an adapter changes each by itself, which one merged '
+        "weight cannot hold; ship the adapter, or train with targets that leave them out"
     )
 
 

@@ -159,13 +159,43 @@ def test_refused_before_the_training(make: Any, options: dict[str, Any], why: st
 
 @pytest.mark.parametrize(
     "options",
-    [{"target_modules": ["embed_tokens"]}, {"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [1]}],
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [1]},
+    ],
 )
 def test_half_of_a_tied_pair_is_refused(options: dict[str, Any], bases: dict[str, Path]) -> None:
     """An embedding that the base ties to its head is not trained apart from it."""
     lora(**options).check_targets(str(bases[""]))
     with pytest.raises(UsageError, match="the base ties its embedding to its head"):
         lora(**options).check_targets(str(bases["tied"]))
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True. and a tied layer is part:UserWarning")
+def test_head_that_was_adapted_apart_from_its_embedding(bases: dict[str, Path], tmp_path: Path) -> None:
+    """An adapter made elsewhere may change a tied head alone: it is evaluated, and no merged weight equals it."""
+    model = load_model(bases["tied"], dtype="float32", device="cpu")
+    PeftModel(model, LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    lora().check_fits(str(bases["tied"]), "", tmp_path / "adapter")
+    with pytest.raises(UsageError, match=r'"lm_head" and "model.embed_tokens" are one weight in this base, and an'):
+        merge(lora(), bases["tied"], tmp_path / "adapter", tmp_path / "merged", "original")
+
+
+def test_blocks_that_layers_share_are_refused_before_the_training(tmp_path: Path) -> None:
+    """Zamba2 runs one block in several layers, and PEFT gives each of them matrices of its own."""
+    sizes = {"vocab_size": 261, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    sizes |= {"num_hidden_layers": 2, "mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 2, "num_mem_blocks": 1}
+    config = AutoConfig.for_model("zamba2", **sizes, layers_block_type=["hybrid"] * 2, adapter_rank=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    lora(target_modules=["in_proj"]).check_merge("original", str(tmp_path))
+    shared = lora(target_modules=["q_proj"])
+    shared.check_targets(str(tmp_path))
+    with pytest.raises(UsageError, match=r'layers.*shared_transformer.self_attn.q_proj" and .* are one weight in this'):
+        shared.check_merge("original", str(tmp_path))
 
 
 @pytest.mark.parametrize("option", ["modules_to_save", "exclude_modules"])
