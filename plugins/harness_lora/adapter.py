@@ -165,13 +165,13 @@ class Lora:
         _check_shapes(base, adapter, config)
         _check_loads(base, adapter, config)
 
-    def check_merge(self, variant: str, base: str) -> None:
-        """Raise UsageError when an adapter of this configuration cannot be merged this way onto the base's folder."""
+    def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
+        """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
         from harness_lora.merge import check_base, check_mergeable
 
         self._check_variant(variant)
-        config = self.peft_config()
-        check_mergeable(config)
+        config = read_config(adapter) if adapter else self.peft_config()
+        check_mergeable(config, trained=adapter is not None)
         check_base(Path(base), config)
 
     def _check_variant(self, variant: str) -> None:

@@ -211,6 +211,17 @@ def test_dropout_on_experts_is_refused_before_the_training(base: Base) -> None:
         lora().check_targets(str(base("qwen3_moe")))
 
 
+def test_an_adapter_made_elsewhere_is_asked_for_itself(base: Base, tmp_path: Path) -> None:
+    """What the suite's own adapter would be is nothing to a candidate; how that is stored, and adapted, is."""
+    folder, made = base("qwen3_moe"), tmp_path / "adapter"
+    adapt(folder, made, target_modules="all-linear")
+    lora().check_merge("original", str(folder), made)
+    config = json.loads((made / "adapter_config.json").read_text("utf-8"))
+    (made / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}), "utf-8")
+    with pytest.raises(UsageError, match='initialised with "pissa": it belongs to a rewritten base'):
+        lora().check_merge("original", str(folder), made)
+
+
 def test_parameter_that_there_is_not_is_refused(base: Base) -> None:
     """PEFT only warns of it."""
     adapter = lora(lora_dropout=0.0, target_modules=["q_proj"], target_parameters=["experts.gate_up"])
