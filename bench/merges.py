@@ -100,12 +100,13 @@ def measure(case: Case, work: Path, seed: int) -> bool:
 
 
 def _against(base: Path, adapter: Path, folder: Path, theirs: Any, made: Any) -> str:
-    from harness_checks.merged import _sums
+    from harness_checks.merged import _plan, _sums
     from harness_lora import parity
 
     ids = parity._windows(str(base))
     found = parity._compare(theirs, made.load(str(folder)), ids)
-    sums = _sums(base, folder, adapter).values()
+    plan = _plan(base, adapter)
+    sums = _sums(plan, base, folder, plan.must).values()
     error, off = max(s.error for s in sums), sum(s.off for s in sums)
     return f"kl {found.kl:.2e} top1 {found.top1:.4f} tokens {found.tokens}  error {error:.3g} off {off}"
 

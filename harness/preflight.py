@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -145,8 +145,8 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Ada
         made.check()
         if plan.suite.trains:
             made.check_targets(source.path)
-        for variant in plan.suite.merges:
-            made.check_merge(variant)
+            for variant in plan.suite.merges:
+                made.check_merge(variant, source.path)
     except UsageError as error:
         mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
         return None
@@ -180,8 +180,15 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
     if adapter and declared.adapter:
         folder = plan.suite.resolve(declared.adapter)
         if _is_safe(folder, declared.where, mistakes):
-            _try(mistakes, declared.where, lambda: adapter.check_fits(source.path, source.digest, folder))
+            _try(mistakes, declared.where, partial(_check_made, adapter, source, folder, plan.suite.merges))
     return None
+
+
+def _check_made(adapter: Adapter, source: Source, folder: Path, variants: Iterable[str]) -> None:
+    """Raise UsageError when an adapter made elsewhere does not fit the base, or cannot be merged as it is to be."""
+    adapter.check_fits(source.path, source.digest, folder)
+    for variant in variants:
+        adapter.check_merge(variant, source.path, folder)
 
 
 def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:

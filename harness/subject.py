@@ -154,8 +154,11 @@ class Adapter(Protocol):
         """Raise UsageError when a module that is to be adapted is not in the base's folder."""
         ...
 
-    def check_merge(self, variant: str) -> None:
-        """Raise UsageError when such an adapter cannot be merged onto this variant of its base."""
+    def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
+        """Raise UsageError when such an adapter cannot be merged onto this variant of the base in this folder.
+
+        With `adapter`, a folder, when the one that is there cannot.
+        """
         ...
 
     def peft_config(self) -> Any: ...

@@ -86,7 +86,7 @@ class FakeAdapter:
     def check_targets(self, base: str) -> None:
         """Accept every base."""
 
-    def check_merge(self, variant: str) -> None:
+    def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Refuse what only a quantised base has."""
         if variant == "dequantized":
             raise UsageError('base "dequantized": a fake is never quantised')

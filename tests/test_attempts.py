@@ -169,7 +169,7 @@ from harness.testing import FakeAdapter, write_fake, _skill
 
 @dataclass(frozen=True)
 class Two(FakeAdapter):
-    def check_merge(self, variant):
+    def check_merge(self, variant, base, adapter=None):
         pass
 
     def merge(self, base, adapter, out, *, variant):

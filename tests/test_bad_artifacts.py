@@ -162,7 +162,7 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     "for other weights": (configure("harness-adapter.json", base_digest="b" * 64), "was trained on weights bbbb"),
     "for other layers": (
         reseat(ADAPTER, lambda ws: {n.replace("layers.1.", "layers.7."): w for n, w in ws.items()}),
-        'the base has no "model.layers.7.',
+        'PEFT finds no place for 14 of its tensors, "base_model.model.model.layers.7.',
     ),
     "of another shape": (
         reseat(ADAPTER, lambda ws: {n: w[..., :8].contiguous() for n, w in ws.items()}),

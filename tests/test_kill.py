@@ -172,9 +172,9 @@ def child(*arguments):
     return json.loads(told) if told else -os.WTERMSIG(status)
 
 
-from harness_lora.merge import _skeleton
+from harness_lora.layout import skeleton
 
-_skeleton(Path("base"))  # imports what a merge needs, once and not in every child
+skeleton(Path("base"))  # imports what a merge needs, once and not in every child
 points, wanted, outcomes = 0, {}, []
 for adapter in ("two", "one"):
     points = child(adapter)

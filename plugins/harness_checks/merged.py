@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
 from functools import partial, reduce
 from operator import add
@@ -46,13 +46,10 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
         return
     if twin is None or twin.adapter is None or not (twin.adapter / WEIGHTS).is_file():
         return
-    from harness_lora.headers import find_tensor, read_headers, split_name
-
-    there = read_headers(Path(base.path))
-    modules = {split_name(key)[0] for key in read_headers(twin.adapter, WEIGHTS)}
-    changed = set(_changed(Path(base.path), Path(merged.path)))
-    wanted = {tensor for module in modules if (tensor := find_tensor(module, there))}
-    sums = {} if twin.quantization else _sums(Path(base.path), Path(merged.path), twin.adapter)
+    changed, plan = set(_changed(Path(base.path), Path(merged.path))), _plan(Path(base.path), twin.adapter)
+    wanted = plan.must if plan else _named(Path(base.path), twin.adapter)
+    whole = frozenset(plan.replaced if twin.quantization else plan.must) if plan else frozenset()
+    sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
         what = f"{len(missing)} of {len(wanted)} adapted tensors are the base's in the merged model, limit 0"
         yield Flag("error", what, missing, "the adapter was not merged, or is too small for the base's dtype")
@@ -269,26 +266,42 @@ class _Sum:
         return f"{told}; error {self.error:.3g} times one rounding's, limit {ERROR}"
 
 
-def _sums(base: Path, merged: Path, adapter: Path) -> dict[str, _Sum]:
-    """Add every adapted tensor up once more; empty for an adapter of a kind that is not merged here."""
+def _plan(base: Path, adapter: Path) -> Any:
+    """Return what a merge of an adapter does to each tensor, or None for one of a kind that is not merged here."""
+    from harness.errors import UsageError
+    from harness_lora.headers import read_headers
+    from harness_lora.merge import make_plan
+
+    try:
+        return make_plan(base, adapter, read_headers(base), None)
+    except UsageError:
+        return None
+
+
+def _named(base: Path, adapter: Path) -> set[str]:
+    """Return the tensors of a base that have the names of what an adapter adapts."""
+    from harness_lora.headers import find_tensor, read_headers, split_name
+
+    there = read_headers(base)
+    modules = {split_name(key)[0] for key in read_headers(adapter, WEIGHTS)}
+    return {tensor for module in modules if (tensor := find_tensor(module, there))}
+
+
+def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
+    """Add these of the adapted tensors up once more."""
+    import torch
     from safetensors import safe_open
 
-    from harness.errors import UsageError
-    from harness_lora.adapter import read_config, read_note
     from harness_lora.headers import read_headers
-    from harness_lora.merge import Merge, dtype_of, make_plan, workers
+    from harness_lora.merge import Merge, as_rows, workers
 
-    there, made, config = read_headers(base), read_headers(merged), read_config(adapter)
-    try:
-        plan = make_plan(base, adapter, there, None)
-    except UsageError:
-        return {}
+    there, made = read_headers(base), read_headers(merged)
     found: dict[str, _Sum] = {}
     with workers() as pool:
-        merge = Merge(plan, config, None, dtype_of(read_note(adapter)), pool)
-        for name in sorted(plan.must & made.keys()):
+        merge = Merge(plan, None, torch.float32, pool)
+        for name in sorted(made.keys() & names):
             with safe_open(there[name].file, "pt") as old, safe_open(made[name].file, "pt") as new:
-                before, after = old.get_tensor(name), new.get_tensor(name)
+                before, after = as_rows(old.get_tensor(name)), as_rows(new.get_tensor(name))
             if before.shape == after.shape and after.is_floating_point():
                 parts = merge.blocks(name, before, partial(_Sum.of_block, before, after))
                 found[name] = reduce(add, parts, _Sum())

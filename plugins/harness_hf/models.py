@@ -17,9 +17,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from harness.errors import Finding, UsageError
+from harness.evidence import read_safetensors
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 BLOCK = 64  # numbers that share a scale in NF4
+PLACELESS = "PEFT finds no place for {} of its tensors"
+MISSING = "it lacks {} of the tensors that its adapter_config.json tells of"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -104,38 +107,60 @@ def _is_quantised(path: str | Path) -> bool:
 def add_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
     """Put a PEFT adapter on a model (or one more on a PeftModel) for inference, and return the PeftModel.
 
-    Raises UsageError when it was made for another base.
+    Raises UsageError when it was made for another base, or when PEFT does not find all of it.
     """
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
+    with fitting(adapter), quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # told below
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # of parameters
+        if isinstance(model, PeftModel):
+            found = model.load_adapter(str(adapter), adapter_name=name)
+        else:  # that tells nobody what it did not find, so the weights are set once more
+            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+            found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"), name)
+        check_found(found, adapter, name)
+    return model
+
+
+@contextmanager
+def fitting(adapter: Path) -> Iterator[None]:
+    """Turn what PEFT raises when it loads an adapter into one line that names the adapter."""
     try:
-        with quiet():
-            if isinstance(model, PeftModel):
-                model.load_adapter(str(adapter), adapter_name=name)
-                return model
-            return PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+        yield
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise UsageError(
-            f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
-        ) from None
+        told = f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
+        raise UsageError(told) from None
+
+
+def check_found(found: Any, adapter: Path, name: str) -> None:
+    """Raise ValueError when PEFT's result of loading an adapter by this name tells of tensors that are left over."""
+    missing = [key for key in found.missing_keys if "lora_" in key and name in key.split(".")]
+    for keys, what in ((found.unexpected_keys, PLACELESS), (missing, MISSING)):
+        if keys:
+            raise ValueError(f'{what.format(len(keys))}, "{min(keys)}" is one')
 
 
 def rewrites_base(adapter: Path) -> bool:
     """Say whether an adapter changes weights of its base when loaded, so that the base cannot be shared.
 
-    True for anything but a plain LoRA: a bias, modules saved whole, or an initialisation such as PiSSA or OLoRA
-    that moves part of the base into the adapter.
+    True for anything but a plain LoRA: a bias, modules saved whole, weights of the base that were saved along, or an
+    initialisation such as PiSSA or OLoRA that moves part of the base into the adapter.
     """
     try:
         config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+        tensors = read_safetensors(adapter / "adapter_model.safetensors").tensors
     except (OSError, ValueError):
-        raise UsageError(f'adapter "{adapter}": has no readable adapter_config.json; name a PEFT folder') from None
+        raise UsageError(
+            f'adapter "{adapter}": has no readable adapter_config.json and weights; name a PEFT folder'
+        ) from None
     plain = config.get("init_lora_weights", True) in (True, False, "gaussian", "orthogonal", "eva")
     return (
         not plain
         or config.get("peft_type") != "LORA"
         or config.get("bias", "none") != "none"
         or any(config.get(name) for name in ("modules_to_save", "lora_bias", "trainable_token_indices"))
+        or not all(".lora_" in name for name in tensors)
     )
 
 

@@ -87,15 +87,25 @@ class Lora:
             raise UsageError(f"LoraConfig: {' '.join(str(error).split())}") from None
 
     def check_targets(self, base: str) -> None:
-        """Raise UsageError when `target_modules` or a pattern matches no module in the headers of the base's folder."""
-        names = [n.removesuffix(".weight") for n in read_headers(Path(base)) if n.endswith(".weight")]
+        """Raise UsageError when an option names what the base has not, or PEFT refuses to put it on the base."""
+        from harness_lora.layout import Layout, adapt, targets
+
+        layout = Layout(Path(base), there := read_headers(Path(base)))
+        names = [name for name, _ in layout.model.named_modules()]
+        stored = [n.removesuffix(".weight") for n in there if n.endswith(".weight")]  # experts are modules only there
         patterns = [*(self.fields.get("rank_pattern") or {}), *(self.fields.get("alpha_pattern") or {})]
-        check_targets(self.fields["target_modules"], names, patterns)
+        check_targets(self.fields["target_modules"], names + stored, option="target_modules")
+        check_targets(None, [*names, *stored, *layout.shapes], patterns)
         for option in ("modules_to_save", "exclude_modules"):
-            check_targets(_list(self.fields.get(option)), names, option=option)
+            check_targets(_list(self.fields.get(option)), names + stored, option=option)
         self._check_ends(Path(base))
         if self.fields.get("lora_bias"):
             self._check_biases(Path(base))
+        adapted = adapt(layout.model, self.peft_config())
+        found = adapted.peft_config["default"]
+        check_targets(found.target_modules, names)
+        parameters = [target.parameter for _, target in targets(adapted)]
+        check_targets(self.fields.get("target_parameters"), parameters, option="target_parameters")
 
     def _check_ends(self, base: Path) -> None:
         """Refuse an embedding or a head that would not be trained, or apart from what it is tied to."""
@@ -140,6 +150,12 @@ class Lora:
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
         """Raise UsageError when the folder `adapter` holds no adapter, or one that was made for another base."""
         config = read_config(adapter)
+        plain = type(config)()
+        for name, why in REFUSED.items():
+            if getattr(config, name) != getattr(plain, name):
+                raise UsageError(
+                    f'adapter "{adapter}": was made with "{name}", which is not evaluated here: {why}; train without it'
+                )
         made_for = read_note(adapter).get("base_digest")
         if made_for and base_digest and made_for != base_digest:
             raise UsageError(
@@ -147,16 +163,22 @@ class Lora:
                 "name the base it was trained on"
             )
         _check_shapes(base, adapter, config)
+        _check_loads(base, adapter, config)
 
-    def check_merge(self, variant: str) -> None:
-        """Raise UsageError when an adapter of this configuration cannot be merged this way."""
-        from harness_lora.merge import check_mergeable
+    def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
+        """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
+        from harness_lora.merge import check_base, check_mergeable
 
+        self._check_variant(variant)
+        config = read_config(adapter) if adapter else self.peft_config()
+        check_mergeable(config, trained=adapter is not None)
+        check_base(Path(base), config)
+
+    def _check_variant(self, variant: str) -> None:
         if variant not in ("original", "dequantized"):
             raise UsageError(f'[merge] base "{variant}": unknown; known: "original", "dequantized"')
         if variant == "dequantized" and not self.quantization:
             raise UsageError('[merge] base "dequantized": the adapter was trained on a full base; use "original"')
-        check_mergeable(self.peft_config())
 
     def merge(
         self,
@@ -174,12 +196,11 @@ class Lora:
         """
         from harness_lora.merge import check_mergeable, merge_folder
 
-        self.check_merge(variant)
-        config = read_config(adapter)
-        check_mergeable(config, trained=True)
+        self._check_variant(variant)
+        check_mergeable(read_config(adapter), trained=True)
         self.check_fits(base, "", adapter)
         quantization = self.quantization if variant == "dequantized" else None
-        merge_folder(Path(base), adapter, out, config, quantization, read_note(adapter), progress)
+        merge_folder(Path(base), adapter, out, quantization, read_note(adapter), progress)
 
     def verify(self, base: str, adapter: Path, merged: Path, *, variant: str) -> dict[str, Any]:
         """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
@@ -237,8 +258,38 @@ def read_note(adapter: Path) -> dict[str, Any]:
         raise UsageError(f'adapter "{adapter}": its {NOTE} cannot be read: {error}; train again') from None
 
 
+def _check_loads(base: str, adapter: Path, config: Any) -> None:
+    """Let PEFT load the adapter's shapes into the base's model without weights, and look whether it finds them all."""
+    import torch
+    from peft import set_peft_model_state_dict
+
+    from harness_hf.models import check_found, fitting
+    from harness_lora.layout import Layout, adapt, targets
+
+    layout = Layout(Path(base), read_headers(Path(base)))
+    with fitting(adapter):
+        adapted = adapt(layout.model, config)
+        shapes = {key: header.shape for key, header in read_headers(adapter, WEIGHTS).items()}
+        shapes = {key: shape for key, shape in shapes.items() if ".lora_monteclora_" not in key}  # PEFT makes it later
+        empty = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        if config.use_rslora and adapted.peft_config["default"].rank_pattern != config.rank_pattern:
+            raise UsageError(
+                f'adapter "{adapter}": has its experts singly and use_rslora, and PEFT loads it with another scale '
+                "than it was trained with; train it again, or merge it with the library it was trained with"
+            )
+        check_found(set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True), adapter, "default")
+    for _, target in targets(adapted):
+        if target.parameter not in layout.by_parameter and target.parameter not in layout.twins:
+            raise UsageError(
+                f'adapter "{adapter}": the base has no "{target.parameter}", which it adapts; was it made for another?'
+            )
+
+
 def _check_shapes(base: str, adapter: Path, config: Any) -> None:
-    """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed."""
+    """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed.
+
+    What has another name in the base's files than in its model is left to PEFT.
+    """
     there = read_headers(Path(base))
     made = {split_name(key): header.shape for key, header in read_headers(adapter, WEIGHTS).items()}
     for module, part in made:
@@ -246,13 +297,7 @@ def _check_shapes(base: str, adapter: Path, config: Any) -> None:
         if shape is None:
             continue
         tensor = find_tensor(module, there)
-        if tensor is None:
-            if config.ensure_weight_tying and not part:
-                continue  # the other name of a tied tensor
-            raise UsageError(
-                f'adapter "{adapter}": the base has no "{module}", which it adapts; was it made for another?'
-            )
-        if there[tensor].shape not in (shape, shape[::-1] if part else shape):
+        if tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
             raise UsageError(
                 f'adapter "{adapter}": "{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}; '
                 "name the base it was made for"

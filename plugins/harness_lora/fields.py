@@ -20,10 +20,7 @@ OURS = {  # not the user's, and why
 MERGED = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"}
 MERGED |= {"layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "use_rslora"}
 MERGED |= {"use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "ensure_weight_tying"}
-MERGED |= {"use_bdlora", "velora_config"}
-UNMERGED = {  # trained, and shipped as an adapter
-    "target_parameters": "a checkpoint may store the experts of a layer otherwise than the model holds them",
-}
+MERGED |= {"use_bdlora", "velora_config", "target_parameters"}
 UNTRAINED = {  # not trained here; an adapter that was made with it elsewhere is merged
     "eva_config": "EVA needs a pass over the data before the training, which is not done here",
     "corda_config": "CorDA needs a pass over the data before the training, which is not done here",
@@ -54,4 +51,4 @@ ON_FLOATS = ("mica", "orthogonal", *MOVES_BASE)  # PEFT makes them from the base
 
 def unknown(fields: Set[str]) -> Set[str]:
     """Return the fields that no table says anything about."""
-    return fields - {*OURS, *MERGED, *UNMERGED, *UNTRAINED, *REFUSED}
+    return fields - {*OURS, *MERGED, *UNTRAINED, *REFUSED}

@@ -22,13 +22,14 @@ PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
 def fold(adapter: Path) -> bool:
     """Make a plain LoRA of an adapter with rslora or patterns, and say whether there was anything to do.
 
-    B (out, r) becomes s·B, rounded once to its dtype, and ranks are filled up with zeros to the largest; A·B stays what
-    it was. DoRA stays DoRA: its norm is no scaling. An adapter with other parts is left as it is.
+    B (out, r) and its bias become s times as large, rounded once to their dtype, and ranks are filled up with zeros to
+    the largest; s·B·A stays what it was. DoRA stays DoRA: its norm is no scaling. An adapter with other parts, or with
+    blocks that a longer rank would move, is left as it is.
     """
     from safetensors.torch import load_file, save_file
 
     config = read_config(adapter)
-    if not any(getattr(config, name) for name in SCALES) or config.target_parameters:
+    if not any(getattr(config, name) for name in SCALES) or config.target_parameters or config.use_bdlora:
         return False
     tensors = load_file(adapter / WEIGHTS)
     modules: dict[str, dict[str, str]] = defaultdict(dict)
@@ -41,9 +42,11 @@ def fold(adapter: Path) -> bool:
     rank = max(len(tensors[a]) for _, a, _ in pairs)
     for module, a, b in pairs:
         scale, missing = _scale(config, module, len(tensors[a])), rank - len(tensors[a])
-        scaled = (tensors[b].double() * scale).to(tensors[b].dtype)
+        bias = modules.get(f"{module}.bias", {}).get("lora_bias")
+        for key in filter(None, (b, bias)):
+            tensors[key] = (tensors[key].double() * scale).to(tensors[key].dtype)
         tensors[a] = _filled(tensors[a], (missing, tensors[a].shape[1]), 0)
-        tensors[b] = _filled(scaled, (len(scaled), missing), 1)
+        tensors[b] = _filled(tensors[b], (len(tensors[b]), missing), 1)
     told = json.loads((adapter / CONFIG).read_text("utf-8"))
     told |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
     save_file(tensors, adapter / WEIGHTS, {"format": "pt"})

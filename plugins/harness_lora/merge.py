@@ -26,6 +26,7 @@ from typing import IO, Any, TypeVar
 import torch
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 
 from harness.errors import Finding, UsageError
@@ -33,13 +34,16 @@ from harness.evidence import Safetensors, read_safetensors
 from harness.formats import TEMPLATES, Unsafe, check_indexes, shipping
 from harness.paths import copy_range
 from harness.subject import Progress
-from harness_lora.fields import REFUSED, REWRITTEN, UNMERGED, unknown
-from harness_lora.headers import Header, find_tensor, read_headers, split_name
+from harness_lora.adapter import read_config
+from harness_lora.fields import REFUSED, REWRITTEN, unknown
+from harness_lora.headers import Header, read_headers, split_name
+from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
 
 WEIGHTS = "adapter_model.safetensors"
 
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
+MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
@@ -51,9 +55,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a base's tensors, by name."""
+    """What becomes of a base's tensors, by name; `config` has the ranks and alphas that PEFT gave to parameters."""
 
-    added: Mapping[str, tuple[str, Tensors]]  # module and its parts, lora_A and so on
+    config: Any
+    places: Mapping[str, Place]
+    added: Mapping[str, tuple[str, Tensors]]  # by which name PEFT knows it, and its parts, lora_A and so on
     replaced: Tensors  # modules_to_save
     rounded: frozenset[str]  # what a 4-bit load quantises
     transposed: frozenset[str]  # Conv1D keeps its weight as (in, out), and so does an embedding
@@ -73,7 +79,6 @@ class Merge:
     """
 
     plan: Plan
-    config: Any
     quantization: Mapping[str, Any] | None
     dtype: torch.dtype  # in which a 4-bit model was loaded
     pool: Executor
@@ -97,6 +102,7 @@ class Merge:
 
     def tensor(self, name: str, before: torch.Tensor, to: IO[bytes], start: int) -> None:
         """Write a tensor of the merged model in the dtype it has in the base; raises Finding when it is not finite."""
+        before = as_rows(before)
         row = math.prod(before.shape[1:]) * before.element_size()
 
         def block(rows: slice, total: torch.Tensor) -> None:
@@ -114,7 +120,11 @@ class Merge:
         self.blocks(name, before, block)
 
     def blocks(self, name: str, before: torch.Tensor, use: Callable[[slice, torch.Tensor], T]) -> list[T]:
-        """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads."""
+        """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads.
+
+        The rows of a stack of matrices are those of all of them, one below the other.
+        """
+        before = as_rows(before)
         make = self.maker(name, before)
         step = max(1, BLOCK // max(1, math.prod(before.shape[1:])))
 
@@ -126,19 +136,43 @@ class Merge:
 
     def maker(self, name: str, weight: torch.Tensor) -> Callable[[slice], torch.Tensor]:
         """Return what makes rows of the merged tensor; a row of the product needs no other row."""
+        new = self.given(name, weight)
+        if name in self.plan.replaced:
+            return new.__getitem__
+        if name in self.plan.transposed:
+            return self.pool.submit(self.sum, name, new, slice(None)).result().T.__getitem__
+        return lambda rows: self.sum(name, new, rows)
+
+    def given(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Return what is added to, of shape (out, in), as a 4-bit load has it; or what is put in its place."""
         _, parts = self.plan.added.get(name, ("", {}))
-        given = self.plan.replaced.get(name, parts.get("base_layer", weight))  # an adapter may bring the weight along
+        given = as_rows(self.plan.replaced.get(name, parts.get("base_layer", weight)))  # an adapter may bring it along
         if given.shape != weight.shape:
             raise Finding(f'merge: "{name}" has another shape than in the base')
         if name in self.plan.replaced:
-            return given.__getitem__
-        turned = name in self.plan.transposed
-        new = given.to(weight.dtype).T if turned else given.to(weight.dtype)
-        if name in self.plan.rounded and self.quantization:
-            new = round_to_4bit(new, self.quantization, self.dtype)
-        if turned:
-            return self.pool.submit(self.sum, name, new, slice(None)).result().T.__getitem__
-        return lambda rows: self.sum(name, new, rows)
+            return given
+        new = given.to(weight.dtype)
+        new = new.T if name in self.plan.transposed else new
+        return (
+            round_to_4bit(new, self.quantization, self.dtype)
+            if name in self.plan.rounded and self.quantization
+            else new
+        )
+
+    def moves(self, name: str, weight: torch.Tensor) -> bool:
+        """Return whether the adapter changes a tensor, other than by rounding; rows of an embedding always count."""
+        if name in self.plan.replaced:
+            return not torch.equal(self.plan.replaced[name].to(weight.dtype), weight)
+        _, parts = self.plan.added[name]
+        if "lora_A" not in parts:
+            return any(bool(part.any()) for part in parts.values())
+        if parts["lora_A"].any() and parts["lora_B"].any():
+            return True
+        if "lora_magnitude_vector" not in parts:
+            return False
+        norms = torch.linalg.norm(self.given(name, as_rows(weight)).double(), dim=1)
+        scales = parts["lora_magnitude_vector"].double().flatten() / norms
+        return bool(((scales - 1).abs() > MAGNITUDE).any())
 
     def sum(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
         if name not in self.plan.added:
@@ -146,17 +180,17 @@ class Merge:
         module, parts = self.plan.added[name]
         total = weight[rows].double()
         if "lora_bias" in parts:
-            scale = scale_of(module.removesuffix(".bias"), self.config)
+            scale = scale_of(module.removesuffix(".bias"), self.plan.config)
             return total.add_(parts["lora_bias"][rows].double(), alpha=scale)
         if "trainable_tokens_delta" in parts:
-            return put_tokens(total, module, parts["trainable_tokens_delta"], self.config, rows)
-        return add_lora(total, module, parts, self.config, rows)
+            return put_tokens(total, module, parts["trainable_tokens_delta"], self.plan.config, rows)
+        return add_lora(total, module, parts, self.plan.config, rows)
 
 
 def check_mergeable(config: Any, *, trained: bool = False) -> None:
     """Raise UsageError for a LoraConfig whose merge is not proven; `trained` when it is read from an adapter."""
     known, plain = {option.name for option in dataclasses.fields(LoraConfig)}, LoraConfig()
-    refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **UNMERGED, **REFUSED}
+    refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **REFUSED}
     for name, why in refused.items():
         if getattr(config, name) != getattr(plain, name):
             raise UsageError(f'[merge] an adapter with "{name}" is not merged: {why}; ship the adapter')
@@ -168,11 +202,35 @@ def check_mergeable(config: Any, *, trained: bool = False) -> None:
         )
 
 
+def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header], Sequence[str]]:
+    """Return the tensors of a base, and which other files go along; raises UsageError when nothing is merged onto it.
+
+    With a `config`, also when PEFT would adapt what is made of several tensors in a way that is not merged here.
+    """
+    there = read_headers(base)
+    _refuse_quantised(base, there)
+    try:
+        check_indexes(base)
+        names = shipping(base, COPIED)
+    except Unsafe as error:
+        raise UsageError(f'[merge] base "{base}": {error}') from None
+    if config:
+        layout = Layout(base, there)
+        adapted = adapt(layout.model, config)
+        chosen = [target.parameter for _, target in targets(adapted)]
+        for parameter in chosen:
+            if parameter in layout.twins:
+                pair = (name.removesuffix(".weight") for name in (parameter, layout.twins[parameter]))
+                raise UsageError(f"[merge] {_unmergeable(*pair)}")
+        for parameter in (*chosen, *saved(adapted)):
+            layout.tensors(parameter)
+    return there, names
+
+
 def merge_folder(
     base: Path,
     adapter: Path,
     out: Path,
-    config: Any,
     quantization: Mapping[str, Any] | None,
     note: Mapping[str, Any],
     progress: Callable[[Progress], None] | None = None,
@@ -183,16 +241,8 @@ def merge_folder(
     UsageError when the base or the adapter is of a kind that cannot be merged, Finding when the result is not finite
     or not what was to change.
     """
-    there = read_headers(base)
-    _refuse_quantised(base, there)
-    try:
-        check_indexes(base)
-        names = shipping(base, COPIED)
-    except Unsafe as error:
-        raise UsageError(f'[merge] base "{base}": {error}') from None
+    there, names = check_base(base)
     plan = make_plan(base, adapter, there, quantization)
-    if not plan.replaced and not any(_moves(parts) for _, parts in plan.added.values()):
-        raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
     done = iter(range(1, len(there) + 1))
 
     def tick() -> None:
@@ -201,7 +251,9 @@ def merge_folder(
             progress(Progress("merge", number, len(there)))
 
     with workers() as pool:
-        merge = Merge(plan, config, quantization, dtype_of(note), pool, tick)
+        merge = Merge(plan, quantization, dtype_of(note), pool, tick)
+        if not any(merge.moves(name, _read(there[name].file, name)) for name in sorted(plan.must)):
+            raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
     _copy_rest(base, names, out)
@@ -251,33 +303,42 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
     """Match the adapter's tensors with the base's; raises UsageError for what cannot be merged."""
     added: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
     replaced: dict[str, torch.Tensor] = {}
-    model = _skeleton(base)
-    twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in model.all_tied_weights_keys.items()}
-    twins |= {b: a for a, b in twins.items()}
-    embedded: set[str] = set()
-    with safe_open(adapter / WEIGHTS, "pt") as opened:
-        names = {split_name(key): key for key in read_headers(adapter, WEIGHTS)}
-        for (module, part), key in names.items():
-            tensor, tied = find_tensor(module, there), module in twins
-            if tied and not part and (twin := names.get((twins[module], ""))):  # trained as one, and saved twice
-                tied = not torch.equal(opened.get_tensor(key), opened.get_tensor(twin))
-                if tensor is None and not tied:
-                    continue
-            if tensor is None or (tied and part != "trainable_tokens_delta"):
-                raise UsageError(f"[merge] {_unmergeable(module, twins.get(module))}")
-            if part:
-                embedded |= {tensor} if part.startswith("lora_embedding") else set()
-                name = part.replace("lora_embedding", "lora")
-                added.setdefault(tensor, (module, {}))[1][name] = opened.get_tensor(key)
-            else:
-                replaced[tensor] = opened.get_tensor(key)
-    linears = _linears(model)
-    rounded = {find_tensor(name, there) for name in _quantised(model, linears)} if quantization else set()
+    layout = Layout(base, there)
+    twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in layout.twins.items()}
+    linears = _linears(layout.model)
+    rounded = {layout.tensor(name) for name in _quantised(layout.model, linears)} if quantization else set()
     if None in rounded:
         raise UsageError(f'[merge] base "{base}": its files name layers otherwise than the model; use "original"')
-    transposed = {find_tensor(name, there) for name, kind in linears.items() if kind == "Conv1D"}
-    transposed |= embedded
-    return Plan(added, replaced, frozenset(filter(None, rounded)), frozenset(filter(None, transposed)))
+    transposed = {layout.tensor(name) for name, kind in linears.items() if kind == "Conv1D"}
+    adapted = adapt(layout.model, read_config(adapter))
+    config, known = adapted.peft_config["default"], dict(targets(adapted))
+    parts = {split_name(key): tensor for key, tensor in _loaded(adapter, adapted).items()}
+    for (module, part), tensor in parts.items():
+        target = known.get(module) or Target(layout.parameter(module), module)
+        found, tied = layout.tensors(target.parameter), module in twins
+        if tied and not part and (twin := parts.get((twins[module], ""))) is not None:  # trained as one, saved twice
+            tied = not torch.equal(tensor, twin)
+            if not found and not tied:
+                continue
+        if not found or (tied and part != "trainable_tokens_delta"):
+            raise UsageError(f"[merge] {_unmergeable(module, twins.get(module))}")
+        for name in found:
+            transposed |= {name} if part.startswith("lora_embedding") else set()
+            share, value = target.share(layout.places[name], part.replace("lora_embedding", "lora"), tensor)
+            if part:
+                added.setdefault(name, (target.key, {}))[1][share] = value
+            else:
+                replaced[name] = value
+    rest = (frozenset(filter(None, names)) for names in (rounded, transposed))
+    return Plan(config, layout.places, added, replaced, *rest)
+
+
+def _loaded(adapter: Path, adapted: Any) -> Tensors:
+    """Return an adapter's tensors by the names that PEFT loads them by; those of experts may have been saved singly."""
+    with safe_open(adapter / WEIGHTS, "pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in read_headers(adapter, WEIGHTS)}
+    loaded: Tensors = convert_peft_adapter_state_dict_for_transformers(adapted, adapted.peft_config["default"], tensors)
+    return loaded
 
 
 def _unmergeable(module: str, twin: str | None) -> str:
@@ -285,16 +346,15 @@ def _unmergeable(module: str, twin: str | None) -> str:
     if twin is None:
         return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'
     return (
-        f'"{module}" and "{twin}" are one weight in this base, and adding to it would change both; that the adapter '
-        "does so too is not proven here; ship the adapter, or train with target_modules that leave them out"
+        f'"{module}" and "{twin}" are one weight in this base, and an adapter changes each by itself, which one merged '
+        "weight cannot hold; ship the adapter, or train with targets that leave them out"
     )
 
 
-def _moves(parts: Tensors) -> bool:
-    """Say whether an adapter's parts of one tensor are not all zero; other rows of an embedding always count."""
-    if "lora_A" in parts:
-        return bool(parts["lora_A"].any() and parts["lora_B"].any())
-    return any(bool(part.any()) for part in parts.values())
+def _read(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, "pt") as opened:
+        tensor: torch.Tensor = opened.get_tensor(name)
+        return tensor
 
 
 def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any, rows: slice = slice(None)) -> torch.Tensor:
@@ -304,6 +364,8 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any, row
     arXiv:2402.09353, section 4.1. Raises Finding when the rank is not the configuration's.
     """
     a, b = parts["lora_A"], parts["lora_B"]
+    if a.dim() == 3:
+        return torch.cat(list(_add_to_stack(weight, module, parts, config, rows.start)))
     if config.use_bdlora:  # the blocks of a diagonal are saved one below the other
         blocks = config.use_bdlora.nblocks
         a = _diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
@@ -318,6 +380,18 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: Any, row
         norm = torch.linalg.norm(total, dim=1, keepdim=True)
         total = parts["lora_magnitude_vector"][rows].to(weight.dtype).view(-1, 1) / norm * total
     return total
+
+
+def _add_to_stack(weight: torch.Tensor, module: str, parts: Tensors, config: Any, begin: int) -> Iterator[torch.Tensor]:
+    """Yield what `add_lora` makes of rows of a stack of matrices (E, out, in), matrix by matrix."""
+    a, b = parts["lora_A"], parts["lora_B"]  # (E, r, in), (E, out, r)
+    out, done = b.shape[1], 0
+    while done < len(weight):
+        number, row = divmod(begin + done, out)
+        some = weight[done : done + out - row]
+        own = {"lora_A": a[number], "lora_B": b[number]}
+        yield add_lora(some, module, own, config, slice(row, row + len(some)))
+        done += len(some)
 
 
 def _diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
@@ -349,6 +423,11 @@ def put_tokens(weight: torch.Tensor, module: str, trained: torch.Tensor, config:
     return weight
 
 
+def as_rows(weight: torch.Tensor) -> torch.Tensor:
+    """Return a stack of matrices (E, out, in) as one matrix (E·out, in); others as they are."""
+    return weight.flatten(0, -2) if weight.dim() > 2 else weight
+
+
 def is_finite(weight: torch.Tensor) -> bool:
     """Say whether no element is NaN or infinite; a sum that is finite says so in a tenth of the time."""
     if not weight.is_floating_point() or torch.isfinite(weight.sum(dtype=torch.float32)):
@@ -370,15 +449,6 @@ def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: 
     ).to(device)
     back: torch.Tensor = dequantize_4bit(held.data, held.quant_state)
     return back.float().cpu()
-
-
-def _skeleton(base: Path) -> Any:
-    """Build the model without weights, to know which of its modules are what."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _linears(model: Any) -> dict[str, str]:

@@ -23,8 +23,8 @@ from typing import Any
 
 from harness import fresh
 from harness.errors import Finding
-from harness_lora.adapter import read_config, read_note
-from harness_lora.headers import Header, find_tensor, read_headers
+from harness_lora.adapter import read_note
+from harness_lora.headers import Header, read_headers
 from harness_lora.texts import WINDOW, windows
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
@@ -149,7 +149,7 @@ class _Made:
         import torch
         from safetensors import safe_open
 
-        from harness_lora.merge import is_finite
+        from harness_lora.merge import as_rows, is_finite
 
         opened: dict[Path, Any] = {}
         for header in (*self.before.values(), *self.after.values()):
@@ -165,7 +165,7 @@ class _Made:
                     )
                 wrong = _differing(old, new)
                 if name in self.plan.must or name in self.plan.rounded:
-                    wrong = sum(merge.blocks(name, old, partial(_wrong, new)))
+                    wrong = sum(merge.blocks(name, old, partial(_wrong, as_rows(new))))
                 yield name, new.numel(), not torch.equal(old, new), wrong
 
     @contextmanager
@@ -175,7 +175,7 @@ class _Made:
 
         adapter, quantization = Path(self.question.adapter), self.question.quantization
         with workers() as pool:
-            yield Merge(self.plan, read_config(adapter), quantization, dtype_of(read_note(adapter)), pool)
+            yield Merge(self.plan, quantization, dtype_of(read_note(adapter)), pool)
 
     @property
     def computed(self) -> str:
@@ -208,15 +208,15 @@ class _Made:
         """
         from safetensors import safe_open
 
+        from harness_lora.merge import as_rows
+
         model = self.load(self.question.base)
         with self._merge() as merge:
-            for parameter, weight in model.named_parameters():
-                name = find_tensor(parameter.removesuffix(".weight"), self.before)
-                if name is None or not (name in self.plan.must or name in self.plan.rounded):
-                    continue
-
+            for name in self.plan.must | self.plan.rounded:
+                place = self.plan.places[name]
+                weight = as_rows(place.of(model.get_parameter(place.parameter).data))
                 with safe_open(self.before[name].file, "pt") as opened:
-                    merge.blocks(name, opened.get_tensor(name), partial(_put, weight.data, shift))
+                    merge.blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
         return model
 
 

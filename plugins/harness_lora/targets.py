@@ -19,11 +19,12 @@ def check_targets(
     `patterns` are the keys of `rank_pattern` and `alpha_pattern`.
     """
     names, mistakes = list(names), Mistakes()
+    kind = "parameter" if option == "target_parameters" else "module"
     last = {name.rpartition(".")[2] for name in names}
     wanted = [] if isinstance(targets, str) or targets is None else sorted(targets)
     for target in wanted:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            mistakes.add(f'{option} "{target}"', f"matches no module of the base{did_you_mean(target, last)}")
+            mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
         mistakes.add(f'target_modules "{targets}"', "this expression matches no module of the base; a list names ends")
     for key in patterns:

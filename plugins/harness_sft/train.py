@@ -112,20 +112,20 @@ def _build_trainer(
 
 
 def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
-    """Put a new adapter on the base, its random start fixed by the seed; every pattern of it must match a module."""
+    """Put a new adapter on the base, its random start fixed by the seed; every target of it must match a module."""
     from peft import get_peft_model
     from transformers import set_seed
 
     from harness_lora.targets import check_targets
 
-    config = adapter.peft_config()
-    patterns = [*(config.rank_pattern or {}), *(config.alpha_pattern or {})]
-    check_targets(config.target_modules, [name for name, _ in base.named_modules()], patterns)
+    config, names = adapter.peft_config(), [name for name, _ in base.named_modules()]
     set_seed(seed)
     try:
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
     except (ValueError, TypeError, IndexError, RuntimeError) as error:  # e.g. a 4-bit layer saved whole
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
+    check_targets(config.target_modules, names)  # without the experts, of which PEFT has made `target_parameters`
+    return model
 
 
 def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
@@ -208,8 +208,9 @@ def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
 def _sort_targets(path: Path) -> None:
     """PEFT writes a set in the order of its hashes, which differ from process to process."""
     config = json.loads(path.read_text("utf-8"))
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
+    for name in ("target_modules", "target_parameters"):
+        if isinstance(config[name], list):
+            config[name].sort()
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -250,6 +251,8 @@ def _quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", "(PiSSA|OLoRA) changes the base weights", UserWarning)
             warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
+            # It does not look for them among parameters, for which it has set some itself.
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
             # It takes the bias of lora_bias, which has one dimension, for a shard of a matrix.
             warnings.filterwarnings(
                 "ignore", r"Adapter 'default': \d+ LoRA tensor\(s\) have invalid shape", UserWarning

@@ -50,6 +50,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"target_modules": ["q_proj", "embed_tokens"]}, ""),
     ({"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}, ""),
     ({"modules_to_save": ["lm_head", "norm"]}, ""),
+    ({"target_modules": ["q_proj"], "target_parameters": ["mlp.up_proj.weight"], "lora_dropout": 0.0}, ""),
     ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, "tied"),
     ({"trainable_token_indices": [1, 2]}, ""),  # both are in every row
     ({"trainable_token_indices": {"embed_tokens": [1, 2]}}, ""),
@@ -123,7 +124,7 @@ def identify(value: Any) -> str | None:
 
 def test_every_field_is_in_one_table() -> None:
     """A field that a newer PEFT brings is refused until somebody has proved or refused it here, and written it down."""
-    tables = [fields.OURS, fields.MERGED, fields.UNMERGED, fields.UNTRAINED, fields.REFUSED]
+    tables = [fields.OURS, fields.MERGED, fields.UNTRAINED, fields.REFUSED]
     placed = sorted(name for table in tables for name in table)
     assert placed == sorted(f.name for f in dataclasses.fields(LoraConfig))
     page = DOCS.read_text("utf-8")
@@ -134,7 +135,7 @@ def test_every_field_is_in_one_table() -> None:
     assert set() == {*fields.UNTRAINED, *fields.REFUSED, *fields.FULL} - refused
 
 
-def test_field_of_a_newer_peft_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_field_of_a_newer_peft_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no table knows is neither trained nor merged."""
     monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
     with pytest.raises(UsageError, match='option "use_dora": is not trained here: no test proves it here yet'):
@@ -144,7 +145,7 @@ def test_field_of_a_newer_peft_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     adapter.check()
     monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
     with pytest.raises(UsageError, match=r'\[merge\] an adapter with "use_dora" is not merged: no test proves it'):
-        adapter.check_merge("original")
+        adapter.check_merge("original", str(tiny_model))
 
 
 @pytest.mark.parametrize(("make", "options", "why"), REFUSED, ids=identify)
@@ -156,25 +157,45 @@ def test_refused_before_the_training(make: Any, options: dict[str, Any], why: st
     assert "\n" not in caught.value.messages[0]
 
 
-def test_parameters_are_trained_and_not_merged() -> None:
-    """An adapter of bare parameters may ship as an adapter; a suite that merges it is refused before it trains."""
-    adapter = lora(target_modules=[], target_parameters=["mlp.up_proj.weight"])
-    adapter.check()
-    with pytest.raises(
-        UsageError, match=r'"target_parameters" is not merged: a checkpoint may store .*ship the adapter'
-    ):
-        adapter.check_merge("original")
-
-
 @pytest.mark.parametrize(
     "options",
-    [{"target_modules": ["embed_tokens"]}, {"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [1]}],
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [1]},
+    ],
 )
 def test_half_of_a_tied_pair_is_refused(options: dict[str, Any], bases: dict[str, Path]) -> None:
     """An embedding that the base ties to its head is not trained apart from it."""
     lora(**options).check_targets(str(bases[""]))
     with pytest.raises(UsageError, match="the base ties its embedding to its head"):
         lora(**options).check_targets(str(bases["tied"]))
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True. and a tied layer is part:UserWarning")
+def test_head_that_was_adapted_apart_from_its_embedding(bases: dict[str, Path], tmp_path: Path) -> None:
+    """An adapter made elsewhere may change a tied head alone: it is evaluated, and no merged weight equals it."""
+    model = load_model(bases["tied"], dtype="float32", device="cpu")
+    PeftModel(model, LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    lora().check_fits(str(bases["tied"]), "", tmp_path / "adapter")
+    with pytest.raises(UsageError, match=r'"lm_head" and "model.embed_tokens" are one weight in this base, and an'):
+        merge(lora(), bases["tied"], tmp_path / "adapter", tmp_path / "merged", "original")
+
+
+def test_blocks_that_layers_share_are_refused_before_the_training(tmp_path: Path) -> None:
+    """Zamba2 runs one block in several layers, and PEFT gives each of them matrices of its own."""
+    sizes = {"vocab_size": 261, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    sizes |= {"num_hidden_layers": 2, "mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 2, "num_mem_blocks": 1}
+    config = AutoConfig.for_model("zamba2", **sizes, layers_block_type=["hybrid"] * 2, adapter_rank=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    lora(target_modules=["in_proj"]).check_merge("original", str(tmp_path))
+    shared = lora(target_modules=["q_proj"])
+    shared.check_targets(str(tmp_path))
+    with pytest.raises(UsageError, match=r'layers.*shared_transformer.self_attn.q_proj" and .* are one weight in this'):
+        shared.check_merge("original", str(tmp_path))
 
 
 @pytest.mark.parametrize("option", ["modules_to_save", "exclude_modules"])
@@ -279,7 +300,7 @@ def train(adapter: Lora, base: Path, folder: Path) -> Path:
     """Check as preflight does, train a few steps, and return the adapter."""
     adapter.check()
     adapter.check_targets(str(base))
-    adapter.check_merge("original")
+    adapter.check_merge("original", str(base))
     ref = ModelRef("base", str(base), options={"device": "cpu", "dtype": "float32"})
     return sft(ref, adapter, ROWS, folder / "adapter", progress=lambda _: None, seed=3, **RECIPE)
 

@@ -264,8 +264,58 @@ def test_an_adapter_that_moves_its_base_gets_its_own(
 
     known = json.loads((tiny_adapter / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(known | config))
+    shutil.copyfile(tiny_adapter / "adapter_model.safetensors", tmp_path / "adapter_model.safetensors")
     assert rewrites_base(tmp_path)
     assert not rewrites_base(tiny_adapter)
+
+
+def test_an_adapter_that_brings_weights_of_the_base_gets_its_own(tiny_adapter: Path, tmp_path: Path) -> None:
+    """PEFT may save an embedding beside a plain LoRA, and loads it into the base."""
+    from safetensors.torch import load_file, save_file
+
+    from harness_hf.models import rewrites_base
+
+    shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    weights = load_file(tiny_adapter / "adapter_model.safetensors")
+    weights["base_model.model.model.embed_tokens.weight"] = torch.zeros(261, 64)
+    save_file(weights, tmp_path / "adapter/adapter_model.safetensors")
+    assert rewrites_base(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("base_model.model.", "model."), ("layers.1.", "layers.7."), ("lora_A", "lora_C")]
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_tensors_that_peft_does_not_find_are_told(
+    old: str, new: str, beside: bool, tiny_model: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    """An adapter of which a part stays where it was is another one than it says; it is not evaluated."""
+    from safetensors.torch import load_file, save_file
+
+    from harness_hf.models import add_adapter, load_model
+
+    made = tmp_path / "adapter"
+    shutil.copytree(tiny_adapter, made)
+    weights = {name.replace(old, new): w for name, w in load_file(made / "adapter_model.safetensors").items()}
+    save_file(weights, made / "adapter_model.safetensors")
+    model = load_model(tiny_model, device="cpu", adapter=tiny_adapter if beside else None)
+    with pytest.raises(UsageError, match=r'does not fit the base: PEFT finds no place for \d+ of its tensors, "'):
+        add_adapter(model, made, "other")
+
+
+def test_an_adapter_that_lacks_a_tensor_is_told(tiny_model: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    """What is not in the file would be random or zero."""
+    from safetensors.torch import load_file, save_file
+
+    from harness_hf.models import load_model
+
+    made = tmp_path / "adapter"
+    shutil.copytree(tiny_adapter, made)
+    weights = load_file(made / "adapter_model.safetensors")
+    weights.pop(next(iter(weights)))
+    save_file(weights, made / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match=r'does not fit the base: it lacks 1 of the tensors that its .* "base_model'):
+        load_model(tiny_model, device="cpu", adapter=made)
 
 
 def test_an_adapter_for_another_base_is_refused(

@@ -111,8 +111,30 @@ def test_fits(tiny_model: Path, tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).mkdir()
         save_file(other, tmp_path / name / "model.safetensors")
+        shutil.copyfile(tiny_model / "config.json", tmp_path / name / "config.json")
         with pytest.raises(UsageError, match=r"the base has no|in the base it is"):
             adapter.check_fits(str(tmp_path / name), "", made)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("alora_invocation_tokens", [3]),
+        ("kasa_config", {}),
+        ("arrow_config", {"top_k": 2}),
+        ("layer_replication", [[0, 2], [0, 2]]),
+        ("use_qalora", True),
+    ],
+)
+def test_what_is_refused_in_training_is_refused_when_made_elsewhere(
+    option: str, value: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Loaded as a plain LoRA it would be evaluated as the base, or change the base it shares."""
+    make_adapter(tiny_model, lora(), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, option: value}))
+    with pytest.raises(UsageError, match=f'was made with "{option}", which is not evaluated here: .*; train without'):
+        lora().check_fits(str(tiny_model), "", tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
@@ -287,6 +309,38 @@ def test_merge_of_nothing(variant: str, tiny_model: Path, tmp_path: Path) -> Non
     make_adapter(tiny_model, qlora(), tmp_path / "adapter", noise=0.0)
     with pytest.raises(RuntimeError, match="the adapter is zero"):
         merge(tiny_model, qlora(), tmp_path, variant)
+
+
+def test_merge_of_what_was_saved_whole_and_is_the_base(tiny_model: Path, tmp_path: Path) -> None:
+    """A module that was saved whole, and did not move, is nothing that was trained."""
+    make_adapter(tiny_model, lora(modules_to_save=["norm"]), tmp_path / "adapter", noise=0.0)
+    with pytest.raises(RuntimeError, match="the adapter is zero"):
+        merge(tiny_model, lora(), tmp_path, "original")
+
+
+def test_merge_of_magnitudes_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """A DoRA may move its magnitudes and nothing else; one that moved nothing is zero, as any other."""
+    make_adapter(tiny_model, lora(use_dora=True), tmp_path / "adapter", noise=0.0)
+    with pytest.raises(RuntimeError, match="the adapter is zero"):
+        merge(tiny_model, lora(), tmp_path, "original")
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    weights = load_file(file)
+    save_file({k: 1.5 * v if k.endswith("up_proj.lora_magnitude_vector") else v for k, v in weights.items()}, file)
+    adapted = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path / "adapter")
+    assert difference(adapted, merge(tiny_model, lora(), tmp_path, "original")) < 1e-5
+
+
+def test_whole_module_that_did_not_move_is_no_mistake_of_a_4bit_merge(tiny_model: Path, tmp_path: Path) -> None:
+    """What was to be put in a tensor's place, and is the same, was not forgotten."""
+    adapter = qlora(modules_to_save=["norm"])
+    make_adapter(tiny_model, adapter, tmp_path / "adapter")
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    norm = load_file(tiny_model / "model.safetensors")["model.norm.weight"]
+    save_file({k: norm if k.endswith(".norm.weight") else v for k, v in load_file(file).items()}, file)
+    merge(tiny_model, adapter, tmp_path, "dequantized")
+    twin = ModelRef("adapter", str(tiny_model), adapter=tmp_path / "adapter", quantization=adapter.quantization)
+    merged = ModelRef("merged", str(tmp_path / "merged"), "m")
+    assert list(equals_base(merged, twin, ModelRef("base", str(tiny_model)))) == []
 
 
 def test_merge_that_rounds_away(tiny_model: Path, tmp_path: Path) -> None:
@@ -527,9 +581,14 @@ FOLDED: list[dict[str, Any]] = [
     {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}},
     {"rank_pattern": {"q_proj": 16}, "use_rslora": True},
     {"use_rslora": True, "use_dora": True},
+    {"use_rslora": True, "lora_bias": True},
+    {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.mlp.up_proj": 7}, "lora_bias": True},
+    {"use_rslora": True, "target_modules": ["embed_tokens", "q_proj"]},
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed:UserWarning")  # that it could not be merged
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. .* have invalid shape:UserWarning")  # a bias is no matrix
 @pytest.mark.parametrize("options", FOLDED, ids=lambda o: "-".join(o))
 def test_folded_adapter_is_plain_and_the_same(tiny_model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     """With alpha/r = 1 on every module, as any server computes it, an adapter answers as before it was folded."""
@@ -571,6 +630,15 @@ def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:
     before = (tmp_path / "adapter_model.safetensors").read_bytes()
     assert not fold(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_blocks_of_several_ranks_are_not_folded(tiny_model: Path, tmp_path: Path) -> None:
+    """The blocks of a BD-LoRA lie one below the other, so a rank filled up at its end would move them."""
+    blocks = {"target_modules_bd_a": ["o_proj"], "target_modules_bd_b": [], "nblocks": 2, "match_strict": False}
+    make_adapter(tiny_model, lora(r=8, rank_pattern={"o_proj": 4}, use_bdlora=blocks), tmp_path)
+    before = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)
+    fold(tmp_path)
+    assert difference(before, load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)) == 0
 
 
 def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:
