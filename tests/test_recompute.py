@@ -67,6 +67,7 @@ data = "texts.jsonl"
 name = "speed"
 use = "latency"
 data = "texts.jsonl"
+limit = 15  # an odd number, and few: fakes answer so fast that medians of many tie at the clock's resolution
 columns = {input = "text"}
 
 [[eval]]
