@@ -16,7 +16,7 @@ MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is 
 FEWEST = 4  # prompts: what fewer have in common may be chance
 LONGEST = 2000  # characters of a frame
 ENDS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
-RENDERED = 20  # training rows
+COMPARED, RENDERED = 250, 20  # rows at least, where there are as many
 Aspect = Callable[[Prompt], str | None]
 Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whether the answer is opened, arguments
 
@@ -28,7 +28,8 @@ def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) 
     `write` renders messages with template arguments; None where the template refuses them.
     """
     trained = [prompt for row in rows if not row.row.get(HELD_OUT) and (prompt := prompt_of(row))]
-    asked = {name: [s.input for s in t.samples or () if s.input] for name, t in tasks.items()}
+    own = [name for name, t in tasks.items() if not t.brings_rows]  # others make prompts of theirs that none sees here
+    asked = {name: [s.input for s in tasks[name].samples or () if s.input] for name in own}
     for is_chat in (True, False):
         ours = [p for p in trained if isinstance(p, list) is is_chat]
         theirs = {n: found for n, several in asked.items() if (found := _of(several, is_chat))}
@@ -48,6 +49,7 @@ def frame_of(texts: Sequence[str]) -> tuple[str, str]:
     """
     if len(texts) < FEWEST or len(set(texts)) < FEWEST:
         return "", ""
+    texts = texts[:: max(1, len(texts) // COMPARED)]
     before = _shared([text[:LONGEST] for text in texts])
     after = _shared([text[-LONGEST:][::-1] for text in texts])[::-1]
     head = max(before.rfind("\n"), *(before.rfind(end) for end in ENDS)) + 1
