@@ -25,7 +25,8 @@ def split(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
     """Return messages as they are rendered, and the arguments they are rendered with."""
     found: dict[str, Any] = {}
     for message in messages:
-        found |= message.get(ARGUMENTS, {})
+        given = message.get(ARGUMENTS)
+        found |= given if isinstance(given, Mapping) else {}
     return [{k: v for k, v in message.items() if k != ARGUMENTS} for message in messages], found
 
 
@@ -78,5 +79,5 @@ def media_in(messages: Sequence[Mapping[str, Any]]) -> str:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -246,6 +246,7 @@ def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, commo
         if found and not said:
             raise UsageError(f"has {_listed(found)} for a chat template, and is no chat; give messages, or drop them")
         messages = [m for v in said for m in v if isinstance(m, Mapping)]
+        _refuse_inner(messages)
         if kind := chat.media_in(messages):
             raise UsageError(f'has a part of type "{kind}" in its messages, and only text is trained on; leave it out')
     except UsageError as error:
@@ -257,12 +258,16 @@ def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, commo
 def _argued(prompt: Prompt, arguments: Mapping[str, Any]) -> Prompt:
     """Return a prompt with its template arguments; raises UsageError for a text, which no template writes."""
     if isinstance(prompt, list):
-        if any(chat.ARGUMENTS in message for message in prompt):
-            raise UsageError(f'has "{chat.ARGUMENTS}" in a message; it stands beside the messages')
+        _refuse_inner(prompt)
         return chat.joined(prompt, arguments)
     if arguments:
         raise UsageError(f"has {_listed(arguments)} for a chat template, and is no chat; give messages, or drop them")
     return prompt
+
+
+def _refuse_inner(messages: Sequence[Mapping[str, Any]]) -> None:
+    if any(chat.ARGUMENTS in message for message in messages):
+        raise UsageError(f'has "{chat.ARGUMENTS}" in a message; it stands beside the messages')
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:

@@ -66,6 +66,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "images": ({"images": ["cat.png"]}, 'row 0 has "images", which no prompt here can hold'),
     "tools that are none": ({"tools": ["find"]}, "row 0 has ['find'] as its \"tools\", want a list of objects"),
     "arguments that are none": ({"chat_template_kwargs": 3}, 'row 0 has 3 as its "chat_template_kwargs", want an'),
+    "arguments in a message": (
+        {"input": [{**ASKED[0], "chat_template_kwargs": {}}]},
+        'row 0 has "chat_template_kwargs" in a message; it stands beside the messages',
+    ),
+    "tools without an end": ({"tools": "[" * 100_000}, "want a list of objects"),
     "a template": ({"chat_template_kwargs": {"chat_template": "x"}}, 'row 0 has "chat_template" in'),
     "arguments of a text": ({"input": "say a", "chat_template_kwargs": OFF}, 'row 0 has "enable_thinking" for a chat'),
 }

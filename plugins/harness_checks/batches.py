@@ -11,6 +11,7 @@ from harness.chat import of_training
 from harness.check import Built, Example, Flag, TrainingRow, marked, quote
 from harness.subject import ModelRef
 from harness_checks import frames
+from harness_checks.frames import messages_of
 from harness_checks.lint import counted
 
 IGNORED = -100  # the label of a token that is not learnt
@@ -194,16 +195,20 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
         how, other = ("chat messages", "plain text") if chat else ("plain text", "chat messages")
         what = f"trained on {how}, evaluated on {other}: {', '.join(plain)}"
         yield Flag("warning", what, (), "give both in the form in which the model will be used", "form")
-    yield from frames.differ(rows, tasks)
+
+    def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
+        return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
+
+    yield from frames.differ(rows, tasks, write)
 
 
 def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Flag]:
     """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
     examples = {e.number: e for e in built.examples}
-    chats = [row for row in rows if row.number in examples and _messages(row) and theirs.chat_template]
+    chats = [row for row in rows if row.number in examples and messages_of(row) and theirs.chat_template]
     sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
     for row in sample:
-        text = _render(theirs, _messages(row), theirs.chat_template, **of_training(row.row))
+        text = _render(theirs, messages_of(row), theirs.chat_template, **of_training(row.row))
         if text is None:
             continue  # D11-template tells
         ids = list(examples[row.number].ids)
@@ -215,13 +220,6 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
         what = f"{len(odd)} of {len(sample)} chat rows are not trained on as the base's chat template writes them"
         fix = "does the trainer drop tools, chat_template_kwargs or keys of messages? is its template another?"
         yield Flag("error", what, odd, fix, "rows")
-
-
-def _messages(row: TrainingRow) -> list[Any]:
-    """Return the messages of a chat row, the answer among them."""
-    asked = row.row.get("messages", row.row.get("prompt"))
-    answered = row.row.get("completion", [])
-    return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
 def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Flag]:

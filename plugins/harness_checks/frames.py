@@ -16,23 +16,28 @@ MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is 
 FEWEST = 4  # prompts: what fewer have in common may be chance
 LONGEST = 2000  # characters of a frame
 ENDS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
+COMPARED, RENDERED = 250, 20  # rows at least, where there are as many
 Aspect = Callable[[Prompt], str | None]
+Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whether the answer is opened, arguments
 
 
-def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any]) -> Iterator[Flag]:
+def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Flag]:
     """Tell system messages, template arguments and frames that one side has and the other has not.
 
     An evaluation that measures something else may well be asked otherwise, so only what holds for all of them is told.
+    `write` renders messages with template arguments; None where the template refuses them.
     """
     trained = [prompt for row in rows if not row.row.get(HELD_OUT) and (prompt := prompt_of(row))]
-    asked = {name: [s.input for s in t.samples or () if s.input] for name, t in tasks.items()}
+    own = [name for name, t in tasks.items() if not t.brings_rows]  # others make prompts of theirs that none sees here
+    asked = {name: [s.input for s in tasks[name].samples or () if s.input] for name in own}
     for is_chat in (True, False):
         ours = [p for p in trained if isinstance(p, list) is is_chat]
         theirs = {n: found for n, several in asked.items() if (found := _of(several, is_chat))}
         if ours and theirs:
             if is_chat:
                 yield from _told("system", "system message", system_of, ours, theirs)
-                yield from _told("arguments", "template arguments", _arguments, ours, theirs)
+                flags = list(_told("arguments", "template arguments", _arguments, ours, theirs))
+                yield from flags if flags and _matter(rows, theirs, write) else ()
             yield from _framed(ours, theirs)
 
 
@@ -44,6 +49,7 @@ def frame_of(texts: Sequence[str]) -> tuple[str, str]:
     """
     if len(texts) < FEWEST or len(set(texts)) < FEWEST:
         return "", ""
+    texts = texts[:: max(1, len(texts) // COMPARED)]
     before = _shared([text[:LONGEST] for text in texts])
     after = _shared([text[-LONGEST:][::-1] for text in texts])[::-1]
     head = max(before.rfind("\n"), *(before.rfind(end) for end in ENDS)) + 1
@@ -107,6 +113,31 @@ def _told(
     other = two.most_common(1)[0][0]
     line = f"{what} in training: {_said(one)}; in evaluation: {_said(other)} ({', '.join(asked)})"
     yield Flag("warning", line, (), "give both as the model will be used", kind)
+
+
+def _matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write) -> bool:
+    """Return whether a training row, asked with the arguments of an evaluation, is no beginning of what is trained on.
+
+    Arguments may differ and the text be the same: a template may write an empty thought into every answer.
+    """
+    given = {_arguments(p): chat.split(p)[1] for several in asked.values() for p in several if isinstance(p, list)}
+    chats = [row for row in rows if messages_of(row)]
+    for row in chats[:: max(1, len(chats) // RENDERED)]:
+        own, messages = chat.of_training(row.row), messages_of(row)
+        text = write(messages, False, own)
+        for theirs in given.values():
+            tools = {chat.TOOLS: own.get(chat.TOOLS) or theirs[chat.TOOLS]} if chat.TOOLS in theirs else {}
+            prompt = write(messages[:-1], True, theirs | tools)
+            if text is None or prompt is None or not text.startswith(prompt):
+                return True
+    return False
+
+
+def messages_of(row: TrainingRow) -> list[Any]:
+    """Return the messages of a chat row, the answer among them; none of another."""
+    asked = row.row.get("messages", row.row.get("prompt"))
+    answered = row.row.get("completion", [])
+    return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
 def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Flag]:

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from harness import fewshot
@@ -189,15 +190,14 @@ def _inside(
     found: dict[int, int] = {}
     for number, i in enumerate(asked):
         rarest = starts[number] + np.argmin((high - low)[starts[number] : starts[number + 1]])
-        question = _pattern(split[i])
         for j in dict.fromkeys(text[low[rarest] : high[rarest]].tolist()):
-            if question.search(_plain(training[j].whole)):
+            if i not in found and _pattern(tuple(split[i])).search(_plain(training[j].whole)):
                 found[i] = j
-                break
     return found
 
 
-def _pattern(words: Sequence[str]) -> re.Pattern[str]:
+@lru_cache(maxsize=1)
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     """Return what finds words one after the other, the last before the end of a sentence, a quotation or a line."""
     between = r"[\W_]+".join(map(re.escape, words))
     return re.compile(rf"(?<![^\W_]){between}[*_`~ \t]*(?:[.?!:;,)\]}}>\"'»”’…|\n\r]|$)")

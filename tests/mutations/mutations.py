@@ -160,14 +160,18 @@ def _and_eval(text: str) -> list[dict[str, Any]]:
 
 
 TOOLS_TEMPLATE = (
-    "{{ bos_token }}{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}<|{{ m.role }}|>\n"
+    "{{ bos_token }}{% if quick %}quick\n{% endif %}{% if tools %}{{ tools | tojson }}\n{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>\n"
     "{{ m.content }}{% if m.calls is defined %}{{ m.calls | tojson }}{% endif %}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% if quick %}<quick>{% endif %}{% endif %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% if calm %}<think></think>{% endif %}{% endif %}"
 )
 TOOLED = [{**row, "tools": [{"name": f"find{i % 2}"}]} for i, row in enumerate(CHAT)]
 CALLING = [
     {"messages": [row["messages"][0], {**row["messages"][1], "calls": [{f"at{i % 2}": i}]}]}
     for i, row in enumerate(CHAT)
+]
+CALM = [
+    {"messages": [r["messages"][0], {**r["messages"][1], "content": f"<think></think>{i}"}]} for i, r in enumerate(CHAT)
 ]
 QUICK = {"chat_template_kwargs": {"quick": True}}
 IGNORING = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere", D7-system = "looked at elsewhere" }\n'}
@@ -272,6 +276,18 @@ MUTATIONS: list[Mutation] = [
         lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading", train_how="nulls"),
         lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading"),
     ),
+    Mutation(
+        "tools in training only",
+        "D7-arguments",
+        lambda lab: templated(lab, TOOLS_TEMPLATE, TOOLED),
+        lambda lab: templated(lab, TOOLS_TEMPLATE, TOOLED, _with_tools()),
+    ),
+    Mutation(
+        "tools in evaluation only",
+        "D7-arguments",
+        lambda lab: templated(lab, TOOLS_TEMPLATE, CHAT, _with_tools()),
+        lambda lab: templated(lab, TOOLS_TEMPLATE, [*CHAT[4:], *TOOLED[:4]], _with_tools()),
+    ),
     data("a system message in training only", "D7-system", _system("Be brief.", CHAT), healthy=CHAT, test=_chat_eval()),
     Mutation(
         "a system message in evaluation only",
@@ -284,6 +300,12 @@ MUTATIONS: list[Mutation] = [
         "D7-system",
         lambda lab: lab.check([_system(f"Room {i}.", [row])[0] for i, row in enumerate(CHAT * 2)], _chat_eval()),
         lambda lab: lab.check(_varied(CHAT), _varied(_chat_eval())),
+    ),
+    Mutation(
+        "a template argument in evaluation that closes a thought, which training never has",
+        "D7-arguments",
+        lambda lab: templated(lab, TOOLS_TEMPLATE, **{"eval_0.chat_template_kwargs.calm": True}),
+        lambda lab: templated(lab, TOOLS_TEMPLATE, CALM, **{"eval_0.chat_template_kwargs.calm": True}),
     ),
     Mutation(
         "a template argument in training only",
