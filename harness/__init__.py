@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
-from harness.result import Caveat, Metric, Sample, Score, metric
+from harness.result import Caveat, Labels, Metric, Sample, Score, metric
 from harness.subject import Logprob, ModelRef, Progress, Sampling, Subject
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Caveat",
+    "Labels",
     "Logprob",
     "Metric",
     "ModelRef",

@@ -416,8 +416,10 @@ class _Collector:
             return
         gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
         metric = task.metrics[gate.metric_name]
-        if metric.scale == "count":
-            self.mistakes.add(sweep.where, f'by is "{sweep.by}", a count; want a metric whose rows can be compared')
+        if metric.scale in ("count", "agreement"):
+            self.mistakes.add(
+                sweep.where, f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
+            )
         elif why := unprovable(gate, metric, task.select, alpha_of(gate, self.suite)):
             self.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
 

@@ -347,6 +347,10 @@ def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
             found.append(f"{key} is {bound:g}, but a perplexity is 1 or more")
         if scale == "count" and bound < 0:
             found.append(f"{key} is {bound:g}, but {name} is a count")
+        if scale == "agreement" and not -1 <= bound < 1:
+            found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
+    if scale == "agreement" and (gate.versus or gate.slice):
+        found.append(f'{name} is about labels, of which there are no others to compare; claim "min" or "max"')
     if gate.max_failures is not None and (scale != "proportion" or metric.combine):
         found.append(f"max_failures counts rows of a 0/1 metric, and {name} is a {scale}")
     if gate.clean_only and scale == "count":

@@ -79,8 +79,9 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     An evaluator may mark answers after the model is gone: set `evaluate.marks = "answers"`, or "pairs" (or a function
     of the options that says which). It is called once, as `mark(samples, answers, baseline_answers, *, marking, …)`
     with a `harness.marking.Marking`; its options `max_new_tokens`, `stop` and `thought` say how the answers are
-    generated, and the baseline of pairs is the eval's `against`. It yields Scores, and Caveats: what a reader must
-    know, and what keeps gates shut. On the baseline of its pairs it has no metric.
+    generated, and the baseline of pairs is the eval's `against`. It yields Scores, Caveats (what a reader must know,
+    and what keeps gates shut), and Labels (what people said of such answers). On the baseline of its pairs it has no
+    metric.
 
     An evaluator that can be fooled sets `evaluate.adversaries = function(options) -> dict[str, function]`: by name,
     functions of a prompt that return an answer worth nothing. `harness selftest` gives them in a candidate's place, and

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from harness.clean import Leaks
@@ -39,12 +40,13 @@ def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) ->
 
 
 def evaluations_of(results: Results) -> dict[str, dict[str, Any]]:
-    """Return what holds for all rows of an evaluation: which weights answered which rows, and its caveats."""
+    """Return what holds for all rows of an evaluation: which weights answered which rows, caveats and labels."""
     return {
         f"{subject}::{name}": {
             "weights": result.digest,
             "rows": result.rows,
             "caveats": [{"text": c.text, "outcome": c.outcome, "metrics": list(c.metrics)} for c in result.caveats],
+            **({"labels": [asdict(found) for found in result.labels]} if result.labels else {}),
         }
         for (subject, name), result in results.items()
     }

@@ -6,6 +6,7 @@ recognised when it is put again under another name. See docs/decisions/0060-atte
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import unicodedata
@@ -101,7 +102,7 @@ def scores_digest(task: Task, result: Result) -> str:
     """Return the sha256 of what every row scored, whatever rows and metrics are called and in which order they came."""
     keys = {s.id: row_key(s) for s in task.samples or ()}
     rows = ([keys.get(s.id, ""), sorted(repr(float(v)) for v in s.values.values())] for s in result.scores)
-    return _sha256(sorted(rows))
+    return _sha256([*sorted(rows), *(dataclasses.asdict(labels) for labels in result.labels)])
 
 
 def agrees(mine: Seen, theirs: Seen) -> bool:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness import labels as by_people
 from harness import schema, thought
 from harness.collect import Task
 from harness.evaluate import asked_digest, taken
 from harness.isolate import isolated, plain
 from harness.responses import Responses
-from harness.result import Caveat, Result, Score
+from harness.result import Caveat, Labels, Result, Score
 from harness.subject import Progress, Subject, chunks
 from harness.text import whole
 
@@ -70,11 +71,14 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
     marked = task.function(isolated(samples), _answers(task, answered), theirs, marking=marking, **options)
     scores: dict[str, Score] = {}
     caveats: list[Caveat] = []
+    labels: list[Labels] = []
     for found in marked:
         if isinstance(found, Caveat):
             caveats.append(plain(Caveat, found))
+        elif isinstance(found, Labels):
+            labels.append(plain(Labels, found))
         elif not isinstance(found, Score):
-            raise ValueError(f"the evaluator yielded {type(found).__name__}, want Score or Caveat")
+            raise ValueError(f"the evaluator yielded {type(found).__name__}, want Score, Caveat or Labels")
         elif found.id in scores:
             raise ValueError(f'the evaluator scored "{found.id}" twice')
         else:
@@ -85,10 +89,13 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
         same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
         caveats.append(Caveat(same, "ERROR"))
     rows = tuple(scores[s.id] for s in samples if s.id in scores)
+    clusters = [s.cluster or s.id for s in samples if s.id in scores]
+    told = {found.metric: found for found in labels}
     return replace(
         answered,
         scores=rows,
-        metrics={m.name: m.value(rows) for m in task.metrics.values()},
+        metrics={m.name: by_people.measured(m, rows, clusters, told.get(m.name)) for m in task.metrics.values()},
+        labels=tuple(labels),
         missing=tuple(s.id for s in samples if s.id not in scores),
         seconds=answered.seconds + time.monotonic() - begun,
         caveats=tuple(caveats),

@@ -134,6 +134,8 @@ def _odds(plan: Plan, gate: Gate, candidate: str, history: History, attempts: Ma
     blank = replace(blank, assumed=tuple(assumed))
     if gate.max_failures is not None or metric.scale == "count":
         return _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1))
+    if metric.scale == "agreement":
+        return replace(blank, kind="labels", rows=len(task.samples or ()), missing="labels decide it, and rows do not")
     parts = gate.parts(task.samples or ())
     large = {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}
     past = history.verdict(gate, candidate) if len(parts) == 1 else None
@@ -215,7 +217,7 @@ class _Case:
         self.n, self.sizes = len(rows), list(Counter(s.cluster or s.id for s in rows).values())
         self.clusters = len(self.sizes) if len(self.sizes) < self.n else None
         # 0/1 rows, or taken to be: nothing between 0 and 1 varies more
-        self.shares = metric.scale == "proportion" and not metric.combine and not gate.relative
+        self.shares = metric.scale == "proportion" and not (metric.combine or metric.labelled or gate.relative)
         question = Question(gate, metric, (), () if gate.versus else None, (), alpha, 0)
         self.sign = question.sign
         self.shift = 1.0 if self.shares and not gate.versus and self.sign < 0 else 0.0  # the share of rows that are 0

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from harness import labels as by_people
 from harness import stats
 from harness.gate import Gate
-from harness.result import Metric, Score
+from harness.result import Labels, Metric, Score
 from harness.sequential import EProcess
 
 SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
@@ -39,13 +40,14 @@ class Question:
         seed: int,
         *,
         early: bool = False,
+        labels: Labels | None = None,
     ) -> None:
-        """`early`: the rows stand in a random order, and were looked at while they came.
+        """`early`: the rows stand in a random order, and were looked at while they came; `labels`: the metric's.
 
         Rows of weight 0, which say nothing of the metric, are left out.
         """
         self.gate, self.metric, self.alpha, self.seed, self.early = gate, metric, alpha, seed, early
-        weightless = _weightless(metric, ours, theirs)
+        weightless, self.labels = _weightless(metric, ours, theirs), labels
         keep = [i for i in range(len(ours)) if i not in weightless]
         self.ours = [ours[i] for i in keep]
         self.theirs = None if theirs is None else [theirs[i] for i in keep]
@@ -75,8 +77,8 @@ class Question:
 
     @cached_property
     def value(self) -> float:
-        """The metric of the candidate on these rows, or of the means of their clusters."""
-        return self.metric.value(self.units[0])
+        """The metric of the candidate on these rows, or of the means of their clusters; corrected where labels are."""
+        return by_people.measured(self.metric, self.units[0], self.units[2], self.labels)
 
     @cached_property
     def baseline(self) -> float | None:
@@ -95,6 +97,8 @@ class Question:
     def answer(self, ties: bool = False) -> Answer:
         """Run the test. Raises ValueError when it cannot be run, or when nothing varies; `ties` allows rows
         of which none changed."""
+        if self.labels is not None or self.metric.labelled or self.metric.scale == "agreement":
+            return self._labelled()
         if self.gate.max_failures is not None:
             return Answer(self._failures(self.gate.max_failures), 0.0, 0.0)
         if self._point():
@@ -110,6 +114,24 @@ class Question:
         if self.sign < 0:
             test = replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
         return Answer(test, *oriented)
+
+    def _labelled(self) -> Answer:
+        """Test what people's labels make of the rows, or how far instrument and people agree on them."""
+        if self.labels is None:
+            raise ValueError(f"there are no labels that tell {self.metric.name}")
+        if self.theirs is not None or self.gate.max_failures is not None:
+            what = f'labels correct the share that {self.metric.name} is; claim "min" or "max"'
+            raise ValueError(f"{what}, since its instrument may err otherwise on the other model")
+        if self.metric.scale == "agreement":
+            test = by_people.kappa(self.labels, self.threshold, self.alpha)
+        else:
+            values, weights = self._values()
+            values = [self.sign * v for v in values]
+            test = by_people.corrected(values, weights, self.clusters, self.labels, self.threshold, self.alpha)
+        ends = (test.lower, test.upper) if self.sign > 0 else (test.upper, test.lower)
+        if self.sign < 0:
+            test = replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
+        return Answer(test, *(self.sign * end - self.margin for end in ends))
 
     def flips(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the ids of the rows won and lost against the baseline, the largest change first.

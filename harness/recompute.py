@@ -24,7 +24,7 @@ from harness.evidence import digest_of
 from harness.gate import Gate, Outcome, Verdict
 from harness.outcome import NEAR, Locked, Verdicts
 from harness.report import dumps
-from harness.result import Caveat, Metric, Result, Sample, Score
+from harness.result import Caveat, Labels, Metric, Result, Sample, Score
 from harness.verdict import judge
 
 NEEDS = ("numpy", "scipy.special")
@@ -157,9 +157,13 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
     if placed and [place for place, _ in placed] != list(range(len(rows))):
         raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
     caveats = tuple(Caveat(c["text"], c["outcome"], tuple(c["metrics"])) for c in about["caveats"])
+    labels = tuple(
+        Labels(str(told["metric"]), *(tuple(told[key]) for key in ("truth", "said", "clusters")))
+        for told in about.get("labels", ())
+    )
     scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
     order = tuple(i for _, i in placed)
-    return Result(*key, scores, {}, about["weights"], rows=about["rows"], order=order, caveats=caveats)
+    return Result(*key, scores, {}, about["weights"], rows=about["rows"], order=order, caveats=caveats, labels=labels)
 
 
 # -- the gates -------------------------------------------------------------------------------------

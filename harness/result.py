@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 Better = Literal["higher", "lower"]
-Scale = Literal["proportion", "mean", "perplexity", "count", "other"]
+Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
 Prompt = str | list[dict[str, str]]  # text, or chat messages
 
 
@@ -69,17 +69,34 @@ class Caveat:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What people said of answers that the instrument of a metric was put to, too; a marking evaluator may yield it.
+
+    `truth` holds 1 (the candidate's is better, the criterion is met), 0, or one half for a tie, `said` the instrument's
+    value of the same answer, from 0 to 1; labels of one prompt share a cluster. They correct a "proportion", and are
+    all there is to an "agreement": see `harness.labels`.
+    """
+
+    metric: str
+    truth: tuple[float, ...]
+    said: tuple[float, ...]
+    clusters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Metric:
     """A number about a model: its direction, its scale, and how rows make it.
 
     A metric is Σw·v/Σw over the rows (exp of it for the scale "perplexity"; Σv for "count"), unless
-    `combine(scores)` makes it from all rows at once (scale "other").
+    `combine(scores)` makes it from all rows at once (scale "other"). An "agreement" is of no row, but of Labels; where
+    a metric is `labelled` they come with its result, and correct it.
     """
 
     name: str
     better: Better
     scale: Scale = "mean"
     combine: Callable[[Sequence[Score]], float] | None = None
+    labelled: bool = False
 
     def value(self, scores: Sequence[Score]) -> float:
         """Combine rows; NaN when there are none, or when one lacks the metric."""
@@ -116,6 +133,10 @@ class Result:
     rows: str = ""
     order: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+    labels: tuple[Labels, ...] = ()
+
+    def labels_of(self, metric: str) -> Labels | None:
+        return next((found for found in self.labels if found.metric == metric), None)
 
 
 Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])

@@ -11,7 +11,7 @@ from typing import Any
 from harness import stats
 from harness.gate import Gate, Outcome, Slice, Verdict
 from harness.question import Answer, Question
-from harness.result import Caveat, Metric, Result, Sample, Score
+from harness.result import Caveat, Labels, Metric, Result, Sample, Score
 from harness.stats import holm
 
 SIZES = "cluster sizes tell of the outcome"
@@ -30,12 +30,14 @@ class _Case:
     seed: int
     blank: Verdict
     early: bool = False
+    labels: Labels | None = None
 
     def question(self, rows: Sequence[Sample]) -> Question:
         ours = [self.candidate[s.id] for s in rows]
         theirs = [self.baseline[s.id] for s in rows] if self.baseline is not None else None
         clusters = [s.cluster or s.id for s in rows]
-        return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, self.seed, early=self.early)
+        how: dict[str, Any] = {"early": self.early, "labels": self.labels}
+        return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, self.seed, **how)
 
     def part(self, rows: Sequence[Sample], question: Question) -> _Part:
         """Judge some of the rows by themselves. Raises ValueError when nothing can be said of them."""
@@ -84,7 +86,11 @@ def judge(
     if problem or metric is None or candidate is None or ours is None:
         return replace(blank, why=problem or "there is no result")
     blank = replace(blank, digest=candidate.digest)
-    case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order))
+    labels = candidate.labels_of(metric.name)
+    if labels and (gate.slice or gate.estimand == "clusters"):
+        of = "slices" if gate.slice else "the mean over clusters"
+        return replace(blank, why=f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}")
+    case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order), labels=labels)
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (problem := _unfit(result, scores, metric, covered, samples)):
             return replace(blank, n=len(covered), why=f"{result.subject}: {problem}")
@@ -164,6 +170,8 @@ def _unfit(
     if len(scores) < len(result.scores):
         return "scored a row twice"
     rows = [scores[s.id] for s in covered]
+    if metric.scale == "agreement":
+        return ""  # of labels, and of no row
     if metric.combine:
         return "" if math.isfinite(metric.value(rows)) else f"{metric.name} is not a finite number"
     name = metric.name
@@ -220,8 +228,8 @@ def _outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
 
 
 def _rows_needed(answer: Answer, question: Question) -> int | None:
-    """Return how many rows would decide it, in clusters like those there are."""
-    needed = stats.rows_needed(answer.test, question.threshold, question.alpha)
+    """Return how many rows would decide it, in clusters like those there are; None where labels would have to be more."""
+    needed = None if question.labels else stats.rows_needed(answer.test, question.threshold, question.alpha)
     return needed and math.ceil(needed * len(question.ours) / answer.test.n)
 
 
@@ -288,7 +296,11 @@ def _driver(slices: Sequence[Slice], asked: dict[str, _Part]) -> Slice:
 
 def _worst(case: _Case, verdict: Verdict, covered: Sequence[Sample], columns: Sequence[str]) -> str:
     """Name the slice that is worst by its upper bound, where the whole was not proven and the test is quick."""
-    if verdict.outcome is Outcome.PASS or verdict.method in ("point", "failures counted", "cluster bootstrap"):
+    if (
+        case.labels
+        or verdict.outcome is Outcome.PASS
+        or verdict.method in ("point", "failures counted", "cluster bootstrap")
+    ):
         return ""
     found: list[tuple[float, str]] = []
     for column in columns:
@@ -329,6 +341,8 @@ def _why(verdict: Verdict, question: Question) -> str:
         text += f"; {verdict.weightless} rows of weight 0 do not count"
     if verdict.rows_needed:
         text += f"; about {verdict.rows_needed} rows would decide it"
+    elif verdict.outcome is Outcome.INCONCLUSIVE and question.labels:
+        text += "; more labels would decide it" + ("" if question.metric.scale == "agreement" else ", or more rows")
     elif verdict.outcome is Outcome.INCONCLUSIVE:
         text += "; more rows like these would not decide it"
     return text

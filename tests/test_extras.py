@@ -53,6 +53,7 @@ data = "test.jsonl"
 backend = "openai"
 model = "stub-judge"
 base_url = "JUDGE"
+trust_judge = true
 
 [[gate]]
 id = "preferred"

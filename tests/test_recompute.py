@@ -38,7 +38,7 @@ ROWS = [
 ]
 TEXTS = [{"text": f"line {i} of some text {'and more ' * (i % 4)}"} for i in range(60)]
 PLUGIN = """
-from harness import Score, hookimpl, metric
+from harness import Labels, Score, hookimpl, metric
 
 
 @metric("share", better="higher", scale="other", combine=lambda scores: sum(s.values["share"] for s in scores) / 60)
@@ -47,11 +47,30 @@ def shares(subject, samples):
         yield Score(s.id, {"share": float(subject.generate([s.input])[0] == s.target)})
 
 
+@metric("people", better="higher", scale="agreement")
+@metric("met", better="higher", scale="proportion")
+def marked(samples, answers, baseline_answers, *, marking):
+    for s, a in zip(samples, answers):
+        yield Score(s.id, {"met": float(a == s.target)}, answer=a)
+    truth = [(i % 2, 0.5)[i % 5 == 4] for i in range(90)]
+    for name in ("met", "people"):
+        said = tuple(float(t if i % 9 else 1 - t) for i, t in enumerate(truth))
+        yield Labels(name, tuple(map(float, truth)), said, tuple(i // 2 for i in range(90)))
+
+marked.marks = lambda options: "answers"
+
+
 @hookimpl
 def harness_evaluators():
-    return {"shares": shares}
+    return {"shares": shares, "marked": marked}
 """
 EVALS = """
+[[eval]]
+name = "judged"
+use = "marked"
+data = "test.jsonl"
+cluster = "of"
+
 [[eval]]
 name = "grouped"
 use = "contains"
@@ -116,6 +135,8 @@ CLAIMS = {
     "soon better": 'metric = "quick.exact_match"\nversus = "base"\nbetter_by = 0.0',
     "in private": 'metric = "hidden.exact_match"\nmin = 0.5',
     "by its own": 'metric = "own.share"\nmin = 0.5',
+    "by people": 'metric = "judged.met"\nmin = 0.5',
+    "people agree": 'metric = "judged.people"\nmin = 0.4',
     "one": 'metric = "qa.exact_match"\nmin = 0.999',
     "other": 'metric = "qa.exact_match"\nmin = 0.6',
     "either": 'any_of = ["one", "other"]',
@@ -167,7 +188,7 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     verdicts = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     methods = {v["method"] for v in verdicts}
     assert methods >= {"exact binomial", "McNemar exact", "Tango score", "cluster t", "point", "failures counted"}
-    assert methods >= {"e-process", "Holm", "cluster bootstrap"}
+    assert methods >= {"e-process", "Holm", "cluster bootstrap", "corrected by 90 labels", "kappa of 90 labels"}
     assert {v["outcome"] for v in verdicts} == {"PASS", "FAIL", "INCONCLUSIVE", "ERROR"}
 
 
@@ -299,6 +320,8 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         "in an order that its eval does not ask for",
     ),
     "a weight": (ITEMS, rows_of("merged::fluency", weight=math.pi), "has"),
+    "labels": (MANIFEST, lambda told: relabelled(told), "the rows come to"),
+    "no labels": (MANIFEST, lambda told: relabelled(told, 0), "the rows come to"),
     "a bound": (GATES, each("clusters", lower=0.4), "has lower 0.4, the rows come to"),
     "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, the rows come to"),
     "clusters told": (GATES, each("clusters", clusters=180), "has another clusters than its rows come to"),
@@ -309,6 +332,13 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         'says of slice "kind=a" what its rows do not',
     ),
 }
+
+
+def relabelled(manifest: dict[str, Any], kept: int = 2) -> dict[str, Any]:
+    """Let people agree with the instrument on all labels, and keep those of so many metrics."""
+    about = manifest["evaluations"]["merged::judged"]
+    about["labels"] = [{**told, "truth": told["said"]} for told in about["labels"]][:kept]
+    return manifest
 
 
 @pytest.mark.parametrize("case", ROWS_FORGED)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import schema
 from harness.hookspec import hookimpl
 from harness.marking import Marking
-from harness.result import Caveat, Metric, Prompt, Sample, Score
+from harness.result import Caveat, Labels, Metric, Prompt, Sample, Score
 
 if TYPE_CHECKING:
     from harness.subject import ModelRef, Subject
@@ -51,10 +51,11 @@ def judge(
     adversaries: int = 2,
     allow_same_family: bool = False,
     calibration: str = "",
+    trust_judge: bool = False,
     local: dict[str, Any] | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     thought: tuple[str, ...] = (),
-) -> Iterator[Score | Caveat]:
+) -> Iterator[Score | Caveat | Labels]:
     """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
 
     Backend "auto" takes Anthropic or OpenAI where their key is set, else the local model; `model` then names one for
@@ -63,8 +64,10 @@ def judge(
     the options of the loader of a local judge. `prices` are dollars for a million tokens in and out, by model;
     `max_calls`, `max_tokens` and `max_usd` end the judging before they are exceeded. On so many rows as `adversaries`
     says worthless answers are held against real ones: where one wins, the gates are ERROR. `calibration` names a file
-    that `harness judge calibrate` wrote. Answers are at most `max_new_tokens` long and are cut to `answer_chars`;
-    what stands between the two marks of `thought` is not shown to the judge.
+    that `harness judge calibrate` wrote: its labels correct what the gates are about. Without it they are INCONCLUSIVE,
+    unless `trust_judge` takes the judge's word for what people would say.
+    Answers are at most `max_new_tokens` long and are cut to `answer_chars`; what stands between the two marks of
+    `thought` is not shown to the judge.
     """
     from harness_judge.marking import mark
 
@@ -82,11 +85,15 @@ def _marks(options: Mapping[str, Any]) -> str:
 
 def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     """Name the metrics of a mode; light, since collection calls it."""
+    labelled = bool(options.get("calibration")) and not options.get("trust_judge")
     if options.get("mode") == "rubric":
-        verdicts = [Metric(name, "higher") for name in ("rubric", *(options.get("criteria") or {}))]
+        criteria = options.get("criteria") or {}
+        verdicts = [Metric("rubric", "higher", "proportion")]
+        verdicts += [Metric(name, "higher", "proportion", labelled=labelled) for name in criteria]
     else:
         verdicts = [
-            Metric("win_rate", "higher", "proportion"),
+            Metric("win_rate", "higher", "proportion", labelled=labelled),
+            *([Metric("win_rate_raw", "higher", "proportion")] if labelled else []),
             Metric("win_rate_controlled", "higher", "other", _controlled),
             Metric("position_flip_rate", "lower", "proportion"),
         ]
@@ -95,7 +102,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     if options.get("prices"):
         found.append(Metric("usd", "lower", "count"))
     if options.get("calibration"):
-        found.append(Metric("kappa_lower", "higher", "count", _kappa))
+        found.append(Metric("kappa", "higher", "agreement"))
     return found
 
 
@@ -105,11 +112,6 @@ def _controlled(scores: Sequence[Score]) -> float:
 
     values = [s.values["win_rate"] for s in scores], [s.values["longer_by"] for s in scores]
     return controlled(*values, [s.weight_of("win_rate") for s in scores])
-
-
-def _kappa(scores: Sequence[Score]) -> float:
-    """Return the bound that the calibration gives, which is the same on every row."""
-    return scores[0].values["kappa_lower"]
 
 
 def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:

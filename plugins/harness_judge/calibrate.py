@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness import labels as by_people
 from harness.data import read_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.evidence import digest_of
@@ -19,12 +20,15 @@ from harness.result import Sample
 from harness.store import read_rows as rows_of_run
 from harness.suite import Eval, read_suite
 from harness_judge import OPTIONS, bench, rows
-from harness_judge.calibration import ALPHA, Calibration, kappa, rates, write
+from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
 from harness_judge.marking import put
 from harness_judge.options import Options
-from harness_judge.rows import MOST_ERRORS, Judged
+from harness_judge.prompts import as_text
+from harness_judge.rows import MOST_ERRORS, Judged, first_share
 
 PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
+SAYS = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the candidate, or of a criterion
+SIDES = {"A": "A, or candidate", "tie": "tie", "B": "B, or baseline"}
 MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
 NAMED = 5  # rows that a line names
 WANT = "want id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
@@ -39,6 +43,7 @@ class Labelled:
     sample: Sample
     answers: tuple[str, ...]
     criterion: str = ""
+    sided: bool = True  # whether it tells whose answer is better, the candidate's or the baseline's
 
 
 def calibrate(
@@ -82,6 +87,11 @@ def describe(made: Calibration) -> list[str]:
     lines.append(f"kappa        {made.kappa:.3f} {bounds}")
     lines.append(f"sensitivity  {made.sensitivity:.3f}")
     lines.append(f"specificity  {made.specificity:.3f}")
+    for side, (share, lower, upper) in made.first.items():
+        where = f"where people said {side}" if side else "of verdicts are for what was shown first, which is always A"
+        lines.append(f"{'' if side else 'first shown':<12} {share:.3f} [{lower:.3f}, {upper:.3f}] {where}")
+    if not made.sided:
+        lines.append("sides        A and B do not tell whose answer it is, so these labels correct no win rate")
     if made.differ:
         some = ", ".join(f'"{row}" (people: {human}, the judge: {ours})' for row, human, ours in made.differ[:NAMED])
         rest = ", …" if len(made.differ) > NAMED else ""
@@ -133,7 +143,7 @@ def _label(row: Mapping[str, Any], options: Options, run: Mapping[str, Mapping[s
         raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
     criterion = "" if pairwise else _criterion(row, options)
     sample, answers = _answers(row, pairwise, run)
-    return Labelled(str(row["id"]), known[said], sample, answers, criterion)
+    return Labelled(str(row["id"]), known[said], sample, answers, criterion, said not in ("a", "b"))
 
 
 def _criterion(row: Mapping[str, Any], options: Options) -> str:
@@ -181,26 +191,64 @@ def _compare(
     found: Sequence[Labelled], judged: Sequence[Judged], options: Options, judge: dict[str, str], where: str
 ) -> Calibration:
     """Return how far judge and people agree, on the rows that have a verdict."""
-    read = [(f, _said(f, j)) for f, j in zip(found, judged, strict=True) if not j.error]
-    both = [(f.label, said) for f, said in read]
-    errors = len(found) - len(both)
+    read = [(f, j) for f, j in zip(found, judged, strict=True) if not j.error]
+    errors = len(found) - len(read)
     if errors > MOST_ERRORS * len(found):
         first = next(j for j in judged if j.error)
         what = f'{errors} of {len(found)} rows have no verdict, for instance "{first.row.sample.id}": {first.error}'
         raise UsageError(f"{where}: {what}")
-    human, ours = [h for h, _ in both], [j for _, j in both]
+    human, ours = [f.label for f, _ in read], [_said(f, j) for f, j in read]
     if len(set(human)) < 2:
         raise UsageError(f'{where}: people said "{human[0]}" only; agreement needs rows of more than one kind')
-    value, lower, upper = kappa(ours, human)
+    prompts = _prompts(read)
     positive, negative = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
     sensitivity, specificity = rates(human, ours, positive, negative)
-    agreement = sum(h == j for h, j in both) / len(both)
-    labels = digest_of([[f.id, f.criterion, f.label, f.answers] for f in found])
-    differ = [(f"{f.id} {f.criterion}".strip(), f.label, said) for f, said in read if f.label != said]
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    numbers = (agreement, value, lower, upper, sensitivity, specificity)
-    assert not math.isnan(value)  # people said more than one thing
-    return Calibration(dict(judge), labels, len(both), errors, *numbers, now, differ)
+    made = Calibration(
+        judge=dict(judge),
+        labels=digest_of([[f.id, f.criterion, f.label, f.answers] for f in found]),
+        n=len(read),
+        errors=errors,
+        agreement=sum(h == o for h, o in zip(human, ours, strict=True)) / len(read),
+        kappa=math.nan,
+        kappa_lower=math.nan,
+        kappa_upper=math.nan,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        first=_first(read, prompts) if options.mode == "pairwise" else {},
+        sided=all(f.sided for f, _ in read),
+        pairs=[
+            (f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt)
+            for (f, j), prompt in zip(read, prompts, strict=True)
+        ],
+        differ=[
+            (f"{f.id} {f.criterion}".strip(), f.label, said)
+            for (f, _), said in zip(read, ours, strict=True)
+            if f.label != said
+        ],
+    )
+    try:
+        test = by_people.kappa(made.agreeing(), 0.0, ALPHA)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
+
+
+def _prompts(read: Sequence[tuple[Labelled, Judged]]) -> list[int]:
+    """Number the prompts of labels: those of one prompt are not independent."""
+    known: dict[str, int] = {}
+    return [known.setdefault(as_text(f.sample.input), len(known)) for f, _ in read]
+
+
+def _first(read: Sequence[tuple[Labelled, Judged]], prompts: Sequence[int]) -> dict[str, Share]:
+    """Return the share of verdicts for the answer shown first, of all pairs ("") and by what people said of them."""
+    said = [(f.label, first_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
+    found = {"": share_of([share for _, share, _ in said], prompts)}
+    for label, name in SIDES.items():
+        some = [(share, prompt) for told, share, prompt in said if told == label]
+        if len({prompt for _, prompt in some}) > 1:
+            found[name] = share_of(*(list(column) for column in zip(*some, strict=True)))
+    return found
 
 
 def _said(found: Labelled, judged: Judged) -> str:

@@ -1,4 +1,4 @@
-"""How far a judge agrees with people: Cohen's kappa with its lower bound, and when it no longer holds."""
+"""How far a judge agrees with people: their labels beside its verdicts, and when they no longer tell of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 from harness.errors import UsageError
 from harness.paths import write_text
+from harness.result import Labels
 
-FORMAT = 1
-ALPHA = 0.05  # the risk of the lower bound
-FEW = 5  # disagreements below which a normal approximation says nothing
+FORMAT = 2
+ALPHA = 0.05  # the risk of each bound that is printed
+FEWEST = 10  # prompts with labels of each kind, below which labels correct nothing
+Share = tuple[float, float, float]  # an estimate, and its lower and upper bound
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class Calibration:
     """A judge held against human labels; `judge` names the instrument, and another instrument expires it.
 
     `sensitivity` is the share of the answers people preferred (criteria they saw met) that the judge does too,
-    `specificity` that of the others; NaN where there are none. `differ` holds (row, people, judge) where they do not
-    agree.
+    `specificity` that of the others; NaN where there are none. `first` is the share of verdicts for the answer shown
+    first, over all pairs and by what people said. `sided` says whether the labels tell whose answer was better, the
+    candidate's or the baseline's. `pairs` hold (criterion, people, judge, prompt) of every label, as `Labels` do;
+    `differ` holds (row, people, judge) where they do not agree.
     """
 
     judge: dict[str, Any]
@@ -38,6 +41,9 @@ class Calibration:
     sensitivity: float
     specificity: float
     made: str  # UTC, ISO 8601
+    first: dict[str, Share]
+    sided: bool
+    pairs: Sequence[tuple[str, float, float, int]]
     differ: Sequence[Sequence[str]] = ()
 
     def expired(self, judge: dict[str, Any]) -> str:
@@ -45,35 +51,26 @@ class Calibration:
         changed = [name for name in judge if judge[name] != self.judge.get(name)]
         return " and ".join(f"the {name} changed" for name in changed)
 
+    def agreeing(self) -> Labels:
+        """Return all labels, of which kappa is made: a verdict of the judge is for one side, or a tie."""
+        verdicts = [0.5 if said == 0.5 and not name else float(said > 0.5) for name, _, said, _ in self.pairs]
+        _, truth, _, prompts = zip(*self.pairs, strict=True)
+        return Labels("kappa", truth, tuple(verdicts), prompts)
 
-def kappa(ours: Sequence[str], theirs: Sequence[str], alpha: float = ALPHA) -> tuple[float, float, float]:
-    """Return Cohen's kappa and its lower and upper bound, one-sided at alpha each.
+    def of(self, metric: str, criterion: str = "") -> Labels:
+        """Return the labels that tell of one metric."""
+        chosen = [rest for name, *rest in self.pairs if name == criterion]
+        truth, said, prompts = zip(*chosen, strict=True) if chosen else ((), (), ())
+        return Labels(metric, truth, said, prompts)
 
-    The large-sample standard error of Fleiss, Cohen and Everitt 1969, Psychological Bulletin 72:323, eq. 9. It is zero
-    where all agree, however few there are: below FEW disagreements the lower bound is at most the kappa of the exact
-    (Clopper and Pearson) lower bound of the agreement, with chance agreement as observed. NaN where both say one thing.
-    """
-    from scipy.stats import beta
 
-    n, kinds = len(ours), sorted({*ours, *theirs})
-    pairs = list(zip(ours, theirs, strict=True))
-    joint = {(a, b): pairs.count((a, b)) / n for a in kinds for b in kinds}
-    row = {a: sum(joint[a, b] for b in kinds) for a in kinds}
-    column = {b: sum(joint[a, b] for a in kinds) for b in kinds}
-    observed, chance = sum(joint[c, c] for c in kinds), sum(row[c] * column[c] for c in kinds)
-    if chance >= 1:
-        return math.nan, math.nan, math.nan
-    value = (observed - chance) / (1 - chance)
-    own = sum(joint[c, c] * ((1 - chance) - (row[c] + column[c]) * (1 - observed)) ** 2 for c in kinds)
-    others = sum(joint[a, b] * (column[a] + row[b]) ** 2 for a in kinds for b in kinds if a != b)
-    spread = own + (1 - observed) ** 2 * others - (observed * chance - 2 * chance + observed) ** 2
-    reach = NormalDist().inv_cdf(1 - alpha) * math.sqrt(max(spread, 0.0) / n) / (1 - chance) ** 2
-    agreed = round(observed * n)
-    lower, upper = value - reach, min(value + reach, 1.0)
-    if n - agreed < FEW:
-        exact = float(beta.ppf(alpha, agreed, n - agreed + 1)) if agreed else 0.0
-        lower = min(lower, (exact - chance) / (1 - chance))
-    return value, lower, upper
+def too_few(labels: Labels) -> str:
+    """Say which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
+    for kind, name in ((1.0, "is better or met"), (0.0, "is not")):
+        prompts = {c for truth, c in zip(labels.truth, labels.clusters, strict=True) if truth == kind}
+        if len(prompts) < FEWEST:
+            return f"on {len(prompts)} prompts people said that it {name}, want {FEWEST} at least"
+    return ""
 
 
 def rates(human: Sequence[str], judge: Sequence[str], positive: str, negative: str) -> tuple[float, float]:
@@ -87,10 +84,20 @@ def rates(human: Sequence[str], judge: Sequence[str], positive: str, negative: s
     return share(positive), share(negative)
 
 
+def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:
+    """Return a mean of values from 0 to 1 with its bounds, one-sided at ALPHA each."""
+    from harness.stats import cluster_t
+
+    test = cluster_t(values, [1.0] * len(values), clusters, 0.5, ALPHA, support=(0.0, 1.0))
+    return test.estimate, test.lower, test.upper
+
+
 def write(path: Path, found: Calibration) -> None:
     """Write a calibration beside its labels; what is not a number becomes null."""
     plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(found).items()}
-    write_text(path, json.dumps({"format": FORMAT, **plain}, indent=1, ensure_ascii=False) + "\n")
+    pairs = plain.pop("pairs")
+    text = json.dumps({"format": FORMAT, **plain}, indent=1, ensure_ascii=False).removesuffix("\n}")
+    write_text(path, f'{text},\n "pairs": {json.dumps(pairs, ensure_ascii=False)}\n}}\n')
 
 
 def read(path: Path) -> Calibration:
@@ -100,7 +107,10 @@ def read(path: Path) -> Calibration:
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
+        values["pairs"] = [(str(c), float(h), float(j), int(p)) for c, h, j, p in values["pairs"]]
+        if not values["pairs"]:
+            raise ValueError("no labels")
         return Calibration(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is none"
+        why = error.strerror if isinstance(error, OSError) else "it is none, or of an older version"
         raise UsageError(f'calibration "{path}": cannot be read: {why}; make it with harness judge calibrate') from None

@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import labels as by_people
 from harness.errors import UsageError
 from harness.marking import Marking
-from harness.result import Caveat, Prompt, Sample, Score
+from harness.result import Caveat, Labels, Prompt, Sample, Score
 from harness.subject import Progress
-from harness_judge import adversaries, bench, calibration, rows
+from harness_judge import adversaries, bench, calibration, prompts, rows
 from harness_judge.bench import Bench
 from harness_judge.options import Options
 from harness_judge.prompts import Question, speaks_to_the_judge
 from harness_judge.rows import MOST_ERRORS, Judged, Outcome
 
 PAIR_VERDICTS = ("win_rate", "position_flip_rate")
-CONTROLLED = "win_rate_controlled"
+WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
 ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond which length cannot be told from quality
 NAMED = 3  # rows that a line names
 
@@ -39,8 +40,8 @@ def mark(
     baseline_answers: Sequence[str] | None,
     marking: Marking,
     given: Mapping[str, Any],
-) -> Iterator[Score | Caveat]:
-    """Yield a Score a row and what must be known of all of them. Raises UsageError when the judge is not there."""
+) -> Iterator[Score | Caveat | Labels]:
+    """Yield a Score a row, labels, and what must be known of all. Raises UsageError when the judge is not there."""
     options = Options(**given)
     options.check_family(marking.judged)
     budget = marking.kept.setdefault("budget", bench.budget_of(options))  # of all that is judged in this run
@@ -58,9 +59,11 @@ def mark(
     verdicts = PAIR_VERDICTS if options.mode == "pairwise" else ("rubric", *(options.criteria or {}))
     real = baseline_answers if baseline_answers is not None else answers
     caveats = [] if marking.rehearsal else _trials(judge, options, _cases(options, samples, real, marking.seed))
-    known, doubts = _calibrated(options, judge, marking.folder)
-    yield from rows.to_scores(judged, verdicts, options.priced(), known)
-    shut = ("win_rate", CONTROLLED) if options.mode == "pairwise" else verdicts  # the rest is about the judge
+    scores = list(rows.to_scores(judged, verdicts, options.priced()))
+    yield from scores
+    shut = (*WORD, "win_rate") if options.mode == "pairwise" else verdicts  # the rest is about the judge
+    labels, doubts = _calibrated(options, judge, marking.folder, scores, shut)
+    yield from labels
     found = [*_capped(judge), *_errors(judged), *caveats, *doubts]
     yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
     yield from (Caveat(text) for text in _notes(judge, options, judged))
@@ -173,22 +176,52 @@ def estimate(
     return found
 
 
-def _calibrated(options: Options, judge: Bench, folder: Path) -> tuple[float | None, list[Caveat]]:
-    """Return the lower bound of the judge's agreement with people, and what is wrong with it."""
+def _calibrated(
+    options: Options, judge: Bench, folder: Path, scores: Sequence[Score], shut: Sequence[str]
+) -> tuple[list[Labels], list[Caveat]]:
+    """Return people's labels by metric, and what is wrong with them, or without them."""
+    how, local = "run harness judge calibrate", options.backend_name == "local"
+    if not options.calibration and local:
+        what = f'the local judge "{options.model_name}" was not held against human labels'
+        return [], [Caveat(f"{what}, so its verdicts prove nothing; {how}", "ERROR")]
+    if not options.calibration and options.trust_judge:
+        return [], [Caveat("trust_judge: the judge's word is taken, which was not held against human labels")]
     if not options.calibration:
-        if options.backend_name != "local":
-            return None, [Caveat("the judge was not held against human labels; see harness judge calibrate")]
-        what = (
-            f'the local judge "{options.model_name}" was not held against human labels, so its verdicts prove nothing'
-        )
-        return None, [Caveat(f"{what}; run harness judge calibrate", "ERROR")]
+        what = "the judge was not held against human labels, so its word proves nothing of what people would say"
+        return [], [Caveat(f"{what}; {how}, or say trust_judge = true", "INCONCLUSIVE", tuple(shut))]
     found = calibration.read(folder / options.calibration)
-    expired = found.expired(bench.instrument(options, judge.models))
-    if not expired:
-        return found.kappa_lower, []
-    what = f'calibration "{options.calibration}" has expired: {expired}; run harness judge calibrate again'
-    local = options.backend_name == "local"
-    return math.nan, [Caveat(what, "ERROR", () if local else ("kappa_lower",))]
+    if expired := found.expired(bench.instrument(options, judge.models)):
+        what = f'calibration "{options.calibration}" has expired: {expired}; {how} again'
+        told = Caveat(what, "ERROR", ("kappa", *(shut if local or not options.trust_judge else ())))
+        return [], [told]
+    agreeing = found.agreeing()
+    if options.trust_judge:
+        return [agreeing], [Caveat("trust_judge: the judge's word is taken, and labels correct nothing")]
+    labels, doubts = [agreeing], []
+    for metric in shut:
+        given = found.of(metric, "" if options.mode == "pairwise" else metric)
+        if metric in WORD or metric == "rubric":
+            why = f"{metric} is the judge's word, which labels do not correct"
+        elif not found.sided:
+            why = "the labels say A and B, and not whose answer is better; label candidate, baseline or tie"
+        else:
+            why = calibration.too_few(given) or _blind(given, metric, scores)
+        if why:
+            doubts.append(Caveat(f"{why}, or say trust_judge = true", "INCONCLUSIVE", (metric,)))
+        else:
+            labels.append(given)
+    return labels, doubts
+
+
+def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
+    """Say where labels do not show that the judge tells what people prefer from what they do not."""
+    some = [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]
+    if len(some) < 2:
+        return ""  # of which nothing can be said anyway
+    of = by_people.moments([s.values[metric] for s in some], [1.0] * len(some), None, labels)
+    if by_people.blind_p(of) <= calibration.ALPHA:
+        return ""
+    return f"{len(labels.truth)} labels do not show that the judge is better than chance; label more"
 
 
 def _capped(judge: Bench) -> list[Caveat]:
@@ -228,7 +261,17 @@ def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator
         yield f"{len(shown)} rows were not shown as they are: {_some(shown)}; the samples file tells each"
     if suspects := [j for j in judged if speaks_to_the_judge(j.row.answer)]:
         yield f"{len(suspects)} answers speak to the judge: {_some(suspects)}"
+    yield from _places(judged)
     yield from _lengths(judged)
+
+
+def _places(judged: Sequence[Judged]) -> Iterator[str]:
+    """Say how often the answer that was shown first was preferred."""
+    pairs = [j for j in judged if j.row.baseline is not None and not j.error]
+    if len({prompts.as_text(j.row.sample.input) for j in pairs}) > 1:
+        where = [prompts.as_text(j.row.sample.input) for j in pairs]
+        share, lower, upper = calibration.share_of([rows.first_share(j) for j in pairs], where)
+        yield f"{share:.3f} [{lower:.3f}, {upper:.3f}] of verdicts are for the answer shown first, which is always A"
 
 
 def _lengths(judged: Sequence[Judged]) -> Iterator[str]:

@@ -51,6 +51,7 @@ class Options:
     adversaries: int = 2
     allow_same_family: bool = False
     calibration: str = ""
+    trust_judge: bool = False
     local: Mapping[str, Any] | None = None
     chosen: tuple[str, str] = field(init=False, default=("", ""))
 
@@ -73,6 +74,11 @@ class Options:
     @property
     def capped(self) -> bool:
         return any(cap is not None for cap in (self.max_calls, self.max_tokens, self.max_usd))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the gates are about what people would say, by labels, and not about the judge's word."""
+        return bool(self.calibration) and not self.trust_judge
 
     def priced(self) -> Prices:
         """Return what the chosen model costs; nothing where the suite declares no price."""
@@ -144,7 +150,7 @@ LEAST = {
     "k": 1, "verdict_tokens": 16, "answer_chars": 100, "concurrency": 1, "retries": 0, "adversaries": 0,
     "max_calls": 1, "max_tokens": 1,
 }  # fmt: skip
-RESERVED = frozenset({"rubric", "error_rate", "injection_suspect", "tokens", "usd", "kappa_lower", "longer_by"})
+RESERVED = frozenset({"rubric", "error_rate", "injection_suspect", "tokens", "usd", "kappa", "longer_by"})
 
 
 def family(model: str) -> str:

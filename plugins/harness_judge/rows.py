@@ -103,6 +103,17 @@ def judged_pair(row: Row, outcomes: Sequence[Outcome]) -> Judged:
     return found
 
 
+def first_share(judged: Judged) -> float:
+    """Return the share of a pair's verdicts for the answer that was shown first, one half for a tie.
+
+    Both orders are asked alike, so it is one half on average of a judge that reads answers and not places. The one
+    shown first is always called A: the letter and the place cannot be told apart.
+    """
+    wins = {"candidate": 1.0, "baseline": 0.0, "tie": 0.5}
+    found = [(wins[one["verdict"]], one["order"] == "candidate first") for one in judged.judgments]
+    return sum(win if first else 1 - win for win, first in found) / len(found)
+
+
 def judged_check(row: Row, outcomes: Sequence[Outcome]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
     found = _booked(row, outcomes)
@@ -122,10 +133,10 @@ def judged_check(row: Row, outcomes: Sequence[Outcome]) -> Judged:
     return found
 
 
-def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices, kappa: float | None) -> Iterator[Score]:
+def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) -> Iterator[Score]:
     """Yield a Score a row. A row without a verdict is no number: NaN, or up to MOST_ERRORS a row without weight.
 
-    `metrics` are those that a verdict gives, `kappa` is the bound of a calibration, NaN if it does not hold.
+    `metrics` are those that a verdict gives.
     """
     errors = sum(bool(j.error) for j in judged)
     spared = errors <= MOST_ERRORS * len(judged) and all(j.asked for j in judged)
@@ -137,8 +148,8 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices, 
         values["tokens"] = float(j.tokens_in + j.tokens_out)
         if prices.known:
             values["usd"] = float(prices.usd(j.tokens_in, j.tokens_out))
-        if kappa is not None:
-            values["kappa_lower"] = kappa
+        if "win_rate" in values:
+            values["win_rate_raw"] = values["win_rate"]  # of which labels correct the first alone
         if row.baseline is not None:
             values["longer_by"] = float(len(row.answer) - len(row.baseline))
         weights = dict.fromkeys(metrics, 0.0) if j.error and spared else {}

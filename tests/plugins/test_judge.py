@@ -45,7 +45,14 @@ PRICES = {"stub-judge": [3.0, 15.0]}  # dollars for a million tokens
 def at(stub: StubJudge, provider: str = "openai", **options: Any) -> dict[str, Any]:
     """The options of a judge that is the stub."""
     url = stub.openai_url if provider == "openai" else stub.anthropic_url
-    return {"model": "stub-judge", "backend": provider, "base_url": url, "adversaries": 0, **options}
+    return {
+        "model": "stub-judge",
+        "backend": provider,
+        "base_url": url,
+        "adversaries": 0,
+        "trust_judge": True,
+        **options,
+    }
 
 
 def desk(stub: StubJudge, provider: str = "openai", *, responses: Responses | None = None, **options: Any) -> Desk[Any]:
@@ -594,8 +601,9 @@ LENGTHS = [3 + (i * 13) % 40 for i in range(60)]
 ROWS = [
     {"id": f"q{i}", "input": f"question {i} say {'w' * n}{i}", "target": f"{'w' * n}{i}"} for i, n in enumerate(LENGTHS)
 ]
+STUB = 'backend = "openai"\nmodel = "stub-judge"\nmax_new_tokens = 20\ntrust_judge = true\n'
 JUDGED = SUITE.replace('use = "exact_match"', 'use = "judge"').replace("qa.exact_match", "qa.win_rate")
-JUDGED = JUDGED.replace('slices = ["kind"]', 'backend = "openai"\nmodel = "stub-judge"\nmax_new_tokens = 20\n# options')
+JUDGED = JUDGED.replace('slices = ["kind"]', f"{STUB}# options")
 
 
 @pytest.fixture
@@ -678,6 +686,7 @@ def test_rubric_is_a_number_about_each_model(suite: Project) -> None:
     base, merged = outcome.report.reports[0].metrics, outcome.report.reports[-1].metrics
     assert merged["rubric"] > 0.8 > 0.6 > base["rubric"]
     assert merged["right"] == merged["short"]
+    assert outcome.report.verdicts[-1].method == "Tango score"  # 0/1 rows, and no mean
 
 
 def test_disputed_rows_are_shown_with_reasons(suite: Project) -> None:
@@ -899,29 +908,14 @@ def test_reference_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def labels(count: int, wrong: int = 0) -> list[dict[str, Any]]:
-    """Labels of people who mostly agree with a fair judge: A and B in turn, the first `wrong` turned over."""
+    """Labels of people who mostly agree with a fair judge: either side in turn, the first `wrong` turned over."""
     rows = []
     for i in range(count):
-        better = "A" if (i % 2 == 0) != (i < wrong) else "B"
+        better = "candidate" if (i % 2 == 0) != (i < wrong) else "baseline"
         right, other = f"right {i}", "other"
         a, b = (right, other) if i % 2 == 0 else (other, right)
         rows.append({"id": i, "input": f"q {i}", "answer_a": a, "answer_b": b, "reference": right, "label": better})
     return rows
-
-
-def test_kappa_is_that_of_statsmodels() -> None:
-    """Kappa and its standard error equal the reference's; where all agree the bound is the exact one, not 1."""
-    statsmodels = pytest.importorskip("statsmodels.stats.inter_rater")
-    table = [[40, 5, 2], [6, 30, 3], [1, 4, 9]]
-    kinds = ["A", "B", "tie"]
-    pairs = [(a, b) for i, a in enumerate(kinds) for j, b in enumerate(kinds) for _ in range(table[i][j])]
-    value, lower, upper = calibration.kappa([a for a, _ in pairs], [b for _, b in pairs])
-    theirs = statsmodels.cohens_kappa(table)
-    assert value == pytest.approx(theirs.kappa)
-    assert value - lower == pytest.approx(1.6448536 * theirs.std_kappa, rel=1e-6)
-    assert upper - value == pytest.approx(1.6448536 * theirs.std_kappa, rel=1e-6)
-    value, lower, _ = calibration.kappa(["A", "B"] * 5, ["A", "B"] * 5)
-    assert (value, lower) == (1.0, pytest.approx(2 * 0.05**0.1 - 1))
 
 
 def test_calibration_measures_the_judge(suite: Project) -> None:
@@ -939,6 +933,7 @@ def test_calibration_measures_the_judge(suite: Project) -> None:
         assert len(stub.log) == 120
     made = calibration.read(suite.folder / "labels.calibration.json")
     assert 0.6 < made.kappa_lower < made.kappa < made.kappa_upper < 1
+    assert made.sided and len(made.pairs) == 60
     assert made.judge["model"] == "stub-judge-2026-01-01"
 
 
@@ -949,7 +944,7 @@ def test_calibration_is_of_a_model_a_wording_and_a_question(monkeypatch: pytest.
     def judge(said: str = "m-1", **options: Any) -> dict[str, str]:
         return bench.instrument(Options(**about | options), {said: None})
 
-    made = calibration.Calibration(judge(), "", 9, 0, *[1.0] * 6, "")
+    made = calibration.Calibration(judge(), "", 9, 0, *[1.0] * 6, "", {}, True, [])
     assert not made.expired(judge(concurrency=2, max_calls=9, retries=1))
     assert made.expired(judge("m-2")) == "the model changed"
     for name, value in {"guideline": "x", "reference": False, "k": 2, "body": {"seed": 1}, "answer_chars": 100}.items():
@@ -959,17 +954,18 @@ def test_calibration_is_of_a_model_a_wording_and_a_question(monkeypatch: pytest.
 
 
 def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
-    """A gate on `kappa_lower` passes while the judge is the one that was calibrated, and is an ERROR after."""
-    text = JUDGED + '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa_lower"\nmin = 0.6\n'
+    """A gate on `kappa` passes while the judge is the one that was calibrated, and is an ERROR after."""
+    text = JUDGED + '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa"\nmin = 0.6\n'
     with StubJudge() as stub:
         suite.write({"suite.toml": text.replace("# options", f'base_url = "{stub.openai_url}"')})
         suite.write({"labels.jsonl": labels(60, wrong=4), "test.jsonl": ROWS[:30]})
-        with pytest.raises(UsageError, match='has no metric "kappa_lower"'):
+        with pytest.raises(UsageError, match='has no metric "kappa"'):
             suite_error(suite)
         calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
         options = 'calibration = "labels.calibration.json"'
         outcome = run(suite, stub, options, text)
         assert (outcome.code, outcome.verdict("calibrated")) == (0, "PASS")
+        assert outcome.report.verdicts[-1].method == "kappa of 60 labels"
         for change, told in (('guideline = "Be kind."', "the rubric changed"), ("", "the model changed")):
             if not change:
                 stub.returned = "stub-judge-2026-06-06"
@@ -982,7 +978,7 @@ def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
 def test_gate_that_requires_the_calibration_waits_for_it(suite: Project) -> None:
     """A judge that agrees with people too little decides nothing, however good the candidate looks to it."""
     text = JUDGED.replace("min = 0.5", 'min = 0.5\nrequires = ["calibrated"]')
-    text += '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa_lower"\nmin = 0.6\n'
+    text += '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa"\nmin = 0.6\n'
     with StubJudge() as stub:
         suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{stub.openai_url}"')})
         for wrong, said in ((4, "PASS"), (20, "ERROR")):
@@ -992,6 +988,106 @@ def test_gate_that_requires_the_calibration_waits_for_it(suite: Project) -> None
             assert outcome.verdict("floor", "adapter") == said
     assert 'requires "calibrated", which is FAIL' in outcome.out
     assert outcome.code == 1
+
+
+UNTRUSTED = JUDGED.replace("trust_judge = true\n", "")
+LOCAL = 'calibration = "labels.calibration.json"'
+
+
+def test_word_of_a_judge_proves_nothing(suite: Project) -> None:
+    """Without labels a gate on a verdict is INCONCLUSIVE, better or worse; numbers about the judge are judged."""
+    text = UNTRUSTED
+    for metric in ("win_rate_controlled", "position_flip_rate"):
+        claim = "max = 0.9" if "flip" in metric else "min = 0.4"
+        text += f'\n[[gate]]\nid = "{metric}"\nmetric = "qa.{metric}"\n{claim}\n'
+    with StubJudge() as stub:
+        for candidate in (text, text.replace("min = 0.5", "min = 0.99")):
+            outcome = run(suite, stub, "", candidate)
+            assert outcome.code == 6
+            assert [outcome.verdict(g) for g in ("floor", "win_rate_controlled")] == ["INCONCLUSIVE"] * 2
+            assert outcome.verdict("position_flip_rate") == "PASS"
+    assert "its word proves nothing of what people would say; run harness judge calibrate, or say" in outcome.out
+    assert not (suite.folder / "exports").exists()
+
+
+def test_labels_correct_the_win_rate(suite: Project) -> None:
+    """With labels the gate is about what people would say, the judge's own rate stands beside it; it ships."""
+    with StubJudge() as stub:
+        suite.write({"suite.toml": UNTRUSTED.replace("# options", f'base_url = "{stub.openai_url}"')})
+        suite.write({"labels.jsonl": labels(100, wrong=10)})
+        calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        outcome = run(suite, stub, LOCAL, UNTRUSTED)
+        assert (outcome.code, outcome.verdict("floor")) == (0, "PASS")
+        metrics, verdict = outcome.report.reports[-1].metrics, outcome.report.verdicts[-1]
+        assert (
+            metrics["win_rate"] == verdict.value > metrics["win_rate_raw"] > 0.8
+        )  # who is right is found wrong at times
+        assert verdict.method == "corrected by 100 labels"
+        again = suite.harness("verify", str(suite.folder / "exports/fake"), "--recompute")
+        assert (again.code, "recomputed 1 of 1 gates" in again.out) == (0, True)
+        outcome = run(suite, stub, LOCAL)
+        assert outcome.report.verdicts[-1].method == "t"
+        assert "trust_judge: the judge's word is taken, and labels correct nothing" in outcome.out
+
+
+CARRY_NOTHING = {
+    "few": (lambda rows: rows[:18], "on 9 prompts people said that it is better or met, want 10 at least"),
+    "one prompt": (lambda rows: [{**r, "input": f"q {i % 4}"} for i, r in enumerate(rows)], "on 2 prompts people said"),
+    "without sides": (lambda rows: [{**r, "label": "AB"[r["label"] == "baseline"]} for r in rows], "say A and B"),
+    "of chance": (
+        lambda rows: [{**r, "label": ("candidate", "baseline")[i // 2 % 2]} for i, r in enumerate(rows)],
+        "60 labels do not show that the judge is better than chance",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CARRY_NOTHING)
+def test_labels_that_tell_too_little_correct_nothing(suite: Project, case: str) -> None:
+    """Few labels, those of few prompts, of unknown sides, or of a judge no better than chance: INCONCLUSIVE."""
+    change, told = CARRY_NOTHING[case]
+    with StubJudge() as stub:
+        suite.write({"suite.toml": UNTRUSTED.replace("# options", f'base_url = "{stub.openai_url}"')})
+        suite.write({"labels.jsonl": change(labels(60))})
+        calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        outcome = run(suite, stub, LOCAL, UNTRUSTED, "-k", "merged")
+    assert outcome.verdict("floor") == "INCONCLUSIVE"
+    assert told in outcome.out
+
+
+def test_labels_correct_a_criterion(suite: Project) -> None:
+    """Of a checklist each criterion is corrected by its own labels; their mean, and one without any, are not."""
+    criteria = 'mode = "rubric"\ncriteria = { right = "It is right.", short = "It is short." }'
+    text = UNTRUSTED.replace("qa.win_rate", "qa.right").replace("# options", f"# options\n{criteria}")
+    text += "".join(f'\n[[gate]]\nid = "{m}"\nmetric = "qa.{m}"\nmin = 0.1\n' for m in ("rubric", "short"))
+    told = [
+        {"id": i, "input": f"q {i}", "answer": f"right {i}" if i % 2 else "no", "reference": f"right {i}"}
+        | {"criterion": "right", "label": "yes" if i % 2 else "no"}
+        for i in range(60)
+    ]
+    with StubJudge() as stub:
+        suite.write({"suite.toml": text.replace("# options", f'base_url = "{stub.openai_url}"'), "labels.jsonl": told})
+        made, _ = calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        outcome = run(suite, stub, LOCAL, text, "-k", "merged")
+    assert (made.kappa, made.first) == (1.0, {})
+    said = {v.gate: v for v in outcome.report.verdicts if v.candidate == "merged"}
+    assert (said["floor"].outcome, said["floor"].method) == ("PASS", "corrected by 60 labels")
+    assert "rubric is the judge's word, which labels do not correct" in said["rubric"].why
+    assert "on 0 prompts people said that it is better or met" in said["short"].why
+
+
+def test_preference_for_a_place_is_told(suite: Project) -> None:
+    """Always A: every verdict is for what was shown first, in a run and in a calibration; a fair judge has one half."""
+    with StubJudge("always-A") as stub, StubJudge() as fair:
+        _, caveats = marked(at(stub), ["a"] * 30, ["b"] * 30)
+        assert any(
+            c.text.startswith("1.000 [0.905, 1.000] of verdicts are for the answer shown first") for c in caveats
+        )
+        for judge, told in ((stub, "1.000 [0.951, 1.000]"), (fair, "0.500 [0.476, 0.524]")):
+            suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{judge.openai_url}"')})
+            suite.write({"labels.jsonl": labels(60)})
+            outcome = suite.harness("judge", "calibrate", "labels.jsonl", "--suite", "suite.toml")
+            assert f"first shown  {told} of verdicts are for what was shown first, which is always A\n" in outcome.out
+            assert outcome.out.count(" where people said ") == 2
 
 
 def suite_error(suite: Project) -> None:
@@ -1220,6 +1316,7 @@ data = "test.jsonl"
 backend = "openai"
 model = "stub-judge"
 max_new_tokens = 20
+trust_judge = true
 # options
 # cap
 
@@ -1255,8 +1352,7 @@ def test_checklists_groups_and_two_judges_are_tested(suite: Project) -> None:
         outcome = put_through(suite, stub, "", *flags, text=text)
         assert outcome.code == 1
         assert 'gate "floor" is FAIL on merged' in outcome.out and "caught  qa: a colon" in outcome.out
-        assert 'gate "either" is ERROR on merged: none of 2 proven' in outcome.out
-        assert '"all of it" is ERROR: every row has the same value, 0' in outcome.out
+        assert 'gate "either" is FAIL on merged: none of 2 proven' in outcome.out
         assert "SHIPS   list: an echo of the request" in outcome.out
         assert ['eval "qa": 0' in line or 'eval "list": 0' in line for line in outcome.err.splitlines()] == [True] * 2
         (suite.folder / "cache/responses.sqlite").unlink()
