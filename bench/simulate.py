@@ -20,7 +20,7 @@ from scipy.special import stdtr
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from harness import pairs, power, ratio, sequential, stats
+from harness import means, pairs, power, ratio, sequential, stats
 
 ALPHA = 0.05
 RUNS, QUICK = 20_000, 2_000
@@ -46,39 +46,10 @@ class Data:
 # ------------------------------------------------------------------ what a gate does with clusters and means
 
 
-def judge(data: Data, of: ratio.Ratio, drawn: Floats | None, threshold: float, kind: str) -> P:
+def judge(data: Data, of: ratio.Ratio, threshold: float, kind: means.Kind) -> P:
     """Return the p-values of `stats.cluster_t` for many runs at once; tests/test_simulate.py holds them together."""
-    if kind == "share":
-        parts = [ratio.share_t(of, threshold)]
-    elif kind == "pairs":
-        assert data.changed is not None
-        parts = [ratio.pairs_t(of, threshold, data.changed.sum(-1) / data.weights.sum(-1))]
-    else:
-        parts = [ratio.skewed_t(of, threshold)]
-    if drawn is not None:
-        parts.append(ratio.bootstrap_p(of, threshold, drawn))
-    alike = agreeing(of, threshold, kind)
-    p_pass, p_fail = (np.maximum.reduce([p[i] for p in parts]) for i in (0, 1))
-    if kind == "score":
-        p_pass, p_fail = np.maximum(p_pass, alike[0]), np.maximum(p_fail, alike[1])
-    if data.rows is not None and drawn is not None:
-        worst = ratio.worst_row_draws(of.clusters)
-        other = ratio.worst_row_p(data.rows, threshold, worst, (0.0, 1.0))
-        p_pass, p_fail = np.minimum(p_pass, other[0]), np.minimum(p_fail, other[1])
-    varies = of.varies()
-    return np.where(varies, p_pass, alike[0]), np.where(varies, p_fail, alike[1])
-
-
-def agreeing(of: ratio.Ratio, threshold: float, kind: str) -> P:
-    """Return the rule of three's p-values; 1 where the range of the values is not known."""
-    if kind == "ratio":
-        return np.ones_like(of.estimate), np.ones_like(of.estimate)
-    low = -1.0 if kind == "pairs" else 0.0
-    mean = of.estimate
-    with np.errstate(divide="ignore", invalid="ignore"):
-        up = np.where(mean > threshold, ((threshold - low) / (mean - low)) ** of.clusters, 1.0)
-        down = np.where(mean < threshold, ((1 - threshold) / (1 - mean)) ** of.clusters, 1.0)
-    return up, down
+    changed = None if data.changed is None else data.changed.sum(-1) / data.weights.sum(-1)
+    return means.p_values(of, threshold, kind, discordance=changed, rows=data.rows)
 
 
 @dataclass(frozen=True)
@@ -94,7 +65,7 @@ class Cell:
     betting: float | None = None
 
 
-def cell(where: str, draw: Callable[[int], Data], runs: int, kind: str) -> Cell:
+def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -> Cell:
     """Simulate one cell in batches."""
     found: list[list[P]] = []
     t_at: list[tuple[Floats, Floats]] = []
@@ -104,9 +75,8 @@ def cell(where: str, draw: Callable[[int], Data], runs: int, kind: str) -> Cell:
     for _ in range(runs // BATCH):
         data = draw(BATCH)
         of = ratio.ratio(data.sums, data.weights)
-        drawn = ratio.bootstrap_t(of) if of.clusters <= stats.RESAMPLED_CLUSTERS else None
         places = (data.truth, data.truth - away)
-        found.append([judge(data, of, drawn, place, kind) for place in places])
+        found.append([judge(data, of, place, kind) for place in places])
         error = np.where(of.varies(), of.error, np.inf)
         t_at.append(tuple((of.estimate - place) / error for place in places))
         if data.rows is not None:

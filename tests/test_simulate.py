@@ -37,7 +37,7 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(simulate: ModuleType, kind:
     }[kind]
     data = draw(30)
     of = ratio.ratio(data.sums, data.weights)
-    found = simulate.judge(data, of, ratio.bootstrap_t(of), data.truth - 0.03, kind)
+    found = simulate.judge(data, of, data.truth - 0.03, kind)
     support = {"share": (0.0, 1.0), "pairs": (-1.0, 1.0), "score": (0.0, 1.0), "ratio": None}[kind]
     for run in range(30):
         values, weights, clusters = rows(data, run, kind)
