@@ -10,6 +10,7 @@ from typing import Any
 
 from harness import stats
 from harness.gate import Gate, Outcome, Slice, Verdict
+from harness.needed import CLOSE, Needed, rows_needed
 from harness.question import Answer, Question
 from harness.result import Caveat, Metric, Result, Sample, Score
 from harness.stats import holm
@@ -194,22 +195,27 @@ def _conclude(blank: Verdict, answer: Answer, question: Question) -> Verdict:
         p_fail=test.p_fail,
         clusters=test.clusters,
         method=test.method,
-        rows_needed=_rows_needed(answer, question) if outcome is Outcome.INCONCLUSIVE else None,
         won=won,
         lost=lost,
     )
+    if outcome is Outcome.INCONCLUSIVE:
+        discordance = (len(won) + len(lost)) / len(question.ours)
+        verdict = _open(verdict, rows_needed(test, question.threshold, question.alpha, discordance))
     return replace(verdict, why=_why(verdict, question))
+
+
+def _open(verdict: Verdict, needed: Needed | None) -> Verdict:
+    if needed is None:
+        return verdict
+    far = CLOSE * verdict.n
+    most = needed.most if needed.most is not None and needed.most <= far else None
+    return replace(verdict, rows_needed=needed.rows, rows_range=None if needed.rows > far else (needed.least, most))
 
 
 def _outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
     if p_pass <= alpha:
         return Outcome.PASS
     return Outcome.FAIL if p_fail <= alpha else Outcome.INCONCLUSIVE
-
-
-def _rows_needed(answer: Answer, question: Question) -> int | None:
-    """Return how many rows would decide it."""
-    return stats.rows_needed(answer.test, question.threshold, question.alpha)
 
 
 # -- slices ----------------------------------------------------------------------------------------
@@ -239,8 +245,9 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     must = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
     verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n)
     verdict = replace(verdict, outcome=outcome, slices=tuple(slices), driver=driver.name)
-    needed = here.rows_needed if outcome is Outcome.INCONCLUSIVE else None
-    verdict = replace(verdict, p_pass=max(must, default=1.0), p_fail=p_fail, rows_needed=needed if must else None)
+    verdict = replace(verdict, p_pass=max(must, default=1.0), p_fail=p_fail)
+    if not (must and outcome is Outcome.INCONCLUSIVE):
+        verdict = replace(verdict, rows_needed=None, rows_range=None)
     return replace(verdict, why=_why_slices(verdict, driver, mute, case.gate.min_n))
 
 
@@ -313,11 +320,26 @@ def _why(verdict: Verdict, question: Question) -> str:
         return text.partition(" [")[0]
     text += f", n={verdict.n}" + (f" in {verdict.clusters} clusters" if verdict.clusters else "")
     text += f", {verdict.method}"
-    if verdict.rows_needed:
-        text += f"; about {verdict.rows_needed} rows would decide it"
-    elif verdict.outcome is Outcome.INCONCLUSIVE:
-        text += "; more rows like these would not decide it"
-    return text
+    return text + (f"; {more_rows(verdict)}" if verdict.outcome is Outcome.INCONCLUSIVE else "")
+
+
+def more_rows(verdict: Verdict, unit: str = "rows") -> str:
+    """Return how many rows would decide an inconclusive verdict, in words."""
+    if verdict.rows_needed is None:
+        return "more rows like these would not decide it"
+    if verdict.rows_range is None:
+        return f"too close to call: more than {CLOSE} times these rows would be needed"
+    least, most = verdict.rows_range
+    if most is None:
+        return f"at least {_about(least)} {unit} would be needed"
+    rows = dict.fromkeys([_about(least), _about(most)])
+    return f"about {' to '.join(rows)} {unit} would decide it"
+
+
+def _about(rows: int) -> str:
+    """Write a number of rows with two digits that count, rounded up."""
+    step = 10 ** max(len(str(rows)) - 2, 0)
+    return f"{-(-rows // step) * step:,}"
 
 
 def _change(question: Question, verdict: Verdict, estimate: float, lower: float, upper: float) -> str:
@@ -353,7 +375,7 @@ def _why_slices(verdict: Verdict, driver: Slice, mute: Sequence[str], min_n: int
     if not large and not any(s.outcome is Outcome.FAIL for s in alarms):
         parts.append(f"no slice has {min_n} rows (min_n), so nothing is proven; add rows, or lower min_n")
     if verdict.rows_needed:
-        parts.append(f"about {verdict.rows_needed} such rows would decide it")
+        parts.append(more_rows(verdict, "such rows"))
     return "; ".join(parts)
 
 
