@@ -278,6 +278,11 @@ class Case:
             return self.truth
         return min(self.bound + BETTER, 1.0)
 
+    @property
+    def again(self) -> float:
+        """The truth of a model that is as the last, where one is known."""
+        return self.truth if self.estimate is None else self.estimate
+
     def words(self) -> str:
         """Say what kind of model it is of which `truth` holds."""
         if self.gate.worse_by_at_most is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
     Counts = NDArray[np.int64]
 
-RUNS = 2000
+RUNS = 4000
 BATCH = 100
 LARGEST = 600  # clusters that are drawn; of more, so many, at a distance that makes it as hard
 

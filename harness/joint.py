@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from harness import power
 from harness.chance import BETTER, Case
-from harness.drawn import RUNS, Claim, Shares
+from harness.drawn import Claim, Shares
 from harness.odds import Asked
 
 if TYPE_CHECKING:
     from harness.drawn import Bools
 
+RUNS = 2000
 SEARCHED = 1000  # draws of every size at which rows are searched for
 MOST = 1000.0  # times the rows; what would need more is not a matter of rows
 
@@ -26,8 +27,8 @@ class Joint:
     """How often a candidate passes all of its blocking gates.
 
     `better` is that of a model which is `points` points better than gates on shares ask, equals its baseline where it
-    may be worse, and is as the last run's where there are no points; `again` that of one which is as the gates' own
-    lines say, None where no run tells of one. Dropping the gate `costliest` would raise `better` most, to `without`.
+    may be worse, and is as in the last run where there are no points; `again` that of one which is as in the last run
+    altogether, None where there was none. Dropping the gate `costliest` would raise `better` most, to `without`.
     `factor` times the rows, which `rows` has by eval, would raise it to 80 %; None where none would. `assumed` is what
     else is taken to hold, `unknown` the gates that are left out: their power is not known, or they have none.
     """
@@ -68,7 +69,7 @@ class _Suite:
         passed = self.passed(better=True)
         chance = float(passed.all(axis=1).mean())
         cases = [case for name in self.blocking for case in self.cases(name)]
-        again = any(c.estimate is not None and c.gate.worse_by_at_most is None for c in cases)
+        again = any(c.estimate is not None for c in cases)
         found = Joint(
             candidate,
             len(self.blocking),
@@ -104,19 +105,16 @@ class _Suite:
         import numpy as np
 
         columns: dict[str, list[Bools]] = {name: [] for name, a in self.asked.items() if a.odds.power is not None}
-        families: dict[str, list[tuple[str, Case]]] = {}
+        shared: dict[str, list[Case]] = {}
         for name in columns:
             for case in self.asked[name].cases:
-                families.setdefault(case.gate.metric, []).append((name, case))
-        for family in families.values():
-            shared = [(name, case) for name, case in family if case.shares and not case.hopeless]
-            if shared:
-                passes = _together([case for _, case in shared], better, factor, runs)
-                for (name, _), column in zip(shared, passes.T, strict=True):
-                    columns[name].append(column)
-            for name, case in family:
-                if (name, case) not in shared:
+                if case.shares and not case.hopeless:
+                    shared.setdefault(case.gate.metric, []).append(case)
+                else:
                     columns[name].append(_alone(case, better, factor, runs))
+        for cases in shared.values():
+            for case, column in zip(cases, _together(cases, better, factor, runs).T, strict=True):
+                columns[case.gate.id].append(column)
         passed = {name: np.all(some, axis=0) if some else np.zeros(runs, dtype=bool) for name, some in columns.items()}
         for name, a in self.asked.items():
             if a.gate.any_of and name in passed:
@@ -154,7 +152,7 @@ class _Suite:
 
 def _together(cases: Sequence[Case], better: bool, factor: float, runs: int) -> Bools:
     """Return (runs, cases): gates on one metric of 0/1 rows, judged on the same rows of the candidate."""
-    truths = [case.better if better else case.truth for case in cases]
+    truths = [case.better if better else case.again for case in cases]
     alone = [t for case, t in zip(cases, truths, strict=True) if not case.gate.versus]
     baselines = list(dict.fromkeys(case.gate.versus for case in cases if case.gate.versus))
     pairs = []
@@ -179,7 +177,7 @@ def _alone(case: Case, better: bool, factor: float, runs: int) -> Bools:
     import numpy as np
 
     if case.drawn and not case.hopeless:
-        return case.passes(case.better if better else case.truth, case.bound, factor, runs)
-    chance = 0.0 if case.hopeless else case.power(case.better if better else case.truth, case.bound, factor)
+        return case.passes(case.better if better else case.again, case.bound, factor, runs)
+    chance = 0.0 if case.hopeless else case.power(case.better if better else case.again, case.bound, factor)
     rng = np.random.default_rng(zlib.crc32(case.gate.id.encode()))
     return np.asarray(rng.random(runs) < chance)

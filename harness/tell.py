@@ -50,7 +50,7 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
         if joint := next((together[name] for name in names if name in together), None):
             _entry(terminal, _share(joint.better), _ships(joint), _joint(joint), "bold")
             if joint.again is not None:
-                _entry(terminal, _share(joint.again), "all together, of a model that is as their lines say", (), "bold")
+                _entry(terminal, _share(joint.again), "all together, of a model that is as in the last run", (), "bold")
 
 
 def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:

@@ -163,6 +163,42 @@ def test_last_run_takes_the_place_of_defaults(suite: Project) -> None:
     assert odds(found, "floor")["truth"] == f"if it is {floor.estimate:.3g} again"
 
 
+def test_model_as_the_last_one_is_told_of_too(suite: Project) -> None:
+    """After a run all gates together are told for what the candidate was, on the same draws."""
+    assert next(j for j in forecast(suite)["joint"])["again"] is None
+    suite.run()
+    joint = joined(suite)
+    assert joint["again"] > 0.99  # 72 points better than the base, and 90 % right
+    assert joint["better"] < 0.2  # 3 points are next to nothing on 60 rows
+    assert "all together, of a model that is as in the last run" in told(suite)
+
+
+def test_relative_margin_is_told_for_an_equal_model(suite: Project) -> None:
+    """Equal is as far from the bound as the margin is, not on it: the same as the margin in points."""
+    share = MARGIN.replace("0.1", '"60%"')
+    suite.write({"suite.toml": SUITE + share})
+    run = suite.run().report
+    base = next(v.baseline for v in run.verdicts if v.gate == "no worse")
+    assert base
+    near = odds(forecast(suite), "no worse")
+    assert near["truth"] == "if it equals base"
+    suite.write({"suite.toml": SUITE + share.replace("60%", "1%")})
+    assert odds(forecast(suite), "no worse")["power"] < near["power"]
+    assert near["power"] > 0.1
+    assert near["proves"].endswith("%")
+
+
+def test_correlation_within_clusters_is_learned(suite: Project) -> None:
+    """Rows of one cluster that go right or wrong together cost more than was assumed, as the last run showed."""
+    rows = [{**row, "group": i // 6} for i, row in enumerate(ROWS)]
+    text = SUITE.replace('slices = ["kind"]', 'cluster = "group"')
+    suite.write({"suite.toml": text, "test.jsonl": rows})
+    suite.run()
+    (note,) = odds(forecast(suite), "floor")["assumed"]
+    assert note.startswith("clusters cost a factor ")
+    assert ", as in " in note
+
+
 def test_run_of_another_model_or_on_few_rows_says_nothing(suite: Project) -> None:
     """What ten rows showed, or another base, is no better than the defaults."""
     suite.run("--limit", "10")
@@ -260,6 +296,9 @@ def test_gates_that_are_no_matter_of_power(suite: Project) -> None:
     kinds = {name: odds(found, name)["kind"] for name in ("never wrong", "small", "small kinds", "one of them")}
     assert kinds == {"never wrong": "counted", "small": "point", "small kinds": "alarm", "one of them": "group"}
     assert "no failure in 60 rows shows that at most 4.87% of such rows fail" in odds(found, "never wrong")["missing"]
+    joint = next(j for j in found["joint"] if j["candidate"] == "merged")
+    assert (joint["better"], joint["factor"], joint["costliest"]) == (0.0, None, "small kinds")
+    assert joint["unknown"] == ["never wrong", "small"]
     sliced, floor, margin = (odds(found, name) for name in ("every kind", "floor", "no worse"))
     assert (sliced["rows"], sliced["assumed"][0]) == (30, "2 slices must all pass; the smallest is kind=a")
     assert sliced["power"] == pytest.approx(power.share_power(float(sliced["proves"]), 0.5, 30, 0.05) ** 2, abs=0.05)
