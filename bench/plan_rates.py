@@ -166,6 +166,9 @@ def _means() -> Iterator[Cell]:
     for n, least in ((50, -0.45), (200, -0.2), (1000, -0.08)):
         draw = values(lambda rng, n: np.exp(0.32) - rng.lognormal(0, 0.8, n))
         yield Cell(f"mean, log-normal(0.8), n = {n}, 0 against {least}", _least(least), MEAN, (1,) * n, draw, 0.0)
+    for n, better in ((30, 0.5), (100, 0.25)):
+        draw = values(lambda rng, n, up=better: up + np.exp(0.32) - rng.lognormal(0, 0.8, n))
+        yield Cell(f"mean, sign flips, n = {n}, {better} better", _better(), MEAN, (1,) * n, draw, better)
 
 
 def _documents() -> Iterator[Cell]:

@@ -113,7 +113,7 @@ class Case:
 
     @property
     def where(self) -> str:
-        run = self.past.run if self.past else self.before[1] if self.before else None
+        run = self.past.run if self.past else self.before[1] if self.before and self.metric.combine else None
         return f"as in {name_of(run)}" if run else "assumed"
 
     @cached_property

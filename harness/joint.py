@@ -26,11 +26,12 @@ MOST = 1000.0  # times the rows; what would need more is not a matter of rows
 class Joint:
     """How often a candidate passes all of its blocking gates.
 
-    `better` is that of a model which is `points` points better than gates on shares ask, equals its baseline where it
-    may be worse, and is as in the last run where there are no points; `again` that of one which is as in the last run
-    altogether, None where there was none. Dropping the gate `costliest` would raise `better` most, to `without`.
-    `factor` times the rows, which `rows` has by eval, would raise it to 80 %; None where none would. `assumed` is what
-    else is taken to hold, `unknown` the gates that are left out: their power is not known, or they have none.
+    `better` is that of a model which is `points` points better than gates on 0/1 rows ask (0 where there are none),
+    equals its baseline where it may be worse, and else is as in the last run; `again` that of one which is as in the
+    last run altogether, None where there was none. Dropping the gate `costliest` would raise `better` most, to
+    `without`. `factor` times the rows, which `rows` has by eval, would raise it to 80 %; None where none would.
+    `assumed` is what else is taken to hold, `unknown` the gates that are left out: their power is not known, or they
+    have none.
     """
 
     candidate: str
@@ -75,7 +76,7 @@ class _Suite:
             len(self.blocking),
             chance,
             float(self.passed(better=False).all(axis=1).mean()) if again else None,
-            100 * BETTER,
+            100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0,
             assumed=tuple(self.assumed(cases)),
             unknown=self.unknown,
         )

@@ -58,7 +58,9 @@ class History:
             told = [
                 {i: (float(r[name]), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()} for s in sides
             ]
-            samples = [Sample(i, row=r["doc"], cluster=r["cluster"]) for i, r in sides[0].items()]
+            samples = [
+                Sample(i, row=dict(r["doc"]), cluster=r["cluster"] and str(r["cluster"])) for i, r in sides[0].items()
+            ]
         except (UsageError, LookupError, TypeError, ValueError, AttributeError):
             return None
         known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)

@@ -108,9 +108,8 @@ def _details(odds: Odds) -> Iterator[str]:
 
 def _ships(joint: Joint) -> str:
     gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
-    return (
-        f"a model truly {joint.points:g} points better than asked ships {_share(joint.better)} of the time with {gates}"
-    )
+    model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
+    return f"{model} ships {_share(joint.better)} of the time with {gates}"
 
 
 def _joint(joint: Joint) -> Iterator[str]:

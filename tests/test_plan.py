@@ -216,6 +216,15 @@ def test_broken_report_is_passed_over(suite: Project) -> None:
     assert forecast(suite)["runs"] == []
 
 
+@pytest.mark.parametrize("rows", ["", "{", '{"id": "q0"}', "[]"])
+def test_rows_that_cannot_be_read_are_not_known(suite: Project, rows: str) -> None:
+    """Where a run's rows were cut or lost, the defaults are assumed."""
+    folder = Path(suite.run().report.folder)
+    for path in folder.glob("base/samples_*"):
+        path.write_text(rows)
+    assert odds(forecast(suite), "no worse")["assumed"] == ["20.0% of rows differ, assumed"]
+
+
 def test_clusters_cost_rows(suite: Project) -> None:
     """Six rows a cluster, at a correlation that is assumed and said, are as good as fewer that are independent."""
     rows = [{**row, "group": i // 6} for i, row in enumerate(ROWS)]
