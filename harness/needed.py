@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 from harness import proof
-from harness.power import POWER, pairs_power, rows_for, share_power
+from harness.power import MOST_ROWS, POWER, pairs_power, rows_for, share_power
 from harness.stats import T_METHODS, Test
 
 CLOSE = 20  # times the rows at hand, beyond which a claim is too close to call
@@ -18,11 +18,12 @@ MIDDLE = 0.5  # chance of the interval of the truth, at whose ends rows are need
 @dataclass(frozen=True)
 class Needed:
     """Rows in all that decide a claim 80 % of the time: if the estimate is the truth, and over the middle half of what
-    the truth may be, from `least` to `most`; None where its nearer end is not beyond the threshold."""
+    the truth may be, from `least` to `most`. `most` is None where it is beyond CLOSE times those at hand, or where the
+    nearer end of what the truth may be is not beyond the threshold; both are, if `rows` is too many: too close."""
 
     rows: int
-    least: int
-    most: int | None
+    least: int | None = None
+    most: int | None = None
 
 
 def rows_needed(test: Test, threshold: float, alpha: float, discordance: float | None = None) -> Needed | None:
@@ -38,43 +39,55 @@ def rows_needed(test: Test, threshold: float, alpha: float, discordance: float |
         return None
     if not (quantile := _quantile(test, alpha)):
         return None  # at alpha 0.5 bounds are the estimate, and tell no error
-    error, sign = width / quantile, 1 if distance > 0 else -1
-    at = _rows_at(test, threshold, alpha, sign, error, discordance)
-    reach = sign * NormalDist().inv_cdf((1 + MIDDLE) / 2) * error
-    rows, least, most = (at(test.estimate + by) for by in (0.0, reach, -reach))
-    if rows is None or least is None:
-        return None
-    fewest = test.n + 1 if min(test.p_pass, test.p_fail) > alpha else 1
-    return Needed(max(rows, fewest), max(least, fewest), None if most is None else max(most, fewest))
+    case = _Case(test, threshold, alpha, 1 if distance > 0 else -1, width / quantile, discordance or 0.0)
+    far = CLOSE * test.n
+    rows = case.rows(test.estimate)
+    if rows > far:
+        return Needed(rows)
+    reach = case.sign * NormalDist().inv_cdf((1 + MIDDLE) / 2) * case.error
+    near = test.estimate - reach
+    most = case.rows(near) if case.sign * (near - threshold) > 0 else far + 1
+    return Needed(rows, case.rows(test.estimate + reach), most if most <= far else None)
 
 
-def _rows_at(
-    test: Test, threshold: float, alpha: float, sign: int, error: float, discordance: float | None
-) -> Callable[[float], int | None]:
-    """Return how many rows decide the claim, by what the truth is."""
+@dataclass(frozen=True)
+class _Case:
+    """A test, and on which side of the threshold its estimate lies, with which standard error."""
 
-    def binomial(truth: float) -> int | None:
-        p, p0 = (x if sign > 0 else 1 - x for x in (min(max(truth, 0.0), 1.0), threshold))
-        return rows_for(lambda n: share_power(p, p0, int(n), alpha))
+    test: Test
+    threshold: float
+    alpha: float
+    sign: int
+    error: float
+    discordance: float
 
-    def mcnemar(truth: float) -> int | None:
-        differ = min(max(discordance or 0.0, abs(truth)), 1.0)
-        return rows_for(lambda n: pairs_power(min(abs(truth), 1.0), 0.0, differ, int(n), alpha))
+    def rows(self, truth: float) -> int:
+        """Return how many rows decide the claim if this is the truth; roughly, where they are too many by far."""
+        z, test = NormalDist(), self.test
+        distance = abs(truth - self.threshold)
+        needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(POWER)) * self.error / distance) ** 2
+        found = math.ceil(min(needed, MOST_ROWS))
+        if found <= 2 * CLOSE * test.n:
+            exact = {"exact binomial": self.binomial, "McNemar exact": self.mcnemar}.get(test.method)
+            found = rows_for(partial(exact, truth), start=found) or found if exact else max(found, self.fewest)
+        return max(found, test.n + 1 if min(test.p_pass, test.p_fail) > self.alpha else 1)
 
-    def normal(truth: float) -> int | None:
-        z = NormalDist()
-        needed = test.n * ((z.inv_cdf(1 - alpha) + z.inv_cdf(POWER)) * error / (truth - threshold)) ** 2
-        return max(math.ceil(needed), fewest)
+    def binomial(self, truth: float, rows: float) -> float:
+        p, p0 = (x if self.sign > 0 else 1 - x for x in (min(max(truth, 0.0), 1.0), self.threshold))
+        return share_power(p, p0, int(rows), self.alpha)
 
-    fewest = _tango(test, sign * threshold, alpha, sign, discordance) if test.method == "Tango score" else 1
-    rows = {"exact binomial": binomial, "McNemar exact": mcnemar}.get(test.method, normal)
-    return lambda truth: rows(truth) if sign * (truth - threshold) > 1e-9 else None
+    def mcnemar(self, truth: float, rows: float) -> float:
+        difference = min(abs(truth), 1.0)
+        return pairs_power(difference, 0.0, max(self.discordance, difference), int(rows), self.alpha)
 
-
-def _tango(test: Test, d0: float, alpha: float, sign: int, discordance: float | None) -> int:
-    """Return the fewest rows that could prove a difference above d0: all of them won, or where none was, unchanged."""
-    won = (discordance or 0.0) + sign * test.estimate > 1e-9
-    return proof.fewest((1 + d0) / 2 if won or d0 >= 0 else 1 + d0, alpha, score=not won)
+    @property
+    def fewest(self) -> int:
+        """The fewest rows that prove a difference by Tango's score: all of them won, or where none was, unchanged."""
+        if self.test.method != "Tango score":
+            return 1
+        d0 = self.sign * self.threshold
+        won = self.discordance + self.sign * self.test.estimate > 1e-9
+        return proof.fewest((1 + d0) / 2 if won or d0 >= 0 else 1 + d0, self.alpha, score=not won)
 
 
 def _quantile(test: Test, alpha: float) -> float:

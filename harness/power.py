@@ -134,14 +134,17 @@ def smallest(power: Callable[[float], float], least: float, most: float, wanted:
     return high
 
 
-def rows_for(power: Callable[[float], float], wanted: float = POWER) -> int | None:
-    """Return the fewest rows whose power is the wanted one, where power grows with rows; None above MOST_ROWS."""
-    high = 2
+def rows_for(power: Callable[[float], float], wanted: float = POWER, start: int = 2) -> int | None:
+    """Return the fewest rows whose power is the wanted one, where it grows with rows, searched from `start`; None
+    above MOST_ROWS."""
+    high = max(start, 2)
     while power(high) < wanted:
         high *= 2
         if high > MOST_ROWS:
             return None
     low = high // 2
+    while low > 1 and power(low) >= wanted:
+        high, low = low, low // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power(middle) >= wanted else (middle, high)

@@ -207,9 +207,8 @@ def _conclude(blank: Verdict, answer: Answer, question: Question) -> Verdict:
 def _open(verdict: Verdict, needed: Needed | None) -> Verdict:
     if needed is None:
         return verdict
-    far = CLOSE * verdict.n
-    most = needed.most if needed.most is not None and needed.most <= far else None
-    return replace(verdict, rows_needed=needed.rows, rows_range=None if needed.rows > far else (needed.least, most))
+    span = None if needed.least is None else (needed.least, needed.most)
+    return replace(verdict, rows_needed=needed.rows, rows_range=span)
 
 
 def _outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:

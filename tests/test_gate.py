@@ -76,9 +76,9 @@ def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
 @pytest.mark.parametrize(
     ("right", "of", "says"),
     [
-        (168, 200, "; about 260 to 2,500 rows would decide it"),
+        (168, 200, "; about 270 to 2,500 rows would decide it"),
         (165, 200, "; at least 470 rows would be needed"),
-        (164, 200, "; at least 560 rows would be needed"),
+        (164, 200, "; at least 580 rows would be needed"),
         (161, 200, "; too close to call: more than 20 times these rows would be needed"),
         (160, 200, "; more rows like these would not decide it"),
     ],

@@ -23,9 +23,9 @@ def test_equal_models_need_what_the_table_of_the_design_says() -> None:
     """Discordance 10 %, margin 2 points, alpha 5 %, power 80 % need about 1546 rows; the range is wide."""
     found = needed(stats.tango(20, 20, 400, 0.02, ALPHA), -0.02, 0.1)
     assert found.rows == pytest.approx(1546, rel=0.1)
-    assert found.least < 0.5 * found.rows
+    assert found.least is not None
     assert found.most is not None
-    assert found.most > 2 * found.rows
+    assert 2 * found.least < found.rows < found.most / 2
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,8 @@ def test_never_less_than_the_exact_tests_need(
 ) -> None:
     """Not even where the estimate is perfect, with which an error of nothing would promise anything."""
     found = needed(test, threshold, discordance)
-    assert (found.least, found.rows) >= (least, least)
+    assert found.least is None or found.least >= least
+    assert found.rows >= least
     before = least - 1
     perfect = {
         "exact binomial": lambda n: stats.binomial(n, n, threshold, ALPHA),
@@ -76,21 +77,26 @@ def test_never_less_than_the_exact_tests_need(
 
 def test_estimate_near_the_threshold_bounds_the_rows_from_below_only() -> None:
     """Where the middle half of what the truth may be reaches over the threshold, no number is enough for sure."""
-    found = needed(stats.binomial(163, 200, 0.8, ALPHA), 0.8)
+    found = needed(stats.binomial(164, 200, 0.8, ALPHA), 0.8)
+    assert found.least is not None
     assert found.most is None
     assert 200 < found.least < found.rows
+    close = needed(stats.binomial(163, 200, 0.8, ALPHA), 0.8)
+    assert (close.rows > 20 * 200, close.least, close.most) == (True, None, None)
 
 
-def test_range_holds_the_rows_of_the_truth_as_often_as_not() -> None:
-    """One model of 0.84 against 0.8, measured 400 times on 200 rows: the estimate alone is wrong by a factor of ten."""
+def test_range_holds_the_rows_of_the_truth() -> None:
+    """One model of 0.84 against 0.8, measured 400 times on 200 rows: an estimate is wrong by a factor of ten, but the
+    ranges that are told hold the rows that it takes."""
     truth = power.rows_for(lambda n: power.share_power(0.84, 0.8, int(n), ALPHA))
     rights = np.random.default_rng(0).binomial(200, 0.84, 400).tolist()
     tests = [stats.binomial(k, 200, 0.8, ALPHA) for k in rights]
     found = [n for t in tests if min(t.p_pass, t.p_fail) > ALPHA and (n := rows_needed(t, 0.8, ALPHA))]
     assert truth is not None
     assert max(n.rows for n in found) > 10 * min(n.rows for n in found)
-    inside = np.mean([n.least <= truth <= (n.most or math.inf) for n in found])
-    assert 0.4 < inside < 0.9
+    told = [n for n in found if n.least is not None]
+    assert len(told) > 100
+    assert np.mean([(n.least or 0) <= truth <= (n.most or math.inf) for n in told]) > 0.9
 
 
 def test_none_where_no_number_of_rows_would_do() -> None:
