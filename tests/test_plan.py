@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,18 @@ def test_five_gates_ship_a_good_model_seldom(five: Project, margin: float | None
     assert found["better"] == pytest.approx(ships, abs=0.03)
     assert (found["gates"], found["points"]) == (5 if margin else 1, 3.0)
     assert found["costliest"] == ("better" if margin == 0.05 else found["costliest"])
+
+
+def test_gates_are_told_in_80_columns(five: Project) -> None:
+    """The chance of shipping, the rows for 80 %, and the gate that costs most, however long the names are."""
+    more = "".join(EVALS.format(i=f"_of_a_rather_long_name_{i}", margin=0.05) for i in range(4))
+    five.write({"suite.toml": (five.folder / "suite.toml").read_text() + more})
+    lines = told(five).partition("gates on ")[2].partition("\ndata: ")[0].splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"a model truly 3 points better than asked ships 2\d% of the time with these 5 gates", text)
+    assert re.search(r"80% needs 2\.\d times the rows: \d{3} of qa, ", text)
+    assert re.search('"better" costs most: (4|5)\\d% without it', text)
 
 
 def test_rows_for_all_gates_together_would_do(five: Project) -> None:
