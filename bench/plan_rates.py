@@ -40,14 +40,17 @@ class Cell:
 
     def told(self, rng: np.random.Generator, known: int = KNOWN) -> float:
         """Return what the plan says that knows so many rows of an earlier run, in %."""
+        case = self.case(rng, known)
+        return 100 * case.power(self.truth, case.bound)
+
+    def case(self, rng: np.random.Generator, known: int) -> Case:
         often = -(-known // sum(self.sizes))
         clusters = np.repeat(np.arange(often * len(self.sizes)), self.sizes * often)
         results = [{s.id: s for s in r.scores} for r in self.results(rng, clusters)]
         name = self.metric.name
         sides = [{i: (s.values[name], s.weight) for i, s in r.items()} for r in results]
         past = Past(RUN, samples(clusters), sides[0], sides[1] if self.gate.versus else None)
-        case = Case(self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None)
-        return 100 * case.power(self.truth, case.bound)
+        return Case(self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None)
 
     def seen(self, rng: np.random.Generator, runs: int) -> float:
         """Return how often the gate passes, in %."""

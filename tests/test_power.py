@@ -87,6 +87,19 @@ def test_power_that_is_told_is_how_often_gates_pass(where: str) -> None:
     assert cell.told(rng, known=20_000) == pytest.approx(cell.seen(rng, 500), abs=3 + 2 * 2.5)
 
 
+@pytest.mark.parametrize(
+    "where", ["share in 20", "pairs in 40", "score, Beta(1, 0.1), n = 50", "perplexity, t(4), n = 50"]
+)
+def test_what_is_searched_for_has_the_power_asked_for(where: str) -> None:
+    """The rows that are told make the claim 80 % sure when they are drawn, and so does the claim that is told."""
+    case = plan_rates.find(where).case(np.random.default_rng(4), 5000)
+    rows = case.needed()
+    assert rows is not None
+    assert case.power(case.truth, case.bound, rows / case.n) == pytest.approx(0.8, abs=0.05)
+    if case.reach is not None:
+        assert case.power(case.reach, case.bound) == pytest.approx(0.8, abs=0.05)
+
+
 def test_all_cells_of_the_page_are_found_by_their_names() -> None:
     """There are more than 24, of every kind of test; what is more than 3 points off is bold."""
     names = [cell.where for cell in plan_rates.cells()]
