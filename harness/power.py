@@ -96,23 +96,18 @@ def _exact(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
     return wins
 
 
-def mean_power(
-    truth: float, threshold: float, spread: float, n: float, alpha: float, clusters: int | None = None
-) -> float:
-    """Return how often the t-test proves a mean of `truth` to be above `threshold` on n rows.
+def mean_power(truth: float, threshold: float, spread: float, n: int, alpha: float) -> float:
+    """Return how often the t-test proves a mean of `truth` to be above `threshold` on n rows, or clusters.
 
-    `spread` is the standard deviation of a row's value, or of its difference from the baseline's; for a
-    perplexity in nats per token, with n = `effective_rows` of the token counts. Noncentral t, with the degrees
-    of freedom that few `clusters` leave it.
+    `spread` is the standard deviation of what one of them says. Noncentral t.
     """
     from scipy.stats import nct, t
 
-    df = (n if clusters is None else min(n, clusters)) - 1
-    if df <= 0:
+    if n < 2:
         return 0.0
     if not spread > 0:
         raise ValueError(f"spread is {spread:g}, want more than 0")
-    return float(nct.sf(t.isf(alpha, df), df, (truth - threshold) / spread * math.sqrt(n)))
+    return float(nct.sf(t.isf(alpha, n - 1), n - 1, (truth - threshold) / spread * math.sqrt(n)))
 
 
 def design_effect(sizes: Sequence[int], icc: float) -> float:
