@@ -191,7 +191,8 @@ class Verdict:
     clusters: int | None = None
     effective: float | None = None
     method: str = ""
-    rows_needed: int | None = None
+    rows_needed: int | None = None  # to decide it, if the estimate is the truth
+    rows_range: tuple[int, int | None] | None = None  # the same for what the truth may be; None: too close
     driver: str = ""
     slices: tuple[Slice, ...] = ()
     won: tuple[str, ...] = ()

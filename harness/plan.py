@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.collect import Plan
+from harness.joint import Joint, joint_of
 from harness.ledger import Ledger
 from harness.looks import keys_of, risked, role_of
 from harness.measure import EVALUATION, Measured, methods_of
-from harness.odds import History, Joint, Odds, joint_of, name_of, odds_of
+from harness.odds import Odds, odds_of
+from harness.past import History, name_of
 from harness.paths import cache_dir
 from harness.requests import Asked, Made, made_of, requests_of, training_tokens
 from harness.runner import ATTEMPTS, Runner
@@ -58,7 +60,8 @@ def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
     plan, suite = runner.plan, runner.suite
     history = History(runner.options.out, plan)
-    odds = odds_of(plan, history, _attempts(plan))
+    gates = odds_of(plan, history, _attempts(plan))
+    odds = [g.odds for g in gates]
     asked, made = requests_of(runner), made_of(runner)
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     return Forecast(
@@ -69,7 +72,7 @@ def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
         suite.about.alpha,
         tuple(map(name_of, history.runs)),
         tuple(odds),
-        tuple(joint_of(odds)),
+        tuple(joint_of(gates)),
         tuple(asked),
         tuple(made),
         suite.sweep.key if suite.sweep else "",

@@ -9,7 +9,7 @@ from harness.collect import Plan
 from harness.gate import Gate, Outcome, Verdict
 from harness.result import Result
 from harness.stats import holm
-from harness.verdict import judge
+from harness.verdict import judge, more_rows
 
 
 def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts: Sequence[Verdict]) -> list[str]:
@@ -78,4 +78,4 @@ def _short(v: Verdict) -> str:
     numbers = v.why.partition(", n=")[0]
     if v.outcome is Outcome.FAIL:
         return f"is shown not to be: {numbers}"
-    return f"{numbers}; " + (f"about {v.rows_needed} rows would decide it" if v.rows_needed else "not decided")
+    return f"{numbers}; {more_rows(v)}"

@@ -431,38 +431,6 @@ def point(value: float, threshold: float, n: int = 1) -> Test:
     return Test(value, value, value, 0.0 if met else 1.0, 1.0 if met else 0.0, "point", n)
 
 
-def rows_needed(test: Test, threshold: float, alpha: float, power: float = 0.8) -> int | None:
-    """Return about how many rows in all would decide the claim if the estimate stayed as it is.
-
-    From the standard error the bounds imply, growing with rows and with clusters alike. None when
-    the estimate sits on the threshold, or nothing is known about its spread.
-    """
-    _check_level(threshold, alpha)
-    distance = abs(test.estimate - threshold)
-    width = test.estimate - test.lower if test.estimate > threshold else test.upper - test.estimate
-    if distance <= 1e-12 * max(1.0, abs(threshold)) or not math.isfinite(width) or width <= 0:
-        return None
-    if test.method == "exact binomial":
-        at = [math.sqrt(p * (1 - p)) for p in (threshold, test.estimate)]
-        needed = ((_z(alpha) * at[0] + _z(1 - power) * at[1]) / distance) ** 2
-    else:
-        if not (quantile := _quantile(test, alpha)):
-            return None  # at alpha 0.5 bounds are the estimate, and tell no error
-        error = width / quantile
-        needed = test.n * ((_z(alpha) + _z(1 - power)) * error / distance) ** 2
-    open_yet = min(test.p_pass, test.p_fail) > alpha
-    return max(math.ceil(needed), test.n + 1 if open_yet else 1)
-
-
-def _quantile(test: Test, alpha: float) -> float:
-    """Return what the test's bounds multiplied a standard error by."""
-    if test.method not in T_METHODS:
-        return _z(alpha)
-    from scipy.special import stdtrit
-
-    return -float(stdtrit((test.clusters or test.n) - 1, alpha))
-
-
 def _all_agree(
     value: float, count: int, threshold: float, alpha: float, support: Support | None
 ) -> tuple[float, float, float, float]:

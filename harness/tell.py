@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from harness.joint import Joint
 from harness.measure import EVALUATION, FULL, Measured
-from harness.odds import Joint, Odds
+from harness.odds import Odds
 from harness.plan import Forecast
+from harness.power import POWER
 from harness.terminal import Terminal, duration
 
 INDENT = " " * 11
+WIDTH = 80  # columns of what is said of gates
 BUSY = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
 NAMES = {FULL: "full fine-tune", "lora": "LoRA", "qlora": "QLoRA", EVALUATION: "evaluation"}
 SHOWN = 8  # findings of the checks
@@ -42,11 +46,20 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
         terminal.console.print()
         terminal.line(f"gates on {' and '.join(names)}: how often such a model passes", "bold")
         for one in odds:
-            terminal.line(f"  {_chance(one):>7}  {one.gate}: {one.claim}{_note(one)}")
-            for line in _details(one):
-                terminal.line(f"{INDENT}{line}", "dim")
-        if joint := together.get(names[0]):
-            terminal.line(f"  {joint.independent:>7.0%}  {_joint(joint)}", "bold")
+            _entry(terminal, _chance(one), f"{one.gate}: {one.claim}{_note(one)}", _details(one))
+        if joint := next((together[name] for name in names if name in together), None):
+            _entry(terminal, _share(joint.better), _ships(joint), _joint(joint), "bold")
+            if joint.again is not None:
+                _entry(terminal, _share(joint.again), "all together, of a model that is as in the last run", (), "bold")
+
+
+def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
+    """Print a number, what it is of, and below that the details, no wider than WIDTH."""
+    for i, line in enumerate(textwrap.wrap(text, WIDTH - len(INDENT))):
+        terminal.line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
+    for detail in details:
+        for line in textwrap.wrap(detail, WIDTH - len(INDENT)):
+            terminal.line(f"{INDENT}{line}", "dim")
 
 
 def _alike(odds: Sequence[Odds]) -> list[tuple[list[str], list[Odds]]]:
@@ -67,7 +80,12 @@ def _alike(odds: Sequence[Odds]) -> list[tuple[list[str], list[Odds]]]:
 def _chance(odds: Odds) -> str:
     if odds.power is None:
         return "?" if odds.kind == "inferred" else "–"
-    return f"{odds.power:.0%}"
+    return _share(odds.power)
+
+
+def _share(power: float) -> str:
+    """Write a power; never as certain what is not."""
+    return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
 
 
 def _note(odds: Odds) -> str:
@@ -81,18 +99,32 @@ def _details(odds: Odds) -> Iterator[str]:
         parts = [odds.truth]
         if odds.proves:
             parts.append(f"80% at {odds.proves}")
-        parts.append(f"{odds.needed:,} rows for 80%" if odds.needed else "")
+        parts.append(f"{odds.needed:,} rows for 80%" if odds.needed not in (None, odds.rows) else "")
         yield "; ".join(filter(None, parts))
     size = [f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")]
     size[0] += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
     yield "; ".join([*(size if odds.rows else []), *odds.assumed])
 
 
-def _joint(joint: Joint) -> str:
-    text = f"all {joint.gates} together if they are independent, {joint.least:.0%} to {joint.most:.0%} if not"
+def _ships(joint: Joint) -> str:
+    gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
+    model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
+    return f"{model} ships {_share(joint.better)} of the time with {gates}"
+
+
+def _joint(joint: Joint) -> Iterator[str]:
+    if joint.factor and joint.rows:
+        sizes = dict.fromkeys(joint.rows.values())
+        rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
+        yield f"80% needs {joint.factor:.2g} times the rows: {'; '.join(rows)}"
+    elif joint.better < POWER:
+        yield "no number of rows would make it 80%"
+    if joint.costliest and joint.without > joint.better:
+        yield f'"{joint.costliest}" costs most: {_share(joint.without)} without it'
+    if joint.assumed:
+        yield "; ".join(joint.assumed)
     if joint.unknown:
-        text += "; without " + ", ".join(f'"{name}"' for name in joint.unknown)
-    return text
+        yield "not counted: " + ", ".join(f'"{name}"' for name in joint.unknown)
 
 
 # -- data and requests -----------------------------------------------------------------------------

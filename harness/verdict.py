@@ -10,6 +10,7 @@ from typing import Any
 
 from harness import stats
 from harness.gate import Gate, Outcome, Slice, Verdict
+from harness.needed import CLOSE, Needed, rows_needed
 from harness.question import Answer, Question
 from harness.result import Caveat, Labels, Metric, Result, Sample, Score
 from harness.stats import holm
@@ -214,23 +215,28 @@ def _conclude(blank: Verdict, answer: Answer, question: Question) -> Verdict:
         clusters=test.clusters,
         effective=test.effective if test.clusters else None,
         method=test.method,
-        rows_needed=_rows_needed(answer, question) if outcome is Outcome.INCONCLUSIVE else None,
         won=won,
         lost=lost,
     )
+    if outcome is Outcome.INCONCLUSIVE and not question.labels:  # of which there would have to be more, too
+        discordance = (len(won) + len(lost)) / len(question.ours)
+        needed = rows_needed(test, question.threshold, question.alpha, discordance)
+        verdict = _open(verdict, needed, len(question.ours) / test.n)
     return replace(verdict, why=_why(verdict, question))
+
+
+def _open(verdict: Verdict, needed: Needed | None, each: float) -> Verdict:
+    """Say how many rows are needed, of so many `each` as stand behind what was counted."""
+    if needed is None:
+        return verdict
+    rows, least, most = (x and math.ceil(x * each) for x in (needed.rows, needed.least, needed.most))
+    return replace(verdict, rows_needed=rows, rows_range=None if least is None else (least, most))
 
 
 def _outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
     if p_pass <= alpha:
         return Outcome.PASS
     return Outcome.FAIL if p_fail <= alpha else Outcome.INCONCLUSIVE
-
-
-def _rows_needed(answer: Answer, question: Question) -> int | None:
-    """Return how many rows would decide it, in clusters like those there are; None where labels would have to be more."""
-    needed = None if question.labels else stats.rows_needed(answer.test, question.threshold, question.alpha)
-    return needed and math.ceil(needed * len(question.ours) / answer.test.n)
 
 
 # -- slices ----------------------------------------------------------------------------------------
@@ -261,8 +267,9 @@ def _each(case: _Case, whole: Question, blank: Verdict, parts: dict[str, list[Sa
     must = [asked[s.name].answer.test.p_pass for s in slices if not s.alarm]
     verdict = replace(here, value=blank.value, baseline=blank.baseline, n=blank.n, weightless=blank.weightless)
     verdict = replace(verdict, outcome=outcome, slices=tuple(slices), driver=driver.name)
-    needed = here.rows_needed if outcome is Outcome.INCONCLUSIVE else None
-    verdict = replace(verdict, p_pass=max(must, default=1.0), p_fail=p_fail, rows_needed=needed if must else None)
+    verdict = replace(verdict, p_pass=max(must, default=1.0), p_fail=p_fail)
+    if not (must and outcome is Outcome.INCONCLUSIVE):
+        verdict = replace(verdict, rows_needed=None, rows_range=None)
     return replace(verdict, why=_why_slices(verdict, driver, mute, case.gate.min_n))
 
 
@@ -339,13 +346,30 @@ def _why(verdict: Verdict, question: Question) -> str:
     text += _sizes(verdict, question)
     if verdict.weightless:
         text += f"; {verdict.weightless} rows of weight 0 do not count"
-    if verdict.rows_needed:
-        text += f"; about {verdict.rows_needed} rows would decide it"
-    elif verdict.outcome is Outcome.INCONCLUSIVE and question.labels:
-        text += "; more labels would decide it" + ("" if question.metric.scale == "agreement" else ", or more rows")
-    elif verdict.outcome is Outcome.INCONCLUSIVE:
-        text += "; more rows like these would not decide it"
-    return text
+    if verdict.outcome is Outcome.INCONCLUSIVE and question.labels:
+        return f"{text}; more labels would decide it" + (
+            "" if question.metric.scale == "agreement" else ", or more rows"
+        )
+    return text + (f"; {more_rows(verdict)}" if verdict.outcome is Outcome.INCONCLUSIVE else "")
+
+
+def more_rows(verdict: Verdict, unit: str = "rows") -> str:
+    """Return how many rows would decide an inconclusive verdict, in words."""
+    if verdict.rows_needed is None:
+        return "more rows like these would not decide it"
+    if verdict.rows_range is None:
+        return f"too close to call: more than {CLOSE} times these rows would be needed"
+    least, most = verdict.rows_range
+    if most is None:
+        return f"at least {_about(least)} {unit} would be needed"
+    rows = dict.fromkeys([_about(least), _about(most)])
+    return f"about {' to '.join(rows)} {unit} would decide it"
+
+
+def _about(rows: int) -> str:
+    """Write a number of rows with two digits that count, rounded up."""
+    step = 10 ** max(len(str(rows)) - 2, 0)
+    return f"{-(-rows // step) * step:,}"
 
 
 def _change(question: Question, verdict: Verdict, estimate: float, lower: float, upper: float) -> str:
@@ -417,7 +441,7 @@ def _why_slices(verdict: Verdict, driver: Slice, mute: Sequence[str], min_n: int
     if told := told_by_sizes(driver.why):
         parts.append(told)
     if verdict.rows_needed:
-        parts.append(f"about {verdict.rows_needed} such rows would decide it")
+        parts.append(more_rows(verdict, "such rows"))
     return "; ".join(parts)
 
 

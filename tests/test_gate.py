@@ -74,6 +74,25 @@ def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
     assert found.rows_needed > 50
 
 
+@pytest.mark.parametrize(
+    ("right", "of", "says"),
+    [
+        (168, 200, "; about 270 to 2,500 rows would decide it"),
+        (165, 200, "; at least 470 rows would be needed"),
+        (164, 200, "; at least 580 rows would be needed"),
+        (161, 200, "; too close to call: more than 20 times these rows would be needed"),
+        (160, 200, "; more rows like these would not decide it"),
+    ],
+)
+def test_rows_that_would_decide_are_a_range(right: int, of: int, says: str) -> None:
+    """The nearer the estimate is to the threshold, the less is promised; the number at the estimate is kept."""
+    found = verdict(gate(min=0.8), ACC, result(ones(right, of)))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert found.why.endswith(says)
+    assert (found.rows_needed is None) == (right == 160)
+    assert (found.rows_range is None) == (right <= 161)
+
+
 def test_lower_is_better_is_oriented() -> None:
     """A loss that falls is better, without a sign in the suite."""
     ours, theirs = result([1.0 + 0.01 * (i % 7) for i in range(200)], metric="loss"), None

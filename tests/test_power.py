@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 from statsmodels.stats.power import TTestPower
 
+from bench import plan_rates
 from harness import pairs, power, stats
+from harness.drawn import Rows
 
 ALPHA = 0.05
 
@@ -35,17 +38,16 @@ def test_power_at_margin_0_is_mcnemars() -> None:
     assert power.pairs_power(difference, 0.0, discordance, n, ALPHA) == pytest.approx(want)
 
 
-@pytest.mark.parametrize(("n", "discordance", "margin"), [(200, 0.2, 0.05), (200, 0.1, 0.05), (400, 0.1, 0.02)])
-def test_power_at_a_margin_is_near_tangos_exact_one(n: int, discordance: float, margin: float) -> None:
-    """The normal formula is within two and a half points of the sum over all tables, for equal models."""
+@pytest.mark.parametrize(("n", "discordance", "margin"), [(50, 0.1, 0.05), (60, 0.05, 0.02), (200, 0.1, 0.05)])
+def test_power_at_a_margin_is_tangos(n: int, discordance: float, margin: float) -> None:
+    """Summed over every table that `stats.tango` proves it on, for equal models; of many rows to half a point."""
     exact = 0.0
     for k in range(n + 1):
         chance = binom.pmf(k, n, discordance)
-        if chance > 1e-6:
-            wins = np.arange(k + 1, dtype=float)
-            proves = pairs.statistic(wins, k - wins, n, -margin) >= 1.6449
-            exact += chance * binom.pmf(wins, k, 0.5)[proves].sum()
-    assert power.pairs_power(0.0, margin, discordance, n, ALPHA) == pytest.approx(exact, abs=0.025)
+        if chance > 1e-4:
+            proves = [b for b in range(k + 1) if pairs.fitted_p(b, k - b, n, -margin)[0] <= ALPHA]
+            exact += chance * binom.pmf(proves, k, 0.5).sum()
+    assert power.pairs_power(0.0, margin, discordance, n, ALPHA) == pytest.approx(exact, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -62,48 +64,83 @@ def test_power_of_a_mean_is_statsmodels() -> None:
     """The noncentral t, one-sided."""
     want = TTestPower().power(0.2, 120, ALPHA, alternative="larger")
     assert power.mean_power(0.55, 0.5, 0.25, 120, ALPHA) == pytest.approx(want)
-    few = power.mean_power(0.55, 0.5, 0.25, 120, ALPHA, clusters=6)
-    assert few < want
-    assert power.mean_power(0.55, 0.5, 0.25, 120, ALPHA, clusters=1) == 0.0
+    assert power.mean_power(0.55, 0.5, 0.25, 1, ALPHA) == 0.0
 
 
-def test_power_of_a_clustered_mean_is_what_simulation_finds() -> None:
-    """40 clusters of 1 to 8 rows with correlation 0.3: the design effect gives the power of `cluster_t`."""
-    rng = np.random.default_rng(0)
-    passed = 0
-    effects = []
-    for _ in range(300):
-        sizes = rng.integers(1, 9, 40)
-        labels = np.repeat(np.arange(40), sizes)
-        rows = 0.12 + math.sqrt(0.3) * 0.4 * rng.normal(size=40)[labels]
-        rows += math.sqrt(0.7) * 0.4 * rng.normal(size=len(labels))
-        passed += stats.cluster_t(rows.tolist(), [1.0] * len(rows), labels.tolist(), 0.0, ALPHA).p_pass <= ALPHA
-        effects.append(len(rows) / power.design_effect(sizes.tolist(), 0.3))
-    assert power.mean_power(0.12, 0.0, 0.4, float(np.mean(effects)), ALPHA, 40) == pytest.approx(passed / 300, abs=0.07)
+@pytest.mark.parametrize(
+    "where",
+    [
+        "binomial, n = 88",
+        "McNemar, n = 60",
+        "share in 10 clusters",
+        "pairs in 20 clusters of Zipf",
+        "score, Beta(1, 0.1), n = 50",
+        "mean, log-normal(0.8), n = 50",
+        "perplexity, t(4), n = 50",
+    ],
+)
+def test_power_that_is_told_is_how_often_gates_pass(where: str) -> None:
+    """Rows drawn afresh and judged one by one pass as often as the plan says: 3 points, and two standard errors."""
+    rng, cell = np.random.default_rng(8), plan_rates.find(where)
+    assert cell.told(rng, known=20_000) == pytest.approx(cell.seen(rng, 500), abs=3 + 2 * 2.5)
 
 
-def test_design_effect_and_effective_rows() -> None:
-    """Equal clusters of m rows: 1 + (m - 1)·icc; equal weights: the rows themselves."""
+@pytest.mark.parametrize(
+    "where", ["share in 20", "pairs in 40", "score, Beta(1, 0.1), n = 50", "perplexity, t(4), n = 50"]
+)
+def test_what_is_searched_for_has_the_power_asked_for(where: str) -> None:
+    """The rows that are told make the claim 80 % sure when they are drawn, and so does the claim that is told."""
+    case = plan_rates.find(where).case(np.random.default_rng(4), 5000)
+    rows = case.needed()
+    assert rows is not None
+    assert case.power(case.truth, case.bound, rows / case.n) == pytest.approx(0.8, abs=0.05)
+    if case.reach is not None:
+        assert case.power(case.reach, case.bound) == pytest.approx(0.8, abs=0.05)
+
+
+def test_all_cells_of_the_page_are_found_by_their_names() -> None:
+    """There are more than 24, of every kind of test; what is more than 3 points off is bold."""
+    names = [cell.where for cell in plan_rates.cells()]
+    assert len(set(names)) == len(names) > 24
+    assert plan_rates.mark(50.0, 54.0) == "**50.0**"
+    assert plan_rates.mark(50.0, 52.0) == "50.0"
+
+
+def test_correlation_within_clusters_is_found_in_an_earlier_run() -> None:
+    """Of 2,000 clusters of 1 to 8 rows, Dirichlet-multinomial with 0.3, the analysis of variance finds 0.3."""
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(2000), rng.integers(1, 9, 2000))
+    ours, theirs, ones = plan_rates.zeros_and_ones(0.7, 0.1, 0.3, 0.3)(rng, clusters)
+    labels = tuple(str(c) for c in clusters)
+    for values in (ours, ours - theirs):
+        found = Rows(tuple(values.tolist()), tuple(ones.tolist()), labels, None).icc
+        assert found == pytest.approx(0.3, abs=0.03)
+    assert Rows((0.0, 1.0), (1.0, 1.0), None, None).icc is None
+
+
+def test_design_effect() -> None:
+    """Equal clusters of m rows: 1 + (m - 1)·icc."""
     assert power.design_effect([5] * 20, 0.25) == pytest.approx(2.0)
     assert power.design_effect([1] * 20, 0.25) == 1.0
-    assert power.effective_rows([3.0] * 20) == pytest.approx(20)
-    assert power.effective_rows([1.0, 0.0, 0.0]) == 1.0
 
 
 def test_the_smallest_margin_has_the_power_asked_for() -> None:
     """Bisection finds where the power crosses 80 %, and says None where no margin has it."""
-    found = power.smallest_margin(lambda m: power.pairs_power(0.0, m, 0.2, 500, ALPHA), 0.5)
+    found = power.smallest(lambda m: power.pairs_power(0.0, m, 0.2, 500, ALPHA), 0.0, 0.5)
     assert found == pytest.approx(0.05, abs=0.001)
     assert power.pairs_power(0.0, found, 0.2, 500, ALPHA) >= 0.8
-    assert power.smallest_margin(lambda m: power.pairs_power(0.0, m, 0.2, 5, ALPHA), 0.05) is None
+    assert power.smallest(lambda m: power.pairs_power(0.0, m, 0.2, 5, ALPHA), 0.0, 0.05) is None
     assert power.rows_for(lambda n: 0.5) is None
 
 
-def test_five_gates_of_80_percent_pass_together_a_third_of_the_time() -> None:
-    """Independent ones: 0.8^5; however they depend, between none at all and the least of them."""
-    assert power.joint_power([0.8] * 5) == pytest.approx((0.32768, 0.0, 0.8))
-    assert power.joint_power([0.9, 0.95]) == pytest.approx((0.855, 0.85, 0.9))
-    assert power.joint_power([]) == (1.0, 1.0, 1.0)
+def test_a_formula_is_moved_to_what_is_drawn() -> None:
+    """A formula that promises too much leads to the rows that are needed, in two steps."""
+    needed = power.corrected(
+        power.rows_for,
+        lambda n: power.normal_deviate(0.1, math.sqrt(0.2 / n), ALPHA),
+        lambda n: NormalDist().cdf(power.normal_deviate(0.1, math.sqrt(0.3 / n), ALPHA)),
+    )
+    assert needed == pytest.approx((1.645 + 0.842) ** 2 * 0.3 / 0.01, abs=3)
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,12 @@ def test_merge_that_loses_what_was_learned_is_not_shipped(suite: Project) -> Non
 
 
 def test_too_few_rows_are_inconclusive(suite: Project) -> None:
-    """Eight right of ten do not prove a floor of one half: exit 6, and the report says how many rows would."""
+    """Eight right of ten do not prove a floor of one half: exit 6, and the report says that it takes many more."""
     suite.write({"test.jsonl": ROWS[:7]})
     outcome = suite.run("--set", "train.skill=0.75")
     assert outcome.code == 6
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    assert "rows would decide it" in outcome.out
+    assert "rows would be needed" in outcome.out
 
 
 def test_nothing_gated_is_not_ok(suite: Project) -> None:

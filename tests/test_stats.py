@@ -656,41 +656,13 @@ def test_holm_is_statsmodels() -> None:
         stats.holm([math.nan])
 
 
-# ------------------------------------------------------------------ budgets, rows needed, bad input
+# ------------------------------------------------------------------ budgets, bad input
 
 
 def test_a_budget_is_met_or_not() -> None:
     """A size has no uncertainty: on the budget is within it, one byte over is not."""
     assert (stats.point(-100, -100).p_pass, stats.point(-100, -100).p_fail) == (0.0, 1.0)
     assert (stats.point(-101, -100).p_pass, stats.point(-101, -100).p_fail) == (1.0, 0.0)
-
-
-def test_rows_needed_for_equal_models_is_the_table_of_the_design() -> None:
-    """Discordance 10 %, margin 2 points, alpha 5 %, power 80 % need about 1546 rows."""
-    test = stats.tango(20, 20, 400, 0.02, ALPHA)
-    needed = stats.rows_needed(test, -0.02, ALPHA)
-    assert needed == pytest.approx(1546, rel=0.1)
-
-
-def test_rows_needed_would_decide() -> None:
-    """With the rows it asks for, and the same rates, the test decides; with a third of them it does not."""
-    test = stats.binomial(85, 100, 0.8, ALPHA)
-    needed = stats.rows_needed(test, 0.8, ALPHA)
-    assert needed is not None
-    assert passes(stats.binomial(round(0.85 * needed), needed, 0.8, ALPHA))
-    assert not passes(stats.binomial(round(0.85 * needed / 3), needed // 3, 0.8, ALPHA))
-    values, weights, labels = clustered(1)
-    t = stats.cluster_t(values, weights, labels, 0.0, ALPHA)
-    more = stats.rows_needed(t, t.estimate - 0.1, ALPHA)
-    assert more is not None
-    assert more > len(values)
-
-
-def test_rows_needed_is_none_where_no_number_of_rows_would_do() -> None:
-    """On the threshold, or with unknown spread, there is no answer."""
-    assert stats.rows_needed(stats.binomial(80, 100, 0.8, ALPHA), 0.8, ALPHA) is None
-    assert stats.rows_needed(stats.cluster_t([0.5] * 9, [1.0] * 9, None, 0.4, ALPHA), 0.4, ALPHA) is None
-    assert stats.rows_needed(stats.point(3, 4), 4, ALPHA) is None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
