@@ -14,7 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +89,22 @@ class Layout:
     def __init__(self, base: Path, there: Mapping[str, Header]) -> None:
         self.model, self.there = skeleton(base), there
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        self.places = dict(_places(self.model, there))
+        pairs = list(_places(self.model, there))
+        self.places = dict(pairs)
+        self.by_parameter: dict[str, list[str]] = defaultdict(list)  # the tensors that each is made of
+        for name, place in pairs:
+            self.by_parameter[place.parameter].append(name)
         tied = self.model.all_tied_weights_keys
         self.twins = {**{one: other for other, one in tied.items()}, **tied}  # parameters that are one, by name
-
-    @cached_property
-    def by_parameter(self) -> Mapping[str, Sequence[str]]:
-        """Return the tensors that each parameter is made of."""
-        found: dict[str, list[str]] = defaultdict(list)
-        for name, place in self.places.items():
-            found[place.parameter].append(name)
-        return found
 
     def parameter(self, module: str) -> str:
         """Return the name of a module's weight, or of what is a parameter itself."""
         return f"{module}.weight" if f"{module}.weight" in self.shapes else module
 
     def tensor(self, module: str) -> str | None:
-        """Return the tensor that is a module's weight, or None where there is none or more than one."""
-        found = self.by_parameter.get(self.parameter(module), ())
-        return found[0] if len(found) == 1 else None
+        """Return the tensor that is a module's weight, or None where it is made of others."""
+        found = self.by_parameter.get(parameter := self.parameter(module), ())
+        return found[0] if len(found) == 1 and self.places[found[0]] == Place(parameter) else None
 
     def tensors(self, parameter: str) -> Sequence[str]:
         """Return the tensors a parameter is made of; raises UsageError where it is not just put together of them."""
@@ -116,8 +112,8 @@ class Layout:
         for name in found:
             if how := self.places[name].how:
                 raise UsageError(
-                    f'[merge] "{parameter}" is made of "{name}" and others by {how} when it is loaded, and no test '
-                    "proves here that such a merge is exact; ship the adapter, or train with targets that leave it out"
+                    f'[merge] "{parameter}" is made of "{name}" by {how} when it is loaded, and no test proves here '
+                    "that such a merge is exact; ship the adapter, or train with targets that leave it out"
                 )
         return found
 
@@ -190,15 +186,18 @@ def _places(model: Any, there: Mapping[str, Header]) -> Iterator[tuple[str, Plac
 def _gathered(
     converter: WeightConverter, parameter: str, sources: Mapping[str, Sequence[str]], there: Mapping[str, Header]
 ) -> Iterator[tuple[str, Place]]:
-    """Yield the places of tensors that are stacked, or put one below the other, or both."""
+    """Yield the places of tensors that are stacked, put one below the other, or both; of others what they are for."""
     told = [(type(op).__name__, getattr(op, "dim", None)) for op in converter.operations]
     stacked = told[:1] == [("MergeModulelist", 0)]
-    simple = told[stacked:] in ([], [("Concatenate", int(stacked))])
-    how = "" if simple else " and ".join(kind for kind, _ in told)
+    if told[stacked:] not in ([], [("Concatenate", int(stacked))]):
+        how, (first, *_) = " and ".join(kind for kind, _ in told), converter.target_patterns
+        for name, target in product(chain(*sources.values()), converter.target_patterns):
+            yield name, Place(parameter.replace(first, target), how=how)
+        return
     begin = end = 0
     for pattern in converter.source_patterns:
         for number, name in enumerate(sources.get(pattern, ())):
             end = begin + there[name].shape[0]
-            yield name, Place(parameter, number if stacked else None, begin, end, how)
+            yield name, Place(parameter, number if stacked else None, begin, end)
             begin = begin if stacked else end
         begin = end

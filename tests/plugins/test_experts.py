@@ -229,17 +229,31 @@ def test_parameter_that_there_is_not_is_refused(base: Base) -> None:
         adapter.check_targets(str(base("gpt_oss")))
 
 
-def test_what_is_computed_otherwise_is_refused_before_the_training(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Experts that transformers makes of their files by other operations are named, with a way out."""
-    from transformers.core_model_loading import Transpose, WeightConverter
+@pytest.mark.parametrize("operation", ["Transpose", "Chunk"])
+def test_what_is_computed_otherwise_is_refused_before_the_training(
+    operation: str, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformers makes of the files by other operations is named, with a way out; it may ship as an adapter."""
+    from transformers.core_model_loading import Chunk, Transpose, WeightConverter
 
-    turned = WeightConverter("experts.down_proj", "experts.down_proj", [Transpose(1, 2)])
-    monkeypatch.setattr("harness_lora.layout.get_model_conversion_mapping", lambda model: [turned])
-    folder = base("gpt_oss")
+    folder, target = base("gpt_oss"), "self_attn.v_proj.weight"
+    adapt(folder, tmp_path / "adapter", target_modules=["v_proj"])
+    if operation == "Transpose":
+        made = WeightConverter(target, target, [Transpose(0, 1)])
+    else:
+        made = WeightConverter("kv_proj.weight", ["k_proj.weight", "v_proj.weight"], [Chunk(dim=0)])
+        weights = load_file(folder / "model.safetensors")
+        for name in [name for name in weights if name.endswith(target)]:
+            other = name.replace("v_proj", "k_proj")
+            weights[name.replace("v_proj", "kv_proj")] = torch.cat([weights.pop(other), weights.pop(name)])
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    monkeypatch.setattr("harness_lora.layout.get_model_conversion_mapping", lambda model: [made])
     lora(target_modules=["q_proj"]).check_merge("original", str(folder))
-    adapter = lora(lora_dropout=0.0, target_modules=["q_proj"], target_parameters=EXPERTS)
-    with pytest.raises(UsageError, match=r'"model.layers.0.mlp.experts.down_proj" is made of .* by Transpose .*; ship'):
-        adapter.check_merge("original", str(folder))
+    lora().check_fits(str(folder), "", tmp_path / "adapter")
+    with pytest.raises(
+        UsageError, match=rf'"model.layers.0.self_attn.v_proj.weight" is .* by {operation} when .*; ship'
+    ):
+        lora(target_modules=["v_proj"]).check_merge("original", str(folder))
 
 
 def test_a_quantised_base_is_refused_before_the_training(base: Base) -> None:
