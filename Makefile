@@ -38,7 +38,7 @@ fix: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench
 
-# every causal class of the installed transformers, small and random: 6 minutes on one core; docs/architectures.md
+# every causal class of the installed transformers, small and random: 9 minutes on one busy core; docs/architectures.md
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.architectures
 

@@ -7,6 +7,7 @@ those of the merged model, and these against what plain transformers reads from 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -53,15 +54,20 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+VISION = {
+    **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4},
+    **{"image_size": 28, "patch_size": 14},
+}
 LAYERS = {"layer_types": ["linear_attention", "full_attention"]}
 NAMED: dict[str, dict[str, Any]] = {  # by class: what else its configuration wants to be small, or to be built at all
     **dict.fromkeys(("BailingHybridForCausalLM", "KimiLinearForCausalLM", "Qwen3NextForCausalLM"), LAYERS),
     **dict.fromkeys(("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM", "Qwen4ExpForCausalLM"), LAYERS),
     "BambaForCausalLM": {"attn_layer_indices": [1], "mamba_chunk_size": 16},
     "CodeGenForCausalLM": {"rotary_dim": 8},
-    "Dots1ForCausalLM": {"num_key_value_heads": 2},
+    "Dots1ForCausalLM": {"n_shared_experts": 1, "first_k_dense_replace": 1},
     "GPTJForCausalLM": {"rotary_dim": 8},
     "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 1]]},
+    "Gemma3ForConditionalGeneration": {"vision_config": VISION, "mm_tokens_per_image": 4},
     "Gemma4ForCausalLM": {"vocab_size_per_layer_input": 261},
     "GraniteMoeHybridForCausalLM": {"layer_types": ["mamba", "attention"]},
     "Inkling2ForCausalLM": {"unpadded_vocab_size": 261},
@@ -74,7 +80,8 @@ NAMED: dict[str, dict[str, Any]] = {  # by class: what else its configuration wa
     "ReformerModelWithLMHead": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [16, 32]},
     "RoCBertForCausalLM": {"pronunciation_vocab_size": 32, "shape_vocab_size": 32, "shape_embed_dim": 32},
     "XmodForCausalLM": {"default_language": "en_XX"},
-    "ZambaForCausalLM": {"layer_types": ["linear_attention", "hybrid"]},
+    "Zamba2ForCausalLM": {"layer_types": ["mamba", "hybrid"], "hybrid_layer_ids": [1]},
+    "ZambaForCausalLM": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "hybrid"]},
     "ZayaForCausalLM": {"num_experts_per_tok": 1},
 }
 
@@ -115,7 +122,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in causal():
             if not args.classes or name in args.classes:
-                rows.append(check(name, Path(folder) / name))
+                with contextlib.redirect_stdout(sys.stderr):  # some classes print
+                    rows.append(check(name, Path(folder) / name))
                 print(_line(rows[-1]), flush=True)
     if not args.classes:
         PAGE.write_text(page(rows, time.monotonic() - begun), "utf-8")
@@ -342,7 +350,7 @@ def page(rows: Sequence[Row], seconds: float) -> str:
 
 
 def _answered(row: Row) -> str:
-    return f"{row.answers} of {len(PROMPTS)}"
+    return "" if row.answers is None else f"{row.answers} of {len(PROMPTS)}"
 
 
 def _line(row: Row) -> str:

@@ -376,7 +376,7 @@ def _alone(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[An
             with torch.inference_mode():
                 done = model(input_ids=torch.tensor([ids[seen:]], device=model.device), **options)
                 token = int(_chosen(done.logits[:, -1], [answer], choose))
-            cache, seen, ended = getattr(done, "cache", None), len(ids), not answer.take(token)
+            cache, seen, ended = done.cache, len(ids), not answer.take(token)
         yield answer
 
 

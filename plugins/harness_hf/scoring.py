@@ -336,7 +336,7 @@ def not_causal(model: Any) -> str:
     except Exception as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
             raise
-        return f"cannot be run on tokens alone: {' '.join(str(error).split())[:200]}"
+        return f"cannot be run on tokens alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return "is not causal: what follows a token changes its prediction" if apart > ONCE[precision(model)] else ""
 
 

@@ -30,7 +30,7 @@ SAMPLE: dict[str, tuple[dict[str, Any], str, str]] = {  # options, how it scores
     "MambaForCausalLM": ({}, "plain", "it takes no positions, mask or cache"),
     "FalconForCausalLM": ({"alibi": True}, "plain", "its positions are not rotary"),
     "BambaForCausalLM": ({}, "plain", "its layers keep LinearAttentionLayer"),
-    "RecurrentGemmaForCausalLM": ({}, "plain", ""),
+    "RecurrentGemmaForCausalLM": ({}, "plain", WHOLE),
     "RwkvForCausalLM": ({}, "plain", WHOLE),
     "Phi3ForCausalLM": (LONGROPE, "plain", "its rotary positions are longrope"),
 }
