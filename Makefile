@@ -42,9 +42,9 @@ bench: $(READY)
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.architectures
 
-# how often each test of a gate is wrong: about 4 minutes on one core; writes the tables of docs/statistics.md
+# how often each test of a gate is wrong; writes the tables of docs/statistics.md
 simulate: $(READY)
-	$(BIN)/python bench/simulate.py
+	$(BIN)/python -m bench.simulate
 
 bench-merge: $(READY)
 	$(BIN)/python bench/merge.py

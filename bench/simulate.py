@@ -1,6 +1,6 @@
 """Measure how often each test of a gate is wrong, and how often it is right; write the tables of docs/statistics.md.
 
-python bench/simulate.py [--quick] [--to docs/statistics.md]
+python -m bench.simulate [--quick] [--to docs/statistics.md]
 
 Data are drawn so that the claim is exactly on its threshold (false passes, false blocks), then judged
 against a threshold 2.5 standard errors away (power). Binomial, McNemar and Tango are summed over every table
@@ -21,10 +21,11 @@ from scipy.special import stdtr
 from scipy.stats import binom
 from scipy.stats import t as student
 
+from bench import judge_rates, plan_rates
 from harness import means, pairs, power, ratio, sequential, stats
 
 ALPHA = 0.05
-RUNS, QUICK = 20_000, 2_000
+RUNS, QUICK = 4_000, 1_000
 BATCH = 500
 AWAY = 2.5  # standard errors between truth and threshold where power is measured
 START, END = "<!-- simulated: make simulate -->\n", "<!-- /simulated -->\n"
@@ -251,6 +252,8 @@ def tango_sizes(n: int, discordance: float, difference: float, margin: float) ->
 def fewest(n: int, changed: int, margin: float) -> int:
     """Return the fewest wins among the changed rows that prove a difference above -margin; changed + 1 if none do."""
     low, high = 0, changed + 1
+    if not changed:
+        return 0 if 0 < margin and (1 - margin) ** n <= ALPHA else 1
     while low < high:
         middle = (low + high) // 2
         if n <= stats.EXACT_ROWS:
@@ -470,7 +473,36 @@ def flips_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             yield f"| {name}, n = {n} | {better:.1f} | {worse:.1f} |\n"
 
 
-PAGES = (exact_page, scores_page, shares_page, pairs_page, perplexity_page, combine_page, flips_page, early_page)
+def estimand_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """The mean over clusters, whatever their sizes: each cluster's mean is an independent score."""
+    cells = [
+        cell(f"{words}, {g} clusters, share {p}", cluster_means(rng, g, p, 0.3, kind), runs, "score")
+        for kind, words in SIZES.items()
+        for g in (20, 50, 200)
+        for p in (0.5, 0.9)
+    ]
+    yield from table('0/1 rows in clusters, correlation 0.3, `estimand = "clusters"`', cells)
+
+
+def cluster_means(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
+    """Means of the rows of each cluster, all of them alike."""
+
+    def draw(runs: int) -> Data:
+        data = clustered_share(rng, count, p, icc, kind)(runs)
+        rows = data.sums / data.weights
+        return Data(rows, np.ones_like(rows), p, rows=rows)
+
+    return draw
+
+
+def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    yield from plan_rates.plan_page(rng, max(runs // 4, 500))  # each run is judged by itself
+
+
+PAGES = (
+    *(exact_page, scores_page, shares_page, pairs_page, estimand_page, perplexity_page, combine_page),
+    *(flips_page, early_page, judge_rates.page, plan_page),
+)
 
 
 def main() -> None:
@@ -484,10 +516,10 @@ def main() -> None:
         text.append("".join(page(np.random.default_rng(17), runs)))
         print(text[-1], f"{page.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
     error = 100 * (0.05 * 0.95 / runs) ** 0.5
-    text.insert(
-        0, f"\nSimulated with {runs:,} runs a cell, so a rate of 5 % has a standard error of {error:.2f} points.\n"
-    )
-    print(f"{time.perf_counter() - begun:.0f} s")
+    took = f"{(time.perf_counter() - begun) / 60:.0f} minutes"
+    told = f"{runs:,} runs a cell unless a table says otherwise, so a rate of 5 % has a standard error of {error:.2f} points"
+    text.insert(0, f"\nSimulated in {took} with {told}.\n")
+    print(took)
     if not asked.quick:
         before, _, rest = asked.to.read_text().partition(START)
         asked.to.write_text(before + START + "".join(text) + "\n" + END + rest.partition(END)[2])

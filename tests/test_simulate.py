@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from bench import simulate
 from harness import ratio, stats
 
 ALPHA = 0.05
-
-
-@pytest.fixture(scope="module")
-def simulate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulate", Path(__file__).parent.parent / "bench" / "simulate.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulate"] = module  # its dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -38,7 +26,7 @@ def simulate() -> ModuleType:
         ("ratio", "Pareto(1.5)"),
     ],
 )
-def test_many_runs_at_once_are_judged_as_one_gate_is(simulate: ModuleType, kind: str, what: str) -> None:
+def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str) -> None:
     """Rows expanded from the simulated sums get the same p-values from `stats.cluster_t`."""
     rng = np.random.default_rng(0)
     if kind == "share":
@@ -75,7 +63,7 @@ def rows(data: object, run: int, kind: str) -> tuple[list[float], list[float], l
     return values, [1.0] * len(values), clusters
 
 
-def test_a_cell_finds_what_is_wrong_with_the_plain_t(simulate: ModuleType) -> None:
+def test_a_cell_finds_what_is_wrong_with_the_plain_t() -> None:
     """40 clusters, a share of 0.95: the plain t passes over 8 % of the time, the gate's test at most 1.2 alpha."""
     found = simulate.cell("", simulate.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, "1-12"), 2000, "share")
     assert found.plain[0] > 8
@@ -84,7 +72,7 @@ def test_a_cell_finds_what_is_wrong_with_the_plain_t(simulate: ModuleType) -> No
     assert 20 < found.power <= 100
 
 
-def test_the_page_is_written_between_its_marks(simulate: ModuleType) -> None:
+def test_the_page_is_written_between_its_marks() -> None:
     """What people wrote around the tables stays."""
     text = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text()
     assert text.count(simulate.START) == text.count(simulate.END) == 1
