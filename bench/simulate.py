@@ -253,7 +253,7 @@ def fewest(n: int, changed: int, margin: float) -> int:
     """Return the fewest wins among the changed rows that prove a difference above -margin; changed + 1 if none do."""
     low, high = 0, changed + 1
     if not changed:
-        return 0 if 0 < margin and (1 - margin) ** n <= ALPHA else 1
+        return 0 if margin > 0 and (1 - margin) ** n <= ALPHA else 1
     while low < high:
         middle = (low + high) // 2
         if n <= stats.EXACT_ROWS:
@@ -517,7 +517,7 @@ def main() -> None:
         print(text[-1], f"{page.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
     error = 100 * (0.05 * 0.95 / runs) ** 0.5
     took = f"{(time.perf_counter() - begun) / 60:.0f} minutes"
-    told = f"{runs:,} runs a cell unless a table says otherwise, so a rate of 5 % has a standard error of {error:.2f} points"
+    told = f"{runs:,} runs a cell unless a table says otherwise; a rate of 5 % has an error of {error:.2f} points"
     text.insert(0, f"\nSimulated in {took} with {told}.\n")
     print(took)
     if not asked.quick:
