@@ -208,6 +208,8 @@ def _many(origin: Any, args: tuple[Any, ...], value: Any, place: str) -> Any:
     if issubclass(origin, Mapping) and isinstance(value, dict):
         nan = args[1] is float  # which JSON has no word for
         return {key: math.nan if nan and v is None else _made(args[1], v, place) for key, v in value.items()}
+    if origin is tuple and args[-1] is not Ellipsis and isinstance(value, list) and len(value) == len(args):
+        return tuple(_made(kind, v, place) for kind, v in zip(args, value, strict=True))
     if issubclass(origin, Sequence) and isinstance(value, list):
         return (list if origin is list else tuple)(_made(args[0], v, place) for v in value)
     raise TypeError(f"{place} is {json.dumps(value):.40}")
