@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, date, datetime, timedelta
 
@@ -225,6 +226,14 @@ def test_waiver_is_for_a_whole_claim(suite: Project, case: str) -> None:
     assert len(told) == (case != "nothing")
     assert all("is for another claim" in line and "does not count" in line for line in told)
     assert (in_force([kept], next(g for g in now.gates if g.id == gate), now, TODAY) is None) == bool(told)
+
+
+def test_waivers_from_before_a_choice_came_still_count(suite: Project) -> None:
+    """A key that says what always was, `estimand = "rows"`, leaves a claim as it was; another value does not."""
+    read = read_suite(suite.folder / "suite.toml")
+    (gate,) = read.gates
+    assert claim_digest(gate, read).startswith("b5456c012000fc27")
+    assert not claim_digest(dataclasses.replace(gate, estimand="clusters"), read).startswith("b5456c012000fc27")
 
 
 def test_members_that_changed_are_waived_no_more(suite: Project) -> None:
