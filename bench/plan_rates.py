@@ -154,6 +154,12 @@ def _clustered() -> Iterator[Cell]:
         draw = zeros_and_ones(0.7, 0.0, 0.2, icc)
         where = f"pairs in {count} clusters of Zipf's sizes, correlation {icc}, margin 0.15"
         yield Cell(where, _worse(0.15), EXACT, ZIPF[count], draw, 0.0)
+    for count, least in ((20, 0.6), (50, 0.7)):
+        gate = Gate("g", "qa.acc", min=least, estimand="clusters")
+        draw = zeros_and_ones(0.8, 0.0, 0.05, 0.2)
+        yield Cell(
+            f"mean over {count} clusters of Zipf's sizes, 0.8 against {least}", gate, EXACT, ZIPF[count], draw, 0.8
+        )
 
 
 def _means() -> Iterator[Cell]:
