@@ -371,7 +371,7 @@ def scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield from table("Differences of scores on the same rows, and a relative margin", cells)
     for kind, words in SIZES.items():
         cells = [
-            cell(f"{g} clusters, mean {p}, correlation {icc}", clustered_scores(rng, g, p, icc, kind), runs, "score")
+            cell(f"{g} clusters, mean {p}, correlation {icc}", clustered_scores(rng, g, p, icc, kind), runs, "share")
             for g in COUNTS
             for p in (0.5, 0.9)
             for icc in (0.1, 0.5)
@@ -389,11 +389,11 @@ def perplexity_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 def combine_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """A metric made from all rows at once, one call of `stats.cluster_bootstrap` per run."""
-    yield f"\n### Macro-F1 of three classes in clusters of 1 to 12, against a number ({runs // 40} runs a cell)\n\n"
+    yield f"\n### Macro-F1 of three classes in clusters of 1 to 12, against a number ({runs // 10} runs a cell)\n\n"
     yield "| | false pass | false block |\n|---|---|---|\n"
     for count in (20, 50, 150):
         for right in (0.7, 0.9):
-            passed, blocked = combine(rng, count, right, runs // 40)
+            passed, blocked = combine(rng, count, right, runs // 10)
             yield f"| {count} clusters, {right:.0%} right | {mark(passed)} | {mark(blocked)} |\n"
 
 

@@ -245,7 +245,9 @@ class Rows:
             return _passing(sums, weights, bound, "ratio", alpha)
         low, high = self.support
         inside = min(max(bound, low + 1e-9 * (high - low)), high - 1e-9 * (high - low))
-        return _passing(sums, weights, inside, "score", alpha, support=self.support, plain=self.plain)
+        alike = self.clusters is not None and len(set(self.weights)) == 1 and high - low == 1
+        kind: means.Kind = "share" if alike else "score"
+        return _passing(sums, weights, inside, kind, alpha, support=self.support, plain=self.plain)
 
     @cached_property
     def of(self) -> ratio.Ratio:

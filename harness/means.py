@@ -23,16 +23,16 @@ def p_values(
 ) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of every data set, as `stats.cluster_t` does one by one.
 
-    `kind` is what the rows are: 0/1 in clusters ("share"), differences of such ("pairs", with the `discordance` of
-    every data set), values in a range ("score" in its `support`; independent ones with the `rows` themselves), or any
-    others ("ratio").
+    `kind` is what the rows are: in clusters and in a `support` one wide ("share"), differences of 0/1 rows in clusters
+    ("pairs", with the `discordance` of every data set), in any other `support` ("score"; independent ones with the
+    `rows` themselves), or any others ("ratio").
     """
     import numpy as np
 
     if kind == "ratio":
         parts = [ratio.guarded_t(of, threshold)]
     elif kind == "share":
-        parts = [ratio.share_t(of, threshold)]
+        parts = [ratio.share_t(of, threshold, support[0])]
     elif kind == "pairs":
         parts = [ratio.pairs_t(of, threshold, discordance)]
     else:

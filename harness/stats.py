@@ -157,11 +157,11 @@ def cluster_t(
 
     Student's t with the error of `ratio.ratio` is wrong up to 28 % of the time where 5 % is meant, when the
     clusters are few and skewed. Where no range is known, `ratio.guarded_t` decides. Of rows in a known range two tests
-    must agree, the weaker one counts: the t corrected for skewness or, for 0/1 rows and their differences in clusters,
-    Wilson's and Tango's scores on the effective number of rows; and the bootstrap-t of whole clusters or, where these
-    are very uneven or alpha is under `ratio.FINEST`, `ratio.guarded_t`. Of independent rows in a known range, a
-    disaster that none of n rows showed is allowed for, too (the rule of three), and the Bayesian bootstrap with a worst
-    row may prove what these cannot. Where nothing varies only the rule of three is left.
+    must agree, the weaker one counts: the t corrected for skewness or, in clusters, for rows from 0 to 1 and for
+    differences of 0/1 rows, Wilson's and Tango's scores on the effective number of rows; and the bootstrap-t of whole
+    clusters or, where these are very uneven or alpha is under `ratio.FINEST`, `ratio.guarded_t`. Of independent rows in
+    a known range, a disaster that none of n rows showed is allowed for, too (the rule of three), and the Bayesian
+    bootstrap with a worst row may prove what these cannot. Where nothing varies only the rule of three is left.
     """
     import numpy as np
 
@@ -238,10 +238,10 @@ def _worst_row(v: Floats, threshold: float, alpha: float, support: Support) -> J
 
 
 def _lattice(v: Floats, support: Support | None) -> str:
-    """Say whether values in their range are 0/1 ("share"), or differences of such ("pairs")."""
+    """Return what values in clusters are: a share or scores like one ("share"), differences of 0/1 rows ("pairs")."""
     import numpy as np
 
-    if support and support[1] - support[0] == 1 and bool(np.isin(v, support).all()):
+    if support and support[1] - support[0] == 1:
         return "share"
     return "pairs" if support == (-1.0, 1.0) and bool(np.isin(v, (-1.0, 0.0, 1.0)).all()) else ""
 
