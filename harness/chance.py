@@ -58,7 +58,7 @@ class Case:
 
     @cached_property
     def question(self) -> Question:
-        return Question(self.gate, self.metric, (), () if self.gate.versus else None, (), self.alpha, 0)
+        return Question(self.gate, self.metric, (), () if self.gate.versus else None, (), self.alpha)
 
     @property
     def sign(self) -> int:

@@ -253,7 +253,7 @@ class _Case:
         metric = self.locked.metric(self.gate)
         if metric is None:
             raise ValueError(f'"{self.gate.eval}" has no metric "{self.gate.metric_name}"')
-        return Question(self.gate, metric, [], None, [], self.verdict["alpha"], 0)
+        return Question(self.gate, metric, [], None, [], self.verdict["alpha"])
 
     def threshold(self) -> str:
         want, said = self.question.threshold, self.verdict["threshold"]

@@ -51,7 +51,7 @@ def _compared(
             metric = next(iter(task.metrics.values()))
             gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn")
             samples = task.samples or ()
-            verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate, seed=plan.suite.about.seed)
+            verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate)
             found.append(replace(verdict, gate=gate.metric))
     adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in found])
     return [

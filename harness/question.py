@@ -37,7 +37,6 @@ class Question:
         theirs: Sequence[Score] | None,
         clusters: Sequence[str],
         alpha: float,
-        seed: int,
         *,
         early: bool = False,
         labels: Labels | None = None,
@@ -46,7 +45,7 @@ class Question:
 
         Rows of weight 0, which say nothing of the metric, are left out.
         """
-        self.gate, self.metric, self.alpha, self.seed, self.early = gate, metric, alpha, seed, early
+        self.gate, self.metric, self.alpha, self.early = gate, metric, alpha, early
         weightless, self.labels = _weightless(metric, ours, theirs), labels
         keep = [i for i in range(len(ours)) if i not in weightless]
         self.ours = [ours[i] for i in keep]

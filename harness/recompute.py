@@ -249,7 +249,6 @@ class _Case:
             samples,
             alpha,
             name=candidate,
-            seed=self.locked.about.seed,
         )
         if not gate.clean_only:
             return ask()

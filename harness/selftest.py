@@ -308,7 +308,7 @@ def _equals(plan: Plan, results: dict[tuple[str, str], Result]) -> Iterator[Equa
             alpha = gate.alpha or about.alpha
             metric = task.metrics.get(gate.metric_name)
             # Of rows that leak too: this is about the test, and two equal models leak alike.
-            said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate, seed=about.seed))
+            said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate))
         yield _counted(gate, said, gate.alpha or about.alpha)
 
 

@@ -184,7 +184,7 @@ class Settlement:
     def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
             return unjudged(gate, candidate, self.lacking[gate.versus], alpha)
-        task, about = self.plan.tasks[gate.eval], self.plan.suite.about
+        task = self.plan.tasks[gate.eval]
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         samples = task.samples or ()
         ask = partial(
@@ -196,7 +196,6 @@ class Settlement:
             samples,
             alpha,
             name=candidate,
-            seed=about.seed,
             columns=task.spec.slices,
         )
         if not gate.clean_only:

@@ -56,7 +56,7 @@ class Climb:
 
     def __init__(self, suite: Suite, task: Task) -> None:
         assert suite.sweep and task.select  # collection or preflight read them
-        self.sweep, self.task, self.seed = suite.sweep, task, suite.about.seed
+        self.sweep, self.task = suite.sweep, task
         self.samples, self.gate = task.select, suite.sweep.step
         self.metric: Metric = task.metrics[self.gate.metric_name]
         self.best: Result | None = None
@@ -81,8 +81,7 @@ class Climb:
         return trial
 
     def judge(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
-        how: dict[str, Any] = {"name": self.sweep.key, "seed": self.seed}
-        return judge(gate, self.metric, ours, theirs, self.samples, self.swept.alpha, **how)
+        return judge(gate, self.metric, ours, theirs, self.samples, self.swept.alpha, name=self.sweep.key)
 
     def bound(self) -> Gate:
         """Return a claim about a trial alone, for its interval; which number it names makes no difference to that."""

@@ -28,7 +28,6 @@ class _Case:
     candidate: dict[str, Score]
     baseline: dict[str, Score] | None
     alpha: float
-    seed: int
     blank: Verdict
     early: bool = False
     labels: Labels | None = None
@@ -38,7 +37,7 @@ class _Case:
         theirs = [self.baseline[s.id] for s in rows] if self.baseline is not None else None
         clusters = [s.cluster or s.id for s in rows]
         how: dict[str, Any] = {"early": self.early, "labels": self.labels}
-        return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, self.seed, **how)
+        return Question(self.gate, self.metric, ours, theirs, clusters, self.alpha, **how)
 
     def part(self, rows: Sequence[Sample], question: Question) -> _Part:
         """Judge some of the rows by themselves. Raises ValueError when nothing can be said of them."""
@@ -63,7 +62,6 @@ def judge(
     alpha: float,
     *,
     name: str,
-    seed: int = 0,
     columns: Sequence[str] = (),
     without: Collection[str] = (),
 ) -> Verdict:
@@ -91,7 +89,7 @@ def judge(
     if labels and (gate.slice or gate.estimand == "clusters"):
         of = "slices" if gate.slice else "the mean over clusters"
         return replace(blank, why=f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}")
-    case = _Case(gate, metric, ours, theirs, alpha, seed, blank, early=bool(candidate.order), labels=labels)
+    case = _Case(gate, metric, ours, theirs, alpha, blank, early=bool(candidate.order), labels=labels)
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (problem := _unfit(result, scores, metric, covered, samples)):
             return replace(blank, n=len(covered), why=f"{result.subject}: {problem}")

@@ -576,7 +576,7 @@ def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> t
     attempts = "spend" if attempt else "count"
     base = gate.alpha or 0.05
     alpha = base * 6 / (math.pi**2 * attempt**2) if attempt else base
-    verdict = judge(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged", seed=seed)
+    verdict = judge(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
     lock = {
         "suite": {"about": {"name": "s", "attempts": attempts}, "exports": [], "evals": [{"name": "e"}]},
         "gates": [
