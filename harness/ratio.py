@@ -23,6 +23,7 @@ RESAMPLES = 1999
 SEED = 20101  # of all resamples: fixed, so that a verdict does not change when nothing changed, nor by another try
 LEAST, STEEP, FEWEST, MOST = 0.5, 28.0, 12, 12.0  # of `guarded_t`, chosen by simulation
 UNEVEN_LEAST = 1.0  # of very uneven clusters in a known range
+COMBINED = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
 EVEN = 0.6  # clusters that count as fewer than this share of their number are very uneven
 FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
 
@@ -103,11 +104,11 @@ def skewed_bounds(of: Ratio, alpha: float) -> tuple[float, float]:
     return estimate - error * inverse(critical), estimate - error * inverse(-critical)
 
 
-def guarded_t(of: Ratio, threshold: float, least: float = LEAST) -> tuple[Floats, Floats]:
+def guarded_t(of: Ratio, threshold: float, least: float = LEAST, steep: float = STEEP) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of Σs/Σw against a number, where a tail may hide what the clusters do not show.
 
     The cluster that speaks most against the claim is counted κ times more, then Student's t with the error of `ratio`
-    and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429. κ = least + STEEP·τ/√(n - FEWEST), at
+    and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429. κ = least + steep·τ/√(n - FEWEST), at
     most MOST, with n = `effective` clusters and τ ≥ 0 the L-skewness of r/√w towards the bad side (Hosking 1990,
     Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness. The
     constants are chosen by simulation, docs/statistics.md; we know no publication of it.
@@ -117,26 +118,26 @@ def guarded_t(of: Ratio, threshold: float, least: float = LEAST) -> tuple[Floats
 
     p = []
     for sign in (1, -1):
-        estimate, error, df = _guarded(of, sign, least)
+        estimate, error, df = _guarded(of, sign, least, steep)
         p.append(stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
 
-def guarded_bounds(of: Ratio, alpha: float, least: float = LEAST) -> tuple[float, float]:
+def guarded_bounds(of: Ratio, alpha: float, least: float = LEAST, steep: float = STEEP) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
     from scipy.special import stdtrit
 
-    (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least) for sign in (1, -1))
+    (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep) for sign in (1, -1))
     return float(low + below * stdtrit(df_low, alpha)), float(high - above * stdtrit(df_high, alpha))
 
 
-def _guarded(of: Ratio, sign: int, least: float) -> tuple[Floats, Floats, Floats]:
+def _guarded(of: Ratio, sign: int, least: float, steep: float) -> tuple[Floats, Floats, Floats]:
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     import numpy as np
 
     r, w, total = of.residuals, of.weights, of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
-    more = np.minimum(least + STEEP * tail / np.sqrt(np.maximum(effective(w) - FEWEST, 2.0)), MOST)[..., None]
+    more = np.minimum(least + steep * tail / np.sqrt(np.maximum(effective(w) - FEWEST, 2.0)), MOST)[..., None]
     worst = np.argmin(sign * r, -1, keepdims=True)
     r_worst, w_worst = np.take_along_axis(r, worst, -1), np.take_along_axis(w, worst, -1)
     whole = total + more * w_worst

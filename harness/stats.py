@@ -346,14 +346,14 @@ def cluster_bootstrap(
     `statistic(rows)` gets row numbers, repeated as drawn. Two methods must agree, the weaker one
     counts: (1) the percentile bootstrap, widened for few clusters (Hesterberg 2015, The American
     Statistician 69:371, "expanded percentile": its normal quantile becomes sqrt(G/(G-1)) times that of
-    t(G - 1)), because plain percentiles are too narrow; (2) t(G - 1) on the delete-one-cluster
-    jackknife, because a percentile interval collapses where most resamples look alike. A resample without
-    a finite value counts against both verdicts. There are as many resamples as the tail of a small alpha takes, up to
-    MOST_RESAMPLES; a tail beyond those is the normal distribution's with their mean and spread.
+    t(G - 1)), because plain percentiles are too narrow; (2) `ratio.guarded_t` on the delete-one-cluster
+    jackknife's pseudo-values, because a percentile interval collapses where most resamples look alike. A
+    resample without a finite value counts against both verdicts. There are as many resamples as the tail of a
+    small alpha takes, up to MOST_RESAMPLES; a tail beyond those is the normal distribution's with their mean
+    and spread.
     `support`: see `cluster_t`; only for a mean.
     """
     import numpy as np
-    from scipy.special import stdtr, stdtrit
 
     groups, count = _groups(clusters, len(clusters))
     _check_level(threshold, alpha)
@@ -365,21 +365,21 @@ def cluster_bootstrap(
     rng = np.random.default_rng([ratio.SEED, count, 4])
     draws = (rng.integers(0, count, size=count) for _ in range(resamples))
     drawn = np.array([statistic([row for g in draw for row in rows[g]]) for draw in draws], dtype=float)
-    error = _jackknife_error(statistic, rows, estimate) if count > 1 else 0.0
-    if count < 2 or error <= 1e-12 * max(1.0, abs(estimate)) or bool((drawn == estimate).all()):
+    of = _jackknife(statistic, rows, estimate) if count > 1 else None
+    if of is None or float(of.error) <= 1e-12 * max(1.0, abs(estimate)) or bool((drawn == estimate).all()):
         judged = _all_agree(estimate, count, threshold, alpha, support)
         return Test(estimate, *judged, "cluster bootstrap", len(groups), count)
-    p_pass, p_fail = (
-        max(
-            _expanded_p(sign * drawn, sign * threshold, count),
-            float(stdtr(count - 1, -sign * (estimate - threshold) / error)),
+    p, bounds = (1.0, 1.0), (-math.inf, math.inf)
+    if math.isfinite(float(of.error)):
+        p, bounds = (
+            _floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)),
+            ratio.guarded_bounds(of, alpha, *ratio.COMBINED),
         )
-        for sign in (1, -1)
-    )
-    reach = -float(stdtrit(count - 1, alpha)) * error
+    p_pass = max(_expanded_p(drawn, threshold, count), p[0])
+    p_fail = max(_expanded_p(-drawn, -threshold, count), p[1])
     low, high = _expanded_bound(drawn, tail), -_expanded_bound(-drawn, tail)
-    bounds = min(low, estimate - reach), max(high, estimate + reach)
-    return Test(estimate, *bounds, p_pass, p_fail, "cluster bootstrap", len(groups), count)
+    ends = min(low, bounds[0]), max(high, bounds[1])
+    return Test(estimate, *ends, p_pass, p_fail, "cluster bootstrap", len(groups), count)
 
 
 def _expanded_tail(alpha: float, count: int) -> float:
@@ -413,14 +413,18 @@ def _expanded_bound(drawn: Floats, tail: float) -> float:
     return float(min(low[0], low.mean() + ndtri(tail) * low.std())) if math.isfinite(low[0]) else -math.inf
 
 
-def _jackknife_error(statistic: Statistic, rows: list[list[int]], estimate: float) -> float:
-    """Return the delete-one-cluster standard error about the estimate; infinite when it cannot be had."""
-    without = [
-        statistic([row for g, some in enumerate(rows) if g != left for row in some]) for left in range(len(rows))
-    ]
-    if not all(math.isfinite(value) for value in without):
-        return math.inf
-    return math.sqrt((len(rows) - 1) / len(rows) * math.fsum((value - estimate) ** 2 for value in without))
+def _jackknife(statistic: Statistic, rows: list[list[int]], estimate: float) -> Ratio:
+    """Return the jackknife's pseudo-values as a mean of clusters, of infinite error when one cannot be had."""
+    import numpy as np
+
+    count = len(rows)
+    without = np.array(
+        [statistic([row for g in range(count) if g != left for row in rows[g]]) for left in range(count)]
+    )
+    r = (count - 1) * (estimate - np.where(np.isfinite(without), without, estimate))
+    error = math.sqrt(float((r**2).sum()) / count / (count - 1)) if np.isfinite(without).all() else math.inf
+    value, spread, skew = (np.asarray(x, dtype=np.float64) for x in (estimate, error, 0.0))
+    return ratio.Ratio(value, spread, skew, r, np.ones(count))
 
 
 def point(value: float, threshold: float, n: int = 1) -> Test:
