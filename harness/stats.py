@@ -354,6 +354,7 @@ def cluster_bootstrap(
     `support`: see `cluster_t`; only for a mean.
     """
     import numpy as np
+    from scipy.special import stdtr, stdtrit
 
     groups, count = _groups(clusters, len(clusters))
     _check_level(threshold, alpha)
@@ -366,11 +367,17 @@ def cluster_bootstrap(
     draws = (rng.integers(0, count, size=count) for _ in range(resamples))
     drawn = np.array([statistic([row for g in draw for row in rows[g]]) for draw in draws], dtype=float)
     of = _jackknife(statistic, rows, estimate) if count > 1 else None
-    if of is None or float(of.error) <= 1e-12 * max(1.0, abs(estimate)) or bool((drawn == estimate).all()):
+    same = drawn[np.isfinite(drawn)]
+    spread = float(same.std()) if len(same) else 0.0
+    if of is None or bool((drawn == estimate).all()) or (not of.varies() and spread <= 1e-12 * max(1.0, abs(estimate))):
         judged = _all_agree(estimate, count, threshold, alpha, support)
         return Test(estimate, *judged, "cluster bootstrap", len(groups), count)
     p, bounds = (1.0, 1.0), (-math.inf, math.inf)
-    if math.isfinite(float(of.error)):
+    if not of.varies():  # a median, whose middle rows tie: leaving one out tells nothing
+        t = (estimate - threshold) / spread
+        p, reach = (float(stdtr(count - 1, -t)), float(stdtr(count - 1, t))), -float(stdtrit(count - 1, alpha)) * spread
+        bounds = estimate - reach, estimate + reach
+    elif math.isfinite(float(of.error)):
         p, bounds = (
             _floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)),
             ratio.guarded_bounds(of, alpha, *ratio.COMBINED),

@@ -496,6 +496,16 @@ def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
     assert not passes(test(float(values.mean()) + 0.02))
 
 
+def test_a_median_whose_middle_rows_tie_is_judged() -> None:
+    """Leaving one row out moves no such median, but drawing rows again does: that is no lack of variation."""
+    values = np.array([1.0] * 25 + [1.1] * 10 + [1.2] * 25)
+    test = stats.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 0.5, ALPHA)
+    assert test.p_pass <= ALPHA
+    assert 0.9 < test.lower < 1.1 < test.upper < 1.3
+    close = stats.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 1.08, ALPHA)
+    assert not passes(close)
+
+
 def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() -> None:
     """A statistic that is NaN on most resamples (no row of a class drawn) cannot pass or fail because of it."""
 
