@@ -43,16 +43,16 @@ class Data:
     truth: float
     changed: Floats | None = None  # rows that differ, of pairs
     rows: Floats | None = None  # the values of independent rows in their range
-    support: stats.Support = (0.0, 1.0)
+    support: means.Support = (0.0, 1.0)
 
 
 # ------------------------------------------------------------------ what a gate does with clusters and means
 
 
-def judge(data: Data, of: ratio.Ratio, threshold: float, kind: means.Kind) -> P:
-    """Return the p-values of `stats.cluster_t` for many runs at once; tests/test_simulate.py holds them together."""
+def judge(data: Data, of: ratio.Ratio, kind: means.Kind) -> Callable[[float], P]:
+    """Return what gives the p-values of `stats.cluster_t` against a number, for many runs at once."""
     changed = None if data.changed is None else data.changed.sum(-1) / data.weights.sum(-1)
-    return means.p_values(of, threshold, kind, discordance=changed, rows=data.rows, support=data.support)
+    return means.judged(of, kind, ALPHA, discordance=changed, rows=data.rows, support=data.support)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -
         data = draw(BATCH)
         of = ratio.ratio(data.sums, data.weights)
         places = (data.truth, data.truth - away)
-        found.append([judge(data, of, place, kind) for place in places])
+        found.append(list(map(judge(data, of, kind), places)))
         error = np.where(of.varies(), of.error, np.inf)
         t_at.append(tuple((of.estimate - place) / error for place in places))
         if data.rows is not None:

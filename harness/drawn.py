@@ -131,7 +131,7 @@ def _passing(
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
         of = ratio.ratio(sums[at], weights[at])
         changed, rows = None if discordance is None else discordance[at], sums[at] if plain else None
-        found.append(means.p_values(of, bound, kind, discordance=changed, rows=rows, support=support))
+        found.append(means.judged(of, kind, alpha, discordance=changed, rows=rows, support=support)(bound))
     return np.concatenate([p[0] for p in found]) <= alpha
 
 

@@ -1,77 +1,122 @@
-"""The p-values of `stats.cluster_t` for many data sets at once, for simulations: power, and the tables of the docs."""
+"""Which tests must agree on a mean of clusters: of one data set, as in a gate, or of many, as in a simulation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness import ratio, stats
+from harness import ratio
 
 if TYPE_CHECKING:
     from harness.ratio import Floats, Ratio
 
 Kind = Literal["share", "pairs", "score", "ratio"]
+Support = tuple[float, float]
+P = tuple["Floats", "Floats"]
+RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 
 
-def p_values(
-    of: Ratio,
-    threshold: float,
-    kind: Kind,
-    *,
-    discordance: Floats | None = None,
-    rows: Floats | None = None,
-    support: stats.Support = (0.0, 1.0),
-) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of every data set, as `stats.cluster_t` does one by one.
+@dataclass(frozen=True)
+class Asked:
+    """A test: p_pass and p_fail of every data set against a number, and the bounds of one data set at a level."""
+
+    p: Callable[[float], P]
+    bounds: Callable[[float], tuple[float, float]]
+
+
+def asked(
+    of: Ratio, kind: Kind, alpha: float, *, discordance: Any = None, support: Support | None = None
+) -> list[Asked]:
+    """Return the tests of which the weakest counts at a level.
 
     `kind` is what the rows are: in clusters and in a `support` one wide ("share"), differences of 0/1 rows in clusters
-    ("pairs", with the `discordance` of every data set), in any other `support` ("score"; independent ones with the
-    `rows` themselves), or any others ("ratio").
+    ("pairs", with the `discordance` of every data set), in any other `support` ("score"), or any others ("ratio").
     """
-    import numpy as np
-
-    if kind == "ratio":
-        parts = [ratio.guarded_t(of, threshold)]
-    elif kind == "share":
-        parts = [ratio.share_t(of, threshold, support[0])]
+    if kind == "ratio" or support is None:
+        return [_guarded(of, ratio.LEAST)]
+    if kind == "share":
+        low = support[0]
+        first = Asked(lambda t: ratio.share_t(of, t, low), lambda a: ratio.share_bounds(of, a, low))
     elif kind == "pairs":
-        parts = [ratio.pairs_t(of, threshold, discordance)]
+        first = Asked(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
     else:
-        parts = [ratio.skewed_t(of, threshold)]
-    if kind != "ratio":
-        parts.append(_beside(of, threshold))
-    alike = _agreeing(of, threshold, (-1.0, 1.0) if kind == "pairs" else None if kind == "ratio" else support)
-    p_pass, p_fail = (np.maximum.reduce([p[i] for p in parts]) for i in (0, 1))
-    if rows is not None:
-        p_pass, p_fail = np.maximum(p_pass, alike[0]), np.maximum(p_fail, alike[1])
-        if of.clusters <= stats.RESAMPLED_CLUSTERS:
-            other = ratio.worst_row_p(rows, threshold, support)
-            p_pass, p_fail = np.minimum(p_pass, other[0]), np.minimum(p_fail, other[1])
-    varies = of.varies()
-    return np.where(varies, p_pass, alike[0]), np.where(varies, p_fail, alike[1])
+        first = Asked(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
+    return [first, *_beside(of, alpha)]
 
 
-def _beside(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
-    """Return the p-values of the test that must agree: of whole clusters resampled, guarded where they are uneven."""
+def _guarded(of: Ratio, least: float) -> Asked:
+    return Asked(lambda t: ratio.guarded_t(of, t, least), lambda a: ratio.guarded_bounds(of, a, least))
+
+
+def _beside(of: Ratio, alpha: float) -> list[Asked]:
+    """Return the test that must agree: whole clusters resampled, or guarded where these are uneven or alpha small."""
     import numpy as np
 
     uneven = np.broadcast_to(ratio.uneven(of.weights), of.estimate.shape)
-    p_pass, p_fail = np.zeros(of.estimate.shape), np.zeros(of.estimate.shape)
-    if uneven.any():
-        p_pass, p_fail = (np.where(uneven, p, 0.0) for p in ratio.guarded_t(of, threshold, ratio.UNEVEN_LEAST))
-    if of.clusters <= stats.RESAMPLED_CLUSTERS and not uneven.all():
-        even = ratio.bootstrap_p(of, threshold, ratio.bootstrap_t(of))
-        p_pass, p_fail = np.where(uneven, p_pass, even[0]), np.where(uneven, p_fail, even[1])
-    return p_pass, p_fail
+    guarded = _guarded(of, ratio.UNEVEN_LEAST)
+    if alpha < ratio.FINEST or uneven.all():
+        return [guarded]
+    drawn = ratio.bootstrap_t(of) if of.clusters <= RESAMPLED_CLUSTERS else None
+    if drawn is None and not uneven.any():
+        return []
+
+    def p(threshold: float) -> P:
+        none = np.zeros(of.estimate.shape)
+        even = (none, none) if drawn is None else ratio.bootstrap_p(of, threshold, drawn)
+        if not uneven.any():
+            return even
+        odd = guarded.p(threshold)
+        return np.where(uneven, odd[0], even[0]), np.where(uneven, odd[1], even[1])
+
+    return [Asked(p, guarded.bounds if drawn is None else lambda a: ratio.bootstrap_bounds(of, a, drawn))]
 
 
-def _agreeing(of: Ratio, threshold: float, support: stats.Support | None) -> tuple[Floats, Floats]:
-    """Return the rule of three's p-values; 1 where the range of the values is not known."""
+def judged(
+    of: Ratio,
+    kind: Kind,
+    alpha: float,
+    *,
+    discordance: Floats | None = None,
+    rows: Floats | None = None,
+    support: Support = (0.0, 1.0),
+) -> Callable[[float], P]:
+    """Return what gives p_pass and p_fail of every data set against a number, as `stats.cluster_t` does one by one.
+
+    With the `rows` themselves they are independent, see `cluster_t`.
+    """
     import numpy as np
 
+    known = None if kind == "ratio" else (-1.0, 1.0) if kind == "pairs" else support
+    tests, varies = asked(of, kind, alpha, discordance=discordance, support=known), of.varies()
+
+    def p(threshold: float) -> P:
+        parts, alike = [test.p(threshold) for test in tests], rule_of_three(of.estimate, of.clusters, threshold, known)
+        if rows is not None:
+            parts.append(alike)
+        found = [np.maximum.reduce([part[i] for part in parts]) for i in (0, 1)]
+        if rows is not None and of.clusters <= RESAMPLED_CLUSTERS:
+            found = list(map(np.minimum, found, ratio.worst_row_p(rows, threshold, support)))
+        return np.where(varies, found[0], alike[0]), np.where(varies, found[1], alike[1])
+
+    return p
+
+
+def rule_of_three(value: Any, count: int, threshold: float, support: Support | None) -> P:
+    """Return p_pass and p_fail where all of `count` clusters have the same value; 1 where their range is not known.
+
+    If the mean were at most the threshold, at least a share u = (value - threshold)/(value - lowest) of clusters would
+    differ, and none of `count` would show it with probability (1 - u)^count. For shares this is the exact binomial of
+    `count` rows, all right.
+    """
+    import numpy as np
+
+    value = np.asarray(value, dtype=np.float64)
     if support is None:
-        return np.ones_like(of.estimate), np.ones_like(of.estimate)
-    (low, high), mean = support, of.estimate
+        return np.ones_like(value), np.ones_like(value)
+    low, high = support
     with np.errstate(all="ignore"):
-        up = np.where(mean > threshold, ((threshold - low) / (mean - low)) ** of.clusters, 1.0)
-        down = np.where(mean < threshold, ((high - threshold) / (high - mean)) ** of.clusters, 1.0)
+        up = np.where(value > threshold, (max(threshold - low, 0.0) / (value - low)) ** count, 1.0)
+        down = np.where(value < threshold, (max(high - threshold, 0.0) / (high - value)) ** count, 1.0)
     return up, down

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from harness.stats import Support, Test
+from harness.means import Support
+from harness.stats import Test
 
 if TYPE_CHECKING:
     from harness.ratio import Floats

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness import pairs, ratio
+from harness import means, pairs, ratio
+from harness.means import RESAMPLED_CLUSTERS, Support
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +33,10 @@ if TYPE_CHECKING:
 VERSION = 2  # raised whenever the same rows come to other numbers
 FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 EXACT_ROWS = 500  # up to this many rows Tango's statistic is referred to its exact distribution
-RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
 FLIPS, UNFLIPPED = 4999, 2e-5  # and the level below which so many would be needed that the t decides alone
 RESAMPLES, MOST_RESAMPLES = 2000, 20_000  # of a metric that is made from all rows at once
 T_METHODS = ("t", "cluster t", "ratio estimator", "cluster bootstrap", "sign flips")
-Support = tuple[float, float]
 Statistic = Callable[[Sequence[int]], float]
 
 
@@ -178,8 +177,9 @@ def cluster_t(
     if of is None or not of.varies():
         parts = [_all_agree(mean, len(sums), threshold, alpha, support)]
     else:
-        lattice = _lattice(v, support) if clusters is not None and np.ptp(w) == 0 else ""
-        parts = _judge_ratio(of, threshold, alpha, lattice, v, support)
+        kind = _kind(v, support, lattice=clusters is not None and np.ptp(w) == 0)
+        tests = means.asked(of, kind, alpha, discordance=(v * v).mean(), support=support)
+        parts = [(*test.bounds(alpha), *_floats(test.p(threshold))) for test in tests]
         if support and method == "t":
             parts.append(_all_agree(mean, len(v), threshold, alpha, support))
     judged = _weakest(parts, support)
@@ -191,30 +191,6 @@ def cluster_t(
 
 
 Judged = tuple[float, float, float, float]  # lower, upper, p_pass, p_fail
-
-
-def _judge_ratio(
-    of: Ratio, threshold: float, alpha: float, lattice: str, v: Floats, support: Support | None
-) -> list[Judged]:
-    """Return what the tests that `cluster_t` asks say each."""
-    if support is None:
-        return [(*ratio.guarded_bounds(of, alpha), *_floats(ratio.guarded_t(of, threshold)))]
-    parts: list[Judged] = []
-    if lattice == "share":
-        parts.append((*ratio.share_bounds(of, alpha, support[0]), *_floats(ratio.share_t(of, threshold, support[0]))))
-    elif lattice == "pairs":
-        discordance = (v * v).mean()
-        p = _floats(ratio.pairs_t(of, threshold, discordance))
-        parts.append((*ratio.pairs_bounds(of, alpha, discordance), *p))
-    else:
-        parts.append((*ratio.skewed_bounds(of, alpha), *_floats(ratio.skewed_t(of, threshold))))
-    if ratio.uneven(of.weights) or alpha < ratio.FINEST:
-        p = _floats(ratio.guarded_t(of, threshold, ratio.UNEVEN_LEAST))
-        parts.append((*ratio.guarded_bounds(of, alpha, ratio.UNEVEN_LEAST), *p))
-    elif of.clusters <= RESAMPLED_CLUSTERS:
-        drawn = ratio.bootstrap_t(of)
-        parts.append((*ratio.bootstrap_bounds(of, alpha, drawn), *_floats(ratio.bootstrap_p(of, threshold, drawn))))
-    return parts
 
 
 def _floats(pair: tuple[Floats, Floats]) -> tuple[float, float]:
@@ -237,13 +213,15 @@ def _worst_row(v: Floats, threshold: float, alpha: float, support: Support) -> J
     return (*ratio.worst_row_bounds(v, alpha, support), *p)
 
 
-def _lattice(v: Floats, support: Support | None) -> str:
-    """Return what values in clusters are: a share or scores like one ("share"), differences of 0/1 rows ("pairs")."""
+def _kind(v: Floats, support: Support | None, *, lattice: bool) -> means.Kind:
+    """Return what rows are to `means.asked`; without `lattice` they are independent, or do not count alike."""
     import numpy as np
 
-    if support and support[1] - support[0] == 1:
+    if support is None:
+        return "ratio"
+    if lattice and support[1] - support[0] == 1:
         return "share"
-    return "pairs" if support == (-1.0, 1.0) and bool(np.isin(v, (-1.0, 0.0, 1.0)).all()) else ""
+    return "pairs" if lattice and support == (-1.0, 1.0) and bool(np.isin(v, (-1.0, 0.0, 1.0)).all()) else "score"
 
 
 def paired_ratio(
@@ -445,22 +423,12 @@ def point(value: float, threshold: float, n: int = 1) -> Test:
 def _all_agree(
     value: float, count: int, threshold: float, alpha: float, support: Support | None
 ) -> tuple[float, float, float, float]:
-    """Return lower, upper, p_pass, p_fail when all of `count` clusters have the same value.
-
-    If the mean were at most the threshold, at least a share u = (value - threshold)/(value - lowest)
-    of clusters would differ, and none of `count` would show it with probability (1 - u)^count. For
-    shares this is the exact binomial of `count` rows, all right.
-    """
+    """Return lower, upper, p_pass, p_fail when all of `count` clusters have the same value: the rule of three's."""
     if support is None:
         return -math.inf, math.inf, 1.0, 1.0
-    low, high = support
-    kept = alpha ** (1 / count)
-    p_pass = p_fail = 1.0
-    if value > threshold:
-        p_pass = (max(threshold - low, 0.0) / (value - low)) ** count
-    if value < threshold:
-        p_fail = (max(high - threshold, 0.0) / (high - value)) ** count
-    return low + (value - low) * kept, high - (high - value) * kept, p_pass, p_fail
+    (low, high), kept = support, alpha ** (1 / count)
+    p = _floats(means.rule_of_three(value, count, threshold, support))
+    return low + (value - low) * kept, high - (high - value) * kept, *p
 
 
 def _rows(values: Sequence[float], weights: Sequence[float], support: Support | None) -> tuple[Floats, Floats]:

@@ -39,7 +39,7 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str) -> No
         draw = simulate.score_differences(rng, 40, 0.95) if what == "difference" else simulate.scores(rng, 40, what)
     data = draw(30)
     of = ratio.ratio(data.sums, data.weights)
-    found = simulate.judge(data, of, data.truth - 0.03, kind)
+    found = simulate.judge(data, of, kind)(data.truth - 0.03)
     support = {"share": (0.0, 1.0), "pairs": (-1.0, 1.0), "score": data.support, "ratio": None}[kind]
     for run in range(30):
         values, weights, clusters = rows(data, run, kind)

@@ -506,6 +506,17 @@ def test_a_median_whose_middle_rows_tie_is_judged() -> None:
     assert not passes(close)
 
 
+def test_a_plan_asks_at_a_small_alpha_what_a_gate_asks() -> None:
+    """Below the level that resamples can tell of, many data sets at once get the test that one gets."""
+    values, _, labels = clustered(5, groups=40)
+    right, ones = [float(v > 0.75) for v in values], [1.0] * len(values)
+    of, alpha = totals(right, ones, labels), stats.spent(ALPHA, 6)
+    one = stats.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
+    many = means.judged(of, "share", alpha)(0.5)
+    assert (one.p_pass, one.p_fail) == pytest.approx((float(many[0]), float(many[1])))
+    assert one.p_pass != pytest.approx(float(means.judged(of, "share", ALPHA)(0.5)[0]), rel=0.01)
+
+
 def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() -> None:
     """A statistic that is NaN on most resamples (no row of a class drawn) cannot pass or fail because of it."""
 
@@ -596,14 +607,14 @@ def test_false_passes_where_a_tail_hides(what: str, highest: float) -> None:
     if what == "share in uneven clusters":
         weights = np.broadcast_to(sizes, (runs, 200))
         right = rng.binomial(weights.astype(int), rng.beta(0.95, 0.05, (runs, 200)))
-        found = means.p_values(ratio.ratio(right.astype(float), weights), 0.95, "share")
+        found = means.judged(ratio.ratio(right.astype(float), weights), "share", ALPHA)(0.95)
     else:
         nats = {
             "pareto": lambda: 0.5 - rng.pareto(3, (runs, 60)),
             "lognormal": lambda: np.exp(0.32) - rng.lognormal(0, 0.8, (runs, 60)),
             "normal": lambda: rng.standard_normal((runs, 60)),
         }[what]()
-        found = means.p_values(ratio.ratio(nats * tokens, tokens), 0.0, "ratio")
+        found = means.judged(ratio.ratio(nats * tokens, tokens), "ratio", ALPHA)(0.0)
     assert (found[0] <= ALPHA).mean() <= highest
 
 
