@@ -100,7 +100,7 @@ class Row:
 
     @property
     def right(self) -> bool:
-        """Say whether a class that is not refused does what it must."""
+        """Return whether a class that is not refused does what it must."""
         if self.kind.startswith(("refused", "not built")):
             return True
         logits = [self.merged, self.exported] if not isinstance(self.merged, str) else []

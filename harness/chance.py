@@ -287,7 +287,7 @@ class Case:
         return self.truth if self.estimate is None else self.estimate
 
     def words(self) -> str:
-        """Say what kind of model it is of which `truth` holds."""
+        """Return what kind of model it is of which `truth` holds, in words."""
         if self.gate.worse_by_at_most is not None:
             return f"if it equals {self.gate.versus}"
         if self.estimate is not None:

@@ -163,10 +163,9 @@ class Verdict:
     of the baseline for a relative margin; where the gate is about clusters, all are means over clusters. With
     several slices they are the `driver`'s. `won` and `lost` are the rows that changed, the largest change first.
     `n` counts the rows but those of weight 0, which are `weightless`; very uneven `clusters` count as `effective` ones
-    of equal size. `attempt` counts the candidates this question
-    was put to. Of a gate with `clean_only`, `left_out` counts the rows it was judged without, `whole` and
-    `whole_baseline` are the values with them. It `decides` unless it is about a candidate that no export ships, by a
-    gate that does not name it.
+    of equal size. `attempt` counts the candidates this question was put to. Of a gate with `clean_only`, `left_out`
+    counts the rows it was judged without, `whole` and `whole_baseline` are the values with them. It `decides` unless
+    it is about a candidate that no export ships, by a gate that does not name it.
     """
 
     gate: str

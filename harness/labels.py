@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from harness.result import Labels, Metric, Score
-from harness.stats import Test
+from harness.stats import Test, numbered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,8 +104,8 @@ def moments(
     w = np.asarray(weights, dtype=np.float64)
     there = np.flatnonzero(w)
     x, w = _pairs(values)[there], w[there] / w[there].mean()
-    groups = _numbered([clusters[int(i)] for i in there] if clusters is not None else range(len(there)))
-    said, truth, prompts = _pairs(labels.said), np.asarray(labels.truth), _numbered(labels.clusters)
+    groups = numbered([clusters[int(i)] for i in there] if clusters is not None else range(len(there)))
+    said, truth, prompts = _pairs(labels.said), np.asarray(labels.truth), numbered(labels.clusters)
     kinds = [_mean(said, (truth == kind).astype(np.float64), prompts) for kind in KINDS]
     fewest, count = min(kinds[0].prompts, kinds[2].prompts), len(set(groups.tolist()))
     if fewest < 2 or count < 2:
@@ -128,13 +128,6 @@ def _pairs(values: Sequence[float]) -> Floats:
 
     x = np.asarray(values, dtype=np.float64)
     return np.stack([x, (x == 0.5).astype(np.float64)], axis=-1)
-
-
-def _numbered(clusters: Sequence[Hashable] | range) -> NDArray[np.intp]:
-    import numpy as np
-
-    known: dict[Hashable, int] = {}
-    return np.array([known.setdefault(c, len(known)) for c in clusters], dtype=np.intp)
 
 
 def _sums(x: Floats, groups: NDArray[np.intp]) -> Floats:
@@ -251,7 +244,7 @@ def tables_of(labels: Labels) -> Floats:
     """Return how often a cluster's labels are of each pair of kinds, people's and the instrument's: (G, 3, 3)."""
     import numpy as np
 
-    groups = _numbered(labels.clusters)
+    groups = numbered(labels.clusters)
     tables = np.zeros((int(groups.max()) + 1 if len(groups) else 0, 3, 3))
     ours = np.sign(np.asarray(labels.said) - 0.5).astype(int) + 1
     np.add.at(tables, (groups, np.round(2 * np.asarray(labels.truth)).astype(int), ours), 1.0)

@@ -179,7 +179,7 @@ class _Case:
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
 
     def budget(self) -> bool:
-        """Say whether it takes no risk, so that no attempt is told."""
+        """Return whether it takes no risk, so that no attempt is told."""
         return bool(self.verdict["method"] == "point")
 
     # -- groups, and what a caveat keeps shut ------------------------------------------------------

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness import means, pairs, ratio
 from harness.means import RESAMPLED_CLUSTERS, Support
@@ -447,16 +447,21 @@ def _rows(values: Sequence[float], weights: Sequence[float], support: Support | 
 
 
 def _groups(clusters: Iterable[Hashable] | None, n: int) -> tuple[NDArray[np.intp], int]:
-    """Number the clusters from 0 in order of appearance; return each row's number, and how many there are."""
+    """Return each row's cluster by its number, and how many there are; without clusters each row is its own."""
     import numpy as np
 
-    if clusters is None:
-        return np.arange(n), n
-    known: dict[Any, int] = {}
-    groups = np.array([known.setdefault(c, len(known)) for c in clusters], dtype=np.intp)
+    groups = np.arange(n) if clusters is None else numbered(clusters)
     if len(groups) != n or not n:
         raise ValueError(f"want one cluster per row, and at least one row; got {len(groups)} for {n} rows")
-    return groups, len(known)
+    return groups, int(groups.max()) + 1
+
+
+def numbered(clusters: Iterable[Hashable]) -> NDArray[np.intp]:
+    """Return the number of each cluster, from 0 in order of appearance."""
+    import numpy as np
+
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(c, len(known)) for c in clusters], dtype=np.intp)
 
 
 def _check_counts(n: float, *counts: float) -> None:

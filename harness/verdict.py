@@ -224,7 +224,7 @@ def _conclude(blank: Verdict, answer: Answer, question: Question) -> Verdict:
 
 
 def _open(verdict: Verdict, needed: Needed | None, each: float) -> Verdict:
-    """Say how many rows are needed, of so many `each` as stand behind what was counted."""
+    """Return a verdict with the rows that are needed, of so many `each` as stand behind what was counted."""
     if needed is None:
         return verdict
     rows, least, most = (x and math.ceil(x * each) for x in (needed.rows, needed.least, needed.most))
@@ -394,7 +394,7 @@ def _figure(question: Question, x: float) -> str:
 
 
 def _clusters(verdict: Verdict, question: Question) -> str:
-    """Say on how many clusters a verdict rests, and that they are few."""
+    """Return on how many clusters a verdict rests, and that they are few or uneven, in words."""
     alike = question.gate.estimand == "clusters"
     if not verdict.clusters or not (alike or question.clusters):
         return ""  # what is made from all rows at once is resampled row by row
@@ -405,7 +405,7 @@ def _clusters(verdict: Verdict, question: Question) -> str:
 
 
 def _sizes(verdict: Verdict, question: Question) -> str:
-    """Tell where clusters that count alike, and rows that do, are clearly on two sides of the threshold."""
+    """Return that clusters that count alike, and rows that do, lie on two sides of the threshold, or nothing."""
     other = question.otherwise
     if other is None or verdict.estimate is None or verdict.threshold is None:
         return ""

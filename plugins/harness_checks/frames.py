@@ -22,7 +22,7 @@ Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whethe
 
 
 def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Flag]:
-    """Tell system messages, template arguments and frames that one side has and the other has not.
+    """Yield the system messages, template arguments and frames that one side has and the other has not.
 
     An evaluation that measures something else may well be asked otherwise, so only what holds for all of them is told.
     `write` renders messages with template arguments; None where the template refuses them.
@@ -100,7 +100,7 @@ def _arguments(prompt: Prompt) -> str | None:
 def _told(
     kind: str, what: str, of: Aspect, trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]
 ) -> Iterator[Flag]:
-    """Tell when no evaluation has what training has, by value, or where values vary, by whether there is one."""
+    """Yield a flag where no evaluation has what training has: the value, or where values vary, one at all."""
     ours = Counter(map(of, trained))
     common = {value for value, n in ours.items() if n >= RARE * len(trained)}
     varied = common <= {None} and ours.keys() - {None}
@@ -141,7 +141,7 @@ def messages_of(row: TrainingRow) -> list[Any]:
 
 
 def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Flag]:
-    """Tell when what stands around the questions of one side stands around none of the other's."""
+    """Yield a flag where what stands around the questions of one side stands around none of the other's."""
     ours = [question_of(p) for p in trained]
     frame, theirs = frame_of(ours), {name: [question_of(p) for p in prompts] for name, prompts in asked.items()}
     frames = {name: frame_of(texts) for name, texts in theirs.items()}
@@ -152,7 +152,7 @@ def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) ->
 
 
 def _lacks(texts: Sequence[str], frame: tuple[str, str]) -> bool:
-    """Say whether next to none of some texts has a frame, or one half of it."""
+    """Return whether next to none of some texts has a frame, or one half of it."""
     halves = [text.startswith(frame[0]) for text in texts], [text.endswith(frame[1]) for text in texts]
     return any(sum(half) < RARE * len(texts) for half in halves)
 

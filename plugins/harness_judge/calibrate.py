@@ -17,6 +17,7 @@ from harness.evidence import digest_of
 from harness.paths import cache_dir
 from harness.responses import Responses
 from harness.result import Sample
+from harness.stats import numbered
 from harness.store import read_rows as rows_of_run
 from harness.suite import Eval, read_suite
 from harness_judge import OPTIONS, bench, rows
@@ -235,9 +236,8 @@ def _compare(
 
 
 def _prompts(read: Sequence[tuple[Labelled, Judged]]) -> list[int]:
-    """Number the prompts of labels: those of one prompt are not independent."""
-    known: dict[str, int] = {}
-    return [known.setdefault(as_text(f.sample.input), len(known)) for f, _ in read]
+    """Return the number of each label's prompt: those of one prompt are not independent."""
+    return [int(number) for number in numbered(as_text(f.sample.input) for f, _ in read)]
 
 
 def _first(read: Sequence[tuple[Labelled, Judged]], prompts: Sequence[int]) -> dict[str, Share]:

@@ -65,7 +65,7 @@ class Calibration:
 
 
 def too_few(labels: Labels) -> str:
-    """Say which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
+    """Return which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
     for kind, name in ((1.0, "is better or met"), (0.0, "is not")):
         prompts = {c for truth, c in zip(labels.truth, labels.clusters, strict=True) if truth == kind}
         if len(prompts) < FEWEST:

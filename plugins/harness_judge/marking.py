@@ -214,7 +214,7 @@ def _calibrated(
 
 
 def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
-    """Say where labels do not show that the judge tells what people prefer from what they do not."""
+    """Return that labels do not show the judge to tell what people prefer from what they do not, or nothing."""
     some = [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]
     if len(some) < 2:
         return ""  # of which nothing can be said anyway
@@ -266,7 +266,7 @@ def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator
 
 
 def _places(judged: Sequence[Judged]) -> Iterator[str]:
-    """Say how often the answer that was shown first was preferred."""
+    """Yield how often the answer that was shown first was preferred."""
     pairs = [j for j in judged if j.row.baseline is not None and not j.error]
     if len({prompts.as_text(j.row.sample.input) for j in pairs}) > 1:
         where = [prompts.as_text(j.row.sample.input) for j in pairs]

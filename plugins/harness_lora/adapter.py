@@ -259,7 +259,7 @@ def read_note(adapter: Path) -> dict[str, Any]:
 
 
 def _check_loads(base: str, adapter: Path, config: Any) -> None:
-    """Let PEFT load the adapter's shapes into the base's model without weights, and look whether it finds them all."""
+    """Raise UsageError unless PEFT finds all of an adapter's tensors in the base's model, without weights."""
     import torch
     from peft import set_peft_model_state_dict
 
