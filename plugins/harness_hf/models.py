@@ -18,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from harness.errors import Finding, UsageError
 from harness.evidence import read_safetensors
+from harness_hf.linear import use_onednn
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 BLOCK = 64  # numbers that share a scale in NF4
@@ -72,6 +73,7 @@ def load_model(
         module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
     if adapter:
         model = add_adapter(model, adapter)
+    use_onednn(model)
     return model.eval()
 
 
@@ -120,6 +122,7 @@ def add_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
             model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
             found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"), name)
         check_found(found, adapter, name)
+    use_onednn(model)
     return model
 
 

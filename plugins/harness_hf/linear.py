@@ -1,0 +1,132 @@
+"""Linear layers on the CPU through oneDNN.
+
+For float32 `torch.nn.functional.linear` calls MKL, which on processors of other makers than its own reaches less than
+half of what they can do; oneDNN compiles its kernels for what the processor has. The products are IEEE's, summed in
+another order.
+
+Imports torch: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+@cache
+def available() -> bool:
+    """Return whether oneDNN multiplies float32 here: on x86, where it was measured, and where PyTorch has it."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch._C._has_mkldnn:
+        return False
+    try:
+        return bool(torch.equal(product(torch.ones(2, 3), torch.ones(4, 3)), torch.full((2, 4), 3.0)))
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return x Wᵀ + b without a gradient: x (…, I), weight (O, I), bias (O,), result (…, O)."""
+    done: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return done
+
+
+class Product(torch.autograd.Function):
+    """x Wᵀ + b and its gradients, for rows x (N, I): of more dimensions the result would be a view."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        to_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None  # (N, I)
+        to_weight = product(grad.t(), x.t()) if ctx.needs_input_grad[1] else None  # (O, I)
+        return to_x, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
+
+
+class Product4bit(torch.autograd.Function):
+    """x Wᵀ + b and its gradient towards rows x (N, I), with a weight that is decoded for each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.layer = layer
+        return product(x, _decoded(layer), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return product(grad, _decoded(ctx.layer).t()), None, None
+
+
+class Linear(nn.Linear):
+    """An nn.Linear whose float32 products on a CPU are oneDNN's; all else is as it was."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.weight, self.bias
+        if weight.dtype != torch.float32 or not weight.is_cpu or not _plain(x):
+            return super().forward(x)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+            done: torch.Tensor = Product.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
+            return done.view(*x.shape[:-1], -1)
+        return product(x, weight, bias)
+
+
+def use_onednn(model: nn.Module) -> None:
+    """Let a model's linear layers compute through oneDNN where they are float32 and on the CPU."""
+    if not available():
+        return
+    quantised = sys.modules.get("bitsandbytes.nn")  # no 4-bit layer without it, and importing it is slow
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.is_cpu and module.weight.dtype == torch.float32:
+            module.__class__ = Linear
+        elif quantised and type(module) is quantised.Linear4bit and module.weight.is_cpu:
+            module.__class__ = _linear4bit()
+
+
+@cache
+def _linear4bit() -> type[nn.Module]:
+    """Return bitsandbytes' 4-bit layer with the float32 products of oneDNN."""
+    from bitsandbytes import nn as quantised
+
+    class Linear4bit(quantised.Linear4bit):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bias = self.bias
+            if self.compute_dtype != torch.float32 or not self.weight.is_cpu or not _plain(x) or _trained(bias):
+                done: torch.Tensor = super().forward(x)
+                return done
+            if torch.is_grad_enabled() and x.requires_grad:
+                done = Product4bit.apply(_rows(x), self, bias)  # type: ignore[no-untyped-call]
+                return done.view(*x.shape[:-1], -1)
+            return product(x, _decoded(self), bias)
+
+    return Linear4bit
+
+
+def _decoded(layer: Any) -> torch.Tensor:
+    """Return the weight (O, I) of a 4-bit layer as the layer multiplies by it."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.float32)
+    return weight
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _plain(x: torch.Tensor) -> bool:
+    """Return whether activations are multiplied in float32, as they are."""
+    return x.dtype == torch.float32 and x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
+
+
+def _trained(bias: torch.Tensor | None) -> bool:
+    return bias is not None and bias.requires_grad

@@ -1,0 +1,116 @@
+"""Linear layers through oneDNN: the products and gradients of the layers they stand for."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from harness_hf import linear  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not linear.available(), reason="no oneDNN for float32 here")
+
+
+def pair(bias: bool = True, trained: bool = True) -> tuple[nn.Linear, nn.Linear]:
+    torch.manual_seed(5)
+    plain = nn.Sequential(nn.Linear(24, 40, bias=bias).requires_grad_(trained))
+    ours = copy.deepcopy(plain)
+    linear.use_onednn(ours)
+    return ours[0], plain[0]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("shape", [(24,), (7, 24), (2, 3, 24)])
+def test_products_and_gradients(bias: bool, trained: bool, shape: tuple[int, ...]) -> None:
+    """As near to float64 as the layer's own, towards the input, the weight and the bias."""
+    ours, plain = pair(bias, trained)
+    assert type(ours) is linear.Linear
+    found = []
+    for layer in (ours, plain, copy.deepcopy(plain).double()):
+        x = torch.linspace(-1, 1, torch.Size(shape).numel()).reshape(shape).to(layer.weight.dtype).requires_grad_()
+        y = layer(x)
+        (y * torch.arange(40)).sum().backward()
+        grads = [p.grad for p in layer.parameters()] if trained else []
+        found.append([y, x.grad, *grads])
+    for mine, theirs, exact in zip(*found, strict=True):
+        assert mine.shape == theirs.shape
+        assert (mine - exact).abs().max() <= 4 * (theirs - exact).abs().max() + 1e-5
+
+
+def test_a_bias_alone_is_trained_and_the_result_changed_in_place() -> None:
+    """As with `bias = "lora_only"`, and as block-diagonal adapters do with what a layer returns."""
+    ours, plain = pair(trained=False)
+    found = []
+    for layer in (ours, plain):
+        assert layer.bias is not None
+        layer.bias.requires_grad_()
+        y = layer(torch.linspace(0, 1, 48).reshape(1, 2, 24))
+        y += 1
+        y.square().sum().backward()
+        found.append(layer.bias.grad)
+    assert torch.allclose(*found, rtol=1e-4)
+
+
+def test_transposed_views_and_slices_are_read_as_they_are() -> None:
+    """Strides of activations are no concern of the caller."""
+    ours, plain = pair()
+    x = torch.randn(24, 9).t()
+    sliced = torch.randn(9, 48)[:, ::2]
+    for some in (x, sliced, torch.randn(3, 9, 24).transpose(0, 1)):
+        with torch.no_grad():
+            assert torch.allclose(ours(some), plain(some), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["empty", "float64", "autocast", "bfloat16"])
+def test_all_else_is_the_layers_own(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not float32 on the CPU never comes to oneDNN."""
+    ours, plain = pair()
+    monkeypatch.setattr(linear, "product", None)
+    x = torch.randn(0 if case == "empty" else 3, 24)
+    if case == "float64":
+        ours, plain, x = ours.double(), plain.double(), x.double()
+    if case == "bfloat16":
+        ours, plain, x = ours.bfloat16(), plain.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        assert torch.equal(ours(x), plain(x))
+
+
+def test_a_changed_weight_counts() -> None:
+    """Nothing is remembered of a weight: what is written into it is multiplied by."""
+    ours, plain = pair()
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        ours(x)
+        for layer in (ours, plain):
+            layer.weight.mul_(2)
+        assert torch.allclose(ours(x), plain(x), atol=1e-5)
+
+
+def test_four_bit_layers() -> None:
+    """They multiply by what bitsandbytes decodes, and pass the gradient on by it."""
+    from bitsandbytes.nn import Linear4bit
+
+    torch.manual_seed(6)
+    made: Any = nn.Sequential(Linear4bit(64, 32, bias=True, compute_dtype=torch.float32, quant_type="nf4"))
+    made.to("cpu")
+    layer = made[0]
+    layer.support_avx512bf16_for_cpu = False
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    found = []
+    for _ in range(2):
+        x = torch.linspace(-1, 1, 6 * 64).reshape(2, 3, 64).requires_grad_()
+        y = layer(x)
+        (y * torch.arange(32)).sum().backward()
+        found.append((y, x.grad))
+        linear.use_onednn(made)
+    assert type(layer) is not Linear4bit
+    assert isinstance(layer, Linear4bit)
+    for theirs, mine in zip(*found, strict=True):
+        assert torch.allclose(theirs, mine, atol=1e-5)
