@@ -15,6 +15,8 @@ from harness.subject import ModelRef, Sampling
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from harness_hf import batch, generation  # noqa: E402
+
 PROMPTS = [f"{'word ' * (i % 5)}prompt number {i}:" for i in range(20)]
 EXAMPLES = "".join(f"Say {i}: {i}{i}\n" for i in range(12))
 
@@ -61,7 +63,7 @@ def test_answers_do_not_depend_on_company(subject: Any, rows: int, front: str, m
 
 def test_a_shared_beginning_is_run_once(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples in front of all prompts go through the model in one row."""
-    subject.generate(PROMPTS[:1], max_new_tokens=1)  # how to answer is tried once
+    subject.generate([EXAMPLES + p for p in PROMPTS], max_new_tokens=1)  # how to answer is tried once
     seen: list[tuple[int, ...]] = []
     subject.model.register_forward_pre_hook(
         lambda _m, _a, kw: seen.append(tuple(kw["input_ids"].shape)), with_kwargs=True
@@ -70,6 +72,43 @@ def test_a_shared_beginning_is_run_once(subject: Any, monkeypatch: pytest.Monkey
     assert seen[0][0] == 1
     assert seen[0][1] >= len(EXAMPLES)
     assert all(width < 64 for _, width in seen[1:])
+
+
+@pytest.mark.parametrize("rows", [3, 32])
+def test_a_shared_beginning_is_kept_once(subject: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys and values stand beside the batch in one row, and the logits are those of the rows in full."""
+    monkeypatch.setattr(generation, "ROWS", rows)
+    prompts = subject.tokens.prompts([EXAMPLES + p for p in PROMPTS])
+    ending = generation.Ending(subject.tokens, frozenset(), ())
+    seen: dict[bool, dict[tuple[int, int], torch.Tensor]] = {}
+    for cascade in (False, True):
+        kept = seen.setdefault(cascade, {})
+
+        def choose(logits: torch.Tensor, rows: Any, kept: Any = kept) -> torch.Tensor:
+            kept.update({(a.number, len(a.ids)): row for a, row in zip(rows, logits, strict=True)})
+            return logits.argmax(-1)
+
+        answers = [generation.Answer(i, ids, 3 + i % 5, ending) for i, ids in enumerate(prompts)]
+        columns: set[int] = set()
+        subject.model.register_forward_pre_hook(
+            lambda _m, _a, kw, columns=columns: columns.add(kw["attention_mask"].shape[1]), with_kwargs=True
+        )
+        assert len(list(generation._many(subject.model, answers, choose, cascade=cascade))) == len(prompts)
+    assert min(columns) < len(EXAMPLES) // 2
+    assert seen[True].keys() == seen[False].keys()
+    for place, logits in seen[False].items():
+        assert torch.allclose(seen[True][place], logits, atol=1e-4)
+
+
+def test_a_shared_beginning_kept_once_is_tried(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not give what a plain forward gives, the rows hold the beginning themselves."""
+    prompts = [EXAMPLES + p for p in PROMPTS]
+    right = subject.generate(prompts, max_new_tokens=8)
+    assert generation.CASCADES.pop(subject.model)
+    attend = batch._attend
+    monkeypatch.setattr(batch, "_attend", lambda *a, **k: attend(*a, **k) * 1.05)
+    assert subject.generate(prompts, max_new_tokens=8) == right
+    assert not generation.CASCADES.pop(subject.model)
 
 
 def test_rows_stop_one_by_one(subject: Any) -> None:
@@ -148,7 +187,7 @@ def test_nan_is_no_answer(subject: Any) -> None:
 
 def test_memory_running_out_loses_no_answer(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that do not fit are halved, and every prompt gets its answer."""
-    from harness_hf.generation import Batch
+    from harness_hf.batch import Batch
 
     expected, forward = subject.generate(PROMPTS, max_new_tokens=12), Batch._forward
     sizes = []
@@ -204,7 +243,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(subject: Any) -> None:
 
 def test_answers_come_as_they_end(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is given when it ends, not when all have ended."""
-    from harness_hf.generation import Batch
+    from harness_hf.batch import Batch
 
     subject.generate(PROMPTS[:1], max_new_tokens=1)  # how to answer is tried once
     monkeypatch.setattr("harness_hf.generation.ROWS", 2)
@@ -250,8 +289,6 @@ def test_the_first_step_does_not_copy_the_head(subject: Any) -> None:
 
 def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where answers in batches are not a plain forward's, the model's own cache is tried, then none; it is told."""
-    from harness_hf import generation
-
     expected = subject.generate(PROMPTS, max_new_tokens=8)
 
     def broken(model: Any, *rest: Any) -> Any:

@@ -1,0 +1,102 @@
+"""An answer in work: its tokens so far, what ends it, and how its next token is chosen.
+
+Imports torch: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from harness.errors import Finding
+from harness.subject import Sampling
+from harness_hf.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer: stop tokens, and stop strings in the decoded text."""
+
+    tokens: Tokens
+    stops: frozenset[int]
+    strings: tuple[str, ...]
+
+    def cut(self, text: str) -> str:
+        """Return the text before the first stop string."""
+        found = [at for s in self.strings if s and (at := text.find(s)) >= 0]
+        return text[: min(found)] if found else text
+
+    def reached(self, ids: Sequence[int]) -> bool:
+        """Return whether the last token completed a stop string; only tokens that could hold one are decoded."""
+        if not self.strings:
+            return False
+        longest = max(len(s.encode()) for s in self.strings) + 4  # a token holds a byte at least; 4: half characters
+        tail = self.tokens.decode(ids[-longest:])
+        if self.cut(tail) == tail:
+            return False
+        text = self.tokens.decode(ids)
+        return self.cut(text) != text
+
+
+@dataclass
+class Answer:
+    """One prompt and what was answered so far."""
+
+    number: int
+    prompt: list[int]
+    limit: int
+    ending: Ending
+    seed: int | None = None
+    ids: list[int] = field(default_factory=list)
+
+    def take(self, token: int) -> bool:
+        """Add a token; return whether the answer goes on."""
+        if token in self.ending.stops:
+            return False
+        self.ids.append(token)
+        return len(self.ids) < self.limit and not self.ending.reached(self.ids)
+
+    def luck(self) -> float:
+        """Return the random number from 0 to 1 of the token that comes next; it depends on seed and place alone."""
+        return random.Random(f"{self.seed} {len(self.ids)}").random()  # noqa: S311 -- not for secrets
+
+    def text(self) -> str:
+        return self.ending.cut(self.ending.tokens.decode(self.ids))
+
+
+Choose = Callable[[torch.Tensor, Sequence[Answer]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)
+
+
+def likeliest(logits: torch.Tensor, _: Sequence[Answer]) -> torch.Tensor:
+    """Return the token of the largest logit, the first of equals."""
+    return logits.argmax(-1)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws each row's token with the row's own random numbers: temperature, then top-k, then top-p."""
+
+    sampling: Sampling
+
+    def __call__(self, logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+        share, token = (
+            (logits.float() / self.sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        )
+        if self.sampling.top_k:
+            share[:, self.sampling.top_k :] = 0
+            share /= share.sum(-1, keepdim=True)
+        share *= share.cumsum(-1) - share < self.sampling.top_p  # the likeliest always stays
+        edges = share.cumsum(-1)
+        luck = torch.tensor([[answer.luck()] for answer in answers], device=edges.device)
+        place = torch.searchsorted(edges, luck * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
+        return token.gather(-1, place)[:, 0]
+
+
+def chosen(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:
+    """Return the next token (B,) of each row; raises Finding where logits (B, V) are not finite."""
+    if not bool(logits.max(-1).values.isfinite().all()):  # the argmax of NaN is a token like any other
+        raise Finding("generation: the model's logits are not finite")
+    return choose(logits, answers)
