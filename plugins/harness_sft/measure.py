@@ -40,7 +40,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
         from transformers.trainer_utils import SaveStrategy
 
-        from harness_sft.trainer import supervised_positions_only
+        from harness_sft.head import each_logit_once
 
         config = build_config(given, Path(folder), seed=seed, device=device)
         config.save_strategy = SaveStrategy.NO
@@ -48,7 +48,7 @@ def measure(
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, "", lambda _: None)
         held, trainer.held_out = trainer.held_out, []
         watch = _stopwatch(trainer)
-        with supervised_positions_only():
+        with each_logit_once():
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)

@@ -54,7 +54,8 @@ def train(
     kept, held_out = split_by(recipe, rows, seed)
     stamp = _stamp(ref, adapter, rows, recipe, seed)
     with quiet(), _quiet_libraries():
-        from harness_sft.trainer import last_whole_checkpoint, raise_finding, supervised_positions_only
+        from harness_sft.head import each_logit_once
+        from harness_sft.trainer import last_whole_checkpoint, raise_finding
 
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         if checkpoint is None:
@@ -64,7 +65,7 @@ def train(
         if watch:
             trainer.watched = lambda: _watched(trainer.model.get_base_model(), ref, watch)
         initial = _save_initial(trainer.model, checkpoints)
-        with supervised_positions_only():
+        with each_logit_once():
             _run(trainer, checkpoint)
         _write_adapter(trainer, out, initial, ref, recipe, facts)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -116,6 +117,7 @@ def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
     from peft import get_peft_model
     from transformers import set_seed
 
+    from harness_hf.linear import use_onednn
     from harness_lora.targets import check_targets
 
     config, names = adapter.peft_config(), [name for name, _ in base.named_modules()]
@@ -125,6 +127,7 @@ def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
     except (ValueError, TypeError, IndexError, RuntimeError) as error:  # e.g. a 4-bit layer saved whole
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     check_targets(config.target_modules, names)  # without the experts, of which PEFT has made `target_parameters`
+    use_onednn(model)
     return model
 
 

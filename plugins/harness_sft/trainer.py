@@ -10,8 +10,8 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
-from trl.trainer import utils as trl_utils
 
 from harness.check import Flag
 from harness.errors import Finding, UsageError
@@ -356,21 +355,6 @@ def check_endings(whole: Any, tokenizer: Any, cut: int | None) -> None:
             f"[train] data: {name_rows(wrong)}: must end in one end-of-sequence token and begin with at most one "
             "beginning-of-sequence token; remove such tokens from the text, the tokenizer adds them"
         )
-
-
-@contextmanager
-def supervised_positions_only() -> Iterator[None]:
-    """Let TRL project only positions that have a label to the vocabulary, as it does on a GPU.
-
-    Elsewhere it projects all of them, and on a CPU that is a quarter of a small model's time. The choice hangs on
-    this one function; what computes the log-probabilities afterwards does not look at it.
-    """
-    before = trl_utils._use_triton
-    trl_utils._use_triton = lambda device: True
-    try:
-        yield
-    finally:
-        trl_utils._use_triton = before
 
 
 def duration(seconds: float) -> str:

@@ -518,24 +518,64 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     """On a CPU, too, only positions with a label are projected to the vocabulary, and the result is the same."""
     from trl.trainer import utils
 
-    from harness_sft import trainer
+    from harness_sft import head
 
     projected: list[int] = []
-    project = utils._ChunkedLogProbFunction.apply
 
-    def count(hidden: Any, *args: Any) -> Any:
-        projected.append(hidden.shape[0])
-        return project(hidden, *args)
+    def counted(apply: Any) -> Any:
+        def count(hidden: Any, *args: Any) -> Any:
+            projected.append(hidden.shape[0])
+            return apply(hidden, *args)
 
-    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", count)
+        return count
+
+    monkeypatch.setattr(head.FrozenHead, "apply", counted(head.FrozenHead.apply))
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", counted(utils._ChunkedLogProbFunction.apply))
     adapter = qlora(lora_dropout=0.0)
     fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
     assert facts_of(fast)["supervised_tokens"] == sum(projected)
     projected.clear()
-    monkeypatch.setattr(trainer, "supervised_positions_only", contextlib.nullcontext)
+    monkeypatch.setattr(head, "each_logit_once", contextlib.nullcontext)
     plain = trained(adapter=adapter, name="plain", num_train_epochs=1)
     assert facts_of(plain)["tokens"] < sum(projected) + len(ROWS) * 2
     assert facts_of(fast)["train_loss"] == pytest.approx(facts_of(plain)["train_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-probabilities, what is logged of them, and the gradient, in chunks of tokens too."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    from harness_sft import head
+
+    monkeypatch.setattr(head, "LOGITS", 5 * 97)
+    draw = torch.Generator().manual_seed(3)
+    hidden, weight = torch.randn(23, 16, generator=draw).to(dtype), torch.randn(97, 16, generator=draw).to(dtype)
+    bias = torch.randn(97, generator=draw).to(dtype) if biased else None
+    targets, scale = torch.randint(97, (23,), generator=draw), torch.randn(23, generator=draw)
+    found = []
+    for apply in (head.LogProbs.apply, ChunkedLogProbFunction.apply):
+        here = hidden.clone().requires_grad_()
+        logprobs, *others = apply(here, weight, bias, targets, 1.5, 32, None, 0.7, head.OPTIONAL)
+        (logprobs * scale).sum().backward()
+        found.append([t.detach().float() for t in (logprobs, *others, here.grad)])
+    near = 1e-5 if dtype == torch.float32 else 5e-2
+    for name, ours, theirs in zip(("log", *head.OPTIONAL, "gradient"), *found, strict=True):
+        assert ours == pytest.approx(theirs, abs=near, rel=near), name
+
+
+def test_a_head_that_is_trained_is_trls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own gradient needs all logits."""
+    from harness_sft import head
+
+    hidden, targets = torch.randn(4, 8), torch.tensor([1, 2, 3, 4])
+    weight = torch.randn(9, 8).requires_grad_()
+    monkeypatch.setattr(head.FrozenHead, "apply", None)
+    logprobs, *_ = head.LogProbs.apply(hidden, weight, None, targets, 1.0, 32)
+    logprobs.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
 
 
 def test_packed_documents_are_apart(tiny_model: Path) -> None:

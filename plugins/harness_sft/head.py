@@ -1,0 +1,121 @@
+"""Log-probabilities of the supervised tokens, with each logit computed once.
+
+TRL projects a token to the vocabulary twice, since its backward recomputes the logits rather than keep them. A LoRA's
+training needs less: its head is frozen, so the gradient of a token's log-probability towards its hidden state,
+Wᵀ(e_y - p), is made along with the log-probability, and the backward only scales it.
+
+Imports torch and TRL: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer import utils as trl_utils
+
+from harness_hf.linear import available, product
+
+LOGITS = 1 << 24  # numbers in one tensor of logits, at most
+OPTIONAL = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")  # TRL's names and order
+
+
+class FrozenHead(torch.autograd.Function):
+    """Log-probabilities (N,) of targets, and of the distributions what TRL logs: no gradient but towards the hidden."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: Any, targets: torch.Tensor, scale: float
+    ) -> tuple[torch.Tensor, ...]:
+        size = max(1, LOGITS // len(weight))  # tokens at a time
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (N, H)
+        parts = []
+        for start in range(0, len(hidden), size):
+            here = slice(start, start + size)
+            z = _times(hidden[here], weight, bias).float().mul_(scale)  # (n, V)
+            parts.append(_facts(z, targets[here]))
+            if gradient is not None:
+                z -= parts[-1][-1][:, None]
+                p = z.exp_().neg_()
+                p.scatter_add_(1, targets[here, None], torch.ones_like(p[:, :1]))
+                gradient[here] = _times(p.mul_(scale).to(hidden.dtype), weight.t(), None)
+        ctx.save_for_backward(gradient)
+        logprobs, *others = (torch.cat(each) for each in list(zip(*parts, strict=True))[:-1])
+        ctx.mark_non_differentiable(*others)
+        ctx.set_materialize_grads(False)
+        return logprobs, *others
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        [gradient] = ctx.saved_tensors
+        return None if grad is None else (grad[:, None] * gradient).to(gradient.dtype), None, None, None, None
+
+
+class LogProbs:
+    """Stands for TRL's function: ours where the head is frozen and on the CPU, else TRL's own."""
+
+    @staticmethod
+    def apply(
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        temperature: float,
+        chunk_size: int,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        outputs: Sequence[str] = OPTIONAL,
+    ) -> tuple[torch.Tensor | None, ...]:
+        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        mixed = hidden.dtype != weight.dtype or torch.is_autocast_enabled(hidden.device.type)
+        if trained or mixed or softcap or not hidden.is_cpu or not len(hidden):
+            found: tuple[torch.Tensor | None, ...] = ChunkedLogProbFunction.apply(
+                hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs
+            )
+            return found
+        logprobs, *others = FrozenHead.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, targets, logit_scale / temperature
+        )
+        return logprobs, *(each if name in outputs else None for name, each in zip(OPTIONAL, others, strict=True))
+
+
+@contextmanager
+def each_logit_once() -> Iterator[None]:
+    """Let TRL project only positions that have a label to the vocabulary, as it does on a GPU, and only once.
+
+    Elsewhere it projects all of them, and on a CPU that is a quarter of a small model's time. The choice hangs on
+    these two names; what is computed of the log-probabilities afterwards does not look at them.
+    """
+    before = trl_utils._use_triton, trl_utils._ChunkedLogProbFunction
+    trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = lambda device: True, LogProbs
+    try:
+        yield
+    finally:
+        trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = before
+
+
+def _times(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    if x.dtype == torch.float32 and available():
+        return product(x, weight, bias)
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def _facts(z: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the log-probabilities (n,) of targets, and of softmax(z) (n, V) what TRL logs.
+
+    These are entropy, log of the sum of squares, mean logit, whether the target is the first of the likeliest, and
+    last the log of the normaliser.
+    """
+    log_z = z.logsumexp(-1)
+    logp = z - log_z[:, None]
+    p = logp.exp()
+    entropy = -(p * logp).sum(-1)
+    top = z.argmax(-1) == targets
+    at = logp.gather(1, targets[:, None])[:, 0]
+    return at, entropy, (p * p).sum(-1).log(), z.mean(-1), top, log_z
