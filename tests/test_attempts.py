@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from harness.ledger import question_of
-from harness.report import read_run
-from harness.runner import Options, prepare
-from harness.stats import spent
+from harness.pipeline.attempts import question_of
+from harness.pipeline.run import Options, prepare
+from harness.records.run import read_run
+from harness.stats.tests import spent
 from harness.testing import Project
 from tests.test_copies import EXPORTER, WHOLE
 from tests.test_suite import ROWS, SUITE, TRAIN
@@ -369,7 +369,7 @@ def harness_report(run, report):
 def test_at_once_every_run_is_an_attempt_of_its_own(suite: Project) -> None:
     """Four processes with four recipes: attempts 1, 2, 3 and 4, each at its share of alpha."""
     write(suite, SUITE)
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", "suite.toml", "-p", "harness.testing", "-p", "no:checks"]
     runs = []
     for skill in (0.9, 0.92, 0.94, 0.96):

@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from harness.evidence import file_digests
-from harness.formats import SUFFIXES
+from harness.artifacts.digests import file_digests
+from harness.artifacts.formats import SUFFIXES
 from harness.testing import Outcome, Project
 from tests.test_replay import REAL, TEXTS
 from tests.test_suite import ROWS

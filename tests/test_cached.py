@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from harness import Sampling
-from harness.cached import CachedSubject, Models
-from harness.responses import VERSION, Responses, _checksum, request_key
-from harness.subject import Logprob, ModelRef
+from harness.answers.cache import CachedSubject, Models
+from harness.answers.store import VERSION, Responses, _checksum, request_key
+from harness.records.models import Logprob, ModelRef
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 
@@ -297,7 +297,7 @@ def test_a_newer_cache_is_left_alone(world: World) -> None:
 
 def test_a_locked_cache_costs_a_warning(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process that holds the file for long does not stop a run."""
-    monkeypatch.setattr("harness.responses.PATIENCE", 0.1)
+    monkeypatch.setattr("harness.answers.store.PATIENCE", 0.1)
     subject = world.subject()
     subject.generate(["a"])
     other = sqlite3.connect(world.path)
@@ -376,7 +376,7 @@ def test_a_killed_evaluation_goes_on(suite: Project) -> None:
     """After kill -9 in the middle of an evaluation, only the last half second is asked again."""
     rows = [{"id": f"{i}", "input": f"what is {i}", "target": f"{i}", "kind": "a"} for i in range(150)]
     suite.write({"harnessfile.py": SLOW, "test.jsonl": rows})
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", "suite.toml", "-p", "harness.testing", "--set", "model.use=slow"]
     asked = suite.folder / "asked.txt"
 
@@ -408,7 +408,7 @@ def test_a_second_run_needs_no_torch(tmp_path: Path) -> None:
     """An unchanged suite of a real model is answered without importing torch or transformers."""
     pytest.importorskip("transformers")
     check = "; assert not {'torch', 'transformers', 'peft', 'trl'} & sys.modules.keys() or sys.argv[1] == 'first'"
-    code = f"import sys; from harness.cli import main; code = main(sys.argv[2:]){check}; sys.exit(code)"
+    code = f"import sys; from harness.cli.main import main; code = main(sys.argv[2:]){check}; sys.exit(code)"
     suite = Path(__file__).parent.parent / "suites/smoke.toml"
     for turn in ("first", "second"):
         command = [

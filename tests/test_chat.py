@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import chat, thought
-from harness.cached import CachedSubject
-from harness.data import read_rows, to_samples, to_training_rows
+from harness.answers import thought
+from harness.answers.cache import CachedSubject
+from harness.answers.store import Responses
+from harness.data import chat
+from harness.data.fewshot import with_examples
+from harness.data.rows import read_rows, to_samples, to_training_rows
 from harness.errors import UsageError
-from harness.fewshot import with_examples
-from harness.looks import row_key
-from harness.requests import _pair
-from harness.responses import Responses
-from harness.result import Sample
-from harness.subject import ModelRef
+from harness.pipeline.looks import row_key
+from harness.plan.workload import _pair
+from harness.records.models import ModelRef
+from harness.records.samples import Sample
 from harness.testing import Project
 from harness_domain import exact_match
 from tests.test_suite import ROWS, SUITE, TRAIN
@@ -196,7 +197,7 @@ def test_a_question_is_no_worked_example_of_itself(project: Project) -> None:
         'fewshot_data = "test.jsonl"\nchat_template_kwargs = { a = 1 }\n[subject.fewshot]\nshots = 2\n',
     )
     project.write({"suite.toml": suite, "test.jsonl": rows, "train.jsonl": TRAIN})
-    from harness.runner import Options, prepare
+    from harness.pipeline.run import Options, prepare
 
     plan = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
     assert plan.tasks["qa"].shots == ()
@@ -217,7 +218,7 @@ def test_parquet_brings_no_keys_of_other_rows(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_thinking_on_and_off(tiny_model: Path, tmp_path: Path) -> None:
     """The template gets a row's arguments when it is asked, scored and counted, and what was said is not mixed up."""
-    from harness.cached import Models
+    from harness.answers.cache import Models
     from harness_hf import identify, load, open_source
 
     folder = shutil.copytree(tiny_model, tmp_path / "base")

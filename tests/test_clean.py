@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from harness import clean
-from harness.check import Checks, Flag
 from harness.errors import UsageError
-from harness.gate import Gate, Outcome, Verdict
+from harness.evaluation.checks import Checks, Flag
+from harness.gates import contamination
+from harness.gates.decide import judge
 from harness.plugins import Provided, load_plugins
-from harness.result import Metric, Result, Sample, Score
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.samples import Metric, Result, Sample, Score
 from harness.testing import Outcome as Ended
 from harness.testing import Project
-from harness.verdict import judge
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 CLEAN = SUITE.replace("min = 0.5", "min = 0.5\nclean_only = true")
@@ -135,10 +135,10 @@ def test_without_the_harness_own_check_there_is_no_clean_row(suite: Project) -> 
 def test_unknown_leaks_are_an_error() -> None:
     """A check that crashed, or said something that has no rows, leaves no row clean."""
     for flag in (Flag("warning", "crashed", code="D10-crashed"), Flag("error", "?", code="D10")):
-        assert clean.leaks_of([flag]) is None
+        assert contamination.leaks_of([flag]) is None
     asked: list[Collection[str]] = []
     gate = Gate("g", "qa.acc", min=0.5, clean_only=True)
-    said = clean.judged(gate, [Sample("a")], None, asked.append, name="merged", alpha=0.05)  # type: ignore[arg-type]
+    said = contamination.judged(gate, [Sample("a")], None, asked.append, name="merged", alpha=0.05)  # type: ignore[arg-type]
     assert (said.outcome, asked) == (Outcome.ERROR, [])
 
 
@@ -148,7 +148,7 @@ def test_notes_leave_out_nothing() -> None:
         Flag("note", "", rows={"qa": ["1"]}, code="D10-group"),
         Flag("warning", "", rows={"qa": ["2"]}, code="D10-near"),
     ]
-    assert clean.leaks_of(flags) == {"qa": {"2": "D10-near"}}
+    assert contamination.leaks_of(flags) == {"qa": {"2": "D10-near"}}
 
 
 def put(
@@ -163,7 +163,7 @@ def put(
     result = Result("merged", "qa", scores, {}, "d")
     ask = partial(judge, gate, METRIC, result, None, samples, 0.05, name="merged")
     told = {"qa": {str(i): "D10-exact" for i in leaks}}
-    return clean.judged(gate, samples, told, lambda w: ask(without=w), name="merged", alpha=0.05)
+    return contamination.judged(gate, samples, told, lambda w: ask(without=w), name="merged", alpha=0.05)
 
 
 FLOOR = Gate("floor", "qa.acc", min=0.8, clean_only=True)
@@ -190,7 +190,9 @@ def test_a_row_without_a_score_stays_an_error() -> None:
     samples = [Sample(str(i)) for i in range(100)]
     result = Result("merged", "qa", tuple(Score(str(i), {"acc": 1.0}) for i in range(1, 100)), {}, "d")
     ask = partial(judge, FLOOR, METRIC, result, None, samples, 0.05, name="merged")
-    said = clean.judged(FLOOR, samples, {"qa": {"0": "D10-near"}}, lambda w: ask(without=w), name="merged", alpha=0.05)
+    said = contamination.judged(
+        FLOOR, samples, {"qa": {"0": "D10-near"}}, lambda w: ask(without=w), name="merged", alpha=0.05
+    )
     assert said.outcome is Outcome.ERROR
 
 

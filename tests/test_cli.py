@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "numpy", "scipy", "rich")
-LIGHT = "import sys; from harness.cli import main\ntry:\n    main({words!r})\nexcept SystemExit: pass\n"
+LIGHT = "import sys; from harness.cli.main import main\ntry:\n    main({words!r})\nexcept SystemExit: pass\n"
 SUITES = Path(__file__).parent.parent / "suites"
 
 
@@ -32,7 +32,7 @@ def test_light_commands_import_nothing_heavy(words: list[str], tmp_path: Path) -
 
 def test_help_is_fast() -> None:
     """`harness --help` needs less than 0.15 s of processor time, whatever else the machine is doing."""
-    command = [sys.executable, "-c", "from harness.cli import main; main(['--help'])"]
+    command = [sys.executable, "-c", "from harness.cli.main import main; main(['--help'])"]
     times = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -45,7 +45,7 @@ def test_help_is_fast() -> None:
 @pytest.mark.parametrize("words", [[], ["run"], ["rnu"], ["judge"], ["run", "suite.toml", "--limit", "few"]])
 def test_mistyped_command_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What cannot be read as a command explains itself and ends with 4; 2 is for what was interrupted."""
-    from harness.cli import main
+    from harness.cli.main import main
 
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -55,7 +55,7 @@ def test_mistyped_command_is_a_usage_error(words: list[str], capsys: pytest.Capt
 
 def test_closed_pipe_is_no_crash(tmp_path: Path) -> None:
     """`harness plugins | head -1` ends without a traceback."""
-    code = "import sys; from harness.cli import main; sys.exit(main(['plugins']))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(['plugins']))"
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as p:
         assert p.stdout
@@ -67,7 +67,7 @@ def test_closed_pipe_is_no_crash(tmp_path: Path) -> None:
 
 def test_init_does_not_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`init` refuses a folder that has one of its files, and touches nothing."""
-    from harness.cli import main
+    from harness.cli.main import main
 
     (tmp_path / "suite.toml").write_text("mine", "utf-8")
     assert main(["init", str(tmp_path)]) == 4

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from harness.release.verify import verify
 from harness.testing import Project, write_fake
-from harness.verify import verify
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 EXPORTER = """
@@ -208,7 +208,7 @@ def test_killed_while_copying_goes_on(suite: Project) -> None:
     """A kill in the exporter leaves no copy; the next run keeps what was trained, and a finished copy is kept too."""
     (suite.folder / "kill").touch()
     words = ["run", "suite.toml", "-q", "-p", "harness.testing"]
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=suite.folder, env=os.environ, capture_output=True)
     assert done.returncode == -signal.SIGKILL
     assert not (suite.folder / "exports").exists()

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from harness.data import to_samples, to_training_rows
+from harness.data.rows import to_samples, to_training_rows
 from harness.errors import UsageError
-from harness.result import Sample
+from harness.records.samples import Sample
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 
@@ -213,7 +213,7 @@ def test_column_of_choices_that_are_none_is_no_crash(project: Project, odd: obje
 
 def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
     """Training rows that ask what a row of the eval asks are no worked examples, nor are rows without a target."""
-    from harness.runner import Options, prepare
+    from harness.pipeline.run import Options, prepare
 
     mine = [*TRAIN, *ROWS[:40], {"input": "no answer", "target": None}]
     suite = SUITE + "\n[subject.fewshot]\nshots = 3\n"

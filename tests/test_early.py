@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.evaluate import STEP
+from harness.evaluation.evaluate import STEP
 from harness.testing import Project
 from tests.test_suite import SUITE, TRAIN
 

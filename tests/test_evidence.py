@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.evidence import file_digest, read_safetensors, root_digest, template_digest, walk
+from harness.artifacts.digests import file_digest, read_safetensors, root_digest, template_digest, walk
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

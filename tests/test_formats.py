@@ -16,7 +16,14 @@ from typing import Any
 
 import pytest
 
-from harness.formats import Unsafe, check_candidate, check_configuration, check_files, is_sentencepiece, shipping
+from harness.artifacts.formats import (
+    Unsafe,
+    check_candidate,
+    check_configuration,
+    check_files,
+    is_sentencepiece,
+    shipping,
+)
 from harness.testing import write_fake
 
 

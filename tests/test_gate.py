@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import stats
-from harness.gate import Gate, Outcome, Verdict, ships
-from harness.result import Caveat, Metric, Result, Sample, Score
-from harness.verdict import judge
+from harness.gates.decide import judge
+from harness.records.gates import Gate, Outcome, Verdict, ships
+from harness.records.samples import Caveat, Metric, Result, Sample, Score
+from harness.stats import tests
 
 ACC = Metric("acc", "higher", "proportion")
 BY_TWO = {"versus": "base", "worse_by_at_most": 0.02}
@@ -298,7 +298,7 @@ def test_small_slices_block_only_on_significant_harm() -> None:
     samples, ours = sliced({"big": (190, 200), **small, "s3": (2, 10)})
     found = verdict(gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples)
     assert (found.outcome, found.driver) == (Outcome.FAIL, "kind=s3")
-    one_in_twenty = stats.binomial(6, 10, 0.85, 0.05).p_fail  # below 0.05 alone, not among eight
+    one_in_twenty = tests.binomial(6, 10, 0.85, 0.05).p_fail  # below 0.05 alone, not among eight
     assert one_in_twenty < 0.06
     samples, ours = sliced({"big": (190, 200), **small, "s3": (6, 10)})
     assert verdict(gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples).outcome is Outcome.PASS

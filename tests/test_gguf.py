@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.evidence import file_digest, template_digest, weights_digest
-from harness.formats import Unsafe, check_files
-from harness.gguf import TYPES, Tensor, read_gguf
+from harness.artifacts.digests import file_digest, template_digest, weights_digest
+from harness.artifacts.formats import Unsafe, check_files
+from harness.artifacts.gguf import TYPES, Tensor, read_gguf
 
 Row = tuple[str, tuple[int, ...], int, int]  # name, shape, type, offset
 ROWS: list[Row] = [("a", (2, 32), 8, 0), ("b", (3,), 0, 96)]  # Q8_0: 68 bytes, padded to 96

@@ -19,7 +19,7 @@ FLAGS = ("-q", "-k", "adapter", "--set", "train.max_steps=120", "--set", "train.
 def start(folder: Path) -> subprocess.Popen[str]:
     """Start the smoke suite in a process of its own, with a cache and reports of its own."""
     hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also when run in the background
-    code = f"{hears}; import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"{hears}; import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", str(SUITE), "--out", str(folder / "reports"), *FLAGS]
     env = {**os.environ, "HARNESS_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)

@@ -15,9 +15,9 @@ import pytest
 
 import harness
 from harness import Score
-from harness.check import Flag
-from harness.evaluate import taken
-from harness.isolate import isolated, plain
+from harness.evaluation.checks import Flag
+from harness.evaluation.evaluate import taken
+from harness.records.frozen import isolated, plain
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 
@@ -80,9 +80,9 @@ HEAD = """
 import sys
 from dataclasses import replace
 from harness import Score, hookimpl, metric
-from harness.check import Flag
-from harness.gate import Outcome
-from harness.waive import Waiver
+from harness.evaluation.checks import Flag
+from harness.records.gates import Outcome
+from harness.suite.waivers import Waiver
 """
 
 
@@ -361,7 +361,7 @@ def test_copies_are_plain_all_the_way_down() -> None:
 
 def start(suite: Project, *words: str, out: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Start a command in a process of its own."""
-    code = "import sys; from harness.cli import main; sys.exit(main())"
+    code = "import sys; from harness.cli.main import main; sys.exit(main())"
     root = Path(harness.__file__).parent.parent
     path = os.pathsep.join([str(root), str(root / "plugins"), *filter(None, sys.path)])
     return subprocess.Popen(

@@ -21,11 +21,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import copies, kept, keys, preflight, testing
+from harness import testing
+from harness.answers import keys
+from harness.artifacts import kept
 from harness.errors import UsageError
-from harness.paths import cache_dir
-from harness.runner import Options, opened
-from harness.subject import ModelRef
+from harness.files import cache_dir
+from harness.pipeline import preflight
+from harness.pipeline.run import Options, opened
+from harness.records.models import ModelRef
+from harness.release import conversions
 from harness.testing import Project, write_fake
 from tests.test_suite import ROWS, SUITE, TRAIN
 
@@ -122,12 +126,12 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
                 "checks": preflight.plan_digest(plan, source),
                 "adapter": preflight.recipe_digest(plan, ready, keys.versions()),
                 "answers": testing.identity(base),
-                "copies": str(copies.folder_of(Path(), _copy(), base, testing.write_fake)),
+                "copies": str(conversions.folder_of(Path(), _copy(), base, testing.write_fake)),
             }
 
 
 def _copy() -> Any:
-    from harness.suite import Export
+    from harness.suite.reader import Export
 
     return Export("", "fake", "x", name="copy")
 
@@ -407,7 +411,7 @@ def harness_trainers():
 
 def start(suite: Project, out: str) -> subprocess.Popen[str]:
     """Start a run in a process of its own."""
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", "suite.toml", "-p", "harness.testing", "--out", out, "--no-export"]
     with (suite.folder / out).with_suffix(".txt").open("w") as told:
         return subprocess.Popen(command, cwd=suite.folder, stdout=told, text=True)
@@ -494,7 +498,7 @@ def test_code_that_cannot_be_read_is_no_other_processes() -> None:
 
 
 PRINTED = """
-from harness import keys
+from harness.answers import keys
 spaces = {"__name__": "nowhere"}
 exec("def train():\\n    pass\\n", spaces)
 print(keys.of_code([spaces["train"]]))
@@ -519,7 +523,7 @@ def test_a_cache_that_others_can_write_is_refused(
     suite: Project, mode: int, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever can put an answer into the cache decides a verdict, so it is one line and exit code 4."""
-    monkeypatch.setattr("harness.paths._is_private", lambda _: False)
+    monkeypatch.setattr("harness.files._is_private", lambda _: False)
     folder = suite.folder / "cache"
     folder.mkdir()
     folder.chmod(mode)

@@ -20,9 +20,9 @@ import io, json, os, random, shutil, signal, sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import harness.runner, harness.terminal, harness.testing, scipy.stats  # once, not in every child
-from harness.cli import main
-from harness.verify import verify
+import harness.pipeline.run, harness.cli.terminal, harness.testing, scipy.stats  # once, not in every child
+from harness.cli.main import main
+from harness.release.verify import verify
 
 EVENTS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "shutil.copyfile", "shutil.rmtree")
 WORDS = ["run", "suite.toml", "-p", "harness.testing"]
@@ -121,8 +121,8 @@ MERGES = """
 import itertools, json, os, random, signal, sys
 from pathlib import Path
 
-from harness.evidence import file_digests
-from harness.paths import folder_in_place
+from harness.artifacts.digests import file_digests
+from harness.files import folder_in_place
 from harness_lora import lora
 
 out, rng = Path("merged"), random.Random(7)
@@ -201,9 +201,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import peft, transformers, harness_lora.merge  # once, not in every child
-from harness.cli import main
-from harness.evidence import file_digests
-from harness.verify import verify
+from harness.cli.main import main
+from harness.artifacts.digests import file_digests
+from harness.release.verify import verify
 
 
 def run(candidate):

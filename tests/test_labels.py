@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from bench import judge_rates
-from harness import labels as by_people
-from harness.gate import Gate, Outcome, Verdict
-from harness.labels import corrected, kappa
-from harness.result import Labels, Metric, Result, Sample, Score
-from harness.stats import Test
-from harness.verdict import judge
+from harness.gates import labels as by_people
+from harness.gates.decide import judge
+from harness.gates.labels import corrected, kappa
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.samples import Labels, Metric, Result, Sample, Score
+from harness.stats.tests import Test
 
 ALPHA = 0.05
 KAPPA = Metric("kappa", "higher", "agreement")

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.ledger import Ledger
-from harness.looks import Look, agrees, keys_of, row_key, rows_digest, together
-from harness.result import Sample
-from harness.suite import read_suite
+from harness.pipeline.attempts import Ledger
+from harness.pipeline.looks import Look, agrees, keys_of, row_key, rows_digest, together
+from harness.records.samples import Sample
+from harness.suite.reader import read_suite
 from tests.test_suite import SUITE
 
 

@@ -13,7 +13,7 @@ from harness.errors import of_the_machine
 
 resource = pytest.importorskip("resource")
 ROOT = Path(__file__).parents[1]
-MAIN = "import sys; from harness.cli import main; sys.exit(main())"
+MAIN = "import sys; from harness.cli.main import main; sys.exit(main())"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,9 @@ def limited(code: str, megabytes: int, folder: Path, *words: str) -> subprocess.
 @pytest.mark.parametrize("ending", ["ctypes.CDLL(None).exit(1)", "os.abort()"])
 def test_a_library_that_ends_the_process_is_told(tmp_path: Path, ending: str) -> None:
     """Under a limit of memory an end without Python's own is one line, whatever code it had."""
-    code = f"import ctypes, os\nfrom harness.guard import guarded\nraise SystemExit(guarded(lambda _: {ending}, None))"
+    code = (
+        f"import ctypes, os\nfrom harness.cli.guard import guarded\nraise SystemExit(guarded(lambda _: {ending}, None))"
+    )
     done = limited(code, 1000, tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (4, 1), done.stderr
     assert "error: out of memory: a library ended the process" in done.stderr
@@ -71,7 +73,7 @@ def test_a_library_that_ends_the_process_is_told(tmp_path: Path, ending: str) ->
 
 def test_what_a_command_returns_under_a_limit_is_returned(tmp_path: Path) -> None:
     """A gate that failed is still exit code 1, and what was printed is printed once."""
-    code = "from harness.guard import guarded\nprint('once')\nraise SystemExit(guarded(lambda _: 1, None))"
+    code = "from harness.cli.guard import guarded\nprint('once')\nraise SystemExit(guarded(lambda _: 1, None))"
     done = limited(code, 1000, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "once\n", "")
 

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from harness import power, stats
-from harness.needed import Needed, rows_needed
+from harness.gates.needed import Needed, rows_needed
+from harness.stats import power
+from harness.stats import tests as stats
 
 ALPHA = 0.05
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness import power
-from harness.chance import ICC
-from harness.gate import Gate, Outcome
-from harness.result import Metric, Result, Sample, Score
+from harness.gates.decide import judge
+from harness.plan.chance import ICC
+from harness.records.gates import Gate, Outcome
+from harness.records.samples import Metric, Result, Sample, Score
+from harness.stats import power
 from harness.testing import Project
-from harness.verdict import judge
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 MARGIN = """
@@ -494,14 +494,14 @@ def test_measurement_that_fails_is_told_and_not_kept(suite: Project) -> None:
 def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tiny model: the same steps and tokens as a real training, for QLoRA, LoRA and all weights."""
     pytest.importorskip("torch")
-    from harness import measure
-    from harness.runner import Options, opened
+    from harness.pipeline.run import Options, opened
+    from harness.plan import benchmark
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     smoke = Path(__file__).parent.parent / "suites/smoke.toml"
     options = Options(overrides=("train.max_steps=-1", "train.num_train_epochs=2", "train.validation=0.1"))
     runner = opened(smoke, options)
-    found = measure.measure(runner, lambda what: None)
+    found = benchmark.measure(runner, lambda what: None)
     assert list(found) == ["qlora", "lora", "full", "evaluation"]
     assert [one.error for one in found.values()] == [""] * 4
     training = runner.suite.train
@@ -524,4 +524,4 @@ def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: p
         assert 1e8 < one.peak < 4e9
     assert found["full"].trainable > found["lora"].trainable == facts["trainable_parameters"]
     assert "fewshot::answer" in found["evaluation"].rows
-    assert measure.known(runner) == found
+    assert benchmark.known(runner) == found

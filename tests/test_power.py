@@ -11,8 +11,8 @@ from scipy.stats import binom
 from statsmodels.stats.power import TTestPower
 
 from bench import plan_rates
-from harness import pairs, power, stats
-from harness.drawn import Rows
+from harness.stats import power, tango, tests
+from harness.stats.drawn import Rows
 
 ALPHA = 0.05
 
@@ -20,7 +20,7 @@ ALPHA = 0.05
 def test_power_of_a_share_is_summed_over_all_outcomes() -> None:
     """88 rows: as often as `stats.binomial` proves it, over every number of right answers."""
     for n, truth, threshold in ((88, 0.9, 0.8), (50, 0.99, 0.95), (20, 0.5, 0.5)):
-        proves = [k for k in range(n + 1) if stats.binomial(k, n, threshold, ALPHA).p_pass <= ALPHA]
+        proves = [k for k in range(n + 1) if tests.binomial(k, n, threshold, ALPHA).p_pass <= ALPHA]
         want = float(binom.pmf(proves, n, truth).sum())
         assert power.share_power(truth, threshold, n, ALPHA) == pytest.approx(want)
     assert power.share_power(1.0, 1.0, 1000, ALPHA) == 0.0  # perfection cannot be proven
@@ -33,7 +33,7 @@ def test_power_at_margin_0_is_mcnemars() -> None:
         binom.pmf(k, n, discordance) * binom.pmf(b, k, 0.75)
         for k in range(1, n + 1)
         for b in range(k + 1)
-        if stats.mcnemar(b, k - b, n, ALPHA).p_pass <= ALPHA
+        if tests.mcnemar(b, k - b, n, ALPHA).p_pass <= ALPHA
     )
     assert power.pairs_power(difference, 0.0, discordance, n, ALPHA) == pytest.approx(want)
 
@@ -45,7 +45,7 @@ def test_power_at_a_margin_is_tangos(n: int, discordance: float, margin: float) 
     for k in range(n + 1):
         chance = binom.pmf(k, n, discordance)
         if chance > 1e-4:
-            proves = [b for b in range(k + 1) if pairs.fitted_p(b, k - b, n, -margin)[0] <= ALPHA]
+            proves = [b for b in range(k + 1) if tango.fitted_p(b, k - b, n, -margin)[0] <= ALPHA]
             exact += chance * binom.pmf(proves, k, 0.5).sum()
     assert power.pairs_power(0.0, margin, discordance, n, ALPHA) == pytest.approx(exact, abs=0.005)
 

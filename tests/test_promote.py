@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.promote import current, first, history
+from harness.release.promote import current, first, history
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 
@@ -124,7 +124,7 @@ def test_promoted_at_once_is_recorded_once(suite: Project) -> None:
     before = (suite.folder / TO / "model/model.safetensors").read_bytes()
     suite.harness("promote", TO)
     export(suite, 0.96)
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     runs = [subprocess.Popen([sys.executable, "-c", code, "promote", TO], cwd=suite.folder) for _ in range(4)]
     assert [run.wait() for run in runs] == [0] * 4
     assert [line.back for line in history(Path(TO))] == [False, False]

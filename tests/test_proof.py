@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import stats
-from harness.gate import Gate
-from harness.proof import fewest, unprovable
-from harness.result import Metric, Sample
+from harness.gates.min_rows import fewest, unprovable
+from harness.records.gates import Gate
+from harness.records.samples import Metric, Sample
+from harness.stats import tests
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 
@@ -26,19 +26,19 @@ def first(proves: Callable[[int], float]) -> int:
 @pytest.mark.parametrize("bound", [0.5, 0.8, 0.95])
 def test_fewest_rows_of_a_bound_are_the_binomials(bound: float) -> None:
     """One row fewer, all of them right, and the exact test does not pass."""
-    assert fewest(bound, ALPHA) == first(lambda n: stats.binomial(n, n, bound, ALPHA).p_pass)
+    assert fewest(bound, ALPHA) == first(lambda n: tests.binomial(n, n, bound, ALPHA).p_pass)
 
 
 @pytest.mark.parametrize("margin", [0.004, 0.02, 0.05, 0.3])
 def test_fewest_rows_of_a_margin_are_tangos(margin: float) -> None:
     """An equal model that changes no row needs the rule of three, also where Tango's score is taken as normal."""
-    assert fewest(1 - margin, ALPHA) == first(lambda n: stats.tango(0, 0, n, margin, ALPHA).p_pass)
+    assert fewest(1 - margin, ALPHA) == first(lambda n: tests.tango(0, 0, n, margin, ALPHA).p_pass)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.05, 0.5])
 def test_fewest_rows_of_a_gain_are_the_tests(margin: float) -> None:
     """A model that wins every row passes from there on."""
-    test = (lambda n: stats.mcnemar(n, 0, n, ALPHA)) if margin == 0 else lambda n: stats.tango(n, 0, n, -margin, ALPHA)
+    test = (lambda n: tests.mcnemar(n, 0, n, ALPHA)) if margin == 0 else lambda n: tests.tango(n, 0, n, -margin, ALPHA)
     assert fewest((1 + margin) / 2, ALPHA) == first(lambda n: test(n).p_pass)
 
 
@@ -48,7 +48,7 @@ def test_fewest_clusters_are_the_cluster_tests() -> None:
     def p(clusters: int) -> float:
         names = [c for c in range(clusters) for _ in range(3)]
         ones = [1.0] * len(names)
-        return stats.cluster_t(ones, ones, names, 0.8, ALPHA, support=(0.0, 1.0)).p_pass
+        return tests.cluster_t(ones, ones, names, 0.8, ALPHA, support=(0.0, 1.0)).p_pass
 
     assert fewest(0.8, ALPHA) == first(p)
 

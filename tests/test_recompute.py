@@ -18,16 +18,16 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from harness import stats
-from harness.claims import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
-from harness.gate import Gate, Outcome, Verdict
-from harness.outcome import contradiction, read_lock
-from harness.policy import Policy
-from harness.report import dumps
-from harness.result import Metric, Result, Sample, Score
+from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
+from harness.gates.decide import judge
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.run import dumps
+from harness.records.samples import Metric, Result, Sample, Score
+from harness.release.outcome import contradiction, read_lock
+from harness.release.policy import Policy
+from harness.release.verify import verify
+from harness.stats import tests
 from harness.testing import Project, write_fake
-from harness.verdict import judge
-from harness.verify import verify
 from tests import test_clean, test_copies, test_released
 from tests.test_suite import SUITE, TRAIN
 from tests.test_verify import reseal
@@ -158,7 +158,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files: dict[str, Any] = {"test.jsonl": ROWS, "train.jsonl": train, "texts.jsonl": TEXTS, "harnessfile.py": PLUGIN}
     Project(folder, None).write(files | {"suite.toml": suite_text()})  # type: ignore[arg-type]  # nothing is captured
     write_fake(folder / "base", 0.3)
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = ["run", "suite.toml", "-q", "-p", "harness.testing", "--ignore", "D10"]
     env = {**os.environ, "HARNESS_CACHE": str(folder / "cache")}
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=env, capture_output=True, text=True)
@@ -397,14 +397,14 @@ def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
     assert verify(export).ok
     outcome = project.harness("verify", str(export), "--recompute")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1)
-    assert f"it was judged with statistics {stats.VERSION + 1}, and these are {stats.VERSION}" in outcome.err
+    assert f"it was judged with statistics {tests.VERSION + 1}, and these are {tests.VERSION}" in outcome.err
 
 
 def test_recompute_is_light(export: Path) -> None:
     """It imports neither torch nor transformers, and says which extra brings what it lacks."""
     code = f"""
 import sys
-from harness.cli import main
+from harness.cli.main import main
 code = main(["verify", {str(export)!r}, "--recompute"])
 assert not {{"torch", "transformers", "evaluate", "datasets", "lm_eval"}} & set(sys.modules)
 sys.exit(code)

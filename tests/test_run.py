@@ -138,8 +138,8 @@ KEYWORDS = {
 @pytest.mark.parametrize("words", KEYWORDS, ids=range(len(KEYWORDS)))
 def test_keywords_choose_as_pytest_does(suite: Project, words: str) -> None:
     """Case does not count, "not" binds before "and", "and" before "or", and parentheses may be as deep as one likes."""
-    from harness.runner import Options, prepare
-    from harness.select import matcher
+    from harness.collection.select import matcher
+    from harness.pipeline.run import Options, prepare
 
     plan = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
     subjects = {i.subject for i in plan.items if matcher(words)(i.id)}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.claims import EVIDENCE, MANIFEST
-from harness.evidence import hash_files, weights_digest, weights_of
-from harness.seal import sealed
-from harness.subject import ModelRef
+from harness.artifacts.attestation import EVIDENCE, MANIFEST
+from harness.artifacts.digests import hash_files, weights_digest, weights_of
+from harness.records.models import ModelRef
+from harness.release.seal import sealed
 from harness.testing import Project, write_fake
 from tests.test_evidence import F32, write
 from tests.test_suite import ROWS, SUITE, TRAIN

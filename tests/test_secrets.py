@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness import secrets
-from harness.report import dumps
+from harness.records.run import dumps
 from harness.testing import Project
+from harness.texts import secrets
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 CANARY = "cAnaRy-7f3b-Qq"

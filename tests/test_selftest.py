@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.records.models import Sampling
 from harness.selftest import Constant, Shuffled
-from harness.subject import Sampling
 from harness.testing import FakeSubject, Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 

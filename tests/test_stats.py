@@ -13,8 +13,8 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
-from harness import means, pairs, ratio, stats
-from harness.stats import Test
+from harness.stats import means, ratio, tango, tests
+from harness.stats.tests import Test
 
 ALPHA = 0.05
 
@@ -33,7 +33,7 @@ def fails(test: Test) -> bool:
 @pytest.mark.parametrize(("successes", "n", "threshold"), [(0, 10, 0.2), (7, 10, 0.5), (83, 100, 0.8), (50, 50, 0.95)])
 def test_binomial_is_statsmodels_exact_test(successes: int, n: int, threshold: float) -> None:
     """A share against a number is the exact binomial test, with Clopper and Pearson's bounds."""
-    test = stats.binomial(successes, n, threshold, ALPHA)
+    test = tests.binomial(successes, n, threshold, ALPHA)
     low, high = proportion_confint(successes, n, 2 * ALPHA, "beta")
     assert test.p_pass == pytest.approx(binom_test(successes, n, threshold, "larger"))
     assert test.p_fail == pytest.approx(binom_test(successes, n, threshold, "smaller"))
@@ -45,18 +45,18 @@ def test_binomial_is_statsmodels_exact_test(successes: int, n: int, threshold: f
 
 def test_a_perfect_score_does_not_prove_perfection() -> None:
     """50 of 50 proves more than 0.94, not 0.95, and never 1.0."""
-    assert passes(stats.binomial(50, 50, 0.94, ALPHA))
-    assert not passes(stats.binomial(50, 50, 0.95, ALPHA))
-    perfect = stats.binomial(50, 50, 1.0, ALPHA)
+    assert passes(tests.binomial(50, 50, 0.94, ALPHA))
+    assert not passes(tests.binomial(50, 50, 0.95, ALPHA))
+    perfect = tests.binomial(50, 50, 1.0, ALPHA)
     assert (perfect.p_pass, perfect.p_fail) == (1.0, 1.0)
-    assert fails(stats.binomial(49, 50, 1.0, ALPHA))
+    assert fails(tests.binomial(49, 50, 1.0, ALPHA))
 
 
 def test_wilson_is_statsmodels() -> None:
     """The interval for display is Wilson's."""
     for successes, n in [(0, 12), (5, 12), (12, 12), (830, 1000)]:
         low, high = proportion_confint(successes, n, 2 * ALPHA, "wilson")
-        assert stats.wilson(successes, n, ALPHA) == pytest.approx((low, high), abs=1e-12)
+        assert tests.wilson(successes, n, ALPHA) == pytest.approx((low, high), abs=1e-12)
 
 
 # ------------------------------------------------------------------ two paired shares
@@ -65,7 +65,7 @@ def test_wilson_is_statsmodels() -> None:
 @pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 50), (5, 0, 20), (9, 9, 40)])
 def test_mcnemar_is_statsmodels_exact_test(wins: int, losses: int, n: int) -> None:
     """At margin 0 the smaller of the two p-values is half of the exact two-sided one."""
-    test = stats.mcnemar(wins, losses, n, ALPHA)
+    test = tests.mcnemar(wins, losses, n, ALPHA)
     both = n - wins - losses
     two_sided = reference_mcnemar([[both, wins], [losses, 0]], exact=True).pvalue
     assert min(1.0, 2 * min(test.p_pass, test.p_fail)) == pytest.approx(two_sided)
@@ -76,7 +76,7 @@ def test_mcnemar_bounds_agree_with_its_verdict() -> None:
     """A bound is on the right side of 0 exactly when the exact test says so."""
     for wins in range(0, 14):
         for losses in range(0, 14):
-            test = stats.mcnemar(wins, losses, 40, ALPHA)
+            test = tests.mcnemar(wins, losses, 40, ALPHA)
             assert (test.lower > 0) == passes(test)
             assert (test.upper < 0) == fails(test)
 
@@ -94,9 +94,9 @@ def test_tango_gives_the_published_intervals(
 ) -> None:
     """Inverting the score gives the intervals in the literature, and the gate's own, exact one, is close to them."""
     z, near = norm.isf(alpha), 5.1e-4 if n == 21 else 5.1e-5
-    assert pairs.bound(wins, losses, n, z) == pytest.approx(low, abs=near)
-    assert pairs.bound(wins, losses, n, -z) == pytest.approx(high, abs=near)
-    test = stats.tango(wins, losses, n, 0.02, alpha)
+    assert tango.bound(wins, losses, n, z) == pytest.approx(low, abs=near)
+    assert tango.bound(wins, losses, n, -z) == pytest.approx(high, abs=near)
+    test = tests.tango(wins, losses, n, 0.02, alpha)
     assert (test.lower, test.upper) == pytest.approx((low, high), abs=0.6 / n)
 
 
@@ -118,37 +118,37 @@ def score_by_optimisation(wins: int, losses: int, n: int, d0: float) -> float:
 def test_tango_is_the_score_test_of_the_constrained_likelihood(wins: int, losses: int, n: int, margin: float) -> None:
     """The closed form agrees with maximising the likelihood under the hypothesis by brute force."""
     z = score_by_optimisation(wins, losses, n, -margin)
-    assert float(pairs.statistic(wins, losses, n, -margin)) == pytest.approx(z, rel=1e-4)
+    assert float(tango.statistic(wins, losses, n, -margin)) == pytest.approx(z, rel=1e-4)
 
 
 @pytest.mark.parametrize(("wins", "losses", "n", "margin"), [(1, 4, 15, 0.1), (0, 0, 12, 0.2), (3, 1, 20, -0.05)])
 def test_the_p_value_of_tango_is_the_chance_of_as_high_a_score(wins: int, losses: int, n: int, margin: float) -> None:
     """Summing the multinomial over every table, at the fitted hypothesis, gives the p-values."""
-    q = float(pairs.losses_fitted(wins, losses, n, -margin))
-    seen = float(pairs.statistic(wins, losses, n, -margin))
+    q = float(tango.losses_fitted(wins, losses, n, -margin))
+    seen = float(tango.statistic(wins, losses, n, -margin))
     p_pass = p_fail = 0.0
     for b in range(n + 1):
         for c in range(n + 1 - b):
             chance = multinomial.pmf([b, c, n - b - c], n, [q - margin, q, 1 - 2 * q + margin])
-            z = float(pairs.statistic(b, c, n, -margin))
+            z = float(tango.statistic(b, c, n, -margin))
             p_pass += chance * (z >= seen - 1e-9)
             p_fail += chance * (z <= seen + 1e-9)
-    test = stats.tango(wins, losses, n, margin, ALPHA)
+    test = tests.tango(wins, losses, n, margin, ALPHA)
     assert (test.p_pass, test.p_fail) == pytest.approx((p_pass, p_fail), abs=1e-8)
 
 
 def test_above_500_rows_the_score_is_normal() -> None:
     """Where its exact distribution is normal enough, the score is referred to the normal one."""
     for n, near in ((500, 2e-3), (501, 1e-12)):
-        z = float(pairs.statistic(40, 50, n, -0.04))
-        assert stats.tango(40, 50, n, 0.04, ALPHA).p_pass == pytest.approx(norm.sf(z), abs=near)
+        z = float(tango.statistic(40, 50, n, -0.04))
+        assert tests.tango(40, 50, n, 0.04, ALPHA).p_pass == pytest.approx(norm.sf(z), abs=near)
 
 
 def test_tango_bounds_agree_with_its_verdict() -> None:
     """The lower bound is above -margin exactly when the test passes, for every table of 24 rows."""
     for wins in range(25):
         for losses in range(25 - wins):
-            test = stats.tango(wins, losses, 24, 0.1, ALPHA)
+            test = tests.tango(wins, losses, 24, 0.1, ALPHA)
             assert -1 <= test.lower <= test.estimate <= test.upper <= 1
             assert (test.lower > -0.1) == passes(test)
             assert (test.upper < -0.1) == fails(test)
@@ -156,15 +156,15 @@ def test_tango_bounds_agree_with_its_verdict() -> None:
 
 def test_two_models_that_never_differ_on_50_rows_prove_little() -> None:
     """No discordant pair at n = 50 and a margin of 2 points is z = 1.01: inconclusive; at n = 200 it is proven."""
-    test = stats.tango(0, 0, 50, 0.02, ALPHA)
-    assert float(pairs.statistic(0, 0, 50, -0.02)) == pytest.approx(1.01, abs=0.005)
+    test = tests.tango(0, 0, 50, 0.02, ALPHA)
+    assert float(tango.statistic(0, 0, 50, -0.02)) == pytest.approx(1.01, abs=0.005)
     assert test.p_pass == pytest.approx(0.98**50)  # none of 50 rows lost, if 2 % are
     assert not passes(test)
     assert not fails(test)
     assert test.lower < -0.02 < 0 < test.upper
-    assert passes(stats.tango(0, 0, 200, 0.02, ALPHA))
-    assert stats.tango(0, 0, 50, 0.0, ALPHA).p_pass == 1.0
-    assert (stats.mcnemar(0, 0, 50, ALPHA).p_pass, stats.mcnemar(0, 0, 50, ALPHA).p_fail) == (1.0, 1.0)
+    assert passes(tests.tango(0, 0, 200, 0.02, ALPHA))
+    assert tests.tango(0, 0, 50, 0.0, ALPHA).p_pass == 1.0
+    assert (tests.mcnemar(0, 0, 50, ALPHA).p_pass, tests.mcnemar(0, 0, 50, ALPHA).p_fail) == (1.0, 1.0)
 
 
 def error_rates(n: int, discordance: float, margin: float) -> tuple[float, float]:
@@ -176,7 +176,7 @@ def error_rates(n: int, discordance: float, margin: float) -> tuple[float, float
             continue
         chance = binom.pmf(range(changed + 1), changed, (discordance - margin) / 2 / discordance)
         for wins in range(changed + 1):
-            tails = pairs.fitted_p(wins, changed - wins, n, -margin)
+            tails = tango.fitted_p(wins, changed - wins, n, -margin)
             for side in (0, 1):
                 rates[side] += p * chance[wins] * (tails[side] <= ALPHA)
     return rates[0], rates[1]
@@ -219,7 +219,7 @@ def test_the_error_of_equal_clusters_is_statsmodels_cluster_robust_one() -> None
     fit = OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
     of = totals(values.tolist(), [1.0] * 90, labels)
     assert (of.estimate, of.error) == pytest.approx((fit.params[0], fit.bse[0]))
-    assert stats.cluster_t(values.tolist(), [1.0] * 90, labels, 0.8, ALPHA).estimate == pytest.approx(fit.params[0])
+    assert tests.cluster_t(values.tolist(), [1.0] * 90, labels, 0.8, ALPHA).estimate == pytest.approx(fit.params[0])
 
 
 def test_the_error_of_uneven_clusters_is_the_jackknife_of_statsmodels_fits() -> None:
@@ -247,7 +247,7 @@ def test_symmetric_rows_have_the_bounds_of_the_ordinary_t_test() -> None:
     low, high = fit.conf_int(2 * ALPHA)[0]
     assert ratio.skewed_bounds(of, ALPHA) == pytest.approx((low, high))
     assert ratio.skewed_t(of, 0.8)[0] == pytest.approx(ttest_1samp(values, 0.8, alternative="greater").pvalue)
-    test = stats.cluster_t(values, [2.0] * 120, None, 0.8, ALPHA)
+    test = tests.cluster_t(values, [2.0] * 120, None, 0.8, ALPHA)
     assert test.lower <= low + 1e-9
     assert test.upper >= high - 1e-9
     assert (test.lower, test.upper) == pytest.approx((low, high), abs=0.1 * (high - low))
@@ -274,7 +274,7 @@ def test_the_perplexity_test_is_the_documented_ratio_estimator() -> None:
     tokens = rng.integers(5, 400, 80).astype(float)
     base = rng.normal(3, 0.4, 80)
     cand = base + rng.normal(-0.02, 0.05, 80)
-    test = stats.paired_ratio(cand.tolist(), base.tolist(), tokens.tolist(), None, math.log(1.02), ALPHA)
+    test = tests.paired_ratio(cand.tolist(), base.tolist(), tokens.tolist(), None, math.log(1.02), ALPHA)
     d = (cand - base) * tokens
     delta = d.sum() / tokens.sum()
     error = math.sqrt(80 / 79 * ((d - delta * tokens) ** 2).sum()) / tokens.sum()
@@ -295,7 +295,7 @@ def test_bounds_agree_with_the_verdict(
     for _ in range(40):
         shares = rng.dirichlet([1, 1, 6])
         values = rng.choice([-1.0, 1.0, 0.0], 80, p=shares) * (1.0 if whole else rng.uniform(0.2, 1, 80))
-        test = stats.cluster_t(values.tolist(), [1.0] * 80, labels, -0.02, ALPHA, support=support)
+        test = tests.cluster_t(values.tolist(), [1.0] * 80, labels, -0.02, ALPHA, support=support)
         assert (test.lower > -0.02) == passes(test)
         assert (test.upper < -0.02) == fails(test)
         assert test.lower <= test.estimate <= test.upper
@@ -311,18 +311,18 @@ def test_swapping_candidate_and_baseline_mirrors_everything(labels: list[int] | 
         c, b = cand.astype(float).tolist(), base.astype(float).tolist()
         for one, other in [
             (
-                stats.paired_ratio(c, b, [1.0] * 80, labels, 0.03, ALPHA, support=(-1.0, 1.0)),
-                stats.paired_ratio(b, c, [1.0] * 80, labels, -0.03, ALPHA, support=(-1.0, 1.0)),
+                tests.paired_ratio(c, b, [1.0] * 80, labels, 0.03, ALPHA, support=(-1.0, 1.0)),
+                tests.paired_ratio(b, c, [1.0] * 80, labels, -0.03, ALPHA, support=(-1.0, 1.0)),
             ),
-            (stats.sign_flip(c, b, labels, ALPHA), stats.sign_flip(b, c, labels, ALPHA)),
+            (tests.sign_flip(c, b, labels, ALPHA), tests.sign_flip(b, c, labels, ALPHA)),
         ]:
             assert (one.estimate, one.lower, one.upper) == pytest.approx((-other.estimate, -other.upper, -other.lower))
             assert (one.p_pass, one.p_fail) == pytest.approx((other.p_fail, other.p_pass), abs=0.02)
     for n in (40, 700):
-        one, other = stats.tango(12, 5, n, -0.03, ALPHA), stats.tango(5, 12, n, 0.03, ALPHA)
+        one, other = tests.tango(12, 5, n, -0.03, ALPHA), tests.tango(5, 12, n, 0.03, ALPHA)
         assert (one.p_pass, one.p_fail) == pytest.approx((other.p_fail, other.p_pass))
         assert (one.lower, one.upper) == pytest.approx((-other.upper, -other.lower), abs=1e-5)
-        one, other = stats.mcnemar(12, 5, n, ALPHA), stats.mcnemar(5, 12, n, ALPHA)
+        one, other = tests.mcnemar(12, 5, n, ALPHA), tests.mcnemar(5, 12, n, ALPHA)
         assert (one.p_pass, one.p_fail) == (other.p_fail, other.p_pass)
 
 
@@ -331,8 +331,8 @@ def test_turning_a_share_around_mirrors_it() -> None:
     rng = np.random.default_rng(13)
     labels = rng.integers(0, 25, 150).tolist()
     right = (rng.random(150) < 0.88).astype(float)
-    one = stats.cluster_t(right.tolist(), [1.0] * 150, labels, 0.8, ALPHA, support=(0.0, 1.0))
-    other = stats.cluster_t((right - 1).tolist(), [1.0] * 150, labels, -0.2, ALPHA, support=(-1.0, 0.0))
+    one = tests.cluster_t(right.tolist(), [1.0] * 150, labels, 0.8, ALPHA, support=(0.0, 1.0))
+    other = tests.cluster_t((right - 1).tolist(), [1.0] * 150, labels, -0.2, ALPHA, support=(-1.0, 0.0))
     assert (one.lower, one.upper, one.p_pass) == pytest.approx((other.lower + 1, other.upper + 1, other.p_pass))
 
 
@@ -351,7 +351,7 @@ def test_pairs_in_clusters_of_one_are_tangos_score() -> None:
     d = np.array([1.0] * 15 + [-1.0] * 9 + [0.0] * 176)
     of = ratio.ratio(d, np.ones(200))
     reach, k = t.isf(ALPHA, ratio.pan_wall(of)), 199 / 200
-    want = (pairs.bound(15 * k, 9 * k, 199, reach), pairs.bound(15 * k, 9 * k, 199, -reach))
+    want = (tango.bound(15 * k, 9 * k, 199, reach), tango.bound(15 * k, 9 * k, 199, -reach))
     assert ratio.pairs_bounds(of, ALPHA, 24 / 200) == pytest.approx(want, abs=1e-9)
 
 
@@ -380,27 +380,27 @@ def test_the_bayesian_bootstrap_with_a_worst_row_is_clopper_and_pearson_for_shar
 def test_a_rare_disaster_that_no_row_showed_is_allowed_for() -> None:
     """50 scores near 0.95 do not prove more than 0.9: if 5 % were 0, none of 50 would show it 8 % of the time."""
     values = [0.93 + 0.04 * (i % 5) / 4 for i in range(50)]
-    known = stats.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA, support=(0.0, 1.0))
+    known = tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA, support=(0.0, 1.0))
     assert not passes(known)
     assert known.lower == pytest.approx(np.mean(values) * ALPHA ** (1 / 50), abs=2e-3)
-    assert passes(stats.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA))  # it cannot know without the range
+    assert passes(tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA))  # it cannot know without the range
 
 
 def test_duplicating_every_row_in_its_cluster_changes_nothing() -> None:
     """Copies of a row are no evidence: estimate, bounds and p-values stay, by t and by bootstrap."""
     values, weights, labels = clustered(3, groups=12)
-    once = stats.cluster_t(values, weights, labels, 0.8, ALPHA)
-    twice = stats.cluster_t(values * 2, weights * 2, labels * 2, 0.8, ALPHA)
+    once = tests.cluster_t(values, weights, labels, 0.8, ALPHA)
+    twice = tests.cluster_t(values * 2, weights * 2, labels * 2, 0.8, ALPHA)
     assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
 
     def mean(rows: list[int]) -> float:
         return float(np.mean([values[i % len(values)] for i in rows]))
 
-    once = stats.cluster_bootstrap(mean, labels, 0.8, ALPHA)
-    twice = stats.cluster_bootstrap(mean, labels * 2, 0.8, ALPHA)
+    once = tests.cluster_bootstrap(mean, labels, 0.8, ALPHA)
+    twice = tests.cluster_bootstrap(mean, labels * 2, 0.8, ALPHA)
     assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
-    assert stats.cluster_t([1.0] * 40, [1.0] * 40, list(range(20)) * 2, 0.8, ALPHA, support=(0, 1)).p_pass == (
-        stats.cluster_t([1.0] * 20, [1.0] * 20, list(range(20)), 0.8, ALPHA, support=(0, 1)).p_pass
+    assert tests.cluster_t([1.0] * 40, [1.0] * 40, list(range(20)) * 2, 0.8, ALPHA, support=(0, 1)).p_pass == (
+        tests.cluster_t([1.0] * 20, [1.0] * 20, list(range(20)), 0.8, ALPHA, support=(0, 1)).p_pass
     )
 
 
@@ -408,8 +408,8 @@ def test_clusters_make_the_same_rows_prove_less() -> None:
     """Rows that agree inside their clusters give a wider interval than independent ones would."""
     values = [float(g % 4 != 0) for g in range(40) for _ in range(5)]
     labels = [str(g) for g in range(40) for _ in range(5)]
-    alone = stats.cluster_t(values, [1.0] * 200, None, 0.7, ALPHA)
-    together = stats.cluster_t(values, [1.0] * 200, labels, 0.7, ALPHA)
+    alone = tests.cluster_t(values, [1.0] * 200, None, 0.7, ALPHA)
+    together = tests.cluster_t(values, [1.0] * 200, labels, 0.7, ALPHA)
     assert together.upper - together.lower > 2 * (alone.upper - alone.lower)
 
 
@@ -417,25 +417,25 @@ def test_rows_that_are_all_equal_prove_nothing_without_a_range() -> None:
     """Zero variance is not certainty: no verdict, infinite bounds, and never NaN."""
     for value in (0.1, 1.0, -3.3):
         for clusters in (None, list(range(60))):
-            test = stats.cluster_t([value] * 60, [float(w) for w in range(1, 61)], clusters, value - 0.01, ALPHA)
+            test = tests.cluster_t([value] * 60, [float(w) for w in range(1, 61)], clusters, value - 0.01, ALPHA)
             assert (test.p_pass, test.p_fail) == (1.0, 1.0)
             assert (test.lower, test.upper) == (-math.inf, math.inf)
-    opposite = stats.cluster_t([0.3, -0.3] * 30, [1.0] * 60, [g for g in range(30) for _ in "ab"], -0.1, ALPHA)
+    opposite = tests.cluster_t([0.3, -0.3] * 30, [1.0] * 60, [g for g in range(30) for _ in "ab"], -0.1, ALPHA)
     assert opposite.p_pass == 1.0
-    assert stats.cluster_t([0.2, 0.9], [1.0, 1.0], ["a", "a"], 0.1, ALPHA).p_pass == 1.0
+    assert tests.cluster_t([0.2, 0.9], [1.0, 1.0], ["a", "a"], 0.1, ALPHA).p_pass == 1.0
 
 
 def test_rows_that_are_all_equal_prove_what_the_rule_of_three_allows() -> None:
     """Inside a known range, n equal clusters are n right answers of an exact binomial."""
-    ones = stats.cluster_t([1.0] * 60, [1.0] * 60, list(range(60)), 0.95, ALPHA, support=(0.0, 1.0))
-    exact = stats.binomial(60, 60, 0.95, ALPHA)
+    ones = tests.cluster_t([1.0] * 60, [1.0] * 60, list(range(60)), 0.95, ALPHA, support=(0.0, 1.0))
+    exact = tests.binomial(60, 60, 0.95, ALPHA)
     assert (ones.p_pass, ones.lower, ones.upper) == pytest.approx((exact.p_pass, exact.lower, exact.upper))
     assert passes(ones)
-    same = stats.paired_ratio([0.4] * 50, [0.4] * 50, [1.0] * 50, None, -0.02, ALPHA, support=(-1.0, 1.0))
+    same = tests.paired_ratio([0.4] * 50, [0.4] * 50, [1.0] * 50, None, -0.02, ALPHA, support=(-1.0, 1.0))
     assert not passes(same)
     assert not fails(same)
     assert same.lower < -0.02 < same.upper
-    zeros = stats.cluster_t([0.0] * 60, [1.0] * 60, None, 0.1, ALPHA, support=(0.0, 1.0))
+    zeros = tests.cluster_t([0.0] * 60, [1.0] * 60, None, 0.1, ALPHA, support=(0.0, 1.0))
     assert fails(zeros)
     assert zeros.p_fail > 0
 
@@ -446,8 +446,8 @@ def test_rows_that_are_all_equal_prove_what_the_rule_of_three_allows() -> None:
 def test_bootstrap_of_a_mean_is_close_to_cluster_t() -> None:
     """With many clusters and a smooth statistic the two methods say nearly the same."""
     values, _, labels = clustered(4, groups=60)
-    t = stats.cluster_t(values, [1.0] * len(values), labels, 0.8, ALPHA)
-    b = stats.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA)
+    t = tests.cluster_t(values, [1.0] * len(values), labels, 0.8, ALPHA)
+    b = tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA)
     assert b.estimate == pytest.approx(t.estimate)
     assert b.lower == pytest.approx(t.lower, abs=0.15 * (t.upper - t.lower))
     assert b.upper == pytest.approx(t.upper, abs=0.15 * (t.upper - t.lower))
@@ -458,7 +458,7 @@ def test_bootstrap_is_the_same_every_time() -> None:
     """A verdict does not change when nothing changed."""
     values, _, labels = clustered(6)
     one, two = (
-        stats.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA)
+        tests.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA)
         for _ in range(2)
     )
     assert one == two
@@ -467,7 +467,7 @@ def test_bootstrap_is_the_same_every_time() -> None:
 def test_three_clusters_never_pass() -> None:
     """However clear the rows, three clusters are no population at 5 %."""
     values = [0.90, 0.91, 0.92]
-    test = stats.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), "abc", 0.1, 0.01)
+    test = tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), "abc", 0.1, 0.01)
     assert test.p_pass > 0.01
     assert test.lower < 0.9
 
@@ -476,21 +476,21 @@ def test_three_clusters_never_pass() -> None:
 @pytest.mark.parametrize("kind", ["combine", "flips", "scores", "share", "mean"])
 def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
     """A level that `spend` makes small can be reached: resamples grow with 1/alpha, and what is unclear stays so."""
-    alpha, rng = stats.spent(ALPHA, attempt), np.random.default_rng(attempt)
+    alpha, rng = tests.spent(ALPHA, attempt), np.random.default_rng(attempt)
     values, labels = rng.uniform(0.8, 1.0, 120), list(range(40)) * 3
     zeros, ones = [0.0] * 120, [1.0] * 120
 
-    def test(threshold: float) -> stats.Test:
+    def test(threshold: float) -> tests.Test:
         if kind == "combine":
-            return stats.cluster_bootstrap(lambda rows: float(values[list(rows)].mean()), labels, threshold, alpha)
+            return tests.cluster_bootstrap(lambda rows: float(values[list(rows)].mean()), labels, threshold, alpha)
         if kind == "flips":
-            return stats.sign_flip((values - threshold).tolist(), zeros, labels, alpha, support=(-1.0, 1.0))
+            return tests.sign_flip((values - threshold).tolist(), zeros, labels, alpha, support=(-1.0, 1.0))
         if kind == "scores":
-            return stats.cluster_t(values.tolist(), ones, None, threshold, alpha, support=(0.0, 1.0))
+            return tests.cluster_t(values.tolist(), ones, None, threshold, alpha, support=(0.0, 1.0))
         if kind == "share":
             right = [1.0] * 114 + [0.0] * 6
-            return stats.cluster_t(right, ones, labels, threshold, alpha, support=(0.0, 1.0))
-        return stats.cluster_t(values.tolist(), ones, labels, threshold, alpha)
+            return tests.cluster_t(right, ones, labels, threshold, alpha, support=(0.0, 1.0))
+        return tests.cluster_t(values.tolist(), ones, labels, threshold, alpha)
 
     assert test(0.5).p_pass <= alpha
     assert not passes(test(float(values.mean()) + 0.02))
@@ -499,10 +499,10 @@ def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
 def test_a_median_whose_middle_rows_tie_is_judged() -> None:
     """Leaving one row out moves no such median, but drawing rows again does: that is no lack of variation."""
     values = np.array([1.0] * 25 + [1.1] * 10 + [1.2] * 25)
-    test = stats.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 0.5, ALPHA)
+    test = tests.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 0.5, ALPHA)
     assert test.p_pass <= ALPHA
     assert 0.9 < test.lower < 1.1 < test.upper < 1.3
-    close = stats.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 1.08, ALPHA)
+    close = tests.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 1.08, ALPHA)
     assert not passes(close)
 
 
@@ -510,8 +510,8 @@ def test_a_plan_asks_at_a_small_alpha_what_a_gate_asks() -> None:
     """Below the level that resamples can tell of, many data sets at once get the test that one gets."""
     values, _, labels = clustered(5, groups=40)
     right, ones = [float(v > 0.75) for v in values], [1.0] * len(values)
-    of, alpha = totals(right, ones, labels), stats.spent(ALPHA, 6)
-    one = stats.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
+    of, alpha = totals(right, ones, labels), tests.spent(ALPHA, 6)
+    one = tests.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
     many = means.judged(of, "share", alpha)(0.5)
     assert (one.p_pass, one.p_fail) == pytest.approx((float(many[0]), float(many[1])))
     assert one.p_pass != pytest.approx(float(means.judged(of, "share", ALPHA)(0.5)[0]), rel=0.01)
@@ -524,23 +524,23 @@ def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() 
         return float(np.mean(rows)) if len(set(rows)) >= 20 else math.nan
 
     for threshold in (2.0, 28.0):  # far below and far above the mean of 14.5
-        test = stats.cluster_bootstrap(fragile, list(range(30)), threshold, ALPHA)
+        test = tests.cluster_bootstrap(fragile, list(range(30)), threshold, ALPHA)
         assert min(test.p_pass, test.p_fail) > 0.3
         assert (test.lower, test.upper) == (-math.inf, math.inf)
 
 
 def test_bootstrap_that_cannot_vary_proves_nothing() -> None:
     """One cluster, or the same value in every resample, gives no verdict."""
-    assert stats.cluster_bootstrap(lambda rows: 1.0, list(range(30)), 0.5, ALPHA).p_pass == 1.0
-    assert stats.cluster_bootstrap(lambda rows: 1.0, ["a"] * 30, 0.5, ALPHA).p_pass == 1.0
-    known = stats.cluster_bootstrap(lambda rows: 1.0, list(range(15)), 0.8, ALPHA, support=(0.0, 1.0))
+    assert tests.cluster_bootstrap(lambda rows: 1.0, list(range(30)), 0.5, ALPHA).p_pass == 1.0
+    assert tests.cluster_bootstrap(lambda rows: 1.0, ["a"] * 30, 0.5, ALPHA).p_pass == 1.0
+    known = tests.cluster_bootstrap(lambda rows: 1.0, list(range(15)), 0.8, ALPHA, support=(0.0, 1.0))
     assert known.p_pass == pytest.approx(0.8**15)
 
 
 def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 8 clusters bootstrap and jackknife together stay near alpha, where plain percentiles do not."""
-    monkeypatch.setattr(stats, "RESAMPLES", 150)
-    monkeypatch.setattr(stats, "MOST_RESAMPLES", 150)
+    monkeypatch.setattr(tests, "RESAMPLES", 150)
+    monkeypatch.setattr(tests, "MOST_RESAMPLES", 150)
     rng = np.random.default_rng(7)
     passed, plain, runs = 0, 0, 300
     for _ in range(runs):
@@ -553,7 +553,7 @@ def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.Monk
         def mean(rows: list[int], values: np.ndarray = values) -> float:
             return float(values[rows].mean())
 
-        passed += passes(stats.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
+        passed += passes(tests.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
         draws = rng.integers(0, 8, (300, 8))
         plain += np.mean(sums[draws].sum(1) / sizes[draws].sum(1) <= -0.02) <= ALPHA
     assert passed / runs < 1.5 * ALPHA
@@ -626,7 +626,7 @@ def test_false_passes_of_cluster_t_at_the_boundary() -> None:
         sizes = rng.integers(1, 9, 40)
         labels = np.repeat(np.arange(40), sizes)
         values = -0.02 + rng.normal(0, 0.2, 40)[labels] + rng.choice([-0.3, 0.3], len(labels))
-        passed += passes(stats.cluster_t(values, np.ones(len(labels)), labels.tolist(), -0.02, ALPHA))
+        passed += passes(tests.cluster_t(values, np.ones(len(labels)), labels.tolist(), -0.02, ALPHA))
     assert 0.5 * ALPHA < passed / runs < 1.3 * ALPHA
 
 
@@ -640,8 +640,8 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
     want = permutation_test(
         (cand, base), lambda c, b: (c - b).mean(), permutation_type="samples", alternative="greater", n_resamples=1024
     )
-    assert stats._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
-    test = stats.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
+    assert tests._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
+    test = tests.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
     assert test.p_pass >= want.pvalue
     assert (test.lower > 0) == passes(test)
 
@@ -649,32 +649,32 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
 def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
     """9 won and 2 lost: flipping signs is tossing a coin for each row that differs."""
     d = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 30)
-    assert stats._flips(d, ALPHA) == pytest.approx(stats.mcnemar(9, 2, 41, ALPHA).p_pass)
-    many = stats._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
-    assert many == pytest.approx(stats.mcnemar(30, 12, 42, ALPHA).p_pass, abs=0.003)
+    assert tests._flips(d, ALPHA) == pytest.approx(tests.mcnemar(9, 2, 41, ALPHA).p_pass)
+    many = tests._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
+    assert many == pytest.approx(tests.mcnemar(30, 12, 42, ALPHA).p_pass, abs=0.003)
 
 
 def test_sign_flips_of_ties_prove_nothing() -> None:
     """Models that never differ, one row, one cluster: no verdict, and flips need whole clusters."""
-    same = stats.sign_flip([0.5] * 30, [0.5] * 30, None, ALPHA)
+    same = tests.sign_flip([0.5] * 30, [0.5] * 30, None, ALPHA)
     assert (same.p_pass, same.p_fail) == (1.0, 1.0)
-    assert stats.sign_flip([1.0], [0.0], None, ALPHA).p_pass == 1.0
-    assert stats.sign_flip([1.0] * 9, [0.0] * 9, ["a"] * 9, ALPHA).p_pass == 1.0
+    assert tests.sign_flip([1.0], [0.0], None, ALPHA).p_pass == 1.0
+    assert tests.sign_flip([1.0] * 9, [0.0] * 9, ["a"] * 9, ALPHA).p_pass == 1.0
     rng = np.random.default_rng(15)
     cand = (0.1 + rng.normal(0, 1, 40)).tolist()
     labels = list(range(40))
-    once = stats.sign_flip(cand, [0.0] * 40, labels, ALPHA)
-    twice = stats.sign_flip(cand * 2, [0.0] * 80, labels * 2, ALPHA)
+    once = tests.sign_flip(cand, [0.0] * 40, labels, ALPHA)
+    twice = tests.sign_flip(cand * 2, [0.0] * 80, labels * 2, ALPHA)
     assert (once.p_pass, once.lower) == pytest.approx((twice.p_pass, twice.lower))
 
 
 def test_holm_is_statsmodels() -> None:
     """Adjusted p-values in their own order, none below a smaller one, none above 1."""
     for p in ([0.01, 0.04, 0.03, 0.005], [0.5], [0.9, 0.8], [0.02, 0.02, 0.02]):
-        assert stats.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
-    assert stats.holm([]) == []
+        assert tests.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    assert tests.holm([]) == []
     with pytest.raises(ValueError, match="p-values"):
-        stats.holm([math.nan])
+        tests.holm([math.nan])
 
 
 # ------------------------------------------------------------------ budgets, bad input
@@ -682,45 +682,45 @@ def test_holm_is_statsmodels() -> None:
 
 def test_a_budget_is_met_or_not() -> None:
     """A size has no uncertainty: on the budget is within it, one byte over is not."""
-    assert (stats.point(-100, -100).p_pass, stats.point(-100, -100).p_fail) == (0.0, 1.0)
-    assert (stats.point(-101, -100).p_pass, stats.point(-101, -100).p_fail) == (1.0, 0.0)
+    assert (tests.point(-100, -100).p_pass, tests.point(-100, -100).p_fail) == (0.0, 1.0)
+    assert (tests.point(-101, -100).p_pass, tests.point(-101, -100).p_fail) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_not_a_number_is_an_error(bad: float) -> None:
     """NaN and infinity raise; they are never a verdict."""
     with pytest.raises(ValueError, match="finite"):
-        stats.cluster_t([1.0, bad], [1.0, 1.0], None, 0.5, ALPHA)
+        tests.cluster_t([1.0, bad], [1.0, 1.0], None, 0.5, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        stats.cluster_t([1.0, 0.0], [1.0, bad], None, 0.5, ALPHA)
+        tests.cluster_t([1.0, 0.0], [1.0, bad], None, 0.5, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        stats.cluster_t([1.0, 0.0], [1.0, 1.0], None, bad, ALPHA)
+        tests.cluster_t([1.0, 0.0], [1.0, 1.0], None, bad, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        stats.paired_ratio([1.0, bad], [1.0, 1.0], [1.0, 1.0], None, 0.5, ALPHA)
+        tests.paired_ratio([1.0, bad], [1.0, 1.0], [1.0, 1.0], None, 0.5, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        stats.point(bad, 1.0)
+        tests.point(bad, 1.0)
     with pytest.raises(ValueError, match="finite"):
-        stats.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
+        tests.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
     with pytest.raises(ValueError, match="whole"):
-        stats.binomial(bad, 10, 0.5, ALPHA)  # type: ignore[arg-type]
+        tests.binomial(bad, 10, 0.5, ALPHA)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: stats.binomial(0, 0, 0.5, ALPHA),
-        lambda: stats.binomial(11, 10, 0.5, ALPHA),
-        lambda: stats.binomial(5, 10, 1.5, ALPHA),
-        lambda: stats.binomial(5, 10, 0.5, 0.0),
-        lambda: stats.tango(6, 6, 10, 0.02, ALPHA),
-        lambda: stats.tango(1, 1, 10, 1.0, ALPHA),
-        lambda: stats.cluster_t([], [], None, 0.5, ALPHA),
-        lambda: stats.cluster_t([1.0], [1.0, 2.0], None, 0.5, ALPHA),
-        lambda: stats.cluster_t([1.0, 2.0], [0.0, 0.0], None, 0.5, ALPHA),
-        lambda: stats.cluster_t([1.0, 2.0], [1.0, 1.0], ["a"], 0.5, ALPHA),
-        lambda: stats.cluster_t([1.0, 2.0], [1.0, 1.0], None, 0.5, ALPHA, support=(0.0, 1.0)),
-        lambda: stats.paired_ratio([1.0], [1.0, 2.0], [1.0], None, 0.5, ALPHA),
-        lambda: stats.cluster_bootstrap(lambda rows: 0.5, [], 0.5, ALPHA),
+        lambda: tests.binomial(0, 0, 0.5, ALPHA),
+        lambda: tests.binomial(11, 10, 0.5, ALPHA),
+        lambda: tests.binomial(5, 10, 1.5, ALPHA),
+        lambda: tests.binomial(5, 10, 0.5, 0.0),
+        lambda: tests.tango(6, 6, 10, 0.02, ALPHA),
+        lambda: tests.tango(1, 1, 10, 1.0, ALPHA),
+        lambda: tests.cluster_t([], [], None, 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0], [1.0, 2.0], None, 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0, 2.0], [0.0, 0.0], None, 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0, 2.0], [1.0, 1.0], ["a"], 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0, 2.0], [1.0, 1.0], None, 0.5, ALPHA, support=(0.0, 1.0)),
+        lambda: tests.paired_ratio([1.0], [1.0, 2.0], [1.0], None, 0.5, ALPHA),
+        lambda: tests.cluster_bootstrap(lambda rows: 0.5, [], 0.5, ALPHA),
     ],
 )
 def test_empty_or_impossible_input_is_an_error(call: object) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.digests import file_digests, weights_digest
+from harness.data.pypi import fetch_wheel
 from harness.errors import UsageError
-from harness.evidence import file_digests, weights_digest
-from harness.paths import folder_in_place, write_text
-from harness.report import read_run
+from harness.files import folder_in_place, write_text
+from harness.records.run import read_run
 from harness.testing import write_fake
-from harness.wheel import fetch_wheel
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_validation_rows(suite: Project, case: str) -> None:
 
 def test_validation_rows_are_no_training_rows(suite: Project) -> None:
     """Good rows to validate with are collected with a mark, and their clusters with them."""
-    from harness.runner import Options, prepare
+    from harness.pipeline.run import Options, prepare
 
     table = '[train]\nuse = "sft"\ncluster = "ticket"\nvalidation_data = "held.jsonl"'
     rows = [{**row, "ticket": f"t{i}"} for i, row in enumerate(TRAIN)]
@@ -357,7 +357,7 @@ x = 1
 
 def test_lines_are_those_of_the_file() -> None:
     """Lists, comments, texts over several lines, inline tables, dotted and quoted keys do not move the lines told."""
-    from harness.lines import lines_of
+    from harness.suite.lines import lines_of
 
     lines = lines_of(LINES)
     numbered = {line.strip(): n for n, line in enumerate(LINES.split("\n"), 1)}
@@ -395,7 +395,7 @@ def test_lines_survive_what_only_looks_like_a_table(suite: Project) -> None:
 def test_ten_thousand_gates_are_collected_in_linear_time(suite: Project, kind: str) -> None:
     """Four times as many gates take about four times as long, however they wait for each other."""
     from harness.errors import UsageError
-    from harness.runner import Options, prepare
+    from harness.pipeline.run import Options, prepare
 
     def seconds(n: int) -> float:
         gates = [f'[[gate]]\nid = "g{i}"\nmetric = "qa.exact_match"\nmin = 0.{i % 9 + 1}\n' for i in range(n)]

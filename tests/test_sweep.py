@@ -203,7 +203,7 @@ def test_real_sweep_survives_a_kill_in_the_second_trial(project: Project) -> Non
     rows = {n: [{"prompt": f"{n} {i}:", "completion": f" {'abcd'[i % 4]} {i % 7}"} for i in range(40)] for n in "tsc"}
     files = {"train.jsonl": rows["t"], "select.jsonl": rows["s"], "test.jsonl": rows["c"]}
     project.write({"suite.toml": TINY, "harnessfile.py": KILLER, **files})  # type: ignore[arg-type]
-    code = "import sys; from harness.cli import main; sys.exit(main())"
+    code = "import sys; from harness.cli.main import main; sys.exit(main())"
     killed = subprocess.run([sys.executable, "-c", code, "run", "suite.toml"], capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
     assert len(trained(project)) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.testing import Project
-from harness.text import code, markdown, shown, spelt, whole
+from harness.texts.shown import code, markdown, shown, spelt, whole
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 NASTY = [

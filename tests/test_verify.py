@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from harness import claims, formats
-from harness.claims import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
-from harness.evidence import file_digest, file_digests, hash_files, root_digest, walk, weights_of
-from harness.policy import Key, Policy, read_policy
+from harness.artifacts import attestation, formats
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
+from harness.artifacts.digests import file_digest, file_digests, hash_files, root_digest, walk, weights_of
+from harness.release.policy import Key, Policy, read_policy
+from harness.release.verify import Verified, verify
 from harness.testing import Project
-from harness.verify import Verified, verify
 from tests.test_evidence import F32, write
 from tests.test_suite import ROWS, SUITE, TRAIN
 
@@ -34,7 +34,7 @@ WEIGHTS = "model/model.safetensors"
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a signed export, its key and a policy, made once by the command line."""
     folder = tmp_path_factory.mktemp("signed")
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     project = Project(folder, None)  # type: ignore[arg-type]  # nothing is captured
     suite = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
     project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
@@ -98,7 +98,7 @@ def test_layout_is_what_the_docs_say(export: Path) -> None:
 
 def test_claims_are_in_toto_statements(export: Path) -> None:
     """Two statements about the root digest, first unsigned and then signed, with numbers in decimal."""
-    envelopes = claims.read_envelopes((export / EVIDENCE / CLAIMS).read_text("utf-8"))
+    envelopes = attestation.read_envelopes((export / EVIDENCE / CLAIMS).read_text("utf-8"))
     assert [len(e.signatures) for e in envelopes] == [0, 0, 1, 1]
     result, release = (json.loads(e.payload) for e in envelopes[:2])
     model = {n.removeprefix("model/"): file_digest(export / n) for n, _ in walk(export) if n.startswith("model/")}
@@ -113,7 +113,7 @@ def test_claims_are_in_toto_statements(export: Path) -> None:
 
 def test_signing_twice_adds_nothing(signed: Path, export: Path) -> None:
     """A second signature with the same key would say nothing new, and one with another key is a line of its own."""
-    from harness.sign import keygen, sign
+    from harness.release.signing import keygen, sign
 
     before = (export / EVIDENCE / CLAIMS).read_text("utf-8")
     sign(export, signed / "release.key")
@@ -203,7 +203,7 @@ def test_edits_of_the_model_are_refused_without_a_policy(signed: Path, tmp_path:
 def reseal(export: Path, **changes: Any) -> None:
     """Make manifest and claims right again after an edit, as one who wants to deceive would, without a key."""
     manifest = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))
-    there = {n: s for n, s in walk(export) if n not in claims.UNLISTED}
+    there = {n: s for n, s in walk(export) if n not in attestation.UNLISTED}
     manifest["files"] = {n: {"size": s, "sha256": file_digest(export / n)} for n, s in there.items()}
     model = {n.removeprefix("model/"): f["sha256"] for n, f in manifest["files"].items() if n.startswith("model/")}
     manifest |= {"root": root_digest(model), **changes}
@@ -212,7 +212,7 @@ def reseal(export: Path, **changes: Any) -> None:
         gates = judged_anew(export, manifest, gates)
     text, lock = json.dumps(manifest).encode(), (export / EVIDENCE / LOCK).read_bytes()
     (export / EVIDENCE / MANIFEST).write_bytes(text)
-    lines = [claims.Envelope(s, {}).line() + "\n" for s in claims.statements(text, lock, gates)]
+    lines = [attestation.Envelope(s, {}).line() + "\n" for s in attestation.statements(text, lock, gates)]
     (export / EVIDENCE / CLAIMS).write_text("".join(lines), "utf-8")
 
 
@@ -419,7 +419,7 @@ def reseal_quietly(export: Path) -> None:
 
 def test_evidence_of_another_run(signed: Path, export: Path, policy: Policy, project: Project) -> None:
     """A file, or all, of the evidence of another run speaks of other bytes, even if it was signed."""
-    from harness.sign import sign
+    from harness.release.signing import sign
 
     other = shutil.copytree(signed / "exports/fake", export.parent / "other")
     put("config.json", '{"other": 1}')(other)
@@ -468,8 +468,8 @@ def test_wrong_signature_is_not_overlooked(export: Path, policy: Policy) -> None
     """A signature under a trusted key's name that the key did not make is refused, also beside a right one."""
     path = export / EVIDENCE / CLAIMS
     lines = path.read_text("utf-8").splitlines()
-    envelope = claims.read_envelopes(lines[-1] + "\n")[0]
-    forged = claims.Envelope(envelope.payload, {k: bytes(64) for k in envelope.signatures})
+    envelope = attestation.read_envelopes(lines[-1] + "\n")[0]
+    forged = attestation.Envelope(envelope.payload, {k: bytes(64) for k in envelope.signatures})
     path.write_text("\n".join([*lines, forged.line()]) + "\n", "utf-8")
     assert "is wrong" in verify(export, policy).refused
     assert verify(export).ok  # nothing is known of signatures without a policy
@@ -556,8 +556,8 @@ def test_verify_is_light(signed: Path, export: Path) -> None:
     """Importing it takes less than 0.2 s of processor time; torch and the network stay out of it."""
     code = f"""
 import resource, sys
-from harness.cli import main
-import harness.verify, harness.policy
+from harness.cli.main import main
+import harness.release.verify, harness.release.policy
 used = resource.getrusage(resource.RUSAGE_SELF)
 assert used.ru_utime + used.ru_stime < 0.2, used
 code = main(["verify", {str(export)!r}])

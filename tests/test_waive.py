@@ -8,9 +8,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from harness.suite import read_suite
+from harness.suite.reader import read_suite
+from harness.suite.waivers import Waiver, claim_digest, claim_of, in_force, read_waivers, void
 from harness.testing import Outcome, Project
-from harness.waive import Waiver, claim_digest, claim_of, in_force, read_waivers, void
 from tests.test_suite import ROWS, SUITE, TRAIN
 
 TODAY = datetime.now(UTC).date()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from harness.check import Flag
+from harness.evaluation.checks import Flag
 from harness.hookspec import hookimpl
 from harness_checks import answers, batches, leaks, lint, merged, modules, recipe, trained
 

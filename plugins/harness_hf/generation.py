@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
 from harness.errors import Finding, UsageError
-from harness.subject import Sampling
+from harness.records.models import Sampling
 from harness_hf.packing import common
 from harness_hf.scoring import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.tokens import Tokens

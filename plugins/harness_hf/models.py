@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from harness.artifacts.digests import read_safetensors
 from harness.errors import Finding, UsageError
-from harness.evidence import read_safetensors
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 BLOCK = 64  # numbers that share a scale in NF4

@@ -15,12 +15,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from harness.check import Checks, Flag, TrainingRow
-from harness.cli import main
+from harness.cli.main import main
 from harness.errors import UsageError
+from harness.evaluation.checks import Checks, Flag, TrainingRow
 from harness.plugins import Provided
-from harness.result import Sample
-from harness.subject import ModelRef
+from harness.records.models import ModelRef
+from harness.records.samples import Sample
 from harness.testing import Project
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
@@ -154,7 +154,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 PLUGIN = """
 from harness import hookimpl
-from harness.check import Flag
+from harness.evaluation.checks import Flag
 
 def shouts(rows):
     \"\"\"Rows in capitals.\"\"\"
