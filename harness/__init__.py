@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
 from harness.moved import keep_old_paths
+from harness.records.metrics import Metric, metric
 from harness.records.models import Logprob, ModelRef, Progress, Sampling, Subject
-from harness.records.samples import Caveat, Labels, Metric, Sample, Score, metric
+from harness.records.samples import Caveat, Labels, Sample, Score
 
 if TYPE_CHECKING:
     from harness.data.pypi import fetch_wheel
-    from harness.evaluation.checks import Built, Flag
     from harness.evaluation.grading import Marking
+    from harness.records.findings import Built, Flag
     from harness.records.run import Run
 
 __all__ = [
@@ -41,8 +42,8 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 LATER = {  # what is imported when it is asked for, and where from
-    "Built": "harness.evaluation.checks",
-    "Flag": "harness.evaluation.checks",
+    "Built": "harness.records.findings",
+    "Flag": "harness.records.findings",
     "Marking": "harness.evaluation.grading",
     "fetch_wheel": "harness.data.pypi",
 }

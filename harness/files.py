@@ -280,3 +280,18 @@ def read_facts(note: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return dict(told.get("facts", {})) if isinstance(told, dict) else {}
+
+
+def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
+    """Open a regular file to read it once; raises OSError at anything else, which is not waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    handle = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, f"{path} is no file", str(path))
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise

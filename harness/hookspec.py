@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from harness.evaluation.checks import Flag
+    from harness.records.findings import Flag
     from harness.records.models import Progress
     from harness.records.run import Report, Run, Trial
 

@@ -8,13 +8,13 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
-    "harness.check": ("harness.evaluation.checks",),
+    "harness.check": ("harness.records.findings", "harness.evaluation.checks"),
     "harness.copies": ("harness.release.conversions",),
     "harness.marking": ("harness.evaluation.grading",),
     "harness.measure": ("harness.plan.benchmark",),
     "harness.paths": ("harness.files",),
-    "harness.report": ("harness.records.run",),
-    "harness.result": ("harness.records.samples",),
+    "harness.report": ("harness.records.run", "harness.reports.report_json"),
+    "harness.result": ("harness.records.samples", "harness.records.metrics"),
     "harness.subject": ("harness.records.models",),
     "harness.wheel": ("harness.data.pypi",),
 }

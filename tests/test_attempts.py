@@ -15,7 +15,7 @@ import pytest
 
 from harness.pipeline.attempts import question_of
 from harness.pipeline.run import Options, prepare
-from harness.records.run import read_run
+from harness.reports.report_json import read_run
 from harness.stats.tests import spent
 from harness.testing import Project
 from tests.test_copies import EXPORTER, WHOLE

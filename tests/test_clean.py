@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.evaluation.checks import Checks, Flag
+from harness.evaluation.checks import Checks
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.plugins import Provided, load_plugins
+from harness.records.findings import Flag
 from harness.records.gates import Gate, Outcome, Verdict
-from harness.records.samples import Metric, Result, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
 from harness.testing import Outcome as Ended
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN

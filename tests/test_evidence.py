@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.digests import file_digest, read_safetensors, root_digest, template_digest, walk
+from harness.artifacts.digests import file_digest, root_digest, template_digest, walk
+from harness.artifacts.safetensors import read_safetensors
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

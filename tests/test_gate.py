@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from harness.gates.decide import judge
 from harness.records.gates import Gate, Outcome, Verdict, ships
-from harness.records.samples import Caveat, Metric, Result, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Result, Sample, Score
 from harness.stats import tests
 
 ACC = Metric("acc", "higher", "proportion")

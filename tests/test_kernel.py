@@ -15,8 +15,8 @@ import pytest
 
 import harness
 from harness import Score
-from harness.evaluation.checks import Flag
 from harness.evaluation.evaluate import taken
+from harness.records.findings import Flag
 from harness.records.frozen import isolated, plain
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
@@ -80,9 +80,9 @@ HEAD = """
 import sys
 from dataclasses import replace
 from harness import Score, hookimpl, metric
-from harness.evaluation.checks import Flag
+from harness.records.findings import Flag
 from harness.records.gates import Outcome
-from harness.suite.waivers import Waiver
+from harness.records.waivers import Waiver
 """
 
 

@@ -131,7 +131,7 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
 
 
 def _copy() -> Any:
-    from harness.suite.reader import Export
+    from harness.suite.tables import Export
 
     return Export("", "fake", "x", name="copy")
 

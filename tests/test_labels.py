@@ -12,7 +12,8 @@ from harness.gates import labels as by_people
 from harness.gates.decide import judge
 from harness.gates.labels import corrected, kappa
 from harness.records.gates import Gate, Outcome, Verdict
-from harness.records.samples import Labels, Metric, Result, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Labels, Result, Sample, Score
 from harness.stats.tests import Test
 
 ALPHA = 0.05

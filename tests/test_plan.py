@@ -13,7 +13,8 @@ import pytest
 from harness.gates.decide import judge
 from harness.plan.chance import ICC
 from harness.records.gates import Gate, Outcome
-from harness.records.samples import Metric, Result, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
 from harness.stats import power
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN

@@ -9,7 +9,8 @@ import pytest
 
 from harness.gates.min_rows import fewest, unprovable
 from harness.records.gates import Gate
-from harness.records.samples import Metric, Sample
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
 from harness.stats import tests
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN

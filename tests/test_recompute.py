@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
 from harness.gates.decide import judge
 from harness.records.gates import Gate, Outcome, Verdict
-from harness.records.run import dumps
-from harness.records.samples import Metric, Result, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
 from harness.release.outcome import contradiction, read_lock
 from harness.release.policy import Policy
 from harness.release.verify import verify
+from harness.reports.report_json import dumps
 from harness.stats import tests
 from harness.testing import Project, write_fake
 from tests import test_clean, test_copies, test_released

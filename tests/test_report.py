@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.run import read_run, to_json
+from harness.reports.report_json import read_run, to_json
 from harness.testing import Project
 from tests.test_suite import ROWS, SUITE, TRAIN
 

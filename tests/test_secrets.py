@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.run import dumps
+from harness.reports.report_json import dumps
 from harness.testing import Project
 from harness.texts import secrets
 from tests.test_suite import ROWS, SUITE, TRAIN

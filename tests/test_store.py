@@ -11,7 +11,7 @@ from harness.artifacts.digests import file_digests, weights_digest
 from harness.data.pypi import fetch_wheel
 from harness.errors import UsageError
 from harness.files import folder_in_place, write_text
-from harness.records.run import read_run
+from harness.reports.report_json import read_run
 from harness.testing import write_fake
 
 

@@ -1,11 +1,10 @@
-"""Digests: what exactly was measured, trained and shipped; and what a safetensors file holds, read without torch."""
+"""Digests: what exactly was measured, trained and shipped."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import math
 import os
 import stat
 import time
@@ -15,24 +14,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.artifacts.gguf import SUFFIX, TEMPLATE, gguf_of, read_gguf
+from harness.artifacts.safetensors import Safetensors, read_header
+from harness.files import open_file
 
 CHUNK = 1 << 20  # bytes hashed at a time
 SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 MOST_THREADS = 4  # that hash files, each one at a time
 WEIGHTS = "tensors 2"  # of the weights digest: raised when the same tensors would have another one
-LONGEST_HEADER = 100_000_000  # bytes, what the safetensors library itself accepts
-BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
-BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
-BITS |= {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
-
-
-@dataclass(frozen=True)
-class Safetensors:
-    """A safetensors file's header: where its data starts, its tensors (dtype, shape, data_offsets), its free text."""
-
-    start: int
-    tensors: Mapping[str, dict[str, Any]]
-    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -109,7 +97,7 @@ def hash_file(path: Path, *, follow: bool = False, whole: bool = True) -> Hashed
         key = (path.suffix, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         if (known := _hashed.get(key)) and (known.sha256 or not whole):
             return known
-        parts = _Parts(_header(f, path)) if path.suffix == ".safetensors" else None
+        parts = _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None
         hashed = _pass(f, path, parts, whole)
         if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
             _hashed[key] = hashed
@@ -123,21 +111,6 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
     names = list(names)
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         return dict(zip(names, pool.map(lambda name: hash_file(folder / name), names), strict=True))
-
-
-def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
-    """Open a regular file to read it once; raises OSError at anything else, which is not waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
-    handle = os.open(path, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, f"{path} is no file", str(path))
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
 
 
 def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
@@ -273,79 +246,3 @@ def _same(found: dict[str, str], name: str, text: str) -> None:
 
 def _is(key: str) -> bool:
     return key == TEMPLATE or key.startswith(f"{TEMPLATE}.")
-
-
-def read_safetensors(path: Path) -> Safetensors:
-    """Read a safetensors file's header; raises ValueError unless its tensors fill the file without gap or overlap.
-
-    Format: eight bytes, the length of a JSON object {tensor: {"dtype", "shape", "data_offsets"}}, the object, the data.
-    """
-    with open_file(path, follow=True) as f:
-        return _header(f, path)
-
-
-def _header(f: IO[bytes], path: Path) -> Safetensors:
-    size = os.fstat(f.fileno()).st_size
-    head = f.read(8)
-    length = int.from_bytes(head, "little") if len(head) == 8 else size
-    if 8 + length > size:
-        raise ValueError(f"{path}: is no safetensors file, or is cut short")
-    if not 0 < length <= LONGEST_HEADER:
-        raise ValueError(f"{path}: is no safetensors file: a header of {length} bytes")
-    try:
-        header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
-    except RecursionError:
-        raise ValueError(f"{path}: is no safetensors file: its header is nested too deeply") from None
-    except ValueError as error:
-        why = str(error) if "twice" in str(error) else "its header is not JSON"
-        raise ValueError(f"{path}: is no safetensors file: {why}") from None
-    metadata = header.pop("__metadata__", None) or {} if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError(f"{path}: is no safetensors file: its header is malformed")
-    _check_offsets(path, header, size - 8 - length)
-    return Safetensors(8 + length, header, metadata)
-
-
-def _check_offsets(path: Path, tensors: Mapping[str, Any], size: int) -> None:
-    """Raise ValueError unless the tensors lie one behind the other and end where the file does."""
-    placed = []
-    for name, entry in tensors.items():
-        if not _is_entry(entry):
-            raise ValueError(f'{path}: tensor "{name}" is malformed')
-        begin, end = entry["data_offsets"]
-        bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
-        if bits % 8 or end - begin != bits // 8:
-            raise ValueError(f'{path}: tensor "{name}" has {end - begin} bytes, its shape wants {bits / 8:.0f}')
-        placed.append((begin, end, name))
-    at = 0
-    for begin, end, name in sorted(placed):
-        if begin != at:
-            raise ValueError(f'{path}: tensor "{name}" {"overlaps another" if begin < at else "comes after a gap"}')
-        at = end
-    if at > size:
-        raise ValueError(f"{path}: is cut short")
-    if at < size:
-        raise ValueError(f"{path}: holds {size - at} bytes that no tensor names")
-
-
-def _is_entry(entry: Any) -> bool:
-    def naturals(value: Any) -> bool:
-        return isinstance(value, list) and all(type(x) is int and 0 <= x < 1 << 63 for x in value)
-
-    return (
-        isinstance(entry, dict)
-        and set(entry) == {"dtype", "shape", "data_offsets"}
-        and isinstance(entry["dtype"], str)
-        and entry["dtype"] in BITS
-        and naturals(entry["shape"])
-        and naturals(entry["data_offsets"])
-        and len(entry["data_offsets"]) == 2
-    )
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f'"{name}" is there twice')
-    return found

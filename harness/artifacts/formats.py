@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import open_file, read_safetensors, template_digest, walk
+from harness.artifacts.digests import template_digest, walk
 from harness.artifacts.gguf import read_gguf
+from harness.artifacts.safetensors import read_safetensors
+from harness.files import open_file
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
 TEMPLATES = "additional_chat_templates"  # the one folder in a model's folder, of *.jinja alone

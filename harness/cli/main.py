@@ -106,7 +106,7 @@ def plan(args: argparse.Namespace) -> int:
     if args.json:
         from dataclasses import asdict
 
-        from harness.records.run import dumps
+        from harness.reports.report_json import dumps
 
         print(dumps(asdict(found)), end="")
         return ExitCode.OK
@@ -180,7 +180,7 @@ def show(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness.cli.terminal import Terminal, print_flips
-    from harness.records.run import read_run
+    from harness.reports.report_json import read_run
     from harness.reports.run_folder import read_rows
 
     report = read_run(args.run)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from harness.errors import ExitCode
-from harness.evaluation.checks import Built, Flag
 from harness.hookspec import hookimpl
+from harness.records.findings import Built, Flag
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial

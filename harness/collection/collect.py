@@ -14,17 +14,18 @@ from typing import Any
 
 from harness import schema
 from harness.artifacts.digests import digest_of
+from harness.collection.conversions import copy_mistakes, parent_mistakes, with_copies
 from harness.data import chat
 from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates import contamination
-from harness.gates.min_rows import Sizes, alpha_of, few, sizes_of, unprovable
+from harness.gates.min_rows import Sizes, few, sizes_of, unprovable
 from harness.plugins import Plugins
 from harness.records.frozen import isolated, plain
 from harness.records.gates import COUNTED, PARENT, Gate, order_mistakes
-from harness.records.samples import Metric, Sample
-from harness.release.conversions import copy_mistakes, parent_mistakes, with_copies
-from harness.suite.reader import Eval, Suite, Sweep, Train, Use, name_mistake
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.suite.tables import Eval, Suite, Sweep, Train, Use, alpha_of, name_mistake
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own

@@ -14,7 +14,7 @@ from harness.data.rows import is_remote
 from harness.errors import Mistakes
 from harness.files import cache_dir
 from harness.schema import show
-from harness.suite.reader import Suite
+from harness.suite.tables import Suite
 
 LONGEST = 150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
 

@@ -14,8 +14,9 @@ from harness import schema
 from harness.artifacts.digests import digest_of
 from harness.collection.collect import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
+from harness.records.metrics import Metric
 from harness.records.models import Progress, Subject, chunks
-from harness.records.samples import Metric, Result, Sample, Score
+from harness.records.samples import Result, Sample, Score
 from harness.texts.shown import whole
 
 CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between

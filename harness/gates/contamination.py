@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
-from harness.evaluation.checks import Flag
+from harness.records.findings import Flag
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Sample
 

@@ -11,7 +11,8 @@ from typing import Any
 from harness.gates.hypothesis import Answer, Question
 from harness.gates.needed import CLOSE, Needed, rows_needed
 from harness.records.gates import Gate, Outcome, Slice, Verdict
-from harness.records.samples import Caveat, Labels, Metric, Result, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.stats import tests
 from harness.stats.tests import holm
 

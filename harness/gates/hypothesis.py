@@ -9,7 +9,8 @@ from functools import cached_property
 
 from harness.gates import labels as by_people
 from harness.records.gates import Gate
-from harness.records.samples import Labels, Metric, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Labels, Score
 from harness.stats import tests
 from harness.stats.eprocess import EProcess
 

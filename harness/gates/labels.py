@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.records.samples import Labels, Metric, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Labels, Score
 from harness.stats.tests import Test, numbered
 
 if TYPE_CHECKING:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from harness.records.gates import Gate
-from harness.records.samples import Metric, Sample
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
 from harness.stats.tests import FEW_CLUSTERS
-
-if TYPE_CHECKING:
-    from harness.suite.reader import Suite
 
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
 
@@ -51,12 +48,6 @@ def few(gate: Gate, metric: Metric, sizes: Sizes) -> str:
             what = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
             return f"{name}: {what}" if name else what
     return ""
-
-
-def alpha_of(gate: Gate, suite: Suite) -> float:
-    """Return the risk a gate is tested at; Holm gives the best of the gates in `any_of` its share of it."""
-    alpha = gate.alpha or suite.about.alpha
-    return alpha / suite.members[gate.group] if gate.group else alpha
 
 
 def _unprovable(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:

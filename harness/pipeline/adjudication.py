@@ -14,8 +14,9 @@ from harness.pipeline.attempts import Attempt, Ledger, question_of, seen_of
 from harness.pipeline.looks import Look, keys_of, look_of, risked, role_of, scores_digest
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
+from harness.records.waivers import Waiver
 from harness.stats.tests import holm
-from harness.suite.waivers import Waiver, in_force
+from harness.suite.waivers import in_force, why_void
 
 
 class Settlement:
@@ -210,7 +211,7 @@ class Settlement:
         verdict = replace(verdict, decides=self.plan.decides(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = in_force(self.waivers, gate, suite, self.today)
-            void = [w.void(gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
+            void = [why_void(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
             why = verdict.why + (f"; its waiver {void[-1]}" if void else "")
             verdict = replace(verdict, waiver=waiver, why=why)
         self.said[verdict.candidate, verdict.gate] = verdict

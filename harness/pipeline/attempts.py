@@ -27,7 +27,7 @@ from harness.files import append_line, exclusive, write_text
 from harness.pipeline.looks import Look, Role, Seen, agrees, rows_text, together
 from harness.records.gates import Gate, Verdict
 from harness.records.samples import Result, Sample, Score
-from harness.suite.reader import Eval, Suite
+from harness.suite.tables import Eval, Suite
 
 FORMAT = 2
 SHARE = 10  # a look counts when one in so many rows of the smaller set is common

@@ -22,7 +22,7 @@ from harness.pipeline.sweep import trials
 from harness.records.models import Adapter, ModelRef, Source
 from harness.release.export import problem_with
 from harness.release.previous import missing, open_release
-from harness.suite.reader import Model
+from harness.suite.tables import Model
 
 FOREIGN = "lora"  # the adapter plugin that reads and merges adapters made elsewhere, unless the suite names one
 

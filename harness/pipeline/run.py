@@ -38,17 +38,21 @@ from harness.pipeline.attempts import Ledger, attempts_said
 from harness.pipeline.conclusions import conclusions
 from harness.pipeline.sweep import Climb, tell_apart, trained, trials
 from harness.plugins import load_plugins
+from harness.records import findings
 from harness.records.frozen import isolated
 from harness.records.gates import Gate, Outcome
 from harness.records.models import ModelRef, Progress, Subject
-from harness.records.run import Report, Run, dumps
+from harness.records.run import Report, Run
 from harness.records.samples import Result
 from harness.release import conversions
 from harness.release.export import Judged, export
 from harness.release.lockfile import lock
 from harness.release.seal import sealed
-from harness.reports.run_folder import RunFolder, junit
-from harness.suite.reader import MERGES, Export, Model, read_suite
+from harness.reports.junit import junit
+from harness.reports.report_json import dumps
+from harness.reports.run_folder import RunFolder
+from harness.suite.reader import read_suite
+from harness.suite.tables import MERGES, Export, Model
 from harness.suite.waivers import read_waivers, unneeded, void
 
 ATTEMPTS = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
@@ -110,7 +114,7 @@ def opened(path: Path, options: Options) -> Runner:
 Impostor = tuple[ModelRef, Callable[[Subject], Subject] | None]  # a model, and what spoils its answers
 
 
-def check_suite(path: Path, options: Options) -> tuple[list[check.Flag], check.Built | None, Plan]:
+def check_suite(path: Path, options: Options) -> tuple[list[findings.Flag], findings.Built | None, Plan]:
     """Run the checks of the data and of the built trainer, and train nothing.
 
     Raises UsageError on a mistake in the suite or its data. Returns what was found, and what would be trained on.
@@ -118,7 +122,7 @@ def check_suite(path: Path, options: Options) -> tuple[list[check.Flag], check.B
     return check_plan(prepare(path, options), options)
 
 
-def check_plan(plan: Plan, options: Options) -> tuple[list[check.Flag], check.Built | None, Plan]:
+def check_plan(plan: Plan, options: Options) -> tuple[list[findings.Flag], findings.Built | None, Plan]:
     """Run the checks that need no training on a plan; see `check_suite`."""
     with _needs(plan):
         plan, ready = preflight.check(plan, options.limit)
@@ -128,7 +132,7 @@ def check_plan(plan: Plan, options: Options) -> tuple[list[check.Flag], check.Bu
 
 def before_training(
     checks: check.Checks, plan: Plan, ready: preflight.Ready
-) -> tuple[list[check.Flag], check.Built | None]:
+) -> tuple[list[findings.Flag], findings.Built | None]:
     """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
     base, load = _base(plan, ready), plan.plugins.find("loader", plan.suite.model.use).function
     found = checks.run("data", **check.data_objects(plan, base, partial(load, **plan.suite.model.options)))
@@ -139,7 +143,7 @@ def before_training(
 
 def _built(
     checks: check.Checks, plan: Plan, base: ModelRef, adapter: Any
-) -> tuple[list[check.Flag], check.Built | None]:
+) -> tuple[list[findings.Flag], findings.Built | None]:
     """Build a trainer and run its checks; what it refuses is a flag like any other."""
     try:
         built = check.build(plan, base, adapter) if checks.of("trainer") else None
@@ -293,7 +297,7 @@ class Runner:
         self.run.warnings += [f'gate "{v.gate}" on {v.candidate}: {told}' for v, told in sizes]
         self.tell("harness_report", report=report)
 
-    def flagged(self, flag: check.Flag) -> None:
+    def flagged(self, flag: findings.Flag) -> None:
         self.run.flags.append(flag)
         self.tell("harness_flag", flag=flag)
 
@@ -581,10 +585,10 @@ class Runner:
             if not self.impostor:  # whose gates are tested, and nothing else
                 self.flag(found, ExitCode.USAGE)
 
-    def before_training(self) -> list[check.Flag]:
+    def before_training(self) -> list[findings.Flag]:
         return before_training(self.checks, self.plan, self.ready)[0]
 
-    def recall(self, look: Callable[[], list[check.Flag]], *what: Any) -> list[check.Flag]:
+    def recall(self, look: Callable[[], list[findings.Flag]], *what: Any) -> list[findings.Flag]:
         """Look, unless it was done on exactly this plan, these models and this code."""
         if not self.options.cache:
             return look()
@@ -605,7 +609,7 @@ class Runner:
                 # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
                 self.flag(found, ExitCode.USAGE if self.suite.candidate else ExitCode.FAILED)
 
-    def flag(self, found: Sequence[check.Flag], code: ExitCode) -> None:
+    def flag(self, found: Sequence[findings.Flag], code: ExitCode) -> None:
         """Tell what checks found; an error ends the run."""
         for one in found:
             if one not in self.run.flags:
@@ -616,7 +620,7 @@ class Runner:
             self.run.problem = f"{len(errors)} error findings of the checks; harness explain {first} says why"
             raise _Stop(code)
 
-    def told(self, code: str, one: check.Flag) -> None:
+    def told(self, code: str, one: findings.Flag) -> None:
         """Tell what a trainer found while it trained; an error ends the training."""
         self.flag([self.checks.stamped(code, one)], ExitCode.FAILED)
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.collection.collect import Plan, Task
-from harness.evaluation.checks import Flag
 from harness.files import write_text
 from harness.gates.decide import judge
+from harness.records.findings import Flag
 from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
 from harness.records.run import Swept, Trial
-from harness.records.samples import Metric, Result
+from harness.records.samples import Result
 from harness.schema import show
-from harness.suite.reader import Suite, Sweep
+from harness.suite.tables import Suite, Sweep
 
 
 def trials(plan: Plan) -> list[Plan]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from harness.gates.hypothesis import Question
 from harness.plan.past import Past, name_of
 from harness.records.gates import Gate, Verdict
+from harness.records.metrics import Metric
 from harness.records.run import Run
-from harness.records.samples import Metric
 from harness.stats import power
 from harness.stats.drawn import RUNS, Claim, Rows, Shares
 

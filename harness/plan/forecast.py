@@ -15,7 +15,7 @@ from harness.plan.gate_power import Odds, odds_of
 from harness.plan.joint import Joint, joint_of
 from harness.plan.past import History, name_of
 from harness.plan.workload import Asked, Made, made_of, requests_of, training_tokens
-from harness.suite.reader import Sweep
+from harness.suite.tables import Sweep
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness.collection.collect import Plan, Task
-from harness.gates.min_rows import alpha_of, unprovable
+from harness.gates.min_rows import unprovable
 from harness.plan.chance import Case
 from harness.plan.past import FEWEST, History, name_of
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run
 from harness.stats import power
 from harness.stats.tests import spent
+from harness.suite.tables import alpha_of
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 from harness.collection.collect import Plan
 from harness.errors import UsageError
 from harness.records.gates import Gate, Verdict
-from harness.records.run import Run, read_run
+from harness.records.run import Run
 from harness.records.samples import Sample
+from harness.reports.report_json import read_run
 from harness.reports.run_folder import read_rows
 
 FEWEST = 30  # rows of an earlier run from which on it says more than the defaults

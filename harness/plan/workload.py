@@ -22,7 +22,7 @@ from harness.pipeline.sweep import trials
 from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
 from harness.records.samples import Prompt
 from harness.release import conversions
-from harness.suite.reader import Model
+from harness.suite.tables import Model
 
 Pair = tuple[Prompt, str]
 

@@ -11,8 +11,9 @@ from enum import StrEnum
 from typing import Literal
 
 from harness.errors import did_you_mean
-from harness.records.samples import Metric, Sample
-from harness.suite.waivers import Waiver
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.records.waivers import Waiver
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 COUNTED = "which counts, and takes no risk that an any_of could share; claim it in a gate of its own"

@@ -1,14 +1,11 @@
-"""One row, all the way: Sample -> Score -> Result; and the Metric that says how rows combine."""
+"""One row, all the way: Sample -> Score -> Result."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-Better = Literal["higher", "lower"]
-Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
 Prompt = str | list[dict[str, str]]  # text, or chat messages
 
 
@@ -84,38 +81,6 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number about a model: its direction, its scale, and how rows make it.
-
-    A metric is Σw·v/Σw over the rows (exp of it for the scale "perplexity"; Σv for "count"), unless
-    `combine(scores)` makes it from all rows at once (scale "other"). An "agreement" is of no row, but of Labels; where
-    a metric is `labelled` they come with its result, and correct it.
-    """
-
-    name: str
-    better: Better
-    scale: Scale = "mean"
-    combine: Callable[[Sequence[Score]], float] | None = None
-    labelled: bool = False
-
-    def value(self, scores: Sequence[Score]) -> float:
-        """Combine rows; NaN when there are none, or when one lacks the metric."""
-        if self.combine:
-            return float(self.combine(scores)) if scores else math.nan
-        rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
-        if self.scale == "count":
-            return math.fsum(v for v, _ in rows) if rows else math.nan
-        total = math.fsum(w for _, w in rows)
-        if not total:
-            return math.nan
-        mean = math.fsum(v * w for v, w in rows) / total
-        try:
-            return math.exp(mean) if self.scale == "perplexity" else mean
-        except OverflowError:
-            return math.inf
-
-
-@dataclass(frozen=True)
 class Result:
     """The scores of all rows of one evaluation of one subject, and its metrics.
 
@@ -137,25 +102,3 @@ class Result:
 
     def labels_of(self, metric: str) -> Labels | None:
         return next((found for found in self.labels if found.metric == metric), None)
-
-
-Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
-
-
-def metric(
-    name: str,
-    *,
-    better: Better,
-    scale: Scale = "mean",
-    combine: Callable[[Sequence[Score]], float] | None = None,
-) -> Callable[[Evaluator], Evaluator]:
-    """Declare a metric of an evaluator; several may be stacked, the topmost is named first."""
-    if better not in ("higher", "lower"):
-        raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
-
-    def declare(evaluator: Evaluator) -> Evaluator:
-        known: tuple[Metric, ...] = getattr(evaluator, "metrics", ())
-        evaluator.metrics = (Metric(name, better, scale, combine), *known)  # type: ignore[attr-defined]
-        return evaluator
-
-    return declare

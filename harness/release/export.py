@@ -21,15 +21,16 @@ from harness.gates.contamination import Leaks
 from harness.records.frozen import isolated
 from harness.records.gates import Verdict, ships
 from harness.records.models import ModelRef
-from harness.records.run import Exported, Run, dumps, to_json
+from harness.records.run import Exported, Run
 from harness.release import model_card
 from harness.release.conversions import copy_files, parent_reasons
 from harness.release.items import Results, evaluations_of, rows_of
 from harness.release.previous import keep_first
+from harness.reports.report_json import dumps, to_json
 from harness.reports.run_folder import writable
 from harness.schema import wants
 from harness.stats import tests
-from harness.suite.reader import Export
+from harness.suite.tables import Export
 
 ADAPTER = "adapter_config.json"
 PLACES = ("base_model_name_or_path", "revision")  # where an adapter's base lay on the machine that trained it

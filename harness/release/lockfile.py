@@ -20,8 +20,9 @@ from harness.artifacts.digests import digest_of
 from harness.collection.collect import Plan
 from harness.gates import contamination
 from harness.plugins import Plugins
+from harness.records.metrics import Metric
 from harness.records.run import Run
-from harness.records.samples import Metric, Sample
+from harness.records.samples import Sample
 from harness.texts import secrets
 
 FORMAT = 1

@@ -18,7 +18,7 @@ from harness.records.gates import Verdict
 from harness.records.models import ModelRef
 from harness.records.run import Run
 from harness.release.conversions import told_options
-from harness.suite.reader import Export, Suite
+from harness.suite.tables import Export, Suite
 from harness.texts.secrets import hide, struck
 from harness.texts.shown import code, markdown, spelt
 

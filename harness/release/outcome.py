@@ -14,9 +14,10 @@ from typing import Any
 from harness import schema
 from harness.gates.hypothesis import Question
 from harness.records.gates import COUNTED, PARENT, Gate, Outcome
-from harness.records.samples import Metric, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Score
 from harness.stats.tests import holm, spent
-from harness.suite.reader import About
+from harness.suite.tables import About
 
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order

@@ -23,9 +23,10 @@ from harness.errors import UsageError
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.records.gates import Gate, Outcome, Verdict
-from harness.records.run import dumps
-from harness.records.samples import Caveat, Labels, Metric, Result, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.release.outcome import NEAR, Locked, Verdicts
+from harness.reports.report_json import dumps
 from harness.stats import tests
 
 NEEDS = ("numpy", "scipy.special")

@@ -7,7 +7,7 @@ import getpass
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,48 +15,29 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import append_line
+from harness.records.waivers import Waiver
 
 if TYPE_CHECKING:
     from harness.records.gates import Gate, Verdict
-    from harness.suite.reader import Eval, Suite
+    from harness.suite.tables import Eval, Suite
 
 # of an eval, beside its name
 CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
 
 
-@dataclass(frozen=True)
-class Waiver:
-    """One line of `<suite>.waivers.jsonl`: who lets which claim of a gate be broken, why, and until when.
-
-    `until` is the last day it is in force and `added` the day it was written, both ISO 8601, UTC. `claim` is for
-    people; `digest` is that of the whole claim, and "" in lines that were written before there was one.
-    """
-
-    gate: str
-    claim: str
-    reason: str
-    until: str
-    by: str
-    added: str
-    digest: str = ""
-
-    def says(self) -> str:
-        """Say it in a line."""
-        return f"waived by {self.by} until {self.until}: {self.reason}"
-
-    def void(self, gate: Gate | None, suite: Suite, today: date) -> str:
-        """Say why it does not count, or nothing when it is in force."""
-        if gate is None:
-            return "is for no gate of this suite"
-        if date.fromisoformat(self.until) < today:
-            return f"expired on {self.until}"
-        if self.claim != claim_of(gate):
-            return f'is for another claim, "{self.claim}"'
-        if not self.digest:
-            return "does not say for which whole claim it is; write it again with harness waive"
-        if self.digest != claim_digest(gate, suite):
-            return "is for another claim in the same words: its eval, its members or one of its keys was changed"
-        return ""
+def why_void(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
+    """Return why a waiver does not count, or nothing when it is in force."""
+    if gate is None:
+        return "is for no gate of this suite"
+    if date.fromisoformat(waiver.until) < today:
+        return f"expired on {waiver.until}"
+    if waiver.claim != claim_of(gate):
+        return f'is for another claim, "{waiver.claim}"'
+    if not waiver.digest:
+        return "does not say for which whole claim it is; write it again with harness waive"
+    if waiver.digest != claim_digest(gate, suite):
+        return "is for another claim in the same words: its eval, its members or one of its keys was changed"
+    return ""
 
 
 def claim_of(gate: Gate) -> str:
@@ -136,7 +117,7 @@ def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None
 
 def in_force(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
     """Return the newest waiver in force for a gate."""
-    return next((w for w in reversed(waivers) if w.gate == gate.id and not w.void(gate, suite, today)), None)
+    return next((w for w in reversed(waivers) if w.gate == gate.id and not why_void(w, gate, suite, today)), None)
 
 
 def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
@@ -145,7 +126,7 @@ def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
     said = []
     for waiver in waivers:
         gate = known.get(waiver.gate)
-        if (why := waiver.void(gate, suite, today)) and not (gate and in_force(waivers, gate, suite, today)):
+        if (why := why_void(waiver, gate, suite, today)) and not (gate and in_force(waivers, gate, suite, today)):
             said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
     return list(dict.fromkeys(said))
 

@@ -221,7 +221,7 @@ class Outcome:
     @property
     def report(self) -> Run:
         """The report of the last run."""
-        from harness.records.run import read_run
+        from harness.reports.report_json import read_run
 
         return read_run(max(self.folder.glob("reports/*/report.json"), key=lambda p: p.stat().st_mtime_ns).parent)
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from harness.collection.collect import Task
-from harness.evaluation.checks import Flag, quote
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag
 from harness.records.samples import Result
 
 ENOUGH = 20  # answers: fewer may be the same by chance

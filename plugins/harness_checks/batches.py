@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from harness.data.chat import of_training
-from harness.evaluation.checks import Built, Example, Flag, TrainingRow, marked, quote
+from harness.evaluation.checks import quote
+from harness.records.findings import Built, Example, Flag, TrainingRow, marked
 from harness.records.models import ModelRef
 from harness_checks import frames
 from harness_checks.frames import messages_of

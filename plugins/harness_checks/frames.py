@@ -9,7 +9,8 @@ from typing import Any
 
 from harness.data import chat
 from harness.data.rows import HELD_OUT
-from harness.evaluation.checks import Flag, TrainingRow, quote, text_of
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag, TrainingRow, text_of
 from harness.records.samples import Prompt
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none

@@ -12,7 +12,8 @@ from typing import Any
 
 from harness.collection.collect import Task
 from harness.data.chat import of_training
-from harness.evaluation.checks import Flag, TrainingRow, quote, text_of
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag, TrainingRow, text_of
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
 

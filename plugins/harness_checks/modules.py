@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.evaluation.checks import Built, Flag
+from harness.records.findings import Built, Flag
 from harness.records.models import ModelRef
-from harness.suite.reader import Suite
+from harness.suite.tables import Suite
 
 HALF = 0.5
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.evaluation.checks import Flag
+from harness.records.findings import Flag
 from harness.records.models import ModelRef
 
 WEIGHTS = "adapter_model.safetensors"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from harness.artifacts.digests import read_safetensors
+from harness.artifacts.safetensors import read_safetensors
 from harness.errors import Finding, UsageError
 
 INSTALL = "pip install 'finetune-harness[hf]'"

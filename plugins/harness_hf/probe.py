@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import isolated
-from harness.artifacts.digests import digest_of, read_safetensors
+from harness.artifacts.digests import digest_of
+from harness.artifacts.safetensors import read_safetensors
 from harness.errors import UsageError, out_of_memory
 from harness.files import cache_dir, write_text
 from harness_hf import identity, sources

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers import keys
-from harness.artifacts import digests
+from harness.artifacts import digests, safetensors
 from harness.artifacts.digests import digest_of
 from harness.artifacts.formats import no_constant
 from harness.artifacts.gguf import Gguf, gguf_of, read_gguf
@@ -114,7 +114,7 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 def parameters_of(folder: Path) -> int:
     """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales."""
-    return sum(_parameters(digests.read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors")))
+    return sum(_parameters(safetensors.read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors")))
 
 
 def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
@@ -172,7 +172,7 @@ def _note(folder: Path) -> dict[str, Any]:
 
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("*.safetensors")):
-        yield from digests.read_safetensors(file).tensors.values()
+        yield from safetensors.read_safetensors(file).tensors.values()
 
 
 def _size(shape: Sequence[int]) -> int:

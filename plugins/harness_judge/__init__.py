@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import schema
 from harness.evaluation.grading import Marking
 from harness.hookspec import hookimpl
-from harness.records.samples import Caveat, Labels, Metric, Prompt, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Labels, Prompt, Sample, Score
 
 if TYPE_CHECKING:
     from harness.records.models import ModelRef, Subject

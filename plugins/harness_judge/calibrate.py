@@ -19,7 +19,8 @@ from harness.gates import labels as by_people
 from harness.records.samples import Sample
 from harness.reports.run_folder import read_rows as rows_of_run
 from harness.stats.tests import numbered
-from harness.suite.reader import Eval, read_suite
+from harness.suite.reader import read_suite
+from harness.suite.tables import Eval
 from harness_judge import OPTIONS, bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
 from harness_judge.marking import put

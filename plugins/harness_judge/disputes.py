@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.cli.terminal import shorten
 from harness.errors import UsageError
-from harness.records.run import read_run
+from harness.reports.report_json import read_run
 from harness.reports.run_folder import read_rows
 from harness_judge.prompts import as_text
 

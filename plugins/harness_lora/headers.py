@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.artifacts.digests import Safetensors, read_safetensors
+from harness.artifacts.safetensors import Safetensors, read_safetensors
 from harness.errors import UsageError
 
 PREFIX = "base_model.model."  # what PEFT puts before every name

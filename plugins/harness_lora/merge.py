@@ -29,8 +29,8 @@ from peft.utils.other import get_pattern_key
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 
-from harness.artifacts.digests import Safetensors, read_safetensors
 from harness.artifacts.formats import TEMPLATES, Unsafe, check_indexes, shipping
+from harness.artifacts.safetensors import Safetensors, read_safetensors
 from harness.errors import Finding, UsageError
 from harness.files import copy_range
 from harness.records.models import Progress

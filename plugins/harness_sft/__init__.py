@@ -11,7 +11,7 @@ from harness.hookspec import hookimpl
 from harness.schema import INJECTED
 
 if TYPE_CHECKING:
-    from harness.evaluation.checks import Built, Flag
+    from harness.records.findings import Built, Flag
     from harness.records.models import Adapter, ModelRef, Progress, Subject
 
 

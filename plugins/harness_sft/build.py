@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from trl import SFTTrainer
 
 from harness.errors import UsageError
-from harness.evaluation.checks import Built, Example
+from harness.records.findings import Built, Example
 from harness_hf.models import load_tokenizer, one_line, quiet
 from harness_sft.config import build_config, whole_rows
 from harness_sft.rows import as_dataset, split_by

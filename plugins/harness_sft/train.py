@@ -23,7 +23,7 @@ from harness_sft.config import build_config
 from harness_sft.rows import Row, as_dataset, split_by
 
 if TYPE_CHECKING:
-    from harness.evaluation.checks import Flag
+    from harness.records.findings import Flag
     from harness.records.models import Adapter, ModelRef, Progress, Subject
     from harness_sft.trainer import CheckedTrainer
 

@@ -24,8 +24,8 @@ from trl import SFTTrainer
 from trl.trainer import utils as trl_utils
 
 from harness.errors import Finding, UsageError
-from harness.evaluation.checks import Flag
 from harness.files import write_text
+from harness.records.findings import Flag
 from harness.records.models import Progress
 from harness_sft.config import whole_rows
 from harness_sft.rows import name_rows

@@ -10,9 +10,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from harness.artifacts.digests import read_safetensors
 from harness.artifacts.formats import Unsafe, check_files
 from harness.artifacts.gguf import read_gguf
+from harness.artifacts.safetensors import read_safetensors
 from tests.fuzz.breaking import dumps, structures
 from tests.fuzz.driving import fuzz
 from tests.test_gguf import PAIRS, ROWS, head

@@ -17,8 +17,9 @@ pytest.importorskip("torch")
 
 from harness.cli.main import main
 from harness.errors import UsageError
-from harness.evaluation.checks import Checks, Flag, TrainingRow
+from harness.evaluation.checks import Checks
 from harness.plugins import Provided
+from harness.records.findings import Flag, TrainingRow
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
 from harness.testing import Project
@@ -154,7 +155,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 PLUGIN = """
 from harness import hookimpl
-from harness.evaluation.checks import Flag
+from harness.records.findings import Flag
 
 def shouts(rows):
     \"\"\"Rows in capitals.\"\"\"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import harness_hf
-from harness.artifacts import digests
+from harness.artifacts import digests, safetensors
 from harness.errors import UsageError
 from harness.records.models import ModelRef
 
@@ -430,7 +430,7 @@ def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
     _write_gguf(gguf, tiny_model, source)
     assert _licence(source) == {"license": "apache-2.0"}
     _convert(source, out)
-    header = digests.read_safetensors(out / "model.safetensors").tensors
+    header = safetensors.read_safetensors(out / "model.safetensors").tensors
     assert {entry["dtype"] for entry in header.values()} == {"BF16"}
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     with harness_hf.load([ModelRef("base", str(out))], dtype="float32") as (subject,):

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from harness.cli.main import main  # noqa: E402
-from harness.records.run import read_run  # noqa: E402
+from harness.reports.report_json import read_run  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_sft.sentinels import WINDOW, Spikes, Start, all_finite  # noqa: E402
 from tests.mutations.lab import EVAL, ROWS, Lab  # noqa: E402
