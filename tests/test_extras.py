@@ -18,7 +18,7 @@ import pytest
 
 from harness.testing import write_fake
 from harness.testing.judge_server import StubJudge
-from tests.test_suite import ROWS, SUITE, TRAIN
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 ROOT = Path(__file__).parent.parent
 MODEL = """

@@ -16,8 +16,8 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
 from harness.replay import _difference
 from harness.testing import Outcome, Project, write_fake
-from tests.test_suite import ROWS, SUITE, TRAIN
-from tests.test_verify import edit_gates, reseal
+from tests.release.test_verify import edit_gates, reseal
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 TEXTS = [{"text": f"line {i} of some text"} for i in range(12)]
 MORE = """

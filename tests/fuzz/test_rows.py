@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz, harness
-from tests.test_suite import SUITE
+from tests.suite.test_suite import SUITE
 
 FAKES = ("-p", "harness.testing")
 ROWS: list[dict[str, Any]] = [

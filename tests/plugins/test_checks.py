@@ -26,8 +26,8 @@ from harness.testing import Project
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
-from tests.test_suite import ROWS as TEST
-from tests.test_suite import SUITE, TRAIN
+from tests.suite.test_suite import ROWS as TEST
+from tests.suite.test_suite import SUITE, TRAIN
 
 Lines = list[str]
 

@@ -33,7 +33,7 @@ from harness_judge.desk import Desk, Failed, Trouble, _Call
 from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
-from tests.test_suite import SUITE, TRAIN
+from tests.suite.test_suite import SUITE, TRAIN
 
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")
