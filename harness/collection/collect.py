@@ -20,9 +20,10 @@ from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_samples,
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates import contamination
 from harness.gates.min_rows import Sizes, few, sizes_of, unprovable
+from harness.gates.validate import order_mistakes
 from harness.plugins import Plugins
 from harness.records.frozen import isolated, plain
-from harness.records.gates import COUNTED, PARENT, Gate, order_mistakes
+from harness.records.gates import COUNTED, PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite, Sweep, Train, Use, alpha_of, name_mistake

@@ -13,7 +13,8 @@ from typing import Any
 from harness import schema
 from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.records.gates import Gate, grouped, member_mistakes
+from harness.gates.validate import member_mistakes
+from harness.records.gates import Gate, grouped
 from harness.suite.lines import lines_of, refuse_deep_keys
 from harness.suite.overrides import apply_override
 from harness.suite.tables import (
