@@ -30,6 +30,7 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fix: $(READY)
 	$(BIN)/ruff check --fix

@@ -142,7 +142,7 @@ def check(name: str, folder: Path, **more: Any) -> Row:
     import torch
 
     from harness.errors import UsageError
-    from harness.subject import ModelRef
+    from harness.records.models import ModelRef
     from harness_hf import load
 
     row = Row(name)
@@ -273,7 +273,7 @@ def _merge(folder: Path) -> tuple[float, float]:
     from transformers import AutoModelForCausalLM
 
     from harness.errors import UsageError
-    from harness.subject import ModelRef
+    from harness.records.models import ModelRef
     from harness_export import safetensors
     from harness_hf.models import load_model, load_tokenizer, quiet
     from harness_lora import lora

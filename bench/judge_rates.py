@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
-from harness import labels
+from harness.gates import labels
 from harness_judge.calibration import FEWEST
 
 ALPHA = 0.05

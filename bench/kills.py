@@ -20,14 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.claims import EVIDENCE, MANIFEST
+from harness.artifacts.attestation import EVIDENCE, MANIFEST
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
 IN_A_ROW = 5  # kills of one cache
 CODE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us in the background
-from harness.cli import main
+from harness.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

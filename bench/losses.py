@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.simulate import Data, cell, mark
-from harness.store import read_rows
+from harness.reports.run_folder import read_rows
 
 RUNS = 4_000
 COUNTS = (20, 50, 100, 200)

@@ -1,7 +1,7 @@
 """Measure whether `harness plan` tells the power that gates have: its number beside how often the gate passes.
 
-A cell draws runs of rows afresh and puts them to `harness.verdict.judge`, one by one. The plan knows 100,000 rows of
-an earlier run, drawn alike, the truth, and the sizes of the clusters.
+A cell draws runs of rows afresh and puts them to `harness.gates.decide.judge`, one by one. The plan knows 100,000
+rows of an earlier run, drawn alike, the truth, and the sizes of the clusters.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.chance import Case
-from harness.gate import Gate, Outcome
-from harness.past import Past
-from harness.report import Run
-from harness.result import Metric, Result, Sample, Score
-from harness.verdict import judge
+from harness.gates.decide import judge
+from harness.plan.chance import Case
+from harness.plan.past import Past
+from harness.records.gates import Gate, Outcome
+from harness.records.metrics import Metric
+from harness.records.run import Run
+from harness.records.samples import Result, Sample, Score
 
 ALPHA = 0.05
 KNOWN = 100_000  # rows of the earlier run

@@ -35,7 +35,7 @@ class Setting:
     def ours(self) -> AbstractContextManager[list[Any]]:
         """Load our subject, one in the list."""
         import harness_hf
-        from harness.subject import ModelRef
+        from harness.records.models import ModelRef
 
         loader: Any = harness_hf.load
         loaded: AbstractContextManager[list[Any]] = loader(

@@ -22,7 +22,8 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from bench import judge_rates, plan_rates
-from harness import means, pairs, power, ratio, sequential, stats
+from harness.stats import eprocess, means, power, ratio, tango
+from harness.stats import tests as stats
 
 ALPHA = 0.05
 RUNS, QUICK = 4_000, 1_000
@@ -85,7 +86,7 @@ def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -
         if data.rows is not None:
             low, high = data.support
             scaled = (data.rows - low) / (high - low), (places[1] - low) / (high - low)
-            bets.append(sequential.wealth(*scaled).max(-1) >= np.log(1 / ALPHA))
+            bets.append(eprocess.wealth(*scaled).max(-1) >= np.log(1 / ALPHA))
     at, off = (tuple(np.concatenate([f[k][i] for f in found]) for i in (0, 1)) for k in (0, 1))
     t0, t1 = (np.concatenate([t[k] for t in t_at]) for k in (0, 1))
     reach = student.isf(ALPHA, of.clusters - 1)
@@ -257,9 +258,9 @@ def fewest(n: int, changed: int, margin: float) -> int:
     while low < high:
         middle = (low + high) // 2
         if n <= stats.EXACT_ROWS:
-            p = pairs.fitted_p(middle, changed - middle, n, -margin)[0]
+            p = tango.fitted_p(middle, changed - middle, n, -margin)[0]
         else:
-            p = float(stdtr(np.inf, -pairs.statistic(middle, changed - middle, n, -margin)))
+            p = float(stdtr(np.inf, -tango.statistic(middle, changed - middle, n, -margin)))
         low, high = (low, middle) if p <= ALPHA else (middle + 1, high)
     return low
 
@@ -271,7 +272,7 @@ def normal_tango_sizes(n: int, discordance: float, difference: float, margin: fl
     chance = binom.pmf(changed, n, discordance) * np.exp(
         np.log(binom.pmf(wins, changed, (discordance + difference) / 2 / discordance).clip(1e-300))
     )
-    z = pairs.statistic(wins.astype(float), (changed - wins).astype(float), n, -margin)
+    z = tango.statistic(wins.astype(float), (changed - wins).astype(float), n, -margin)
     return 100 * float(chance[z >= 1.6448536].sum()), 100 * float(chance[z <= -1.6448536].sum())
 
 
@@ -292,7 +293,7 @@ def early(rng: np.random.Generator, discordance: float, difference: float, runs:
     first: list[Floats] = []
     for _ in range(runs // BATCH):
         x = rng.choice([0.0, 0.5, 1.0], (BATCH, rows), p=shares)
-        crossed = [sequential.wealth(x, m), sequential.wealth(1 - x, 1 - m)]
+        crossed = [eprocess.wealth(x, m), eprocess.wealth(1 - x, 1 - m)]
         first.append(np.stack([when(w >= np.log(1 / ALPHA), rows) for w in crossed]))
     up, down = np.concatenate(first, 1)
     ended = np.minimum(np.minimum(up, down) + 1, rows)

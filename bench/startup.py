@@ -20,7 +20,7 @@ HARNESS = str(Path(sys.executable).with_name("harness"))
 # The command in an interpreter that tells afterwards whether anything heavy was loaded.
 INSIDE = """
 import json, sys
-from harness.cli import main
+from harness.cli.main import main
 code = main(sys.argv[1:])
 print(json.dumps("torch" in sys.modules))
 sys.exit(code)

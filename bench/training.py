@@ -35,7 +35,7 @@ def measure(setting: Setting, *, rounds: int = 2, steps: int = 6, data: str = DA
 
 def rows(count: int, data: str) -> list[dict[str, Any]]:
     """Return the first rows of a suite's own data."""
-    from harness.data import read_rows, to_training_rows
+    from harness.data.rows import read_rows, to_training_rows
 
     sys.path.insert(0, str(ROOT / "suites"))
     from harnessfile import harness_read_samples
@@ -126,7 +126,7 @@ def train(
     setting: Setting, data: list[dict[str, Any]], progress: Callable[[Any], None] = lambda _: None, **recipe: Any
 ) -> dict[str, Any]:
     """Train a QLoRA with the harness's trainer and return the facts that it writes beside the adapter."""
-    from harness.subject import ModelRef
+    from harness.records.models import ModelRef
     from harness_lora import qlora
     from harness_sft import sft
 

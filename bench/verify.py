@@ -46,11 +46,11 @@ min = 0.5
 use = "safetensors"
 to = "export"
 """
-HARNESS = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"]
+HARNESS = [sys.executable, "-c", "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"]
 LIGHT = """
 import time
 begun = time.perf_counter()
-import harness.cli, harness.policy, harness.verify
+import harness.cli.main, harness.release.policy, harness.release.verify
 print(time.perf_counter() - begun)
 """
 

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Iterable
 from enum import IntEnum
 
-from harness.text import spelt
+from harness.texts.shown import spelt
 
 MOST = 300  # names that a misspelt one is compared with, and characters of it
 

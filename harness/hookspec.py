@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from harness.check import Flag
-    from harness.report import Report, Run, Trial
-    from harness.subject import Progress
+    from harness.records.findings import Flag
+    from harness.records.models import Progress
+    from harness.records.run import Report, Run, Trial
 
 hookspec = pluggy.HookspecMarker("harness")
 hookimpl = pluggy.HookimplMarker("harness")
@@ -57,8 +57,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     `group` together. Its attribute
     `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError;
     `train.build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks,
-    and returns a harness.check.Built; `train.measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all
-    weights where `adapter` is None, and returns what they took, as fields of a harness.measure.Measured.
+    and returns a harness.Built; `train.measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all
+    weights where `adapter` is None, and returns what they took, as fields of a harness.plan.benchmark.Measured.
     """
 
 
@@ -78,7 +78,7 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
 
     An evaluator may mark answers after the model is gone: set `evaluate.marks = "answers"`, or "pairs" (or a function
     of the options that says which). It is called once, as `mark(samples, answers, baseline_answers, *, marking, …)`
-    with a `harness.marking.Marking`; its options `max_new_tokens`, `stop` and `thought` say how the answers are
+    with a `harness.Marking`; its options `max_new_tokens`, `stop` and `thought` say how the answers are
     generated, and the baseline of pairs is the eval's `against`. It yields Scores, Caveats (what a reader must know,
     and what keeps gates shut), and Labels (what people said of such answers). On the baseline of its pairs it has no
     metric.
@@ -101,8 +101,9 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
     its own then: it is called once `ref` was evaluated, its folder is loaded, evaluated and gated, and shipped as it
     is. It raises UsageError where it cannot, and may take `progress`. `export.open_options(options) -> dict` gives
     options of the loader that the copy needs, beside its parent's; `export.check(model, options)` raises UsageError
-    about what can be seen before training, in the folder of the base. Facts for the report go to
-    `harness.copies.NOTE` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not shipped.
+    about what can be seen before training, in the folder of the base. Facts for the report go to the file
+    `harness.release.conversions.NOTE` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not
+    shipped.
 
     A parameter named `facts` gets a dict for what the report should tell of any other export.
     """
@@ -119,12 +120,12 @@ def harness_saboteurs() -> Provided:  # type: ignore[empty-body]
 
 @hookspec
 def harness_checks() -> Provided:  # type: ignore[empty-body]
-    """Return checks by their codes: `check(…)` yields a harness.check.Flag for everything that looks broken.
+    """Return checks by their codes: `check(…)` yields a harness.Flag for everything that looks broken.
 
     A check asks for what it looks at by its parameters' names, and runs at the last stage one of them comes from:
     data (`suite`, `rows`, `tasks`, `base`, `load`), trainer (`built`), adapter (`adapter`), merged (`merged`,
-    `twin`), results (`result`, `task`); harness.check.STAGES says what each is. An error stops the run, before
-    training with exit code 4, after it with 1. The docstring is what `harness explain CODE` prints.
+    `twin`), results (`result`, `task`); harness.evaluation.checks.STAGES says what each is. An error stops the run,
+    before training with exit code 4, after it with 1. The docstring is what `harness explain CODE` prints.
     """
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pluggy
 
-from harness import hookspec, keys
+from harness import hookspec
+from harness.answers import keys
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 
 HARNESSFILE = "harnessfile.py"

@@ -16,20 +16,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.claims import EVIDENCE, ITEMS, LOCK, MANIFEST, MODEL
-from harness.collect import Plan, Task, collect
+from harness.answers.keys import versions
+from harness.artifacts.attestation import EVIDENCE, ITEMS, LOCK, MANIFEST, MODEL
+from harness.artifacts.digests import digest_of
+from harness.collection.collect import Plan, Task, collect
 from harness.errors import UsageError
-from harness.evaluate import evaluate
-from harness.evidence import digest_of
-from harness.items import as_kept, scores_of
-from harness.keys import versions
-from harness.lock import plugins_of, rows_digest, table_of
+from harness.evaluation.evaluate import evaluate
+from harness.pipeline.preflight import make_adapter, open_folder, open_model
 from harness.plugins import Plugins, load_plugins
-from harness.preflight import make_adapter, open_folder, open_model
-from harness.released import shipped
-from harness.result import Score
-from harness.subject import ModelRef, Progress, Source
-from harness.suite import Suite, read_suite
+from harness.records.models import ModelRef, Progress, Source
+from harness.records.samples import Score
+from harness.release.items import as_kept, scores_of
+from harness.release.lockfile import plugins_of, rows_digest, table_of
+from harness.release.previous import shipped
+from harness.suite.reader import read_suite
+from harness.suite.tables import Suite
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how

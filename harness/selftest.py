@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import clean
-from harness.collect import Plan
+from harness.artifacts.digests import weights_digest
+from harness.collection.collect import Plan
 from harness.errors import ExitCode, UsageError, did_you_mean
-from harness.evidence import weights_digest
-from harness.gate import Gate, Outcome, Verdict, ships
-from harness.report import Run
-from harness.result import Prompt, Result, Sample
-from harness.runner import Options, Runner, check_plan, prepare
-from harness.subject import Logprob, ModelRef, Subject
-from harness.verdict import judge
+from harness.gates import contamination
+from harness.gates.decide import judge
+from harness.pipeline.run import Options, Runner, check_plan, prepare
+from harness.records.gates import Gate, Outcome, Verdict, ships
+from harness.records.models import Logprob, ModelRef, Subject
+from harness.records.run import Run
+from harness.records.samples import Prompt, Result, Sample
 
 SWAPS = 400  # runs of two equal models
 Disguise = Callable[[Subject], Subject]
@@ -288,7 +288,7 @@ def _check(planted: Plan, options: Options) -> Trial:
     """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
     begun = time.monotonic()
     found, gates = check_plan(planted, options)[0], planted.suite.gates
-    flags = [f"{f.code}: {f.what}" for f in found if f.counts or clean.left_out(f, gates)]
+    flags = [f"{f.code}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates)]
     why = "Training rows stand among the rows of every eval."
     return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)
 

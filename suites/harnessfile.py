@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import Score, hookimpl, metric
-from harness.paths import cache_dir, write_text
-from harness.wheel import fetch_wheel
+from harness.data.pypi import fetch_wheel
+from harness.files import cache_dir, write_text
 
 Row = dict[str, Any]
 Splits = dict[str, list[Row]]

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from harness.stub_judge import StubJudge
 from harness.testing import write_fake
-from tests.test_suite import ROWS, SUITE, TRAIN
+from harness.testing.judge_server import StubJudge
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 ROOT = Path(__file__).parent.parent
 MODEL = """
@@ -221,7 +221,7 @@ def test_the_extra_sign_alone_signs(wheel: Path, tmp_path: Path) -> None:
     """With `sign` and nothing else a key is made, an export is signed, and verified under a policy with the key."""
     command, folder = installed(wheel, "sign", tmp_path / "env"), write(tmp_path / "suite", SUITE)
     write_fake(folder / "base", 0.3)
-    here = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    here = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     call(sys.executable, "-c", here, "run", "suite.toml", "-p", "harness.testing", cwd=folder)
     call(command, "keygen", "release", cwd=folder)
     (folder / "policy.toml").write_text('suites = ["fake"]\n' + (folder / "release.pub").read_text("utf-8"), "utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.paths import append_line, folder_in_place, write_text
+from harness.files import append_line, folder_in_place, write_text
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_live_work_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from harness.paths import folder_in_place
+from harness.files import folder_in_place
 with folder_in_place(Path(sys.argv[1])) as work:
     (work / "half").write_text("x")
     if sys.argv[2] == "moved":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.testing import Project
-from tests.test_suite import ROWS, SUITE, TRAIN
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 HEAD = "from harness import hookimpl, metric, Score\n"
 BROKEN = {

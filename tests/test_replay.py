@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from harness.claims import EVIDENCE, ITEMS, MODEL
-from harness.evidence import digest_of, weights_digest
+from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
+from harness.artifacts.digests import digest_of, weights_digest
 from harness.replay import _difference
 from harness.testing import Outcome, Project, write_fake
-from tests.test_suite import ROWS, SUITE, TRAIN
-from tests.test_verify import edit_gates, reseal
+from tests.release.test_verify import edit_gates, reseal
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 TEXTS = [{"text": f"line {i} of some text"} for i in range(12)]
 MORE = """
@@ -41,9 +41,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files: dict[str, Any] = {"suite.toml": SUITE + MORE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "texts.jsonl": TEXTS}
     Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
     write_fake(folder / "base", 0.3)
-    code = (
-        "import sys; from harness.cli import main; sys.exit(main(['run', 'suite.toml', '-q', '-p', 'harness.testing']))"
-    )
+    words = ["run", "suite.toml", "-q", "-p", "harness.testing"]
+    code = f"import sys; from harness.cli.main import main; sys.exit(main({words}))"
     env = {**os.environ, "HARNESS_CACHE": str(folder / "cache")}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -197,7 +196,7 @@ def test_wrong_words(exported: Project) -> None:
 def test_without_torch(exported: Project) -> None:
     """A machine that cannot load the model says what is missing."""
     exported.write({"suite.toml": (SUITE + MORE).replace('use = "fake"\npath', 'use = "hf"\npath')})
-    code = "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers']); from harness.cli import main; "
+    code = "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers']); from harness.cli.main import main; "
     words = ["verify", "exports/fake", "--replay", "3", *WORDS]
     done = subprocess.run(
         [sys.executable, "-c", f"{code} sys.exit(main({words!r}))"], capture_output=True, text=True, env=os.environ

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.records.models import Sampling
 from harness.selftest import Constant, Shuffled
-from harness.subject import Sampling
 from harness.testing import FakeSubject, Project
-from tests.test_suite import ROWS, SUITE, TRAIN
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["train rows in the test"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import simulate
-from harness import ratio, stats
+from harness.stats import ratio, tests
 
 ALPHA = 0.05
 
@@ -43,7 +43,7 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str) -> No
     support = {"share": (0.0, 1.0), "pairs": (-1.0, 1.0), "score": data.support, "ratio": None}[kind]
     for run in range(30):
         values, weights, clusters = rows(data, run, kind)
-        test = stats.cluster_t(values, weights, clusters, data.truth - 0.03, ALPHA, support=support)
+        test = tests.cluster_t(values, weights, clusters, data.truth - 0.03, ALPHA, support=support)
         assert (test.p_pass, test.p_fail) == pytest.approx((found[0][run], found[1][run]), abs=1e-9)
 
 

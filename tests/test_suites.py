@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import harness
-from harness.cli import main
+from harness.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 SUITES = sorted((ROOT / "suites").glob("*.toml"))

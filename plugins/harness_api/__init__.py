@@ -10,7 +10,7 @@ from harness.hookspec import hookimpl
 from harness_api.options import OPENAI, Options
 
 if TYPE_CHECKING:
-    from harness.subject import ModelRef, Subject
+    from harness.records.models import ModelRef, Subject
     from harness_api.subject import APISource
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.errors import Finding
-from harness.subject import Logprob
+from harness.records.models import Logprob
 from harness_api.answers import choice
 from harness_api.server import Trouble
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import UsageError
-from harness.result import Prompt
-from harness.subject import Logprob
+from harness.records.models import Logprob
+from harness.records.samples import Prompt
 from harness_api import scores
 from harness_api.dialect import COMPLETIONS, Dialect
 from harness_api.scores import Position

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from harness.chat import ARGUMENTS
+from harness.data.chat import ARGUMENTS
 from harness.errors import UsageError
-from harness.result import Prompt
-from harness.subject import Logprob, ModelRef, Sampling
-from harness.text import whole
+from harness.records.models import Logprob, ModelRef, Sampling
+from harness.records.samples import Prompt
+from harness.texts.shown import whole
 from harness_api import answers, dialect
 from harness_api.dialect import CHAT, COMPLETIONS, Dialect
 from harness_api.options import Options

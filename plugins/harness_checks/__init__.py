@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from harness.check import Flag
 from harness.hookspec import hookimpl
+from harness.records.findings import Flag
 from harness_checks import answers, batches, leaks, lint, merged, modules, recipe, trained
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.check import Flag, quote
-from harness.collect import Task
-from harness.result import Result
+from harness.collection.collect import Task
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag
+from harness.records.samples import Result
 
 ENOUGH = 20  # answers: fewer may be the same by chance
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from harness.chat import of_training
-from harness.check import Built, Example, Flag, TrainingRow, marked, quote
-from harness.subject import ModelRef
+from harness.data.chat import of_training
+from harness.evaluation.checks import quote
+from harness.records.findings import Built, Example, Flag, TrainingRow, marked
+from harness.records.models import ModelRef
 from harness_checks import frames
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted

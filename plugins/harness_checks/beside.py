@@ -8,7 +8,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from harness.check import quote
+from harness.evaluation.checks import quote
 
 TOLD = 5  # differences of a kind that are told
 # Of config.json: how it was stored and trained, and stop tokens, which are M5's.

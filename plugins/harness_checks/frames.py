@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import chat
-from harness.check import Flag, TrainingRow, quote, text_of
-from harness.data import HELD_OUT
-from harness.result import Prompt
+from harness.data import chat
+from harness.data.rows import HELD_OUT
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag, TrainingRow, text_of
+from harness.records.samples import Prompt
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
 FEWEST = 4  # prompts: what fewer have in common may be chance

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from harness import fewshot
-from harness.check import Flag, TrainingRow, quote, text_of
-from harness.collect import Task
-from harness.data import HELD_OUT
-from harness.result import Prompt, Sample
-from harness.suite import Suite
+from harness.collection.collect import Task
+from harness.data import fewshot
+from harness.data.rows import HELD_OUT
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag, TrainingRow, text_of
+from harness.records.samples import Prompt, Sample
+from harness.suite.tables import Suite
 from harness_checks.frames import MOST, frame_of, system_of, unframed
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)

@@ -10,11 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness.chat import of_training
-from harness.check import Flag, TrainingRow, quote, text_of
-from harness.collect import Task
-from harness.result import Sample
-from harness.subject import ModelRef
+from harness.collection.collect import Task
+from harness.data.chat import of_training
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag, TrainingRow, text_of
+from harness.records.models import ModelRef
+from harness.records.samples import Sample
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")

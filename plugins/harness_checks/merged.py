@@ -13,8 +13,9 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from harness.check import Flag, Severity, TrainingRow, quote
-from harness.subject import ModelRef
+from harness.evaluation.checks import quote
+from harness.records.findings import Flag, Severity, TrainingRow
+from harness.records.models import ModelRef
 from harness_checks import beside
 from harness_checks.frames import prompt_of
 

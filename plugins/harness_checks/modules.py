@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.check import Built, Flag
-from harness.subject import ModelRef
-from harness.suite import Suite
+from harness.records.findings import Built, Flag
+from harness.records.models import ModelRef
+from harness.suite.tables import Suite
 
 HALF = 0.5
 

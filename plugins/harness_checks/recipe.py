@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.check import Flag
-from harness.subject import ModelRef
-from harness.suite import Suite
+from harness.records.findings import Flag
+from harness.records.models import ModelRef
+from harness.suite.tables import Suite
 
 LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
 BATCH, RANK = 32, 64

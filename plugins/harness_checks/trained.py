@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.check import Flag
-from harness.subject import ModelRef
+from harness.records.findings import Flag
+from harness.records.models import ModelRef
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"

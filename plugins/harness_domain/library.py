@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from harness import Metric, Sample, Score, Subject, UsageError
-from harness.thought import answers
+from harness.answers.thought import answers
 from harness_domain.matching import LINE, targets_of
 
 OURS = "local:"  # "local:chrf" is in this package, needs no network, and is an evaluate.Metric like the others

@@ -4,7 +4,7 @@ Answers and targets are normalised alike. Whitespace is collapsed and Unicode co
 as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and
 Unicode's punctuation without a space in their place ("U.S." is "us", and "-3.5" is "35": turn it off for
 numbers and code), and `ignore_articles`, off by default, removes "a", "an", "the". Of several targets
-the best counts. `thought` names the marks of a thought, which is not matched (`harness.thought`).
+the best counts. `thought` names the marks of a thought, which is not matched (`harness.answers.thought`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import Sample, Score, Subject, UsageError, metric
-from harness.thought import answers
+from harness.answers.thought import answers
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
 LINE = ("\n",)  # an answer is one line unless the suite says otherwise

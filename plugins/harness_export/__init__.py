@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import ModelRef, UsageError, hookimpl
-from harness.copies import copy_files
+from harness.release.conversions import copy_files
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import ModelRef, UsageError
-from harness.copies import NOTE
-from harness.formats import INDEX, shipping
-from harness.subject import Progress
+from harness.artifacts.formats import INDEX, shipping
+from harness.records.models import Progress
+from harness.release.conversions import NOTE
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"

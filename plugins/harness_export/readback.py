@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import fresh
+from harness import isolated
 from harness.errors import Finding
-from harness.subject import ModelRef
+from harness.records.models import ModelRef
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ TEXTS = (
 def ask(parent: Path, copy: Path) -> dict[str, Any]:
     """Read a copy back in a fresh process and return the facts; raises Finding, or UsageError when it cannot run."""
     question = {"parent": str(parent), "copy": str(copy)}
-    return fresh.ask("harness_export.readback", question, "what was written could not be read back")
+    return isolated.ask("harness_export.readback", question, "what was written could not be read back")
 
 
 def compare(parent: Path, copy: Path) -> dict[str, Any]:
@@ -119,4 +119,4 @@ def _dtype(parent: Path) -> Any:
 
 
 if __name__ == "__main__":
-    fresh.answer(lambda parent, copy: compare(Path(parent), Path(copy)))
+    isolated.answer(lambda parent, copy: compare(Path(parent), Path(copy)))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import fresh
+from harness import isolated
 from harness.errors import Finding
 
 PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
@@ -32,7 +32,7 @@ class Question:
 
 def ask(question: Question) -> dict[str, Any]:
     """Swap the exported adapter in and return the facts; raises Finding when its answers are not the gated one's."""
-    return fresh.ask("harness_export.swap", asdict(question), "export: the adapter could not be swapped in")
+    return isolated.ask("harness_export.swap", asdict(question), "export: the adapter could not be swapped in")
 
 
 def swap(question: Question) -> dict[str, Any]:
@@ -65,4 +65,4 @@ def _answers(model: Any, tokenizer: Any) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    fresh.answer(lambda **question: swap(Question(**question)))
+    isolated.answer(lambda **question: swap(Question(**question)))

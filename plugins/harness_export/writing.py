@@ -18,9 +18,9 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
+from harness.artifacts.digests import template_digest
+from harness.artifacts.gguf import FACTORS
 from harness.errors import Finding, UsageError
-from harness.evidence import template_digest
-from harness.gguf import FACTORS
 from harness_export.llama import Llama, name_of, read_config, reorder
 from harness_export.vocabulary import metadata_of
 from harness_hf.sources import resolve

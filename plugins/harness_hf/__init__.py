@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.hookspec import hookimpl
 
 if TYPE_CHECKING:
-    from harness.subject import ModelRef, Subject
+    from harness.records.models import ModelRef, Subject
     from harness_hf.sources import LocalSource
 
 # When it is imported, by whomever, it advises to install kernels that are downloaded at run time.

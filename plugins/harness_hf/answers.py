@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from harness.errors import Finding
-from harness.subject import Sampling
+from harness.records.models import Sampling
 from harness_hf.tokens import Tokens
 
 

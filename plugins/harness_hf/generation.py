@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from harness.errors import Finding, UsageError
-from harness.subject import Sampling
+from harness.records.models import Sampling
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.batch import Batch, can_cascade, prefill
 from harness_hf.packing import common

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import fresh
+from harness import isolated
+from harness.artifacts.digests import digest_of
+from harness.artifacts.safetensors import read_safetensors
 from harness.errors import UsageError, out_of_memory
-from harness.evidence import digest_of, read_safetensors
-from harness.paths import cache_dir, write_text
+from harness.files import cache_dir, write_text
 from harness_hf import identity, sources
 
 SECONDS = 120.0  # for all of it, imports included, on a busy machine
@@ -35,7 +36,7 @@ def check(path: str) -> None:
     passed = cache_dir() / "probed" / digest_of([identity.described(folder), headers])
     if passed.exists():
         return
-    told = fresh.ask("harness_hf.probe", {"path": path}, f'model "{path}": cannot be looked at', seconds=SECONDS)
+    told = isolated.ask("harness_hf.probe", {"path": path}, f'model "{path}": cannot be looked at', seconds=SECONDS)
     if problem := told["problem"]:
         raise UsageError(f'model "{path}": {problem}')
     write_text(passed, "")
@@ -142,4 +143,4 @@ def _bounded() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    fresh.answer(look)
+    isolated.answer(look)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts.gguf import FACTORS, Gguf
 from harness.errors import UsageError
-from harness.gguf import FACTORS, Gguf
 from harness_hf import splits
 
 STOPS = ("eos", "eot", "eom")  # end of text, of turn, of message

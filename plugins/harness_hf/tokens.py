@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from harness import chat
+from harness.data import chat
 from harness.errors import UsageError
-from harness.result import Prompt
+from harness.records.samples import Prompt
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 
@@ -59,7 +59,7 @@ class Tokens:
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened; raises UsageError.
 
-        What the template is given beside them stands on the first message (`harness.chat`).
+        What the template is given beside them stands on the first message (`harness.data.chat`).
         """
         if not self.tokenizer.chat_template:
             raise UsageError("tokenizer: has no chat template, so it cannot take messages; give text prompts")

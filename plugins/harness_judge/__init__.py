@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import schema
+from harness.evaluation.grading import Marking
 from harness.hookspec import hookimpl
-from harness.marking import Marking
-from harness.result import Caveat, Labels, Metric, Prompt, Sample, Score
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Labels, Prompt, Sample, Score
 
 if TYPE_CHECKING:
-    from harness.subject import ModelRef, Subject
+    from harness.records.models import ModelRef, Subject
     from harness_judge.loader import AnthropicSource
 
 MAX_NEW_TOKENS = 256

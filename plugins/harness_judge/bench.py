@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
-from harness.evidence import digest_of
-from harness.responses import Responses
+from harness.answers.store import Responses
+from harness.artifacts.digests import digest_of
 from harness_judge import prompts
 from harness_judge.budget import Budget
 from harness_judge.desk import Desk, Failed

@@ -10,16 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import labels as by_people
-from harness.data import read_rows
+from harness.answers.store import Responses
+from harness.artifacts.digests import digest_of
+from harness.data.rows import read_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.evidence import digest_of
-from harness.paths import cache_dir
-from harness.responses import Responses
-from harness.result import Sample
-from harness.stats import numbered
-from harness.store import read_rows as rows_of_run
-from harness.suite import Eval, read_suite
+from harness.files import cache_dir
+from harness.gates import labels as by_people
+from harness.records.samples import Sample
+from harness.reports.run_folder import read_rows as rows_of_run
+from harness.stats.tests import numbered
+from harness.suite.reader import read_suite
+from harness.suite.tables import Eval
 from harness_judge import OPTIONS, bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
 from harness_judge.marking import put

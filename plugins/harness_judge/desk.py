@@ -17,9 +17,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 import harness_judge
-from harness import keys
+from harness.answers import keys
+from harness.answers.store import Responses, request_key
 from harness.errors import UsageError
-from harness.responses import Responses, request_key
 from harness_judge.budget import Budget, Reserved
 from harness_judge.verdict import Reply
 

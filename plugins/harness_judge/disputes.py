@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.cli.terminal import shorten
 from harness.errors import UsageError
-from harness.report import read_run
-from harness.store import read_rows
-from harness.terminal import shorten
+from harness.reports.report_json import read_run
+from harness.reports.run_folder import read_rows
 from harness_judge.prompts import as_text
 
 Row = Mapping[str, Any]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import harness_judge
-from harness import keys
+from harness.answers import keys
+from harness.artifacts.digests import digest_of
 from harness.errors import UsageError
-from harness.evidence import digest_of
-from harness.result import Prompt
-from harness.subject import Logprob, ModelRef, Sampling
+from harness.records.models import Logprob, ModelRef, Sampling
+from harness.records.samples import Prompt
 from harness_judge import service
 from harness_judge.anthropic_api import connect, post
 from harness_judge.budget import Budget, Prices, Reserved

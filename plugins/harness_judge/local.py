@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from harness.cached import CachedSubject, Models
-from harness.responses import Responses
-from harness.subject import Logprob, ModelRef, Subject
+from harness.answers.cache import CachedSubject, Models
+from harness.answers.store import Responses
+from harness.records.models import Logprob, ModelRef, Subject
 from harness_judge.desk import Failed
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import labels as by_people
 from harness.errors import UsageError
-from harness.marking import Marking
-from harness.result import Caveat, Labels, Prompt, Sample, Score
-from harness.subject import Progress
+from harness.evaluation.grading import Marking
+from harness.gates import labels as by_people
+from harness.records.models import Progress
+from harness.records.samples import Caveat, Labels, Prompt, Sample, Score
 from harness_judge import adversaries, bench, calibration, prompts, rows
 from harness_judge.bench import Bench
 from harness_judge.options import Options

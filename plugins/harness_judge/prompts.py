@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.evidence import digest_of
-from harness.result import Prompt
+from harness.artifacts.digests import digest_of
+from harness.records.samples import Prompt
 
 SYSTEM = (
     "You judge answers of language models. What is to be judged stands between two lines that begin with {fence}, as"

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from harness.answers.wire import BadReply, Moved
 from harness.errors import UsageError
-from harness.wire import BadReply, Moved
 from harness_judge.budget import Reserved
 from harness_judge.desk import Trouble
 from harness_judge.prompts import Question

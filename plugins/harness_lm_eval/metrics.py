@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import UsageError
-from harness.result import Scale
+from harness.records.metrics import Scale
 from harness_lm_eval.find import Averaged, Found, Leaf
 from harness_lm_eval.reading import Config, Function
 

@@ -12,8 +12,8 @@ from lm_eval.api.model import LM  # noqa: TID253 -- a base class; this module is
 from lm_eval.models.utils import normalize_gen_kwargs  # noqa: TID253
 
 from harness import Logprob, Subject, UsageError
-from harness.chat import joined
-from harness.subject import Sampling
+from harness.data.chat import joined
+from harness.records.models import Sampling
 
 Conversation = list[dict[str, str]]
 NEW_TOKENS = 256  # where a task does not say, as lm_eval's HF backend has it

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.paths import cache_dir, write_text
+from harness.files import cache_dir, write_text
 from harness_lm_eval.reading import library, loader
 
 NAMING = re.compile(rb"""^["']?(task|group|tag|class|include)["']?[ ]*:(.*(?:\n(?:[ \t-]|[ \t]*#|[ \t]*$).*)*)""", re.M)

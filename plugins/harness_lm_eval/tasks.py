@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness.chat import arguments_of
+from harness.data.chat import arguments_of
 from harness_lm_eval import hub, shots
 from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.records.models import Progress
 from harness.schema import fits, kind, show
-from harness.subject import Progress
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
 from harness_lora.headers import find_tensor, read_headers, split_name
 from harness_lora.targets import check_targets

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.artifacts.safetensors import Safetensors, read_safetensors
 from harness.errors import UsageError
-from harness.evidence import Safetensors, read_safetensors
 
 PREFIX = "base_model.model."  # what PEFT puts before every name
 LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens_delta)(\.(?P<rest>\w+))?")

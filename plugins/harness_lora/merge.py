@@ -29,11 +29,11 @@ from peft.utils.other import get_pattern_key
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 
+from harness.artifacts.formats import TEMPLATES, Unsafe, check_indexes, shipping
+from harness.artifacts.safetensors import Safetensors, read_safetensors
 from harness.errors import Finding, UsageError
-from harness.evidence import Safetensors, read_safetensors
-from harness.formats import TEMPLATES, Unsafe, check_indexes, shipping
-from harness.paths import copy_range
-from harness.subject import Progress
+from harness.files import copy_range
+from harness.records.models import Progress
 from harness_lora.adapter import read_config
 from harness_lora.fields import REFUSED, REWRITTEN, unknown
 from harness_lora.headers import Header, read_headers, split_name

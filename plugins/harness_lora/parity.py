@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import fresh
+from harness import isolated
 from harness.errors import Finding
 from harness_lora.adapter import read_note
 from harness_lora.headers import Header, read_headers
@@ -54,7 +54,7 @@ class Question:
 def ask(question: Question) -> dict[str, Any]:
     """Verify a merge in a fresh process and return the facts; raises Finding, or UsageError when it cannot run."""
     lost = "merge: what was written could not be verified"
-    return fresh.ask("harness_lora.parity", asdict(question), lost)
+    return isolated.ask("harness_lora.parity", asdict(question), lost)
 
 
 def verify(question: Question) -> dict[str, Any]:
@@ -377,4 +377,4 @@ def _prompt(tokenizer: Any, text: str) -> Any:
 
 
 if __name__ == "__main__":
-    fresh.answer(lambda **question: verify(Question(**question)))
+    isolated.answer(lambda **question: verify(Question(**question)))

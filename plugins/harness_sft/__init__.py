@@ -11,8 +11,8 @@ from harness.hookspec import hookimpl
 from harness.schema import INJECTED
 
 if TYPE_CHECKING:
-    from harness.check import Built, Flag
-    from harness.subject import Adapter, ModelRef, Progress, Subject
+    from harness.records.findings import Built, Flag
+    from harness.records.models import Adapter, ModelRef, Progress, Subject
 
 
 @hookimpl

@@ -15,7 +15,7 @@ from harness_sft.rows import split_by
 from harness_sft.train import _build_trainer, _quiet_libraries
 
 if TYPE_CHECKING:
-    from harness.subject import Adapter, ModelRef
+    from harness.records.models import Adapter, ModelRef
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 VALIDATED = 8  # rows that a validation is timed on
@@ -25,7 +25,7 @@ BYTES = 16  # a parameter that is trained in full: itself, its gradient and two 
 def measure(
     ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, seed: int
 ) -> dict[str, Any]:
-    """Train a few steps, of an adapter or of all weights, and return the fields of `harness.measure.Measured`.
+    """Train a few steps, of an adapter or of all weights, and return the fields of `harness.plan.benchmark.Measured`.
 
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.chat import ARGUMENTS, TOOLS
-from harness.data import GROUP, HELD_OUT
+from harness.data.chat import ARGUMENTS, TOOLS
+from harness.data.rows import GROUP, HELD_OUT
 from harness.errors import UsageError
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",))

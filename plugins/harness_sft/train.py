@@ -14,17 +14,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import kept
+from harness.artifacts import kept
 from harness.errors import UsageError
-from harness.paths import folder_in_place, write_text
+from harness.files import folder_in_place, write_text
 from harness_lora.adapter import NOTE
 from harness_lora.fields import MOVES_BASE
 from harness_sft.config import build_config
 from harness_sft.rows import Row, as_dataset, split_by
 
 if TYPE_CHECKING:
-    from harness.check import Flag
-    from harness.subject import Adapter, ModelRef, Progress, Subject
+    from harness.records.findings import Flag
+    from harness.records.models import Adapter, ModelRef, Progress, Subject
     from harness_sft.trainer import CheckedTrainer
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -85,7 +85,7 @@ def _build_trainer(
 
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
-    from harness.subject import Progress
+    from harness.records.models import Progress
     from harness_hf.models import load_model, load_tokenizer
     from harness_sft.trainer import CheckedTrainer
 
@@ -146,7 +146,7 @@ def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
 
 def _watched(model: Any, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
     """Measure a model in training, its adapter in it, as the harness measures any."""
-    from harness.subject import ModelRef
+    from harness.records.models import ModelRef
     from harness_hf.subject import HFSubject
     from harness_hf.tokens import Tokens
 

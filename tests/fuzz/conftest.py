@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.testing import write_fake
-from tests.test_suite import ROWS, SUITE, TRAIN
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 
 @pytest.fixture(scope="module")

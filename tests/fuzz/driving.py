@@ -83,7 +83,7 @@ def deadline(seconds: float = LONGEST) -> Iterator[None]:
 
 def harness(*words: str) -> tuple[int, str]:
     """Run a command line in process; return its exit code and stderr, and fail where that is a bug of ours."""
-    from harness.cli import main
+    from harness.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

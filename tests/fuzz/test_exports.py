@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from harness.claims import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
 from tests.fuzz.breaking import VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
 from tests.fuzz.test_suites import VALUES as TOML
@@ -52,7 +52,7 @@ ODD = st.one_of(
 @pytest.fixture(scope="module")
 def signed(world: Path) -> Path:
     """A world with a signed export and the policy that it meets."""
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     for words in STEPS:
         done = subprocess.run([sys.executable, "-c", code, *words], cwd=world, env={**os.environ}, capture_output=True)
         assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.errors import Finding, UsageError
-from harness.subject import ModelRef
+from harness.records.models import ModelRef
 from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz, harness
-from tests.test_suite import SUITE
+from tests.suite.test_suite import SUITE
 
 FAKES = ("-p", "harness.testing")
 ROWS: list[dict[str, Any]] = [
@@ -80,7 +80,7 @@ def test_csv(data: str | bytes, train: bool, world: Path) -> None:
 @fuzz(structures([WAIVER, WAIVER]).map(jsonl) | texts(jsonl([WAIVER])))
 def test_waivers(data: str | bytes, world: Path) -> None:
     """Lines that are no waivers are told by their number, and what is none waives nothing."""
-    from harness.waive import waivers_of
+    from harness.suite.waivers import waivers_of
 
     put(world, "suite.toml", SUITE)
     path = waivers_of(world / "suite.toml")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.breaking import lines, texts
 from tests.fuzz.driving import fuzz, harness
-from tests.test_suite import SUITE
+from tests.suite.test_suite import SUITE
 
 RICH = (
     SUITE.replace('name = "fake"\n', 'name = "fake"\nseed = 3\nalpha = 0.05\n', 1)

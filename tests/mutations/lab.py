@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.runner import Options, check_suite, run_suite
+from harness.pipeline.run import Options, check_suite, run_suite
 
 DATA = Path(__file__).parents[2] / "suites" / "data"
 THINGS = [

@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 import harness_api
-from harness.chat import ARGUMENTS
+from harness.data.chat import ARGUMENTS
 from harness.errors import Finding, UsageError
-from harness.subject import ModelRef, Sampling
+from harness.records.models import ModelRef, Sampling
 from harness.testing import Project
 from harness_api import server as server_module
 from harness_api.answers import text_of
@@ -1201,7 +1201,7 @@ data = "rows.jsonl"
 @pytest.mark.slow
 def test_a_run_against_transformers_serve(served: tuple[str, Path], project: Project) -> None:
     """In a whole run the reference that is served gives, row for row, the answers of the base that runs here."""
-    from harness.store import read_rows
+    from harness.reports.run_folder import read_rows
 
     url, folder = served
     rows = [{"id": str(i), "input": ask(f"Say {i}."), "target": "x"} for i in range(6)]

@@ -15,18 +15,19 @@ import pytest
 
 pytest.importorskip("torch")
 
-from harness.check import Checks, Flag, TrainingRow
-from harness.cli import main
+from harness.cli.main import main
 from harness.errors import UsageError
+from harness.evaluation.checks import Checks
 from harness.plugins import Provided
-from harness.result import Sample
-from harness.subject import ModelRef
+from harness.records.findings import Flag, TrainingRow
+from harness.records.models import ModelRef
+from harness.records.samples import Sample
 from harness.testing import Project
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
-from tests.test_suite import ROWS as TEST
-from tests.test_suite import SUITE, TRAIN
+from tests.suite.test_suite import ROWS as TEST
+from tests.suite.test_suite import SUITE, TRAIN
 
 Lines = list[str]
 
@@ -154,7 +155,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 PLUGIN = """
 from harness import hookimpl
-from harness.check import Flag
+from harness.records.findings import Flag
 
 def shouts(rows):
     \"\"\"Rows in capitals.\"\"\"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 from harness.errors import UsageError  # noqa: E402
-from harness.subject import ModelRef  # noqa: E402
+from harness.records.models import ModelRef  # noqa: E402
 from harness_checks.merged import equals_base  # noqa: E402
 from harness_hf.models import load_model  # noqa: E402
 from harness_lora import lora, parity, qlora  # noqa: E402

@@ -16,9 +16,9 @@ pytest.importorskip("bitsandbytes")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from harness.errors import Finding, UsageError  # noqa: E402
-from harness.subject import ModelRef  # noqa: E402
+from harness.records.models import ModelRef  # noqa: E402
+from harness.release.verify import verify  # noqa: E402
 from harness.testing import Project  # noqa: E402
-from harness.verify import verify  # noqa: E402
 from harness_export.quantised import check, int8, nf4, write  # noqa: E402
 from harness_export.readback import compare  # noqa: E402
 from harness_hf.models import load_model, quiet  # noqa: E402

@@ -12,11 +12,12 @@ import pytest
 
 import harness_export
 import harness_hf
-from harness import ModelRef, UsageError, card
+from harness import ModelRef, UsageError
+from harness.artifacts.digests import file_digest, template_digest, weights_digest
+from harness.artifacts.formats import check_files
+from harness.artifacts.gguf import read_gguf
 from harness.errors import Finding
-from harness.evidence import file_digest, template_digest, weights_digest
-from harness.formats import check_files
-from harness.gguf import read_gguf
+from harness.release import model_card
 from harness_hf import sources, splits
 from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
 
@@ -117,10 +118,10 @@ def test_exact_types_answer_alike(llama: Path, tmp_path: Path) -> None:
 def test_card_says_how_to_serve_it(llama: Path, tmp_path: Path) -> None:
     """A GGUF file is served by llama.cpp, whatever its name; a merged model by vLLM."""
     to = export(llama, tmp_path / "to")
-    told = card.use(ModelRef("gguf", str(to)), "base")
+    told = model_card.use(ModelRef("gguf", str(to)), "base")
     assert "llama-server -m model/model.gguf" in told
     assert "transformers" not in told
-    assert "vllm serve model" in card.use(ModelRef("merged", str(llama)), "base")
+    assert "vllm serve model" in model_card.use(ModelRef("merged", str(llama)), "base")
 
 
 def test_stop_tokens_come_back(llama: Path, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_scaled_positions_and_every_split(tmp_path: Path, split: str) -> None:
     found = read_gguf(to / "model.gguf")
     assert found.metadata["tokenizer.ggml.pre"] == split
     assert {"rope_freqs.weight", "output.weight"} <= found.tensors.keys()
-    told = card.use(ModelRef("gguf", str(to)), "base")
+    told = model_card.use(ModelRef("gguf", str(to)), "base")
     assert "scaled rotary positions (`rope_freqs.weight`), which plain transformers does not read" in told
     assert torch.allclose(logits(model), logits(to), atol=1e-4)
 

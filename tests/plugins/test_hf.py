@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import harness_hf
-from harness import evidence
+from harness.artifacts import digests, safetensors
 from harness.errors import UsageError
-from harness.subject import ModelRef
+from harness.records.models import ModelRef
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -87,8 +87,8 @@ def test_tiny_is_deterministic(tiny_model: Path, tmp_path: Path) -> None:
     from harness_hf.tiny import build_tiny_model
 
     again, other = build_tiny_model(tmp_path / "a"), build_tiny_model(tmp_path / "b", seed=1)
-    assert evidence.weights_digest(again) == evidence.weights_digest(tiny_model)
-    assert evidence.weights_digest(other) != evidence.weights_digest(tiny_model)
+    assert digests.weights_digest(again) == digests.weights_digest(tiny_model)
+    assert digests.weights_digest(other) != digests.weights_digest(tiny_model)
 
 
 def test_opening_a_folder_tells_facts_without_torch(tiny_model: Path, cache: Path) -> None:
@@ -430,7 +430,7 @@ def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
     _write_gguf(gguf, tiny_model, source)
     assert _licence(source) == {"license": "apache-2.0"}
     _convert(source, out)
-    header = evidence.read_safetensors(out / "model.safetensors").tensors
+    header = safetensors.read_safetensors(out / "model.safetensors").tensors
     assert {entry["dtype"] for entry in header.values()} == {"BF16"}
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     with harness_hf.load([ModelRef("base", str(out))], dtype="float32") as (subject,):

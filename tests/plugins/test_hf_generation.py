@@ -10,7 +10,7 @@ import pytest
 
 import harness_hf
 from harness.errors import UsageError
-from harness.subject import ModelRef, Sampling
+from harness.records.models import ModelRef, Sampling
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

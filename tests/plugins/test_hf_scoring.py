@@ -12,7 +12,7 @@ import pytest
 
 import harness_hf
 from harness.errors import UsageError
-from harness.subject import ModelRef
+from harness.records.models import ModelRef
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -21,11 +21,11 @@ import pytest
 
 import harness
 from harness import Caveat, ModelRef, Sample, Score, UsageError
-from harness.marking import Marking
-from harness.responses import Responses
-from harness.stub_judge import StubJudge, fenced
-from harness.suite import read_suite
+from harness.answers.store import Responses
+from harness.evaluation.grading import Marking
+from harness.suite.reader import read_suite
 from harness.testing import Project
+from harness.testing.judge_server import StubJudge, fenced
 from harness_judge import OPTIONS, adversaries, bench, calibration, length, prompts, rows, service, verdict
 from harness_judge.budget import Prices
 from harness_judge.calibrate import calibrate
@@ -33,7 +33,7 @@ from harness_judge.desk import Desk, Failed, Trouble, _Call
 from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
-from tests.test_suite import SUITE, TRAIN
+from tests.suite.test_suite import SUITE, TRAIN
 
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")
@@ -189,7 +189,7 @@ def test_no_call_is_lost_and_none_asked_twice(provider: str, count: int, respons
 KILLED = """
 import sys
 from pathlib import Path
-from harness.responses import Responses
+from harness.answers.store import Responses
 from harness_judge import bench, prompts
 from harness_judge.options import Options
 

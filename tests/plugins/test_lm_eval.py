@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from harness import Logprob, ModelRef, Sample, Score, UsageError
-from harness.chat import split
-from harness.subject import Sampling, chunks
+from harness.data.chat import split
+from harness.records.models import Sampling, chunks
 from harness.testing import Project
 from harness_lm_eval import hub, lm_eval, metrics_for, names, rows_for
 from harness_lm_eval.find import find

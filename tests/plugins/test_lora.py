@@ -21,7 +21,7 @@ import harness_export  # noqa: E402
 import harness_hf  # noqa: E402
 from bench import merges  # noqa: E402
 from harness.errors import Finding, UsageError  # noqa: E402
-from harness.subject import ModelRef, Progress  # noqa: E402
+from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E402
 from harness_export import swap  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402

@@ -12,8 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from harness.cli import main  # noqa: E402
-from harness.report import read_run  # noqa: E402
+from harness.cli.main import main  # noqa: E402
+from harness.reports.report_json import read_run  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_sft.sentinels import WINDOW, Spikes, Start, all_finite  # noqa: E402
 from tests.mutations.lab import EVAL, ROWS, Lab  # noqa: E402

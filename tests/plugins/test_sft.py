@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from harness.data import to_training_rows  # noqa: E402
+from harness.artifacts.kept import NOTES  # noqa: E402
+from harness.data.rows import to_training_rows  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
-from harness.kept import NOTES  # noqa: E402
-from harness.subject import ModelRef, Progress  # noqa: E402
+from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402

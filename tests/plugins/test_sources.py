@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import evidence
-from harness.evidence import weights_digest
+from harness.artifacts import digests
+from harness.artifacts.digests import weights_digest
 from harness.testing import write_fake
 from harness_hf import sources
 
@@ -24,8 +24,8 @@ def age(folder: Path) -> None:
 def test_weights_of_equal_size_and_time(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaced by weights of the same size and time, a folder has another digest, in this process and in the next."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(evidence, "_hashed", {})
-    monkeypatch.setattr(evidence, "SETTLED", -(10**12))  # as if all of it had been there for long
+    monkeypatch.setattr(digests, "_hashed", {})
+    monkeypatch.setattr(digests, "SETTLED", -(10**12))  # as if all of it had been there for long
     good, bad = (write_fake(tmp_path / name, skill) for name, skill in (("good", 0.9), ("bad", 0.1)))
     age(good)
     age(bad)
@@ -41,7 +41,7 @@ def test_weights_of_equal_size_and_time(how: str, tmp_path: Path, monkeypatch: p
         bad.rename(good)
     age(good)
     assert sources.folder_digest(good) == weights_digest(good) != first
-    evidence._hashed.clear()  # as a new process
+    digests._hashed.clear()  # as a new process
     assert sources.folder_digest(good) == weights_digest(good) != first
     assert not list((tmp_path / "cache").rglob("*.json")) if (tmp_path / "cache").exists() else True
 
@@ -49,10 +49,10 @@ def test_weights_of_equal_size_and_time(how: str, tmp_path: Path, monkeypatch: p
 def test_what_was_just_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a tick of the file system's clock a second change leaves no trace, so what is new is hashed each time."""
     folder, read = write_fake(tmp_path / "m", 0.9), list[Path]()
-    real = evidence._pass
-    monkeypatch.setattr(evidence, "_pass", lambda f, path, *rest: (read.append(path), real(f, path, *rest))[1])
+    real = digests._pass
+    monkeypatch.setattr(digests, "_pass", lambda f, path, *rest: (read.append(path), real(f, path, *rest))[1])
     assert sources.folder_digest(folder) == sources.folder_digest(folder)
     assert len(read) == 2
-    monkeypatch.setattr(evidence, "SETTLED", -(10**12))
+    monkeypatch.setattr(digests, "SETTLED", -(10**12))
     assert sources.folder_digest(folder) == sources.folder_digest(folder)
     assert len(read) == 3

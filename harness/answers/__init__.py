@@ -1,0 +1,1 @@
+"""What models said, asked once and kept under keys of all it came from."""

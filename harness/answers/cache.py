@@ -1,0 +1,238 @@
+"""Subjects that remember: the model behind them is loaded when something is asked that was not asked before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import astuple, replace
+from typing import Any, TypeVar
+
+from harness.answers.store import Responses, request_key
+from harness.errors import UsageError
+from harness.records.models import Logprob, ModelRef, Sampling, Subject
+from harness.records.samples import Prompt
+from harness.texts.shown import whole
+
+T = TypeVar("T")
+Stream = Generator[tuple[int, T], None, None]  # (number of the request, answer)
+
+
+class Models:
+    """The models of one stage: loaded together, when the first of them is needed."""
+
+    def __init__(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> None:
+        self._load = load
+        self._open: AbstractContextManager[list[Subject]] | None = None
+        self._loaded: list[Subject] = []
+        self.broken: Exception | None = None  # why they cannot be loaded
+        self.mended: dict[str, int] = {}  # by name: answers that held half a surrogate pair
+
+    def __getitem__(self, number: int) -> Subject:
+        if self._open is None:
+            try:
+                opened = self._load()
+                self._loaded = opened.__enter__()
+            except Exception as error:
+                self.broken = error
+                raise
+            self._open = opened
+        return self._loaded[number]
+
+    def notes(self) -> list[str]:
+        """Take what the loaded models have to say about themselves."""
+        found = [
+            f'"{name}": {n} answers hold half a surrogate pair, which is no character; U+FFFD stands for it'
+            for name, n in self.mended.items()
+        ]
+        self.mended.clear()
+        for subject in self._loaded:
+            notes = getattr(subject, "notes", [])
+            found += notes
+            notes.clear()
+        return found
+
+    def close(self) -> None:
+        """Free them, if they were loaded."""
+        if self._open is not None:
+            self._loaded = []
+            self._open.__exit__(None, None, None)
+            self._open = None
+
+
+class CachedSubject:
+    """A subject whose answers are looked up by `identity` and request before its model is asked.
+
+    `asked` counts the requests so far, `found` those that were answered before.
+    """
+
+    def __init__(self, ref: ModelRef, identity: str, models: Models, number: int, responses: Responses) -> None:
+        self.name, self.digest = ref.name, ref.digest
+        self.identity, self.responses = identity, responses
+        self._models, self._number = models, number
+        self.asked = self.found = 0
+
+    @property
+    def loaded(self) -> Any:
+        """The model itself, in memory."""
+        return self._models[self._number]
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        truncate: bool = False,
+    ) -> list[str]:
+        """Answer each prompt; see `Subject`."""
+        how = (max_new_tokens, list(stop), truncate)
+        drawn = [sampling.temperature, sampling.top_p, sampling.top_k] if sampling else None
+        seeds = sampling.seeds if sampling else (None,) * len(prompts)
+        keys = [self._key("generate", p, how, drawn, seed) for p, seed in zip(prompts, seeds, strict=True)]
+
+        def ask(numbers: Sequence[int]) -> Stream[str]:
+            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop}
+            if sampling:
+                options["sampling"] = replace(sampling, seeds=tuple(sampling.seeds[i] for i in numbers))
+            if truncate:
+                options["truncate"] = True
+            for number, answer in _stream(self.loaded, "generate", [prompts[i] for i in numbers], options):
+                yield number, self._whole(answer)
+
+        return self._answers(keys, ask, str, _text)
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
+        """Score each continuation after its prompt; see `Subject`."""
+        keys = [self._key("logprob", *pair, truncate) for pair in pairs]
+        options = {"truncate": True} if truncate else {}
+
+        def ask(numbers: Sequence[int]) -> Stream[Logprob]:
+            return _stream(self.loaded, "logprobs", [pairs[i] for i in numbers], options)
+
+        return self._answers(keys, ask, astuple, _score)
+
+    def token_kl(self, texts: Sequence[str], against: CachedSubject) -> list[tuple[float, int]]:
+        """Compare next-token distributions with another model's; see `Distributions`."""
+        keys = [self._key("kl", against.identity, text) for text in texts]
+
+        def ask(numbers: Sequence[int]) -> Stream[tuple[float, int]]:
+            if not hasattr(self.loaded, "token_kl"):
+                raise UsageError(f'"{self.name}" does not give token distributions; use a model that runs here')
+            yield from enumerate(self.loaded.token_kl([texts[i] for i in numbers], against.loaded))
+
+        return self._answers(keys, ask, list, _divergence)
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together."""
+        keys = [self._key("count", *pair) for pair in pairs]
+
+        def ask(numbers: Sequence[int]) -> Stream[int]:
+            yield from enumerate(self.loaded.count_tokens([pairs[i] for i in numbers]))
+
+        return self._answers(keys, ask, int, _count)
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages as the template does, with the answer's turn opened."""
+
+        def ask(_: Sequence[int]) -> Stream[str]:
+            yield 0, self.loaded.render(messages)
+
+        return self._answers([self._key("render", messages)], ask, str, _text)[0]
+
+    def _whole(self, answer: str) -> str:
+        """Return an answer that every file, metric and judge can take, and note where that changed it."""
+        mended = whole(answer)
+        if mended != answer:
+            self._models.mended[self.name] = self._models.mended.get(self.name, 0) + 1
+        return mended
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        key = self._key("fact", name)
+        known = self.responses.find([key], _fact)
+        if key in known:
+            return known[key]
+        value = getattr(self.loaded, name)
+        if isinstance(value, (int, str)):
+            self.responses.keep(key, value)
+        return value
+
+    def _key(self, kind: str, *request: Any) -> bytes:
+        return request_key(self.identity, kind, *request)
+
+    def _answers(
+        self,
+        keys: Sequence[bytes],
+        ask: Callable[[Sequence[int]], Stream[T]],
+        to_json: Callable[[T], Any],
+        from_json: Callable[[Any], T],
+    ) -> list[T]:
+        """Look the keys up, ask for what is missing, each once, and write answers as they come."""
+        known = self.responses.find(keys, from_json)
+        self.asked += len(keys)
+        self.found += sum(key in known for key in keys)
+        first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
+        missing = sorted(first.values())
+        if missing:
+            try:
+                with closing(ask(missing)) as stream:
+                    for number, answer in stream:
+                        key = keys[missing[number]]
+                        known[key] = answer
+                        self.responses.keep(key, to_json(answer))
+            finally:
+                self.responses.flush()
+        if lacking := sum(key not in known for key in keys):
+            raise ValueError(f'model "{self.name}" left {lacking} of {len(keys)} requests without an answer')
+        return [known[key] for key in keys]
+
+
+def _text(value: Any) -> str:
+    """Return a remembered answer; this and those below raise TypeError or ValueError where it is of another kind."""
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("no whole number")
+    return value
+
+
+def _fact(value: Any) -> int | str:
+    return value if isinstance(value, bool) else _text(value) if isinstance(value, str) else _count(value)
+
+
+def _score(value: Any) -> Logprob:
+    total, tokens, size, greedy = value
+    if not isinstance(greedy, bool):
+        raise TypeError("no log-probability")
+    return Logprob(float(total), _count(tokens), _count(size), greedy)
+
+
+def _divergence(value: Any) -> tuple[float, int]:
+    total, tokens = value
+    return float(total), _count(tokens)
+
+
+def awake(subject: Subject) -> Subject:
+    """Return the model itself, which remembers nothing: what is timed must be run."""
+    return subject.loaded if isinstance(subject, CachedSubject) else subject
+
+
+def tally(subject: Subject | None) -> tuple[int, int]:
+    """Count the requests so far, and those that were answered from the cache."""
+    return (subject.asked, subject.found) if isinstance(subject, CachedSubject) else (0, 0)
+
+
+def _stream(subject: Any, method: str, requests: Sequence[Any], options: dict[str, Any]) -> Stream[Any]:
+    """Yield (number, answer) as answers come, or all at once from a subject that cannot stream."""
+    stream = getattr(subject, f"stream_{method}", None)
+    if stream:
+        yield from stream(requests, **options)
+    else:
+        yield from enumerate(getattr(subject, method)(requests, **options))

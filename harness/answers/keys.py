@@ -1,0 +1,269 @@
+"""What keys of remembered things are made of: code, model folders, libraries and switches, all by content.
+
+Whatever is remembered (answers, findings of checks, preflight, adapters, merges, copies) is kept under a digest of
+everything that was looked at or that it was made from. These functions say what identifies each of these; there are
+no others.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import platform
+import re
+import sys
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.artifacts.digests import digest_of, file_digest, weights_digest
+from harness.errors import UsageError
+from harness.records.models import ModelRef
+
+GROUP = "harness"  # of entry points
+CORE = "harness"
+WEIGHTS = (".safetensors", ".gguf")
+NO_CODE = ("__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
+NO_MODEL = (".git", ".cache")  # folders that clones and downloads leave in a model's, at its top
+IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+([^\n#;]+))", re.MULTILINE)
+NAMED = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import whose module is a text
+SWITCHES = (  # how the names of environment variables begin by which libraries compute otherwise
+    "ACCELERATE_", "BNB_", "CUBLAS_", "MKL_CBWR", "NVIDIA_TF32", "ONEDNN_", "PEFT_", "PYTORCH_", "TORCH", "TRL_",
+)  # fmt: skip
+PLACES = ("_DIR", "_HOME", "_LOG", "_LOGS", "_PATH")  # how the names of those end that say where: no result changes
+AT_START = {  # libraries set some themselves
+    name: value for name, value in os.environ.items() if name.startswith(SWITCHES) and not name.endswith(PLACES)
+}
+LIBRARIES = (
+    "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "accelerate", "safetensors",
+    "numpy", "scipy", "gguf",
+)  # fmt: skip
+_UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it makes is remembered by no other process
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a run depends on."""
+    found = {CORE: sys.modules[CORE].__version__}
+    return found | {name: version for name in LIBRARIES if (version := _version(name))}
+
+
+def switches() -> dict[str, str]:
+    """Return the environment variables that change results, as they were before any library set its own."""
+    return dict(AT_START)
+
+
+# -- models ------------------------------------------------------------------------------------------
+
+
+def of_folder(folder: Path, weights: str | None = None) -> str:
+    """Return one sha256 for every file of a model's folder: weights by their digest, if it is known, others by content.
+
+    Its time and place are no part of it. Raises UsageError where a file cannot be read.
+    """
+    try:
+        files = {p.relative_to(folder).as_posix(): p for p in _model_files(folder)}
+        top = [name for name, path in files.items() if path.suffix in WEIGHTS and "/" not in name]
+        weights = weights or (weights_digest(folder) if top else None)
+        beside = {name: file_digest(path.resolve()) for name, path in files.items() if name not in top}
+    except ValueError as error:
+        raise UsageError(f'model "{folder}": {error}') from None
+    except OSError as error:
+        raise UsageError(f'model "{error.filename or folder}": cannot be read: {error.strerror or error}') from None
+    return digest_of([weights, beside])
+
+
+def of_model(ref: ModelRef) -> list[Any]:
+    """Return what a reference to a model stands for: its fields, and the content of its folders."""
+    base, adapter = (ref.seal.base or None, ref.seal.weights) if ref.seal else (None, None)
+    folders = [(Path(ref.path), base if ref.adapter else ref.digest), (ref.adapter, adapter)]
+    return [asdict(ref), *(of_folder(folder, digest) for folder, digest in folders if folder and folder.is_dir())]
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name not in NO_MODEL]
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names) if Path(place, name).is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+# -- code --------------------------------------------------------------------------------------------
+
+
+def of_code(objects: Iterable[Any], *, core: bool = True) -> str:
+    """Return one sha256 for the code that modules, functions, classes and instances come from.
+
+    That is each module, or all files of the package it belongs to; what these import, by content where it is local or
+    a plugin, else by the version of its distribution; and Python. A module that is one file may also be helped by the
+    modules beside it that are named in it. `core` adds the harness itself.
+    """
+    found = _Code(objects, core)
+    return digest_of([platform.python_implementation(), sys.version_info[:2], found.content, found.versions])
+
+
+def of_content(objects: Iterable[Any]) -> str:
+    """Return one sha256 for the code that objects come from as `of_code` finds it, whatever libraries are installed."""
+    return digest_of(_Code(objects, core=False).content)
+
+
+class _Code:
+    """The code of some objects: by name, the sha256 of what is local, and the versions of the rest."""
+
+    def __init__(self, objects: Iterable[Any], core: bool) -> None:
+        self.content: dict[str, Any] = {}
+        self.versions: dict[str, str | None] = {}
+        self.seen = {CORE}
+        for one in [*([sys.modules[CORE]] if core else []), *objects]:
+            self._add(_module_of(one))
+
+    def _add(self, module: ModuleType | str) -> None:
+        """Add a module with all that it imports; a text is the name of one that there is none of."""
+        top = module if isinstance(module, str) else _top(module).__name__
+        file = None if isinstance(module, str) else getattr(_top(module), "__file__", None)
+        self.seen.add(top)
+        if top in sys.stdlib_module_names and top != "__main__":
+            return
+        if file is None or not Path(file).is_file():
+            self.content[top] = _UNKNOWN
+        else:
+            self._content(top, Path(file))
+
+    def _content(self, name: str, file: Path) -> None:
+        package = file.name.startswith("__init__.")
+        digest, imports, words = (_package_once if _is_ours(name) else _package)(file.parent if package else file)
+        label = name if package else file.name
+        self.content[label] = sorted({*self.content.get(label, ()), digest})  # two may have one name
+        if _is_ours(name):
+            self.versions[f"distribution of {name}"] = _points()[name]
+        if not package and not _is_installed(file):
+            self._beside(file, words)
+        for other in imports:
+            self._imported(other)
+
+    def _imported(self, name: str) -> None:
+        if name in self.seen or name in sys.stdlib_module_names:
+            return
+        self.seen.add(name)
+        spec = _spec(name)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        file = Path(spec.origin) if spec and spec.origin else None
+        if spec is None:
+            self.versions[name] = None
+        elif (_is_ours(name) and file) or (file and not _is_installed(file)):
+            self._content(name, file)
+        elif file is None and places and not _is_installed(Path(places[0])):
+            self.content[name] = [_package(Path(place))[0] for place in places]
+        else:
+            self.versions[name] = _version(name)
+
+    def _beside(self, file: Path, words: frozenset[str]) -> None:
+        """Add the modules and packages that lie beside a module and are named in it, however it loads them."""
+        for path in sorted(file.parent.iterdir()):
+            if path.name in NO_CODE or path == file or str(path) in self.seen or path.stem not in words:
+                continue
+            package = path.is_dir() and any(path.glob("*.py"))
+            if package or (path.suffix == ".py" and path.is_file()):
+                self.seen.add(str(path))
+                self._content(path.name, path / "__init__.py" if package else path)
+
+
+@functools.cache
+def _package_once(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
+    """Remember what is imported once in a process and does not change while it runs: the harness, installed plugins."""
+    return _package(path)
+
+
+def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
+    """Return the sha256 of a file, or of all files of a folder; the modules that they import; the words of a file."""
+    files = list(_code_files(path)) if path.is_dir() else [path]
+    listed, imports = [], set[str]()
+    words: frozenset[str] = frozenset()
+    for file in files:
+        content = file.read_bytes()
+        listed.append([file.relative_to(path.parent).as_posix(), hashlib.sha256(content).hexdigest()])
+        if file.suffix == ".py":
+            text = content.decode("utf-8", "replace")
+            imports |= _imports(text)
+            words = frozenset(re.findall(r"\w+", text)) if file == path else words
+    return digest_of(listed), frozenset(imports), words
+
+
+def _code_files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if name not in NO_CODE)
+        yield from (Path(place, name) for name in sorted(names) if not name.endswith((".pyc", ".pyo")))
+
+
+def _imports(text: str) -> set[str]:
+    found = set(NAMED.findall(text))
+    for one, several in IMPORT.findall(text):
+        found |= {one} if one else {part.split()[0].partition(".")[0] for part in several.split(",") if part.split()}
+    return {name for name in found if name.isidentifier()}
+
+
+def _module_of(value: Any) -> ModuleType | str:
+    """Return the module that an object's code is in, or its name where there is none."""
+    while isinstance(value, functools.partial) or inspect.ismethod(value):
+        value = value.func if isinstance(value, functools.partial) else value.__func__
+    if isinstance(value, ModuleType):
+        return value
+    if not (inspect.isroutine(value) or isinstance(value, type)):
+        value = type(value)
+    name = str(getattr(inspect.unwrap(value) if callable(value) else value, "__module__", None))
+    return sys.modules.get(name, name)
+
+
+def _top(module: ModuleType) -> ModuleType:
+    """Return the outermost package of a module that has a file of its own, or the module itself."""
+    parts = module.__name__.split(".")
+    packages = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts)))
+    return next((p for p in packages if p is not None and getattr(p, "__file__", None)), module)
+
+
+def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    with suppress(ImportError, ValueError, AttributeError):
+        return importlib.util.find_spec(name)
+    return None
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether a top-level module is the harness or an installed plugin of it."""
+    return name in _points()
+
+
+@functools.cache
+def _points() -> dict[str, str | None]:
+    points = importlib.metadata.entry_points(group=GROUP)
+    told = {id(dist): f"{dist.name} {dist.version}" for dist in {id(p.dist): p.dist for p in points if p.dist}.values()}
+    return {CORE: None, **{p.module.partition(".")[0]: told.get(id(p.dist)) for p in points}}
+
+
+def _is_installed(file: Path) -> bool:
+    return bool({"site-packages", "dist-packages"} & set(file.parts)) or file.is_relative_to(Path(os.__file__).parent)
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    """Return the version of a distribution, by its own name or by that of a module that it brings."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    spec = _spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.parent if spec.submodule_search_locations else Path(spec.origin).parent
+    brought = f"\n{name}{'/' if spec.submodule_search_locations else '.'}".encode()
+    records = [r for r in place.glob("*.dist-info/RECORD") if brought in b"\n" + r.read_bytes()]
+    return ", ".join(sorted(r.parent.name for r in records)) or None

@@ -1,0 +1,48 @@
+"""Answers of models that think before they speak: what is matched or judged is what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.errors import UsageError
+from harness.records.models import Subject
+from harness.records.samples import Prompt
+
+
+def answers(
+    subject: Subject, prompts: Sequence[Prompt], *, thought: Sequence[str] = (), stop: Sequence[str] = (), **how: Any
+) -> list[tuple[str, str]]:
+    """Answer each prompt; return what is said, and all that was generated.
+
+    `thought` holds the marks between which a model thinks, such as "<think>" and "</think>". What is said then begins
+    after the last end of a thought, and ends before the first stop string from there on; a thought that never ends
+    says nothing. Raises UsageError unless there are two marks, or none.
+    """
+    if not thought:
+        return [(text, text) for text in subject.generate(prompts, stop=stop, **how)]
+    if len(thought) != 2 or not all(thought):
+        raise UsageError(f'thought: is {list(thought)}, want two marks, for instance ["<think>", "</think>"]')
+    generated = subject.generate(prompts, stop=(), **how)
+    said = [_said(subject, prompt, text, *thought) for prompt, text in zip(prompts, generated, strict=True)]
+    return [(_cut(text, stop), whole) for text, whole in zip(said, generated, strict=True)]
+
+
+def _said(subject: Subject, prompt: Prompt, text: str, begin: str, end: str) -> str:
+    if end in text:
+        return text.rpartition(end)[2].lstrip()
+    return "" if begin in text or (text and _opens(subject, prompt, begin)) else text
+
+
+def _opens(subject: Any, prompt: Prompt, begin: str) -> bool:
+    """Return whether a prompt ends in the beginning of a thought, as far as the subject tells."""
+    if not isinstance(prompt, str):
+        try:
+            prompt = str(subject.render(prompt))
+        except AttributeError:  # a server keeps to itself how it renders, and what its models think
+            return False
+    return prompt.rstrip().endswith(begin)
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    return text[: min((place for s in stop if s and (place := text.find(s)) >= 0), default=len(text))]

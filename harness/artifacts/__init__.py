@@ -1,0 +1,1 @@
+"""Files of models and of evidence: their formats, digests and what was kept of them."""

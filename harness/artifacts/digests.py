@@ -1,0 +1,248 @@
+"""Digests: what exactly was measured, trained and shipped."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from harness.artifacts.gguf import SUFFIX, TEMPLATE, gguf_of, read_gguf
+from harness.artifacts.safetensors import Safetensors, read_header
+from harness.files import open_file
+
+CHUNK = 1 << 20  # bytes hashed at a time
+SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
+MOST_THREADS = 4  # that hash files, each one at a time
+WEIGHTS = "tensors 2"  # of the weights digest: raised when the same tensors would have another one
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A file that was read once: its size in bytes, its sha256, and of safetensors (name, dtype, shape, sha256)."""
+
+    size: int
+    sha256: str
+    tensors: tuple[tuple[str, str, tuple[int, ...], str], ...] = ()
+
+
+_hashed: dict[tuple[str, int, int, int, int, int], Hashed] = {}
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the digest of the tensors in a folder's *.safetensors, or of its one GGUF file, 64 hex digits.
+
+    Hashed are each tensor's name, dtype, shape and sha256 in order of names, so the digest does not depend
+    on how the tensors are spread over files nor on metadata. A GGUF file is hashed whole: its metadata says how to
+    compute with the tensors. Raises ValueError when there is no tensor, when a file is not what its name says or is
+    cut short, when two files hold a tensor of one name, or when there are weights of both kinds.
+    """
+    if single := gguf_of(folder):
+        read_gguf(single)
+        return file_digest(single.resolve())
+    files = {p.name: hash_file(p, follow=True, whole=False) for p in sorted(folder.glob("*.safetensors"))}
+    try:
+        return weights_of(files)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def weights_of(files: Mapping[str, Hashed]) -> str:
+    """Return the weights digest of a folder of whose files, by name, all were read; raises ValueError as it does."""
+    names = sorted(name for name in files if "/" not in name)
+    single = [name for name in names if name.endswith(SUFFIX)]
+    tensors: dict[str, tuple[Any, ...]] = {}
+    for file in (name for name in names if name.endswith(".safetensors")):
+        for entry in files[file].tensors:
+            if entry[0] in tensors:
+                raise ValueError(f'{file}: tensor "{entry[0]}" is also in another file')
+            tensors[entry[0]] = entry
+    if len(single) > 1 or (single and tensors):
+        raise ValueError(f"holds {', '.join(single)} and other weights; which are meant?")
+    if single:
+        return files[single[0]].sha256
+    if not tensors:
+        raise ValueError("holds no tensor in *.safetensors")
+    return digest_of([WEIGHTS, [tensors[name] for name in sorted(tensors)]])
+
+
+def digest_of(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON, 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a regular file, 64 hex digits; raises OSError when it is a link or anything else."""
+    with open_file(path) as f:
+        return _pass(f, path, None).sha256
+
+
+def hash_file(path: Path, *, follow: bool = False, whole: bool = True) -> Hashed:
+    """Read a regular file once, and return all that is asked of its bytes; without `whole`, only of its tensors.
+
+    Within a process a file is read once for as long as it is untouched: a change leaves another time of change, which
+    nobody can set, unless it comes within a clock's tick, so that what is new is read every time. Nothing is remembered
+    on the disk. A link is followed only where told so. Raises OSError when it is anything else or changes meanwhile,
+    ValueError when it is named .safetensors and is none.
+    """
+    with open_file(path, follow=follow) as f:
+        about = os.fstat(f.fileno())
+        key = (path.suffix, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        if (known := _hashed.get(key)) and (known.sha256 or not whole):
+            return known
+        parts = _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None
+        hashed = _pass(f, path, parts, whole)
+        if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
+            _hashed[key] = hashed
+        return hashed
+
+
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
+    """Read files of a folder once each, several at a time, never through a link; raises as `hash_file` does."""
+    from concurrent.futures import ThreadPoolExecutor  # hashing lets other threads run
+
+    names = list(names)
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(lambda name: hash_file(folder / name), names), strict=True))
+
+
+def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    before, at, number = os.fstat(f.fileno()), 0, 0
+    total, buffers = hashlib.sha256(), (bytearray(CHUNK), bytearray(CHUNK))
+    behind: Future[None] | None = None
+    f.seek(0)
+    with ThreadPoolExecutor(1) as beside:  # which starts no thread before it is given something
+        while count := f.readinto(buffers[number % 2]):  # type: ignore[attr-defined]
+            view = memoryview(buffers[number % 2])[:count]
+            if behind:
+                behind.result()
+            if parts and whole:
+                behind = beside.submit(parts.update, at, view)
+            elif parts:
+                parts.update(at, view)
+            if whole:
+                total.update(view)
+            at, number = at + count, number + 1
+        if behind:
+            behind.result()
+    after = os.fstat(f.fileno())
+    if (before.st_size, before.st_mtime_ns) != (at, after.st_mtime_ns):
+        raise OSError(errno.EIO, "changed while it was read", str(path))
+    return Hashed(at, total.hexdigest() if whole else "", tuple(parts.found) if parts else ())
+
+
+class _Parts:
+    """Hashes the tensors of a safetensors file while its bytes go by, in the order they lie in."""
+
+    def __init__(self, about: Safetensors) -> None:
+        def place(name: str) -> tuple[int, int]:
+            begin, end = about.tensors[name]["data_offsets"]
+            return about.start + begin, about.start + end
+
+        self.todo = sorted(((*place(name), name) for name in about.tensors), reverse=True)
+        self.about, self.total = about, hashlib.sha256()
+        self.found: list[tuple[str, str, tuple[int, ...], str]] = []
+
+    def update(self, at: int, block: memoryview) -> None:
+        """Take the bytes of the file from `at` on."""
+        until = at + len(block)
+        while self.todo:
+            begin, end, name = self.todo[-1]
+            if begin < until and end > at:
+                self.total.update(block[max(begin, at) - at : min(end, until) - at])
+            if end > until:
+                return
+            entry = self.about.tensors[name]
+            self.found.append((name, entry["dtype"], tuple(entry["shape"]), self.total.hexdigest()))
+            self.total = hashlib.sha256()
+            self.todo.pop()
+
+
+def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size in bytes and sha256 of every file under a folder, by its path with forward slashes.
+
+    Links are followed: a model in a download cache is made of them.
+    """
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        real = path.resolve()
+        found[path.relative_to(folder).as_posix()] = {"size": real.stat().st_size, "sha256": file_digest(real)}
+    return found
+
+
+def root_digest(digests: Mapping[str, str]) -> str:
+    """Return one sha256 for a tree: of its files' raw sha256, in order of the parts of their paths.
+
+    `digests` maps relative paths to 64 hex digits. The same number as OpenSSF model signing gives the tree
+    (model_signing, predicate signature/v1.0, subject digest).
+    """
+    ordered = sorted(digests, key=lambda name: name.split("/"))
+    return hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in ordered)).hexdigest()
+
+
+def walk(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield path and size in bytes of every file under a folder, never through a link.
+
+    Raises ValueError at a link, a folder that holds no file, or what is neither file nor folder.
+    """
+    yield from _walk(folder, "")
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda e: e.name)
+    if not entries:
+        raise ValueError(f'"{prefix.rstrip("/") or folder}" is an empty folder')
+    for entry in entries:
+        about = entry.stat(follow_symlinks=False)
+        name = f"{prefix}{entry.name}"
+        if stat.S_ISDIR(about.st_mode):
+            yield from _walk(Path(entry.path), f"{name}/")
+        elif stat.S_ISREG(about.st_mode):
+            yield name, about.st_size
+        else:
+            raise ValueError(f'"{name}" is {"a link" if stat.S_ISLNK(about.st_mode) else "no file"}')
+
+
+def template_digest(folder: Path) -> str | None:
+    """Return the sha256 of a model's chat templates, or None where it has none.
+
+    transformers reads chat_template.jinja before the tokenizer's configuration, llama.cpp what is in a GGUF file.
+    Raises ValueError when two are there and differ, for then two programs would prompt in two ways.
+    """
+    found: dict[str, str] = {}
+    if single := gguf_of(folder):
+        inside = read_gguf(single).metadata
+        found = {key.removeprefix(TEMPLATE).lstrip(".") or "default": str(inside[key]) for key in inside if _is(key)}
+    configuration = folder / "tokenizer_config.json"
+    if configuration.is_file():
+        declared = json.loads(configuration.read_text("utf-8"))
+        said = declared.get("chat_template") if isinstance(declared, dict) else None
+        told = {"default": said} if isinstance(said, str) else {}
+        told |= {str(one["name"]): str(one["template"]) for one in said} if isinstance(said, list) else {}
+        for name, text in told.items():
+            _same(found, name, text)
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {p.stem: p for p in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    for name, path in files.items():
+        if path.is_file():
+            _same(found, name, path.read_text("utf-8"))
+    return digest_of(found) if found else None
+
+
+def _same(found: dict[str, str], name: str, text: str) -> None:
+    if found.setdefault(name, text) != text:
+        raise ValueError(f'chat template "{name}" is in two files that differ')
+
+
+def _is(key: str) -> bool:
+    return key == TEMPLATE or key.startswith(f"{TEMPLATE}.")

@@ -1,0 +1,369 @@
+"""What may lie in a model's folder: data in formats that cannot run code, and configurations that fetch none."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.digests import template_digest, walk
+from harness.artifacts.gguf import read_gguf
+from harness.artifacts.safetensors import read_safetensors
+from harness.files import open_file
+
+SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
+TEMPLATES = "additional_chat_templates"  # the one folder in a model's folder, of *.jinja alone
+LEGAL = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([_-][A-Za-z0-9_-]+)?(\.md|\.txt)?")
+LIKE_LEGAL = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([._-].*)?", re.IGNORECASE)
+PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,+=() -]*[A-Za-z0-9_+=()-])?")
+DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CONIN|CONOUT|CLOCK|COM\d|LPT\d) *(\..*)?", re.IGNORECASE)  # on Windows
+CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # that no text has; all other formats but text have one
+MAGIC = ("#!", "MZ", "%PDF", "%!PS", "!<arch>", "{\\rtf")  # of programs and archives that could be all text
+MARKUP = re.compile(r"<(!doctype|html|head|body|script|svg|iframe|\?xml|\?php)\b", re.IGNORECASE)
+NAMING, CALLING = {"GLOBAL", "INST"}, {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}  # operations of pickles
+MOST_OPERATIONS = 100_000  # of a pickle in a row; no text has as many
+OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
+LARGEST_JSON = 256 << 20  # bytes; the largest tokenizers have some 40 MB
+INDEX = ".safetensors.index.json"
+ADAPTER = "adapter_config.json"
+# Keys of configurations that make a library import or fetch code: transformers' auto_map and custom pipelines, its
+# attention switch (CVE-2026-4372), what PEFT passes on to a tokenizer, the class PEFT imports for a base.
+FORBIDDEN = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
+FORBIDDEN |= {"auto_mapping", "_attn_implementation_internal", "_experts_implementation_internal"}
+FORBIDDEN |= {"megatron_config", "use_kernels", "kernel_config", "allow_all_kernels"}
+IMPLEMENTATION = re.compile(r"[A-Za-z][\w|-]*", re.ASCII)  # the name of one, "paged|sdpa" too; never of a repository
+
+
+class Unsafe(ValueError):
+    """A file that may not be deployed: its name in the model's folder, and why."""
+
+
+def is_allowed(path: Path) -> bool:
+    """Return whether a file is, by its name, of a kind that may be deployed."""
+    return path.suffix in SUFFIXES or LEGAL.fullmatch(path.name) is not None
+
+
+def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
+    """Return the names of the files of a model's folder that may ship: those at its top, and its chat templates.
+
+    `only` are patterns of names; what matches none of them is not looked at.
+    Raises Unsafe at a link that leads out of the folder and of its Hub cache, at a pipe, socket or device, and at a
+    name that another system reads as something else. What is of another kind, such as a pickle, is left where it is.
+    """
+    model, patterns, found = model.resolve(), tuple(only), list[str]()
+    for path in sorted(model.iterdir()):
+        if not any(fnmatchcase(path.name, pattern) for pattern in patterns):
+            continue
+        if path.name == TEMPLATES:
+            _no_way_out(model, path, stat.S_ISDIR)
+            found += [p.relative_to(model).as_posix() for p in sorted(path.iterdir()) if p.suffix == ".jinja"]
+        elif stat.S_ISDIR(path.lstat().st_mode):
+            continue
+        elif path.name.startswith(OURS) or not (is_allowed(path) or LIKE_LEGAL.fullmatch(path.name)):
+            if path.name.startswith(OURS) or not path.is_symlink():
+                _no_way_out(model, path, stat.S_ISREG)
+        else:
+            found.append(path.name)
+    for name in found:
+        _check_name(name)
+        _no_way_out(model, model / name, stat.S_ISREG)
+    _no_twins(found)
+    return found
+
+
+def check_files(model: Path) -> str:
+    """Return what was looked at; raises Unsafe at a file of a format that is not allowed, or not what it says."""
+    names = [name for name, _ in walk(model)]
+    _no_twins(names)
+    _check_contents(model, names)
+    return f"{len(names)} files"
+
+
+def _check_contents(model: Path, names: Sequence[str]) -> None:
+    tensors = dict[str, set[str]]()
+    for name in names:
+        _check_name(name)
+        path = model / name
+        if path.suffix == ".safetensors":
+            tensors[name] = set(_safetensors(name, path))
+        elif path.suffix == ".gguf":
+            _gguf(name, path)
+        else:
+            _check_text(name, path)
+    _disjoint(tensors)
+    check_indexes(model, tensors)
+
+
+def _check_name(name: str) -> None:
+    """Raise Unsafe unless every system reads a name as the same plain file, of a kind that may be deployed."""
+    folder, _, last = name.rpartition("/")
+    if not PLAIN.fullmatch(last) or DEVICES.fullmatch(last):
+        raise Unsafe(f"{json.dumps(name)}: is no plain name; want ASCII letters, digits and one of _ . , + = ( ) -")
+    if folder and (folder != TEMPLATES or not last.endswith(".jinja")):
+        raise Unsafe(f"{name}: lies in a folder; the only one allowed is {TEMPLATES}, of *.jinja")
+    if not is_allowed(Path(last)):
+        raise Unsafe(f"{name}: files of this kind are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
+
+
+def _no_twins(names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise Unsafe(f'{name}: differs from "{other}" in case alone')
+
+
+def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
+    """Raise Unsafe unless a path is of a kind, in the folder or in the blobs of the Hub cache that it is in.
+
+    A download cache is folders of links, `snapshots/REVISION/NAME -> ../../blobs/SHA256`.
+    """
+    name, about = path.relative_to(model).as_posix(), path.stat()
+    real = path.resolve(strict=True)
+    homes = [model, model.parents[1] / "blobs"] if model.parent.name == "snapshots" else [model]
+    if not any(real.is_relative_to(home) for home in homes):
+        raise Unsafe(f"{json.dumps(name)}: is a link that leads out of the folder; put the file itself there")
+    if not kind(about.st_mode):
+        raise Unsafe(f"{json.dumps(name)}: is no {'folder' if kind is stat.S_ISDIR else 'file'}")
+
+
+def _check_text(name: str, path: Path) -> None:
+    """Raise Unsafe unless a file is text in UTF-8 without control characters, or a SentencePiece model."""
+    with open_file(path, follow=True) as f:
+        data = f.read(LARGEST_JSON + 1)
+    if len(data) > LARGEST_JSON:
+        raise Unsafe(f"{name}: is over {LARGEST_JSON} bytes long")
+    if path.suffix == ".model" and is_sentencepiece(data):
+        return
+    odd = f"{name}: is an archive, a pickle or a program, whatever its name says"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Unsafe(f"{odd}; at any rate no text in UTF-8") from None
+    if CONTROLS.search(text) or text.startswith(MAGIC) or _is_pickle(data):
+        raise Unsafe(odd)
+    if MARKUP.match(_begin(text)):
+        raise Unsafe(f"{name}: is a page that a browser would run, whatever its name says")
+
+
+def is_sentencepiece(data: bytes) -> bool:
+    """Return whether bytes are a SentencePiece ModelProto: messages with the numbers of its fields, and nothing else.
+
+    Fields: 1 pieces, 2 trainer_spec, 3 normalizer_spec, 4 self_test_data, 5 denormalizer_spec.
+    """
+    at, pieces = 0, 0
+    while at < len(data):
+        tag, at = data[at], at + 1
+        if tag not in (0x0A, 0x12, 0x1A, 0x22, 0x2A):  # number << 3 | 2, of a field with a length
+            return False
+        length = shift = 0
+        while True:
+            if at >= len(data) or shift > 28:
+                return False
+            byte, at = data[at], at + 1
+            length, shift = length | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                break
+        at, pieces = at + length, pieces + (tag == 0x0A)
+    return at == len(data) and pieces > 0
+
+
+def _begin(text: str) -> str:
+    """Return a text from its first word on that is no comment of HTML."""
+    at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+    while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:
+        at = re.compile(r"\s*").match(text, end + 3).end()  # type: ignore[union-attr]
+    return text[at : at + 20]
+
+
+def _is_pickle(data: bytes) -> bool:
+    """Return whether a pickle begins here that calls something, be it cut short; one of protocol 0 is plain text."""
+    import pickletools
+
+    depth, marks, named = 0, list[int](), False
+    try:
+        for number, (operation, told, _) in enumerate(pickletools.genops(data)):
+            named |= operation.name in NAMING and re.fullmatch(r"[\w.]+ [\w.]+", str(told)) is not None
+            before, after = len(operation.stack_before), len(operation.stack_after)
+            if pickletools.markobject in operation.stack_before:
+                depth, before = marks.pop(), operation.stack_before.index(pickletools.markobject)
+            if before > depth:
+                return False
+            if number > MOST_OPERATIONS or (named and operation.name in CALLING):
+                return True
+            marks += [depth] if operation.name == "MARK" else []
+            depth += after - before
+    except Exception:  # whatever it stumbles on: a reader would, too
+        return False
+    return False
+
+
+def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = None) -> None:
+    """Raise Unsafe unless every index of shards names files beside it, and exactly the tensors that they hold."""
+    for path in sorted(model.glob(f"*{INDEX}")):
+        if tensors is None:
+            tensors = {p.name: _safetensors(p.name, p) for p in model.glob("*.safetensors")}
+        _check_index(path, tensors)
+
+
+def check_configuration(model: Path) -> str:
+    """Return what was looked at; raises Unsafe at a configuration that would have code or weights fetched."""
+    count = 0
+    for name, size in walk(model):
+        if not name.endswith(".json"):
+            continue
+        data, count = _read_configuration(name, model / name, size), count + 1
+        if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):
+            raise Unsafe(f"{name}: names a base to fetch; who deploys an adapter chooses its base himself")
+    return f"{count} configurations"
+
+
+def check_candidate(model: Path) -> None:
+    """Raise Unsafe at a file of a candidate that may ship and that `verify` would refuse in its export.
+
+    An adapter may name its base, and files may be links, as in a download cache.
+    """
+    names = shipping(model)
+    for name in names:
+        if name.endswith(".json"):
+            _read_configuration(name, model / name, (model / name).stat().st_size)
+    weights = (".safetensors", ".gguf")  # whose loader says what is wrong with them
+    for name in names:
+        if not name.endswith(weights):
+            _check_text(name, model / name)
+    check_indexes(model)
+    try:
+        template_digest(model)
+    except ValueError as error:
+        raise Unsafe(str(error)) from None
+
+
+def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
+    if size > LARGEST_JSON:
+        raise Unsafe(f"{name}: {size} bytes are no configuration")
+    data = _json(name, path)
+    if not isinstance(data, dict):
+        raise Unsafe(f"{name}: is no JSON object")
+    for key, value in _items(_without_words(name.rpartition("/")[2], data)):
+        _check_key(name, key, value)
+    return data
+
+
+def _without_words(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a configuration without the tables whose keys are words and their numbers, or tensors and their files."""
+    if name == "vocab.json" and _all(data, int):
+        return {}
+    if name.endswith(INDEX) and _all(data.get("weight_map"), str):
+        return {**data, "weight_map": None}
+    model = data.get("model")
+    if name == "tokenizer.json" and isinstance(model, dict) and _all(model.get("vocab"), int):
+        return {**data, "model": {**model, "vocab": None}}
+    return data
+
+
+def _all(table: Any, kind: type) -> bool:
+    return isinstance(table, dict) and all(type(value) is kind for value in table.values())
+
+
+def _check_key(name: str, key: str, value: Any) -> None:
+    if key in FORBIDDEN and value not in (None, False):
+        raise Unsafe(f'{name}: "{key}" would have code loaded')
+    if key.endswith("_implementation") and not all(map(_is_plain, _leaves(value))):
+        raise Unsafe(f'{name}: "{key}" would have a kernel fetched')
+    if key == "megatron_core" and value not in (None, "megatron.core"):
+        raise Unsafe(f'{name}: "{key}" would have code loaded')
+    if key == "use_pretrained_backbone" and value not in (None, False):
+        raise Unsafe(f'{name}: "{key}" would have weights fetched')
+
+
+def _is_plain(value: Any) -> bool:
+    return value in (None, False) or (isinstance(value, str) and IMPLEMENTATION.fullmatch(value) is not None)
+
+
+def _leaves(data: Any) -> Iterator[Any]:
+    """Yield every value that is no table or list, however deep."""
+    todo = [data]
+    while todo:
+        here = todo.pop()
+        if isinstance(here, dict):
+            todo.extend(here.values())
+        elif isinstance(here, list):
+            todo.extend(here)
+        else:
+            yield here
+
+
+def _items(data: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key with its value, however deep."""
+    todo = [data]
+    while todo:
+        here = todo.pop()
+        if isinstance(here, dict):
+            yield from here.items()
+            todo.extend(here.values())
+        elif isinstance(here, list):
+            todo.extend(here)
+
+
+def _safetensors(name: str, path: Path) -> list[str]:
+    try:
+        return list(read_safetensors(path).tensors)
+    except ValueError as error:
+        raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _gguf(name: str, path: Path) -> None:
+    try:
+        read_gguf(path)
+    except ValueError as error:
+        raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _disjoint(tensors: dict[str, set[str]]) -> None:
+    seen: dict[str, str] = {}
+    for file, names in tensors.items():
+        for tensor in names:
+            if (other := seen.setdefault(tensor, file)) != file and Path(file).parent == Path(other).parent:
+                raise Unsafe(f'{file}: tensor "{tensor}" is also in {other}')
+
+
+def _check_index(path: Path, tensors: Mapping[str, Collection[str]]) -> None:
+    index = _json(path.name, path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise Unsafe(f"{path.name}: has no weight_map")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or "/" in file or "\\" in file or file not in tensors:
+            raise Unsafe(f"{path.name}: {json.dumps(file)} is no file beside it")
+        if tensor not in tensors[file]:
+            raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
+    for file in sorted(set(weight_map.values())):
+        if lost := set(tensors[file]) - weight_map.keys():
+            raise Unsafe(f'{path.name}: does not name "{min(lost)}" of {file}')
+
+
+def _json(name: str, path: Path) -> Any:
+    try:
+        with open_file(path, follow=True) as f:
+            text = f.read().decode("utf-8")
+        return json.loads(text, object_pairs_hook=_strict, parse_constant=no_constant)
+    except RecursionError:
+        raise Unsafe(f"{name}: is nested too deeply") from None
+    except ValueError as error:
+        raise Unsafe(f"{name}: is not JSON: {' '.join(str(error).split())}") from None
+
+
+def no_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which Python reads and JSON does not know."""
+    raise ValueError(f"it holds {name}")
+
+
+def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two values under one key are read in two ways by two programs."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found

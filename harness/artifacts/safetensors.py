@@ -1,0 +1,103 @@
+"""The header of a safetensors file, read without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from harness.files import open_file
+
+LONGEST_HEADER = 100_000_000  # bytes, what the safetensors library itself accepts
+BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
+BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
+BITS |= {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+
+
+@dataclass(frozen=True)
+class Safetensors:
+    """A safetensors file's header: where its data starts, its tensors (dtype, shape, data_offsets), its free text."""
+
+    start: int
+    tensors: Mapping[str, dict[str, Any]]
+    metadata: Mapping[str, str]
+
+
+def read_safetensors(path: Path) -> Safetensors:
+    """Read a safetensors file's header; raises ValueError unless its tensors fill the file without gap or overlap.
+
+    Format: eight bytes, the length of a JSON object {tensor: {"dtype", "shape", "data_offsets"}}, the object, the data.
+    """
+    with open_file(path, follow=True) as f:
+        return read_header(f, path)
+
+
+def read_header(f: IO[bytes], path: Path) -> Safetensors:
+    size = os.fstat(f.fileno()).st_size
+    head = f.read(8)
+    length = int.from_bytes(head, "little") if len(head) == 8 else size
+    if 8 + length > size:
+        raise ValueError(f"{path}: is no safetensors file, or is cut short")
+    if not 0 < length <= LONGEST_HEADER:
+        raise ValueError(f"{path}: is no safetensors file: a header of {length} bytes")
+    try:
+        header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
+    except RecursionError:
+        raise ValueError(f"{path}: is no safetensors file: its header is nested too deeply") from None
+    except ValueError as error:
+        why = str(error) if "twice" in str(error) else "its header is not JSON"
+        raise ValueError(f"{path}: is no safetensors file: {why}") from None
+    metadata = header.pop("__metadata__", None) or {} if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError(f"{path}: is no safetensors file: its header is malformed")
+    _check_offsets(path, header, size - 8 - length)
+    return Safetensors(8 + length, header, metadata)
+
+
+def _check_offsets(path: Path, tensors: Mapping[str, Any], size: int) -> None:
+    """Raise ValueError unless the tensors lie one behind the other and end where the file does."""
+    placed = []
+    for name, entry in tensors.items():
+        if not _is_entry(entry):
+            raise ValueError(f'{path}: tensor "{name}" is malformed')
+        begin, end = entry["data_offsets"]
+        bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
+        if bits % 8 or end - begin != bits // 8:
+            raise ValueError(f'{path}: tensor "{name}" has {end - begin} bytes, its shape wants {bits / 8:.0f}')
+        placed.append((begin, end, name))
+    at = 0
+    for begin, end, name in sorted(placed):
+        if begin != at:
+            raise ValueError(f'{path}: tensor "{name}" {"overlaps another" if begin < at else "comes after a gap"}')
+        at = end
+    if at > size:
+        raise ValueError(f"{path}: is cut short")
+    if at < size:
+        raise ValueError(f"{path}: holds {size - at} bytes that no tensor names")
+
+
+def _is_entry(entry: Any) -> bool:
+    def naturals(value: Any) -> bool:
+        return isinstance(value, list) and all(type(x) is int and 0 <= x < 1 << 63 for x in value)
+
+    return (
+        isinstance(entry, dict)
+        and set(entry) == {"dtype", "shape", "data_offsets"}
+        and isinstance(entry["dtype"], str)
+        and entry["dtype"] in BITS
+        and naturals(entry["shape"])
+        and naturals(entry["data_offsets"])
+        and len(entry["data_offsets"]) == 2
+    )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f'"{name}" is there twice')
+    return found

@@ -1,0 +1,55 @@
+"""The modules that a plan needs, looked for before anything is opened or asked, and the extras that bring them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.collection.collect import Plan
+
+STATISTICS = ("numpy", "scipy")
+RECOMPUTE = "recompute"  # the extra of the statistics alone, which is part of every other that can gate
+EXTRAS = {
+    **dict.fromkeys(STATISTICS, RECOMPUTE),
+    **{"openai": "api", "anthropic": "judge", "lm_eval": "lm-eval"},
+    **dict.fromkeys(("cryptography", "securesystemslib"), "sign"),
+}
+
+
+def check(plan: Plan) -> None:
+    """Raise UsageError unless the modules of the statistics and of the plan's plugins are installed."""
+    needed = list(dict.fromkeys([*STATISTICS, *_needed(plan)]))
+    if lacking := [name for name in needed if not _is_there(name)]:
+        raise UsageError(f"{plan.suite.path}: {said(lacking, needed)}")
+
+
+def said(lacking: Sequence[str], needed: Sequence[str] = ()) -> str:
+    """Return which modules are not there, and the installation that brings them with the rest of `needed`."""
+    names = [f'"{name}"' for name in lacking]
+    extras = _extras(lacking) or _extras(needed) or [RECOMPUTE]
+    modules = f"module{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    return f"needs the {modules}; pip install 'finetune-harness[{','.join(extras)}]'"
+
+
+def _extras(modules: Sequence[str]) -> list[str]:
+    return sorted({EXTRAS.get(m.partition(".")[0], "hf") for m in modules} - {RECOMPUTE})
+
+
+def _needed(plan: Plan) -> Iterator[str]:
+    suite = plan.suite
+    asked = {i.eval for i in plan.items}
+    models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
+    used = [(plan.plugins.find("loader", m.use).function, m.options) for m in models]
+    used += [(t.function, t.spec.options) for t in plan.tasks.values() if t.spec.name in asked]
+    for function, options in used:
+        needs = getattr(function, "needs", None)
+        yield from needs(dict(options)) if needs else ()
+
+
+def _is_there(name: str) -> bool:
+    return sys.modules.get(name) is not None or find_spec(name) is not None

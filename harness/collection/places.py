@@ -1,0 +1,119 @@
+"""Where a run writes: places that can be written, and of which none lies in another or in what the run reads."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from harness.data.rows import is_remote
+from harness.errors import Mistakes
+from harness.files import cache_dir
+from harness.schema import show
+from harness.suite.tables import Suite
+
+LONGEST = 150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A path that is written or read: where an error about it stands, what it says there, and its name elsewhere."""
+
+    where: str
+    says: str
+    name: str
+    path: Path
+
+
+def check_places(suite: Suite, out: Path, junit_xml: Path | None) -> None:
+    """Raise UsageError, with every mistake, where what a run writes would overwrite, empty or hold another place."""
+    mistakes = Mistakes()
+    written = list(_written(suite, out, mistakes))
+    for one, other in combinations(written, 2):
+        if how := _meet(one.path, other.path):
+            mistakes.add(one.where, f"{one.says} {how} {other.name}; give each a folder of its own")
+    for export in written[: len(suite.exports)]:
+        for read in _read(suite):
+            if (how := _meet(export.path, read.path)) in ("is", "holds") or (how and read.where == "model"):
+                mistakes.add(export.where, f"{export.says} {how} {read.name}; export to another folder")
+    if junit_xml is not None and (why := _no_file(junit_xml)):
+        mistakes.add(f"--junit-xml {show(str(junit_xml))}", f"{why}; name a file that can be written")
+    mistakes.raise_if_any()
+
+
+def _written(suite: Suite, out: Path, mistakes: Mistakes) -> Iterator[_Place]:
+    for export in suite.exports:
+        says, name = f"to is {show(export.to)}, which", f"the export {show(export.to)}"
+        if export.to.startswith("~"):
+            mistakes.add(export.where, f"{says} is not read as your home; write the folder in full")
+        elif path := _resolved(Path(export.to), export.where, says, mistakes):
+            yield _Place(export.where, says, name, path)
+    for name, path in ((f"--out {show(str(out))}", out), ("the cache folder", cache_dir())):
+        if found := _resolved(path, name, "it", mistakes):
+            yield _Place(name, "it", name, found)
+
+
+def _read(suite: Suite) -> Iterator[_Place]:
+    """Yield what a run reads: folders of models, in which nothing may be written, and files."""
+    declared = suite.candidate
+    models = [suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)]
+    for model in models:
+        if os.path.isdir(model):  # noqa: PTH112 -- False where Path raises: for what no path can be
+            yield _Place("model", "", f'the model "{model}"', Path(model).resolve())
+    for path in (declared.adapter, declared.merged) if declared else ():
+        if path:
+            yield _Place("model", "", f'the candidate "{path}"', suite.resolve(path))
+    sources = [s for e in suite.evals for s in (e.data, e.select, e.fewshot_data) if s]
+    for source in dict.fromkeys([*(suite.train.sources if suite.train else ()), *sources]):
+        if not is_remote(source) and os.path.isfile(file := suite.resolve(source)):  # noqa: PTH113
+            yield _Place("data", "", f'the data "{source}"', file)
+    yield _Place("data", "", f'the suite "{suite.path}"', suite.path.resolve())
+
+
+def _resolved(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | None:
+    try:
+        found = path.resolve()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        mistakes.add(where, f"{says} is no path: {why}; name a folder")
+        return None
+    if len(os.fsencode(found.name)) > LONGEST:
+        mistakes.add(where, f"{says} has a name of more than {LONGEST} bytes; choose a shorter one")
+        return None
+    return found
+
+
+def _meet(one: Path, other: Path) -> str:
+    """Return how two resolved paths meet: one "is", "holds" or "lies in" the other, or nothing.
+
+    Case and Unicode form do not count: there are file systems on which they do not.
+    """
+    mine, theirs = _folded(one), _folded(other)
+    if mine == theirs:
+        return "is"
+    if theirs[: len(mine)] == mine:
+        return "holds"
+    return "lies in" if mine[: len(theirs)] == theirs else ""
+
+
+def _folded(path: Path) -> tuple[str, ...]:
+    return tuple(unicodedata.normalize("NFC", part).casefold() for part in path.parts)
+
+
+def _no_file(path: Path) -> str:
+    """Return why a file cannot be written, or nothing; leave nothing behind."""
+    try:
+        if path.is_dir():
+            return "is a folder"
+        if len(os.fsencode(path.name)) > LONGEST:
+            return f"has a name of more than {LONGEST} bytes"
+        there = next(p for p in path.resolve().parents if p.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except (OSError, RuntimeError, ValueError) as error:
+        return f"cannot be written: {error.strerror if isinstance(error, OSError) else error}"

@@ -1,0 +1,122 @@
+"""Which items to run: `-k` and `--lf`. What a chosen item's gates compare with or wait for is chosen too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness.collection.collect import Item, Plan
+from harness.errors import UsageError
+from harness.records.gates import Verdict
+from harness.records.run import Report, Run
+from harness.reports.run_folder import last_run
+from harness.schema import LONGEST
+
+BINDS = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
+
+
+def select(plan: Plan, keyword: str, last: Path | None) -> Plan:
+    """Return the plan with the items that match `keyword` and, given the reports' folder `last`, failed last time.
+
+    Raises UsageError when nothing is left.
+    """
+    if not keyword.strip() and last is None and plan.items:
+        return plan
+    matches = matcher(keyword)
+    chosen = {i.id for i in plan.items if matches(i.id)}
+    if last is not None:
+        known = last_run(last, plan.suite.name)
+        missed = {(r.subject, r.eval) for r in known.reports if r.outcome != "done"}
+        missed |= {(v.candidate, v.metric.partition(".")[0]) for v in known.verdicts if _missed(known, v)}
+        chosen &= {r.id for r in known.reports if (r.subject, r.eval) in missed}
+    if not chosen:
+        why = f'-k "{keyword}"' if keyword else "--lf"
+        raise UsageError(f"{why}: selects none of {len(plan.items)} items; see --collect-only")
+    wanted = chosen | {other for item in plan.items if item.id in chosen for other in _needed(plan, item)}
+    items = tuple(i for i in plan.items if i.id in wanted)
+    return replace(plan, items=items, deselected=tuple(i.id for i in plan.items if i.id not in wanted))
+
+
+def matcher(expression: str) -> Callable[[str], bool]:
+    """Return what says whether an item's id matches a `-k` expression: parts of names, and, or, not, parentheses.
+
+    As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError on what
+    cannot be read.
+    """
+    steps = _steps(expression)
+
+    def matches(item: str) -> bool:
+        stack: list[bool] = []
+        for step in steps:
+            if step == "not":
+                stack.append(not stack.pop())
+            elif step in ("and", "or"):
+                right, left = stack.pop(), stack.pop()
+                stack.append(left and right if step == "and" else left or right)
+            else:
+                stack.append(step[1:] in item.lower())
+        return stack[-1] if stack else True
+
+    return matches
+
+
+def _steps(expression: str) -> list[str]:
+    """Return an expression as a machine with a stack takes it, operators after what they join; a name begins with =."""
+    steps: list[str] = []
+    waiting: list[str] = []  # operators and parentheses that are not closed
+    wants = True  # a name, and no operator
+    for word in re.findall(r"[()]|[^\s()]+", expression):
+        if wants != (word not in ("and", "or", ")")):
+            raise _unreadable(expression, f'"{word}" stands where {"a name" if wants else "and, or"} is wanted')
+        if word in ("(", "not"):
+            waiting.append(word)
+            continue
+        if word == ")":
+            while waiting and waiting[-1] != "(":
+                steps.append(waiting.pop())
+            if not waiting:
+                raise _unreadable(expression, '")" closes nothing')
+            waiting.pop()
+        elif word in BINDS:
+            while waiting and waiting[-1] != "(" and BINDS[waiting[-1]] >= BINDS[word]:
+                steps.append(waiting.pop())
+            waiting.append(word)
+        else:
+            steps.append("=" + word.lower())
+        wants = word in BINDS
+    if "(" in waiting:
+        raise _unreadable(expression, '"(" is not closed')
+    if wants and (steps or waiting):
+        raise _unreadable(expression, "it ends where a name is wanted")
+    return steps + waiting[::-1]
+
+
+def _unreadable(expression: str, why: str) -> UsageError:
+    shown = expression if len(expression) <= LONGEST else f"{expression[:LONGEST]}…"
+    return UsageError(f'-k "{shown}": {why}; want parts of names with and, or, not and parentheses')
+
+
+def failed(report: Report) -> bool:
+    """Say whether an item could not be evaluated, or a blocking gate on it did not pass."""
+    return report.outcome == "error" or any(v.missed for v in report.verdicts)
+
+
+def _missed(run: Run, verdict: Verdict) -> bool:
+    """Say whether a verdict, or that of the `any_of` it stands in, keeps the candidate from shipping."""
+    group = (v for v in run.verdicts if v.gate == verdict.group and v.candidate == verdict.candidate)
+    return verdict.missed or any(v.missed for v in group)
+
+
+def _needed(plan: Plan, item: Item) -> list[str]:
+    """Name the items that the gates on an item need: baselines, and what the gates they wait for are about."""
+    if item.subject not in plan.candidates:
+        return []
+    about = {e for g in plan.gates(item.subject) if item.eval in (own := plan.evals(g)) for e in own}
+    gates = [g for g in plan.gates(item.subject) if g.eval in about]
+    found = [replace(item, eval=e) for e in about]
+    found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]
+    tasks = [plan.tasks[i.eval] for i in (item, *found) if plan.tasks[i.eval].marks == "pairs"]
+    found += [replace(item, subject=t.spec.against, eval=t.spec.name) for t in tasks]
+    return [i.id for i in found]

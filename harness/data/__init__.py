@@ -1,0 +1,1 @@
+"""Rows: read, shaped into samples and conversations, and fetched."""

@@ -1,0 +1,58 @@
+"""A baseline made by prompting: the same model, with worked examples in front of every prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from harness.data import chat
+from harness.data.rows import continuation
+from harness.records.models import Logprob, Subject
+from harness.records.samples import Prompt, Sample
+
+
+class FewShot:
+    """A subject whose prompts begin with the same `examples`, as chat turns before messages, as text before text."""
+
+    def __init__(self, name: str, subject: Subject, examples: Sequence[Sample]) -> None:
+        self.name, self.subject, self.examples = name, subject, examples
+
+    @property
+    def digest(self) -> str:
+        return self.subject.digest
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer each prompt after the examples."""
+        return self.subject.generate([with_examples(p, self.examples) for p in prompts], **options)
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages after the examples, as the template does."""
+        return str(self.subject.render(with_examples(messages, self.examples)))  # type: ignore[attr-defined]
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after the examples and its prompt; whole texts are scored as they are."""
+        return self.subject.logprobs([(with_examples(p, self.examples) if p else p, c) for p, c in pairs], **options)
+
+
+def with_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
+    """Put worked examples before a prompt; a system message stays first, and template arguments are the prompt's."""
+    if isinstance(prompt, str):
+        return "".join(f"{e.input}{continuation(e.input, _target(e))}\n\n" for e in examples) + prompt
+    prompt, arguments = chat.split(prompt)
+    system = [m for m in prompt[:1] if m.get("role") == "system"]
+    turns: list[dict[str, str]] = []
+    for e in examples:
+        asked = e.input if isinstance(e.input, list) else [{"role": "user", "content": e.input}]
+        turns += [m for m in asked if m.get("role") != "system"]
+        turns.append({"role": "assistant", "content": _target(e)})
+    return chat.joined([*system, *turns, *prompt[len(system) :]], arguments)
+
+
+def choose(pool: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
+    """Choose the examples, the same for every row and every run of a seed."""
+    return random.Random(seed).sample(list(pool), min(shots, len(pool)))  # noqa: S311 -- not for secrets
+
+
+def _target(sample: Sample) -> str:
+    return sample.target if isinstance(sample.target, str) else sample.target[0]

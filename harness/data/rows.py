@@ -1,0 +1,411 @@
+"""Files and data sets -> rows -> Samples, with columns renamed; every wrong row is told by its place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.data import chat
+from harness.errors import Mistakes, UsageError
+from harness.records.samples import Prompt, Sample
+from harness.schema import DEEPEST, is_deep
+
+Row = dict[str, Any]
+ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
+GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
+FILES = (".jsonl", ".json", ".csv", ".parquet")
+LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
+SHOWN = 20  # wrong rows of a source that are told one by one
+
+
+def is_remote(source: str) -> bool:
+    """Say whether a source is a data set of the Hub, which is read at preflight and not at collection."""
+    return source.startswith("hub:")
+
+
+def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None], where: str) -> list[Row]:
+    """Return the rows of a source: a plugin's, a file relative to `folder`, or `hub:NAME[/CONFIG]:SPLIT`.
+
+    `ask` asks the plugins. Raises UsageError when the source is not there, empty, or malformed.
+    """
+    rows = ask(source)
+    if rows is None and is_remote(source):
+        rows = _read_hub(source, where)
+    if rows is None:
+        rows = _read_file(_place(folder, source, where), source, where)
+    if not rows:
+        raise UsageError(f'{where}: data "{source}" has no rows; an empty evaluation proves nothing')
+    if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
+        what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} rows); split it, or leave it out"
+        raise UsageError(f'{where}: data "{source}": {what}')
+    return rows
+
+
+def to_samples(
+    rows: Sequence[Row],
+    where: str,
+    *,
+    columns: Mapping[str, str],
+    cluster: str | None,
+    slices: Sequence[str],
+    arguments: Mapping[str, Any] | None = None,
+) -> list[Sample]:
+    """Make one Sample a row. `columns` maps our names (id, input, target) to the data's.
+
+    With `arguments`, the template arguments of all rows, the prompts are given theirs; without, a row's are not read.
+
+    Without a mapping, prompt/question, completion/answer, text and messages are understood. Rows
+    without an id get their number, from 0. A number is its text, a target of null is "", as one that is not there.
+    Raises UsageError on missing columns, on what is no text, and on duplicate ids.
+    """
+    mistakes = Mistakes()
+    wanted = dict(columns)
+    if cluster:
+        wanted["cluster"] = cluster
+    wanted |= {f"slices {s}": s for s in slices}
+    for name, column in wanted.items():
+        lacking = [i for i, row in enumerate(rows) if column not in row]
+        if lacking:
+            here = ", ".join(f'"{c}"' for c in rows[0])
+            mistakes.add(
+                where, f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows); it has {here}'
+            )
+    mistakes.raise_if_any()
+    named = [_named(row, columns) for row in rows]
+    for what in (*_odd_values(named, rows, cluster, slices), *_odd_prompts(named)):
+        mistakes.add(where, what)
+    mistakes.raise_if_any()
+    if arguments is not None:
+        used = [*columns.values(), *slices, *([cluster] if cluster else [])]
+        for i, (row, own) in enumerate(zip(rows, named, strict=True)):
+            try:
+                own["input"] = _argued(own.get("input", ""), chat.arguments_of(row, arguments, used))
+            except UsageError as error:
+                mistakes.add(where, f"row {i} {error}")
+                break
+    mistakes.raise_if_any()
+    samples = [_sample(i, row, own, cluster) for i, (row, own) in enumerate(zip(rows, named, strict=True))]
+    if not any(s.input or "text" in s.row for s in samples):
+        here = ", ".join(f'"{c}"' for c in rows[0])
+        mistakes.add(
+            where, f'no column "input"; its columns are {here}; write columns = {{ input = "…", target = "…" }}'
+        )
+    twice = [i for i, n in Counter(s.id for s in samples).items() if n > 1]
+    if twice:
+        mistakes.add(where, f'{len(twice)} ids stand in more than one row, for instance "{twice[0]}"')
+    mistakes.raise_if_any()
+    return samples
+
+
+def to_training_rows(
+    rows: Sequence[Row], columns: Mapping[str, str], where: str, arguments: Mapping[str, Any] | None = None
+) -> list[Row]:
+    """Return rows as trainers take them: {prompt, completion}, {messages} or {text}.
+
+    An input and a target become a prompt and a completion; between texts stands one space, as it does in evaluation.
+    Rows of messages may have {tools} and {chat_template_kwargs} as well; `arguments` are template arguments of all.
+    """
+    lacking = [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]
+    if lacking:
+        here = ", ".join(f'"{c}"' for c in rows[0])
+        raise UsageError(f'{where}: no column "{lacking[0][1]}" for {lacking[0][0]}; its columns are {here}')
+    mistakes = Mistakes()
+    made = []
+    for i, row in enumerate(rows):
+        try:
+            made.append(_training_row(i, row, columns, where) | _extras(i, row, columns, where, arguments or {}))
+        except UsageError as error:
+            mistakes.found += error.messages
+    if len(mistakes.found) > SHOWN:
+        mistakes.found[SHOWN:] = [f"{where}: and {len(mistakes.found) - SHOWN} rows more like these"]
+    mistakes.raise_if_any()
+    return made
+
+
+def continuation(prompt: Prompt, target: str) -> str:
+    """Return a target as it stands after a prompt: a space before it after text that does not end in white space."""
+    return f" {target}" if isinstance(prompt, str) and prompt and not prompt[-1].isspace() else target
+
+
+def _sample(number: int, row: Row, named: Row, cluster: str | None) -> Sample:
+    return Sample(
+        id=str(named.get("id", number)),
+        input=named.get("input", ""),
+        target=_target(named.get("target")),
+        row=row,
+        cluster=str(row[cluster]) if cluster else None,
+    )
+
+
+def _target(value: Any) -> str | list[str]:
+    """Return what is wanted as text; null, in a list too, is as empty as "", which no evaluator takes for a target."""
+    if isinstance(value, list):
+        return ["" if v is None else str(v) for v in value]
+    return "" if value is None else str(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Say whether a value is text or a number that can be written as text: not null, NaN, true or a list."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str) or (isinstance(value, int) and value is not True and value is not False)
+
+
+def _is_target(value: Any) -> bool:
+    return all(v is None or _is_text(v) for v in (value if isinstance(value, list) else [value]))
+
+
+def _odd_values(named: Sequence[Row], rows: Sequence[Row], cluster: str | None, slices: Sequence[str]) -> Iterator[str]:
+    """Yield what stands where text is wanted and is none: one line for each of target, id, cluster and slices."""
+    asked: list[tuple[str, Sequence[Row], str, Callable[[Any], bool], str]] = [
+        ("target", named, "target", _is_target, "want text or a number, or a list of these"),
+        ("id", named, "id", lambda v: _is_text(v) and v != "", "want text or a number in every row"),
+    ]
+    if cluster:
+        asked.append(
+            (cluster, rows, "cluster", lambda v: _is_text(v) and v != "", "want text or a number in every row")
+        )
+    for column in slices:
+        want = "want text, a number, true or false in every row"
+        asked.append((column, rows, f'slices "{column}"', lambda v: isinstance(v, bool) or _is_text(v), want))
+    for column, of, what, fits, want in asked:
+        odd = [i for i, row in enumerate(of) if column in row and not fits(row[column])]
+        if odd:
+            found = "null" if of[odd[0]][column] is None else f"{of[odd[0]][column]!r:.60}"
+            yield f"row {odd[0]} has {found} as its {what} ({len(odd)} rows); {want}"
+
+
+def _odd_prompts(named: Sequence[Row]) -> Iterator[str]:
+    for i, row in enumerate(named):
+        if not _is_prompt(row.get("input", "")):
+            yield f"row {i} has the input {row['input']!r:.60}; want text, or messages with role and content"
+            return
+
+
+def _is_prompt(prompt: Any) -> bool:
+    if not isinstance(prompt, list):
+        return isinstance(prompt, str)
+    return all(isinstance(m, dict) and isinstance(m.get("role"), str) and _has_content(m) for m in prompt)
+
+
+def _has_content(message: Row) -> bool:
+    content = message.get("content")
+    if isinstance(content, list):  # parts, of text or of what a processor reads
+        return bool(content) and all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content)
+    return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))
+
+
+def _named(row: Row, columns: Mapping[str, str]) -> Row:
+    """Return a row under our names; of messages that an answer ends, the answer is the target."""
+    aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
+    named = {**row, **aliased, **{name: row[column] for name, column in columns.items()}}
+    messages = row.get("messages")
+    if "input" not in named and isinstance(messages, list) and messages:
+        last = messages[-1]
+        answered = isinstance(last, dict) and last.get("role") == "assistant"
+        said = last.get("content") if answered else ""
+        named = {"input": messages[:-1] if answered else messages, "target": said, **named}
+    return named
+
+
+def _training_row(number: int, row: Row, columns: Mapping[str, str], where: str) -> Row:
+    if not columns:
+        for shape in (("prompt", "completion"), ("messages",), ("text",)):
+            if all(key in row for key in shape):
+                return {key: "" if row[key] is None else row[key] for key in shape}
+    named = _named(row, columns)
+    if "input" in named and "target" in named:
+        prompt, value = named["input"], named["target"]
+        if not _is_prompt(prompt):
+            raise UsageError(
+                f"{where}: row {number} has {prompt!r:.60} as its input; want text, or messages with role and content"
+            )
+        if isinstance(value, list) or not _is_target(value):
+            raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; want text or a number")
+        target = str(_target(value))
+        if isinstance(prompt, list):
+            return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
+        return {"prompt": prompt, "completion": continuation(prompt, target)}
+    here = ", ".join(f'"{c}"' for c in row)
+    raise UsageError(
+        f"{where}: row {number} has {here}; want input and target, prompt and completion, messages, or text"
+    )
+
+
+def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, common: Mapping[str, Any]) -> Row:
+    """Return the template arguments of a training row as trainers take them."""
+    said = [v for v in (row.get(columns.get(n, n)) for n in ("messages", "prompt", "input")) if isinstance(v, list)]
+    try:
+        found = chat.arguments_of(row, common, list(columns.values()))
+        if found and not said:
+            raise UsageError(f"has {_listed(found)} for a chat template, and is no chat; give messages, or drop them")
+        messages = [m for v in said for m in v if isinstance(m, Mapping)]
+        _refuse_inner(messages)
+        if kind := chat.media_in(messages):
+            raise UsageError(f'has a part of type "{kind}" in its messages, and only text is trained on; leave it out')
+    except UsageError as error:
+        raise UsageError(f"{where}: row {number} {error}") from None
+    tools = {chat.TOOLS: found.pop(chat.TOOLS)} if chat.TOOLS in found else {}
+    return tools | ({chat.ARGUMENTS: found} if found else {})
+
+
+def _argued(prompt: Prompt, arguments: Mapping[str, Any]) -> Prompt:
+    """Return a prompt with its template arguments; raises UsageError for a text, which no template writes."""
+    if isinstance(prompt, list):
+        _refuse_inner(prompt)
+        return chat.joined(prompt, arguments)
+    if arguments:
+        raise UsageError(f"has {_listed(arguments)} for a chat template, and is no chat; give messages, or drop them")
+    return prompt
+
+
+def _refuse_inner(messages: Sequence[Mapping[str, Any]]) -> None:
+    if any(chat.ARGUMENTS in message for message in messages):
+        raise UsageError(f'has "{chat.ARGUMENTS}" in a message; it stands beside the messages')
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f'"{name}"' for name in arguments)
+
+
+def _size(row: Row) -> int:
+    """Return how many characters the texts of a row have."""
+    size, waiting = 0, list(row.values())
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, str):
+            size += len(here)
+        elif isinstance(here, (dict, list)):
+            waiting += here.values() if isinstance(here, dict) else here
+    return size
+
+
+def _place(folder: Path, source: str, where: str) -> Path:
+    """Return the file a source names. Raises UsageError for what no path can be."""
+    try:
+        path = (folder / Path(source).expanduser()).resolve()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
+    return path
+
+
+def _read_file(path: Path, source: str, where: str) -> list[Row]:
+    if path.suffix not in FILES:
+        known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or what a plugin's harness_read_samples knows"
+        raise UsageError(f'{where}: data "{source}" is unknown; want {known}')
+    if not path.is_file():
+        raise UsageError(f'{where}: data "{source}" is not there; looked for {path}')
+    if path.suffix == ".parquet":
+        return _read_parquet(path, where)
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    if path.suffix == ".csv":
+        return _read_csv(text, path)
+    if path.suffix == ".json":
+        return _rows_of(_parse(text, f"{path}"), path)
+    lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
+    return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        found = json.loads(text)
+        if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
+            json.dumps(found, ensure_ascii=False).encode()
+        if text.count("[") + text.count("{") > DEEPEST and is_deep(found):
+            raise RecursionError
+        return found
+    except UnicodeEncodeError:
+        raise UsageError(f"{place}: holds half of a character (a lone surrogate); write the text again") from None
+    except RecursionError:
+        raise UsageError(f"{place}: is nested too deeply to be a row, want at most {DEEPEST} in each other") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; is the file whole?") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise UsageError(f"{place}: holds a whole number of thousands of digits; write it as text") from None
+
+
+def _rows_of(found: Any, path: Path) -> list[Row]:
+    if not isinstance(found, list):
+        raise UsageError(f"{path}: holds {type(found).__name__}, want a list of objects")
+    odd = next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)
+    if odd is not None:
+        raise UsageError(f"{path}: row {odd} is {found[odd]!r:.40}, want an object")
+    return found
+
+
+def _read_csv(text: str, path: Path) -> list[Row]:
+    """Return the rows of a CSV file under its header's names; every row has as many fields as the header."""
+    mistakes, rows = Mistakes(), []
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        header = next((names for names in reader if names), [])
+        if twice := [name for name, n in Counter(header).items() if n > 1]:
+            raise UsageError(
+                f'{path}:{reader.line_num}: the column "{twice[0]}" stands twice in the header; rename one'
+            )
+        for fields in reader:
+            if fields and len(fields) != len(header):
+                what = f"has {len(fields)} fields, and the header {len(header)}; is a comma or a quote missing?"
+                mistakes.add(f"{path}:{reader.line_num}", what)
+            elif fields:
+                rows.append(dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise UsageError(f"{path}:{reader.line_num}: not valid CSV: {error}; write the rows as .jsonl") from None
+    if len(mistakes.found) > SHOWN:
+        mistakes.found[SHOWN:] = [f"{path}: and {len(mistakes.found) - SHOWN} rows more like these"]
+    mistakes.raise_if_any()
+    return rows
+
+
+def _read_parquet(path: Path, where: str) -> list[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
+    try:
+        rows: list[Row] = _bare(pyarrow.parquet.read_table(path).to_pylist())
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UsageError(f"{path}: not valid parquet: {' '.join(str(error).split())[:120]}") from None
+    return rows
+
+
+def _bare(rows: list[Row]) -> list[Row]:
+    """Take the keys off that a table gave objects in a row because others have them: null, but for a `content`."""
+
+    def inner(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: inner(v) for k, v in value.items() if v is not None or k == "content"}
+        return [inner(v) for v in value] if isinstance(value, list) else value
+
+    return [{column: inner(value) for column, value in row.items()} for row in rows]
+
+
+def _read_hub(source: str, where: str) -> list[Row]:
+    """Read `hub:NAME[/CONFIG]:SPLIT`; a name with two slashes ends in a configuration."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UsageError(f"{where}: reading hub: data needs pip install 'finetune-harness[hf]'") from None
+    name, _, split = source.removeprefix("hub:").partition(":")
+    parts = name.split("/")
+    config = parts.pop() if len(parts) > 2 else None
+    try:
+        rows: Iterable[Row] = load_dataset("/".join(parts), config, split=split or "train")
+        return _bare([dict(row) for row in rows])
+    except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
+        why = " ".join(str(error).split())[:160]
+        raise UsageError(f'{where}: data "{source}" cannot be read: {why}; is the network there?') from None

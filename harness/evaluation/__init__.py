@@ -1,0 +1,1 @@
+"""Evaluations, gradings and checks, as they are run."""

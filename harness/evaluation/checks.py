@@ -1,0 +1,170 @@
+"""The checks of a run: stages, the objects of each, and which flags the suite ignores.
+
+A check is a function that a plugin provides under a code. It asks for what it looks at by the names of its
+parameters, and belongs to the last stage that one of them comes from.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.artifacts import kept
+from harness.collection import needs
+from harness.errors import RAISES, Finding, Mistakes, UsageError, did_you_mean
+from harness.records.findings import Built, Flag, TrainingRow
+from harness.records.frozen import isolated, plain
+from harness.records.models import ModelRef
+
+if TYPE_CHECKING:
+    from harness.collection.collect import Plan
+    from harness.plugins import Plugins, Provided
+
+STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is
+    "data": {
+        "suite": "the Suite",
+        "rows": "the training rows, a list of TrainingRow",
+        "tasks": "the evaluations by name, each with its samples",
+        "base": "the base, a ModelRef with the folder it lies in",
+        "load": "loads ModelRefs: a context manager of Subjects",
+    },
+    "trainer": {"built": "the Built trainer: labels and batches as they will be trained on"},
+    "adapter": {"adapter": "the base as trained with the adapter on it, a ModelRef"},
+    "merged": {
+        "merged": "the merged model as it lies on the disk, a ModelRef",
+        "twin": "what the merged model must equal, a ModelRef; None when it was merged elsewhere",
+    },
+    "results": {"result": "the Result of one evaluation of one subject", "task": "that evaluation"},
+}
+BUILD = """The trainer refuses the rows or its options.
+
+What cannot be prepared cannot be trained on; the line says which rows or which option.
+It is found before anything is measured, because the trainer is built without being run."""
+CRASHED = "crashed"  # the kind of a check that could not look
+LARGE = {"built"}  # objects that checks share: a copy of every token for each would take longer than the checks
+SHOWN = 5  # lines of evidence that are kept
+
+
+class Checks:
+    """The checks of a run's plugins, and what the suite and the command ignore."""
+
+    def __init__(self, plugins: Plugins, ignored: Mapping[str, str]) -> None:
+        self.provided = [p for (kind, _), p in plugins.provided.items() if kind == "check"]
+        self.ignored = ignored
+        self.objects: dict[str, Any] = {}
+        self._refuse_unknown()
+
+    def of(self, stage: str) -> list[Provided]:
+        return [p for p in self.provided if stage_of(p) == stage]
+
+    def run(self, stage: str, **objects: Any) -> list[Flag]:
+        """Run the checks of a stage on its objects and those of the stages before; return what they found."""
+        self.objects |= objects
+        found: list[Flag] = []
+        for provided in self.of(stage):
+            wanted = inspect.signature(provided.function).parameters
+            given = {name: self.own(name) for name in wanted}
+            found += [self.stamped(provided.name, flag) for flag in _flags(provided, given)]
+        return found
+
+    def own(self, name: str) -> Any:
+        """Return an object as one check gets it: a copy that no other check and no verdict reads."""
+        value = self.objects.get(name)
+        return value if name in LARGE else isolated(value)
+
+    def recall(self, path: Path, look: Callable[[], list[Flag]], warn: Callable[[str], None]) -> list[Flag]:
+        """Return what is remembered in a file, else look and remember it, unless a check crashed."""
+        if (known := kept.read(path, warn)) is not None:
+            return [replace(flag, ignored=self._reason(flag.code)) for flag in (Flag(**told) for told in known)]
+        found = look()
+        if not any(flag.kind == CRASHED for flag in found):
+            kept.keep(path, [asdict(flag) for flag in found])
+        return found
+
+    def _reason(self, code: str) -> str | None:
+        return self.ignored.get(code, self.ignored.get(code.partition("-")[0]))
+
+    def build_failed(self, error: UsageError) -> list[Flag]:
+        """Return what the trainer refused as flags."""
+        return [self.stamped("build", Flag("error", message)) for message in error.messages]
+
+    def stamped(self, check: str, flag: Flag) -> Flag:
+        """Return a finding with its code, and with the reason if it is ignored."""
+        code = f"{check}-{flag.kind}" if flag.kind else check
+        evidence = tuple(flag.evidence[:SHOWN])
+        if more := len(flag.evidence) - SHOWN:
+            evidence += (f"and {more} more",) if more > 0 else ()
+        return replace(plain(Flag, flag), code=code, ignored=self._reason(code), evidence=evidence)
+
+    def _refuse_unknown(self) -> None:
+        mistakes = Mistakes()
+        known = {p.name for p in self.provided} | {"build"}
+        for provided in self.provided:
+            if "-" in provided.name:  # or it could speak for another
+                where = f'check "{provided.name}" of plugin "{provided.plugin}"'
+                mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Flag(kind=…) instead')
+            for name in inspect.signature(provided.function).parameters:
+                if not any(name in objects for objects in STAGES.values()):
+                    every = [n for objects in STAGES.values() for n in objects]
+                    where = f'check "{provided.name}" of plugin "{provided.plugin}"'
+                    mistakes.add(where, f'asks for "{name}", which no stage has{did_you_mean(name, every)}')
+        for code in self.ignored:
+            if self.provided and code.partition("-")[0] not in known:
+                mistakes.add(f'ignore "{code}"', f"is the code of no check{did_you_mean(code, known)}")
+        mistakes.raise_if_any()
+
+
+def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Flag]:
+    try:
+        found = list(provided.function(**given) or ())
+        if odd := [one for one in found if not isinstance(one, Flag)]:
+            raise TypeError(f"yielded {type(odd[0]).__name__}, want Flag")
+        return found
+    except (Finding, UsageError) as error:
+        return [Flag("error", str(error).replace("\n", "; "))]
+    except ModuleNotFoundError as error:
+        return [Flag("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
+    except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return [Flag("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
+
+
+def stage_of(provided: Provided) -> str:
+    """Return the last stage that one of a check's parameters comes from."""
+    wanted = inspect.signature(provided.function).parameters
+    return max(
+        (stage for stage, objects in STAGES.items() if any(name in objects for name in wanted)),
+        key=list(STAGES).index,
+        default="data",
+    )
+
+
+def data_objects(plan: Plan, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
+    """Return what checks of the data see."""
+    pairs = zip(plan.training or (), plan.origins, strict=True)
+    rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
+    return {"suite": plan.suite, "rows": rows, "tasks": plan.tasks, "base": base, "load": load}
+
+
+def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
+    """Let the suite's trainer prepare its rows; None when it cannot do so without training."""
+    train = plan.suite.train
+    if train is None or not plan.suite.trains or plan.training is None:
+        return None
+    function = plan.plugins.find("trainer", train.use).function
+    make: Callable[..., Built] | None = getattr(function, "build", None)
+    if make is None:
+        return None
+    rows, options = isolated(list(plan.training)), isolated(dict(train.options))
+    return make(isolated(base), adapter, rows, seed=plan.suite.about.seed, **options)
+
+
+def quote(text: str, width: int = 90) -> str:
+    """Write a text on one line between quotes, its middle left out when it is long."""
+    line = text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+    if len(line) > width:
+        line = f"{line[: width * 2 // 3]} … {line[-width // 3 :]}"
+    return f'"{line}"'

@@ -1,0 +1,131 @@
+"""One item: call the evaluator on chunks of rows, hold it to one finite score a row."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import stdev
+from typing import Any
+
+from harness import schema
+from harness.artifacts.digests import digest_of
+from harness.collection.collect import COMPARATIVE, Task
+from harness.records.frozen import isolated, plain
+from harness.records.metrics import Metric
+from harness.records.models import Progress, Subject, chunks
+from harness.records.samples import Result, Sample, Score
+from harness.texts.shown import whole
+
+CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between
+STEP = 16  # rows between two looks, where it may stop early
+
+
+def evaluate(
+    task: Task,
+    name: str,
+    subject: Subject,
+    against: Subject | None,
+    progress: Callable[[Progress], None],
+    *,
+    enough: Callable[[Result], bool] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Evaluate a subject on a task's rows; `against` goes to evaluators that compare.
+
+    With `enough` the rows are asked in a random order, and no more once it is true of what there is.
+    A row without a score is listed in `missing`, and stays an error. Raises ValueError on scores
+    for rows that do not exist or that were scored already, and whatever the evaluator raises.
+    """
+    samples = list(task.samples or ())
+    if enough:
+        random.Random(seed).shuffle(samples)  # noqa: S311 -- not for secrets
+    options: dict[str, Any] = isolated(dict(task.spec.options))
+    if task.comparative:
+        options[COMPARATIVE] = against
+    if schema.wants(task.function, "folder"):
+        options["folder"] = task.folder
+    begun = time.monotonic()
+    asked = asked_digest(task.samples or ())
+    scores: list[Score] = []
+
+    def result(rows: Sequence[Sample]) -> Result:
+        there = {s.id for s in scores}
+        missing = tuple(s.id for s in rows if s.id not in there)
+        metrics = {m.name: m.value(scores) for m in task.metrics.values()}
+        order = tuple(s.id for s in rows) if enough else ()
+        about = (missing, time.monotonic() - begun, asked, order)
+        return Result(name, task.spec.name, tuple(scores), metrics, subject.digest, *about)
+
+    what = f"{name}::{task.spec.name}"
+    progress(Progress(what, 0, len(samples)))
+    done = 0
+    for rows in chunks(samples, STEP if enough else CHUNK):
+        scores += _unique(task.function(subject, isolated(rows), **options), {s.id for s in rows})
+        done += len(rows)
+        progress(Progress(what, done, len(samples)))
+        if enough and done < len(samples) and enough(result(samples[:done])):
+            break
+    return result(samples[:done])
+
+
+def asked_digest(samples: Sequence[Sample]) -> str:
+    """Return one sha256 for what is asked: ids, inputs, targets and rows, in their order."""
+    return digest_of([(s.id, s.input, s.target, s.row) for s in samples])
+
+
+def taken(score: Score) -> Score:
+    """Return a score as it is judged: plain numbers and texts that its evaluator holds no more.
+
+    Raises TypeError or ValueError where a value or a weight is no number.
+    """
+    values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
+    answer = whole(score.answer) if isinstance(score.answer, str) else score.answer
+    numbers: dict[str, Any] = {"values": values, "weights": weights, "weight": float(score.weight)}
+    return replace(plain(Score, score), answer=answer, **numbers)
+
+
+def standard_errors(task: Task, result: Result) -> dict[str, float]:
+    """Return the plain standard error of each metric that is a mean of equally weighted rows, as others print it."""
+    found = {}
+    for metric in task.metrics.values():
+        values = [s.values[metric.name] for s in result.scores if metric.name in s.values]
+        plain = all(s.weight_of(metric.name) == 1 for s in result.scores)
+        mean = metric.scale in ("mean", "proportion") and not metric.combine and not result.labels_of(metric.name)
+        if mean and plain and len(values) > 1 and all(map(math.isfinite, values)):
+            found[metric.name] = stdev(values) / math.sqrt(len(values))
+    return found
+
+
+def sliced(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]:
+    """Return every metric on every slice: column -> value -> metric (and `n`)."""
+    scores = {s.id: s for s in result.scores}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for column in task.spec.slices:
+        groups: dict[str, list[Score]] = {}
+        for sample in task.samples or ():
+            if sample.id in scores:
+                groups.setdefault(str(sample.row[column]), []).append(scores[sample.id])
+        known = [m for m in task.metrics.values() if m.scale != "agreement" and not result.labels_of(m.name)]
+        found[column] = {value: _measured(known, rows) for value, rows in sorted(groups.items())}
+    return found
+
+
+def _measured(metrics: Any, rows: Sequence[Score]) -> dict[str, float]:
+    each: dict[str, float] = {m.name: m.value(rows) for m in metrics if isinstance(m, Metric)}
+    return {"n": float(len(rows)), **each}
+
+
+def _unique(scores: Any, wanted: set[str]) -> list[Score]:
+    found: dict[str, Score] = {}
+    for score in scores:
+        if not isinstance(score, Score):
+            raise ValueError(f"the evaluator yielded {type(score).__name__}, want Score")
+        if score.id not in wanted:
+            raise ValueError(f'the evaluator scored "{score.id}", which is none of the rows it was given')
+        if score.id in found:
+            raise ValueError(f'the evaluator scored "{score.id}" twice')
+        found[score.id] = taken(score)
+    return list(found.values())

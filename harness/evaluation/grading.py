@@ -1,0 +1,109 @@
+"""Marking: answers are generated while a model is loaded, and marked when it is gone.
+
+`[[eval]] use = …` of such an evaluator is called as `mark(samples, answers, baseline_answers, *, marking, …)`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.answers import thought
+from harness.answers.store import Responses
+from harness.collection.collect import Task
+from harness.evaluation.evaluate import asked_digest, taken
+from harness.gates import labels as by_people
+from harness.records.frozen import isolated, plain
+from harness.records.models import Progress, Subject, chunks
+from harness.records.samples import Caveat, Labels, Result, Score
+from harness.texts.shown import whole
+
+CHUNK = 64  # rows asked at once: a sign of life in between
+ASKED = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
+
+
+@dataclass(frozen=True)
+class Marking:
+    """What the harness gives to an evaluator that marks.
+
+    `what` names the evaluation, `judged` the path of the model whose answers are marked, `folder` is the suite's;
+    `responses` remembers (None: nothing is remembered). In a rehearsal two rows are marked against themselves.
+    `kept` is the evaluator's own, for what it keeps from one marking to the next of the same evaluation in a run.
+    """
+
+    what: str
+    judged: str
+    folder: Path
+    seed: int
+    responses: Responses | None
+    progress: Callable[[Progress], None]
+    rehearsal: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
+
+
+def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress], None]) -> Result:
+    """Return a subject's answers to a task's rows, as Scores without values."""
+    samples, begun = task.samples or (), time.monotonic()
+    named, _ = schema.options_of(task.function)
+    how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
+    scores: list[Score] = []
+    for rows in chunks(samples, CHUNK):
+        progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
+        found = thought.answers(subject, [s.input for s in rows], **how)
+        scores += [Score(s.id, {}, answer=whole(said)) for s, (said, _) in zip(rows, found, strict=True)]
+    asked = asked_digest(samples)
+    seconds = time.monotonic() - begun
+    return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)
+
+
+def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
+    """Let a task's evaluator mark answers; `baseline` holds those that they are paired with.
+
+    A row without a score is listed in `missing`. Raises ValueError on scores for rows that do not exist or that were
+    scored already, and whatever the evaluator raises.
+    """
+    samples, begun = task.samples or (), time.monotonic()
+    theirs = _answers(task, baseline) if baseline else None
+    options = isolated(dict(task.spec.options))
+    marked = task.function(isolated(samples), _answers(task, answered), theirs, marking=marking, **options)
+    scores: dict[str, Score] = {}
+    caveats: list[Caveat] = []
+    labels: list[Labels] = []
+    for found in marked:
+        if isinstance(found, Caveat):
+            caveats.append(plain(Caveat, found))
+        elif isinstance(found, Labels):
+            labels.append(plain(Labels, found))
+        elif not isinstance(found, Score):
+            raise ValueError(f"the evaluator yielded {type(found).__name__}, want Score, Caveat or Labels")
+        elif found.id in scores:
+            raise ValueError(f'the evaluator scored "{found.id}" twice')
+        else:
+            scores[found.id] = taken(found)
+    if strange := scores.keys() - {s.id for s in samples}:
+        raise ValueError(f'the evaluator scored "{min(strange)}", which is none of the rows it was given')
+    if baseline and baseline.digest == answered.digest:
+        same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
+        caveats.append(Caveat(same, "ERROR"))
+    rows = tuple(scores[s.id] for s in samples if s.id in scores)
+    clusters = [s.cluster or s.id for s in samples if s.id in scores]
+    told = {found.metric: found for found in labels}
+    return replace(
+        answered,
+        scores=rows,
+        metrics={m.name: by_people.measured(m, rows, clusters, told.get(m.name)) for m in task.metrics.values()},
+        labels=tuple(labels),
+        missing=tuple(s.id for s in samples if s.id not in scores),
+        seconds=answered.seconds + time.monotonic() - begun,
+        caveats=tuple(caveats),
+    )
+
+
+def _answers(task: Task, result: Result) -> Sequence[str]:
+    """Return the answers in the order of the rows."""
+    given: dict[str, Any] = {s.id: s.answer for s in result.scores}
+    return [given[s.id] for s in task.samples or ()]

@@ -1,0 +1,297 @@
+"""Where the harness keeps what it can make again, and how it writes without leaving halves."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from harness.errors import UsageError
+
+CHUNK = 1 << 22  # bytes copied at a time
+OLD = ".old"
+
+
+def cache_dir() -> Path:
+    """Return the user's cache folder (`HARNESS_CACHE`, else `XDG_CACHE_HOME`/harness), made if need be.
+
+    Whoever can write there decides verdicts. Raises UsageError where anybody else but root can, as ssh does with keys.
+    """
+    fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "harness"
+    folder = Path(os.environ.get("HARNESS_CACHE") or fallback)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "cannot be written by this user; point"
+        why = why or _open_to_others(folder)
+    except FileExistsError:
+        why = f"is {'a link to nothing' if folder.is_symlink() else 'no folder'}; remove it, or point"
+    except (OSError, ValueError) as error:
+        why = f"cannot be made: {getattr(error, 'strerror', None) or error}; point"
+    if why:
+        raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE elsewhere')
+    return folder
+
+
+def _open_to_others(folder: Path) -> str:
+    """Return why somebody else could put an answer into a folder, or nothing: its owner, its mode, what lies in it."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    about = folder.stat()
+    if wrong := _others(about):
+        return f"{wrong}; {_mend(about, folder)}, or point"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                own = entry.stat()
+            except OSError:  # a link to nothing, or gone
+                continue
+            # In a folder that nobody else may enter, only the owner of what lies there could write to it.
+            if wrong := _others(own, modes=bool(about.st_mode & 0o077)):
+                return f'"{entry.name}" in it {wrong}; {_mend(own, Path(entry.path))}, or point'
+    return ""
+
+
+def _others(about: os.stat_result, *, modes: bool = True) -> str:
+    """Return who else than this user and root could write, or nothing."""
+    if about.st_uid not in (os.geteuid(), 0):
+        return f"belongs to user {about.st_uid}, who could put answers there"
+    if modes and about.st_mode & stat.S_IWOTH:
+        return "can be written by everybody"
+    if modes and about.st_mode & stat.S_IWGRP and not _is_private(about.st_gid):
+        return f"can be written by group {about.st_gid}"
+    return ""
+
+
+def _mend(about: os.stat_result, path: Path) -> str:
+    if about.st_uid != os.geteuid():
+        return "remove it" if stat.S_ISREG(about.st_mode) else f"chown -R {os.geteuid()} {path}"
+    return f"chmod go-w {path}"
+
+
+def _is_private(group: int) -> bool:
+    """Return whether a group is this user's own, of their name and with nobody else in it, as many systems make one."""
+    import grp
+    import pwd
+
+    try:
+        name, members = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return members.gr_name == name and set(members.gr_mem) <= {name}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is whole or not there: temporary file, fsync, rename; its mode follows the umask.
+
+    Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        work.replace(path)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append one JSON line to a file, in one write and on the disk when it returns. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":  # what a kill cut off must not swallow this line
+            line = b"\n" + line
+        os.write(handle, line)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
+    """Append `size` bytes of a file from `start` on to another, neither of them buffered, through no memory of ours.
+
+    Where the file system can, the two share their blocks until one is written to. Raises OSError.
+    """
+    while size and (done := _in_kernel(source, to, start, size)):
+        start, size = start + done, size - done
+    source.seek(start)
+    while size:
+        block = source.read(min(CHUNK, size))
+        if not block:
+            raise OSError(errno.EIO, "a file became shorter while it was copied", source.name)
+        size -= len(block)
+        while block:
+            block = block[to.write(block) :]
+
+
+def _in_kernel(source: IO[bytes], to: IO[bytes], start: int, size: int) -> int:
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    try:
+        return os.copy_file_range(source.fileno(), to.fileno(), size, start)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        return 0  # not between these two file systems
+
+
+@contextmanager
+def folder_in_place(final: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `final`; put it in its place when the block ends well, else remove it.
+
+    All of it is on the disk before it counts. A folder that was there before stays until the new one is whole, also
+    when the process is killed; what a killed one left behind is removed by the next. Raises OSError.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(final)
+    work, handle = _claim(final)
+    old = work.with_name(work.name + OLD)
+    try:
+        yield work
+        _sync_all(work)
+        if final.exists() and not _exchange(work, final):
+            final.rename(old)
+        if not final.exists():
+            work.rename(final)
+        _sync(final.parent)
+    except BaseException:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        os.close(handle)
+
+
+def _claim(final: Path) -> tuple[Path, int]:
+    """Make a work folder beside `final`, and return it with a handle that holds its lock.
+
+    A lock ends with its process, in whichever container or on whichever machine that runs; a process id does not tell.
+    """
+    while True:
+        work = final.with_name(f".{final.name}.{secrets.token_hex(8)}")
+        work.mkdir()
+        try:
+            handle = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:  # another's sweep came between
+            continue
+        if _locked(handle) is not False and work.exists():
+            return work, handle
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool | None:
+    """Take an open folder's lock if nobody has it; None where the file system knows no such locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _sync_all(folder: Path) -> None:
+    """Return when all files and folders under a folder, and the folder, are on the disk."""
+    for here, _, names in os.walk(folder):
+        for name in names:
+            if (path := Path(here, name)).is_file() and not path.is_symlink():
+                _sync(path)
+        _sync(Path(here))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; say whether this system and file system can."""
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _sweep(final: Path) -> None:
+    """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
+    mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD)})?")
+    left = {p.name.removesuffix(OLD) for p in final.parent.iterdir() if mine.fullmatch(p.name)}
+    for work in sorted(final.with_name(name) for name in left):
+        try:
+            handle = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:
+            handle = -1  # it took its place, and what had been there is left
+        except OSError:  # another user's
+            continue
+        if handle < 0 or _locked(handle):
+            old = work.with_name(work.name + OLD)
+            if old.exists() and not final.exists():
+                old.rename(final)
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def read_facts(note: Path) -> dict[str, Any]:
+    """Return the facts that a plugin noted beside what it made; it owes us none."""
+    try:
+        told = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(told.get("facts", {})) if isinstance(told, dict) else {}
+
+
+def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
+    """Open a regular file to read it once; raises OSError at anything else, which is not waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    handle = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, f"{path} is no file", str(path))
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise

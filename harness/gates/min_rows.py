@@ -1,0 +1,96 @@
+"""What rows cannot prove however good the model is: closed forms, for collection imports neither numpy nor scipy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from harness.records.gates import Gate
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.stats.tests import FEW_CLUSTERS
+
+Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
+
+
+def sizes_of(gate: Gate, rows: Sequence[Sample]) -> Sizes:
+    """Return how many rows the gate is about, slice by slice, and how many of them are independent."""
+    return {name: (len(part), len({s.cluster or s.id for s in part})) for name, part in gate.parts(rows).items()}
+
+
+def unprovable(
+    gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float, sizes: Sizes | None = None
+) -> str:
+    """Say why a claim cannot be proved on these rows by the best of models, and what could prove it, or nothing.
+
+    The best of models is right on every row where the claim is about a number; where it is about a baseline it
+    wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
+    number. `alpha` is the gate's, see `alpha_of`, `sizes` what `sizes_of` said of the rows, where it was asked before.
+    """
+    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
+        return ""
+    sizes = sizes or (sizes_of(gate, rows) if rows is not None else {})
+    for name, (count, units) in sizes.items():
+        small = gate.slice is not None and count < gate.min_n  # an alarm, which has nothing to prove
+        if count and not small and (why := _unprovable(gate, metric, count, units, alpha)):
+            return f"{name}: {why}" if name else why
+    if rows is None and (hopeless := _hopeless(gate, metric)):
+        return hopeless
+    return ""
+
+
+def few(gate: Gate, metric: Metric, sizes: Sizes) -> str:
+    """Return why a verdict would rest on few clusters, or nothing."""
+    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
+        return ""
+    for name, (rows, units) in sizes.items():
+        if units < min(rows, FEW_CLUSTERS) and not (gate.slice is not None and rows < gate.min_n):
+            what = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
+            return f"{name}: {what}" if name else what
+    return ""
+
+
+def _unprovable(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
+    unit = "rows" if units == rows else "clusters"
+    if rows == 1:
+        return "there is one row; one row proves nothing"
+    if units == 1:
+        return f"all {rows} rows are of one cluster; it says nothing about others"
+    if not _closed(gate, metric):
+        return ""
+    if hopeless := _hopeless(gate, metric):
+        return hopeless
+    claim, chance, best = _best(gate)
+    needed = fewest(chance, alpha)
+    return f"{claim} cannot be proved on {units} {unit}, {best}; {needed} at least" if units < needed else ""
+
+
+def _closed(gate: Gate, metric: Metric) -> bool:
+    return metric.scale == "proportion" and not metric.combine and not gate.relative
+
+
+def _hopeless(gate: Gate, metric: Metric) -> str:
+    if not _closed(gate, metric):
+        return ""
+    claim, chance, best = _best(gate)
+    return f"{claim} cannot be proved by any number of rows{f', {best}' if gate.versus else ''}" if chance >= 1 else ""
+
+
+def _best(gate: Gate) -> tuple[str, float, str]:
+    """Return the claim, the chance that one row looks perfect although the claim is just wrong, and what perfect is."""
+    if gate.min is not None:
+        return f"min = {gate.min:g}", gate.min, "even if every row is right"
+    if gate.max is not None:
+        return f"max = {gate.max:g}", 1 - gate.max, "even if it is 0 on every row"
+    if gate.worse_by_at_most is not None:
+        return (
+            f"worse_by_at_most = {gate.worse_by_at_most:g}",
+            1 - abs(gate.margin),
+            f"unless the model is better than {gate.versus}",
+        )
+    return f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, f"even if {gate.versus} is worse on every row"
+
+
+def fewest(chance: float, alpha: float) -> int:
+    """Return the fewest rows n with chance^n <= alpha, the rule of three."""
+    return 1 if chance <= 0 else math.ceil(math.log(alpha) / math.log(chance) - 1e-9)

@@ -1,0 +1,1 @@
+"""The run: preflight, training, evaluation, adjudication and the ledger of attempts."""

@@ -1,0 +1,81 @@
+"""Was it worth training? What the evidence says of a tuned model against the same base with worked examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.collection.collect import Plan
+from harness.gates.decide import judge, more_rows
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.samples import Result
+from harness.stats.tests import holm
+
+
+def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts: Sequence[Verdict]) -> list[str]:
+    """Say for each candidate that may ship, and each few-shot baseline, whether fine-tuning is warranted.
+
+    By the gates that ask to be better than it; without one, by a comparison of what both answered.
+    """
+    measured = [c for c in plan.candidates if any(subject == c for subject, _ in results)]
+    shipping = [c for c in measured if any(e.candidate == c for e in plan.suite.exports)] or measured[-1:]
+    prompted = [n for n, s in plan.suite.subjects.items() if s.examples and not s.use and not s.released]
+    found = []
+    for candidate in shipping:
+        for name in prompted:
+            claims = _gated(plan, verdicts, candidate, name)
+            if not claims:
+                attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
+                claims = _compared(plan, results, candidate, name, plan.suite.about.risk(attempt))
+            if claims:
+                found.append(_said(candidate, plan.suite.subjects[name].examples, claims))
+    return found
+
+
+def _gated(plan: Plan, verdicts: Sequence[Verdict], candidate: str, baseline: str) -> list[Verdict]:
+    better = {g.id for g in plan.suite.gates if g.versus == baseline and g.better_by is not None}
+    return [v for v in verdicts if v.candidate == candidate and v.gate in better]
+
+
+def _compared(
+    plan: Plan, results: Mapping[tuple[str, str], Result], candidate: str, baseline: str, alpha: float
+) -> list[Verdict]:
+    """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing.
+
+    One that is proven is enough for the words, so all of them share alpha by Holm's method.
+    """
+    found = []
+    for name, task in plan.tasks.items():
+        ours, theirs = results.get((candidate, name)), results.get((baseline, name))
+        if ours and theirs and task.metrics:
+            metric = next(iter(task.metrics.values()))
+            gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn")
+            samples = task.samples or ()
+            verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate)
+            found.append(replace(verdict, gate=gate.metric))
+    adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in found])
+    return [
+        replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
+        for v, p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
+    proven = [v for v in claims if v.outcome is Outcome.PASS]
+    better = f"better than the base with {examples} examples in its prompt"
+    if not proven:
+        why = "; ".join(f"{v.metric} {_short(v)}" for v in claims)
+        return f"fine-tuning is not warranted by this evidence: {candidate} is not shown to be {better} ({why})"
+    text = f"fine-tuning is warranted: {candidate} is {better} on {' and '.join(v.metric for v in proven)}"
+    open_ = [v.metric for v in claims if v.outcome is not Outcome.PASS]
+    return text + (f", but this is not shown on {' and '.join(open_)}" if open_ else "")
+
+
+def _short(v: Verdict) -> str:
+    """Say of a claim that was not proven how it stands."""
+    if v.outcome is Outcome.ERROR:
+        return f"could not be compared: {v.why}"
+    numbers = v.why.partition(", n=")[0]
+    if v.outcome is Outcome.FAIL:
+        return f"is shown not to be: {numbers}"
+    return f"{numbers}; {more_rows(v)}"

@@ -1,0 +1,292 @@
+"""What needs the libraries but not the model in memory: real configuration objects, tokenizer, lengths, remote data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.answers import keys
+from harness.artifacts import formats
+from harness.artifacts.digests import digest_of
+from harness.collection import needs
+from harness.collection.collect import Plan, Task, collect
+from harness.data import fewshot
+from harness.data.rows import continuation, is_remote
+from harness.errors import Mistakes, UsageError
+from harness.files import cache_dir, write_text
+from harness.pipeline.sweep import trials
+from harness.records.models import Adapter, ModelRef, Source
+from harness.release.export import problem_with
+from harness.release.previous import missing, open_release
+from harness.suite.tables import Model
+
+FOREIGN = "lora"  # the adapter plugin that reads and merges adapters made elsewhere, unless the suite names one
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What preflight opened: the base, the adapter's configuration, a merged candidate made elsewhere, other models."""
+
+    source: Source
+    adapter: Adapter | None = None
+    trials: tuple[Adapter | None, ...] = (None,)  # the adapter of every trial of a sweep, `adapter` first
+    candidate: Source | None = None
+    others: Mapping[str, Source] = field(default_factory=dict)
+    releases: Mapping[str, ModelRef] = field(default_factory=dict)
+    lacking: Mapping[str, str] = field(default_factory=dict)  # releases that are not there yet, and why
+
+
+def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tuple[Plan, Ready]:
+    """Open the sources, build what the libraries will be given, measure lengths. Raises UsageError on mistakes.
+
+    What passed once on exactly this plan, model and code is not built again, unless `remembers` is false.
+    """
+    needs.check(plan)
+    suite, items, deselected = plan.suite, plan.items, plan.deselected
+    if _remote(plan):
+        plan = replace(
+            collect(suite, plan.plugins, remote=True, limit=limit, selecting=plan.selecting),
+            items=items,
+            deselected=deselected,
+        )
+    mistakes = Mistakes()
+    source = open_model(plan, suite.model)
+    others = {name: open_model(plan, s.model) for name, s in suite.subjects.items() if s.use}
+    looked = [plan_digest(plan, source), [i.id for i in plan.items]]
+    passed = cache_dir() / "preflight" / digest_of(looked)
+    known = remembers and passed.exists()
+    has = "adapter" in plan.candidates
+    made = [_adapter(t, source, mistakes, known) if has else None for t in trials(plan)]
+    adapter = made[0]
+    candidate = _candidate(plan, source, adapter, mistakes)
+    releases, lacking = _releases(plan, source, adapter, mistakes)
+    for export in suite.exports:
+        if taken := problem_with(Path(export.to)):
+            mistakes.add(export.where, f'to is "{export.to}", {taken}')
+        exporter = plan.plugins.find("exporter", export.use).function
+        if checks := getattr(exporter, "check", None):
+            _try(mistakes, f"{export.where}:", partial(checks, Path((candidate or source).path), dict(export.options)))
+    for task in plan.tasks.values():
+        checks = getattr(task.function, "check", None)
+        if checks and any(i.eval == task.spec.name for i in plan.items):
+            given = (dict(task.spec.options), suite.path.parent, suite.model.path)
+            _try(mistakes, f"{task.spec.where}:", partial(checks, *given))
+    if not known:
+        if suite.train and suite.trains:
+            trainer = plan.plugins.find("trainer", suite.train.use).function
+            if checks := getattr(trainer, "check", None):
+                for table in (t.suite.train or suite.train for t in trials(plan)):
+                    _try(mistakes, table.where, partial(checks, **table.options))
+        _lengths(plan, source, mistakes)
+    mistakes.raise_if_any()
+    if not known:
+        write_text(passed, "")
+    return plan, Ready(source, adapter, tuple(made), candidate, others, releases, lacking)
+
+
+def open_model(plan: Plan, model: Model) -> Source:
+    loader = plan.plugins.find("loader", model.use).function
+    try:
+        source: Source = loader.open(model.path, **model.options)  # type: ignore[attr-defined]
+    except UsageError as error:
+        raise UsageError(*(f"{model.where} {m}" for m in error.messages)) from None
+    return source
+
+
+def plan_digest(plan: Plan, source: Source) -> str:
+    """Name everything that the checks of a plan look at: suite, rows, model, code, libraries and switches."""
+    where = [source.digest, source.path, source.context, _content(source)]
+    suite = [plan.suite.digest, str(plan.suite.path.resolve()), plan.selecting]
+    return digest_of([suite, plan.rows_digest, where, plan.plugins.code(), keys.versions(), keys.switches()])
+
+
+def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
+    """Name everything a trained adapter depends on: base, adapter, trainer, rows, seed, model options, code, libraries.
+
+    Options stand with their defaults, so that a default which changes makes another recipe.
+    """
+    suite, find = plan.suite, plan.plugins.find
+    used = [find("loader", suite.model.use)]
+    base = [ready.source.digest, _content(ready.source), suite.model.use]
+    parts: list[Any] = [base, suite.about.seed, dict(versions), keys.switches()]
+    parts.append(schema.with_defaults(used[0].function, suite.model.options))
+    if suite.candidate and suite.candidate.adapter:
+        parts.append(keys.of_folder(suite.resolve(suite.candidate.adapter)))
+    for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
+        if table:
+            used.append(find(kind, table.use))
+            parts += [table.use, schema.with_defaults(used[-1].function, table.options)]
+    if suite.adapter is None:
+        used.append(find("adapter", FOREIGN))
+    return digest_of([*parts, plan.training, plan.plugins.code(*used)])
+
+
+def _content(source: Source) -> str | None:
+    """Return one sha256 for all that lies in a model's folder; None for a model that is served."""
+    folder = Path(source.path)
+    return keys.of_folder(folder, source.digest) if folder.is_dir() else None
+
+
+def _remote(plan: Plan) -> bool:
+    train = plan.suite.train
+    trained = (*train.sources, train.validation_data or "") if train else ()
+    sources = [*trained, *(s or "" for e in plan.suite.evals for s in (e.data, e.select, e.fewshot_data))]
+    return any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values())
+
+
+def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
+    """Make the adapter, and check all of it that needs no model."""
+    table = plan.suite.adapter
+    where = table.where if table else str(plan.suite.path)
+    try:
+        made = make_adapter(plan)
+        if known:
+            return made
+        made.check()
+        if plan.suite.trains:
+            made.check_targets(source.path)
+            for variant in plan.suite.merges:
+                made.check_merge(variant, source.path)
+    except UsageError as error:
+        mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
+        return None
+    return made
+
+
+def make_adapter(plan: Plan) -> Adapter:
+    """Return the adapter of the suite, or the plain one that reads what was trained elsewhere."""
+    table = plan.suite.adapter
+    made: Adapter = plan.plugins.find("adapter", table.use if table else FOREIGN).function(
+        **(table.options if table else {})
+    )
+    return made
+
+
+def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes) -> Source | None:
+    """Check a candidate made elsewhere: its adapter fits the base, or its merged model opens."""
+    declared = plan.suite.candidate
+    if declared is None:
+        return None
+    if declared.merged:
+        loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
+        # What a server serves has a name, not a folder.
+        path = declared.merged if getattr(loader, "remote", False) else str(plan.suite.resolve(declared.merged))
+        if not getattr(loader, "remote", False) and not _is_safe(Path(path), declared.where, mistakes):
+            return None
+        opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
+        if opened and (probe := getattr(loader, "probe", None)):
+            _try(mistakes, declared.where, partial(probe, opened.path))
+        return opened
+    if adapter and declared.adapter:
+        folder = plan.suite.resolve(declared.adapter)
+        if _is_safe(folder, declared.where, mistakes):
+            _try(mistakes, declared.where, partial(_check_made, adapter, source, folder, plan.suite.merges))
+    return None
+
+
+def _check_made(adapter: Adapter, source: Source, folder: Path, variants: Iterable[str]) -> None:
+    """Raise UsageError when an adapter made elsewhere does not fit the base, or cannot be merged as it is to be."""
+    adapter.check_fits(source.path, source.digest, folder)
+    for variant in variants:
+        adapter.check_merge(variant, source.path, folder)
+
+
+def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:
+    """Tell what `verify` would refuse in an export of this folder, before anything is loaded of it."""
+    try:
+        formats.check_candidate(folder)
+    except formats.Unsafe as error:
+        mistakes.add(where, f'"{folder}": {error}')
+        return False
+    except OSError as error:
+        mistakes.add(where, f'"{error.filename}": cannot be read: {error.strerror}')
+        return False
+    return True
+
+
+def open_folder(plan: Plan, path: str) -> Source:
+    """Open a model that was made of the suite's."""
+    options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
+    loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
+    opened: Source = loader.open(path, **options)
+    return opened
+
+
+def _releases(
+    plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes
+) -> tuple[dict[str, ModelRef], dict[str, str]]:
+    """Open the baselines that were released, and say which are not there yet."""
+    found: dict[str, ModelRef] = {}
+    lacking: dict[str, str] = {}
+    for name, baseline in plan.suite.subjects.items():
+        if not baseline.released:
+            continue
+        try:
+            if why := missing(plan.suite, baseline):
+                lacking[name] = why
+            else:
+                found[name] = open_release(plan.suite, name, source, adapter, partial(open_folder, plan))
+        except UsageError as error:
+            mistakes.found.extend(m if str(plan.suite.path) in m else f"{baseline.where}: {m}" for m in error.messages)
+    return found, lacking
+
+
+def _try(mistakes: Mistakes, where: str, call: Any) -> Any:
+    try:
+        return call()
+    except UsageError as error:
+        mistakes.found.extend(f"{where} {m}" for m in error.messages)
+        return None
+
+
+def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
+    """Tell the rows that do not fit into the model's context with their worked examples and answer."""
+    if source.context is None:
+        return
+    for task in plan.tasks.values():
+        if task.brings_rows:  # it makes its own prompts of them
+            continue
+        shots = [
+            s.examples
+            for name, s in plan.suite.subjects.items()
+            if not s.use and any(i.subject == name and i.eval == task.spec.name for i in plan.items)
+        ]
+        pairs = _pairs(task, max(shots, default=0), plan.suite.about.seed)
+        answer = _answer(task)
+        if answer >= source.context:
+            what = f"max_new_tokens is {answer}, and the model's context holds {source.context} tokens, prompt included"
+            mistakes.add(task.spec.where, f"{what}; ask for fewer")
+            continue
+        room = source.context - answer
+        long = {i: n for (i, _), n in zip(pairs, source.count_tokens([p for _, p in pairs]), strict=True) if n > room}
+        if long:
+            worst = max(long, key=lambda i: long[i])
+            what = f'{len(long)} rows are longer than the model\'s context: row "{worst}" has {long[worst]} tokens'
+            mistakes.add(task.spec.where, f"{what}, want {room}")
+
+
+def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]]]:
+    """Return (row id, (prompt, longest continuation)) of every row that prompts; a whole text is scored in windows."""
+    examples = fewshot.choose(task.shots, shots, seed)
+    found = []
+    for s in task.samples or ():
+        if s.input and (s.target or "text" not in s.row):
+            choices = s.row.get(str(task.spec.options.get("choices", "choices"))) or [s.target]
+            choices = choices.get("text") if isinstance(choices, dict) else choices
+            choices = choices if isinstance(choices, list) else [s.target]
+            targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
+            prompt = fewshot.with_examples(s.input, examples)
+            found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))
+    return found
+
+
+def _answer(task: Task) -> int:
+    """Return how many tokens an evaluator generates at most; its target is then not part of the prompt's length."""
+    parameter = schema.options_of(task.function)[0].get("max_new_tokens")
+    if parameter is None:
+        return 0
+    return int(task.spec.options.get("max_new_tokens", parameter.default))

@@ -1,0 +1,1 @@
+"""`harness plan`: what a run would take and what its gates could conclude."""

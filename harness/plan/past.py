@@ -1,0 +1,99 @@
+"""What earlier runs of a suite found, for what is told before the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.collection.collect import Plan
+from harness.errors import UsageError
+from harness.records.gates import Gate, Verdict
+from harness.records.run import Run
+from harness.records.samples import Sample
+from harness.reports.report_json import read_run
+from harness.reports.run_folder import read_rows
+
+FEWEST = 30  # rows of an earlier run from which on it says more than the defaults
+
+
+@dataclass(frozen=True)
+class Past:
+    """The rows of an earlier run that a question was put to: as samples, and value and weight by id, of both sides."""
+
+    run: Run
+    samples: Sequence[Sample]
+    ours: Mapping[str, tuple[float, float]]
+    theirs: Mapping[str, tuple[float, float]] | None
+
+
+class History:
+    """What earlier runs of a suite found, the newest first."""
+
+    def __init__(self, out: Path, plan: Plan) -> None:
+        self.plan = plan
+        found = [(path.parent, _read(path, plan.suite.model.path)) for path in _reports(out, plan.suite.name)]
+        self.folders = {id(run): folder for folder, run in found if run}
+        self.runs = [run for _, run in found if run]
+        self.read: dict[tuple[Path, str, str], Mapping[str, Mapping[str, Any]]] = {}
+
+    def verdict(self, gate: Gate, candidate: str, fewest: int = FEWEST) -> tuple[Verdict, Run] | None:
+        """Return the last verdict on the same question with rows enough to learn from, and its run."""
+        asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
+        for run in self.runs:
+            for v in run.verdicts:
+                relative = "%" in v.claim
+                if (v.gate, v.candidate, v.metric, v.versus, relative) == asked and v.n >= fewest and v.method:
+                    return v, run
+        return None
+
+    def past(self, gate: Gate, candidate: str) -> Past | None:
+        """Return the rows of that verdict; None where they were not kept, or do not hold the metric row by row."""
+        if (found := self.verdict(gate, candidate)) is None:
+            return None
+        run, name = found[1], gate.metric_name
+        try:
+            sides = [self.rows(run, subject, gate.eval) for subject in (candidate, *filter(None, [gate.versus]))]
+            told = [
+                {i: (float(r[name]), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()} for s in sides
+            ]
+            samples = [
+                Sample(i, row=dict(r["doc"]), cluster=r["cluster"] and str(r["cluster"])) for i, r in sides[0].items()
+            ]
+        except (UsageError, LookupError, TypeError, ValueError, AttributeError):
+            return None
+        known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)
+        return Past(run, samples, told[0], told[1] if gate.versus else None) if known else None
+
+    def rows(self, run: Run, subject: str, evaluation: str) -> Mapping[str, Mapping[str, Any]]:
+        key = (self.folders[id(run)], subject, evaluation)
+        if key not in self.read:
+            self.read[key] = read_rows(*key)
+        return self.read[key]
+
+    def seconds(self, subject: str, evaluation: str) -> float | None:
+        """Return the seconds a row took when it was last evaluated with nothing remembered."""
+        for run in self.runs:
+            for r in run.reports:
+                if (r.subject, r.eval) == (subject, evaluation) and r.outcome == "done" and r.n and not r.remembered:
+                    return r.seconds / r.n
+        return None
+
+
+def name_of(run: Run) -> str:
+    """Name a run by its folder, without the suite's name."""
+    return Path(run.folder).name.removeprefix(f"{run.suite}-")
+
+
+def _reports(out: Path, suite: str) -> list[Path]:
+    return sorted(out.glob(f"{suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
+
+
+def _read(path: Path, model: str) -> Run | None:
+    try:
+        run = read_run(path)
+    except (UsageError, TypeError, KeyError, AttributeError, ValueError):
+        return None  # of an older version; there is nothing to learn from it
+    return run if run.model == model else None

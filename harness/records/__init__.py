@@ -1,0 +1,1 @@
+"""What a run is told and tells: samples, models, gates, findings and reports, none of which acts."""

@@ -1,0 +1,125 @@
+"""What a check is shown and what it finds: rows, the built trainer, and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What one check found: how bad it is, what it is, which rows show it, and what to do.
+
+    `kind` tells apart what one check looks for ("duplicate"); the code is then "D11-duplicate". `rows` names the
+    samples it is about, by evaluation; those of its select split under "NAME (select)". `ignored` is the reason why
+    it does not count.
+    """
+
+    severity: Severity
+    what: str
+    evidence: Sequence[str] = ()
+    fix: str = ""
+    kind: str = ""
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    code: str = ""
+    ignored: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.severity not in get_args(Severity):  # one that is misspelt would stop nothing
+            raise ValueError(f"a flag's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
+
+    @property
+    def counts(self) -> bool:
+        """Return whether it stops the run."""
+        return self.severity == "error" and self.ignored is None
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """A training row: its number over all sources (from 1), where it is from, what is trained on, all it was."""
+
+    number: int
+    source: str
+    row: Mapping[str, Any]
+    raw: Mapping[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        """Return what is asked: the prompt, or all messages but the last answer; empty for a text."""
+        messages = self.row.get("messages")
+        return text_of(messages[:-1] if isinstance(messages, list) else self.row.get("prompt", ""))
+
+    @property
+    def answer(self) -> str:
+        """Return what is learnt: the completion, the last message, or the text."""
+        messages = self.row.get("messages")
+        last = messages[-1:] if isinstance(messages, list) else self.row.get("completion", self.row.get("text", ""))
+        return text_of(last)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as tokens, whole: the label of a token that is not learnt is -100."""
+
+    number: int
+    ids: Sequence[int]
+    labels: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A trainer's own preparation of the rows, before its first step.
+
+    `examples` are the rows before any is cut, dropped or packed; `kept` counts the sequences that remain then,
+    `cut` is their greatest length. `batches(n)` yields the first n batches as the model gets them (tensors
+    input_ids, labels and perhaps attention_mask and position_ids). What is cut off is the end, with `keep_end` the
+    beginning. `model` is of the base's architecture, with
+    random weights and perhaps fewer layers; `config` is the trainer's configuration.
+    """
+
+    tokenizer: Any
+    examples: Sequence[Example]
+    kept: int
+    cut: int | None
+    packing: bool
+    batches: Callable[[int], Iterator[Mapping[str, Any]]]
+    model: Any
+    config: Any
+    chat_template: str | None = None  # where training uses another than the tokenizer's
+    keep_end: bool = False
+
+    @property
+    def left(self) -> slice:
+        """The tokens of a row that are left when it is cut."""
+        return slice(-self.cut, None) if self.cut and self.keep_end else slice(self.cut)
+
+    def show(self, example: Example) -> str:
+        """Write a row as the model will see it, what is learnt between ⟦ and ⟧."""
+        return marked(self.tokenizer, example.ids[self.left], example.labels[self.left])
+
+
+def marked(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
+    """Decode tokens; what is learnt stands between ⟦ and ⟧."""
+    parts: list[tuple[bool, list[int]]] = []
+    for token, label in zip(ids, labels, strict=True):
+        learnt = label != -100
+        if not parts or parts[-1][0] is not learnt:
+            parts.append((learnt, []))
+        parts[-1][1].append(token)
+    texts = [(learnt, tokenizer.decode(run, clean_up_tokenization_spaces=False)) for learnt, run in parts]
+    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in texts)
+
+
+def text_of(prompt: Any) -> str:
+    """Return a prompt or messages as one text."""
+    if not isinstance(prompt, list):
+        return prompt if isinstance(prompt, str) else ""
+    found = []
+    for message in prompt:
+        with suppress(TypeError, KeyError, AttributeError):
+            found.append(str(message["content"]))
+    return "\n".join(found)

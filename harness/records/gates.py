@@ -1,0 +1,370 @@
+"""Gate: the assert. Verdict: the assert applied to rows, at a stated risk. Ships: the one rule."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal
+
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.records.waivers import Waiver
+
+PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
+COUNTED = "which counts, and takes no risk that an any_of could share; claim it in a gate of its own"
+MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
+
+
+class Outcome(StrEnum):
+    """What a gate says: proven, refuted, neither, or not evaluated."""
+
+    PASS = "PASS"  # noqa: S105 -- a verdict, not a password
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`[[gate]]`: a claim about a metric, against a number or against a baseline on the same rows.
+
+    Margins are in the metric's own units, or a share of the baseline ("2%"); a perplexity's always are a share.
+    """
+
+    id: str
+    metric: str = ""
+    where: str = ""
+    min: float | None = None
+    max: float | None = None
+    max_failures: int | None = None
+    versus: str | None = None
+    better_by: float | str | None = None
+    worse_by_at_most: float | str | None = None
+    any_of: list[str] = field(default_factory=list)
+    severity: Literal["block", "warn"] = "block"
+    alpha: float | None = None
+    decide: Literal["risk", "point"] = "risk"
+    requires: list[str] = field(default_factory=list)
+    on: list[str] = field(default_factory=list)
+    slice: str | list[str] | None = None
+    min_n: int = MIN_N
+    estimand: Literal["rows", "clusters"] = "rows"  # what counts once in the mean
+    clean_only: bool = False  # judged without the rows that the contamination check tells of
+    group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
+
+    @property
+    def eval(self) -> str:
+        return self.metric.partition(".")[0]
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric.partition(".")[2]
+
+    @property
+    def blocking(self) -> bool:
+        return self.severity == "block" and not self.group
+
+    @property
+    def slices(self) -> list[str]:
+        return [self.slice] if isinstance(self.slice, str) else self.slice or []
+
+    @property
+    def margin(self) -> float:
+        """How much better the candidate must be, or, below zero, how much worse it may be; a share if `relative`."""
+        if self.better_by is not None:
+            return _size(self.better_by)
+        return -_size(self.worse_by_at_most or 0.0)
+
+    @property
+    def relative(self) -> bool:
+        return isinstance(self.better_by, str) or isinstance(self.worse_by_at_most, str)
+
+    def mistakes(self) -> list[str]:
+        """Return what is wrong with the claim itself, whatever the suite."""
+        found = _group_mistakes(self) if self.any_of else _claim_mistakes(self)
+        if not self.id or not self.id.isprintable():
+            found.append("id is empty, or holds what cannot be printed; it names the gate in every report")
+        if self.alpha is not None and not 0 < self.alpha <= 0.5:
+            found.append(f"alpha is {self.alpha}, want more than 0 and at most 0.5")
+        if self.min_n < 2:
+            found.append(f"min_n is {self.min_n}, want 2 or more")
+        found += [f'slice is "{s}", want COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
+        if self.id in (*self.requires, *self.any_of):
+            found.append("names itself")
+        return found
+
+    def mistakes_on(self, metric: Metric) -> list[str]:
+        """Return what is wrong with the claim for a metric of this scale and direction."""
+        return _scale_mistakes(self, metric) + _margin_mistakes(self, metric)
+
+    def claim(self) -> str:
+        """Say the claim in words."""
+        slices = f" on {' and '.join(self.slices)}" if self.slice else ""
+        mean = " in the mean over clusters" if self.estimand == "clusters" else ""
+        return self._claim() + mean + slices + (" without rows that leak" if self.clean_only else "")
+
+    def _claim(self) -> str:
+        if self.any_of:
+            return "any of " + ", ".join(f'"{g}"' for g in self.any_of)
+        if self.max_failures is not None:
+            rows = f"at most {self.max_failures} rows" if self.max_failures > 1 else "at most one row"
+            return f"fails on {rows if self.max_failures else 'no row'}"
+        if self.min is not None:
+            return f"at least {_plain(self.min)}"
+        if self.max is not None:
+            return f"at most {_plain(self.max)}"
+        if self.worse_by_at_most is not None:
+            return f"worse than {self.versus} by at most {_plain(self.worse_by_at_most)}"
+        return f"better than {self.versus}" + (f" by {_plain(self.better_by)}" if self.margin else "")
+
+    def applies_to(self, candidate: str) -> bool:
+        return not self.on or candidate in self.on
+
+    def parts(self, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+        """Return the rows the gate is about, slice by slice; without `slice` all of them under the name ""."""
+        if self.slice is None:
+            return {"": list(samples)}
+        found: dict[str, list[Sample]] = {}
+        for declared in self.slices:
+            column, _, value = declared.partition("=")
+            if value != "*":
+                found[declared] = [s for s in samples if _is(s, column, value)]
+                continue
+            groups: dict[str, list[Sample]] = {}
+            for sample in samples:
+                groups.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
+            found |= dict(sorted(groups.items()))
+        return found
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A gate on one slice. An `alarm` has too few rows to have to prove the claim: it blocks only on proven harm."""
+
+    name: str
+    n: int
+    outcome: Outcome
+    alarm: bool
+    why: str
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A gate applied to one candidate: estimate and bounds on the claim's scale, and why.
+
+    `estimate`, `lower`, `upper` and `threshold` are the metric's value for a claim about a number, candidate
+    minus baseline for a comparison (of log perplexity: the relative change), and candidate minus the allowed share
+    of the baseline for a relative margin; where the gate is about clusters, all are means over clusters. With
+    several slices they are the `driver`'s. `won` and `lost` are the rows that changed, the largest change first.
+    `n` counts the rows but those of weight 0, which are `weightless`; very uneven `clusters` count as `effective` ones
+    of equal size. `attempt` counts the candidates this question was put to. Of a gate with `clean_only`, `left_out`
+    counts the rows it was judged without, `whole` and `whole_baseline` are the values with them. It `decides` unless
+    it is about a candidate that no export ships, by a gate that does not name it.
+    """
+
+    gate: str
+    candidate: str
+    outcome: Outcome
+    why: str
+    metric: str
+    claim: str
+    blocking: bool
+    versus: str | None = None
+    value: float | None = None
+    baseline: float | None = None
+    estimate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    threshold: float | None = None
+    alpha: float | None = None
+    p_pass: float | None = None
+    p_fail: float | None = None
+    n: int = 0
+    weightless: int = 0
+    clusters: int | None = None
+    effective: float | None = None
+    method: str = ""
+    rows_needed: int | None = None  # to decide it, if the estimate is the truth
+    rows_range: tuple[int, int | None] | None = None  # the same for what the truth may be; None: too close
+    driver: str = ""
+    slices: tuple[Slice, ...] = ()
+    won: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    digest: str = ""
+    group: str = ""
+    attempt: int = 0
+    left_out: int | None = None
+    whole: float | None = None
+    whole_baseline: float | None = None
+    waiver: Waiver | None = None
+    decides: bool = True
+
+    @property
+    def waived(self) -> bool:
+        """Return whether a waiver in force covers what is not a PASS."""
+        return self.waiver is not None and self.outcome is not Outcome.PASS
+
+    @property
+    def missed(self) -> bool:
+        """Return whether a gate that blocks did not pass and is not waived."""
+        return self.blocking and self.outcome is not Outcome.PASS and not self.waived
+
+    @property
+    def holds_up(self) -> bool:
+        """Return whether something may not ship because of it."""
+        return self.missed and self.decides
+
+
+def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:
+    """Tell the gates that an `any_of` names of their group, whose risk and candidates they take over."""
+    groups = {member: gate for gate in gates for member in gate.any_of}
+    return tuple(
+        replace(g, group=groups[g.id].id, on=groups[g.id].on, alpha=groups[g.id].alpha) if g.id in groups else g
+        for g in gates
+    )
+
+
+def ships(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) -> list[str]:
+    """Return why a candidate may not ship: a line per blocking gate that neither passed nor is waived.
+
+    Empty when it may. A waiver covers a verdict, not the lack of one.
+    """
+    said = {v.gate: v for v in verdicts if v.candidate == candidate}
+    wanted = [g for g in gates if g.blocking and g.applies_to(candidate)]
+    if not wanted:
+        return [f"no blocking gate applies to {candidate}"]
+    reasons = []
+    for gate in wanted:
+        verdict = said.get(gate.id)
+        if verdict is None:
+            reasons.append(f'gate "{gate.id}" has no verdict on {candidate}')
+        elif verdict.holds_up:
+            reasons.append(f'gate "{gate.id}" is {verdict.outcome} on {candidate}: {verdict.why}')
+    return reasons
+
+
+def _claim_mistakes(gate: Gate) -> list[str]:
+    found = []
+    if not (gate.eval and gate.metric_name):
+        found.append(f'metric is "{gate.metric}", want EVAL.METRIC, for instance "qa.exact_match"')
+    margins = [m for m in (gate.better_by, gate.worse_by_at_most) if m is not None]
+    bounds = [b for b in (gate.min, gate.max, gate.max_failures) if b is not None]
+    if len(margins) + len(bounds) != 1:
+        found.append(
+            'want one claim: "min", "max", "max_failures", "any_of", or "versus" with "better_by" or "worse_by_at_most"'
+        )
+    elif bool(margins) != (gate.versus is not None):
+        found.append('"versus" goes with "better_by" or "worse_by_at_most"')
+    for margin in margins:
+        try:
+            size = _size(margin)
+        except ValueError:
+            found.append(f'a margin is "{margin}", want a number in the metric\'s units or a share such as "2%"')
+        else:
+            if not 0 <= size < math.inf:
+                found.append("a margin is zero or more; the metric knows its direction")
+    if any(not math.isfinite(b) for b in bounds):
+        found.append("a bound is a finite number")
+    if gate.max_failures is not None and gate.max_failures < 0:
+        found.append(f"max_failures is {gate.max_failures}, want 0 or more")
+    if gate.max_failures is not None and (gate.slice or gate.decide == "point"):
+        found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
+    if gate.max_failures is not None and gate.estimand == "clusters":
+        found.append('"max_failures" counts rows; leave out "estimand"')
+    if gate.max_failures is not None and gate.clean_only:
+        found.append('"max_failures" counts over all rows, and one that fails is no leak; leave out "clean_only"')
+    return found
+
+
+def _group_mistakes(gate: Gate) -> list[str]:
+    found = []
+    own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "slice")
+    if stray := [key for key in own if getattr(gate, key) not in ("", None)]:
+        found.append(f'"{stray[0]}" belongs to the gates that any_of names, not beside it')
+    if gate.decide == "point":
+        found.append('"decide" belongs to the gates that any_of names, not beside it')
+    if gate.clean_only:
+        found.append('"clean_only" belongs to the gates that any_of names, not beside it')
+    if gate.estimand == "clusters":
+        found.append('"estimand" belongs to the gates that any_of names, not beside it')
+    if len(set(gate.any_of)) < 2:
+        found.append("any_of names one gate, want two or more")
+    return found
+
+
+def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
+    name, scale = metric.name, metric.scale
+    found = []
+    for key in ("min", "max"):
+        bound = getattr(gate, key)
+        if bound is None:
+            continue
+        if scale == "proportion" and not 0 <= bound <= 1:
+            meant = f"; is {bound / 100:g} meant?" if 1 < bound <= 100 else ""
+            found.append(f"{key} is {bound:g}, but {name} is a proportion from 0 to 1{meant}")
+        if scale == "perplexity" and bound < 1:
+            found.append(f"{key} is {bound:g}, but a perplexity is 1 or more")
+        if scale == "count" and bound < 0:
+            found.append(f"{key} is {bound:g}, but {name} is a count")
+        if scale == "agreement" and not -1 <= bound < 1:
+            found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
+    if scale == "agreement" and (gate.versus or gate.slice):
+        found.append(f'{name} is about labels, of which there are no others to compare; claim "min" or "max"')
+    if gate.max_failures is not None and (scale != "proportion" or metric.combine):
+        found.append(f"max_failures counts rows of a 0/1 metric, and {name} is a {scale}")
+    if gate.clean_only and scale == "count":
+        found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
+    if gate.estimand == "clusters" and (metric.combine or scale == "count"):
+        what = "made from all rows at once" if metric.combine else "a count over all rows"
+        found.append(f'{name} is {what}, and no mean over clusters; leave out "estimand"')
+    if gate.decide == "point" and scale != "count":
+        made = "made of" if metric.combine else f"a {scale} of"
+        found.append(
+            f'decide = "point" is for counts such as a size; {name} is {made} rows, of which others would give another '
+            'number: leave out "decide", or have its evaluator say scale = "count" if it is one number about the model'
+        )
+    return found
+
+
+def _margin_mistakes(gate: Gate, metric: Metric) -> list[str]:
+    """Tell margins in another unit: points as whole numbers, shares that nothing can reach."""
+    if gate.versus is None or (gate.better_by is None and gate.worse_by_at_most is None):
+        return []
+    key = "better_by" if gate.better_by is not None else "worse_by_at_most"
+    try:
+        size = abs(gate.margin)
+    except ValueError:
+        return []  # told by Gate.mistakes
+    share = gate.relative or metric.scale == "perplexity"
+    if metric.scale == "proportion" and not share and size >= 1:
+        return [f"{key} is {size:g}, but {metric.name} is a proportion: 2 points are 0.02"]
+    if metric.scale == "perplexity" and not gate.relative and size >= 1:
+        return [f'{key} is {size:g}, which for a perplexity is {size:.0%}; write "{size:.0%}" if it is meant']
+    shrinks = (metric.better == "lower") == (key == "better_by")  # the claim is about a smaller value
+    if share and shrinks and size >= 1:
+        return [f"{key} is {size:.0%}, and nothing is left of a {metric.name} that is smaller by that"]
+    return []
+
+
+def _size(margin: float | str) -> float:
+    """Return a margin as a number. Raises ValueError when it is a text that is no share."""
+    if not isinstance(margin, str):
+        return margin
+    if not (share := re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*%\s*", margin)):
+        raise ValueError(margin)
+    return float(share[1]) / 100  # of very many digits: infinite, which no margin may be
+
+
+def _is(sample: Sample, column: str, value: str) -> bool:
+    return column in sample.row and str(sample.row[column]) == value
+
+
+def _plain(x: float | str | None) -> str:
+    if x is None or isinstance(x, str):
+        return (x or "").strip()
+    return f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}"

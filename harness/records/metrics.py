@@ -1,0 +1,67 @@
+"""What is measured: metrics, and how an evaluator declares them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from harness.records.samples import Score
+
+Better = Literal["higher", "lower"]
+Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number about a model: its direction, its scale, and how rows make it.
+
+    A metric is Σw·v/Σw over the rows (exp of it for the scale "perplexity"; Σv for "count"), unless
+    `combine(scores)` makes it from all rows at once (scale "other"). An "agreement" is of no row, but of Labels; where
+    a metric is `labelled` they come with its result, and correct it.
+    """
+
+    name: str
+    better: Better
+    scale: Scale = "mean"
+    combine: Callable[[Sequence[Score]], float] | None = None
+    labelled: bool = False
+
+    def value(self, scores: Sequence[Score]) -> float:
+        """Combine rows; NaN when there are none, or when one lacks the metric."""
+        if self.combine:
+            return float(self.combine(scores)) if scores else math.nan
+        rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
+        if self.scale == "count":
+            return math.fsum(v for v, _ in rows) if rows else math.nan
+        total = math.fsum(w for _, w in rows)
+        if not total:
+            return math.nan
+        mean = math.fsum(v * w for v, w in rows) / total
+        try:
+            return math.exp(mean) if self.scale == "perplexity" else mean
+        except OverflowError:
+            return math.inf
+
+
+Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
+
+
+def metric(
+    name: str,
+    *,
+    better: Better,
+    scale: Scale = "mean",
+    combine: Callable[[Sequence[Score]], float] | None = None,
+) -> Callable[[Evaluator], Evaluator]:
+    """Declare a metric of an evaluator; several may be stacked, the topmost is named first."""
+    if better not in ("higher", "lower"):
+        raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
+
+    def declare(evaluator: Evaluator) -> Evaluator:
+        known: tuple[Metric, ...] = getattr(evaluator, "metrics", ())
+        evaluator.metrics = (Metric(name, better, scale, combine), *known)  # type: ignore[attr-defined]
+        return evaluator
+
+    return declare

@@ -1,0 +1,195 @@
+"""The one seam to the heavy world: where a model is, and what a loaded one can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.records.samples import Prompt
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a candidate's folder held when it was opened: digest of its weights, sha256 of its files by their names.
+
+    `template` is the digest of the chat templates it is prompted with, `base` that of the weights under an adapter.
+    """
+
+    weights: str
+    files: Mapping[str, str]
+    template: str | None
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Where a model is and what was done to it.
+
+    `path` is what the loader understands (a folder once the source was opened), `adapter` a PEFT
+    folder on top of it, `quantization` the keywords of a BitsAndBytesConfig, `digest` names the weights. A candidate
+    that may be exported has a `seal`.
+    """
+
+    name: str
+    path: str
+    digest: str = ""
+    adapter: Path | None = None
+    quantization: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seal: Seal | None = None
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """The log-probability of one continuation: nats in total, tokens and UTF-8 bytes of it, and
+    whether greedy decoding would have produced it."""
+
+    total: float
+    tokens: int
+    bytes: int
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens instead of taking the likeliest; `seeds` holds one per prompt, so no row depends on others.
+
+    Of the distribution at `temperature` the `top_k` likeliest tokens are kept (0: all), then the fewest whose
+    probabilities reach `top_p`.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    seeds: tuple[int, ...] = ()
+
+
+class Subject(Protocol):
+    """A loaded model under test.
+
+    A prompt that is too long for the model raises UsageError, or with `truncate` loses its beginning, as in lm_eval.
+    Scores with `truncate` are lm_eval's in all: it puts a second BOS before a whole text that its tokenizer gave one,
+    and cuts a token that straddles prompt and continuation where the prompt's tokens end.
+    It may have more, and works without: `stream_generate` and `stream_logprobs` take the same arguments and yield
+    (number, answer) as answers come, in any order, so that a killed run keeps them; `count_tokens(pairs)`, `context`
+    in tokens; `render(messages)`, the chat template with the answer's turn opened; `prefix`, the text of the token
+    before a text without a prompt; and `notes`, a list of what a person should know about how answers came to be,
+    which the report takes over.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        truncate: bool = False,
+    ) -> list[str]:
+        """Answer each prompt, greedily unless told to sample; the text ends before the first stop string or token."""
+        ...
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
+        """Score each continuation after its prompt; an empty prompt scores a whole text, in windows if it is long."""
+        ...
+
+
+class Distributions(Protocol):
+    """What `drift` needs beyond a Subject."""
+
+    def token_kl(self, texts: Sequence[str], against: Any) -> list[tuple[float, int]]:
+        """Per text: the sum over its tokens of KL(against ‖ self) in nats, and the number of tokens."""
+        ...
+
+
+class Source(Protocol):
+    """A model that is on this machine but not in memory: what preflight may ask of it."""
+
+    path: str
+    digest: str
+    context: int | None
+    facts: Mapping[str, Any]  # what a person would like to know: architecture, parameters, dtype, bytes
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Tokens of each prompt and continuation together, as the subject would see them."""
+        ...
+
+
+class Loader(Protocol):
+    """`[model] use = …`: opens a source cheaply, and loads subjects, sharing a base where it can.
+
+    `open` is an attribute of the callable: `open(path, **options) -> Source`. Another, `identity(ref, **options)`,
+    may name everything an answer depends on, without loading weights; answers are remembered under it, and without
+    it, or where it returns None, they are not.
+    """
+
+    def __call__(self, refs: Sequence[ModelRef], **options: Any) -> AbstractContextManager[list[Subject]]: ...
+
+    def open(self, path: str, **options: Any) -> Source: ...
+
+
+class Adapter(Protocol):
+    """`[adapter] use = …`: what PEFT and the loader are told, and how the adapter is merged.
+
+    It may have `verify(base, adapter, merged, *, variant) -> dict`: read the merged model back, raise Finding when it
+    is not the adapter on that base, return facts for the report. `merge` may take `progress` as well.
+    """
+
+    quantization: Mapping[str, Any] | None
+
+    def check(self) -> None:
+        """Build the real configuration objects; raises UsageError on what they refuse."""
+        ...
+
+    def check_targets(self, base: str) -> None:
+        """Raise UsageError when a module that is to be adapted is not in the base's folder."""
+        ...
+
+    def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
+        """Raise UsageError when such an adapter cannot be merged onto this variant of the base in this folder.
+
+        With `adapter`, a folder, when the one that is there cannot.
+        """
+        ...
+
+    def peft_config(self) -> Any: ...
+
+    def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
+        """Raise UsageError when an adapter made elsewhere is none, or was made for another base."""
+        ...
+
+    def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
+        """Write the merged model to the empty folder `out`; `variant` is "original" or "dequantized".
+
+        Raises Finding when what was written is not finite, or not what it must be.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life from something slow: `done` of `total` steps, and facts such as loss or tokens per second.
+
+    `remark` is a line that is to stay, such as the validation loss of an epoch.
+    """
+
+    what: str
+    done: int
+    total: int
+    facts: Mapping[str, str | float] = field(default_factory=dict)
+    remark: str = ""
+
+
+def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Cut rows into pieces of at most `size`."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,104 @@
+"""One row, all the way: Sample -> Score -> Result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Prompt = str | list[dict[str, str]]  # text, or chat messages
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of an evaluation's data.
+
+    `input` is text or chat messages, `target` what is wanted (several: any of them), `row` every
+    column of the row as it was read, `cluster` what rows share that are not independent.
+    """
+
+    id: str
+    input: Prompt = ""
+    target: str | list[str] = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str | None = None
+
+    @property
+    def told(self) -> list[Any]:
+        """All of it, in the order of its fields, for a digest."""
+        return [self.id, self.input, self.target, self.row, self.cluster]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
+
+    `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight.
+    `details` are for people, and stand in the samples file.
+    """
+
+    id: str
+    values: Mapping[str, float]
+    weight: float = 1.0
+    answer: str | None = None
+    note: str | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def weight_of(self, metric: str) -> float:
+        return self.weights.get(metric, self.weight)
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """What must be known of an evaluation as a whole; a marking evaluator may yield it among its Scores.
+
+    With an `outcome` that is what every gate on `metrics` (on all, where none is named) says, whatever the rows say:
+    it can keep a gate shut, and open none.
+    """
+
+    text: str
+    outcome: Literal["INCONCLUSIVE", "ERROR"] | None = None
+    metrics: tuple[str, ...] = ()
+
+    def shuts(self, metric: str) -> bool:
+        return self.outcome is not None and (not self.metrics or metric in self.metrics)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What people said of answers that the instrument of a metric was put to, too; a marking evaluator may yield it.
+
+    `truth` holds 1 (the candidate's is better, the criterion is met), 0, or one half for a tie, `said` the instrument's
+    value of the same answer, from 0 to 1; labels of one prompt share a cluster. They correct a "proportion", and are
+    all there is to an "agreement": see `harness.gates.labels`.
+    """
+
+    metric: str
+    truth: tuple[float, ...]
+    said: tuple[float, ...]
+    clusters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of all rows of one evaluation of one subject, and its metrics.
+
+    `missing` holds the ids of rows that got no score, `digest` names the weights that answered, `rows` the
+    rows that were asked. Where it may stop early, `order` holds the ids it came to, in their random order.
+    """
+
+    subject: str
+    eval: str
+    scores: tuple[Score, ...]
+    metrics: Mapping[str, float]
+    digest: str
+    missing: tuple[str, ...] = ()
+    seconds: float = 0.0
+    rows: str = ""
+    order: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+    labels: tuple[Labels, ...] = ()
+
+    def labels_of(self, metric: str) -> Labels | None:
+        return next((found for found in self.labels if found.metric == metric), None)

@@ -1,0 +1,1 @@
+"""What ships: exports with their evidence, and how that is verified and promoted."""

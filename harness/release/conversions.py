@@ -1,0 +1,122 @@
+"""Exports that make other weights: each is a candidate of its own, a copy of its parent, with verdicts of its own.
+
+An exporter with `converts = True` is called once its parent was evaluated, into the work folder; the copy is read back
+from there, evaluated and gated as any candidate is, and what ships is that folder, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.answers import keys
+from harness.artifacts import formats, kept
+from harness.artifacts.digests import digest_of, template_digest, weights_digest
+from harness.errors import Finding
+from harness.files import folder_in_place, read_facts
+from harness.records.frozen import isolated
+from harness.records.gates import Verdict, ships
+from harness.records.models import ModelRef, Subject
+from harness.release.seal import sealed
+from harness.suite.tables import Export, Suite
+
+OURS = formats.OURS
+NOTE = f"{OURS}copy.json"  # an exporter's facts about a copy, for the report
+Loader = Callable[..., AbstractContextManager[list[Subject]]]
+
+
+def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:
+    """Return the folder of the copy of exactly this parent, by exactly these options, code and libraries."""
+    made_of = keys.of_folder(Path(parent.path), parent.digest)
+    options = schema.with_defaults(exporter, declared.options)
+    how = [keys.of_code([exporter]), keys.versions(), keys.switches()]
+    key = digest_of([parent.digest, made_of, declared.use, options, how])
+    return work / f"{declared.name}-{key[:16]}"
+
+
+def make(
+    declared: Export, parent: ModelRef, exporter: Callable[..., Any], folder: Path, progress: Callable[..., None]
+) -> ModelRef:
+    """Let an exporter write a copy into a folder, unless it is there, and return it as it lies on the disk.
+
+    Raises Finding when what was written has no weights or its parent's, another chat template, or may not be deployed.
+    """
+    if not folder.is_dir():
+        told = {"progress": progress} if schema.wants(exporter, "progress") else {}
+        with folder_in_place(folder) as work:
+            exporter(isolated(parent), work, **isolated(dict(declared.options)), **told)
+            if _weights(work) == parent.digest:
+                raise Finding(f'has the weights of "{parent.name}"; what changes nothing is no copy')
+            if template_digest(work) not in (None, template_digest(Path(parent.path))):
+                raise Finding(f'has another chat template than "{parent.name}"')
+            _deployable(work)
+            kept.seal(work, folder)
+    return sealed(ModelRef(declared.name, str(folder), options=opened(declared, parent, exporter)))
+
+
+def _weights(folder: Path) -> str:
+    try:
+        return weights_digest(folder)
+    except ValueError as error:
+        raise Finding(f"no weights can be read from what was written: {error}") from None
+
+
+def _deployable(folder: Path) -> None:
+    """Raise Finding at what `harness verify` would refuse, before it is evaluated."""
+    try:
+        formats.check_files(folder)
+        formats.check_configuration(folder)
+    except ValueError as error:
+        raise Finding(str(error)) from None
+
+
+def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
+    """Return the loader's options for a copy: its parent's, and what its format wants."""
+    wants = getattr(exporter, "open_options", None)
+    return {**parent.options, **(wants(dict(declared.options)) if wants else {})}
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Return what an exporter noted of a copy; it owes us nothing."""
+    return read_facts(folder / NOTE)
+
+
+@contextmanager
+def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject]]:
+    """Yield a subject per ref; those with the same options are loaded by one call, to share what they can."""
+    alike: dict[str, list[int]] = {}
+    for i, ref in enumerate(refs):
+        alike.setdefault(digest_of(dict(ref.options)), []).append(i)
+    found: dict[int, Subject] = {}
+    with ExitStack() as stack:
+        for numbers in alike.values():
+            loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
+            found.update(zip(numbers, loaded, strict=True))
+        yield [found[i] for i in range(len(refs))]
+
+
+def parent_reasons(suite: Suite, declared: Export, verdicts: Iterable[Verdict]) -> list[str]:
+    """Return why a copy may not ship for its parent's sake: gates on that which did not pass."""
+    gated = any(g.blocking and g.applies_to(declared.from_) for g in suite.gates)
+    return ships(verdicts, suite.gates, declared.from_) if declared.name and gated else []
+
+
+def copy_files(folder: Path, to: Path) -> None:
+    """Copy all that may ship of a model's folder; raises Finding at a link that leads elsewhere."""
+    try:
+        names = formats.shipping(folder)
+    except formats.Unsafe as error:
+        raise Finding(f'"{folder}": {error}') from None
+    for name in names:
+        (to / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, to / name)
+
+
+def told_options(options: Mapping[str, Any]) -> str:
+    """Write options as a suite does."""
+    return ", ".join(f"{k} = {json.dumps(v, default=str)}" for k, v in options.items())

@@ -1,0 +1,225 @@
+"""Write an export by the shipping rule: the very bytes that were gated, or nothing; and the evidence beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts import attestation
+from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
+from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
+from harness.artifacts.formats import LEGAL
+from harness.collection.collect import Plan
+from harness.errors import Finding, UsageError
+from harness.files import folder_in_place, write_text
+from harness.gates.contamination import Leaks
+from harness.records.frozen import isolated
+from harness.records.gates import Verdict, ships
+from harness.records.models import ModelRef
+from harness.records.run import Exported, Run
+from harness.release import model_card
+from harness.release.conversions import copy_files, parent_reasons
+from harness.release.items import Results, evaluations_of, rows_of
+from harness.release.previous import keep_first
+from harness.reports.report_json import dumps, to_json
+from harness.reports.run_folder import writable
+from harness.schema import wants
+from harness.stats import tests
+from harness.suite.tables import Export
+
+ADAPTER = "adapter_config.json"
+PLACES = ("base_model_name_or_path", "revision")  # where an adapter's base lay on the machine that trained it
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the adjudicator decided, and on what.
+
+    `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
+    `clean_only` left out.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    results: Results
+    lock: bytes
+    leaks: Leaks | None = None
+
+
+def export(
+    plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Judged
+) -> Exported:
+    """Export a candidate if every blocking gate on it passed, else say why not.
+
+    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, Finding when
+    what was written is not what was gated.
+    """
+    reasons = [*why, *([run.problem] if run.problem else [])]
+    if ref is None:
+        reasons += [] if reasons else [f"{declared.candidate} was not made"]
+    else:
+        reasons += ships(judged.verdicts, plan.suite.gates, declared.candidate)
+        reasons += parent_reasons(plan.suite, declared, judged.verdicts)
+    if reasons or ref is None:
+        return Exported(declared.use, declared.candidate, declared.to, False, tuple(reasons))
+    to = Path(declared.to).resolve()
+    anchored = any(s.from_ == "first" for s in plan.suite.subjects.values())
+    exporter = plan.plugins.find("exporter", declared.use).function
+    if taken := problem_with(to):
+        raise UsageError(f'{declared.where} to is "{declared.to}", {taken}; nothing was written')
+    try:
+        if anchored:
+            keep_first(to)  # of releases that were made before the suite had an anchor, the one that is there
+        with folder_in_place(to) as work:
+            model = work / MODEL
+            model.mkdir()
+            if declared.name:  # the copy lies there as it was evaluated; to make it again would be another one
+                copy_files(Path(ref.path), model)
+            else:
+                options = isolated(dict(declared.options))
+                if wants(exporter, "facts"):
+                    options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
+                exporter(isolated(ref), model, **options)
+            written = _compare(declared, ref, model, judged.verdicts)
+            _write_evidence(plan, declared, ref, run, work, written, judged)
+        if anchored:
+            keep_first(to)
+    except OSError as error:
+        raise UsageError(
+            f'{declared.where} to "{declared.to}" cannot be written: {error.strerror}; nothing was'
+        ) from None
+    size = sum(size for _, size in walk(to / MODEL))
+    return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
+
+
+def problem_with(to: Path) -> str:
+    """Say why no export can be written to a folder, or nothing; an export of ours that is there is replaced."""
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        return "which is no folder"
+    if to.is_dir() and any(to.iterdir()) and not (to / EVIDENCE / MANIFEST).is_file():
+        return "which holds something that is no export; name another folder"
+    return "" if writable(to.parent) else "where no folder can be written"
+
+
+def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> dict[str, Hashed]:
+    """Compare what was written, tensor by tensor and file by file, with what the folder held when it was opened.
+
+    Returns the digests of what was written. The folder itself may have changed since, so it is not asked.
+    """
+    where, seal = f'export "{declared.to}"', ref.seal
+    if seal is None:
+        raise Finding(f"{where}: {ref.name} lies in no folder, so nothing says which files were gated")
+    try:
+        written = hash_files(model, [name for name, _ in walk(model)])
+        weights = weights_of(written)
+    except ValueError as error:
+        raise Finding(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
+    if weights != seal.weights:
+        raise Finding(f"{where}: the tensors written are not the ones that were gated")
+    gated = {v.digest for v in verdicts if v.candidate == ref.name and v.digest}
+    if gated != {ref.digest}:
+        raise Finding(f"{where}: the gates judged other weights than these")
+    for name, hashed in written.items():
+        if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
+            known = name in seal.files
+            raise Finding(f'{where}: "{name}" {"differs from the file" if known else "is not among the files"} gated')
+    if lost := sorted(name for name in seal.files.keys() - written.keys() if not _is_prose(name)):
+        raise Finding(f'{where}: "{lost[0]}" was gated and not written')
+    if template_digest(model) not in (None, seal.template):
+        raise Finding(f"{where}: its chat template is not the one that was evaluated")
+    return written
+
+
+def _is_prose(name: str) -> bool:
+    """Return whether a file is for people alone; no program computes anything else without it."""
+    return name.endswith(".md") or LEGAL.fullmatch(name) is not None
+
+
+def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
+    """Return whether an adapter's configuration differs from the sealed one only in where its base lay."""
+    if name != ADAPTER or ref.adapter is None or ref.seal is None:
+        return False
+    sealed = (ref.adapter / name).read_bytes()
+    if hashlib.sha256(sealed).hexdigest() != ref.seal.files.get(name):
+        return False
+    before, after = (json.loads(text) for text in (sealed, (model / name).read_bytes()))
+    return digest_of({k: v for k, v in before.items() if k not in PLACES}) == digest_of(
+        {k: v for k, v in after.items() if k not in PLACES}
+    )
+
+
+def _write_evidence(
+    plan: Plan,
+    declared: Export,
+    ref: ModelRef,
+    run: Run,
+    work: Path,
+    written: Mapping[str, Hashed],
+    judged: Judged,
+) -> None:
+    """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
+    evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
+    verdicts = [_without_rows(v, private) for v in judged.verdicts if v.candidate == declared.candidate]
+    gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
+    rows = rows_of(judged.results, plan.tasks, judged.leaks)
+    evidence.mkdir()
+    (evidence / LOCK).write_bytes(judged.lock)
+    write_text(evidence / GATES, dumps(gates))
+    write_text(evidence / ITEMS, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
+    write_text(evidence / REPORT, to_json(_public(run, private)))
+    write_text(work / CARD, model_card.write(plan.suite, declared, ref, run))
+    beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
+    whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
+    files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
+    root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
+    about = _about(declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
+    manifest = dumps({**about, "files": files}).encode()
+    (evidence / MANIFEST).write_bytes(manifest)
+    lines = [attestation.Envelope(s, {}).line() for s in attestation.statements(manifest, judged.lock, gates)]
+    write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
+
+
+def _about(declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
+    """Return what a manifest says of the candidate and of how it was judged."""
+    about: dict[str, Any] = {
+        "format": attestation.FORMAT,
+        "name": run.suite,
+        "candidate": declared.candidate,
+        "weights": ref.digest,
+        "template": ref.seal.template if ref.seal else None,
+        "started": run.started,
+        "statistics": tests.VERSION,
+        "answers": _answers(run, declared.candidate),
+    }
+    if ref.adapter and ref.seal:
+        about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}
+    if declared.name:
+        about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
+    if run.sweep:
+        about["chosen"] = {run.sweep.key: run.sweep.chosen}
+    return about
+
+
+def _answers(run: Run, candidate: str) -> dict[str, int]:
+    """Return how many requests were put to a candidate, and how many of them were remembered of an earlier run."""
+    of = [r for r in run.reports if r.subject == candidate]
+    return {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)}
+
+
+def _public(run: Run, private: set[str]) -> Run:
+    """Return a run without what names the rows of private evaluations, or this machine's own troubles."""
+    reports = [
+        dataclasses.replace(r, traceback=None, verdicts=tuple(_without_rows(v, private) for v in r.verdicts))
+        for r in run.reports
+    ]
+    return dataclasses.replace(run, reports=reports)
+
+
+def _without_rows(verdict: Verdict, private: set[str]) -> Verdict:
+    if verdict.metric.partition(".")[0] not in private:
+        return verdict
+    return dataclasses.replace(verdict, won=(), lost=())

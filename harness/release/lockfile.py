@@ -1,0 +1,136 @@
+"""The resolved suite, written down before a candidate is judged: every option, row, plugin and package."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness import schema
+from harness.answers import keys
+from harness.artifacts.digests import digest_of
+from harness.collection.collect import Plan
+from harness.gates import contamination
+from harness.plugins import Plugins
+from harness.records.metrics import Metric
+from harness.records.run import Run
+from harness.records.samples import Sample
+from harness.texts import secrets
+
+FORMAT = 1
+
+
+def lock(plan: Plan, run: Run, leaks: contamination.Leaks | None = None) -> dict[str, Any]:
+    """Return what a suite comes to, once preflight has read its rows: as plain data, without anybody's secrets.
+
+    Once it is known which rows leak, those that gates with `clean_only` leave out are told by number and digest.
+    """
+    suite = plan.suite
+    rows = {name: task.samples or () for name, task in plan.tasks.items()}
+    left_out = contamination.locked(leaks, suite.gates, rows) if leaks is not None else {}
+    return {
+        "format": FORMAT,
+        "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
+        "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(plan)},
+        "gates": [_gate(plan, g) for g in suite.gates],
+        "subjects": dict(run.digests),
+        "metrics": {name: _metrics(task.metrics.values()) for name, task in plan.tasks.items()},
+        "data": _data(plan),
+        **({"left_out": left_out} if left_out else {}),
+        "harness": run.harness,
+        "plugins": list(plugins_of(plan.plugins)),
+        "python": platform.python_version(),
+        "packages": dict(run.versions),
+    }
+
+
+def _tables(plan: Plan) -> dict[str, Any]:
+    """Return the suite's tables with the defaults of every plugin's options filled in."""
+    suite, use = plan.suite, partial(table_of, plan.plugins)
+    made: dict[str, Any] = {"about": _plain(suite.about), "model": use("loader", suite.model), "merge": suite.merges}
+    made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
+    made |= {"train": use("trainer", suite.train)} if suite.train else {}
+    made |= {"candidate": _plain(suite.candidate)} if suite.candidate else {}
+    if sweep := suite.sweep:
+        made["sweep"] = {**_plain(sweep), "alpha": sweep.alpha or suite.about.alpha}
+        del made[sweep.table]["options"][sweep.option]  # there is no one value yet
+    made["subjects"] = {name: use("loader", s) if s.use else _plain(s) for name, s in suite.subjects.items()}
+    made["evals"] = [use("evaluator", e) for e in suite.evals]
+    made["exports"] = [use("exporter", e) for e in suite.exports]
+    return made
+
+
+def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
+    """Return a table that names a plugin, with the defaults of all options."""
+    return {**_plain(table), "options": resolved(plugins.find(kind, table.use).function, table.options)}
+
+
+def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plugin's options with its defaults, what is secret struck out."""
+    return secrets.struck(schema.with_defaults(function, options))
+
+
+def _gate(plan: Plan, gate: Any) -> dict[str, Any]:
+    on = [c for c in plan.candidates if gate.applies_to(c)]
+    return {**_plain(gate), "says": gate.claim(), "blocking": gate.blocking, "candidates": on}
+
+
+def _metrics(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """Return each metric's direction and scale, and by name the code that makes it where rows alone do not."""
+    return {m.name: {"better": m.better, "scale": m.scale, "combine": _code(m.combine)} for m in metrics}
+
+
+def _code(function: Any) -> str | None:
+    """Return MODULE:NAME of a function, or of the one that a `partial` calls."""
+    inner = getattr(function, "func", function)
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    return None if function is None else f"{inner.__module__}:{name}"
+
+
+def _plain(table: Any) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
+
+
+def _data(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return number and digest of the rows that are trained on, evaluated, and shown as worked examples."""
+    found: dict[str, dict[str, Any]] = {}
+    if plan.training is not None:
+        found["train"] = {"rows": len(plan.training), "sha256": digest_of(plan.training)}
+    for name, task in plan.tasks.items():
+        for what, rows in (
+            (name, task.samples),
+            (f"{name} (worked examples)", task.shots),
+            (f"{name} (select)", task.select),
+        ):
+            if rows:
+                found[what] = {"rows": len(rows), "sha256": rows_digest(rows)}
+    return found
+
+
+def rows_digest(samples: Sequence[Sample]) -> str:
+    """Return one sha256 for rows as they are evaluated, in their order."""
+    return digest_of([s.told for s in samples])
+
+
+def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
+    """Tell each plugin by the version and RECORD of what it was installed with, and by its code as it is now."""
+    points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
+    modules = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
+    for name, module in modules:
+        if isinstance(module, ModuleType) and module.__file__:
+            installed = points.get(name) or (points.get("hf") if name == "harness" else None)
+            record = installed.read_text("RECORD") if installed else None
+            yield {
+                "name": Path(name).name,
+                "distribution": f"{installed.name} {installed.version}" if installed else None,
+                "record": hashlib.sha256(record.encode()).hexdigest() if record else None,
+                "code": keys.of_content([module]),
+            }

@@ -1,0 +1,381 @@
+"""Verdicts of the evidence against the claims in the lock: every outcome is made again from its own numbers.
+
+With the standard library alone, so nothing is known of the rows: a producer who makes up all numbers alike is found
+by `harness.release.recompute`, and one who makes up the rows by `harness.replay`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness import schema
+from harness.gates.hypothesis import Question
+from harness.records.gates import COUNTED, PARENT, Gate, Outcome
+from harness.records.metrics import Metric
+from harness.records.samples import Score
+from harness.stats.tests import holm, spent
+from harness.suite.tables import About
+
+NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
+SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
+SURE = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
+COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
+Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
+_FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What the lock says that a candidate's verdicts must keep to; gates as they are put to the candidate."""
+
+    about: About
+    gates: Mapping[str, Gate]
+    metrics: Mapping[str, Mapping[str, Metric]]  # by evaluation; what makes one of all rows is not there to be called
+    combines: Mapping[str, str]  # EVAL.METRIC -> MODULE:NAME of what makes it of all rows
+    evals: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, int]  # of every evaluation
+    left_out: Mapping[str, Mapping[str, Any]]
+
+    def metric(self, gate: Gate) -> Metric | None:
+        return self.metrics.get(gate.eval, {}).get(gate.metric_name)
+
+
+def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
+    """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
+    suite = lock["suite"]
+    parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
+    gates: dict[str, Gate] = {}
+    for table in lock["gates"]:
+        gate = _gate(table, candidate)
+        if gate.id in gates:
+            raise ValueError(f'gate "{gate.id}" is there twice')
+        gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
+    if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
+        raise ValueError(f'gate "{stray[0]}" is named and not there')
+    about: About = _read(About, suite["about"])
+    if not 0 < about.alpha <= 0.5:
+        raise ValueError(f"alpha is {about.alpha}")
+    told = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
+    metrics: dict[str, dict[str, Metric]] = {}
+    for (name, metric), table in told.items():
+        combine = _elsewhere if table["combine"] else None
+        metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine)
+    combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in told.items() if t["combine"]}
+    rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
+    evals = {e["name"]: e for e in suite["evals"]}
+    return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}))
+
+
+def contradiction(locked: Locked, verdicts: Verdicts) -> str:
+    """Return the first of what verdicts say that does not follow from their numbers and the lock, or nothing."""
+    for name, verdict in verdicts.items():
+        if name not in locked.gates:
+            return f'gate "{name}" is not in the lock'
+        if why := _Case(locked, verdicts, locked.gates[name], verdict).why():
+            return f'gate "{name}" {why}'
+    return ""
+
+
+def _gate(table: Mapping[str, Any], candidate: str) -> Gate:
+    """Return a gate of the lock; what is derived from it must be what stands beside it."""
+    own = {k: v for k, v in table.items() if k not in ("says", "blocking", "candidates")}
+    gate: Gate = _read(Gate, own, where="")
+    if mistakes := gate.mistakes():
+        raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
+    derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
+    if derived != (table["says"], table["blocking"], candidate in table["candidates"]):
+        raise ValueError(f'gate "{gate.id}" is told in two ways')
+    return gate
+
+
+def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
+    wrong: list[str] = []
+    found = schema.read(cls, table, lambda _, what: wrong.append(what), **given)
+    if found is None:
+        raise ValueError(wrong[0])
+    return found
+
+
+def _elsewhere(scores: Sequence[Score]) -> float:
+    raise ValueError(f"a metric of {len(scores)} rows is made by code that is not in the evidence")
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One verdict, its gate, and the other verdicts on the candidate."""
+
+    locked: Locked
+    said: Verdicts
+    gate: Gate
+    verdict: Mapping[str, Any]
+
+    def why(self) -> str:
+        """Return what is wrong with the verdict, or nothing."""
+        return next((why for step in self.steps() if (why := step())), "")
+
+    def steps(self) -> Iterator[Callable[[], str]]:
+        """Yield what is asked; of a gate that could not be judged nothing but its claim, for it passes nothing."""
+        yield self.claim
+        if Outcome(self.verdict["outcome"]) is Outcome.ERROR:
+            return
+        yield self.meant
+        yield self.numbers
+        yield self.requirements
+        yield self.alpha
+        if self.gate.any_of:
+            yield self.group
+        elif self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
+            yield self.unjudged
+        else:
+            yield from (self.rows, self.left_out, self.threshold, self.sides, self.sums, self.outcome)
+
+    # -- the claim ---------------------------------------------------------------------------------
+
+    def claim(self) -> str:
+        gate = self.gate
+        told = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
+        for key, want in (told | {"group": gate.group}).items():
+            if self.verdict[key] != want:
+                return f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
+        return ""
+
+    def meant(self) -> str:
+        """Return why the claim cannot be meant for its metric, or nothing."""
+        metric = self.locked.metric(self.gate)
+        mistakes = self.gate.mistakes_on(metric) if metric else []
+        return f"is refused: {mistakes[0]}" if mistakes else ""
+
+    def numbers(self) -> str:
+        v = self.verdict
+        for key in (*_FLOATS, "alpha", "p_pass", "p_fail"):
+            if v[key] is not None and not (_is_number(v[key]) and math.isfinite(v[key])):
+                return f"has {key} {schema.show(v[key])}, which is no number"
+        for key in ("p_pass", "p_fail"):
+            if v[key] is not None and not 0 <= v[key] <= 1:
+                return f"has {key} {v[key]}, want 0 to 1"
+        counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0, "weightless": self.weightless}
+        odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
+        return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
+
+    def requirements(self) -> str:
+        unmet = [r for r in self.gate.requires if self.said.get(r, {}).get("outcome") != Outcome.PASS]
+        return f'is {self.verdict["outcome"]}, but requires "{unmet[0]}", which did not pass' if unmet else ""
+
+    def alpha(self) -> str:
+        """Compare the risk with the gate's, or with the share of it that an attempt has."""
+        about, v = self.locked.about, self.verdict
+        alpha, want = v["alpha"], self.gate.alpha or about.alpha
+        attempt = self.said[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
+        if alpha is None:
+            return "has no alpha"
+        if about.attempts == "spend" and self.budget():
+            return "" if 0 < alpha <= want else f"has alpha {alpha}, the lock {want}"
+        if about.attempts == "spend":
+            if not attempt:
+                return "does not say which attempt it was"
+            want = spent(want, attempt)
+        return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
+
+    def budget(self) -> bool:
+        """Return whether it takes no risk, so that no attempt is told."""
+        return bool(self.verdict["method"] == "point")
+
+    # -- groups, and what a caveat keeps shut ------------------------------------------------------
+
+    def group(self) -> str:
+        """Conclude from the members as `pipeline.adjudication` does: Holm over their p-values, one proven is enough."""
+        if lacking := [m for m in self.gate.any_of if m not in self.said]:
+            return f'is any of several, of which "{lacking[0]}" has no verdict'
+        members = [self.said[m] for m in self.gate.any_of]
+        if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
+            return f'is any of several, one of them "{counts}", {COUNTED}'
+        outcomes = {m["outcome"] for m in members}
+        if Outcome.PASS in outcomes or Outcome.ERROR in outcomes:
+            want = Outcome.PASS if Outcome.PASS in outcomes else Outcome.ERROR
+        else:
+            want = Outcome.FAIL if outcomes == {Outcome.FAIL} else Outcome.INCONCLUSIVE
+        p_pass = min(self.adjusted(self.gate.any_of).values())
+        p_fail = max(1.0 if m["p_fail"] is None else m["p_fail"] for m in members)
+        for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
+            if self.verdict[key] is None or not _near(self.verdict[key], p):
+                return f"has {key} {self.verdict[key]}, its members come to {p:g}"
+        return self.differs(want, "its members say")
+
+    def adjusted(self, members: Sequence[str]) -> dict[str, float]:
+        """Return the members' p-values by Holm; one that could not be judged counts as 1."""
+        p = [self.said[m]["p_pass"] if m in self.said else None for m in members]
+        return dict(zip(members, holm([1.0 if x is None else x for x in p]), strict=True))
+
+    def unjudged(self) -> str:
+        said = self.verdict["outcome"]
+        return f"is {said} without p-values" if said != Outcome.INCONCLUSIVE else ""
+
+    def differs(self, want: Outcome, because: str) -> str:
+        said = self.verdict["outcome"]
+        return f"is told to be {said}, {because} {want}" if said != want else ""
+
+    # -- one claim about rows ----------------------------------------------------------------------
+
+    def rows(self) -> str:
+        """Compare the rows judged with the lock's; early stopping, slices, leaks and weights of 0 make them fewer."""
+        there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
+        if there is None:
+            return ""
+        told = n + self.weightless + (self.verdict["left_out"] or 0)
+        fewer = self.gate.slice is not None or self.early
+        if told > there or (told < there and not fewer):
+            return f"was judged on {told} rows, the lock has {there}"
+        return "" if n else "was judged on no row"
+
+    @property
+    def weightless(self) -> Any:
+        return self.verdict.get("weightless", 0)  # older evidence counts such rows among the others
+
+    def left_out(self) -> str:
+        """Compare the number of rows that leak with the lock's."""
+        gone, gate = self.verdict["left_out"], self.gate
+        if (gone is not None) != gate.clean_only:
+            return "does not say how many rows leak" if gate.clean_only else f"was judged without {gone} rows"
+        there = self.locked.left_out.get(gate.eval, {}).get("rows", 0) if gate.clean_only else 0
+        if (gone or 0) > there or ((gone or 0) < there and gate.slice is None):
+            return f"was judged without {gone} rows, the lock tells of {there} that leak"
+        return ""
+
+    @property
+    def early(self) -> bool:
+        return self.locked.evals.get(self.gate.eval, {}).get("stop") == "early"
+
+    @property
+    def question(self) -> Question:
+        """The claim with its threshold and direction, put to no row."""
+        metric = self.locked.metric(self.gate)
+        if metric is None:
+            raise ValueError(f'"{self.gate.eval}" has no metric "{self.gate.metric_name}"')
+        return Question(self.gate, metric, [], None, [], self.verdict["alpha"])
+
+    def threshold(self) -> str:
+        want, said = self.question.threshold, self.verdict["threshold"]
+        fits = said is not None and _near(said, want)
+        return "" if fits else f"has threshold {said}, its claim is about {want:g}"
+
+    def sides(self) -> str:
+        """Compare estimate and threshold: what is on the wrong side was neither proven nor refuted.
+
+        A wealth that crossed is never taken back, whatever rows came later: its bound is on the side it crossed.
+        """
+        v, sign = self.verdict, self.question.sign
+        outcome, crossed = v["outcome"], v["method"] == "e-process"
+        if crossed and not self.early:
+            return "was judged as if it could stop early"
+        if self.early and not crossed and self.counted() is None:
+            return "stops early, and was judged as if it could not"
+        if outcome == Outcome.INCONCLUSIVE or (not crossed and v["alpha"] > SURE):
+            return ""
+        side = sign if outcome == Outcome.PASS else -sign
+        at = v["estimate"] if not crossed else v["lower"] if side > 0 else v["upper"]
+        if at is None:
+            return f"is {outcome} without an estimate"
+        beyond = side * (at - v["threshold"])
+        right = beyond >= -_slack(at, v["threshold"])
+        return "" if right else f"is {outcome} with {at:g}, on the wrong side of {v['threshold']:g}"
+
+    def sums(self) -> str:
+        """Compare the estimate with the values it is made of; with slices it is one slice's."""
+        v, question = self.verdict, self.question
+        value, baseline, estimate = v["value"], v["baseline"], v["estimate"]
+        if v["outcome"] == Outcome.PASS and value is None and question.metric.scale != "perplexity":
+            return "is PASS without a value"
+        if (baseline is not None) and not self.gate.versus:
+            return "has a baseline, its claim is about a number"
+        if self.gate.max_failures is not None:
+            return self.failures()
+        if v["slices"] or v["method"] == "e-process":
+            return ""
+        if estimate is None or value is None or (self.gate.versus and baseline is None):
+            return "" if question.metric.scale == "perplexity" else "lacks its value or its baseline"
+        if question.metric.scale == "perplexity":
+            value, baseline = math.log(value), None if baseline is None else math.log(baseline)
+        terms = [value] if baseline is None else [value, -question.factor * baseline]
+        fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
+        return "" if fits else f"has estimate {estimate:g}, its values come to {math.fsum(terms):g}"
+
+    def failures(self) -> str:
+        """Compare a count of rows that failed with how many there are, and, where none did, with the value."""
+        v, better = self.verdict, self.question.metric.better
+        if not (0 <= v["estimate"] <= v["n"] and v["estimate"] == int(v["estimate"])):
+            return f"counts {v['estimate']:g} failures of {v['n']} rows"
+        perfect = 1.0 if better == "higher" else 0.0
+        return f"counts no failure, its value is {v['value']}" if not v["estimate"] and v["value"] != perfect else ""
+
+    def outcome(self) -> str:
+        """Make the outcome again."""
+        v, alpha = self.verdict, self.verdict["alpha"]
+        if v["slices"] or len(self.gate.slices) > 1:
+            return self.sliced()
+        if (met := self.counted()) is not None:
+            if (v["p_pass"], v["p_fail"]) != ((0.0, 1.0) if met else (1.0, 0.0)):
+                return "has p-values that its count does not come to"
+            want = Outcome.PASS if met else Outcome.FAIL
+        elif v["method"] in COUNTS:
+            return f'was judged as "{v["method"]}", which its claim is not'
+        else:
+            want = _by_p(v["p_pass"], v["p_fail"], alpha)
+        if want is Outcome.PASS and self.gate.group:
+            beside = self.locked.gates[self.gate.group].any_of
+            want = want if self.adjusted(beside)[self.gate.id] <= alpha else Outcome.INCONCLUSIVE
+        if self.gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE:
+            return ""  # with the rows that leak it was refuted
+        return self.differs(want, "its numbers say")
+
+    def counted(self) -> bool | None:
+        """Say whether a count or a budget is met, or None where the claim is about a risk."""
+        v, question, gate = self.verdict, self.question, self.gate
+        if gate.max_failures is not None:
+            return bool(v["estimate"] <= gate.max_failures)
+        if question.metric.scale == "count":
+            return bool(question.sign * v["estimate"] >= question.margin)
+        return None
+
+    def sliced(self) -> str:
+        """Conclude from the slices: large ones must prove the claim, and there must be one; none may be refuted."""
+        v, alpha = self.verdict, self.verdict["alpha"]
+        slices = [(Outcome(s["outcome"]), bool(s["alarm"])) for s in v["slices"]]
+        if self.gate.slice is None or not slices:
+            return "has slices, its claim none" if slices else "lacks its slices"
+        if odd := [s["name"] for s in v["slices"] if s["alarm"] != (s["n"] < self.gate.min_n)]:
+            return f'takes slice "{odd[0]}" for what it is not: min_n is {self.gate.min_n}'
+        large = [outcome for outcome, alarm in slices if not alarm]
+        if any(outcome is Outcome.FAIL for outcome, _ in slices):
+            want, proven = Outcome.FAIL, v["p_fail"] <= alpha
+        elif large and all(outcome is Outcome.PASS for outcome in large):
+            want, proven = Outcome.PASS, v["p_pass"] <= alpha
+        else:
+            want, proven = Outcome.INCONCLUSIVE, True
+        said = v["outcome"]
+        if said == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
+            return ""  # by Holm, or with the rows that leak
+        if want is Outcome.PASS and self.gate.group:
+            beside = self.locked.gates[self.gate.group].any_of
+            proven = self.adjusted(beside)[self.gate.id] <= alpha
+        return self.differs(want, "its slices say") or ("" if proven else f"is {want}, its p-values do not say so")
+
+
+def _by_p(p_pass: float, p_fail: float, alpha: float) -> Outcome:
+    if p_pass <= alpha:
+        return Outcome.PASS
+    return Outcome.FAIL if p_fail <= alpha else Outcome.INCONCLUSIVE
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _near(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=NEAR, abs_tol=1e-300)
+
+
+def _slack(*numbers: float) -> float:
+    return NEAR * max(1.0, *map(abs, numbers))

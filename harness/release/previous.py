@@ -1,0 +1,146 @@
+"""The last release and the first, read back from an export folder, and refused unless they are what was gated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts import attestation
+from harness.artifacts.digests import digest_of, file_digest, file_digests, weights_digest
+from harness.artifacts.gguf import gguf_of
+from harness.errors import UsageError
+from harness.files import folder_in_place
+from harness.records.gates import Outcome
+from harness.records.models import Adapter, ModelRef, Source
+from harness.release.promote import current, first
+from harness.suite.tables import Baseline, Suite
+
+ANCHOR = ".first"  # appended to an export's folder: its first release, kept so that a slow slide is seen
+
+
+def folder_of(suite: Suite, baseline: Baseline) -> Path:
+    """Return the folder a baseline is read from: `path`, else what was promoted in the name of the first export.
+
+    Without a promotion it is that export itself; until a second release was made, the first is the last.
+    """
+    if baseline.path:
+        return Path(baseline.path).expanduser()
+    to = Path(suite.exports[0].to)
+    if baseline.from_ == "last":
+        return current(to) or to
+    kept = first(to) or to.with_name(to.name + ANCHOR)
+    return kept if kept.exists() else to
+
+
+def missing(suite: Suite, baseline: Baseline) -> str:
+    """Say that there is no release yet, or nothing.
+
+    Raises UsageError when the folder that the suite names, or that has a pinned release, is not there.
+    """
+    folder = folder_of(suite, baseline)
+    if folder.exists():
+        return ""
+    if baseline.path or baseline.digest:
+        raise UsageError(f'{baseline.where}: no release is at "{folder}"')
+    return f'nothing was released to "{folder}" yet; for a first release: harness waive GATE'
+
+
+def open_release(
+    suite: Suite, name: str, base: Source, adapter: Adapter | None, open_source: Callable[[str], Source]
+) -> ModelRef:
+    """Return a release as a model to load: the merged model it holds, or its adapter on today's base.
+
+    Raises UsageError when the folder is no export of this suite, its gates did not pass, its files are not those
+    that were released, or its weights are not the ones pinned.
+    """
+    baseline = suite.subjects[name]
+    folder = folder_of(suite, baseline)
+    where = f'{baseline.where}: release "{folder}"'
+    gates = _evidence(suite, folder, where)
+
+    def reader() -> Adapter:
+        if adapter is None:
+            raise UsageError(f"{where}: is an adapter, and this suite has none to read it with")
+        return adapter
+
+    ref = shipped(name, folder / "model", lambda: base, reader, open_source, suite.model.options)
+    _pinned(baseline, ref, {str(g.get("digest", "")) for g in gates} - {""}, where)
+    return ref
+
+
+def shipped(
+    name: str,
+    model: Path,
+    base: Callable[[], Source],
+    adapter: Callable[[], Adapter],
+    open_source: Callable[[str], Source],
+    options: Mapping[str, Any],
+) -> ModelRef:
+    """Return what lies in an export's model/ as a model to load: merged, or an adapter on today's base.
+
+    Raises UsageError when it is of neither kind, or an adapter for another base.
+    """
+    if single := gguf_of(model):  # its digest is the file's, whatever it is converted to while it is loaded
+        return ModelRef(name, str(model), file_digest(single), options=options)
+    if not (model / "adapter_config.json").is_file() and (model / "config.json").is_file():
+        source = open_source(str(model))
+        return ModelRef(name, source.path, source.digest, options=options)
+    made, onto = adapter(), base()
+    made.check_fits(onto.path, onto.digest, model)
+    digest = digest_of([onto.digest, weights_digest(model), made.quantization])
+    return ModelRef(name, onto.path, digest, model, made.quantization, options)
+
+
+def keep_first(to: Path) -> None:
+    """Keep the release in `to` as the first one, unless there is one; links where the disk can, so it costs nothing."""
+    anchor = to.with_name(to.name + ANCHOR)
+    if anchor.exists() or not (to / "evidence").is_dir():
+        return
+    with folder_in_place(anchor) as work:
+        shutil.copytree(to, work, dirs_exist_ok=True, copy_function=_link)
+
+
+def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
+    """Return the verdicts a release was made on, once its files and its suite are the right ones."""
+    manifest, report, gates = (_read(folder / "evidence" / f"{n}.json", where) for n in ("manifest", "report", "gates"))
+    released = report.get("suite") if isinstance(report, dict) else None
+    if released != suite.name:
+        raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
+    if manifest.get("format") != attestation.FORMAT:
+        raise UsageError(f"{where}: has evidence of another format than {attestation.FORMAT}; export it again")
+    listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
+    there = file_digests(folder / "model")
+    changed = sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name))
+    if changed:
+        raise UsageError(f'{where}: "model/{changed[0]}" is not the file that was released')
+    blocking = [g for g in gates if g.get("blocking")]
+    held = [g for g in blocking if g.get("outcome") != Outcome.PASS and not g.get("waiver")]
+    if held or not blocking:
+        what = f'gate "{held[0].get("gate")}" was {held[0].get("outcome")}' if held else "no gate was passed"
+        raise UsageError(f"{where}: {what}; it is no release")
+    return list(gates)
+
+
+def _pinned(baseline: Baseline, ref: ModelRef, gated: set[str], where: str) -> None:
+    if gated != {ref.digest}:
+        raise UsageError(f"{where}: its weights have digest {ref.digest[:12]}, which is not what was gated")
+    if baseline.digest and not ref.digest.startswith(baseline.digest):
+        raise UsageError(f"{where}: its weights have digest {ref.digest[:12]}, the suite pins {baseline.digest[:12]}")
+
+
+def _read(path: Path, where: str) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f'{where}: "evidence/{path.name}" cannot be read; it is no export of the harness') from None
+
+
+def _link(source: str, to: str) -> None:
+    try:
+        os.link(source, to)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, to)

@@ -1,0 +1,278 @@
+"""`harness verify --recompute`: judge the gates again from the rows in the evidence, as the run judged them.
+
+Needs numpy and scipy, and no model: the rows remain their producer's word, which `harness.replay` tests. What rows
+alone cannot tell is counted, with its reason, and is never taken for recomputed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import EVIDENCE, ITEMS
+from harness.artifacts.digests import digest_of
+from harness.errors import UsageError
+from harness.gates import contamination
+from harness.gates.decide import judge
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.release.outcome import NEAR, Locked, Verdicts
+from harness.reports.report_json import dumps
+from harness.stats import tests
+
+NEEDS = ("numpy", "scipy.special")
+COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
+FLOATS = (
+    "value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline",
+)  # fmt: skip
+SAME = ("n", "weightless", "clusters", "method", "left_out", "digest", "won", "lost")
+TINY = 1e-12  # below which numbers are the same whatever their ratio
+
+
+@dataclass
+class Recomputed:
+    """How many gates were judged again, why others could not be, and the first that `differs`, if one does."""
+
+    gates: list[str] = field(default_factory=list)
+    blocking: list[str] = field(default_factory=list)  # those among all that block
+    unable: dict[str, str] = field(default_factory=dict)
+    differs: str = ""
+
+    @property
+    def says(self) -> str:
+        done = len(self.gates)
+        rest = [f'"{gate}" not, because {why}' for gate, why in self.unable.items()]
+        return "; ".join([f"recomputed {done} of {done + len(rest)} gates", *rest])
+
+    @property
+    def share(self) -> float:
+        """The share of blocking gates that were recomputed."""
+        return sum(g in self.gates for g in self.blocking) / len(self.blocking) if self.blocking else 0.0
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of items.jsonl, by evaluation: of each subject, and of all subjects together as samples."""
+
+    samples: Mapping[str, Sequence[Sample]]
+    results: Mapping[tuple[str, str], Result]
+    leaks: Mapping[str, Mapping[str, str]]
+
+
+def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdicts: Verdicts) -> Recomputed:
+    """Judge the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
+
+    Raises UsageError where numpy or scipy is missing, and ValueError, KeyError or TypeError on malformed rows.
+    """
+    for module in NEEDS:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            extra = "pip install 'finetune-harness[recompute]'"
+            raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
+    found = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
+    lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
+    case = _Case(locked, manifest, verdicts, _read(lines, manifest, locked))
+    groups = [g for g in locked.gates.values() if g.id in verdicts and g.any_of]
+    for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
+        if why := case.unable(gate):
+            found.unable[gate.id] = why
+        elif why := case.differs(gate):
+            found.differs = f'gate "{gate.id}" {why}'
+            return found
+        else:
+            found.gates.append(gate.id)
+    for gate in groups:  # Holm over members is made again from their p-values, whoever verifies
+        left = next((m for m in gate.any_of if m in found.unable or m not in verdicts), None)
+        if left:
+            found.unable[gate.id] = f'"{left}" is one of it'
+        else:
+            found.gates.append(gate.id)
+    return found
+
+
+# -- the rows --------------------------------------------------------------------------------------
+
+
+def _lines(path: Path, sha256: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a file that must be the manifest's to its end."""
+    total = hashlib.sha256()
+    with path.open("rb") as f:
+        for line in f:
+            total.update(line)
+            yield json.loads(line, parse_constant=_no_constant)
+    if total.hexdigest() != sha256:
+        raise ValueError(f"{ITEMS} changed while it was read")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locked: Locked) -> _Rows:
+    """Put rows together as they were judged. Raises ValueError when two tell one row in two ways."""
+    samples: dict[str, dict[int, Sample]] = {}
+    leaks: dict[str, dict[str, str]] = {}
+    rows: dict[tuple[str, str], list[tuple[int, int, Score]]] = {}
+    for row in lines:
+        subject, _, name = row["item"].partition("::")
+        if "sha256" in row:
+            continue
+        number, score = row["number"], _score(row)
+        sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"])
+        if samples.setdefault(name, {}).setdefault(number, sample) != sample:
+            raise ValueError(f'row {number} of "{name}" is told in two ways')
+        if "leak" in row:
+            leaks.setdefault(name, {})[row["id"]] = row["leak"]
+        rows.setdefault((subject, name), []).append((number, row.get("place", -1), score))
+    results = {key: _result(key, found, manifest["evaluations"]["::".join(key)]) for key, found in rows.items()}
+    ordered = {name: [found[i] for i in sorted(found)] for name, found in samples.items()}
+    for name, found in ordered.items():
+        if len({s.id for s in found}) < len(found):
+            raise ValueError(f'two rows of "{name}" have one id')
+    return _Rows(ordered, results, leaks)
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    def number(value: Any) -> float:
+        return math.nan if value is None else float(value)
+
+    values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
+    return Score(str(row["id"]), values, number(row["weight"]), answer=row["answer_hash"], weights=weights)
+
+
+def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]) -> Result:
+    """Return a result whose rows stand as they were judged: in the data's order, or in the one they were asked in."""
+    numbers = sorted(number for number, _, _ in rows)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f'a row of "{"::".join(key)}" is there twice')
+    placed = sorted((place, score.id) for _, place, score in rows if place >= 0)
+    if placed and [place for place, _ in placed] != list(range(len(rows))):
+        raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
+    caveats = tuple(Caveat(c["text"], c["outcome"], tuple(c["metrics"])) for c in about["caveats"])
+    labels = tuple(
+        Labels(str(told["metric"]), *(tuple(told[key]) for key in ("truth", "said", "clusters")))
+        for told in about.get("labels", ())
+    )
+    scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
+    order = tuple(i for _, i in placed)
+    return Result(*key, scores, {}, about["weights"], rows=about["rows"], order=order, caveats=caveats, labels=labels)
+
+
+# -- the gates -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Case:
+    """The evidence about one candidate, and its rows."""
+
+    locked: Locked
+    manifest: Mapping[str, Any]
+    verdicts: Verdicts
+    rows: _Rows
+
+    def unable(self, gate: Gate) -> str:
+        """Return why a gate cannot be judged again by anybody who has the evidence alone, or nothing."""
+        name, metric = gate.eval, self.locked.metric(gate)
+        combine = self.locked.combines.get(gate.metric)
+        if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
+            return "it could not be judged"
+        if self.manifest["statistics"] != tests.VERSION:
+            return f"it was judged with statistics {self.manifest['statistics']}, and these are {tests.VERSION}"
+        if self.locked.evals[name].get("private"):
+            return f'the rows of "{name}" are private'
+        if combine and combine not in COMBINES:
+            return f"{metric.name} is made of all rows at once by {combine}, whose code or texts are not here"
+        if gate.clean_only and self.locked.evals[name].get("stop") == "early":
+            return "it stopped early, and rows that were not asked may leak"
+        return ""
+
+    def differs(self, gate: Gate) -> str:
+        """Judge a gate again, and return in what it differs from the evidence, or nothing."""
+        if why := self.lacking(gate):
+            return why
+        said = self.verdicts[gate.id]
+        again = json.loads(dumps(dataclasses.asdict(self.judge(gate))))
+        if again["outcome"] == Outcome.ERROR != said["outcome"]:
+            return f"cannot be judged on the rows in the evidence: {again['why']}"
+        for key in FLOATS:
+            if not _near(said[key], again[key]):
+                return f"has {key} {said[key]}, the rows come to {again[key]}"
+        if key := next((key for key in SAME if said[key] != again[key]), ""):
+            return f"has another {key} than its rows come to"
+        for one, other in zip(said["slices"], again["slices"], strict=False):
+            if not _same_slice(one, other):
+                return f'says of slice "{one["name"]}" what its rows do not'
+        if len(said["slices"]) != len(again["slices"]):
+            return "has other slices than its rows"
+        demoted = gate.group and (again["outcome"], said["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
+        same = demoted or again["outcome"] == said["outcome"]
+        return "" if same else f"is told to be {said['outcome']}, its rows say {again['outcome']}"
+
+    def lacking(self, gate: Gate) -> str:
+        """Return which rows are not there that the lock has, or are there under other weights, or nothing."""
+        name, candidate = gate.eval, self.manifest["candidate"]
+        early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
+        for subject in (candidate, *((gate.versus,) if gate.versus else ())):
+            result = self.rows.results.get((subject, name))
+            if result is None:
+                return f'has no rows of "{subject}::{name}" in {ITEMS}'
+            fewer = early and subject == candidate
+            if there is not None and len(result.scores) != there and not (fewer and len(result.scores) < there):
+                return f'has {len(result.scores)} rows of "{subject}::{name}" in {ITEMS}, the lock has {there}'
+            if bool(result.order) != fewer:
+                return f'has rows of "{subject}::{name}" in an order that its eval does not ask for'
+        if gate.clean_only and digest_of(self.leaks(name)) != self.locked.left_out[name]["sha256"]:
+            return "leaves out other rows than those of the lock"
+        return ""
+
+    def leaks(self, name: str) -> list[tuple[str, str]]:
+        return sorted(self.rows.leaks.get(name, {}).items())
+
+    def judge(self, gate: Gate) -> Verdict:
+        """Judge a gate as `harness.pipeline.adjudication` does, at the risk it was judged at."""
+        candidate, results = str(self.manifest["candidate"]), self.rows.results
+        samples, alpha = self.rows.samples[gate.eval], float(self.verdicts[gate.id]["alpha"])
+        ask = partial(
+            judge,
+            gate,
+            self.metric(gate),
+            results[candidate, gate.eval],
+            results[gate.versus, gate.eval] if gate.versus else None,
+            samples,
+            alpha,
+            name=candidate,
+        )
+        if not gate.clean_only:
+            return ask()
+        return contamination.judged(
+            gate, samples, self.rows.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha
+        )
+
+    def metric(self, gate: Gate) -> Metric | None:
+        """Return a gate's metric, with the code that makes it of all rows where that is ours."""
+        metric = self.locked.metric(gate)
+        if metric is None or metric.combine is None:
+            return metric
+        module, _, name = self.locked.combines[gate.metric].partition(":")
+        return dataclasses.replace(metric, combine=getattr(importlib.import_module(module), name))
+
+
+def _same_slice(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    facts = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
+    return facts and all(_near(one[key], other[key]) for key in ("lower", "upper"))
+
+
+def _near(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=NEAR, abs_tol=TINY)

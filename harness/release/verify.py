@@ -1,0 +1,368 @@
+"""`harness verify`: are these the bytes that passed, and who says so? Reads files, runs nothing of them.
+
+Six steps, and a seventh where it is asked for, stopping at the first that fails. Without a policy it proves that the
+bytes are the ones the evidence speaks of, not who wrote the evidence. Needs the standard library alone, and
+securesystemslib for signatures, numpy and scipy to compute verdicts again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts import attestation, formats
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
+from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
+from harness.errors import UsageError
+from harness.release.outcome import Locked, contradiction, read_lock
+from harness.release.policy import Policy
+
+LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
+SKEW = timedelta(hours=1)  # by which clocks may differ
+UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
+
+
+class Refused(Exception):
+    """An export that must not be deployed, and why, in one line."""
+
+
+@dataclass
+class Verified:
+    """What was found: the steps that were passed, in order, and why it was refused if it was."""
+
+    folder: str
+    ok: bool = False
+    refused: str = ""
+    root: str = ""
+    suite: str = ""
+    candidate: str = ""
+    signed_by: list[str] = field(default_factory=list)
+    steps: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """The parts of evidence/ that are read, as bytes and as data."""
+
+    manifest: Mapping[str, Any]
+    lock: Mapping[str, Any]
+    gates: Sequence[Mapping[str, Any]]
+    raw: Mapping[str, bytes]
+
+
+def verify(
+    folder: Path, policy: Policy | None = None, now: datetime | None = None, *, recompute: bool = False
+) -> Verified:
+    """Check an export, and with `recompute` its verdicts from the rows in the evidence, too.
+
+    Raises UsageError when there is no such folder, or what is asked for needs a package that is not there; everything
+    else is in what is returned.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is no folder; name an export of harness run")
+    return _Check(folder, policy, now or datetime.now(UTC), recompute).go()
+
+
+class _Check:
+    """One verification; the evidence is read once, so that what was compared is what is judged."""
+
+    def __init__(self, folder: Path, policy: Policy | None, now: datetime, recompute: bool) -> None:
+        self.folder, self.policy, self.now = folder, policy, now
+        self.recomputes = recompute or bool(policy and policy.recomputed is not None)
+        self.found = Verified(str(folder))
+
+    def go(self) -> Verified:
+        steps: dict[str, Callable[[], str]] = {
+            "signatures": self.signatures,
+            "digests": self.digests,
+            "gates": self.gates,
+            "formats": lambda: formats.check_files(self.folder / MODEL),
+            "configuration": lambda: formats.check_configuration(self.folder / MODEL),
+            "chat template": self.template,
+            **({"recompute": self.recompute} if self.recomputes else {}),
+        }
+        for name, step in steps.items():
+            if why := self.refusal(name, step):
+                self.found.refused = f"{name}: {why}"
+                return self.found
+        self.found.ok = True
+        return self.found
+
+    def refusal(self, name: str, step: Callable[[], str]) -> str:
+        """Run one step; return why it refuses, in one line, or nothing."""
+        try:
+            self.found.steps[name] = step()
+        except Refused as error:
+            return str(error)
+        except formats.Unsafe as error:
+            return f"{MODEL}/{error}"
+        except OSError as error:
+            return f"{error.filename or self.folder} cannot be read: {error.strerror or error}"
+        except MALFORMED as error:
+            return f"the evidence is malformed: {type(error).__name__}: {' '.join(str(error).split())}"
+        return ""
+
+    @cached_property
+    def evidence(self) -> _Evidence:
+        raw = {name: _bytes(self.folder / EVIDENCE / name) for name in (MANIFEST, LOCK, GATES)}
+        data = {name: json.loads(text, parse_constant=_no_constant) for name, text in raw.items()}
+        return _Evidence(data[MANIFEST], data[LOCK], data[GATES], raw)
+
+    @cached_property
+    def envelopes(self) -> list[Envelope]:
+        try:
+            return attestation.read_envelopes(_bytes(self.folder / EVIDENCE / CLAIMS).decode("utf-8"))
+        except ValueError as error:
+            raise Refused(f"{CLAIMS}: {error}") from None
+
+    # -- 1: signatures -----------------------------------------------------------------------------
+
+    def signatures(self) -> str:
+        """Every claim must be signed by as many of the policy's keys as it demands, and no signature may be wrong."""
+        if self.policy is None:
+            self.found.notes.append(UNSIGNED)
+            return "not checked: no policy"
+        signed: dict[bytes, set[str]] = {}
+        for envelope in self.envelopes:
+            signed.setdefault(envelope.payload, set()).update(_signers(envelope, self.policy))
+        names = {k.keyid: k.name or k.keyid[:16] for k in self.policy.keys}
+        for payload, by in signed.items():
+            if len(by) < self.policy.threshold:
+                kind = str(json.loads(payload).get("predicateType"))
+                who = ", ".join(sorted(names[k] for k in by)) or "no key of the policy"
+                raise Refused(f"claim {kind} is signed by {who}; the policy wants {self.policy.threshold}")
+        self.found.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
+        return f"signed by {', '.join(self.found.signed_by)}"
+
+    # -- 2: digests --------------------------------------------------------------------------------
+
+    def digests(self) -> str:
+        """The files are exactly those of the manifest, and the claims speak of exactly this manifest."""
+        manifest = self.evidence.manifest
+        if manifest["format"] != attestation.FORMAT:
+            older = "; export again" if manifest["format"] == 1 else ""
+            raise Refused(
+                f"{MANIFEST} has format {manifest['format']!r}, this harness reads {attestation.FORMAT}{older}"
+            )
+        listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
+        _check_names(listed)
+        self.compare(listed)
+        for name in (LOCK, GATES):
+            if hashlib.sha256(self.evidence.raw[name]).hexdigest() != listed[f"{EVIDENCE}/{name}"]["sha256"]:
+                raise Refused(f'"{EVIDENCE}/{name}" changed while it was read')
+        model = {n.removeprefix(f"{MODEL}/"): str(e["sha256"]) for n, e in listed.items() if n.startswith(f"{MODEL}/")}
+        if not model or root_digest(model) != manifest["root"]:
+            raise Refused(f"the root digest of {MODEL}/ is not the manifest's")
+        self.claims()
+        self.found.root, self.found.candidate = manifest["root"], str(manifest["candidate"])
+        self.found.suite = str(self.evidence.lock["suite"]["name"])
+        return f"{len(listed)} files, root {self.found.root[:16]}"
+
+    def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
+        """Compare names and sizes first, for they cost nothing."""
+        there = _there(self.folder)
+        for name in sorted(listed.keys() | there.keys()):
+            if name not in there:
+                raise Refused(f'"{name}" is missing')
+            if name not in listed:
+                raise Refused(f'"{name}" is in no manifest')
+            if there[name] != listed[name]["size"]:
+                raise Refused(f'"{name}" has {there[name]} bytes, {listed[name]["size"]} in the manifest')
+        try:
+            found = hash_files(self.folder, listed)
+        except ValueError as error:
+            raise Refused(str(error).removeprefix(f"{self.folder}/")) from None
+        for name, entry in listed.items():
+            if found[name].sha256 != entry["sha256"]:
+                raise Refused(f'"{name}" is not the file of the manifest: its sha256 differs')
+        self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in found.items() if n.startswith(f"{MODEL}/")})
+
+    def weights(self, model: Mapping[str, Hashed]) -> None:
+        """The tensors are those that the gates judged; an adapter's together with its base and quantisation."""
+        manifest = self.evidence.manifest
+        try:
+            found = weights_of(model)
+        except ValueError as error:
+            raise Refused(f"{MODEL}/ {error}") from None
+        if on := manifest.get("adapter"):
+            if on["base"] != self.evidence.lock["subjects"]["base"]:
+                raise Refused(f"the adapter in {MODEL}/ was judged on another base than the suite's")
+            found = digest_of([on["base"], found, on["quantization"]])
+        if found != manifest["weights"]:
+            raise Refused(f"the weights in {MODEL}/ are not the ones that the gates judged")
+
+    def claims(self) -> None:
+        """The statements are those that this evidence comes to, each of them, and no other."""
+        raw = self.evidence.raw
+        expected = attestation.statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
+        said = [e.payload for e in self.envelopes]
+        if any(payload not in expected for payload in said):
+            raise Refused(f"{CLAIMS} speaks of another export, or of another run's evidence")
+        if any(payload not in said for payload in expected):
+            raise Refused(f"{CLAIMS} lacks a claim")
+
+    # -- 3: gates ----------------------------------------------------------------------------------
+
+    def gates(self) -> str:
+        """Every blocking gate of the suite that applies must be PASS on these weights, or waived in force."""
+        candidate = self.evidence.manifest["candidate"]
+        said = {g["gate"]: g for g in self.evidence.gates}
+        if len(said) < len(self.evidence.gates):
+            raise Refused("a gate has two verdicts")
+        wanted = {g["id"] for g in self.evidence.lock["gates"] if g["blocking"] and candidate in g["candidates"]}
+        if not wanted:
+            raise Refused(f"no blocking gate applies to {candidate}")
+        if self.policy:
+            self.demands(self.policy)
+            wanted |= set(self.policy.gates)
+        for gate in sorted(wanted):
+            if gate not in said:
+                raise Refused(f'gate "{gate}" has no verdict on {candidate}')
+            self.gate(said[gate])
+        for verdict in self.evidence.gates:
+            self.same_weights(verdict)
+        if why := contradiction(self.locked, said):
+            raise Refused(why)
+        waived = sum(said[gate]["outcome"] != "PASS" for gate in wanted)
+        return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
+
+    def gate(self, verdict: Mapping[str, Any]) -> None:
+        """Refuse one verdict, or note that it is waived."""
+        self.same_weights(verdict)
+        gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
+        if not passed and self.policy and gate in self.policy.gates:
+            raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
+        if not passed:
+            self.found.notes.append(_waived(verdict, self.policy, self.now))
+        attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
+        if allowed is not None and attempt > allowed:
+            raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
+
+    def same_weights(self, verdict: Mapping[str, Any]) -> None:
+        """Refuse a verdict on anything else than this candidate; one that could not be given may lack a digest."""
+        manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
+        judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
+        if verdict["candidate"] != manifest["candidate"] or not judged:
+            raise Refused(f'gate "{verdict["gate"]}" judged other weights')
+
+    @cached_property
+    def locked(self) -> Locked:
+        return read_lock(self.evidence.lock, self.evidence.manifest["candidate"])
+
+    def demands(self, policy: Policy) -> None:
+        suite, manifest = self.evidence.lock["suite"], self.evidence.manifest
+        if suite["name"] not in policy.suites and suite["digest"] not in policy.suites:
+            raise Refused(f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy')
+        if policy.stages and manifest["candidate"] not in policy.stages:
+            raise Refused(f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)}")
+        age = self.now - datetime.fromisoformat(manifest["started"])
+        if age < -SKEW:
+            raise Refused(f"was made on {manifest['started']}, which is yet to come")
+        if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
+            raise Refused(f"was made {age.days} days ago, the policy allows {policy.max_age_days:g}")
+        if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
+            raise Refused(f"{remembered} answers were remembered of an earlier run; the policy takes none")
+
+    # -- 6: the chat template ----------------------------------------------------------------------
+
+    def template(self) -> str:
+        there = template_digest(self.folder / MODEL)
+        if there not in (None, self.evidence.manifest["template"]):
+            raise Refused(f"{there} is not the one that was evaluated")
+        return f"{there[:16]}, as evaluated" if there else "none in the export; the base's is used"
+
+    # -- 7: the verdicts from their rows -----------------------------------------------------------
+
+    def recompute(self) -> str:
+        """Every verdict that rows alone can tell must be what they come to, and be as many as the policy wants."""
+        from harness.release.recompute import recompute
+
+        verdicts = {g["gate"]: g for g in self.evidence.gates}
+        found = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
+        if found.differs:
+            raise Refused(found.differs)
+        wanted = self.policy.recomputed if self.policy else None
+        if wanted is not None and found.share < wanted:
+            raise Refused(f"{found.says}; {found.share:.0%} of those that block, the policy wants {wanted:.0%}")
+        if wanted is None and not found.gates:
+            raise UsageError(f"--recompute: no gate can be judged again; {found.says}")
+        return found.says
+
+
+def _signers(envelope: Envelope, policy: Policy) -> set[str]:
+    """Return the ids of the policy's keys that signed an envelope; raises Refused at a signature that is wrong."""
+    try:
+        from securesystemslib.dsse import Envelope as Signed
+        from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+        from securesystemslib.signer import Signature, SSlibKey
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--policy needs the module {error.name}; pip install 'finetune-harness[sign]'") from None
+    keys = {k.keyid: SSlibKey(k.keyid, "ed25519", k.scheme, {"public": k.public.lower()}) for k in policy.keys}
+    whole = Signed(envelope.payload, attestation.PAYLOAD, {})
+    by = set()
+    for keyid, signature in envelope.signatures.items():
+        if keyid in keys:
+            try:
+                keys[keyid].verify_signature(Signature(keyid, signature.hex()), whole.pae())
+            except (UnverifiedSignatureError, VerificationError):
+                raise Refused(f"a signature by key {keyid[:16]} is wrong") from None
+            by.add(keyid)
+    return by
+
+
+def _there(folder: Path) -> dict[str, int]:
+    try:
+        there = dict(walk(folder))
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    for name in UNLISTED:
+        if there.pop(name, None) is None:
+            raise Refused(f'"{name}" is missing')
+    return there
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse names that another system could read as another file's."""
+    seen: dict[str, str] = {}
+    for name in names:
+        parts = name.split("/")
+        odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
+        if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
+            raise Refused(f"{json.dumps(name)} in the manifest is no plain relative name")
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise Refused(f'"{name}" and "{other}" differ in case alone')
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _waived(verdict: Mapping[str, Any], policy: Policy | None, now: datetime) -> str:
+    gate, waiver = verdict["gate"], verdict.get("waiver")
+    if not waiver:
+        raise Refused(f'gate "{gate}" is {verdict["outcome"]}')
+    if policy and not policy.waivers:
+        raise Refused(f'gate "{gate}" is {verdict["outcome"]} and waived; the policy takes no waivers')
+    if date.fromisoformat(waiver["until"]) < now.astimezone(UTC).date():
+        raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and its waiver ended on {waiver["until"]}')
+    return f'gate "{gate}" is waived until {waiver["until"]}: {waiver["reason"]}'
+
+
+def _bytes(path: Path) -> bytes:
+    """Read a small file, never through a link."""
+    if path.is_symlink() or not path.is_file():
+        raise Refused(f'"{EVIDENCE}/{path.name}" is missing')
+    if path.stat().st_size > LARGEST:
+        raise Refused(f'"{EVIDENCE}/{path.name}" is too large to be evidence')
+    return path.read_bytes()

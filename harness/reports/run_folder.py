@@ -1,0 +1,130 @@
+"""The run folder: rows as they come, in lm-evaluation-harness's layout, then report.json and junit.xml."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.digests import digest_of
+from harness.errors import UsageError
+from harness.files import write_text
+from harness.records.run import Run
+from harness.records.samples import Result, Sample
+from harness.reports.junit import junit
+from harness.reports.report_json import dumps, read_run, to_json
+
+
+class RunFolder:
+    """`reports/<suite>-<UTC>/`, and one folder in it for every subject."""
+
+    def __init__(self, out: Path, suite: str, started: datetime) -> None:
+        self.stamp = started.strftime("%Y-%m-%dT%H-%M-%S.%f")
+        name = f"{suite}-{started.strftime('%Y%m%dT%H%M%SZ')}"
+        number = 1
+        while True:  # two runs may begin in one second
+            self.path = out / (name if number == 1 else f"{name}-{number}")
+            try:
+                self.path.mkdir(parents=True)
+                return
+            except FileExistsError:
+                if not self.path.is_dir():
+                    raise UsageError(f'--out "{out}": cannot hold reports; "{self.path}" is a file') from None
+                number += 1
+            except OSError as error:
+                raise UsageError(f'--out "{out}": cannot be written: {error.strerror}') from None
+
+    def add(self, result: Result, samples: Sequence[Sample], metrics: Sequence[str]) -> None:
+        """Write the rows of one item, as soon as it is done."""
+        rows = {s.id: s for s in result.scores}
+        lines = [row_of(i, s, rows[s.id], metrics) for i, s in enumerate(samples) if s.id in rows]
+        path = self.path / result.subject / f"samples_{result.eval}_{self.stamp}.jsonl"
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines))
+
+    def finish(self, run: Run) -> None:
+        """Write report.json, a results file for every subject, and junit.xml."""
+        for subject in dict.fromkeys(r.subject for r in run.reports):
+            path = self.path / subject / f"results_{self.stamp}.json"
+            write_text(path, dumps(_results(run, subject)))
+        write_text(self.path / "junit.xml", junit(run))
+        write_text(self.path / "report.json", to_json(run))
+
+
+def last_run(out: Path, suite: str) -> Run:
+    """Return the newest run of a suite under `out`. Raises UsageError when there is none."""
+    found = sorted(out.glob(f"{suite}-*T*Z*/report.json"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise UsageError(f'--lf: no report of suite "{suite}" in {out}; run it once without --lf')
+    return read_run(found[-1])
+
+
+def read_rows(folder: Path, subject: str, evaluation: str) -> dict[str, dict[str, Any]]:
+    """Return the rows of one item of a run, by sample id."""
+    path = next(iter(sorted((folder / subject).glob(f"samples_{evaluation}_????-??-??T*.jsonl"))), None)
+    if path is None:
+        raise UsageError(f'{folder}: holds no rows of "{evaluation}" on {subject}')
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+        return {row["id"]: row for row in rows}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise UsageError(f"{path}: cannot be read as rows; run the suite again") from None
+
+
+def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return one row with lm-evaluation-harness's keys, and ours beside them."""
+    prompt = sample.input or sample.row.get("text", "")
+    return {
+        "doc_id": number,
+        "doc": dict(sample.row),
+        "target": sample.target,
+        "arguments": [[prompt]],
+        "resps": [[score.answer]],
+        "filtered_resps": [score.answer],
+        "filter": "none",
+        "metrics": list(metrics),
+        "doc_hash": digest_of(sample.row),
+        "prompt_hash": digest_of(prompt),
+        "target_hash": digest_of(sample.target),
+        **score.values,
+        "id": sample.id,
+        "cluster": sample.cluster,
+        "weight": score.weight,
+        "weights": dict(score.weights),
+        "note": score.note,
+        **({"details": dict(score.details)} if score.details else {}),
+    }
+
+
+def _results(run: Run, subject: str) -> dict[str, Any]:
+    """Return one subject's results as lm-evaluation-harness writes them, with `gates` and `artifact` beside."""
+    reports = [r for r in run.reports if r.subject == subject and r.outcome == "done"]
+    results: dict[str, dict[str, Any]] = {}
+    for r in reports:
+        results[r.eval] = {"alias": r.eval}
+        for name, value in r.metrics.items():
+            results[r.eval][f"{name},none"] = value
+            results[r.eval][f"{name}_stderr,none"] = r.stderr.get(name, "N/A")
+    return {
+        "results": results,
+        "higher_is_better": {r.eval: {m: b == "higher" for m, b in r.better.items()} for r in reports},
+        "n-samples": {r.eval: {"original": r.n, "effective": r.n} for r in reports},
+        "config": {"model": run.model, "model_args": run.facts.get("model", {}), "random_seed": run.seed},
+        "date": run.started,
+        "pretty_env_info": " ".join(f"{k}={v}" for k, v in run.versions.items()),
+        "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
+        "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},
+    }
+
+
+def writable(path: Path) -> bool:
+    """Say whether a file or folder could be made at `path`; leave nothing behind."""
+    try:
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Tests, intervals, power and the draws they come from."""

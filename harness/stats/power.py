@@ -1,0 +1,179 @@
+"""What a gate can prove, before any row is scored: power, the smallest margin, the rows needed.
+
+`truth`, `threshold` and `difference` are turned so that larger is better, as in `harness.stats.tests`; all at a
+one-sided level alpha. Independent 0/1 rows are summed over their outcomes here, all others are drawn by
+`harness.stats.drawn`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from harness.stats import tango
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DISCORDANCE = 0.2  # share of rows on which two models differ, where nothing better is known
+POWER = 0.8
+MOST_ROWS = 10_000_000
+EXACT = 100  # rows of Tango's score up to which its exact distribution is asked
+
+
+def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
+    """Return how often the exact binomial test proves a share of `truth` to be above `threshold` on n rows."""
+    from scipy.stats import binom
+
+    if n < 1 or not 0 <= threshold < 1:
+        return 0.0
+    return float(binom.sf(fewest_right(n, threshold, alpha) - 1, n, truth))
+
+
+def pairs_power(difference: float, margin: float, discordance: float, n: int, alpha: float) -> float:
+    """Return how often two paired shares that differ by `difference` are proven to differ by more than `-margin`.
+
+    `discordance` is the share of rows on which they differ. Summed over the tables of outcomes that the gate's test,
+    McNemar's at margin 0 and else Tango's, proves it on.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    if not abs(difference) <= discordance <= 1:
+        raise ValueError(f"a difference of {difference:g} does not fit a discordance of {discordance:g}")
+    # tables outside of these have a probability below 1e-9 in all
+    middle, reach = n * discordance, 7 * math.sqrt(n * discordance * (1 - discordance)) + 10
+    changed = np.arange(max(math.floor(middle - reach), 0), min(math.ceil(middle + reach), n) + 1)
+    share = (discordance + difference) / 2 / discordance if discordance else 0.5
+    proves = binom.sf(fewest_wins(changed, n, margin, alpha) - 1, changed, share)
+    return float((binom.pmf(changed, n, discordance) * proves).sum())
+
+
+def fewest_right(n: int, threshold: float, alpha: float) -> int:
+    """Return the fewest right answers of n that prove a share above `threshold`; n + 1 where none do."""
+    from scipy.stats import binom
+
+    return int(binom.isf(alpha, n, threshold)) + 1
+
+
+def fewest_wins(changed: NDArray[np.intp], n: int, margin: float, alpha: float) -> NDArray[np.intp]:
+    """Return the fewest wins of every number of `changed` rows, of n, that prove a difference above `-margin`.
+
+    changed + 1 where none do. Of more than EXACT rows Tango's score is taken as normal, which changes power by
+    less than a point.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    if margin == 0:
+        return np.asarray(binom.isf(alpha, changed, 0.5), dtype=np.intp) + 1
+    z = NormalDist().inv_cdf(1 - alpha)
+    low, high = np.zeros_like(changed), changed + 1
+    while (low < high).any():  # the score rises with wins
+        middle = (low + high) // 2
+        proves = (tango.statistic(middle, changed - middle, n, -margin) >= z) | (low >= high)
+        low, high = np.where(proves, low, middle + 1), np.where(proves, middle, high)
+    if n > EXACT:
+        return low
+    return np.array([_exact(int(k), int(w), n, margin, alpha) for k, w in zip(changed, low, strict=True)])
+
+
+@lru_cache(maxsize=20_000)
+def _exact(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
+    """Return the fewest wins that prove it by Tango's exact distribution, from those by the normal one."""
+
+    def proves(w: int) -> bool:
+        return tango.fitted_p(w, changed - w, n, -margin)[0] <= alpha
+
+    while wins <= changed and not proves(wins):
+        wins += 1
+    while wins > 0 and proves(wins - 1):
+        wins -= 1
+    return wins
+
+
+def mean_power(truth: float, threshold: float, spread: float, n: int, alpha: float) -> float:
+    """Return how often the t-test proves a mean of `truth` to be above `threshold` on n rows, or clusters.
+
+    `spread` is the standard deviation of what one of them says. Noncentral t.
+    """
+    from scipy.stats import nct, t
+
+    if n < 2:
+        return 0.0
+    if not spread > 0:
+        raise ValueError(f"spread is {spread:g}, want more than 0")
+    return float(nct.sf(t.isf(alpha, n - 1), n - 1, (truth - threshold) / spread * math.sqrt(n)))
+
+
+def design_effect(sizes: Sequence[int], icc: float) -> float:
+    """Return by how much clusters of these sizes multiply the rows needed, at an intra-class correlation.
+
+    1 + (Σm²/Σm - 1)·icc. Source: Kish 1965, Survey Sampling, 8.2; the mean size where sizes vary is the rows'.
+    """
+    return 1 + (sum(m * m for m in sizes) / sum(sizes) - 1) * icc
+
+
+def smallest(power: Callable[[float], float], least: float, most: float, wanted: float = POWER) -> float | None:
+    """Return where a growing power becomes the wanted one, to 1e-5 of `most`; None when that is not enough."""
+    if power(most) < wanted:
+        return None
+    low, high = least, most
+    while high - low > 1e-5 * most:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
+    return high
+
+
+def rows_for(power: Callable[[float], float], wanted: float = POWER, start: int = 2) -> int | None:
+    """Return the fewest rows whose power is the wanted one, where it grows with rows, searched from `start`; None
+    above MOST_ROWS."""
+    high = max(start, 2)
+    while power(high) < wanted:
+        high *= 2
+        if high > MOST_ROWS:
+            return None
+    low = high // 2
+    while low > 1 and power(low) >= wanted:
+        high, low = low, low // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
+    return high
+
+
+def normal_deviate(distance: float, error: float, alpha: float) -> float:
+    """Return the power, as a normal deviate, of an estimate with a normal error, `distance` above its bound."""
+    return distance / error - NormalDist().inv_cdf(1 - alpha)
+
+
+def corrected(
+    search: Callable[[Callable[[float], float]], float | None],
+    formula: Callable[[float], float],
+    drawn: Callable[[float], float],
+    steps: int = 2,
+) -> float | None:
+    """Return what `search` finds on a formula that was moved to where it agrees with power that was `drawn`.
+
+    The formula gives normal deviates. Power takes long to draw, so it is drawn only where the formula points.
+    """
+    moved, found = 0.0, search(partial(_moved, formula, 0.0))
+    for _ in range(steps):
+        if found is None:
+            return None
+        moved = deviate(drawn(found), least=1e-3) - formula(found)
+        found = search(partial(_moved, formula, moved))
+    return found
+
+
+def _moved(formula: Callable[[float], float], by: float, x: float) -> float:
+    return NormalDist().cdf(formula(x) + by)
+
+
+def deviate(power: float, least: float = 1e-15) -> float:
+    """Return a power as a normal deviate, not beyond that of `least`."""
+    return NormalDist().inv_cdf(min(max(power, least), 1 - least))

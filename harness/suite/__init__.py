@@ -1,0 +1,1 @@
+"""The suite: read, checked, overridden and waived."""

@@ -1,0 +1,373 @@
+"""One TOML file -> a frozen Suite, with every mistake told at once, by file, line and table."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.artifacts.digests import digest_of
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.gates.validate import member_mistakes
+from harness.records.gates import Gate, grouped
+from harness.suite.lines import lines_of, refuse_deep_keys
+from harness.suite.overrides import apply_override
+from harness.suite.tables import (
+    MERGES,
+    RELEASES,
+    About,
+    Baseline,
+    Candidate,
+    Eval,
+    Export,
+    Ignored,
+    Model,
+    Suite,
+    Sweep,
+    Train,
+    Use,
+    is_reserved,
+    name_mistake,
+)
+from harness.texts import secrets
+
+TABLES = (
+    "suite",
+    "model",
+    "adapter",
+    "train",
+    "sweep",
+    "candidate",
+    "subject",
+    "eval",
+    "gate",
+    "merge",
+    "export",
+    "checks",
+)
+SWEPT = {"adapter": Use, "train": Train}  # tables of whose options one may be swept
+ARRAYS = ("eval", "gate", "export")
+ALPHAS = "want more than 0 and at most 0.5"
+SEEDS = 2**32  # what numpy takes
+
+
+def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> Suite:
+    """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
+
+    Raises UsageError with every mistake of the file.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}; name a suite, for instance suites/smoke.toml"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    try:
+        refuse_deep_keys(text)
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise UsageError(f"{path}: holds a whole number of thousands of digits; write it as text") from None
+    _nest(raw.get("sweep"))
+    mistakes = Mistakes()
+    for override in overrides:
+        try:
+            apply_override(raw, override)
+        except UsageError as error:
+            mistakes.found += error.messages
+    mistakes.raise_if_any()
+    if candidate is not None:
+        raw["candidate"] = _candidate(candidate)
+    secrets.learn(raw)
+    return _Reader(path, text, raw, given=candidate is not None).suite()
+
+
+class _Reader:
+    """The tables of one file; complaints carry the line they are about."""
+
+    def __init__(self, path: Path, text: str, raw: dict[str, Any], given: bool) -> None:
+        self.path, self.raw = path, raw
+        self.given = given  # the candidate came with the command: [train] then only names the few-shot examples
+        self.lines = lines_of(text)
+        self.mistakes = Mistakes()
+
+    def suite(self) -> Suite:
+        self.sound()
+        for name in self.raw:
+            if name not in TABLES:
+                self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
+        about = self.one("suite", About, required=True)
+        model = self.one("model", Model, required=True)
+        sweep = self.sweep()
+        adapter, train = self.one("adapter", Use), self.one("train", Train)
+        candidate = self.one("candidate", Candidate)
+        subjects = self.subjects()
+        evals, gates = self.many("eval", Eval, "name"), self.many("gate", Gate, "id")
+        for gate, mistake in member_mistakes(gates):
+            self.mistakes.add(gate.where, mistake)
+        exports = self.many("export", Export, "to")
+        checks = self.one("checks", Ignored) or Ignored("[checks]")
+        merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
+        self.ranges(about, train)
+        self.coherent(adapter, train, candidate, evals)
+        self.mistakes.raise_if_any()
+        assert about and model  # or raise_if_any raised
+        made = Suite(
+            self.path,
+            about,
+            model,
+            adapter,
+            train,
+            candidate,
+            subjects,
+            evals,
+            grouped(gates),
+            merges,
+            exports,
+            self.digest(),
+            self.raw.get("merge", {}).get("choose"),
+            checks,
+            None if candidate else sweep,
+        )
+        return made.trial(made.sweep.values[0]) if made.sweep else made
+
+    def sound(self) -> None:
+        """Refuse values that no key can have, before any of them is looked at."""
+        for name, value in self.raw.items():
+            tables = value if isinstance(value, list) else [value]
+            for i, table in enumerate(tables):
+                if not schema.unsound(table):
+                    continue
+                for key, inner in (table if isinstance(table, dict) else {"": table}).items():
+                    if what := schema.unsound({key: inner}):
+                        self.complain((name, i), f"[{name}]", key, f"{schema.show(key)} {what}" if key else what)
+        self.mistakes.raise_if_any()
+
+    def ranges(self, about: About | None, train: Train | None) -> None:
+        """Tell numbers and names of single tables that are out of range."""
+        complain = partial(self.complain, ("suite", 0), "[suite]")
+        if about and (what := name_mistake(about.name)):
+            complain("name", what)
+        if about and not 0 < about.alpha <= 0.5:
+            complain("alpha", f"alpha is {about.alpha}, {ALPHAS}")
+        if about and not 0 <= about.seed < SEEDS:
+            complain("seed", f"seed is {about.seed}, want 0 or more and less than 2**32")
+        if train and train.watch_rows < 1:
+            self.complain(("train", 0), "[train]", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
+        if train and not train.sources:
+            self.complain(("train", 0), "[train]", "data", '"data" is empty; name a source of rows')
+
+    def digest(self) -> str:
+        """Name what the suite says, without what is secret: a digest of a short password tells it."""
+        return digest_of(secrets.without(self.raw))
+
+    def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
+        line = self.lines.get((*at, key)) or self.lines.get((*at, ""))
+        self.mistakes.add(f"{self.path}:{line}" if line else str(self.path), f"{title} {what}".strip())
+
+    def one(self, name: str, cls: type[schema.T], required: bool = False) -> schema.T | None:
+        table = self.raw.get(name)
+        title = f"[{name}]"
+        if table is None:
+            if required:
+                self.mistakes.add(str(self.path), f"table [{name}] is missing")
+            return None
+        return self.table(cls, table, (name, 0), title)
+
+    def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
+        tables = self.raw.get(name, [])
+        if not isinstance(tables, list):
+            self.complain((name, 0), f"[{name}]", "", f"is one table; write [[{name}]]")
+            return ()
+        found: list[schema.T] = []
+        seen: set[Any] = set()
+        for i, table in enumerate(tables):
+            label = table.get(key) if isinstance(table, dict) else None
+            title = f"{name} {schema.show(str(label))}" if label else f"[[{name}]] number {i + 1}"
+            if label is not None and str(label) in seen:
+                self.complain((name, i), title, key, f'the {key} "{label}" is taken by an earlier [[{name}]]')
+            seen.add(str(label))
+            if (made := self.table(cls, table, (name, i), title)) is not None:
+                found.append(made)
+        return tuple(found)
+
+    def table(self, cls: type[schema.T], table: Any, at: tuple[str, int], title: str) -> schema.T | None:
+        if not isinstance(table, dict):
+            self.complain(at, title, "", f"is {schema.show(table)}, want a table")
+            return None
+        line = self.lines.get((*at, ""))
+        where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
+        return schema.read(cls, table, partial(self.complain, at, title), where=where, group="")
+
+    def subjects(self) -> dict[str, Baseline]:
+        tables = self.raw.get("subject", {})
+        if not isinstance(tables, dict):
+            self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
+            return {}
+        gates = self.raw.get("gate")
+        compared = [g.get("versus") for g in gates if isinstance(g, dict)] if isinstance(gates, list) else []
+        tables = {**tables, **{name: {} for name in RELEASES if name in compared and name not in tables}}
+        found: dict[str, Baseline] = {}
+        for name, table in tables.items():
+            at = (f"subject.{name}", 0)
+            if what := name_mistake(name):
+                self.complain(at, f"[subject.{schema.show(name)}]", "", what)
+                continue
+            if twin := next((n for n in found if n.lower() == name.lower()), None):
+                self.complain(at, f"[subject.{name}]", "", f'differs from "{twin}" in case alone; choose another name')
+            if is_reserved(name):
+                self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
+                continue
+            if name in RELEASES and isinstance(table, dict):
+                table = {"from": RELEASES[name], **table}
+                if table["from"] != RELEASES[name]:
+                    what = f'"from" is {schema.show(table["from"])}; "{name}" is the {RELEASES[name]} release'
+                    self.complain(at, f"[subject.{name}]", "from", what)
+            if made := self.table(Baseline, table, at, f"[subject.{name}]"):
+                self.other_model(made, at, f"[subject.{name}]")
+                found[name] = made
+        return found
+
+    def other_model(self, made: Baseline, at: tuple[str, int], title: str) -> None:
+        """Tell what a baseline lacks that is a model of its own, or has that only such a model may have."""
+        if made.released:
+            if made.path is None and not self.raw.get("export"):
+                self.complain(at, title, "", 'is a release; name its folder with "path", or add an [[export]]')
+            if made.use is not None:
+                self.complain(at, title, "use", 'is loaded as the suite\'s own model; remove "use"')
+        elif (made.use is None) != (made.path is None):
+            self.complain(at, title, "", 'want "use" and "path" for another model, or neither')
+        if made.shots is not None and made.shots < 0:
+            self.complain(at, title, "shots", f"shots is {made.shots}, want 0 or more")
+        if made.digest is not None and not (made.released and re.fullmatch("[0-9a-f]{8,64}", made.digest)):
+            self.complain(at, title, "digest", '"digest" pins a release: 8 to 64 hex digits of its weights\' digest')
+        known = [f.name.rstrip("_") for f in fields(Baseline) if f.name not in ("where", "options")]
+        for key in made.options if made.use is None else ():
+            self.complain(at, title, key, f'unknown key "{key}"{did_you_mean(key, known)}')
+
+    def merge(self, wanted: bool) -> tuple[str, ...]:
+        table = self.raw.get("merge", {"base": "original"} if wanted else {})
+        if not isinstance(table, dict):
+            self.complain(("merge", 0), "[merge]", "", "want a table")
+            return ()
+        for key in table.keys() - {"base", "choose"}:
+            self.complain(("merge", 0), "[merge]", key, f'unknown key "{key}"{did_you_mean(key, ["base", "choose"])}')
+        choose, base = table.get("choose", "EVAL.METRIC"), table.get("base")
+        if not isinstance(choose, str) or not all(choose.partition(".")):
+            what = f'"choose" is {schema.show(choose)}, want EVAL.METRIC'
+            self.complain(("merge", 0), "[merge]", "choose", what)
+        elif "choose" in table and not (isinstance(base, list) and len(base) > 1):
+            self.complain(("merge", 0), "[merge]", "choose", '"choose" needs several bases to choose from')
+        base = table.get("base", "original") if "merge" in self.raw or wanted else []
+        found = [base] if isinstance(base, str) else base
+        if not isinstance(found, list) or any(b not in MERGES for b in found) or len(set(found)) != len(found):
+            want = 'want "original", "dequantized" or both in a list'
+            self.complain(("merge", 0), "[merge]", "base", f'"base" is {schema.show(base)}, {want}')
+            return ()
+        return tuple(found)
+
+    def sweep(self) -> Sweep | None:
+        table = self.raw.get("sweep")
+        if table is None:
+            return None
+        complain = partial(self.complain, ("sweep", 0), "[sweep]")
+        if not isinstance(table, dict):
+            complain("", f"is {schema.show(table)}, want a table")
+            return None
+        told = len(self.mistakes.found)
+        if "train" not in self.raw:
+            complain("", "needs a [train] whose trials it compares")
+        given = {key: value for key, value in table.items() if not isinstance(value, dict)}
+        for key in given.keys() - {"by", "alpha"}:
+            complain(key, f'unknown key "{key}"; want "by", "alpha" and an option such as "adapter.r"')
+        by, alpha = given.get("by"), given.get("alpha")
+        if not isinstance(by, str) or not all(by.partition(".")):
+            said = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
+            complain("by", f"{said}, want EVAL.METRIC, which decides on the eval's select split")
+        if alpha is not None and not (schema.fits(alpha, float) and 0 < alpha <= 0.5):
+            complain("alpha", f'"alpha" is {schema.show(alpha)}, {ALPHAS}')
+        options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
+        for name, option, _ in options:
+            taken = [f.name for f in fields(SWEPT[name]) if f.name != "options"] if name in SWEPT else [option]
+            if option in taken:
+                complain(name, f'"{name}.{option}" cannot be swept; want an option of [adapter] or [train]')
+        if len(options) != 1:
+            names = " and ".join(f'"{name}.{option}"' for name, option, _ in options)
+            complain("", f'sweeps {names or "nothing"}; want one option, for instance "adapter.r" = [8, 16, 32]')
+            return None
+        [(name, option, values)] = options
+        if problem := _unordered(values):
+            complain(name, f'"{name}.{option}" is {schema.show(values)}, {problem}')
+        if len(self.mistakes.found) > told:
+            return None
+        line = self.lines.get(("sweep", 0, name))
+        where = f"{self.path}:{line}: [sweep]" if line else f"{self.path}: [sweep]"
+        return Sweep(where, name, option, tuple(values), str(by), alpha)
+
+    def coherent(
+        self, adapter: Use | None, train: Train | None, candidate: Candidate | None, evals: tuple[Eval, ...]
+    ) -> None:
+        if candidate and train and not self.given:
+            self.complain(("candidate", 0), "[candidate]", "", "takes the place of [train]; remove one of them")
+        if candidate and (candidate.adapter is None) == (candidate.merged is None):
+            self.complain(("candidate", 0), "[candidate]", "", 'want "adapter" or "merged", one of them')
+        if train and not adapter and "adapter" not in self.raw:
+            self.complain(("train", 0), "[train]", "", 'needs an [adapter], for instance use = "lora"')
+        if adapter and not train and not candidate and "train" not in self.raw:
+            self.complain(("adapter", 0), "[adapter]", "", "needs a [train] or a [candidate]")
+        if not self.raw.get("eval"):
+            self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
+
+
+def _nest(sweep: Any) -> None:
+    """Write the quoted key "adapter.r" of a sweep as TOML reads it without quotes: as a table in a table."""
+    for key in [k for k in sweep if "." in k] if isinstance(sweep, dict) else ():
+        table, _, option = key.partition(".")
+        if isinstance(inner := sweep.setdefault(table, {}), dict):
+            inner[option] = sweep.pop(key)
+
+
+def _unordered(values: Any) -> str:
+    """Say why values cannot be tried one after the other, or nothing."""
+    if not isinstance(values, list):
+        return "want a list of values"
+    if len(values) < 2:
+        return "want two values or more; one needs no sweep"
+    if any(value in values[:i] for i, value in enumerate(values)):
+        return "which has a value twice"
+    if all(schema.fits(value, float) for value in values) and values not in (
+        sorted(values),
+        sorted(values, reverse=True),
+    ):
+        return "which neither rises nor falls; a sweep stops where a step brings nothing, so the order counts"
+    return ""
+
+
+def _candidate(given: str) -> dict[str, str]:
+    """Return the table of a candidate that came with the command."""
+    try:
+        folder = Path(given)
+        return {_kind_of_candidate(folder): str(folder.resolve())}
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--candidate {schema.show(given)}: is no path: {error}; name an adapter or a model") from None
+
+
+def _kind_of_candidate(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if (folder / "config.json").is_file() or any(folder.glob("*.gguf")):
+        return "merged"
+    raise UsageError(
+        f'--candidate "{folder}": no adapter_config.json, config.json or .gguf file is there; '
+        "name an adapter or a model"
+    )

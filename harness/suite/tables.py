@@ -1,0 +1,298 @@
+"""The tables of a suite, frozen."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import schema
+from harness.artifacts.attestation import LOCK
+from harness.errors import UsageError
+from harness.records.gates import PARENT, Gate
+from harness.stats.tests import spent
+
+MERGES = ("original", "dequantized")
+
+
+@dataclass(frozen=True)
+class About:
+    """`[suite]`: `seed` of everything random, `alpha` the risk of shipping a model that breaks a claim.
+
+    `attempts` says whether repeated attempts are only counted, or each is tested at its share of alpha.
+    """
+
+    name: str
+    seed: int = 17
+    alpha: float = 0.05
+    description: str = ""
+    attempts: Literal["count", "spend"] = "count"
+
+    def risk(self, attempt: int, alpha: float | None = None) -> float:
+        """Return the risk of an attempt: `alpha`, by default the suite's, or its share where that is spent."""
+        alpha = alpha or self.alpha
+        return spent(alpha, attempt) if attempt and self.attempts == "spend" else alpha
+
+
+@dataclass(frozen=True)
+class Model:
+    """`[model]`: which loader, and the path it understands."""
+
+    path: str
+    where: str
+    use: str = "hf"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A table that names a plugin and its options; `where` names the table in an error."""
+
+    use: str
+    where: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Train:
+    """`[train]`: the trainer, its data (one source or several), and how their columns are named.
+
+    `cluster` names a column whose rows are held out together, `validation_data` a source of rows that are only
+    validated with, `watch` evals of which some select rows are looked at after each epoch.
+    `chat_template_kwargs` are template arguments of all rows that do not set their own.
+    """
+
+    use: str
+    data: str | list[str]
+    where: str
+    columns: dict[str, str] = field(default_factory=dict)
+    cluster: str | None = None
+    validation_data: str | None = None
+    watch: list[str] = field(default_factory=list)
+    watch_rows: int = 64
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data,) if isinstance(self.data, str) else tuple(self.data)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`[sweep]`: an option of [adapter] or [train], the values it is tried with, in this order, and what decides.
+
+    `by` is EVAL.METRIC, on the eval's select split; every step is tested at `alpha`, or the suite's.
+    """
+
+    where: str
+    table: Literal["adapter", "train"]
+    option: str
+    values: tuple[Any, ...]
+    by: str
+    alpha: float | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.table}.{self.option}"
+
+    @property
+    def step(self) -> Gate:
+        """The claim that a trial must prove, to go on: that it is better than the one before."""
+        return Gate("sweep", self.by, self.where, versus="the trial before", better_by=0.0, alpha=self.alpha)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`[candidate]`: a model that was trained elsewhere; one of the two."""
+
+    where: str
+    adapter: str | None = None
+    merged: str | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`[subject.NAME]`: the base prompted with `shots` worked examples, or with `use` and `path` another model, or
+    with `from` the "last" or "first" release in the export folder `path`, which `digest` pins.
+
+    `evals` names what it answers; without it, what a gate compares with it, else everything that has targets.
+    """
+
+    where: str
+    from_: Literal["base", "last", "first"] = "base"
+    use: str | None = None
+    path: str | None = None
+    digest: str | None = None
+    shots: int | None = None  # 10 for the base, none for another model
+    evals: list[str] = field(default_factory=list)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> int:
+        return (0 if self.use or self.released else 10) if self.shots is None else self.shots
+
+    @property
+    def released(self) -> bool:
+        return self.from_ != "base"
+
+    @property
+    def model(self) -> Model:
+        assert self.use and self.path  # `Reader.subjects` saw to it
+        return Model(self.path, self.where, self.use, self.options)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows.
+
+    `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like. `stop` says
+    whether a candidate answers every row, or in a random order only as many as its gates need.
+    `chat_template_kwargs` are template arguments of all rows that do not set their own.
+    """
+
+    name: str
+    use: str
+    where: str
+    data: str | None = None
+    select: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    cluster: str | None = None
+    slices: list[str] = field(default_factory=list)
+    limit: int | None = None
+    stop: Literal["end", "early"] | list[str] = "end"  # a list is the evaluator's own option of this name
+    fewshot_data: str | None = None
+    against: str = "base"
+    private: bool = False  # its rows go into no evidence but as digests
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, list):
+            object.__setattr__(self, "options", {**self.options, "stop": self.stop})
+            object.__setattr__(self, "stop", "end")
+
+
+@dataclass(frozen=True)
+class Export:
+    """`[[export]]`: what is written, from which candidate, and where to.
+
+    What makes other weights makes a candidate, a copy of its parent `from`; `name` is the copy's, and no other's.
+    """
+
+    use: str
+    to: str
+    where: str
+    from_: str = "merged"
+    name: str = ""  # collection, which knows the exporter, sees to it that all copies have one
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> str:
+        """Name the candidate that ships."""
+        return self.name or self.from_
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """`[checks]`: codes of checks whose findings do not count, each with the reason."""
+
+    where: str
+    ignore: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite: model, adapter and train (or a candidate made elsewhere), subjects, evals, gates, merge, exports."""
+
+    path: Path
+    about: About
+    model: Model
+    adapter: Use | None
+    train: Train | None
+    candidate: Candidate | None
+    subjects: Mapping[str, Baseline]
+    evals: tuple[Eval, ...]
+    gates: tuple[Gate, ...]
+    merges: tuple[str, ...]
+    exports: tuple[Export, ...]
+    digest: str
+    choose: str | None = None  # EVAL.METRIC on whose select split the merged model that is gated is chosen
+    checks: Ignored = field(default_factory=lambda: Ignored("[checks]"))
+    sweep: Sweep | None = None  # of what is trained; `adapter` or `train` has its first value
+
+    @property
+    def name(self) -> str:
+        return self.about.name
+
+    @property
+    def trains(self) -> bool:
+        """Say whether there is something to train: a candidate made elsewhere takes its place."""
+        return self.train is not None and self.candidate is None
+
+    def merged(self, variant: str) -> str:
+        """Name the candidate made by merging onto this variant of the base."""
+        return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
+
+    @cached_property
+    def copies(self) -> dict[str, Export]:
+        """The candidates that exports make, by name."""
+        return {e.name: e for e in self.exports if e.name}
+
+    def trial(self, value: Any) -> Suite:
+        """Return the suite of one trial: with one of the values that are swept."""
+        assert self.sweep
+        table: Any = getattr(self, self.sweep.table)
+        options = {**table.options, self.sweep.option: value}
+        where = table.where
+        if value != self.sweep.values[0]:
+            where += f" ({self.sweep.option} = {schema.show(value)})"
+        return replace(self, **{self.sweep.table: replace(table, where=where, options=options)})
+
+    @cached_property
+    def compared(self) -> frozenset[str]:
+        """Name the evals that compare a copy with its parent."""
+        return frozenset(e.name for e in self.evals if e.against == PARENT)
+
+    @cached_property
+    def members(self) -> Counter[str]:
+        """How many gates stand in each `any_of`, by the id of the group."""
+        return Counter(g.group for g in self.gates if g.group)
+
+    def resolve(self, path: str) -> Path:
+        """Return a path of the suite's, which is relative to the suite's folder. Raises UsageError for what is none."""
+        try:
+            return (self.path.parent / Path(path).expanduser()).resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UsageError(f'{self.path}: "{path[:100]}" is no path: {error}; name a file or folder') from None
+
+
+LONGEST_NAME = 100  # bytes, which leaves room for what is put around it in the name of a file
+TAKEN = ("report.json", "junit.xml", LOCK)  # what else stands in a run folder
+RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are there without a table, and their `from`
+
+
+def is_reserved(name: str) -> bool:
+    """Say whether a name means something by itself, so that no subject or copy can have it."""
+    return name in ("base", "adapter", PARENT) or name.startswith("merged")
+
+
+def name_mistake(name: str) -> str:
+    """Return what keeps a name from being one of a suite, subject, eval or copy, or nothing: files are called by it."""
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        return f'name is {schema.show(name)}, want letters, digits, "_", "-" and ".", the first of them no "."'
+    if len(name.encode()) > LONGEST_NAME:
+        return f"name is {schema.show(name)}, which is longer than {LONGEST_NAME} bytes"
+    if name.lower() in TAKEN:
+        return f'name is "{name}", which is a file of the run folder; choose another'
+    return ""
+
+
+def alpha_of(gate: Gate, suite: Suite) -> float:
+    """Return the risk a gate is tested at; Holm gives the best of the gates in `any_of` its share of it."""
+    alpha = gate.alpha or suite.about.alpha
+    return alpha / suite.members[gate.group] if gate.group else alpha

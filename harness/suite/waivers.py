@@ -1,0 +1,218 @@
+"""Waivers: a named person answers, until a date, for a gate that did not pass. Never silent, never for ever."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.artifacts.digests import digest_of
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.files import append_line
+from harness.records.waivers import Waiver
+
+if TYPE_CHECKING:
+    from harness.records.gates import Gate, Verdict
+    from harness.suite.tables import Eval, Suite
+
+# of an eval, beside its name
+CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
+
+
+def why_void(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
+    """Return why a waiver does not count, or nothing when it is in force."""
+    if gate is None:
+        return "is for no gate of this suite"
+    if date.fromisoformat(waiver.until) < today:
+        return f"expired on {waiver.until}"
+    if waiver.claim != claim_of(gate):
+        return f'is for another claim, "{waiver.claim}"'
+    if not waiver.digest:
+        return "does not say for which whole claim it is; write it again with harness waive"
+    if waiver.digest != claim_digest(gate, suite):
+        return "is for another claim in the same words: its eval, its members or one of its keys was changed"
+    return ""
+
+
+def claim_of(gate: Gate) -> str:
+    """Return in words what a waiver is given for."""
+    return f"{gate.metric} {gate.claim()}".strip()
+
+
+def claim_digest(gate: Gate, suite: Suite) -> str:
+    """Return the sha256 of all that a gate claims, 64 hex digits: a gate that is changed afterwards is another claim.
+
+    That is every key of the gate, the suite's alpha where it has none, the eval and the baseline it names, and the
+    claims of its members.
+    """
+    return digest_of(_whole_claim(gate, suite))
+
+
+def waivers_of(suite: Path) -> Path:
+    """Return the file beside a suite that holds its waivers."""
+    return suite.with_name(f"{suite.stem}.waivers.jsonl")
+
+
+def read_waivers(suite: Path) -> list[Waiver]:
+    """Return the waivers beside a suite, the oldest first. Raises UsageError with every line that cannot be read."""
+    path = waivers_of(suite)
+    if not path.is_file():
+        return []
+    mistakes, found = Mistakes(), []
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            waiver = _waiver(json.loads(line))
+            date.fromisoformat(waiver.until)
+            found.append(waiver)
+        except (ValueError, TypeError, RecursionError):
+            want = ", ".join(f'"{f.name}"' for f in dataclasses.fields(Waiver))
+            mistakes.add(f"{path}:{number}", f"is no waiver; want texts {want}, dates as YYYY-MM-DD")
+    mistakes.raise_if_any()
+    return found
+
+
+def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None) -> tuple[Path, Waiver]:
+    """Append a waiver to the file beside the suite, and return both.
+
+    Without `suite` it is the only one with such a gate in this folder or in suites/. Raises UsageError when there is
+    no such gate, when it does not block, or when reason, name or date will not do.
+    """
+    found = _find(gate, suite)
+    today = datetime.now(UTC).date()
+    why = _line("--reason", reason, "say why the gate may be broken")
+    name = _line("--by", _user() if by is None else by, "say who answers for it")
+    try:
+        last = date.fromisoformat(until)
+    except ValueError:
+        raise UsageError(f'--until "{until}": want a date such as {today.isoformat()}') from None
+    if last < today:
+        raise UsageError(f'--until "{until}": is past; today is {today.isoformat()}')
+    declared = next(g for g in found.gates if g.id == gate)
+    if not declared.blocking:
+        instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
+        raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
+    digest = claim_digest(declared, found)
+    made = Waiver(gate, claim_of(declared), why, last.isoformat(), name, today.isoformat(), digest)
+    path = waivers_of(found.path)
+    try:
+        append_line(path, dataclasses.asdict(made))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    return path, made
+
+
+def in_force(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
+    """Return the newest waiver in force for a gate."""
+    return next((w for w in reversed(waivers) if w.gate == gate.id and not why_void(w, gate, suite, today)), None)
+
+
+def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
+    """Say of every waiver that does not count why, unless a newer one for the same gate does."""
+    known = {g.id: g for g in suite.gates}
+    said = []
+    for waiver in waivers:
+        gate = known.get(waiver.gate)
+        if (why := why_void(waiver, gate, suite, today)) and not (gate and in_force(waivers, gate, suite, today)):
+            said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
+    return list(dict.fromkeys(said))
+
+
+def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict]) -> list[str]:
+    """Say of every waiver in force that no verdict needed it, where there is one."""
+    judged = {v.gate for v in verdicts}
+    needed = {v.gate for v in verdicts if v.outcome != "PASS"}
+    idle = dict.fromkeys((w.by, w.gate) for w in waivers if w.gate in judged - needed)
+    return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in idle]
+
+
+def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
+    keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in ("id", "where")}
+    if gate.estimand == "rows":
+        del keys["estimand"]  # without it a claim is what it was before there was a choice
+    if set(gate.on) == set(
+        suite.copies
+    ):  # as collection fills it in for a gate that compares copies with their parents
+        keys["on"] = []
+    spec = next((e for e in suite.evals if e.name == gate.eval), None)
+    baseline = suite.subjects.get(gate.versus or "")
+    named = {g.id: g for g in suite.gates}
+    return {
+        **keys,
+        "alpha": gate.alpha or suite.about.alpha,
+        "eval": {k: getattr(spec, k) for k in CLAIMED} | _arguments(spec) if spec else None,
+        "baseline": dataclasses.asdict(replace(baseline, where="")) if baseline else None,
+        "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
+    }
+
+
+def _arguments(spec: Eval) -> dict[str, Any]:
+    """Return the template arguments of an eval, where it has any: without them a claim is what it always was."""
+    return {"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}
+
+
+def _line(option: str, text: str, instead: str) -> str:
+    """Return a text on one line; raises UsageError when it is empty or cannot be written."""
+    line = " ".join(text.split())
+    if not line:
+        raise UsageError(f"{option}: is empty; {instead}")
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option}: holds bytes that are no text; {instead}") from None
+    return line
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return ""
+
+
+def _waiver(line: Any) -> Waiver:
+    if not isinstance(line, dict) or not all(isinstance(v, str) for v in line.values()):
+        raise TypeError("no object of texts")
+    return Waiver(**line)
+
+
+def _find(gate: str, suite: Path | None) -> Suite:
+    """Return the suite with the gate."""
+    from harness.suite.reader import read_suite
+
+    if suite is not None:
+        found = read_suite(suite)
+        ids = [g.id for g in found.gates]
+        if gate not in ids:
+            raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, ids)}')
+        return found
+    gates = {path: _gates(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
+    having = [path for path, ids in gates.items() if gate in ids]
+    if len(having) > 1:
+        raise UsageError(f'gate "{gate}": is in {" and ".join(map(str, having))}; choose one with --suite')
+    if not having:
+        known = did_you_mean(gate, {i for ids in gates.values() for i in ids})
+        raise UsageError(f'no suite here or in suites/ has a gate "{gate}"{known or "; name the suite with --suite"}')
+    return read_suite(having[0])
+
+
+def _gates(path: Path) -> list[str]:
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    gates = raw.get("gate", []) if "suite" in raw else []
+    return [str(g.get("id")) for g in gates if isinstance(g, dict)] if isinstance(gates, list) else []

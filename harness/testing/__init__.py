@@ -1,0 +1,258 @@
+"""Fakes for tests, ours and plugin authors': a world without torch in which suites run in milliseconds.
+
+`pytest_plugins = ["harness.testing"]` gives the fixture `project`; the suites it writes may say
+`use = "fake"` for model, adapter and train. A fake model is right on a share of prompts, its skill:
+the right answer to a prompt is the prompt's last word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.answers import keys
+from harness.artifacts.digests import digest_of, weights_digest
+from harness.errors import UsageError
+from harness.hookspec import hookimpl
+from harness.records.models import Logprob, ModelRef, Progress
+from harness.records.run import Run
+from harness.records.samples import Prompt
+from harness.testing.judge_server import StubJudge
+
+
+@dataclass(frozen=True)
+class FakeSubject:
+    """Right on a share `skill` of prompts, chosen by their hash; the same prompts are right at a higher skill."""
+
+    name: str
+    skill: float
+    digest: str = "fake"
+    nbytes: int = 1000
+    parameters: int = 10
+
+    def generate(self, prompts: Sequence[Prompt], **_: Any) -> list[str]:
+        """Answer with the last word of the prompt, or with "wrong"."""
+        return [_words(p)[-1] if _luck(p) < self.skill else "wrong" for p in prompts]
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **_: Any) -> list[Logprob]:
+        """Score a continuation: one nat a word where the model is right, two where it is wrong."""
+        found = []
+        for prompt, text in pairs:
+            right = text.strip() == _words(prompt)[-1] if prompt else True
+            nats = 1.0 if right and _luck(prompt or text) < self.skill else 2.0
+            words = max(1, len(text.split()))
+            found.append(Logprob(-nats * words, words, len(text.encode()), greedy=right))
+        return found
+
+    def token_kl(self, texts: Sequence[str], against: FakeSubject) -> list[tuple[float, int]]:
+        """Return the difference in skill for every word."""
+        return [(abs(self.skill - against.skill) * len(t.split()), len(t.split())) for t in texts]
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    """A fake model's folder."""
+
+    path: str
+    digest: str
+    context: int | None = 200
+    facts: Mapping[str, Any] = field(default_factory=lambda: {"parameters": 10})
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count words."""
+        return [len(_words(p)) + len(c.split()) for p, c in pairs]
+
+
+@dataclass(frozen=True)
+class FakeAdapter:
+    """An adapter that is a number; merging can lose some of it."""
+
+    loses: float = 0.0
+    quantization: Mapping[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        if self.loses > 1:
+            raise UsageError(f"loses is {self.loses}, want at most 1")
+
+    def check_targets(self, base: str) -> None:
+        """Accept every base."""
+
+    def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
+        """Refuse what only a quantised base has."""
+        if variant == "dequantized":
+            raise UsageError('base "dequantized": a fake is never quantised')
+
+    def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
+        """Refuse an adapter without a skill."""
+        if not (adapter / "skill.json").is_file():
+            raise UsageError(f'adapter "{adapter}": holds no skill.json')
+
+    def peft_config(self) -> None:
+        """Return nothing; there is no PEFT here."""
+
+    def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
+        """Write a fake model with the adapter's skill, less what the merge loses."""
+        write_fake(out, _skill(adapter) - self.loses)
+
+
+@contextmanager
+def load(refs: Sequence[ModelRef], *, dtype: str = "auto") -> Iterator[list[FakeSubject]]:
+    """Load fake models."""
+    yield [FakeSubject(r.name, _skill(r.adapter or Path(r.path)), r.digest) for r in refs]
+
+
+def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
+    """Open a folder that `write_fake` wrote."""
+    if not (Path(path) / "skill.json").is_file():
+        raise UsageError(f'path "{path}": no model is there')
+    return FakeSource(path, weights_digest(Path(path)))
+
+
+def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
+    """Name a fake model: all that lies in its folders, and how it is loaded."""
+    folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
+    return digest_of([[keys.of_folder(folder) for folder in folders], ref.quantization, dtype])
+
+
+load.open = open_source  # type: ignore[attr-defined]
+load.identity = identity  # type: ignore[attr-defined]
+
+
+def train(
+    ref: ModelRef, adapter: FakeAdapter, rows: Sequence[Any], out: Path, *, progress: Any, seed: int, skill: float = 0.9
+) -> Path:
+    """Write an adapter of the wanted skill."""
+    for step in range(3):
+        progress(Progress("train", step + 1, 3, {"loss": 1.0 / (step + 1)}))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir()
+    write_fake(out, skill)
+    return out
+
+
+def measure(
+    ref: ModelRef, adapter: FakeAdapter | None, rows: Sequence[Any], *, seed: int, skill: float = 0.9
+) -> dict[str, Any]:
+    """Time three steps that take a third of a second each; an adapter has one parameter, the model ten."""
+    took = {"setup": 2.0, "steps": 3, "tokens": 30, "seconds": 1.0, "processor": 1.0}
+    return took | {"whole_steps": 30, "whole_tokens": 300, "trainable": 1 if adapter else 10}
+
+
+train.measure = measure  # type: ignore[attr-defined]
+
+
+def write_fake(folder: Path, skill: float) -> Path:
+    """Write a fake model: a skill, and one tensor so that its weights have a digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "skill.json").write_text(json.dumps({"skill": skill}), "utf-8")
+    (folder / "config.json").write_text("{}", "utf-8")
+    header = json.dumps({"w": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}).encode()
+    data = struct.pack("<Q", len(header)) + header + struct.pack("<d", skill)
+    (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+@hookimpl
+def harness_loaders() -> dict[str, Any]:
+    return {"fake": load}
+
+
+@hookimpl
+def harness_adapters() -> dict[str, Any]:
+    def fake(*, loses: float = 0.0) -> FakeAdapter:
+        """A number instead of an adapter."""
+        return FakeAdapter(loses)
+
+    return {"fake": fake}
+
+
+@hookimpl
+def harness_trainers() -> dict[str, Any]:
+    return {"fake": train}
+
+
+class Project:
+    """A folder with a suite, and the ways a person would run it."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+
+    def write(self, files: Mapping[str, str | list[dict[str, Any]]]) -> Project:
+        """Write files; a list of dicts becomes JSON lines."""
+        for name, content in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = content if isinstance(content, str) else "".join(json.dumps(r) + "\n" for r in content)
+            path.write_text(lines, "utf-8")
+        return self
+
+    def harness(self, *words: str) -> Outcome:
+        """Run a command line in process, and return its exit code and what it printed."""
+        from harness.cli.main import main
+
+        self.capsys.readouterr()
+        code = main([*words, *(("-p", __name__) if words[0] in ("run", "check", "plan", "plugins") else ())])
+        printed = self.capsys.readouterr()
+        return Outcome(code, printed.out, printed.err, self.folder)
+
+    def run(self, *flags: str, suite: str = "suite.toml") -> Outcome:
+        """Run `harness run` on the suite."""
+        return self.harness("run", str(self.folder / suite), "--out", str(self.folder / "reports"), *flags)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def report(self) -> Run:
+        """The report of the last run."""
+        from harness.reports.report_json import read_run
+
+        return read_run(max(self.folder.glob("reports/*/report.json"), key=lambda p: p.stat().st_mtime_ns).parent)
+
+    def verdict(self, gate: str, candidate: str = "merged") -> str:
+        """The outcome of a gate on a candidate."""
+        return next(v.outcome for v in self.report.verdicts if v.gate == gate and v.candidate == candidate)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
+    """A project in a temporary folder with a cache of its own and two fake models: base (0.3) and good (0.95)."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_fake(tmp_path / "base", 0.3)
+    write_fake(tmp_path / "good", 0.95)
+    return Project(tmp_path, capsys)
+
+
+def _skill(folder: Path) -> float:
+    return float(json.loads((folder / "skill.json").read_text("utf-8"))["skill"])
+
+
+def _words(prompt: Prompt) -> list[str]:
+    text = prompt if isinstance(prompt, str) else " ".join(str(m.get("content") or "") for m in prompt)
+    return text.split() or [""]
+
+
+def _luck(prompt: Prompt) -> float:
+    """Return a number from 0 to 1 that depends on the prompt's last line alone."""
+    last = " ".join(_words(prompt)[-3:])
+    return int(hashlib.sha256(last.encode()).hexdigest()[:8], 16) / 2**32
+
+
+__all__ = ["FakeAdapter", "FakeSource", "FakeSubject", "Outcome", "Project", "StubJudge", "project", "write_fake"]

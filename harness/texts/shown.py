@@ -1,0 +1,47 @@
+"""Text of others, shown as data: nothing in it moves a terminal, ends a line, or is markup."""
+
+from __future__ import annotations
+
+import re
+
+from harness.texts.secrets import hide
+
+HALF = re.compile("[\ud800-\udfff]")
+INLINE = re.compile(r"([\\`*\[\]|~])")
+BLOCK = re.compile(r"^(\s*)(?:([#+=-])|(\d+)([.)]))")
+
+
+def spelt(text: str, *, lines: bool = False) -> str:
+    """Return a text with what a terminal would obey, or no file can hold, spelt out: controls, escapes, directions.
+
+    New lines are too, unless `lines` are wanted. What is left is also what XML 1.0 allows.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or (lines and c == "\n") else repr(c)[1:-1] for c in text)
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    """Return a text as it may be printed: spelt out, and without secrets."""
+    return spelt(hide(text), lines=lines)
+
+
+def whole(text: str) -> str:
+    """Return a text without halves of surrogate pairs: no file, database or tokenizer takes one."""
+    return text if text.isascii() else HALF.sub("\ufffd", text)
+
+
+def markdown(text: str) -> str:
+    """Return one line of Markdown that says a text, and is no HTML, link, table cell or heading of its own."""
+    line = " ".join(spelt(" ".join(text.split())).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = INLINE.sub(r"\\\1", line).replace("://", ":&#47;/")
+    return BLOCK.sub(lambda m: f"{m[1]}\\{m[2]}" if m[2] else f"{m[1]}{m[3]}\\{m[4]}", line)
+
+
+def code(text: str) -> str:
+    """Return a code span of Markdown that holds a text."""
+    line = spelt(text)
+    marks = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    room = " " if line[:1] == "`" or line[-1:] == "`" else ""
+    return f"{marks}{room}{line}{room}{marks}"

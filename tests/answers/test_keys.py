@@ -1,0 +1,600 @@
+"""What is remembered is found again while everything it was made from is the same, and never otherwise."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness import testing
+from harness.answers import keys
+from harness.artifacts import kept
+from harness.errors import UsageError
+from harness.files import cache_dir
+from harness.pipeline import preflight
+from harness.pipeline.run import Options, opened
+from harness.records.models import ModelRef
+from harness.release import conversions
+from harness.testing import Project, write_fake
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+PLUGIN = """
+from harness import hookimpl, testing
+from harness_domain import exact_match
+
+def train(ref, adapter, rows, out, *, progress, seed, skill: float = 0.9):
+    import helper
+    return testing.train(ref, adapter, rows, out, progress=progress, seed=seed, skill=skill)
+
+@hookimpl
+def harness_trainers():
+    return {"own": train}
+"""
+EVAL = """
+[[eval]]
+name = "qa"
+use = "exact_match"
+data = "test.jsonl"
+select = "select.jsonl"
+fewshot_data = "shots.jsonl"
+slices = ["kind"]
+"""
+SHOTS = '\n[subject.fewshot]\nfrom = "base"\nshots = 2\n'
+FULL = SUITE[: SUITE.index("[[eval]]")].replace('use = "fake"\ndata', 'use = "own"\nskill = 0.9\ndata') + EVAL + SHOTS
+FULL += SUITE[SUITE.index("[[gate]]") :]
+
+
+@dataclass(frozen=True)
+class World:
+    """A small project as the texts of its files."""
+
+    files: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Write the project, with a base whose weights are always the same."""
+        write_fake(folder / "base", 0.3)
+        for name, text in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, "utf-8")
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    """Write rows as JSON lines."""
+    return "".join(json.dumps(r) + "\n" for r in rows)
+
+
+def rows_of(name: str, words: list[str]) -> list[dict[str, Any]]:
+    """Return rows whose answers are words."""
+    return [
+        {"id": f"{name}{i}", "input": f"{name} {i} say {w}", "target": w, "kind": "ab"[i % 2]}
+        for i, w in enumerate(words)
+    ]
+
+
+WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=6), min_size=4, max_size=8)
+SMALL = st.text("abcdefgh {}", max_size=12)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Draw a project: rows of every split, files of the base, code of a plugin and its helper."""
+    rows = {name: lines(rows_of(name, draw(WORDS))) for name in ("test", "select", "shots", "train")}
+    return World(
+        {
+            "suite.toml": FULL,
+            **{f"{name}.jsonl": text for name, text in rows.items()},
+            "base/config.json": json.dumps({"text": draw(SMALL)}),
+            "base/tokenizer.json": json.dumps(draw(SMALL)),
+            "base/chat_template.jinja": draw(SMALL),
+            "base/generation_config.json": json.dumps({"text": draw(SMALL)}),
+            "base/additional_chat_templates/tool.jinja": draw(SMALL),
+            "harnessfile.py": PLUGIN,
+            "helper.py": f"TEXT = {draw(SMALL)!r}\n",
+        }
+    )
+
+
+def keys_of(world: World, *overrides: str) -> dict[str, str]:
+    """Write a project into a folder of its own, and return every key that a run of it would use."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        world.write(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HARNESS_CACHE", str(folder / "cache"))
+            patch.chdir(folder)
+            runner = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides))
+            plan, ready = runner.plan, runner.ready
+            source = ready.source
+            plan = replace(plan, suite=replace(plan.suite, path=Path("/suite.toml")))
+            base = runner.base()
+            return {
+                "checks": preflight.plan_digest(plan, source),
+                "adapter": preflight.recipe_digest(plan, ready, keys.versions()),
+                "answers": testing.identity(base),
+                "copies": str(conversions.folder_of(Path(), _copy(), base, testing.write_fake)),
+            }
+
+
+def _copy() -> Any:
+    from harness.suite.tables import Export
+
+    return Export("", "fake", "x", name="copy")
+
+
+LOOKED = {  # an input -> the keys that hold it
+    "test.jsonl": {"checks"},
+    "select.jsonl": {"checks"},
+    "shots.jsonl": {"checks"},
+    "train.jsonl": {"checks", "adapter"},
+    "base/config.json": {"checks", "adapter", "answers", "copies"},
+    "base/tokenizer.json": {"checks", "adapter", "answers", "copies"},
+    "base/chat_template.jinja": {"checks", "adapter", "answers", "copies"},
+    "base/generation_config.json": {"checks", "adapter", "answers", "copies"},
+    "base/additional_chat_templates/tool.jinja": {"checks", "adapter", "answers", "copies"},
+    "harnessfile.py": {"checks", "adapter"},
+    "helper.py": {"checks", "adapter"},
+}
+
+
+def changed(name: str, text: str) -> str:
+    """Return other content of one file, of the same size where that can be."""
+    if name.endswith(".jsonl"):
+        rows = [json.loads(line) for line in text.splitlines()]
+        rows[-1]["target"] = "z" + rows[-1]["target"][1:]
+        return lines(rows)
+    if name == "harnessfile.py":
+        return text.replace("0.9", "0.8")
+    return text + "\n" if name.endswith((".json", ".py")) else text + "x"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.sampled_from(sorted(LOOKED)))
+def test_a_changed_input_is_another_key(world: World, name: str) -> None:
+    """One file of the rows, the base or the plugins that changes makes another key of all that was made from it."""
+    before = keys_of(world)
+    after = keys_of(World({**world.files, name: changed(name, world.files[name])}))
+    assert {key for key in before if before[key] != after[key]} == LOOKED[name]
+
+
+@pytest.mark.parametrize(
+    ("override", "held"),
+    [
+        ("train.skill=0.8", {"checks", "adapter"}),
+        ("suite.seed=5", {"checks", "adapter"}),
+        ("adapter.loses=0.1", {"checks", "adapter"}),
+        ("model.dtype=other", {"checks", "adapter"}),
+        ("gate.0.min=0.6", {"checks"}),
+    ],
+)
+def test_a_changed_option_is_another_key(override: str, held: set[str]) -> None:
+    """Every option that decides what is made is in its key, and a gate's is in that of the checks alone."""
+    world = _example()
+    before, after = keys_of(world), keys_of(world, override)
+    assert {key for key in before if before[key] != after[key]} - {"answers", "copies"} == held
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "held"),
+    [
+        ("train.jsonl", "train.chat_template_kwargs", {"checks", "adapter"}),
+        ("test.jsonl", "eval.0.chat_template_kwargs", {"checks"}),
+    ],
+)
+def test_a_template_argument_is_another_key(name: str, table: str, held: set[str]) -> None:
+    """What a chat template is given, by the rows or by their table, is in the keys of all that was made with it."""
+    world = _example()
+    chats = {
+        n: lines([{**r, "input": [{"role": "user", "content": r["input"]}]} for r in map(json.loads, t.splitlines())])
+        for n, t in world.files.items()
+        if n.endswith(".jsonl")
+    }
+    world = World({**world.files, **chats})
+    rows = [json.loads(line) for line in world.files[name].splitlines()]
+    rows[-1]["chat_template_kwargs"] = {"enable_thinking": True}
+    before = keys_of(world)
+    others = [keys_of(World({**world.files, name: lines(rows)})), keys_of(world, f"{table}.enable_thinking=true")]
+    for after in (*others, keys_of(world, f"{table}.enable_thinking=false")):
+        assert {key for key in before if before[key] != after[key]} - {"answers", "copies"} == held
+
+
+def _example() -> World:
+    rows = {f"{n}.jsonl": lines(rows_of(n, ["aa", "bb", "cc", "dd"])) for n in ("test", "select", "shots", "train")}
+    return World({"suite.toml": FULL, **rows, "harnessfile.py": PLUGIN, "helper.py": "TEXT = 1\n"})
+
+
+@settings(max_examples=10, deadline=None)
+@given(worlds(), st.integers(0, 2**31), st.randoms(use_true_random=False))
+def test_what_is_no_input_leaves_the_keys_alone(world: World, seconds: int, random: Any) -> None:
+    """Where the project lies, the order of its tables and the times of its files are in no key."""
+    tables = FULL.strip().split("\n\n")
+    random.shuffle(tables)
+    moved = World({**world.files, "suite.toml": "\n\n".join(tables) + "\n"})
+    inner = World.write
+
+    def old(self: World, folder: Path) -> None:
+        inner(self, folder)
+        for path in folder.rglob("*"):
+            os.utime(path, (seconds, seconds))
+
+    before = keys_of(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "write", old)
+        assert keys_of(moved) == before
+
+
+# -- end to end --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project whose suite passes."""
+    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def trained(suite: Project) -> list[str]:
+    """Return the folders of the recipes that were trained."""
+    return sorted(p.parent.name for p in (suite.folder / "cache/trained").glob("*/adapter"))
+
+
+def test_a_select_split_that_becomes_the_training_rows_is_found(suite: Project) -> None:
+    """What the checks said of another select split is not said of this one."""
+    rows = [{**row, "id": f"s{i}", "input": f"select {i} say s{i}", "target": f"s{i}"} for i, row in enumerate(ROWS)]
+    suite.write({"suite.toml": SUITE.replace('slices = ["kind"]', 'select = "select.jsonl"'), "select.jsonl": rows})
+    assert suite.run().code == 0
+    suite.write({"select.jsonl": [{**row, "id": f"t{i}"} for i, row in enumerate(TRAIN)]})
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert "D10" in outcome.out
+
+
+def test_rows_that_were_not_asked_for_are_measured_later(suite: Project) -> None:
+    """A preflight that looked at some evaluations does not stand for all of them."""
+    long = [{"input": "word " * 300 + f"shot {i}", "target": f"s{i}"} for i in range(4)]
+    prompted = SUITE.replace('slices = ["kind"]', f'fewshot_data = "long.jsonl"\n{SHOTS}')
+    suite.write({"suite.toml": prompted, "long.jsonl": long})
+    assert suite.run("-k", "merged").code != 4
+    assert "longer than the model's context" in suite.run().err
+
+
+def test_changed_trainer_trains_again(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer whose code changed, in the same number of bytes and at the same time, has trained nothing yet."""
+    monkeypatch.syspath_prepend(str(suite.folder))
+    monkeypatch.setitem(sys.modules, "helper", ModuleType("helper"))
+    suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "own"')})
+    versions = ((PLUGIN, "A = 1\n"), (PLUGIN.replace("0.9", "0.8"), "A = 1\n"), (PLUGIN, "A = 2\n"))
+    for number, (plugin, helper) in enumerate(versions):
+        suite.write({"harnessfile.py": plugin, "helper.py": helper})
+        for name in ("harnessfile.py", "helper.py"):
+            os.utime(suite.folder / name, (10**9, 10**9))
+        assert suite.run().code == 0
+        assert len(trained(suite)) == number + 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"])
+def test_a_base_with_another_file_makes_everything_anew(suite: Project, name: str) -> None:
+    """What was trained, merged and answered with another template, tokenizer or configuration is not reused."""
+    assert suite.run().code == 0
+    assert "reused" in suite.run().report.facts["training"]
+    (suite.folder / "base" / name).write_text('{"a": 1}', "utf-8")
+    outcome = suite.run()
+    assert outcome.code == 0
+    assert "reused" not in outcome.report.facts["training"]
+    asked = {r.subject: r.remembered for r in outcome.report.reports}
+    assert (asked["base"], asked["adapter"]) == (0, 0)  # the merge made the same files once more
+    assert len(trained(suite)) == 2
+
+
+def test_a_candidate_with_another_file_is_merged_anew(suite: Project) -> None:
+    """An adapter from elsewhere whose configuration changed is merged again, whatever its weights."""
+    folder = write_fake(suite.folder / "mine", 0.9)
+    for number in (1, 2, 2):
+        (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": number}), "utf-8")
+        assert suite.run("--candidate", "mine").code == 0
+        assert len(list((suite.folder / "cache/trained").glob("*/merged"))) == number
+
+
+# -- damage ------------------------------------------------------------------------------------------
+
+
+def _gone(path: Path) -> None:
+    path.unlink()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def _emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _foreign(path: Path) -> None:
+    (path.parent / "notes.txt").write_text("what is this", "utf-8")
+
+
+def _unreadable(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)  # what nobody can open, root neither
+
+
+def _bare(path: Path) -> None:
+    for one in path.parent.iterdir():
+        one.unlink()
+
+
+def _file(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.write_text("", "utf-8")
+
+
+@pytest.mark.parametrize("what", ["adapter", "merged"])
+@pytest.mark.parametrize("damage", [_gone, _cut, _emptied, _flipped, _foreign, _unreadable, _bare, _file])
+def test_what_is_damaged_is_set_aside_and_made_again(suite: Project, what: str, damage: Callable[[Path], None]) -> None:
+    """No damage to what was trained or merged ends a run: it is told, kept under another name, and made again."""
+    assert suite.run().code == 0
+    [folder] = (suite.folder / "cache/trained").glob(f"*/{what}")
+    damage(folder / "model.safetensors")
+    outcome = suite.run()
+    assert (outcome.code, outcome.err) == (0, "")
+    [told] = [line for line in outcome.report.warnings if "set aside" in line]
+    assert str(folder) in told
+    assert len(list(folder.parent.glob(f"{what}.damaged-*"))) == 1
+    assert suite.run().report.warnings == []
+
+
+@pytest.mark.parametrize("damage", [_gone, _cut, _emptied, _flipped, _unreadable])
+def test_a_damaged_note_makes_again(suite: Project, damage: Callable[[Path], None]) -> None:
+    """Without a note that can be read nobody knows whether a folder is whole."""
+    assert suite.run().code == 0
+    [note] = (suite.folder / "cache/trained").glob("*/made/merged.json")
+    damage(note)
+    outcome = suite.run()
+    assert outcome.code == 0
+    assert any("set aside" in line for line in outcome.report.warnings)
+    assert suite.run().report.warnings == []
+
+
+@pytest.mark.parametrize("damage", [_cut, _emptied, _flipped, _unreadable])
+def test_damaged_findings_are_looked_for_again(suite: Project, damage: Callable[[Path], None]) -> None:
+    """What checks found is not believed when a byte of it changed."""
+    suite.write({"train.jsonl": [*TRAIN, *TRAIN[:3]]})
+    first = suite.run()
+    found = sorted((suite.folder / "cache/checks").glob("*.json"))
+    for path in found:
+        damage(path)
+    outcome = suite.run()
+    assert [f.code for f in outcome.report.flags] == [f.code for f in first.report.flags] != []
+    assert len([line for line in outcome.report.warnings if "set aside" in line]) == len(found)
+    assert not [line for line in suite.run().report.warnings if "set aside" in line]
+
+
+# -- two runs at once --------------------------------------------------------------------------------
+
+SLOW = """
+import time
+from pathlib import Path
+from harness import hookimpl, testing
+
+def train(ref, adapter, rows, out, *, progress, seed):
+    with Path("trained.txt").open("a") as f:
+        f.write("begun\\n")
+    while not Path("go").exists():
+        time.sleep(0.02)
+    return testing.train(ref, adapter, rows, out, progress=progress, seed=seed)
+
+@hookimpl
+def harness_trainers():
+    return {"slow": train}
+"""
+
+
+def start(suite: Project, out: str) -> subprocess.Popen[str]:
+    """Start a run in a process of its own."""
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "run", "suite.toml", "-p", "harness.testing", "--out", out, "--no-export"]
+    with (suite.folder / out).with_suffix(".txt").open("w") as told:
+        return subprocess.Popen(command, cwd=suite.folder, stdout=told, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_runs_of_one_recipe_train_once(suite: Project, killed: bool) -> None:
+    """The second waits, says so and takes what the first made; when that is killed, it trains itself."""
+    suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "slow"'), "harnessfile.py": SLOW})
+    runs = {name: start(suite, name) for name in ("one", "two")}
+    until, waits = time.monotonic() + 120, ""
+    while not waits:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+        told = {name: (suite.folder / f"{name}.txt").read_text("utf-8") for name in runs}
+        waits = next((name for name in runs if "another run makes this" in told[name]), "")
+    other = "two" if waits == "one" else "one"
+    if killed:
+        runs[other].kill()
+    (suite.folder / "go").touch()
+    assert runs[other].wait(timeout=120) == (-9 if killed else 0)
+    assert runs[waits].wait(timeout=120) == 0
+    assert len((suite.folder / "trained.txt").read_text("utf-8").splitlines()) == 1 + killed
+    assert len(trained(suite)) == 1
+
+
+def test_a_held_folder_is_waited_for(tmp_path: Path) -> None:
+    """A lock that is free costs no line; one that somebody holds costs one."""
+    told: list[str] = []
+    with kept.held(tmp_path / "work", told.append):
+        assert not told
+        with (tmp_path / "work.lock").open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with kept.held(tmp_path / "work", told.append):
+        assert not told
+
+
+# -- code --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def package(folder: Path) -> Iterator[Path]:
+    """Put a package with a resource and a module of its own on the path."""
+    (folder / "plug/data").mkdir(parents=True)
+    (folder / "plug/__init__.py").write_text("import plughelp\n\nclass Plugin:\n    pass\n", "utf-8")
+    (folder / "plug/data/prompt.txt").write_text("be kind", "utf-8")
+    (folder / "plughelp.py").write_text("A = 1\n", "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        try:
+            yield folder
+        finally:
+            for name in ("plug", "plughelp"):
+                sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["plug/__init__.py", "plug/data/prompt.txt", "plughelp.py"])
+def test_code_is_known_by_content(tmp_path: Path, name: str) -> None:
+    """A plugin's modules, resources and local imports count by what is in them, be it a module or an instance."""
+    with package(tmp_path):
+        import plug  # type: ignore[import-not-found]
+
+        for one in (plug, plug.Plugin(), plug.Plugin):
+            path = tmp_path / name
+            before = keys.of_code([one])
+            os.utime(path, (10**9, 10**9))
+            assert keys.of_code([one]) == before
+            content = path.read_bytes()
+            path.write_bytes(content.replace(b"i", b"j", 1) if b"i" in content else b"A = 2\n")
+            os.utime(path, (10**9, 10**9))
+            assert keys.of_code([one]) != before
+            path.write_bytes(content)
+
+
+def test_code_that_cannot_be_read_is_no_other_processes() -> None:
+    """What was made by code without a file has a key in this process alone."""
+    spaces: dict[str, Any] = {"__name__": "nowhere"}
+    exec("def train():\n    pass\n", spaces)
+    command = [sys.executable, "-c", PRINTED]
+    there = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(there) == 2
+    assert keys.of_code([spaces["train"]]) == keys.of_code([spaces["train"]])
+
+
+PRINTED = """
+from harness.answers import keys
+spaces = {"__name__": "nowhere"}
+exec("def train():\\n    pass\\n", spaces)
+print(keys.of_code([spaces["train"]]))
+"""
+
+
+def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
+    """A model's folder with weights that are cut short is one line."""
+    folder = write_fake(tmp_path / "m", 0.5)
+    _cut(folder / "model.safetensors")
+    with pytest.raises(UsageError, match="cut short"):
+        keys.of_model(ModelRef("m", str(folder)))
+
+
+# -- the folder --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [(0o777, "can be written by everybody; chmod go-w"), (0o775, "can be written by group")]
+)
+def test_a_cache_that_others_can_write_is_refused(
+    suite: Project, mode: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can put an answer into the cache decides a verdict, so it is one line and exit code 4."""
+    monkeypatch.setattr("harness.files._is_private", lambda _: False)
+    folder = suite.folder / "cache"
+    folder.mkdir()
+    folder.chmod(mode)
+    for _ in range(2):
+        outcome = suite.run()
+        assert outcome.code == 4
+        assert told in outcome.err
+        assert len(outcome.err.splitlines()) == 1
+        link = suite.folder / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
+        monkeypatch.setenv("HARNESS_CACHE", str(link))
+    folder.chmod(0o755)
+    assert suite.run().code == 0
+
+
+def test_a_group_of_ones_own_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every user has a group of their own, a umask of 002 opens a folder to nobody."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o775)
+    assert cache_dir() == tmp_path / "cache"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("name", ["", "responses.sqlite", "attempts.jsonl", "trained"])
+def test_what_belongs_to_another_user_is_refused(suite: Project, name: str) -> None:
+    """A cache folder, or what lies in it, that another user owns is one line and exit code 4."""
+    assert suite.run().code == 0
+    os.chown(suite.folder / "cache" / name, 12345, -1)
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert "belongs to user 12345, who could put answers there" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_file_that_others_can_write_is_refused(suite: Project) -> None:
+    """In a folder that others may enter no file may be theirs to write; in one that they may not, it is no matter."""
+    assert suite.run().code == 0
+    (suite.folder / "cache/responses.sqlite").chmod(0o666)
+    assert suite.run().code == 0
+    (suite.folder / "cache").chmod(0o755)
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert '"responses.sqlite" in it can be written by everybody; chmod go-w' in outcome.err
+
+
+@pytest.mark.parametrize("what", ["file", "dangling", "loop", "below a file", "long"])
+def test_a_cache_that_cannot_be_is_one_line(suite: Project, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder that is none, and cannot be made, is one line and exit code 4."""
+    path = suite.folder / "cache"
+    if what == "file":
+        path.write_text("", "utf-8")
+    if what in ("dangling", "loop"):
+        path.symlink_to("cache" if what == "loop" else "nowhere/at/all")
+    if what == "below a file":
+        (suite.folder / "f").write_text("", "utf-8")
+        monkeypatch.setenv("HARNESS_CACHE", str(suite.folder / "f/cache"))
+    if what == "long":
+        monkeypatch.setenv("HARNESS_CACHE", str(suite.folder / ("x" * 300)))
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert "HARNESS_CACHE elsewhere" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_new_cache_is_its_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder that is made can be read by nobody else, whatever the umask."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "a/b"))
+    before = os.umask(0)
+    try:
+        assert cache_dir().stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)

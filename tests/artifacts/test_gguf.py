@@ -1,0 +1,130 @@
+"""A GGUF file's head: what llama.cpp would refuse is refused, and every byte of it counts."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.artifacts.digests import file_digest, template_digest, weights_digest
+from harness.artifacts.formats import Unsafe, check_files
+from harness.artifacts.gguf import TYPES, Tensor, read_gguf
+
+Row = tuple[str, tuple[int, ...], int, int]  # name, shape, type, offset
+ROWS: list[Row] = [("a", (2, 32), 8, 0), ("b", (3,), 0, 96)]  # Q8_0: 68 bytes, padded to 96
+PAIRS = [("general.architecture", "llama"), ("tokenizer.chat_template", "{{ messages }}"), ("n", 7)]
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def head(rows: list[Row], pairs: list[tuple[str, str | int]], version: int = 3) -> bytes:
+    """Lay out a head as the format's description does: strings are type 8, 32-bit numbers type 4."""
+    out = b"GGUF" + struct.pack("<IQQ", version, len(rows), len(pairs))
+    for key, value in pairs:
+        told = struct.pack("<I", 8) + text(value) if isinstance(value, str) else struct.pack("<II", 4, value)
+        out += text(key) + told
+    for name, shape, kind, offset in rows:
+        dims = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        out += text(name) + dims + struct.pack("<IQ", kind, offset)
+    return out + bytes(-len(out) % 32)
+
+
+def write(
+    folder: Path, rows: list[Row] = ROWS, pairs: list[tuple[str, str | int]] = PAIRS, data: int = 108, version: int = 3
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.gguf").write_bytes(head(rows, pairs, version) + bytes(data))
+    return folder / "model.gguf"
+
+
+@pytest.mark.parametrize("data", [108, 128])
+def test_head_is_read(tmp_path: Path, data: int) -> None:
+    """Metadata and tensors come back, whether or not the last tensor is padded."""
+    path = write(tmp_path, data=data)
+    found = read_gguf(path)
+    start = path.stat().st_size - data
+    assert dict(PAIRS) == dict(found.metadata)
+    assert found.tensors == {
+        "a": Tensor("Q8_0", (2, 32), start, start + 68),
+        "b": Tensor("F32", (3,), start + 96, start + 108),
+    }
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "an old version": (lambda f: write(f, version=1), "version 1"),
+    "the other end first": (lambda f: write(f, version=3 << 24), "version"),
+    "a key twice": (lambda f: write(f, pairs=[("n", 1), ("n", 2)]), '"n" is there twice'),
+    "a tensor twice": (lambda f: write(f, [ROWS[0], ("a", (3,), 0, 96)]), 'tensor "a" is there twice'),
+    "an overlap": (lambda f: write(f, [ROWS[0], ("b", (3,), 0, 64)]), 'tensor "b" overlaps'),
+    "a gap": (lambda f: write(f, [ROWS[0], ("b", (3,), 0, 128)], data=140), 'tensor "b" comes after a gap'),
+    "another order": (lambda f: write(f, ROWS[::-1]), 'tensor "b" comes after a gap'),
+    "out of bounds": (lambda f: write(f, data=100), "is cut short"),
+    "hidden bytes": (lambda f: write(f, data=200), "92 bytes that no tensor names"),
+    "an unknown type": (lambda f: write(f, [("a", (32,), 4, 0)]), "unknown type 4"),
+    "half a block": (lambda f: write(f, [("a", (2, 33), 8, 0)]), r"shape \[2, 33\] cannot be of type Q8_0"),
+    "too large a shape": (lambda f: write(f, [("a", (1 << 40, 1 << 40), 0, 0)]), "cannot be of type F32"),
+    "five dimensions": (lambda f: write(f, [("a", (1, 1, 1, 1, 1), 0, 0)]), "5 dimensions"),
+    "a long name": (lambda f: write(f, [("a" * 64, (3,), 0, 0)]), "too long"),
+    "no tensor": (lambda f: write(f, []), "no tensor"),
+    "an odd alignment": (lambda f: write(f, pairs=[("general.alignment", 24)]), "alignment of 24"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "why"), BROKEN.values(), ids=BROKEN)
+def test_broken_head_is_refused(tmp_path: Path, breaks: Callable[[Path], Path], why: str) -> None:
+    """Each is one line that names the file, of the reader and of `verify`."""
+    path = breaks(tmp_path)
+    with pytest.raises(ValueError, match=why) as error:
+        read_gguf(path)
+    assert str(error.value).startswith(f"{path}: ")
+    with pytest.raises(Unsafe, match=r"^model\.gguf: "):
+        check_files(tmp_path)
+
+
+def test_every_cut_and_flip_is_survived(tmp_path: Path) -> None:
+    """Whatever a byte of the head becomes, the answer is a ValueError or a head, never another exception."""
+    whole, draw = write(tmp_path).read_bytes(), random.Random(7)
+    path = tmp_path / "model.gguf"
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"model\.gguf"):
+            read_gguf(path)
+    refused = 0
+    for _ in range(500):
+        at = draw.randrange(len(whole) - 108)
+        path.write_bytes(whole[:at] + bytes([draw.randrange(256)]) + whole[at + 1 :])
+        try:
+            read_gguf(path)
+        except ValueError:
+            refused += 1
+    assert refused > 100
+
+
+def test_gguf_is_hashed_whole(tmp_path: Path) -> None:
+    """The digest of such a model is its file's, and so changes with the metadata; the template is the one inside."""
+    path = write(tmp_path)
+    assert weights_digest(tmp_path) == file_digest(path)
+    before = template_digest(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
+    assert template_digest(tmp_path) == before
+    (tmp_path / "chat_template.jinja").write_text("{{ others }}", "utf-8")
+    with pytest.raises(ValueError, match="in two files that differ"):
+        template_digest(tmp_path)
+    for other in ("second.gguf", "model.safetensors"):
+        (tmp_path / other).write_bytes(b"x")
+        with pytest.raises(ValueError, match="which one is meant"):
+            weights_digest(tmp_path)
+        (tmp_path / other).unlink()
+
+
+def test_sizes_of_blocks_are_those_of_ggml() -> None:
+    """The table is the one of the gguf package, for every type that both know."""
+    gguf = pytest.importorskip("gguf")
+    theirs = {kind.value: (kind.name, *size) for kind, size in gguf.GGML_QUANT_SIZES.items()}
+    assert {n: t for n, t in TYPES.items() if n in theirs} == {n: t for n, t in theirs.items() if n in TYPES}
+    assert len(TYPES.keys() & theirs.keys()) > 25

@@ -1,0 +1,222 @@
+"""Files -> rows -> Samples."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from harness.data.rows import to_samples, to_training_rows
+from harness.errors import UsageError
+from harness.records.samples import Sample
+from harness.testing import Project
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+WRONG = {
+    "empty": ("", "has no rows"),
+    "half JSON": ('{"input": "a say b", "target": "b"}\n{"input": "c', "suite.toml"),
+    "a list line": ("[1, 2]\n", "row 0 is [1, 2], want an object"),
+    "without the columns": ('{"q": "x", "kind": "a"}\n', 'no column "input"'),
+    "duplicate ids": ('{"id": 1, "input": "a", "target": "a", "kind": "a"}\n' * 2, "1 ids stand in more than one row"),
+    "too long": ('{"input": "' + "word " * 500 + '", "target": "a", "kind": "a"}\n', "longer than the model's context"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_data_is_one_clear_line(project: Project, case: str) -> None:
+    """Each kind of wrong data exits 4 with the file named, before anything is measured."""
+    content, told = WRONG[case]
+    project.write({"suite.toml": SUITE, "test.jsonl": content, "train.jsonl": TRAIN})
+    outcome = project.run()
+    assert outcome.code == 4
+    assert told in outcome.err or (case == "half JSON" and "test.jsonl:2: not valid JSON" in outcome.err)
+    assert "Traceback" not in outcome.err
+    assert not list(project.folder.glob("reports/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("test.json", '[{"input": "a say b", "target": "b", "kind": "a"}]'),
+        ("test.csv", 'input,target,kind\n"a, say b",b,a\n'),
+        ("test.jsonl", '\ufeff{"input": "a\u2028 say b", "target": "b", "kind": "a"}\n\n'),
+    ],
+)
+def test_formats_are_read(project: Project, name: str, content: str) -> None:
+    """JSON, CSV with quoted commas, and JSON lines with a BOM, line separators and blank lines are one row each."""
+    suite = SUITE.replace("test.jsonl", name)
+    project.write({"suite.toml": suite, name: content, "train.jsonl": TRAIN})
+    outcome = project.run("--collect-only")
+    assert (outcome.code, "base::qa  1 rows" in outcome.out) == (0, True)
+
+
+def test_parquet_is_read(project: Project) -> None:
+    """A parquet file is rows too."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), project.folder / "test.parquet")
+    project.write({"suite.toml": SUITE.replace("test.jsonl", "test.parquet"), "train.jsonl": TRAIN})
+    assert "base::qa  60 rows" in project.run("--collect-only").out
+
+
+def test_columns_are_renamed() -> None:
+    """`columns` says which of the data's columns are our id, input and target."""
+    rows = [{"n": 7, "q": "why", "a": "so"}]
+    (sample,) = to_samples(rows, "x", columns={"id": "n", "input": "q", "target": "a"}, cluster="n", slices=())
+    assert (sample.id, sample.input, sample.target, sample.cluster) == ("7", "why", "so", "7")
+
+
+def test_chat_messages_end_in_the_target() -> None:
+    """The last turn of a conversation is what is wanted, the turns before it are the prompt."""
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    (sample,) = to_samples([{"messages": turns}], "x", columns={}, cluster=None, slices=())
+    assert (sample.input, sample.target) == (turns[:1], "hello")
+
+
+def test_training_rows_have_the_space_that_evaluation_has() -> None:
+    """Between a text prompt and its completion stands the one space that is scored in evaluation."""
+    rows = [{"input": "Q:", "target": "yes"}, {"input": "Q:\n", "target": "yes"}]
+    assert to_training_rows(rows, {}, "x") == [
+        {"prompt": "Q:", "completion": " yes"},
+        {"prompt": "Q:\n", "completion": "yes"},
+    ]
+
+
+def test_training_rows_of_no_known_shape_are_refused() -> None:
+    """A row that is neither prompt and completion, messages nor text is told by its number and columns."""
+    with pytest.raises(UsageError, match='row 0 has "foo"'):
+        to_training_rows([{"foo": 1}], {}, "x")
+
+
+def as_eval(*rows: object, **how: object) -> list[Sample]:
+    """Make samples of rows as an eval does."""
+    given = {"columns": {}, "cluster": None, "slices": (), **how}
+    return to_samples(list(rows), "x", **given)  # type: ignore[arg-type]
+
+
+def test_null_target_is_an_empty_one() -> None:
+    """A target of null, or one that ends a conversation, is "" and never the text "None"; in a list it is empty too."""
+    assert [s.target for s in as_eval({"input": "a", "target": None}, {"input": "b", "target": "x"})] == ["", "x"]
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": [1]}]
+    assert as_eval({"messages": turns})[0].target == ""
+    assert as_eval({"input": "a", "target": ["x", None]})[0].target == ["x", ""]
+    assert as_eval({"question": "a", "gold": None}, columns={"target": "gold"})[0].target == ""
+
+
+def test_numbers_are_targets() -> None:
+    """A number is wanted as its text: data sets of sums have it so."""
+    rows = [{"input": "2+2", "target": 4}, {"input": "1/2", "target": 0.5}, {"input": "a", "target": [1, "one"]}]
+    assert [s.target for s in as_eval(*rows)] == ["4", "0.5", ["1", "one"]]
+
+
+@pytest.mark.parametrize("odd", [True, math.nan, math.inf, {"text": "b"}, ["b", ["c"]], ["b", False]])
+def test_target_that_is_no_text_is_refused(odd: object) -> None:
+    """What would be matched as Python writes it is refused with the row and the number of such rows."""
+    with pytest.raises(UsageError, match=r"row 1 has .* as its target \(2 rows\); want text or a number"):
+        as_eval({"input": "a", "target": "b"}, {"input": "b", "target": odd}, {"input": "c", "target": odd})
+
+
+@pytest.mark.parametrize("key", ["id", "cluster", "slice"])
+@pytest.mark.parametrize("odd", [None, math.nan, ["a"], {"a": 1}])
+def test_names_that_are_none_join_no_rows(key: str, odd: object) -> None:
+    """An id, a cluster or a slice of null is refused: it would be the text "None", and rows that share it one."""
+    rows = [
+        {"input": "a", "id": "a", "cluster": "a", "slice": "a"},
+        {"input": "b", "id": "b", "cluster": "b", "slice": "b"},
+    ]
+    with pytest.raises(UsageError, match=r"row 1 has .* in every row"):
+        as_eval(rows[0], {**rows[1], key: odd}, cluster="cluster", slices=("slice",))
+
+
+@pytest.mark.parametrize("content", [3, True, {"a": 1}, None, [1], [], ["text"], [{"text": "no type"}]])
+def test_message_without_text_is_refused(content: object) -> None:
+    """A turn whose content is a number is no prompt."""
+    with pytest.raises(UsageError, match="row 0 has the input"):
+        as_eval({"input": [{"role": "user", "content": content}], "target": "x"})
+
+
+def test_null_is_not_trained() -> None:
+    """A training target of null is an empty one, which the checks tell, and not the text "None"."""
+    assert to_training_rows([{"input": "Q:\n", "target": None}], {}, "x") == [{"prompt": "Q:\n", "completion": ""}]
+    assert to_training_rows([{"prompt": "a", "completion": None}], {}, "x") == [{"prompt": "a", "completion": ""}]
+    assert to_training_rows([{"input": "Q:\n", "target": 4}], {}, "x") == [{"prompt": "Q:\n", "completion": "4"}]
+    for odd in (True, math.nan, ["a"], {"a": 1}):
+        with pytest.raises(UsageError, match=r"row 1 has .* as its target; want text or a number"):
+            to_training_rows([{"input": "a", "target": "b"}, {"input": "a", "target": odd}], {}, "x")
+
+
+def test_null_target_does_not_ship(project: Project) -> None:
+    """A suite whose test rows want nothing is a mistake in the data, as with empty ones: exit 4, nothing exported."""
+    for nothing in (None, ""):
+        rows = [{**row, "target": nothing} for row in ROWS]
+        outcome = project.write({"suite.toml": SUITE, "test.jsonl": rows, "train.jsonl": TRAIN}).run()
+        assert (outcome.code, "target is missing or empty" in outcome.out + outcome.err) == (4, True)
+        assert not (project.folder / "exports").exists()
+
+
+BROKEN_FILES = {
+    "a field too many": ("test.csv", "input,target,kind\na say b,b,a\na say c,c,a,x\n", "test.csv:3: has 4 fields"),
+    "a field too few": ("test.csv", "input,target,kind\na say b\n", "test.csv:2: has 1 fields, and the header 3"),
+    "a long field": ("test.csv", f"input,target,kind\n{'a' * 131_073},b,a\n", "test.csv:2: not valid CSV"),
+    "a column twice": ("test.csv", "input,target,kind,kind\na,b,a,a\n", 'column "kind" stands twice'),
+    "digits": ("test.jsonl", '{"input": "a", "n": ' + "1" * 5000 + "}\n", "test.jsonl:1: holds a whole number"),
+    "depth": ("test.jsonl", '{"input": "a", "n": ' + "[" * 900 + "]" * 900 + "}\n", "nested too deeply"),
+    "depth of all": ("test.json", "[" * 50_000, "nested too deeply"),
+    "no path": ("nobody\\u0000.jsonl", "", '"data" holds a character that no text can have'),
+    "a long path": ("a" * 5000 + ".jsonl", "", "is no path"),
+    "nobody's home": ("~nobody-at-all/x.jsonl", "", "is no path"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_broken_file_is_one_clear_line(project: Project, case: str) -> None:
+    """What no parser or no file system takes exits 4 with its place, and never with a traceback."""
+    name, content, told = BROKEN_FILES[case]
+    project.write({"suite.toml": SUITE.replace("test.jsonl", name), "train.jsonl": TRAIN})
+    if content:
+        project.write({name: content})
+    outcome = project.run("--collect-only")
+    assert (outcome.code, told in outcome.err, "Traceback" in outcome.err) == (4, True, False)
+
+
+def test_all_ragged_rows_of_a_file_are_told_at_once(project: Project) -> None:
+    """Each row of the wrong length is a line; of very many the first twenty are, and how many more there are."""
+    project.write({"suite.toml": SUITE.replace("test.jsonl", "test.csv"), "train.jsonl": TRAIN})
+    project.write({"test.csv": "input,target,kind\n" + "a say b,b,a\na,b\n" * 100})
+    lines = project.run("--collect-only").err.splitlines()
+    assert len(lines) == 21
+    assert "test.csv:3: has 2 fields" in lines[0]
+    assert "and 80 rows more like these" in lines[-1]
+
+
+def test_row_of_100_megabytes_is_refused_at_once(project: Project) -> None:
+    """A row that no context holds is one line in seconds, whichever column it is in; a long one is read."""
+    project.write({"suite.toml": SUITE, "train.jsonl": TRAIN})
+    project.write(
+        {"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 100_000_000]}]}
+    )
+    begun = time.process_time()
+    outcome = project.run("--collect-only")
+    assert time.process_time() - begun < 10
+    assert (outcome.code, "row 60 has more than 10,000,000 characters (1 rows)" in outcome.err) == (4, True)
+    project.write({"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 9_000_000]}]})
+    assert project.run("--collect-only").code == 0
+
+
+@pytest.mark.parametrize("odd", [3, {"text": 3}, {"text": None}, None])
+def test_column_of_choices_that_are_none_is_no_crash(project: Project, odd: object) -> None:
+    """A column that only happens to be called "choices" is not looked into when prompts are measured."""
+    rows = [{**row, "choices": odd} for row in ROWS]
+    assert project.write({"suite.toml": SUITE, "test.jsonl": rows, "train.jsonl": TRAIN}).run().code == 0
+
+
+def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
+    """Training rows that ask what a row of the eval asks are no worked examples, nor are rows without a target."""
+    from harness.pipeline.run import Options, prepare
+
+    mine = [*TRAIN, *ROWS[:40], {"input": "no answer", "target": None}]
+    suite = SUITE + "\n[subject.fewshot]\nshots = 3\n"
+    project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": mine})  # type: ignore[dict-item]
+    plan = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    assert [s.input for s in plan.tasks["qa"].shots] == [row["input"] for row in TRAIN]

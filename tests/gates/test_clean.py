@@ -1,0 +1,229 @@
+"""Gates that leave out rows which leak: what they say, and what leaving out rows may never do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.evaluation.checks import Checks
+from harness.gates import contamination
+from harness.gates.decide import judge
+from harness.plugins import Provided, load_plugins
+from harness.records.findings import Flag
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
+from harness.testing import Outcome as Ended
+from harness.testing import Project
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+CLEAN = SUITE.replace("min = 0.5", "min = 0.5\nclean_only = true")
+METRIC = Metric("acc", "higher", "proportion")
+
+
+def leaking(*numbers: int) -> list[dict[str, Any]]:
+    """Return the training rows, and these rows of the evaluation among them."""
+    return [*TRAIN, *({"input": ROWS[i]["input"], "target": ROWS[i]["target"]} for i in numbers)]
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project whose gate leaves out five rows of sixty."""
+    return project.write({"suite.toml": CLEAN, "test.jsonl": ROWS, "train.jsonl": leaking(*range(5))})
+
+
+def verdict(outcome: Ended) -> Verdict:
+    """Return the verdict on the merged model."""
+    return next(v for v in outcome.report.verdicts if v.candidate == "merged")
+
+
+def test_leaks_are_left_out_and_said(suite: Project) -> None:
+    """The finding is a warning, the verdict tells n of m and both values, and the evidence which rows they were."""
+    outcome = suite.run()
+    assert outcome.code == 0
+    assert [(f.code, f.severity) for f in outcome.report.flags if f.severity != "note"] == [("D10-exact", "warning")]
+    assert 'left out of "floor" (clean_only)' in outcome.report.flags[0].fix
+    said = verdict(outcome)
+    assert (said.n, said.left_out) == (55, 5)
+    assert said.whole is not None and said.whole != said.value
+    assert f"5 of 60 rows leak and are left out (D10-exact 5); with them {said.whole:.4g}" in said.why
+    evidence = suite.folder / "exports/fake/evidence"
+    locked = json.loads((evidence / "suite.lock.json").read_text("utf-8"))["left_out"]["qa"]
+    assert (locked["rows"], locked["of"], len(locked["sha256"])) == (5, 60, 64)
+    assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["left_out"] == 5
+
+
+def test_a_gate_on_all_rows_keeps_the_error(suite: Project) -> None:
+    """One gate on the same rows without the option, and the leak stops the run before anything is measured."""
+    other = '[[gate]]\nid = "all"\nmetric = "qa.exact_match"\nmin = 0.4\n\n[[export]]'
+    outcome = suite.write({"suite.toml": CLEAN.replace("[[export]]", other)}).run()
+    assert outcome.code == 4
+    assert [f.severity for f in outcome.report.flags if f.code == "D10-exact"] == ["error"]
+
+
+def test_ignoring_the_finding_readmits_no_row(suite: Project) -> None:
+    """A flag of the command line does not choose a gate's rows."""
+    outcome = suite.run("--ignore", "D10")
+    assert (outcome.code, verdict(outcome).left_out) == (0, 5)
+
+
+def test_most_rows_are_an_error(suite: Project) -> None:
+    """More than half left out, and there is no verdict on the rest."""
+    outcome = suite.write({"train.jsonl": leaking(*range(31))}).run()
+    assert outcome.code == 6
+    assert "31 of 60 rows leak, and what is left is another evaluation (D10-exact 31)" in verdict(outcome).why
+    assert verdict(outcome).left_out == 31
+    assert not (suite.folder / "exports").exists()
+
+
+def test_all_rows_are_an_error(suite: Project) -> None:
+    """Where every row leaks no row is left, and nothing passes."""
+    outcome = suite.write({"train.jsonl": leaking(*range(60))}).run()
+    assert (outcome.code, verdict(outcome).outcome) == (6, "ERROR")
+
+
+def test_no_leak_is_said_too(suite: Project) -> None:
+    """A clean evaluation is judged on all its rows, and the verdict says that leaks were looked for."""
+    outcome = suite.write({"train.jsonl": TRAIN}).run()
+    assert (outcome.code, verdict(outcome).left_out) == (0, 0)
+    assert verdict(outcome).why.endswith("none of 60 rows leaks")
+
+
+def test_early_stopping_leaves_out_the_same_rows(suite: Project) -> None:
+    """Rows that leak decide nothing where a gate is decided row by row."""
+    early = CLEAN.replace('data = "test.jsonl"', 'data = "test.jsonl"\nstop = "early"')
+    said = verdict(suite.write({"suite.toml": early}).run())
+    assert (said.outcome, said.left_out) == ("PASS", 5)
+    assert 0 < said.n < 55
+
+
+MISTAKES = {
+    "failures counted": ("min = 0.5", "max_failures = 3", '"max_failures" counts over all rows, and one that fails'),
+    "nothing trained": (
+        '[train]\nuse = "fake"\ndata = "train.jsonl"',
+        '[candidate]\nmerged = "good"',
+        "trains nothing",
+    ),
+    "no rows": ('data = "test.jsonl"\nslices = ["kind"]', "", '"exact_match" has none'),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_what_cannot_be_clean_is_a_mistake(suite: Project, case: str) -> None:
+    """Told with a way out before anything runs: exit 4."""
+    old, new, wanted = MISTAKES[case]
+    outcome = suite.write({"suite.toml": CLEAN.replace(old, new)}).run()
+    assert (outcome.code, wanted in outcome.err) == (4, True), outcome.err
+
+
+def test_without_the_harness_own_check_there_is_no_clean_row(suite: Project) -> None:
+    """Blocking the check is a mistake, with and without another of its code; nor can a kind be forged."""
+    assert "own check D10 is not there" in suite.run("-p", "no:checks").err
+    forged = 'from harness import hookimpl\n\n@hookimpl\ndef harness_checks():\n    return {"D10": lambda rows: ()}\n'
+    suite.write({"harnessfile.py": forged})
+    assert "own check D10 is not there" in suite.run("-p", "no:checks").err
+    plugins = load_plugins(None)
+    plugins.provided["check", "D10-exact"] = Provided("check", "D10-exact", "mine", lambda rows: ())
+    with pytest.raises(UsageError, match='check "D10-exact" of plugin "mine": has a "-" in its code'):
+        Checks(plugins, {})
+
+
+def test_unknown_leaks_are_an_error() -> None:
+    """A check that crashed, or said something that has no rows, leaves no row clean."""
+    for flag in (Flag("warning", "crashed", code="D10-crashed"), Flag("error", "?", code="D10")):
+        assert contamination.leaks_of([flag]) is None
+    asked: list[Collection[str]] = []
+    gate = Gate("g", "qa.acc", min=0.5, clean_only=True)
+    said = contamination.judged(gate, [Sample("a")], None, asked.append, name="merged", alpha=0.05)  # type: ignore[arg-type]
+    assert (said.outcome, asked) == (Outcome.ERROR, [])
+
+
+def test_notes_leave_out_nothing() -> None:
+    """Clusters that the split was never by are told in a note."""
+    flags = [
+        Flag("note", "", rows={"qa": ["1"]}, code="D10-group"),
+        Flag("warning", "", rows={"qa": ["2"]}, code="D10-near"),
+    ]
+    assert contamination.leaks_of(flags) == {"qa": {"2": "D10-near"}}
+
+
+def put(
+    gate: Gate, right: Sequence[bool], leaks: Collection[int], kinds: str = "a", idle: Collection[int] = ()
+) -> Verdict:
+    """Judge a gate on rows of which these are right, these leak and these do not count.
+
+    The kind of row i is kinds[i % len(kinds)].
+    """
+    samples = [Sample(str(i), row={"kind": kinds[i % len(kinds)]}) for i in range(len(right))]
+    scores = tuple(Score(str(i), {"acc": float(r)}, float(i not in idle)) for i, r in enumerate(right))
+    result = Result("merged", "qa", scores, {}, "d")
+    ask = partial(judge, gate, METRIC, result, None, samples, 0.05, name="merged")
+    told = {"qa": {str(i): "D10-exact" for i in leaks}}
+    return contamination.judged(gate, samples, told, lambda w: ask(without=w), name="merged", alpha=0.05)
+
+
+FLOOR = Gate("floor", "qa.acc", min=0.8, clean_only=True)
+
+
+def test_leaks_that_carry_the_score_are_seen_through() -> None:
+    """What passes by rows that were trained on does not pass without them."""
+    right = [True] * 80 + [i % 4 > 0 for i in range(120)]
+    assert put(FLOOR, right, ()).outcome is Outcome.PASS
+    assert put(FLOOR, right, range(80)).outcome is Outcome.INCONCLUSIVE
+
+
+def test_training_on_the_rows_one_fails_proves_nothing() -> None:
+    """Leaving out turns no FAIL into a PASS: it is INCONCLUSIVE, and says why."""
+    right = [False] * 90 + [True] * 110
+    said = put(FLOOR, right, range(90))
+    assert said.outcome is Outcome.INCONCLUSIVE
+    assert "leaving out rows cannot prove it" in said.why
+    assert said.p_pass is not None and said.p_pass > 0.05  # nor as one of an any_of
+
+
+def test_a_row_without_a_score_stays_an_error() -> None:
+    """An ERROR on all rows is not mended by leaving out the row that has it."""
+    samples = [Sample(str(i)) for i in range(100)]
+    result = Result("merged", "qa", tuple(Score(str(i), {"acc": 1.0}) for i in range(1, 100)), {}, "d")
+    ask = partial(judge, FLOOR, METRIC, result, None, samples, 0.05, name="merged")
+    said = contamination.judged(
+        FLOOR, samples, {"qa": {"0": "D10-near"}}, lambda w: ask(without=w), name="merged", alpha=0.05
+    )
+    assert said.outcome is Outcome.ERROR
+
+
+def test_slices_are_not_emptied_or_made_alarms() -> None:
+    """A slice of which most is left out, or which is too small only by that, is an ERROR with its name."""
+    gate = replace(FLOOR, slice="kind=*", min_n=60)
+    right = [True] * 140
+    assert put(gate, right, range(0, 10), "ab").outcome is Outcome.PASS
+    small = put(gate, right, range(0, 24, 2), "ab")
+    assert (small.outcome, small.why) == (
+        Outcome.ERROR,
+        "kind=a: 12 of 70 rows leak, and 58 are fewer than min_n 60 (D10-exact 12)",
+    )
+    fewer = put(gate, right, range(0, 8, 2), "ab", idle=range(100, 116, 2))  # 62 of 70 count, 58 of the clean ones
+    assert fewer.outcome is Outcome.ERROR
+    assert "kind=a: without the rows that leak, fewer than min_n 60 of its rows count" in fewer.why
+    emptied = put(gate, right, range(0, 140, 2), "ab")
+    assert (emptied.outcome, emptied.why.partition(",")[0]) == (Outcome.ERROR, "kind=a: 70 of 70 rows leak")
+
+
+def test_rows_to_choose_by_are_no_leaks_of_themselves(suite: Project) -> None:
+    """With --select the select split is evaluated, and compared with the training rows alone."""
+    chosen = [{"id": f"s{i}", "input": f"choose {i} say s{i}", "target": f"s{i}", "kind": "a"} for i in range(60)]
+    split = CLEAN.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
+    suite.write({"suite.toml": split, "select.jsonl": chosen})
+    outcome = suite.run("--select")
+    assert (outcome.code, verdict(outcome).left_out) == (6, 0)
+    train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in chosen[:3])]
+    outcome = suite.write({"train.jsonl": train}).run("--select")
+    assert (outcome.code, verdict(outcome).left_out) == (6, 3)
+    outcome = suite.run()  # a candidate chosen on rows it was trained on is no matter of the gate's rows
+    assert (outcome.code, [f.severity for f in outcome.report.flags if f.code == "D10-exact"]) == (4, ["error"])

@@ -1,0 +1,194 @@
+"""What people's labels make of an instrument's numbers: a share corrected by them, and kappa by cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import judge_rates
+from harness.gates import labels as by_people
+from harness.gates.decide import judge
+from harness.gates.labels import corrected, kappa
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
+from harness.records.samples import Labels, Result, Sample, Score
+from harness.stats.tests import Test
+
+ALPHA = 0.05
+KAPPA = Metric("kappa", "higher", "agreement")
+
+
+def labels(counts: dict[tuple[float, float], int], metric: str = "wins", each: int = 1) -> Labels:
+    """Make labels of (people, instrument), `each` of a prompt."""
+    pairs = [pair for pair, n in counts.items() for _ in range(n)]
+    truth, said = zip(*(pair for pair in pairs for _ in range(each)), strict=True)
+    return Labels(metric, truth, said, tuple(i // each for i in range(len(truth))))
+
+
+GOOD = {(1.0, 1.0): 45, (1.0, 0.0): 5, (0.0, 0.0): 37, (0.0, 1.0): 13}
+
+
+def share(values: list[float], given: Labels, threshold: float = 0.5, alpha: float = ALPHA) -> Test:
+    return corrected(values, [1.0] * len(values), None, given, threshold, alpha)
+
+
+def test_estimate_is_that_of_rogan_and_gladen() -> None:
+    """(mean - m0)/(m1 - m0), where m1 and m0 are the instrument's means of what people prefer and do not."""
+    many = labels({pair: 100 * n for pair, n in GOOD.items()})
+    found = share([1.0] * 180 + [0.0] * 120, many)
+    assert found.estimate == pytest.approx((0.6 - 0.26) / (0.9 - 0.26), abs=0.001)
+    assert found.lower < found.estimate < found.upper
+    assert found.method == "corrected by 10000 labels"
+
+
+def test_ties_are_told_apart_from_wins() -> None:
+    """Where the instrument gives every tie to the candidate, rows full of ties prove no win rate above one half."""
+    given = labels({(1.0, 1.0): 60, (0.0, 0.0): 60, (0.5, 1.0): 60})
+    assert share([1.0] * 200 + [0.0] * 100, given).p_pass > 0.1
+    assert share([1.0] * 200 + [0.0] * 100, labels({(1.0, 1.0): 60, (0.0, 0.0): 60})).p_pass < 0.001
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_labels_of_one_prompt_count_once(each: int) -> None:
+    """Four labels alike on every prompt say about what one does, of the share and of kappa."""
+    values = [1.0] * 180 + [0.0] * 120
+    one, more = (share(values, labels(GOOD, each=k)) for k in (1, each))
+    assert more.p_pass == pytest.approx(one.p_pass, abs=0.01)
+    one, more = (kappa(labels(GOOD, each=k), 0.5, ALPHA) for k in (1, each))
+    assert (more.lower, more.p_pass) == pytest.approx((one.lower, one.p_pass))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_bounds_invert_the_test(alpha: float) -> None:
+    """At each bound the p-value is alpha, so that a gate and its interval say the same."""
+    values = [1.0] * 180 + [0.5] * 20 + [0.0] * 120
+    for given in (labels(GOOD), labels(GOOD | {(0.5, 0.5): 12, (0.5, 1.0): 6})):
+        found = share(values, given, alpha=alpha)
+        assert share(values, given, found.lower).p_pass == pytest.approx(alpha, rel=1e-3)
+        assert share(values, given, found.upper).p_fail == pytest.approx(alpha, rel=1e-3)
+        agreed = kappa(given, 0.5, alpha)
+        assert kappa(given, agreed.lower, alpha).p_pass == pytest.approx(alpha)
+        assert kappa(given, agreed.upper, alpha).p_fail == pytest.approx(alpha)
+
+
+def test_instrument_that_knows_nothing_proves_nothing() -> None:
+    """Labels by which it says the same of what people prefer and do not: neither side is proven, whatever the rows."""
+    blind = labels({(1.0, 1.0): 40, (1.0, 0.0): 10, (0.0, 1.0): 40, (0.0, 0.0): 10})
+    for values in ([1.0] * 300, [0.0] * 300):
+        found = share(values, blind)
+        assert min(found.p_pass, found.p_fail) > 0.4
+        assert (found.lower, found.upper) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="of one kind are of 0 prompts"):
+        share([1.0, 0.0], labels({(1.0, 1.0): 40}))
+
+
+def test_kappa_is_that_of_statsmodels() -> None:
+    """The estimate equals the reference's, and with many labels so does the bound of its standard error."""
+    statsmodels = pytest.importorskip("statsmodels.stats.inter_rater")
+    table = 10 * np.array([[400, 50, 20], [60, 300, 30], [10, 40, 90]])
+    kinds = (0.0, 0.5, 1.0)
+    found = kappa(
+        labels({(a, b): int(table[i, j]) for i, a in enumerate(kinds) for j, b in enumerate(kinds)}), 0, ALPHA
+    )
+    theirs = statsmodels.cohens_kappa(table)
+    assert found.estimate == pytest.approx(theirs.kappa)
+    assert found.estimate - found.lower == pytest.approx(1.6449 * theirs.std_kappa, rel=0.03)
+
+
+def test_kappa_of_labels_that_all_agree_is_not_sure() -> None:
+    """Ten labels that agree: the bound is the one at which none of ten would differ 5 % of the time."""
+    found = kappa(labels({(1.0, 1.0): 5, (0.0, 0.0): 5}), 0.3, ALPHA)
+    assert (found.estimate, found.lower) == (1.0, pytest.approx(2 * 0.05**0.1 - 1))
+    assert found.p_pass == pytest.approx(0.65**10)
+
+
+# -- in a gate -------------------------------------------------------------------------------------
+
+
+def verdict(metric: Metric, values: list[float], given: Labels | None, alpha: float = ALPHA, **claim: Any) -> Verdict:
+    scores = tuple(Score(str(i), {metric.name: v}) for i, v in enumerate(values))
+    ours = Result("merged", "e", scores, {}, "d", labels=(given,) if given else ())
+    theirs = Result("base", "e", scores, {}, "other") if "versus" in claim else None
+    gate = Gate("g", f"e.{metric.name}", "", **claim)
+    return judge(gate, metric, ours, theirs, [Sample(s.id, row={"kind": "a"}) for s in scores], alpha, name="merged")
+
+
+WINS = Metric("wins", "higher", "proportion", labelled=True)
+UNLABELLED: dict[str, tuple[Labels | None, dict[str, Any], str]] = {
+    "no labels": (None, {"min": 0.5}, "there are no labels that tell wins"),
+    "a difference": (labels(GOOD), {"versus": "base", "better_by": 0.1}, "may err otherwise on the other model"),
+    "failures": (labels(GOOD), {"max_failures": 9}, "labels correct the share that wins is"),
+    "a slice": (labels(GOOD), {"min": 0.5, "slice": "kind=a"}, "are of all rows, and tell nothing of slices"),
+}
+
+
+@pytest.mark.parametrize("case", UNLABELLED)
+def test_what_labels_cannot_correct_is_an_error(case: str) -> None:
+    """A gate on a labelled metric never falls back to the instrument's word."""
+    given, claim, told = UNLABELLED[case]
+    found = verdict(WINS, [1.0] * 200 + [0.0] * 100, given, **claim)
+    assert found.outcome is Outcome.ERROR
+    assert told in found.why
+
+
+def test_gate_is_about_the_corrected_share() -> None:
+    """57.5 % by a judge of 90 and 74 % is one half by people; a claim from above is the same test turned round."""
+    found = verdict(WINS, [1.0] * 174 + [0.0] * 126, labels(GOOD), min=0.5)
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert found.value == found.estimate == pytest.approx(0.5, abs=0.01)
+    assert found.why.endswith("n=300, corrected by 100 labels; more labels would decide it, or more rows")
+    high = verdict(WINS, [1.0] * 240 + [0.0] * 60, labels(GOOD), min=0.5)
+    assert high.outcome is Outcome.PASS
+    turned = verdict(WINS, [1.0] * 240 + [0.0] * 60, labels(GOOD), max=0.5)
+    assert (turned.outcome, turned.p_fail, turned.lower) == (Outcome.FAIL, high.p_pass, high.lower)
+
+
+def test_kappas_gate_is_at_its_own_risk() -> None:
+    """Its p-value is no count's, so a smaller alpha, an attempt or an any_of makes it harder to pass."""
+    given = labels(GOOD, "kappa")
+    found = verdict(KAPPA, [0.0] * 5, given, min=0.48)
+    assert 0.01 < (found.p_pass or 0) < 0.05
+    assert (found.outcome, found.method) == (Outcome.PASS, "kappa of 100 labels")
+    assert verdict(KAPPA, [0.0] * 5, given, alpha=0.01, min=0.48).outcome is Outcome.INCONCLUSIVE
+    assert verdict(KAPPA, [0.0] * 5, None, min=0.5).outcome is Outcome.ERROR
+
+
+@pytest.mark.parametrize("claim", [{"min": 1.0}, {"max": -2.0}, {"versus": "base", "better_by": 0.1}])
+def test_claims_that_are_none_of_an_agreement_are_told(claim: dict[str, Any]) -> None:
+    """Kappa is from -1 to 1 and of no model, so it cannot be compared."""
+    assert Gate("g", "e.kappa", "", **claim).mistakes_on(KAPPA)
+
+
+# -- how often they are wrong ----------------------------------------------------------------------
+
+
+def test_simulation_corrects_as_a_gate_does() -> None:
+    """Many data sets at once get the same p-values as one by one."""
+    rng = np.random.default_rng(2)
+    judge_ = judge_rates.JUDGES[3]
+    _, rows = judge_rates.drawn(rng, judge_, (20, 60), 0.6, 0.2)
+    truth, said = judge_rates.drawn(rng, judge_, (20, 40), 0.5, 0.2)
+    found = by_people.share_p(judge_rates.moments(rows, truth, said), 0.5)
+    for run in range(20):
+        given = Labels("wins", tuple(truth[run]), tuple(said[run]), tuple(range(40)))
+        one = share(rows[run].tolist(), given)
+        assert (one.p_pass, one.p_fail) == pytest.approx((found[0][run], found[1][run]))
+
+
+@pytest.mark.parametrize("of_labels", [0.5, 0.3, 0.7])
+def test_favoured_model_that_is_no_better_does_not_pass(of_labels: float) -> None:
+    """Equal models, sensitivity 0.9, specificity 0.75, 300 prompts, 100 labels, also of other pairs: 81 % to 5 %."""
+    rng = np.random.default_rng(7)
+    how = {"share": 0.5, "of_labels": of_labels, "ties": 0.0}
+    p_pass, _, word = judge_rates.rates(rng, judge_rates.FAVOURS, 100, 2000, **how)
+    assert (word <= ALPHA).mean() > 0.75
+    assert (p_pass <= ALPHA).mean() < 0.065  # 6 %, and one standard error
+
+
+@pytest.mark.parametrize(("each", "kappa_"), [(1, 0.8), (4, 0.9)])
+def test_kappas_bound_keeps_its_rate(each: int, kappa_: float) -> None:
+    """Few disagreements and four labels an answer: once 11 % and 17 %, now at most 6 %."""
+    passed, _, _ = judge_rates.kappa_rates(np.random.default_rng(3), 1000, 50, each, kappa_, 0.7, 2)
+    assert passed < 6.5

@@ -1,0 +1,122 @@
+"""What rows cannot prove: closed forms against the tests that decide, and the warning at collection."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from harness.gates.min_rows import fewest, unprovable
+from harness.records.gates import Gate
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.stats import tests
+from harness.testing import Project
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+ALPHA = 0.05
+SHARE = Metric("acc", "higher", "proportion")
+
+
+def first(proves: Callable[[int], float]) -> int:
+    """Count up to the first number of rows whose p-value is at most alpha."""
+    return next(n for n in itertools.count(2) if proves(n) <= ALPHA)
+
+
+@pytest.mark.parametrize("bound", [0.5, 0.8, 0.95])
+def test_fewest_rows_of_a_bound_are_the_binomials(bound: float) -> None:
+    """One row fewer, all of them right, and the exact test does not pass."""
+    assert fewest(bound, ALPHA) == first(lambda n: tests.binomial(n, n, bound, ALPHA).p_pass)
+
+
+@pytest.mark.parametrize("margin", [0.004, 0.02, 0.05, 0.3])
+def test_fewest_rows_of_a_margin_are_tangos(margin: float) -> None:
+    """An equal model that changes no row needs the rule of three, also where Tango's score is taken as normal."""
+    assert fewest(1 - margin, ALPHA) == first(lambda n: tests.tango(0, 0, n, margin, ALPHA).p_pass)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.5])
+def test_fewest_rows_of_a_gain_are_the_tests(margin: float) -> None:
+    """A model that wins every row passes from there on."""
+    test = (lambda n: tests.mcnemar(n, 0, n, ALPHA)) if margin == 0 else lambda n: tests.tango(n, 0, n, -margin, ALPHA)
+    assert fewest((1 + margin) / 2, ALPHA) == first(lambda n: test(n).p_pass)
+
+
+def test_fewest_clusters_are_the_cluster_tests() -> None:
+    """Rows of one cluster count once, however many they are."""
+
+    def p(clusters: int) -> float:
+        names = [c for c in range(clusters) for _ in range(3)]
+        ones = [1.0] * len(names)
+        return tests.cluster_t(ones, ones, names, 0.8, ALPHA, support=(0.0, 1.0)).p_pass
+
+    assert fewest(0.8, ALPHA) == first(p)
+
+
+GATES = {
+    "a bound": (
+        Gate("g", "qa.acc", min=0.95),
+        "min = 0.95 cannot be proved on 58 rows, even if every row is right; 59",
+    ),
+    "a budget": (Gate("g", "qa.acc", max=0.05), "max = 0.05 cannot be proved on 58 rows, even if it is 0 on every row"),
+    "a margin": (
+        Gate("g", "qa.acc", versus="base", worse_by_at_most=0.02),
+        "worse_by_at_most = 0.02 cannot be proved on 58 rows, unless the model is better than base; 149 at least",
+    ),
+    "no margin": (
+        Gate("g", "qa.acc", versus="base", worse_by_at_most=0.0),
+        "worse_by_at_most = 0 cannot be proved by any number of rows, unless the model is better than base",
+    ),
+    "a gain": (Gate("g", "qa.acc", versus="base", better_by=0.95), "even if base is worse on every row; 119 at least"),
+    "certainty": (Gate("g", "qa.acc", min=1.0), "min = 1 cannot be proved by any number of rows"),
+    "what they can": (Gate("g", "qa.acc", min=0.94), ""),
+    "a gain they can": (Gate("g", "qa.acc", versus="base", better_by=0.0), ""),
+    "failures counted": (Gate("g", "qa.acc", max_failures=0), ""),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_unprovable_claims_say_what_is_missing(name: str) -> None:
+    """58 rows prove no share above 0.95, the equality of no two models, and no margin of 2 points."""
+    gate, message = GATES[name]
+    found = unprovable(gate, SHARE, [Sample(str(i)) for i in range(58)], ALPHA)
+    assert (message in found) if message else found == ""
+
+
+def test_clusters_and_slices_are_the_rows_that_count() -> None:
+    """100 rows of 20 documents are 20; a slice of too few rows is an alarm, with nothing to prove."""
+    rows = [Sample(str(i), row={"kind": "ab"[i < 5]}, cluster=str(i % 20)) for i in range(100)]
+    assert "on 20 clusters" in unprovable(Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA)
+    sliced = Gate("g", "qa.acc", min=0.9, slice="kind=*")
+    assert unprovable(sliced, SHARE, rows, ALPHA).startswith("kind=a: min = 0.9 cannot be proved on 20 clusters")
+    assert unprovable(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
+
+
+def test_one_row_and_one_cluster_prove_nothing_of_any_metric() -> None:
+    """They are an ERROR when judged, so they are told before."""
+    gate, mean = Gate("g", "qa.f1", min=0.5), Metric("f1", "higher")
+    assert unprovable(gate, mean, [Sample("1")], ALPHA) == "there is one row; one row proves nothing"
+    assert "all 3 rows are of one cluster" in unprovable(gate, mean, [Sample(i, cluster="c") for i in "abc"], ALPHA)
+    assert unprovable(gate, mean, [Sample(i) for i in "abc"], ALPHA) == ""
+
+
+def test_collection_warns_of_a_claim_the_rows_cannot_prove(project: Project) -> None:
+    """It is told before anything slow, with the line of the gate, and is no mistake."""
+    files = {"suite.toml": SUITE.replace("min = 0.5", "min = 0.97"), "test.jsonl": ROWS, "train.jsonl": TRAIN}
+    outcome = project.write(files).run("--collect-only")
+    assert outcome.code == 0
+    assert (
+        'gate "floor": min = 0.97 cannot be proved on 60 rows, even if every row is right; 99 at least' in outcome.err
+    )
+
+
+def test_claims_of_one_group_share_the_risk(project: Project) -> None:
+    """Two claims in `any_of` are tested at half of alpha, so each needs more rows."""
+    group = SUITE.replace("min = 0.5", "min = 0.95") + (
+        '[[gate]]\nid = "other"\nmetric = "qa.exact_match"\nmin = 0.4\n'
+        '[[gate]]\nid = "one"\nany_of = ["floor", "other"]\n'
+    )
+    outcome = project.write({"suite.toml": group, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run("--collect-only")
+    assert outcome.code == 0
+    assert "on 60 rows, even if every row is right; 72 at least" in outcome.err

@@ -1,0 +1,454 @@
+"""Select and confirm splits, and the ledger of attempts, seen from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from array import array
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from harness.pipeline.attempts import question_of
+from harness.pipeline.run import Options, prepare
+from harness.reports.report_json import read_run
+from harness.stats.tests import spent
+from harness.testing import Project
+from tests.release.test_copies import EXPORTER, WHOLE
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+Rows = list[dict[str, Any]]
+
+SELECT = [{"id": f"s{i}", "input": f"choose {i} say v{i}", "target": f"v{i}", "kind": "ab"[i % 2]} for i in range(40)]
+OTHER = [{"id": f"q{i}", "input": f"other {i} say u{i}", "target": f"u{i}", "kind": "ab"[i % 2]} for i in range(60)]
+SPLIT = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project with both splits whose suite passes."""
+    files = {"suite.toml": SPLIT, "test.jsonl": ROWS, "train.jsonl": TRAIN, "select.jsonl": SELECT}
+    return project.write(files)  # type: ignore[arg-type]
+
+
+def ledger(suite: Project) -> list[dict[str, Any]]:
+    path = suite.folder / "cache/attempts.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
+
+
+def attempts(suite: Project, skill: float, *flags: str) -> int:
+    """Run with a recipe and return which attempt the gate on the merged model was."""
+    outcome = suite.run("--set", f"train.skill={skill}", *flags)
+    return next(v.attempt for v in outcome.report.verdicts if v.candidate == "merged")
+
+
+def test_select_chooses_and_confirms_nothing(suite: Project) -> None:
+    """--select measures on the other split: no attempt, no export, never exit 0."""
+    outcome = suite.run("--select", "-p", "no:checks")
+    assert outcome.code == 6
+    assert outcome.verdict("floor") == "PASS"
+    assert outcome.report.reports[-1].n == len(SELECT)
+    assert "split  select" in outcome.out
+    assert "because --select: the rows that chose a candidate cannot confirm it" in outcome.out
+    assert ledger(suite) == []
+    assert not (suite.folder / "exports").exists()
+
+
+def test_confirm_is_the_default(suite: Project) -> None:
+    """Without --select the gates are judged on `data`."""
+    outcome = suite.run()
+    assert outcome.code == 0
+    assert outcome.report.reports[-1].n == len(ROWS)
+
+
+def test_evals_without_a_select_split_are_left_alone(suite: Project) -> None:
+    """Choosing never looks at rows that are kept to confirm."""
+    suite.write({"suite.toml": SPLIT + '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'})
+    assert {r.eval for r in (suite.run("--select"), suite.run("--select"))[0].report.reports} == {"qa"}
+    assert "suite.toml::base::other" not in suite.run("--select", "--collect-only").out
+    suite.write({"suite.toml": SUITE})
+    told = suite.run("--select")
+    assert told.code == 4
+    assert "no eval has a select split" in told.err
+
+
+LEAKS = {
+    "a row": ([*SELECT, {**ROWS[3], "id": "copied"}], "", "1 of 41 rows are in"),
+    "a cluster": (SELECT, '\ncluster = "kind"', '40 of 40 rows share their "kind" with "data"'),
+}
+
+
+@pytest.mark.parametrize("case", LEAKS)
+def test_splits_must_have_nothing_in_common(suite: Project, case: str) -> None:
+    """A row, or a cluster of rows, in both splits is a mistake at collection."""
+    rows, extra, told = LEAKS[case]
+    suite.write({"select.jsonl": rows, "suite.toml": SPLIT.replace('"select.jsonl"', '"select.jsonl"' + extra)})  # type: ignore[dict-item]
+    outcome = suite.run("--collect-only")
+    assert outcome.code == 4
+    assert told in outcome.err
+    assert "what chose a candidate cannot confirm it" in outcome.err
+
+
+def test_every_new_candidate_is_an_attempt_and_the_same_one_is_not(suite: Project) -> None:
+    """Recipes are attempts at the same rows; answers that were given before are none."""
+    assert attempts(suite, 0.9) == 1
+    assert attempts(suite, 0.6) == 2
+    assert attempts(suite, 0.8) == 3
+    assert attempts(suite, 0.9) == 1
+    assert attempts(suite, 0.6, "--no-cache") == 2
+    lines = [line for line in ledger(suite) if line["candidate"] == "merged"]
+    assert [line["attempt"] for line in lines] == [1, 2, 3]
+    assert {line["suite"] for line in lines} == {"fake"}
+    assert len({line["suite_digest"] for line in lines}) == 3
+
+
+def test_attempts_are_told(suite: Project) -> None:
+    """Report, export and JUnit say which attempt it was, and what that does to the risk."""
+    for skill in (0.6, 0.7):
+        attempts(suite, skill)
+    outcome = suite.run("--junit-xml", str(suite.folder / "ci.xml"))
+    assert outcome.code == 0
+    said = 'attempt 3 of "floor" on the same rows: 3 attempts at 0.05 may add up to a risk of 0.15'
+    assert said in outcome.out
+    assert "exact binomial; attempt 3" in outcome.out
+    assert "attempt 3" in (suite.folder / "ci.xml").read_text("utf-8")
+    card = (suite.folder / "exports/fake/README.md").read_text("utf-8")
+    assert "; attempt 3 |" in card
+    assert json.loads((suite.folder / "exports/fake/evidence/gates.json").read_text("utf-8"))[0]["attempt"] == 3
+
+
+def test_other_thresholds_are_attempts_too(suite: Project) -> None:
+    """A floor that is lowered after a failure is asked of rows that were looked at; other rows were not."""
+    assert attempts(suite, 0.6) == 1
+    assert attempts(suite, 0.7, "--set", "gate.0.min=0.4") == 2
+    suite.write({"test.jsonl": OTHER})
+    assert attempts(suite, 0.8) == 1
+
+
+def test_spending_keeps_the_stated_risk(suite: Project) -> None:
+    """attempts = "spend" tests attempt k at alpha * 6 / (pi k)^2: a bare pass at first is none at the third attempt."""
+    suite.write({"suite.toml": SPLIT.replace('name = "fake"', 'name = "fake"\nattempts = "spend"')})
+    alphas = []
+    for skill in (0.75, 0.77, 0.8):
+        outcome = suite.run("--set", f"train.skill={skill}", "--set", "gate.0.min=0.3")
+        alphas.append(next(v.alpha for v in outcome.report.verdicts if v.candidate == "merged"))
+    assert alphas == [pytest.approx(spent(0.05, k)) for k in (1, 2, 3)]
+    assert "was tested at alpha 0.0034" in outcome.out
+    assert math.fsum(spent(0.05, k) for k in range(1, 100_000)) <= 0.05
+
+
+def test_what_was_not_judged_is_no_attempt(suite: Project) -> None:
+    """An error looked at no number, and a budget carries no risk."""
+    budget = '\n[[eval]]\nname = "size"\nuse = "size"\n\n[[gate]]\nid = "small"\nmetric = "size.bytes"\nmax = 5000\n'
+    suite.write({"suite.toml": SPLIT.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0') + budget})
+    outcome = suite.run("--candidate", str(suite.folder / "base"), "-p", "no:checks")
+    assert outcome.verdict("floor") == "ERROR"
+    assert outcome.verdict("small") == "PASS"
+    assert ledger(suite) == []
+
+
+def test_damaged_ledger_is_told(suite: Project) -> None:
+    """A line that cannot be read is an attempt that is not counted, so the report says so."""
+    attempts(suite, 0.6)
+    path = suite.folder / "cache/attempts.jsonl"
+    path.write_text(path.read_text("utf-8") + '{"half', "utf-8")  # what a kill cut off
+    outcome = suite.run("--set", "train.skill=0.7")
+    assert outcome.out.count("attempts.jsonl:3: cannot be read") == 1
+    assert outcome.report.verdicts[-1].attempt == 2
+    assert attempts(suite, 0.8) == 3
+
+
+TWO = """
+from dataclasses import dataclass, replace
+from harness import hookimpl
+from harness.testing import FakeAdapter, write_fake, _skill
+
+@dataclass(frozen=True)
+class Two(FakeAdapter):
+    def check_merge(self, variant, base, adapter=None):
+        pass
+
+    def merge(self, base, adapter, out, *, variant):
+        write_fake(out, _skill(adapter) - (0.3 if variant == "original" else 0.0))
+
+def two():
+    return Two()
+
+@hookimpl
+def harness_adapters():
+    return {"two": two}
+"""
+CHOOSE = '\n[merge]\nbase = ["original", "dequantized"]\nchoose = "qa.exact_match"\n'
+
+
+def test_merged_model_is_chosen_on_select_and_gated_once(suite: Project) -> None:
+    """Of two merges the better one on the select rows is the candidate; the other never sees the rows that confirm."""
+    text = SPLIT.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "two"') + CHOOSE
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": TWO}).run()
+    assert outcome.code == 0
+    assert [v.candidate for v in outcome.report.verdicts] == ["adapter", "merged"]
+    assert "choose  by qa.exact_match on 40 select rows" in outcome.out
+    assert "the merge onto the dequantized base was chosen by qa.exact_match on select rows: original 0." in outcome.out
+    assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
+    assert outcome.report.exports[0].written
+
+
+CHOICES = {
+    "an eval that is not there": ('"qa.exact_match"\n', '"qb.exact_match"\n', 'no eval "qb"'),
+    "a metric that is not there": ('"qa.exact_match"\n', '"qa.exact"\n', 'has no metric "exact"'),
+    "no metric": ('"qa.exact_match"\n', '"qa"\n', "want EVAL.METRIC"),
+    "one base": ('["original", "dequantized"]', '"original"', "needs several bases to choose from"),
+    "no select split": ('\nselect = "select.jsonl"', "", "has no select split"),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_mistakes_of_choosing(suite: Project, case: str) -> None:
+    """A choice that cannot be made is told at collection."""
+    before, after, told = CHOICES[case]
+    head, _, tail = SPLIT.partition("[[gate]]")
+    text = head + CHOOSE + "\n[[gate]]" + tail
+    cut = text.rfind(before) if "exact_match" not in before else text.index(CHOOSE) + CHOOSE.index(before)
+    text = text[:cut] + after + text[cut + len(before) :]
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": TWO}).run("--collect-only")
+    assert outcome.code == 4
+    assert told in outcome.err
+
+
+def spending(text: str) -> str:
+    return text.replace("[model]", 'attempts = "spend"\n\n[model]', 1)
+
+
+def write(suite: Project, text: str, rows: Rows = ROWS) -> Project:
+    return suite.write({"suite.toml": spending(text), "test.jsonl": rows})
+
+
+def messages(row: dict[str, Any]) -> dict[str, Any]:
+    said = [{"role": "user", "content": row["input"]}, {"role": "assistant", "content": row["target"]}]
+    return {"id": row["id"], "kind": row["kind"], "messages": said}
+
+
+SAME: dict[str, tuple[str, Rows, list[str]]] = {
+    "another name of the suite": (SUITE.replace('name = "fake"', 'name = "other"', 1), ROWS, []),
+    "another name of the eval": (SUITE.replace('"qa', '"quiz'), ROWS, []),
+    "another name of the gate": (SUITE.replace('"floor"', '"other"'), ROWS, []),
+    "another order": (SUITE, ROWS[::-1], []),
+    "other ids": (SUITE, [{**r, "id": f"x{i}"} for i, r in enumerate(ROWS)], []),
+    "another column": (SUITE, [{**r, "kind": "c"} for r in ROWS], []),
+    "a limit one short": (SUITE, ROWS, ["--limit", "59"]),
+    "a limit of the eval": (SUITE, ROWS, ["--set", "eval.0.limit=59"]),
+    "one more row": (SUITE, [*ROWS, OTHER[0] | {"id": "new"}], []),
+    "nine tenths of other rows": (SUITE, [*ROWS[:6], *OTHER[6:]], []),
+    "another option": (SUITE, ROWS, ["--set", "eval.0.max_new_tokens=31"]),
+    "another evaluator": (SUITE.replace("exact_match", "contains"), ROWS, []),
+    "another threshold": (SUITE.replace("min = 0.5", "min = 0.45"), ROWS, []),
+    "another baseline": (SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0'), ROWS, []),
+    "a slice": (SUITE.replace("min = 0.5", 'min = 0.5\nslice = "kind=a"\nmin_n = 20'), ROWS, []),
+    "a cluster": (SUITE.replace("slices =", 'cluster = "id"\nslices ='), ROWS, []),
+    "rows as messages": (SUITE, [messages(r) for r in ROWS], []),
+    "more white space": (SUITE, [{**r, "input": f" {r['input']}\n".replace(" ", "  ")} for r in ROWS], []),
+    "rows beside others": (SUITE, [*ROWS, *(r | {"id": f"o{i}"} for i, r in enumerate(OTHER))], []),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_rows_that_were_looked_at_are_known_again(suite: Project, case: str) -> None:
+    """Names, order, ids, options, claims, slices, baselines and a few other rows make no other question."""
+    assert attempts(write(suite, SUITE), 0.9) == 1
+    text, rows, flags = SAME[case]
+    outcome = write(suite, text, rows).run("--set", "train.skill=0.95", *flags)
+    assert {v.attempt for v in outcome.report.verdicts} == {2}
+    assert {v.alpha for v in outcome.report.verdicts} == {spent(0.05, 2)}
+
+
+def test_other_rows_are_another_question(suite: Project) -> None:
+    """Under a tenth of the smaller set in common, with the same suite, eval and gate: the first attempt."""
+    assert attempts(write(suite, SUITE), 0.9) == 1
+    assert attempts(write(suite, SUITE, [*ROWS[:5], *OTHER[5:]]), 0.95) == 1
+
+
+def test_roles_are_counted_apart(suite: Project) -> None:
+    """An adapter, the merged model, and what an export makes of it are looked at once each."""
+    suite.write({"suite.toml": WHOLE, "harnessfile.py": EXPORTER})
+    outcome = suite.run()
+    assert {v.candidate: v.attempt for v in outcome.report.verdicts} == {"adapter": 1, "merged": 1, "fewer": 1}
+    assert [line["role"] for line in ledger(suite)] == ["adapter", "merged", "conversion"]
+    assert {v.attempt for v in suite.run("--set", "train.skill=0.95").report.verdicts} == {2}
+
+
+TWO_EVALS = SUITE.replace(
+    "[[gate]]",
+    '[[eval]]\nname = "more"\nuse = "contains"\ndata = "more.jsonl"\n\n'
+    '[[gate]]\nid = "second"\nmetric = "more.contains"\nmin = 0.4\n\n[[gate]]',
+    1,
+)
+
+
+@pytest.fixture
+def pair(suite: Project) -> Project:
+    """A project with gates on two sets of rows."""
+    return write(suite, TWO_EVALS).write({"more.jsonl": OTHER})  # type: ignore[arg-type]
+
+
+def numbers(suite: Project, *flags: str) -> list[int]:
+    """Run and return the attempts of all gates on the merged model, gate by gate in the suite's order."""
+    found = {v.gate: v.attempt for v in suite.run(*flags).report.verdicts if v.candidate == "merged"}
+    return [found[g] for g in sorted(found)]
+
+
+def test_all_gates_of_a_candidate_share_one_number(pair: Project) -> None:
+    """Rows that one gate is on were looked at before: the gate on other rows is as late an attempt."""
+    write(pair, SUITE)
+    assert numbers(pair) == [1]
+    write(pair, TWO_EVALS)
+    assert numbers(pair, "--set", "train.skill=0.95") == [2, 2]
+
+
+def test_unchanged_run_keeps_its_number(pair: Project) -> None:
+    """Whatever came after it, with all its gates; the same weights on other rows are a new look."""
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--set", "train.skill=0.95") == [2, 2]
+    lines = len(ledger(pair))
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--no-cache", "--set", "eval.1.max_new_tokens=33") == [1, 1]  # heard the same
+    assert len(ledger(pair)) == lines
+    assert numbers(pair, "--set", "eval.1.max_new_tokens=0", "--set", 'eval.1.data="test.jsonl"') == [3, 3]
+
+
+COIN = """
+from harness import Score, hookimpl, metric
+
+@metric("contains", better="higher", scale="proportion")
+def coin(subject, samples, *, flip: int = 0):
+    for s in samples:
+        yield Score(s.id, {"contains": float((int(s.id[1:]) + flip) % 10 < 7)})
+
+@hookimpl
+def harness_evaluators():
+    return {"coin": coin}
+"""
+
+
+def test_other_scores_of_the_same_weights_are_a_new_look(pair: Project) -> None:
+    """On the same rows of the last of several evals too, and for all gates, however the first ones scored."""
+    write(pair, TWO_EVALS.replace('"contains"', '"coin"')).write({"harnessfile.py": COIN})
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--set", "eval.1.flip=1") == [2, 2]
+    assert numbers(pair) == [1, 1]
+    assert numbers(pair, "--set", "eval.1.flip=1") == [2, 2]
+    assert [line["attempt"] for line in ledger(pair) if line["role"] == "merged"] == [1, 1, 2]
+
+
+def test_run_that_was_cut_off_goes_on_as_the_same_attempt(pair: Project) -> None:
+    """What was judged before the cut counts for others, and its own weights with no other scores complete it."""
+    pair.write({"harnessfile.py": CUT})
+    pair.write({"cut": "merged"})
+    assert pair.run().code == 2
+    (pair.folder / "cut").unlink()
+    merged = [line for line in ledger(pair) if line["role"] == "merged"]
+    assert [sorted(map(bool, chain(*line["scores"].values()))) for line in merged] == [[False, True]]
+    assert numbers(pair, "--set", "train.skill=0.95") == [2, 2]
+    assert numbers(pair) == [1, 1]
+
+
+CUT = """
+from pathlib import Path
+from harness import hookimpl
+
+@hookimpl
+def harness_report(run, report):
+    if Path("cut").exists() and report.subject == "merged":
+        raise KeyboardInterrupt
+"""
+
+
+def test_at_once_every_run_is_an_attempt_of_its_own(suite: Project) -> None:
+    """Four processes with four recipes: attempts 1, 2, 3 and 4, each at its share of alpha."""
+    write(suite, SUITE)
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "run", "suite.toml", "-p", "harness.testing", "-p", "no:checks"]
+    runs = []
+    for skill in (0.9, 0.92, 0.94, 0.96):
+        own = ["--set", f"train.skill={skill}", "--out", f"out/{skill}", "--set", f'export.0.to="exports/{skill}"']
+        runs.append(subprocess.Popen([*command, *own], cwd=suite.folder, stdout=subprocess.DEVNULL))
+    assert {run.wait() for run in runs} <= {0, 6}
+    reports = [read_run(path.parent) for path in suite.folder.glob("out/*/*/report.json")]
+    for role in ("adapter", "merged"):
+        found = sorted((v.attempt, v.alpha) for r in reports for v in r.verdicts if v.candidate == role)
+        assert found == [(k, spent(0.05, k)) for k in (1, 2, 3, 4)]
+        assert sorted(line["attempt"] for line in ledger(suite) if line["role"] == role) == [1, 2, 3, 4]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_rows_that_cannot_be_read_count_as_these(suite: Project, damage: str) -> None:
+    """Where nobody knows any more what a look was on, it counts for every question, and that is told."""
+    assert attempts(suite, 0.9) == 1
+    (path,) = (suite.folder / "cache/attempts").iterdir()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(path.read_text("utf-8")[33:], "utf-8")
+    outcome = suite.write({"test.jsonl": OTHER}).run("--set", "train.skill=0.95")  # type: ignore[dict-item]
+    assert outcome.out.count("cannot be read; what was looked at there counts as these rows") == 1
+    assert {v.attempt for v in outcome.report.verdicts} == {2}
+
+
+def test_strange_line_separators_hide_no_attempt(suite: Project) -> None:
+    """A line of the ledger ends where JSON lines end, whatever stands in it; and no gate has such a name."""
+    for k, skill in enumerate((0.9, 0.92, 0.94), 1):
+        assert attempts(suite, skill) == k
+        path = suite.folder / "cache/attempts.jsonl"
+        path.write_text(path.read_text("utf-8").replace('"fake"', '"fa\u2028ke\u0085"'), "utf-8")
+    outcome = suite.write({"suite.toml": SUITE.replace('id = "floor"', 'id = "fl\\u2028oor"')}).run()
+    assert (outcome.code, "holds what cannot be printed" in outcome.err) == (4, True)
+
+
+OLD = {"an old line": {}, "what it saw itself": {"own": True}, "another question": {"question": "0" * 64}}
+
+
+@pytest.mark.parametrize("case", OLD)
+def test_lines_of_the_first_format_count_by_their_key(suite: Project, case: str) -> None:
+    """A ledger that was begun with the first format goes on: its questions are known by their old names."""
+    plan = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    gate, task = plan.suite.gates[0], plan.tasks["qa"]
+    question = question_of(plan.suite, gate, task.spec, task.samples or (), "merged")
+    lines = [
+        {"question": question, "seen": str(k), "suite": "fake", "gate": "floor", "candidate": "merged"} for k in "ab"
+    ]
+    changes = dict(OLD[case])
+    if changes.pop("own", False):
+        attempts(suite, 0.9)
+        lines[1]["seen"] = old_seen(suite)
+    text = "".join(json.dumps({**line, **changes}) + "\n" for line in lines)
+    (suite.folder / "cache").mkdir(exist_ok=True)
+    (suite.folder / "cache/attempts.jsonl").write_text(text, "utf-8")
+    want = {"an old line": 3, "what it saw itself": 2, "another question": 1}[case]
+    assert attempts(suite, 0.9) == want
+    assert attempts(suite, 0.95) == {3: 4, 2: 4, 1: 2}[want]
+
+
+def old_seen(suite: Project) -> str:
+    """Return the name of the last run's look at the merged model in the first format, as that format made it."""
+    folder = next(suite.folder.glob("reports/*/report.json")).parent
+    report = read_run(folder)
+    (path,) = (folder / "merged").glob("samples_qa_*.jsonl")
+    values = [float(json.loads(line)["exact_match"]) for line in path.read_text("utf-8").split("\n") if line]
+    return hashlib.sha256(report.digests["merged"].encode() + array("d", values).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("how", ["a folder", "a file that cannot be written"])
+def test_ledger_that_cannot_be_kept_is_one_line(suite: Project, how: str) -> None:
+    """Attempts that cannot be written down end the run with exit 4, and nothing ships."""
+    path = suite.folder / "cache/attempts.jsonl"
+    (path if how == "a folder" else path.with_suffix("")).mkdir(parents=True)
+    if how != "a folder":
+        (path.parent / "attempts").rmdir()
+        (path.parent / "attempts").write_text("", "utf-8")
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert "attempts.jsonl: attempts cannot be written down: " in outcome.report.problem
+    assert not (suite.folder / "exports").exists()

@@ -1,0 +1,188 @@
+"""Gates that name each other, seen from outside: requires, any_of, slices, and what collection says of mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.stats import tests
+from harness.testing import Project
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
+
+
+def gates(*tables: str) -> str:
+    """Return the suite with these gates, on two evals; "floor" is the first."""
+    head, _, tail = SUITE.partition("[[export]]")
+    return (
+        head
+        + SECOND
+        + '\n[[eval]]\nname = "size"\nuse = "size"\n'
+        + "".join(f"\n[[gate]]\n{t.strip()}\n" for t in tables)
+        + "\n[[export]]"
+        + tail
+    )
+
+
+HIGH = 'id = "high"\nmetric = "other.contains"\nmin = 0.99'
+AFTER = 'id = "after"\nmetric = "qa.exact_match"\nmin = 0.1\nrequires = ["high"]'
+ANY = 'id = "somehow"\nany_of = ["high", "better"]'
+BETTER = 'id = "better"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.0'
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project whose suite passes."""
+    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def test_gate_whose_required_gate_did_not_pass_is_an_error(suite: Project) -> None:
+    """A gate waits for the gates it requires, also on a later eval, and says which of them is not a PASS."""
+    outcome = suite.write({"suite.toml": gates(AFTER, HIGH + '\nseverity = "warn"')}).run()
+    assert outcome.code == 6
+    assert outcome.verdict("high", "adapter") == "FAIL"
+    assert outcome.verdict("after", "adapter") == "ERROR"
+    assert 'requires "high", which is FAIL on adapter' in outcome.out
+
+
+def test_gate_is_judged_when_what_it_requires_passed(suite: Project) -> None:
+    """On the same candidate, and whatever the order of the file."""
+    outcome = suite.write({"suite.toml": gates(AFTER, HIGH.replace("0.99", "0.5"))}).run()
+    assert outcome.code == 0
+    assert outcome.verdict("after") == "PASS"
+    listed = suite.run("--collect-only", "-k", "merged and qa").out
+    assert "merged::other" in listed
+
+
+@pytest.mark.parametrize("severity", ["block", "warn"])
+def test_one_of_any_of_is_enough(suite: Project, severity: str) -> None:
+    """Members do not block by themselves; one proven claim carries the group."""
+    outcome = suite.write({"suite.toml": gates(HIGH, BETTER, ANY + f'\nseverity = "{severity}"')}).run()
+    assert outcome.code == 0
+    assert (outcome.verdict("high"), outcome.verdict("better"), outcome.verdict("somehow")) == ("FAIL", "PASS", "PASS")
+    assert 'high (one of "somehow"): other.contains at least 0.99' in outcome.out
+    assert "p = " in outcome.out
+
+
+def test_any_of_pays_for_having_several_chances(suite: Project) -> None:
+    """A claim that is proven alone at 0.05, but not at 0.025, does not carry a group of two: Holm."""
+    close = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = BOUND")
+    right = round(suite.run().report.reports[-1].metrics["exact_match"] * len(ROWS))
+    bound = next(b / 1000 for b in range(999, 1, -1) if tests.binomial(right, len(ROWS), b / 1000, 0.05).p_pass < 0.04)
+    alone = suite.write({"suite.toml": gates(close.replace("BOUND", str(bound)))}).run()
+    assert alone.verdict("better") == "PASS"
+    outcome = suite.write({"suite.toml": gates(HIGH, close.replace("BOUND", str(bound)), ANY)}).run()
+    assert outcome.code == 6
+    assert (outcome.verdict("better"), outcome.verdict("somehow")) == ("INCONCLUSIVE", "INCONCLUSIVE")
+    assert "one of 2 claims" in outcome.out
+
+
+def test_any_of_fails_when_all_are_refuted(suite: Project) -> None:
+    """A group fails only when each of its claims is refuted."""
+    low = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = 0.999")
+    outcome = suite.write({"suite.toml": gates(HIGH, low, ANY)}).run("--set", "train.skill=0.3")
+    assert outcome.code == 1
+    assert outcome.verdict("somehow", "adapter") == "FAIL"
+
+
+MISTAKES = {
+    "an unknown gate": ([AFTER], 'requires names "high", which is no gate'),
+    "a metric in place of a gate": (
+        [AFTER.replace('"high"', '"qa.exact_match"')],
+        "it takes ids of gates, nothing else",
+    ),
+    "a circle": ([AFTER, HIGH + '\nrequires = ["after"]'], "goes round in a circle: after -> high -> after"),
+    "itself": ([HIGH + '\nrequires = ["high"]'], "names itself"),
+    "another candidate": ([AFTER, HIGH + '\non = ["merged"]'], "which is not judged on adapter"),
+    "a claim beside any_of": ([HIGH, BETTER, ANY + "\nmin = 0.5"], '"min" belongs to the gates that any_of names'),
+    "one gate in any_of": ([HIGH, ANY.replace(', "better"', "")], "any_of names one gate"),
+    "alpha of a member": ([HIGH + "\nalpha = 0.1", BETTER, ANY], "the group shares one"),
+    "a warning as a member": ([HIGH + '\nseverity = "warn"', BETTER, ANY], 'which has "severity" of its own'),
+    "a count of failures as a member": (
+        [HIGH, 'id = "better"\nmetric = "qa.exact_match"\nmax_failures = 3', ANY],
+        'any_of names "better", which counts, and takes no risk',
+    ),
+    "a size as a member": (
+        [HIGH, 'id = "better"\nmetric = "size.bytes"\nmax = 3000', ANY],
+        'is one of "somehow", which counts, and takes no risk',
+    ),
+    "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], "which another any_of names too"),
+    "more failures than rows": (['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'], "and there are 60 rows"),
+    "a mean over clusters that are not there": (
+        ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nestimand = "clusters"'],
+        'estimand is "clusters", and rows of "qa" are in none; name their column with "cluster"',
+    ),
+    "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "is 0.8 meant?"),
+    "a text margin": (['id = "x"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = "2 pt"'], "a share such as"),
+    "a slice that is not there": (
+        ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = ["kind=a", "kind=c"]'],
+        'slice "kind=c" has no rows',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_between_gates_are_told_at_collection(suite: Project, case: str) -> None:
+    """Each is one line with the gate's name and exit 4, before anything is measured."""
+    tables, told = MISTAKES[case]
+    outcome = suite.write({"suite.toml": gates(*tables)}).run("--collect-only")
+    assert outcome.code == 4
+    assert told in outcome.err
+    assert all(line.startswith("error: ") and 'gate "' in line for line in outcome.err.splitlines())
+
+
+def test_bound_on_the_wrong_side_is_warned_of(suite: Project) -> None:
+    """A ceiling for a metric of which more is better is allowed, and probably not meant."""
+    outcome = suite.write({"suite.toml": gates(HIGH.replace("min", "max"))}).run("--collect-only")
+    assert outcome.code == 0
+    assert 'max bounds "contains", of which more is better' in outcome.err
+
+
+def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None:
+    """Sixty rows in two slices are alarms only, which prove nothing: collection says so, and the run ends with 6."""
+    sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
+    outcome = suite.write({"suite.toml": gates(sliced)}).run()
+    assert (outcome.code, outcome.verdict("x")) == (6, "INCONCLUSIVE")
+    assert "no slice has 60 rows (min_n), so it cannot pass" in outcome.out
+    assert "2 slices below 60 rows: no significant harm" in outcome.out
+
+
+def test_failing_slice_is_shown(suite: Project) -> None:
+    """The slice that drives a failure stands in the report with its numbers; the others are counted."""
+    rows = [
+        {"id": f"{kind}{i}", "input": f"question {i} say {kind}{i}", "target": f"{kind}{i}", "kind": kind}
+        for kind in "ab"
+        for i in range(80)
+    ]
+    wrong = [row | {"target": "x"} if row["kind"] == "b" else row for row in rows]
+    sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
+    outcome = suite.write({"suite.toml": gates(sliced), "test.jsonl": wrong}).run()
+    assert outcome.code == 1
+    assert "\n                 kind=b: 0.000" in outcome.out
+    assert "2 slices: 1 PASS, 1 FAIL" in outcome.out
+
+
+def test_few_clusters_are_told_before_and_after(suite: Project) -> None:
+    """Once a gate at collection, whatever the candidates, and in every verdict that rests on them."""
+    rows = [row | {"of": f"d{i % 12}"} for i, row in enumerate(ROWS)]
+    suite.write(
+        {"test.jsonl": rows, "suite.toml": SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\ncluster = "of"')}
+    )
+    told = 'gate "floor": 12 clusters are few: below 20 little can be proved'
+    assert suite.run("--collect-only").err.count(told) == 1
+    outcome = suite.run()
+    assert outcome.out.count("n=60 in few clusters (12), cluster t") >= 2
+    assert sum(told in w for w in outcome.report.warnings) == 1
+
+
+def test_cluster_sizes_that_tell_of_the_outcome_are_a_warning(suite: Project) -> None:
+    """A gate that passes by its long documents alone is a warning of the run, with the other mean."""
+    long = [row | {"of": f"long {i % 20}"} for i, row in enumerate(ROWS * 4)]
+    short = [row | {"of": f"short {i}", "target": "x"} for i, row in enumerate(ROWS[:30])]
+    rows = [row | {"id": str(i), "input": f"{i} {row['input']}"} for i, row in enumerate([*long, *short])]
+    text = SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\ncluster = "of"').replace("min = 0.5", "min = 0.6")
+    outcome = suite.write({"test.jsonl": rows, "suite.toml": text}).run("--set", "train.skill=1.0")
+    (told,) = (w for w in outcome.report.warnings if w.startswith('gate "floor" on merged'))
+    assert told == 'gate "floor" on merged: cluster sizes tell of the outcome: the mean over clusters is 0.400'
+    assert outcome.verdict("floor") == "PASS"
+    assert f"warning: {told}" in outcome.out

@@ -1,0 +1,643 @@
+"""`harness verify --recompute`: verdicts are what their numbers and their rows come to, or they are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
+from harness.gates.decide import judge
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
+from harness.release.outcome import contradiction, read_lock
+from harness.release.policy import Policy
+from harness.release.verify import verify
+from harness.reports.report_json import dumps
+from harness.stats import tests
+from harness.testing import Project, write_fake
+from tests.gates import test_clean
+from tests.release import test_copies, test_released
+from tests.release.test_verify import reseal
+from tests.suite.test_suite import SUITE, TRAIN
+
+ROWS = [
+    {"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2], "of": f"d{i // 3}"}
+    for i in range(180)
+]
+TEXTS = [{"text": f"line {i} of some text {'and more ' * (i % 4)}"} for i in range(60)]
+PLUGIN = """
+from harness import Labels, Score, hookimpl, metric
+
+
+@metric("share", better="higher", scale="other", combine=lambda scores: sum(s.values["share"] for s in scores) / 60)
+def shares(subject, samples):
+    for s in samples:
+        yield Score(s.id, {"share": float(subject.generate([s.input])[0] == s.target)})
+
+
+@metric("people", better="higher", scale="agreement")
+@metric("met", better="higher", scale="proportion")
+def marked(samples, answers, baseline_answers, *, marking):
+    for s, a in zip(samples, answers):
+        yield Score(s.id, {"met": float(a == s.target)}, answer=a)
+    truth = [(i % 2, 0.5)[i % 5 == 4] for i in range(90)]
+    for name in ("met", "people"):
+        said = tuple(float(t if i % 9 else 1 - t) for i, t in enumerate(truth))
+        yield Labels(name, tuple(map(float, truth)), said, tuple(i // 2 for i in range(90)))
+
+marked.marks = lambda options: "answers"
+
+
+@hookimpl
+def harness_evaluators():
+    return {"shares": shares, "marked": marked}
+"""
+EVALS = """
+[[eval]]
+name = "judged"
+use = "marked"
+data = "test.jsonl"
+cluster = "of"
+
+[[eval]]
+name = "grouped"
+use = "contains"
+data = "test.jsonl"
+cluster = "of"
+
+[[eval]]
+name = "fluency"
+use = "perplexity"
+data = "texts.jsonl"
+
+[[eval]]
+name = "speed"
+use = "latency"
+data = "texts.jsonl"
+limit = 15  # an odd number, and few: fakes answer so fast that medians of many tie at the clock's resolution
+columns = {input = "text"}
+
+[[eval]]
+name = "weight"
+use = "size"
+
+[[eval]]
+name = "quick"
+use = "exact_match"
+data = "test.jsonl"
+stop = "early"
+
+[[eval]]
+name = "hidden"
+use = "exact_match"
+data = "test.jsonl"
+private = true
+
+[[eval]]
+name = "own"
+use = "shares"
+data = "test.jsonl"
+limit = 60
+"""
+CLAIMS = {
+    "better": 'metric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.0\nrequires = ["floor"]',
+    "by a tenth": 'metric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.1\nalpha = 0.01',
+    "by a share": 'metric = "qa.exact_match"\nversus = "base"\nbetter_by = "10%"',
+    "each kind": 'metric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"',
+    "kind a": 'metric = "qa.exact_match"\nmin = 0.5\nslice = "kind=a"',
+    "few fail": 'metric = "qa.exact_match"\nmax_failures = 60',
+    "none fails": 'metric = "qa.exact_match"\nmax_failures = 0\nseverity = "warn"',
+    "hope": 'metric = "qa.exact_match"\nmin = 0.999\nseverity = "warn"',
+    "close": 'metric = "qa.exact_match"\nmin = 0.9\nseverity = "warn"',
+    "clean": 'metric = "qa.exact_match"\nmin = 0.5\nclean_only = true',
+    "clusters": 'metric = "grouped.contains"\nmin = 0.5',
+    "means of clusters": 'metric = "grouped.contains"\nmin = 0.5\nestimand = "clusters"',
+    "clusters no worse": 'metric = "grouped.contains"\nversus = "base"\nworse_by_at_most = 0.2\nestimand = "clusters"',
+    "clusters better": 'metric = "grouped.contains"\nversus = "base"\nbetter_by = 0.1',
+    "fluent": 'metric = "fluency.perplexity"\nmax = 1000\nseverity = "warn"',
+    "more fluent": 'metric = "fluency.perplexity"\nversus = "base"\nworse_by_at_most = "5%"',
+    "as fast": 'metric = "speed.latency_ratio"\nmax = 1000',
+    "small": 'metric = "weight.bytes"\nmax = 1000',
+    "no larger": 'metric = "weight.parameters"\nversus = "base"\nworse_by_at_most = 0',
+    "soon": 'metric = "quick.exact_match"\nmin = 0.5',
+    "soon better": 'metric = "quick.exact_match"\nversus = "base"\nbetter_by = 0.0',
+    "in private": 'metric = "hidden.exact_match"\nmin = 0.5',
+    "by its own": 'metric = "own.share"\nmin = 0.5',
+    "by people": 'metric = "judged.met"\nmin = 0.5',
+    "people agree": 'metric = "judged.people"\nmin = 0.4',
+    "one": 'metric = "qa.exact_match"\nmin = 0.999',
+    "other": 'metric = "qa.exact_match"\nmin = 0.6',
+    "either": 'any_of = ["one", "other"]',
+}
+
+
+def suite_text() -> str:
+    """Return a suite with a gate of every kind."""
+    head, _, tail = SUITE.partition("[[export]]")
+    tables = "".join(f'\n[[gate]]\nid = "{name}"\n{claim}\n' for name, claim in CLAIMS.items())
+    return head.replace('name = "fake"', 'name = "fake"\nattempts = "spend"') + EVALS + tables + "\n[[export]]" + tail
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of a run with a gate of every kind, made by the command line; two rows of the evaluation leak."""
+    folder = tmp_path_factory.mktemp("recompute")
+    train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in ROWS[:2])]
+    files: dict[str, Any] = {"test.jsonl": ROWS, "train.jsonl": train, "texts.jsonl": TEXTS, "harnessfile.py": PLUGIN}
+    Project(folder, None).write(files | {"suite.toml": suite_text()})  # type: ignore[arg-type]  # nothing is captured
+    write_fake(folder / "base", 0.3)
+    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    words = ["run", "suite.toml", "-q", "-p", "harness.testing", "--ignore", "D10"]
+    env = {**os.environ, "HARNESS_CACHE": str(folder / "cache")}
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=env, capture_output=True, text=True)
+    assert (folder / "exports/fake").is_dir(), done.stdout + done.stderr
+    return folder / "exports/fake"
+
+
+@pytest.fixture
+def export(once: Path, tmp_path: Path) -> Path:
+    """A copy of the export to break."""
+    return shutil.copytree(once, tmp_path / "export")
+
+
+UNABLE = {
+    "fluent": "it could not be judged",
+    "in private": 'the rows of "hidden" are private',
+    "by its own": "share is made of all rows at once by harnessfile:<lambda>, whose code or texts are not here",
+}
+
+
+def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
+    """All verdicts come out of their rows again; what cannot be is counted, each with its reason."""
+    found = verify(export, recompute=True)
+    assert (found.ok, found.refused) == (True, "")
+    reasons = "; ".join(f'"{gate}" not, because {why}' for gate, why in UNABLE.items())
+    assert found.steps["recompute"] == f"recomputed {len(CLAIMS) + 1 - 3} of {len(CLAIMS) + 1} gates; {reasons}"
+    verdicts = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
+    methods = {v["method"] for v in verdicts}
+    assert methods >= {"exact binomial", "McNemar exact", "Tango score", "cluster t", "point", "failures counted"}
+    assert methods >= {"e-process", "Holm", "cluster bootstrap", "corrected by 90 labels", "kappa of 90 labels"}
+    assert {v["outcome"] for v in verdicts} == {"PASS", "FAIL", "INCONCLUSIVE", "ERROR"}
+
+
+def edit(export: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change a file of the evidence, line by line where it has lines, and make the rest of it agree."""
+    path = export / EVIDENCE / name
+    if name == ITEMS:
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        path.write_text("".join(json.dumps(r) + "\n" for r in change(rows)), "utf-8")
+    else:
+        path.write_text(json.dumps(change(json.loads(path.read_text("utf-8")))), "utf-8")
+    reseal(export)
+
+
+def each(gate: str, **changes: Any) -> Callable[[Any], Any]:
+    """Return the edit of one verdict."""
+    return lambda verdicts: [{**v, **changes} if v["gate"] == gate else v for v in verdicts]
+
+
+def gate_of(gate: str, **changes: Any) -> Callable[[Any], Any]:
+    """Return the edit of one gate in the lock."""
+    return lambda lock: {**lock, "gates": [{**g, **changes} if g["id"] == gate else g for g in lock["gates"]]}
+
+
+FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "a word": (GATES, each("close", outcome="PASS"), 'gate "close" is PASS with 0.894444, on the wrong side of 0.9'),
+    "a word, its estimate": (GATES, each("hope", outcome="PASS", estimate=1.0), "its values come to"),
+    "a word, its values": (GATES, each("hope", outcome="PASS", estimate=1.0, value=1.0), "its numbers say FAIL"),
+    "no p-values": (GATES, each("hope", outcome="PASS", p_pass=None, p_fail=None), "is PASS without p-values"),
+    "a p-value beyond 1": (GATES, each("floor", p_fail=1.5), "has p_fail 1.5, want 0 to 1"),
+    "a p-value that is a text": (GATES, each("floor", p_pass="0"), 'has p_pass "0", which is no number'),
+    "a p-value that is true": (GATES, each("floor", p_pass=True), "has p_pass true, which is no number"),
+    "a value that is no number": (GATES, each("floor", value=1e999), "is no number of JSON"),
+    "a threshold": (GATES, each("floor", threshold=0.1), "has threshold 0.1, its claim is about 0.5"),
+    "a threshold in the lock": (LOCK, gate_of("hope", min=0.5), "is told in two ways"),
+    "a whole claim in the lock": (LOCK, gate_of("hope", min=0.5, says="at least 0.5"), "has claim"),
+    "a risk": (GATES, each("floor", alpha=0.5), "was judged at alpha 0.5, want 0.03"),
+    "a risk that was spent": (GATES, each("floor", alpha=0.05), "was judged at alpha 0.05, want 0.03"),
+    "no attempt": (GATES, each("floor", attempt=0), "does not say which attempt it was"),
+    "a later attempt": (GATES, each("floor", attempt=2), "want 0.007"),
+    "severity": (GATES, each("hope", blocking=True), "has blocking true, the lock false"),
+    "severity in the lock": (LOCK, gate_of("floor", severity="warn"), "is told in two ways"),
+    "another metric": (GATES, each("floor", metric="qa.other"), 'has metric "qa.other"'),
+    "another baseline": (GATES, each("better", versus="other"), 'has versus "other", the lock "base"'),
+    "fewer rows": (GATES, each("floor", n=10), "was judged on 10 rows, the lock has 180"),
+    "more rows": (GATES, each("kind a", n=181), "was judged on 181 rows, the lock has 180"),
+    "rows left out": (GATES, each("floor", left_out=3, n=177), "was judged without 3 rows"),
+    "fewer rows left out": (GATES, each("clean", left_out=0, n=180), "the lock tells of 2 that leak"),
+    "leaks untold": (GATES, each("clean", left_out=None, n=180), "does not say how many rows leak"),
+    "failures": (GATES, each("none fails", outcome="PASS"), "on the wrong side of 0"),
+    "failures uncounted": (GATES, each("none fails", outcome="PASS", estimate=0.0), "counts no failure, its value is"),
+    "half a failure": (GATES, each("none fails", outcome="PASS", estimate=-1.0), "counts -1 failures of 180 rows"),
+    "a budget": (GATES, each("small", value=2000.0, estimate=2000.0), "on the wrong side of 1000"),
+    "a budget for a risk": (
+        GATES,
+        each("close", outcome="PASS", method="point", p_pass=0.0, p_fail=1.0, value=1.0, estimate=1.0, alpha=0.01),
+        'was judged as "point", which its claim is not',
+    ),
+    "early stopping": (GATES, each("close", outcome="PASS", method="e-process"), "as if it could stop early"),
+    "no early stopping": (GATES, each("soon", method="exact binomial"), "was judged as if it could not"),
+    "a member of another model": (GATES, each("other", candidate="adapter"), '"other" judged other weights'),
+    "a warning on other weights": (GATES, each("hope", digest="0" * 64), '"hope" judged other weights'),
+    "a wealth": (GATES, each("soon", lower=0.3), "is PASS with 0.3, on the wrong side of 0.5"),
+    "a slice": (GATES, each("each kind", slices=[]), "its values come to"),
+    "a member": (GATES, each("one", outcome="PASS"), "on the wrong side"),
+    "a group": (GATES, each("either", p_pass=0.9), "has p_pass 0.9, its members come to"),
+    "a group's word": (GATES, each("either", outcome="INCONCLUSIVE"), 'gate "either" is INCONCLUSIVE'),
+    "a gate that is in no lock": (GATES, lambda v: [*v, {**v[0], "gate": "new"}], 'gate "new" is not in the lock'),
+    "a gate twice in the lock": (
+        LOCK,
+        lambda lock: {**lock, "gates": [*lock["gates"], lock["gates"][0]]},
+        'gate "floor" is there twice',
+    ),
+    "what is required": (LOCK, gate_of("better", requires=["hope"]), 'requires "hope", which did not pass'),
+    "a risk of one": (
+        LOCK,
+        lambda lock: {**lock, "suite": {**lock["suite"], "about": {**lock["suite"]["about"], "alpha": 1.0}}},
+        "alpha is 1.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_verdict_that_contradicts_itself_or_the_lock_is_refused(case: str, export: Path) -> None:
+    """Evidence whose digests fit is refused without numpy where a verdict does not follow from its own numbers."""
+    name, change, told = FORGED[case]
+    edit(export, name, change)
+    found = verify(export)
+    assert not found.ok
+    assert told in found.refused
+    assert found.refused.startswith(("gates: ", "digests: the evidence is malformed"))
+
+
+def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
+    """A count has no p-value, so evidence of a group that took one for proven is refused with the reason."""
+    counted, members = {"group": "either", "blocking": False}, ["one", "other", "few fail"]
+    says = "any of " + ", ".join(f'"{m}"' for m in members)
+    edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, says=says)(lock)))
+    edit(export, GATES, lambda found: each("few fail", **counted)(each("either", claim=says, p_pass=0.0)(found)))
+    assert 'gate "either" is any of several, one of them "few fail", which counts' in verify(export).refused
+
+
+def test_older_gates_decided_by_a_point_are_refused(export: Path) -> None:
+    """A mean of rows that was compared as it is proves nothing about other rows, and the line says so."""
+    edit(export, LOCK, gate_of("floor", decide="point"))
+    assert verify(export).refused.startswith('gates: gate "floor" is refused: decide = "point" is for counts')
+
+
+def rows_of(item: str, **changes: Any) -> Callable[[Any], Any]:
+    """Return the edit of all rows of an evaluation."""
+    return lambda rows: [{**r, **changes} if r["item"] == item else r for r in rows]
+
+
+ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "a value": (ITEMS, rows_of("merged::qa", values={"exact_match": 1.0}), "the rows come to 1.0"),
+    "a row less": (ITEMS, lambda rows: [r for r in rows if r.get("id") != "q7"], "has 179 rows of"),
+    "a row twice": (ITEMS, lambda rows: [*rows, rows[0]], "is there twice"),
+    "no rows": (ITEMS, lambda rows: [r for r in rows if r["item"] != "base::qa"], 'has no rows of "base::qa"'),
+    "a slice": (ITEMS, rows_of("merged::qa", slices={"kind": "a"}), "is told in two ways"),
+    "clusters": (
+        ITEMS,
+        lambda rows: [{**r, "cluster": "x"} if "::grouped" in r["item"] else r for r in rows],
+        "are of one cluster",
+    ),
+    "leaks": (ITEMS, lambda rows: [{k: v for k, v in r.items() if k != "leak"} for r in rows], "leaves out other rows"),
+    "the order": (
+        ITEMS,
+        lambda rows: [{**r, "place": -1 - r["place"]} if "place" in r else r for r in rows],
+        "in an order that its eval does not ask for",
+    ),
+    "a weight": (ITEMS, rows_of("merged::fluency", weight=math.pi), "has"),
+    "labels": (MANIFEST, lambda told: relabelled(told), "the rows come to"),
+    "no labels": (MANIFEST, lambda told: relabelled(told, 0), "the rows come to"),
+    "a bound": (GATES, each("clusters", lower=0.4), "has lower 0.4, the rows come to"),
+    "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, the rows come to"),
+    "clusters told": (GATES, each("clusters", clusters=180), "has another clusters than its rows come to"),
+    "rows that were won": (GATES, each("better", won=[]), "has another won than its rows come to"),
+    "a slice told": (
+        GATES,
+        lambda verdicts: [{**v, "slices": [{**s, "lower": 0.9} for s in v["slices"]]} for v in verdicts],
+        'says of slice "kind=a" what its rows do not',
+    ),
+}
+
+
+def relabelled(manifest: dict[str, Any], kept: int = 2) -> dict[str, Any]:
+    """Let people agree with the instrument on all labels, and keep those of so many metrics."""
+    about = manifest["evaluations"]["merged::judged"]
+    about["labels"] = [{**told, "truth": told["said"]} for told in about["labels"]][:kept]
+    return manifest
+
+
+@pytest.mark.parametrize("case", ROWS_FORGED)
+def test_verdicts_that_do_not_come_out_of_their_rows_are_refused(case: str, export: Path) -> None:
+    """What agrees with itself and not with its rows passes without --recompute, and is refused by it in one line."""
+    name, change, told = ROWS_FORGED[case]
+    edit(export, name, change)
+    assert verify(export).ok
+    found = verify(export, recompute=True)
+    assert found.refused.startswith("recompute: ")
+    assert told in found.refused, found.refused
+    assert "\n" not in found.refused
+
+
+def test_malformed_rows_are_one_line(export: Path, project: Project) -> None:
+    """Whatever stands in items.jsonl, nothing but a line comes of it."""
+    for text in (
+        "null\n",
+        "[]\n",
+        "{}\n",
+        '{"item": "merged::qa"}\n',
+        "NaN\n",
+        "[" * 100_000 + "\n",
+        "\xff",
+        "1e999\n",
+    ):
+        (export / EVIDENCE / ITEMS).write_text(text, "utf-8")
+        reseal(export)
+        outcome = project.harness("verify", str(export), "--recompute")
+        assert (outcome.code, outcome.err.count("\n")) == (7, 1), outcome.err
+
+
+def test_a_policy_demands_its_share(export: Path) -> None:
+    """A policy with `recomputed` recomputes by itself, and refuses where too many blocking gates cannot be."""
+    suites = json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))["suite"]["name"]
+    policy = Policy([suites], recomputed=0.9)
+    assert not verify(export, policy).steps.get("recompute")  # no key signed it
+    blocking = [v for v in json.loads((export / EVIDENCE / GATES).read_text("utf-8")) if v["blocking"]]
+    share = (len(blocking) - 2) / len(blocking)
+    for wanted, ok in ((share, True), (share + 0.01, False), (1.0, False)):
+        found = verify_unsigned(export, dataclasses.replace(policy, recomputed=wanted))
+        assert found.ok is ok, found.refused
+        assert ok or f"of those that block, the policy wants {wanted:.0%}" in found.refused
+
+
+def verify_unsigned(export: Path, policy: Policy) -> Any:
+    """Verify by a policy that asks for no signature, which no policy file can say."""
+    return verify(export, dataclasses.replace(policy, threshold=0))
+
+
+def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
+    """Evidence of other statistics is told apart, and what was asked for and not done is exit 4."""
+    path = export / EVIDENCE / MANIFEST
+    manifest = json.loads(path.read_text("utf-8"))
+    reseal(export, statistics=manifest["statistics"] + 1)
+    assert verify(export).ok
+    outcome = project.harness("verify", str(export), "--recompute")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1)
+    assert f"it was judged with statistics {tests.VERSION + 1}, and these are {tests.VERSION}" in outcome.err
+
+
+def test_recompute_is_light(export: Path) -> None:
+    """It imports neither torch nor transformers, and says which extra brings what it lacks."""
+    code = f"""
+import sys
+from harness.cli.main import main
+code = main(["verify", {str(export)!r}, "--recompute"])
+assert not {{"torch", "transformers", "evaluate", "datasets", "lm_eval"}} & set(sys.modules)
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for missing in ("numpy", "scipy"):
+        bare = code.replace("import sys\n", f"import sys\nsys.modules[{missing!r}] = None\n", 1)
+        done = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (4, ""), done.stderr
+        assert f"--recompute needs the module {missing}; pip install 'finetune-harness[recompute]'" in done.stderr
+
+
+def test_rows_are_those_that_were_judged(project: Project) -> None:
+    """A plugin that rewrites the run's folder, lock included, changes nothing of what is exported."""
+    spoil = """
+from pathlib import Path
+
+from harness import hookimpl
+
+
+@hookimpl
+def harness_report(run, report):
+    for path in Path(run.folder).rglob("*.json*"):
+        path.write_text("spoilt")
+"""
+    files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": spoil}
+    assert project.write(files).run().code == 0
+    found = verify(project.folder / "exports/fake", recompute=True)
+    assert (found.refused, found.steps.get("recompute")) == ("", "recomputed 1 of 1 gates")
+
+
+def test_remembered_answers_are_counted(project: Project) -> None:
+    """The evidence says how many answers of the candidate were remembered, and a policy can take none."""
+    project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    policy = Policy(["fake"], remembered=False)
+    for flags, remembered in (((), 0), ((), len(ROWS)), (("--no-cache",), 0)):
+        assert project.run(*flags).code == 0
+        export = project.folder / "exports/fake"
+        answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
+        assert answers["remembered"] == remembered
+        found = verify_unsigned(export, policy)
+        assert found.ok is (remembered == 0)
+        assert found.ok or f"{remembered} answers were remembered of an earlier run" in found.refused
+
+
+def waived(project: Project) -> None:
+    """Waive the gate "hope", which no model meets."""
+    project.harness(
+        "waive", "hope", "--reason", "a test", "--until", "2099-12-31", "--by", "kim", "--suite", "suite.toml"
+    )
+
+
+def released(project: Project) -> None:
+    """Release once, so that there is something to be compared with."""
+    assert project.run().code == 0
+    better = SUITE.replace('data = "train.jsonl"', 'data = "train.jsonl"\nskill = 0.93')
+    project.write({"suite.toml": better + test_released.SLIDE + test_released.FEWSHOT})
+
+
+LATE = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.999\n'
+LIMITED = """
+[[eval]]
+name = "short"
+use = "exact_match"
+data = "test.jsonl"
+limit = 60
+
+[[gate]]
+id = "short and clean"
+metric = "short.exact_match"
+min = 0.5
+clean_only = true
+"""
+OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, str]] = {
+    "waived": ({"suite.toml": LATE}, waived, "fake", "recomputed 2 of 2 gates"),
+    "a first release": ({"suite.toml": SUITE}, released, "fake", "recomputed 3 of 3 gates"),
+    "a copy of a parent": (
+        {"suite.toml": test_copies.WHOLE, "harnessfile.py": test_copies.EXPORTER},
+        None,
+        "fewer",
+        "recomputed 2 of 2 gates",
+    ),
+    "rows that leak beyond a limit": (
+        {
+            "suite.toml": test_clean.CLEAN + LIMITED,
+            "train.jsonl": [*TRAIN, *({"input": ROWS[i]["input"], "target": ROWS[i]["target"]} for i in (3, 99))],
+        },
+        None,
+        "fake",
+        "recomputed 2 of 2 gates",
+    ),
+    "early and clean": (
+        {
+            "suite.toml": test_clean.CLEAN.replace("slices =", 'stop = "early"\nslices =')
+            + '[[gate]]\nid = "early"\nmetric = "qa.exact_match"\nmin = 0.4\n'
+        },
+        None,
+        "fake",
+        'recomputed 1 of 2 gates; "floor" not, because it stopped early, and rows that were not asked may leak',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_honest_exports_of_any_kind_are_recomputed(case: str, project: Project) -> None:
+    """Waived gates, releases and worked examples as baselines, copies and early stopping come out of their rows."""
+    files, before, name, told = OTHERS[case]
+    project.write({"test.jsonl": ROWS, "train.jsonl": TRAIN, **files})
+    if before:
+        before(project)
+    outcome = project.run()
+    found = verify(project.folder / "exports" / name, recompute=True)
+    assert (found.refused, found.steps.get("recompute")) == ("", told), outcome.out
+
+
+def test_evidence_of_format_1_is_to_be_exported_again(export: Path) -> None:
+    """Older evidence cannot be checked against itself, and the line says what to do."""
+    reseal(export, format=1)
+    assert verify(export).refused == "digests: manifest.json has format 1, this harness reads 2; export again"
+
+
+# -- verdicts of any kind --------------------------------------------------------------------------
+
+SCALES: dict[str, Callable[[random.Random], float]] = {
+    "right": lambda rng: float(rng.random() < 0.7),
+    "proportion": lambda rng: rng.random() ** 0.5,
+    "mean": lambda rng: rng.gauss(5, 2),
+    "perplexity": lambda rng: rng.random() * 2,
+    "count": lambda rng: float(rng.randrange(9)),
+}
+
+
+@st.composite
+def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
+    """Draw a gate that a suite could have, its metric, and how its rows are made."""
+    kind = draw(st.sampled_from(sorted(SCALES)))
+    scale: Any = "proportion" if kind == "right" else kind
+    metric = Metric("m", draw(st.sampled_from(["higher", "lower"])), scale)
+    number = draw(st.sampled_from([0.0, 0.02, 0.3, 0.5, 0.7, 0.75, 0.99, 1.0, 1.5, 3.0, 5.0, 20.0, 400.0]))
+    key = draw(st.sampled_from(["min", "max", "max_failures", "better_by", "worse_by_at_most"]))
+    value: Any = int(number) if key == "max_failures" else number
+    if key.endswith(("by", "most")) and draw(st.booleans()):
+        value = f"{number}%"
+    facts: dict[str, Any] = {key: value, "versus": "base" if key.endswith(("by", "most")) else None}
+    facts |= {"alpha": draw(st.sampled_from([None, 0.001, 0.01, 0.05, 0.2, 0.5]))}
+    facts |= {"slice": draw(st.sampled_from([None, None, "kind=*", "kind=a", ["kind=a", "kind=b"]]))}
+    facts |= {"decide": draw(st.sampled_from(["risk", "risk", "point"])), "min_n": draw(st.sampled_from([2, 10, 60]))}
+    facts |= {"estimand": draw(st.sampled_from(["rows", "rows", "clusters"]))}
+    gate = Gate("g", "e.m", **facts)
+    assume(not gate.mistakes() and not gate.mistakes_on(metric))
+    return gate, metric, kind
+
+
+def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> tuple[Any, Verdict]:
+    """Return a lock that holds one gate, and the gate's verdict on made-up rows."""
+    rng = random.Random(seed)
+    n, clustered, weights_of = (
+        rng.randrange(2, 130),
+        rng.random() < 0.3,
+        rng.choice([[1.0], [0.0, 2.0], [0.0, 1.0, 7.0]]),
+    )
+    samples = [Sample(str(i), row={"kind": "ab"[i % 2]}, cluster=f"c{i // 3}" if clustered else None) for i in range(n)]
+    weights = [rng.choice(weights_of) for _ in samples]
+    of = [
+        tuple(Score(s.id, {"m": SCALES[kind](rng)}, w) for s, w in zip(samples, weights, strict=True)) for _ in range(2)
+    ]
+    ours, theirs = (Result(name, "e", scores, {}, name) for name, scores in zip(("merged", "base"), of, strict=True))
+    attempts = "spend" if attempt else "count"
+    base = gate.alpha or 0.05
+    alpha = base * 6 / (math.pi**2 * attempt**2) if attempt else base
+    verdict = judge(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
+    lock = {
+        "suite": {"about": {"name": "s", "attempts": attempts}, "exports": [], "evals": [{"name": "e"}]},
+        "gates": [
+            {k: v for k, v in dataclasses.asdict(gate).items() if k != "where" and v is not None}
+            | {"says": gate.claim(), "blocking": True, "candidates": ["merged"]}
+        ],
+        "metrics": {"e": {"m": {"better": metric.better, "scale": metric.scale, "combine": None}}},
+        "data": {"e": {"rows": n}},
+    }
+    return read_lock(lock, "merged"), dataclasses.replace(verdict, attempt=attempt)
+
+
+def plain(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as gates.json holds it."""
+    found: dict[str, Any] = json.loads(dumps(dataclasses.asdict(verdict)))
+    return found
+
+
+def unproven(verdict: Verdict) -> bool:
+    """Say whether it passed by slices alone that had nothing to prove."""
+    return verdict.outcome is Outcome.PASS and bool(verdict.slices) and all(s.alarm for s in verdict.slices)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(claims(), st.integers(0, 10**6), st.sampled_from([0, 0, 1, 3]))
+def test_no_honest_verdict_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
+    """Whatever the claim and the rows, what the gate said follows from its own numbers."""
+    locked, verdict = said_of(*claim, seed, attempt)
+    why = contradiction(locked, {"g": plain(verdict)})
+    assert bool(why) is unproven(verdict), (why, verdict)
+
+
+def lies(v: Mapping[str, Any], better: str) -> dict[str, dict[str, Any]]:
+    """Return edits of a verdict that is no ERROR, each of which makes it say what did not follow."""
+    alpha, passed = v["alpha"], v["outcome"] == "PASS"
+    found: dict[str, dict[str, Any]] = {
+        "outcome": {"outcome": {"PASS": "FAIL", "FAIL": "PASS", "INCONCLUSIVE": "PASS"}[v["outcome"]]},
+        "threshold": {"threshold": v["threshold"] + 0.1},
+        "claim": {"claim": "at least 0.123"},
+        "blocking": {"blocking": False},
+        "rows": {"n": v["n"] + 200},
+        "metric": {"metric": "e.other"},
+    }
+    found |= {} if v["method"] == "point" else {"alpha": {"alpha": alpha / 2}}
+    found |= {"p": {"p_pass": 1.0} if passed else {"outcome": "PASS", "p_pass": alpha * 1.001}}
+    if passed and alpha <= 0.25:
+        worse = -1 if v["claim"].startswith("at least") or (v["versus"] and better == "higher") else 1
+        found["estimate"] = {"estimate": v["threshold"] + worse * (0.01 + abs(v["estimate"] - v["threshold"]))}
+    return found
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(claims(), st.integers(0, 10**6), st.sampled_from([0, 1, 3]))
+def test_a_verdict_that_was_edited_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
+    """Another word, threshold, risk, p-value or estimate does not go with the rest."""
+    locked, verdict = said_of(*claim, seed, attempt)
+    assume(verdict.outcome is not Outcome.ERROR and not unproven(verdict))
+    said = plain(verdict)
+    for what, changes in lies(said, claim[1].better).items():
+        assert contradiction(locked, {"g": {**said, **changes}}), (what, changes, said)

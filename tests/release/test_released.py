@@ -1,0 +1,212 @@
+"""Baselines that were released, and what the evidence says of prompting, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from harness.testing import Outcome, Project, _luck
+from tests.suite.test_suite import SUITE, TRAIN
+
+ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)]
+
+SLIDE = """
+[[gate]]
+id = "no slide"
+metric = "qa.exact_match"
+versus = "released"
+worse_by_at_most = 0.1
+"""
+ANCHORED = SLIDE.replace("no slide", "no slow slide").replace('"released"', '"anchor"')
+FEWSHOT = """
+[subject.fewshot]
+shots = 3
+
+[[gate]]
+id = "worth it"
+metric = "qa.exact_match"
+versus = "fewshot"
+better_by = 0.0
+"""
+SKILL = "train.skill"
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project that has released a model of skill 0.9 once, by a suite without comparisons."""
+    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def released(suite: Project, gates: str = SLIDE) -> Project:
+    """Release once, then ask for comparisons with what was released."""
+    assert suite.run().code == 0
+    return suite.write({"suite.toml": SUITE + gates})
+
+
+def test_first_release_has_nothing_to_be_compared_with(suite: Project) -> None:
+    """Before there is a release a gate on it is an error, told at once, and never a silent pass."""
+    outcome = suite.write({"suite.toml": SUITE + SLIDE}).run()
+    assert outcome.code == 6
+    assert outcome.verdict("no slide") == "ERROR"
+    assert 'nothing was released to "exports/fake" yet; for a first release: harness waive GATE' in outcome.out
+    assert outcome.out.index("nothing was released") < outcome.out.index("\ntrain")
+    assert not (suite.folder / "exports").exists()
+
+
+def test_release_is_measured_beside_the_candidate(suite: Project) -> None:
+    """What was exported last is loaded and answers the same rows; a worse candidate does not replace it."""
+    outcome = released(suite).run("--set", f"{SKILL}=0.92")
+    assert outcome.code == 0
+    assert "released::qa  exact_match" in outcome.out
+    assert outcome.report.digests["released"] not in (outcome.report.digests["merged"], "")
+    worse = suite.run("--set", f"{SKILL}=0.6")
+    assert worse.code in (1, 6)
+    assert worse.verdict("no slide", "adapter") != "PASS"
+
+
+def test_releasing_the_release_again_is_refused(suite: Project) -> None:
+    """The same weights on both sides are an error, not a tie."""
+    outcome = released(suite).run()
+    assert outcome.code == 6
+    assert outcome.verdict("no slide") == "ERROR"
+    assert "is the very model it is compared with" in outcome.out
+
+
+def test_anchor_sees_a_slow_slide(suite: Project) -> None:
+    """Each step down is small enough; the first release, kept beside the export, shows where they lead."""
+    assert suite.run("--set", f"{SKILL}=0.9").code == 0
+    before = (suite.folder / "exports/fake/model/model.safetensors").read_bytes()
+    suite.write({"suite.toml": SUITE + SLIDE + ANCHORED})
+    codes, steps, far = [], [], []
+    for skill in (0.87, 0.84, 0.81):
+        outcome = suite.run("--set", f"{SKILL}={skill}")
+        codes.append(outcome.code)
+        steps.append(outcome.verdict("no slide", "adapter"))
+        far.append(outcome.verdict("no slow slide", "adapter"))
+    assert steps == ["PASS", "PASS", "PASS"]
+    assert (codes[0], far[0]) == (0, "PASS")
+    assert codes[-1] != 0
+    assert far[-1] != "PASS"
+    assert (suite.folder / "exports/fake.first/model/model.safetensors").read_bytes() == before
+
+
+def tamper(suite: Project) -> None:
+    (suite.folder / "exports/fake/model/config.json").write_text('{"x": 1}', "utf-8")
+
+
+def rename(suite: Project) -> None:
+    path = suite.folder / "exports/fake/evidence/report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "suite": "other"}), "utf-8")
+
+
+def unpass(suite: Project) -> None:
+    path = suite.folder / "exports/fake/evidence/gates.json"
+    path.write_text(json.dumps([{**g, "outcome": "FAIL"} for g in json.loads(path.read_text("utf-8"))]), "utf-8")
+
+
+def strip(suite: Project) -> None:
+    shutil.rmtree(suite.folder / "exports/fake/evidence")
+
+
+BROKEN = {
+    "a file that was changed": (tamper, '"model/config.json" is not the file that was released'),
+    "another suite's release": (rename, 'was released by suite "other", not by "fake"'),
+    "gates that did not pass": (unpass, 'gate "floor" was FAIL; it is no release'),
+    "no evidence": (strip, "it is no export of the harness"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_no_release_is_refused(suite: Project, case: str) -> None:
+    """A baseline is what was gated, or a mistake that is told before anything is measured."""
+    breaks, told = BROKEN[case]
+    breaks(released(suite))
+    outcome = suite.run("--set", f"{SKILL}=0.92")
+    assert outcome.code == 4
+    assert told in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ('digest = "0123456789"', "the suite pins 0123456789"),
+        ('digest = "latest"', "8 to 64 hex digits"),
+        ('path = "elsewhere"', 'no release is at "elsewhere"'),
+        ('from = "base"', '"released" is the last release'),
+        ('use = "fake"', 'remove "use"'),
+    ],
+)
+def test_mistakes_about_releases(suite: Project, table: str, told: str) -> None:
+    """A pin that does not fit, a folder that is not there, keys that contradict: one line each, exit 4."""
+    released(suite, f"\n[subject.released]\n{table}\n" + SLIDE)
+    outcome = suite.run("--set", f"{SKILL}=0.92")
+    assert outcome.code == 4
+    assert told in outcome.err
+
+
+def test_pinned_release_is_accepted(suite: Project) -> None:
+    """The first digits of the digest that the export was reported with are a pin."""
+    digest = suite.run().report.digests["merged"]
+    suite.write({"suite.toml": SUITE + f'\n[subject.released]\ndigest = "{digest[:12]}"\n' + SLIDE})
+    assert suite.run("--set", f"{SKILL}=0.92").code == 0
+
+
+def prompted(suite: Project, *flags: str) -> Outcome:
+    return suite.write({"suite.toml": SUITE + FEWSHOT}).run(*flags)
+
+
+def test_better_than_prompting_is_said(suite: Project) -> None:
+    """A proven gain over worked examples is stated in words, in the report and on the model card."""
+    outcome = prompted(suite)
+    said = "fine-tuning is warranted: merged is better than the base with 3 examples in its prompt on qa.exact_match"
+    assert outcome.code == 0
+    assert said in outcome.out
+    assert said[1:] in (suite.folder / "exports/fake/README.md").read_text("utf-8")
+    assert outcome.report.conclusions == [said]
+
+
+@pytest.mark.parametrize(("skill", "how"), [(0.1, "is shown not to be"), (0.305, "rows would decide it")])
+def test_prompting_that_suffices_is_said(suite: Project, skill: float, how: str) -> None:
+    """Not shown to be better than ten examples: the report says that fine-tuning is not warranted."""
+    outcome = prompted(suite, "--set", f"{SKILL}={skill}")
+    assert outcome.code != 0
+    line = next(x for x in outcome.out.splitlines() if x.startswith("fine-tuning is not warranted by this evidence"))
+    assert how in line
+
+
+def gains(wins: int) -> float:
+    """Return the skill of a model that is right on so many rows more than the base."""
+    luck = sorted(_luck(row["input"]) for row in ROWS)
+    return next(x for x in luck if sum(0.3 <= y < x for y in luck) == wins)
+
+
+@pytest.mark.parametrize(
+    ("wins", "attempts", "evals", "attempt", "warranted"),
+    [
+        (5, "count", 1, 2, True),  # p = 0.031
+        (5, "count", 2, 2, False),  # by Holm 0.063
+        (6, "spend", 1, 1, True),  # p = 0.016, alpha 0.030
+        (6, "spend", 1, 2, False),  # alpha 0.0076
+    ],
+)
+def test_words_take_no_more_risk_than_gates(
+    suite: Project, wins: int, attempts: str, evals: int, attempt: int, warranted: bool
+) -> None:
+    """A comparison that no gate asks for is at the attempt's share of alpha, and at Holm's of several evals."""
+    more = '\n[[eval]]\nname = "three"\nuse = "contains"\ndata = "test.jsonl"\nlimit = 3\n' if evals > 1 else ""
+    text = SUITE.replace("[model]", f'attempts = "{attempts}"\n\n[model]', 1).replace("min = 0.5", "min = 0.01")
+    suite.write({"suite.toml": text + more + "\n[subject.fewshot]\nshots = 3\n"})
+    for skill in [0.9] * (attempt - 1) + [gains(wins)]:
+        outcome = suite.run("--set", f"{SKILL}={skill}")
+    assert ("fine-tuning is warranted" in outcome.out) is warranted, outcome.out
+
+
+def test_prompting_is_compared_without_a_gate_too(suite: Project) -> None:
+    """A few-shot baseline that no gate names is still compared with, and gates nothing."""
+    text = SUITE + "\n[subject.fewshot]\nshots = 3\n"
+    outcome = suite.write({"suite.toml": text}).run()
+    assert outcome.code == 0
+    assert [v.gate for v in outcome.report.verdicts] == ["floor", "floor"]
+    assert "fine-tuning is warranted: merged" in outcome.out

@@ -1,0 +1,729 @@
+"""The statistics, held against independent references: statsmodels, published examples, enumeration, simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.stats import beta, binom, multinomial, norm, permutation_test, skew, t, ttest_1samp
+from statsmodels.api import OLS, WLS
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import binom_test, proportion_confint
+
+from harness.stats import means, ratio, tango, tests
+from harness.stats.tests import Test
+
+ALPHA = 0.05
+
+
+def passes(test: Test) -> bool:
+    return test.p_pass <= ALPHA
+
+
+def fails(test: Test) -> bool:
+    return test.p_fail <= ALPHA
+
+
+# ------------------------------------------------------------------ one share
+
+
+@pytest.mark.parametrize(("successes", "n", "threshold"), [(0, 10, 0.2), (7, 10, 0.5), (83, 100, 0.8), (50, 50, 0.95)])
+def test_binomial_is_statsmodels_exact_test(successes: int, n: int, threshold: float) -> None:
+    """A share against a number is the exact binomial test, with Clopper and Pearson's bounds."""
+    test = tests.binomial(successes, n, threshold, ALPHA)
+    low, high = proportion_confint(successes, n, 2 * ALPHA, "beta")
+    assert test.p_pass == pytest.approx(binom_test(successes, n, threshold, "larger"))
+    assert test.p_fail == pytest.approx(binom_test(successes, n, threshold, "smaller"))
+    # at 0 and n the two-sided interval of statsmodels is one-sided already, as ours are
+    assert test.lower == pytest.approx(low)
+    assert test.upper == pytest.approx(high)
+    assert (test.lower > threshold) == passes(test)
+
+
+def test_a_perfect_score_does_not_prove_perfection() -> None:
+    """50 of 50 proves more than 0.94, not 0.95, and never 1.0."""
+    assert passes(tests.binomial(50, 50, 0.94, ALPHA))
+    assert not passes(tests.binomial(50, 50, 0.95, ALPHA))
+    perfect = tests.binomial(50, 50, 1.0, ALPHA)
+    assert (perfect.p_pass, perfect.p_fail) == (1.0, 1.0)
+    assert fails(tests.binomial(49, 50, 1.0, ALPHA))
+
+
+def test_wilson_is_statsmodels() -> None:
+    """The interval for display is Wilson's."""
+    for successes, n in [(0, 12), (5, 12), (12, 12), (830, 1000)]:
+        low, high = proportion_confint(successes, n, 2 * ALPHA, "wilson")
+        assert tests.wilson(successes, n, ALPHA) == pytest.approx((low, high), abs=1e-12)
+
+
+# ------------------------------------------------------------------ two paired shares
+
+
+@pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 50), (5, 0, 20), (9, 9, 40)])
+def test_mcnemar_is_statsmodels_exact_test(wins: int, losses: int, n: int) -> None:
+    """At margin 0 the smaller of the two p-values is half of the exact two-sided one."""
+    test = tests.mcnemar(wins, losses, n, ALPHA)
+    both = n - wins - losses
+    two_sided = reference_mcnemar([[both, wins], [losses, 0]], exact=True).pvalue
+    assert min(1.0, 2 * min(test.p_pass, test.p_fail)) == pytest.approx(two_sided)
+    assert test.p_pass == pytest.approx(binom.sf(wins - 1, wins + losses, 0.5))
+
+
+def test_mcnemar_bounds_agree_with_its_verdict() -> None:
+    """A bound is on the right side of 0 exactly when the exact test says so."""
+    for wins in range(0, 14):
+        for losses in range(0, 14):
+            test = tests.mcnemar(wins, losses, 40, ALPHA)
+            assert (test.lower > 0) == passes(test)
+            assert (test.upper < 0) == fails(test)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "n", "alpha", "low", "high"),
+    [
+        (6, 16, 161, 0.025, -0.1240, -0.0054),  # Cavo 2012 in Fagerland, Lydersen, Laake: Categorical data, ch. 8
+        (1, 7, 21, 0.025, -0.517, -0.026),  # Bentur 2009, the same chapter
+        (28, 25, 618, 0.05, -0.0148, 0.0247),  # R, PropCIs::scoreci.mp(25, 28, 618, 0.90)
+    ],
+)
+def test_tango_gives_the_published_intervals(
+    wins: int, losses: int, n: int, alpha: float, low: float, high: float
+) -> None:
+    """Inverting the score gives the intervals in the literature, and the gate's own, exact one, is close to them."""
+    z, near = norm.isf(alpha), 5.1e-4 if n == 21 else 5.1e-5
+    assert tango.bound(wins, losses, n, z) == pytest.approx(low, abs=near)
+    assert tango.bound(wins, losses, n, -z) == pytest.approx(high, abs=near)
+    test = tests.tango(wins, losses, n, 0.02, alpha)
+    assert (test.lower, test.upper) == pytest.approx((low, high), abs=0.6 / n)
+
+
+def score_by_optimisation(wins: int, losses: int, n: int, d0: float) -> float:
+    """The score statistic from its definition: maximise the multinomial likelihood under H0 numerically."""
+
+    def nll(q: float) -> float:
+        cells = (q + d0, q, 1 - 2 * q - d0)
+        counts = (wins, losses, n - wins - losses)
+        return -sum(k * math.log(max(p, 1e-300)) for k, p in zip(counts, cells, strict=True) if k)
+
+    bounds = (max(0.0, -d0), (1 - d0) / 2)
+    q = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+    return (wins - losses - n * d0) / math.sqrt(n * (2 * q + d0 - d0 * d0))
+
+
+@pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (1, 7, 21), (0, 3, 50), (4, 0, 50), (30, 28, 400)])
+@pytest.mark.parametrize("margin", [-0.03, 0.01, 0.05, 0.2])
+def test_tango_is_the_score_test_of_the_constrained_likelihood(wins: int, losses: int, n: int, margin: float) -> None:
+    """The closed form agrees with maximising the likelihood under the hypothesis by brute force."""
+    z = score_by_optimisation(wins, losses, n, -margin)
+    assert float(tango.statistic(wins, losses, n, -margin)) == pytest.approx(z, rel=1e-4)
+
+
+@pytest.mark.parametrize(("wins", "losses", "n", "margin"), [(1, 4, 15, 0.1), (0, 0, 12, 0.2), (3, 1, 20, -0.05)])
+def test_the_p_value_of_tango_is_the_chance_of_as_high_a_score(wins: int, losses: int, n: int, margin: float) -> None:
+    """Summing the multinomial over every table, at the fitted hypothesis, gives the p-values."""
+    q = float(tango.losses_fitted(wins, losses, n, -margin))
+    seen = float(tango.statistic(wins, losses, n, -margin))
+    p_pass = p_fail = 0.0
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            chance = multinomial.pmf([b, c, n - b - c], n, [q - margin, q, 1 - 2 * q + margin])
+            z = float(tango.statistic(b, c, n, -margin))
+            p_pass += chance * (z >= seen - 1e-9)
+            p_fail += chance * (z <= seen + 1e-9)
+    test = tests.tango(wins, losses, n, margin, ALPHA)
+    assert (test.p_pass, test.p_fail) == pytest.approx((p_pass, p_fail), abs=1e-8)
+
+
+def test_above_500_rows_the_score_is_normal() -> None:
+    """Where its exact distribution is normal enough, the score is referred to the normal one."""
+    for n, near in ((500, 2e-3), (501, 1e-12)):
+        z = float(tango.statistic(40, 50, n, -0.04))
+        assert tests.tango(40, 50, n, 0.04, ALPHA).p_pass == pytest.approx(norm.sf(z), abs=near)
+
+
+def test_tango_bounds_agree_with_its_verdict() -> None:
+    """The lower bound is above -margin exactly when the test passes, for every table of 24 rows."""
+    for wins in range(25):
+        for losses in range(25 - wins):
+            test = tests.tango(wins, losses, 24, 0.1, ALPHA)
+            assert -1 <= test.lower <= test.estimate <= test.upper <= 1
+            assert (test.lower > -0.1) == passes(test)
+            assert (test.upper < -0.1) == fails(test)
+
+
+def test_two_models_that_never_differ_on_50_rows_prove_little() -> None:
+    """No discordant pair at n = 50 and a margin of 2 points is z = 1.01: inconclusive; at n = 200 it is proven."""
+    test = tests.tango(0, 0, 50, 0.02, ALPHA)
+    assert float(tango.statistic(0, 0, 50, -0.02)) == pytest.approx(1.01, abs=0.005)
+    assert test.p_pass == pytest.approx(0.98**50)  # none of 50 rows lost, if 2 % are
+    assert not passes(test)
+    assert not fails(test)
+    assert test.lower < -0.02 < 0 < test.upper
+    assert passes(tests.tango(0, 0, 200, 0.02, ALPHA))
+    assert tests.tango(0, 0, 50, 0.0, ALPHA).p_pass == 1.0
+    assert (tests.mcnemar(0, 0, 50, ALPHA).p_pass, tests.mcnemar(0, 0, 50, ALPHA).p_fail) == (1.0, 1.0)
+
+
+def error_rates(n: int, discordance: float, margin: float) -> tuple[float, float]:
+    """P(pass) and P(fail) at the boundary, difference = -margin, summed over all tables that matter."""
+    rates = [0.0, 0.0]
+    for changed in range(n + 1):
+        p = binom.pmf(changed, n, discordance)
+        if p < 1e-7:
+            continue
+        chance = binom.pmf(range(changed + 1), changed, (discordance - margin) / 2 / discordance)
+        for wins in range(changed + 1):
+            tails = tango.fitted_p(wins, changed - wins, n, -margin)
+            for side in (0, 1):
+                rates[side] += p * chance[wins] * (tails[side] <= ALPHA)
+    return rates[0], rates[1]
+
+
+@pytest.mark.parametrize(
+    ("n", "discordance", "margin", "passed", "failed"),
+    [(50, 0.10, 0.05, 0.0341, 0.0289), (60, 0.10, 0.05, 0.0395, 0.0445), (50, 0.10, 0.02, 0.0406, 0.0355)],
+)
+def test_tango_is_wrong_as_often_as_it_may(
+    n: int, discordance: float, margin: float, passed: float, failed: float
+) -> None:
+    """Exact error rates at the boundary; the normal score falsely blocks 8.2 % of the time in the second one."""
+    assert error_rates(n, discordance, margin) == pytest.approx((passed, failed), abs=1e-4)
+
+
+# ------------------------------------------------------------------ means, ratios, clusters
+
+
+def clustered(seed: int, groups: int = 30) -> tuple[list[float], list[float], list[str]]:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 7, groups)
+    labels = [f"c{g}" for g, size in enumerate(sizes) for _ in range(size)]
+    effects = {f"c{g}": rng.normal() for g in range(groups)}
+    values = [1 + effects[c] + rng.normal() for c in labels]
+    weights = rng.integers(1, 50, len(labels)).astype(float).tolist()
+    return values, weights, labels
+
+
+def totals(values: list[float], weights: list[float], labels: list[str]) -> ratio.Ratio:
+    codes = np.unique(labels, return_inverse=True)[1]
+    return ratio.ratio(np.bincount(codes, np.multiply(values, weights)), np.bincount(codes, weights))
+
+
+def test_the_error_of_equal_clusters_is_statsmodels_cluster_robust_one() -> None:
+    """Clusters of equal weight: mean and error are those of a regression on a constant with clustered errors."""
+    values = np.random.default_rng(0).normal(1, 1, 90) + np.repeat(np.random.default_rng(1).normal(0, 1, 30), 3)
+    labels = [f"c{i // 3}" for i in range(90)]
+    codes = np.repeat(np.arange(30), 3)
+    fit = OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
+    of = totals(values.tolist(), [1.0] * 90, labels)
+    assert (of.estimate, of.error) == pytest.approx((fit.params[0], fit.bse[0]))
+    assert tests.cluster_t(values.tolist(), [1.0] * 90, labels, 0.8, ALPHA).estimate == pytest.approx(fit.params[0])
+
+
+def test_the_error_of_uneven_clusters_is_the_jackknife_of_statsmodels_fits() -> None:
+    """Leaving each cluster out of a weighted regression gives the error; it is larger than the robust one."""
+    values, weights, labels = clustered(0)
+    codes = np.unique(labels, return_inverse=True)[1]
+
+    def fit(keep: np.ndarray) -> float:
+        return float(WLS(np.array(values)[keep], np.ones(keep.sum()), weights=np.array(weights)[keep]).fit().params[0])
+
+    without = np.array([fit(codes != c) for c in range(30)])
+    of = totals(values, weights, labels)
+    assert of.estimate == pytest.approx(fit(codes >= 0))
+    assert of.error == pytest.approx(math.sqrt(29 / 30 * ((without - of.estimate) ** 2).sum()))
+    robust = WLS(values, np.ones(len(values)), weights=weights).fit(cov_type="cluster", cov_kwds={"groups": codes})
+    assert robust.bse[0] < of.error < 1.15 * robust.bse[0]
+
+
+def test_symmetric_rows_have_the_bounds_of_the_ordinary_t_test() -> None:
+    """Without skewness the corrected t is Student's; the bootstrap-t is near, and the weaker one counts."""
+    half = np.random.default_rng(1).normal(0, 1, 60)
+    values = np.concatenate([1 + half, 1 - half]).tolist()
+    of = ratio.ratio(np.array(values), np.ones(120))
+    fit = OLS(values, np.ones(120)).fit()
+    low, high = fit.conf_int(2 * ALPHA)[0]
+    assert ratio.skewed_bounds(of, ALPHA) == pytest.approx((low, high))
+    assert ratio.skewed_t(of, 0.8)[0] == pytest.approx(ttest_1samp(values, 0.8, alternative="greater").pvalue)
+    test = tests.cluster_t(values, [2.0] * 120, None, 0.8, ALPHA)
+    assert test.lower <= low + 1e-9
+    assert test.upper >= high - 1e-9
+    assert (test.lower, test.upper) == pytest.approx((low, high), abs=0.1 * (high - low))
+    assert (test.method, test.clusters) == ("t", None)
+
+
+def test_the_correction_for_skewness_is_halls() -> None:
+    """The transformation, written from the paper, of a sample skewed by hand; and it inverts to the bounds."""
+    values = np.array([0.0] * 3 + [1.0] * 27)
+    of = ratio.ratio(values, np.ones(30))
+    skewness = skew(values, bias=False)
+    a, tt = skewness / math.sqrt(30), (0.9 - 0.85) / (values.std(ddof=1) / math.sqrt(30))
+    g = tt + a * tt**2 / 3 + a**2 * tt**3 / 27 + a / 6
+    assert float(of.skew) == pytest.approx(a)
+    assert float(ratio.skewed_t(of, 0.85)[0]) == pytest.approx(t.sf(g, 29))
+    low, high = ratio.skewed_bounds(of, ALPHA)
+    assert float(ratio.skewed_t(of, low)[0]) == pytest.approx(ALPHA)
+    assert float(ratio.skewed_t(of, high)[1]) == pytest.approx(ALPHA)
+
+
+def test_the_perplexity_test_is_the_documented_ratio_estimator() -> None:
+    """Delta = sum of nats differences / tokens; its error is near the linearised sqrt(n/(n-1)·Σr²)/Σtokens."""
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(5, 400, 80).astype(float)
+    base = rng.normal(3, 0.4, 80)
+    cand = base + rng.normal(-0.02, 0.05, 80)
+    test = tests.paired_ratio(cand.tolist(), base.tolist(), tokens.tolist(), None, math.log(1.02), ALPHA)
+    d = (cand - base) * tokens
+    delta = d.sum() / tokens.sum()
+    error = math.sqrt(80 / 79 * ((d - delta * tokens) ** 2).sum()) / tokens.sum()
+    assert test.estimate == pytest.approx(delta)
+    assert (test.upper - test.lower) / 2 / t.isf(0.05, 79) == pytest.approx(error, rel=0.1)
+    assert test.method == "ratio estimator"
+
+
+@pytest.mark.parametrize("support", [None, (-1.0, 1.0)])
+@pytest.mark.parametrize("labels", [None, [i // 4 for i in range(80)]])
+@pytest.mark.parametrize("whole", [True, False])
+def test_bounds_agree_with_the_verdict(
+    support: tuple[float, float] | None, labels: list[int] | None, whole: bool
+) -> None:
+    """Whatever tests stand behind it, a bound is beyond the threshold exactly when the verdict says so."""
+    rng = np.random.default_rng(11)
+    seen = set()
+    for _ in range(40):
+        shares = rng.dirichlet([1, 1, 6])
+        values = rng.choice([-1.0, 1.0, 0.0], 80, p=shares) * (1.0 if whole else rng.uniform(0.2, 1, 80))
+        test = tests.cluster_t(values.tolist(), [1.0] * 80, labels, -0.02, ALPHA, support=support)
+        assert (test.lower > -0.02) == passes(test)
+        assert (test.upper < -0.02) == fails(test)
+        assert test.lower <= test.estimate <= test.upper
+        seen.add((passes(test), fails(test)))
+    assert len(seen) == 3  # proven, refuted, and neither came up
+
+
+@pytest.mark.parametrize("labels", [None, [i // 4 for i in range(80)]])
+def test_swapping_candidate_and_baseline_mirrors_everything(labels: list[int] | None) -> None:
+    """What is better by 3 points one way is worse by 3 points the other, by every test of two models."""
+    rng = np.random.default_rng(12)
+    for cand, base in [(rng.integers(0, 2, 80), rng.integers(0, 2, 80)), (rng.beta(2, 1, 80), rng.beta(1, 1, 80))]:
+        c, b = cand.astype(float).tolist(), base.astype(float).tolist()
+        for one, other in [
+            (
+                tests.paired_ratio(c, b, [1.0] * 80, labels, 0.03, ALPHA, support=(-1.0, 1.0)),
+                tests.paired_ratio(b, c, [1.0] * 80, labels, -0.03, ALPHA, support=(-1.0, 1.0)),
+            ),
+            (tests.sign_flip(c, b, labels, ALPHA), tests.sign_flip(b, c, labels, ALPHA)),
+        ]:
+            assert (one.estimate, one.lower, one.upper) == pytest.approx((-other.estimate, -other.upper, -other.lower))
+            assert (one.p_pass, one.p_fail) == pytest.approx((other.p_fail, other.p_pass), abs=0.02)
+    for n in (40, 700):
+        one, other = tests.tango(12, 5, n, -0.03, ALPHA), tests.tango(5, 12, n, 0.03, ALPHA)
+        assert (one.p_pass, one.p_fail) == pytest.approx((other.p_fail, other.p_pass))
+        assert (one.lower, one.upper) == pytest.approx((-other.upper, -other.lower), abs=1e-5)
+        one, other = tests.mcnemar(12, 5, n, ALPHA), tests.mcnemar(5, 12, n, ALPHA)
+        assert (one.p_pass, one.p_fail) == (other.p_fail, other.p_pass)
+
+
+def test_turning_a_share_around_mirrors_it() -> None:
+    """At least 80 % right, and at most 20 % wrong, are one claim: in clusters too, on either side of 0."""
+    rng = np.random.default_rng(13)
+    labels = rng.integers(0, 25, 150).tolist()
+    right = (rng.random(150) < 0.88).astype(float)
+    one = tests.cluster_t(right.tolist(), [1.0] * 150, labels, 0.8, ALPHA, support=(0.0, 1.0))
+    other = tests.cluster_t((right - 1).tolist(), [1.0] * 150, labels, -0.2, ALPHA, support=(-1.0, 0.0))
+    assert (one.lower, one.upper, one.p_pass) == pytest.approx((other.lower + 1, other.upper + 1, other.p_pass))
+
+
+def test_a_share_in_clusters_of_one_is_wilsons_score() -> None:
+    """On the effective rows, which without clusters are the rows (but for G/(G-1)), with t for the normal quantile."""
+    right = np.array([1.0] * 90 + [0.0] * 30)
+    of = ratio.ratio(right, np.ones(120))
+    low, high = proportion_confint(90 * 119 / 120, 119, 2 * norm.sf(t.isf(ALPHA, 119)), "wilson")
+    assert ratio.share_bounds(of, ALPHA) == pytest.approx((low, high), abs=1e-9)
+    assert float(ratio.share_t(of, low)[0]) == pytest.approx(ALPHA)
+    assert float(ratio.share_t(of, high)[1]) == pytest.approx(ALPHA)
+
+
+def test_pairs_in_clusters_of_one_are_tangos_score() -> None:
+    """The same of differences: 15 won and 9 lost of 200 rows, as Tango would say of 199."""
+    d = np.array([1.0] * 15 + [-1.0] * 9 + [0.0] * 176)
+    of = ratio.ratio(d, np.ones(200))
+    reach, k = t.isf(ALPHA, ratio.pan_wall(of)), 199 / 200
+    want = (tango.bound(15 * k, 9 * k, 199, reach), tango.bound(15 * k, 9 * k, 199, -reach))
+    assert ratio.pairs_bounds(of, ALPHA, 24 / 200) == pytest.approx(want, abs=1e-9)
+
+
+def test_the_bootstrap_t_resamples_whole_clusters() -> None:
+    """Its quantiles are those of clusters drawn one by one and studentised by hand."""
+    values, weights, labels = clustered(9, groups=14)
+    of = totals(values, weights, labels)
+    rng, by_hand = np.random.default_rng(1), []
+    for _ in range(4000):
+        rows = rng.integers(0, 14, 14)
+        s, w = of.residuals[rows], of.weights[rows]
+        shift = s.sum() / w.sum()
+        error = math.sqrt(14 / 13 * ((s - shift * w) ** 2).sum()) / w.sum()
+        by_hand.append(shift / error)
+    for share in (0.05, 0.5, 0.95):
+        assert np.quantile(ratio.bootstrap_t(of), share) == pytest.approx(np.quantile(by_hand, share), abs=0.15)
+
+
+def test_the_bayesian_bootstrap_with_a_worst_row_is_clopper_and_pearson_for_shares() -> None:
+    """27 of 30 right, one more row at the worst: the bounds are those of the exact binomial, but for 2000 draws."""
+    rows = np.array([1.0] * 27 + [0.0] * 3)
+    low, high = ratio.worst_row_bounds(rows, ALPHA, (0.0, 1.0))
+    assert (low, high) == pytest.approx((beta.ppf(ALPHA, 27, 4), beta.isf(ALPHA, 28, 3)), abs=0.01)
+
+
+def test_a_rare_disaster_that_no_row_showed_is_allowed_for() -> None:
+    """50 scores near 0.95 do not prove more than 0.9: if 5 % were 0, none of 50 would show it 8 % of the time."""
+    values = [0.93 + 0.04 * (i % 5) / 4 for i in range(50)]
+    known = tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA, support=(0.0, 1.0))
+    assert not passes(known)
+    assert known.lower == pytest.approx(np.mean(values) * ALPHA ** (1 / 50), abs=2e-3)
+    assert passes(tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA))  # it cannot know without the range
+
+
+def test_duplicating_every_row_in_its_cluster_changes_nothing() -> None:
+    """Copies of a row are no evidence: estimate, bounds and p-values stay, by t and by bootstrap."""
+    values, weights, labels = clustered(3, groups=12)
+    once = tests.cluster_t(values, weights, labels, 0.8, ALPHA)
+    twice = tests.cluster_t(values * 2, weights * 2, labels * 2, 0.8, ALPHA)
+    assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
+
+    def mean(rows: list[int]) -> float:
+        return float(np.mean([values[i % len(values)] for i in rows]))
+
+    once = tests.cluster_bootstrap(mean, labels, 0.8, ALPHA)
+    twice = tests.cluster_bootstrap(mean, labels * 2, 0.8, ALPHA)
+    assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
+    assert tests.cluster_t([1.0] * 40, [1.0] * 40, list(range(20)) * 2, 0.8, ALPHA, support=(0, 1)).p_pass == (
+        tests.cluster_t([1.0] * 20, [1.0] * 20, list(range(20)), 0.8, ALPHA, support=(0, 1)).p_pass
+    )
+
+
+def test_clusters_make_the_same_rows_prove_less() -> None:
+    """Rows that agree inside their clusters give a wider interval than independent ones would."""
+    values = [float(g % 4 != 0) for g in range(40) for _ in range(5)]
+    labels = [str(g) for g in range(40) for _ in range(5)]
+    alone = tests.cluster_t(values, [1.0] * 200, None, 0.7, ALPHA)
+    together = tests.cluster_t(values, [1.0] * 200, labels, 0.7, ALPHA)
+    assert together.upper - together.lower > 2 * (alone.upper - alone.lower)
+
+
+def test_rows_that_are_all_equal_prove_nothing_without_a_range() -> None:
+    """Zero variance is not certainty: no verdict, infinite bounds, and never NaN."""
+    for value in (0.1, 1.0, -3.3):
+        for clusters in (None, list(range(60))):
+            test = tests.cluster_t([value] * 60, [float(w) for w in range(1, 61)], clusters, value - 0.01, ALPHA)
+            assert (test.p_pass, test.p_fail) == (1.0, 1.0)
+            assert (test.lower, test.upper) == (-math.inf, math.inf)
+    opposite = tests.cluster_t([0.3, -0.3] * 30, [1.0] * 60, [g for g in range(30) for _ in "ab"], -0.1, ALPHA)
+    assert opposite.p_pass == 1.0
+    assert tests.cluster_t([0.2, 0.9], [1.0, 1.0], ["a", "a"], 0.1, ALPHA).p_pass == 1.0
+
+
+def test_rows_that_are_all_equal_prove_what_the_rule_of_three_allows() -> None:
+    """Inside a known range, n equal clusters are n right answers of an exact binomial."""
+    ones = tests.cluster_t([1.0] * 60, [1.0] * 60, list(range(60)), 0.95, ALPHA, support=(0.0, 1.0))
+    exact = tests.binomial(60, 60, 0.95, ALPHA)
+    assert (ones.p_pass, ones.lower, ones.upper) == pytest.approx((exact.p_pass, exact.lower, exact.upper))
+    assert passes(ones)
+    same = tests.paired_ratio([0.4] * 50, [0.4] * 50, [1.0] * 50, None, -0.02, ALPHA, support=(-1.0, 1.0))
+    assert not passes(same)
+    assert not fails(same)
+    assert same.lower < -0.02 < same.upper
+    zeros = tests.cluster_t([0.0] * 60, [1.0] * 60, None, 0.1, ALPHA, support=(0.0, 1.0))
+    assert fails(zeros)
+    assert zeros.p_fail > 0
+
+
+# ------------------------------------------------------------------ bootstrap
+
+
+def test_bootstrap_of_a_mean_is_close_to_cluster_t() -> None:
+    """With many clusters and a smooth statistic the two methods say nearly the same."""
+    values, _, labels = clustered(4, groups=60)
+    t = tests.cluster_t(values, [1.0] * len(values), labels, 0.8, ALPHA)
+    b = tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA)
+    assert b.estimate == pytest.approx(t.estimate)
+    assert b.lower == pytest.approx(t.lower, abs=0.15 * (t.upper - t.lower))
+    assert b.upper == pytest.approx(t.upper, abs=0.15 * (t.upper - t.lower))
+    assert (b.clusters, b.n, b.method) == (60, len(values), "cluster bootstrap")
+
+
+def test_bootstrap_is_the_same_every_time() -> None:
+    """A verdict does not change when nothing changed."""
+    values, _, labels = clustered(6)
+    one, two = (
+        tests.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA)
+        for _ in range(2)
+    )
+    assert one == two
+
+
+def test_three_clusters_never_pass() -> None:
+    """However clear the rows, three clusters are no population at 5 %."""
+    values = [0.90, 0.91, 0.92]
+    test = tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), "abc", 0.1, 0.01)
+    assert test.p_pass > 0.01
+    assert test.lower < 0.9
+
+
+@pytest.mark.parametrize("attempt", [1, 6, 13, 100])
+@pytest.mark.parametrize("kind", ["combine", "flips", "scores", "share", "mean"])
+def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
+    """A level that `spend` makes small can be reached: resamples grow with 1/alpha, and what is unclear stays so."""
+    alpha, rng = tests.spent(ALPHA, attempt), np.random.default_rng(attempt)
+    values, labels = rng.uniform(0.8, 1.0, 120), list(range(40)) * 3
+    zeros, ones = [0.0] * 120, [1.0] * 120
+
+    def test(threshold: float) -> tests.Test:
+        if kind == "combine":
+            return tests.cluster_bootstrap(lambda rows: float(values[list(rows)].mean()), labels, threshold, alpha)
+        if kind == "flips":
+            return tests.sign_flip((values - threshold).tolist(), zeros, labels, alpha, support=(-1.0, 1.0))
+        if kind == "scores":
+            return tests.cluster_t(values.tolist(), ones, None, threshold, alpha, support=(0.0, 1.0))
+        if kind == "share":
+            right = [1.0] * 114 + [0.0] * 6
+            return tests.cluster_t(right, ones, labels, threshold, alpha, support=(0.0, 1.0))
+        return tests.cluster_t(values.tolist(), ones, labels, threshold, alpha)
+
+    assert test(0.5).p_pass <= alpha
+    assert not passes(test(float(values.mean()) + 0.02))
+
+
+def test_a_median_whose_middle_rows_tie_is_judged() -> None:
+    """Leaving one row out moves no such median, but drawing rows again does: that is no lack of variation."""
+    values = np.array([1.0] * 25 + [1.1] * 10 + [1.2] * 25)
+    test = tests.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 0.5, ALPHA)
+    assert test.p_pass <= ALPHA
+    assert 0.9 < test.lower < 1.1 < test.upper < 1.3
+    close = tests.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 1.08, ALPHA)
+    assert not passes(close)
+
+
+def test_a_plan_asks_at_a_small_alpha_what_a_gate_asks() -> None:
+    """Below the level that resamples can tell of, many data sets at once get the test that one gets."""
+    values, _, labels = clustered(5, groups=40)
+    right, ones = [float(v > 0.75) for v in values], [1.0] * len(values)
+    of, alpha = totals(right, ones, labels), tests.spent(ALPHA, 6)
+    one = tests.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
+    many = means.judged(of, "share", alpha)(0.5)
+    assert (one.p_pass, one.p_fail) == pytest.approx((float(many[0]), float(many[1])))
+    assert one.p_pass != pytest.approx(float(means.judged(of, "share", ALPHA)(0.5)[0]), rel=0.01)
+
+
+def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() -> None:
+    """A statistic that is NaN on most resamples (no row of a class drawn) cannot pass or fail because of it."""
+
+    def fragile(rows: list[int]) -> float:
+        return float(np.mean(rows)) if len(set(rows)) >= 20 else math.nan
+
+    for threshold in (2.0, 28.0):  # far below and far above the mean of 14.5
+        test = tests.cluster_bootstrap(fragile, list(range(30)), threshold, ALPHA)
+        assert min(test.p_pass, test.p_fail) > 0.3
+        assert (test.lower, test.upper) == (-math.inf, math.inf)
+
+
+def test_bootstrap_that_cannot_vary_proves_nothing() -> None:
+    """One cluster, or the same value in every resample, gives no verdict."""
+    assert tests.cluster_bootstrap(lambda rows: 1.0, list(range(30)), 0.5, ALPHA).p_pass == 1.0
+    assert tests.cluster_bootstrap(lambda rows: 1.0, ["a"] * 30, 0.5, ALPHA).p_pass == 1.0
+    known = tests.cluster_bootstrap(lambda rows: 1.0, list(range(15)), 0.8, ALPHA, support=(0.0, 1.0))
+    assert known.p_pass == pytest.approx(0.8**15)
+
+
+def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 8 clusters bootstrap and jackknife together stay near alpha, where plain percentiles do not."""
+    monkeypatch.setattr(tests, "RESAMPLES", 150)
+    monkeypatch.setattr(tests, "MOST_RESAMPLES", 150)
+    rng = np.random.default_rng(7)
+    passed, plain, runs = 0, 0, 300
+    for _ in range(runs):
+        shift = rng.normal(0, 0.15, 8)
+        sizes = rng.integers(2, 9, 8)
+        values = np.concatenate([rng.normal(-0.02 + s, 0.3, k) for s, k in zip(shift, sizes, strict=True)])
+        labels = np.repeat(np.arange(8), sizes)
+        sums = np.bincount(labels, values)
+
+        def mean(rows: list[int], values: np.ndarray = values) -> float:
+            return float(values[rows].mean())
+
+        passed += passes(tests.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
+        draws = rng.integers(0, 8, (300, 8))
+        plain += np.mean(sums[draws].sum(1) / sizes[draws].sum(1) <= -0.02) <= ALPHA
+    assert passed / runs < 1.5 * ALPHA
+    assert plain > passed
+
+
+def test_the_guarded_t_counts_the_worst_once_more() -> None:
+    """Rows with a range of their own tell the formula: by hand for one worst row, symmetric rows, G = 40."""
+    rows = np.array([-1.0, 1.0] * 20)
+    rows[0] = -1.5
+    of, more = ratio.ratio(rows, np.ones(40)), ratio.LEAST
+    tail = ratio.l_skewness(-of.residuals)
+    more += ratio.STEEP * max(float(tail), 0.0) / math.sqrt(40 - ratio.FEWEST)
+    whole, mean = 40 + more, (rows.sum() - 1.5 * more) / (40 + more)
+    square = ((rows - mean) / (1 - 1 / whole)) ** 2
+    variance = square.sum() + more * square[0]
+    error = math.sqrt((whole - 1) / whole * variance) / whole
+    spread = ((square - variance / whole) ** 2).sum() + more * (square[0] - variance / whole) ** 2
+    df = min(2 * variance**2 / (spread * whole / (whole - 1)), whole - 1)
+    assert ratio.guarded_t(of, -0.4)[0] == pytest.approx(t.sf((mean + 0.4) / error, df))
+    assert ratio.guarded_bounds(of, ALPHA)[0] == pytest.approx(mean - t.isf(ALPHA, df) * error)
+
+
+def test_l_skewness_is_that_of_known_distributions() -> None:
+    """0 of a normal, 1/3 of an exponential distribution, and its sign turns with the rows."""
+    rng = np.random.default_rng(3)
+    normal, exponential = rng.standard_normal(100_000), rng.exponential(size=100_000)
+    assert float(ratio.l_skewness(normal)) == pytest.approx(0.0, abs=0.01)
+    assert float(ratio.l_skewness(exponential)) == pytest.approx(1 / 3, abs=0.01)
+    assert float(ratio.l_skewness(-exponential)) == pytest.approx(-1 / 3, abs=0.01)
+
+
+def test_pan_and_walls_degrees_are_those_of_normal_rows() -> None:
+    """About G - 1 where all clusters say as much, 1 where one says it all."""
+    rng = np.random.default_rng(4)
+    even = ratio.pan_wall(ratio.ratio(rng.standard_normal(4000), np.ones(4000)))
+    assert 3500 < float(even) < 4000
+    one = np.zeros(50)
+    one[0] = 1.0
+    assert float(ratio.pan_wall(ratio.ratio(one, np.ones(50)))) < 2.5
+
+
+@pytest.mark.parametrize(
+    ("what", "highest"), [("pareto", 0.075), ("lognormal", 0.075), ("normal", 0.06), ("share in uneven clusters", 0.06)]
+)
+def test_false_passes_where_a_tail_hides(what: str, highest: float) -> None:
+    """Means of long tails and shares of very uneven clusters pass falsely about as often as they may."""
+    rng, runs = np.random.default_rng(5), 1000
+    sizes = np.maximum(1, np.round(60 / np.arange(1, 201)))
+    tokens = np.round(rng.lognormal(4, 0.8, (runs, 60))) + 1
+    if what == "share in uneven clusters":
+        weights = np.broadcast_to(sizes, (runs, 200))
+        right = rng.binomial(weights.astype(int), rng.beta(0.95, 0.05, (runs, 200)))
+        found = means.judged(ratio.ratio(right.astype(float), weights), "share", ALPHA)(0.95)
+    else:
+        nats = {
+            "pareto": lambda: 0.5 - rng.pareto(3, (runs, 60)),
+            "lognormal": lambda: np.exp(0.32) - rng.lognormal(0, 0.8, (runs, 60)),
+            "normal": lambda: rng.standard_normal((runs, 60)),
+        }[what]()
+        found = means.judged(ratio.ratio(nats * tokens, tokens), "ratio", ALPHA)(0.0)
+    assert (found[0] <= ALPHA).mean() <= highest
+
+
+def test_false_passes_of_cluster_t_at_the_boundary() -> None:
+    """Forty clusters of correlated differences pass about 5 % of the time when they should not."""
+    rng = np.random.default_rng(8)
+    passed, runs = 0, 1500
+    for _ in range(runs):
+        sizes = rng.integers(1, 9, 40)
+        labels = np.repeat(np.arange(40), sizes)
+        values = -0.02 + rng.normal(0, 0.2, 40)[labels] + rng.choice([-0.3, 0.3], len(labels))
+        passed += passes(tests.cluster_t(values, np.ones(len(labels)), labels.tolist(), -0.02, ALPHA))
+    assert 0.5 * ALPHA < passed / runs < 1.3 * ALPHA
+
+
+# ------------------------------------------------------------------ sign flips, Holm
+
+
+def test_sign_flips_are_scipys_permutation_test() -> None:
+    """Ten pairs: the share of all 1024 sign patterns with as large a mean."""
+    rng = np.random.default_rng(14)
+    cand, base = rng.normal(0.4, 1, 10), rng.normal(0, 1, 10)
+    want = permutation_test(
+        (cand, base), lambda c, b: (c - b).mean(), permutation_type="samples", alternative="greater", n_resamples=1024
+    )
+    assert tests._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
+    test = tests.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
+    assert test.p_pass >= want.pvalue
+    assert (test.lower > 0) == passes(test)
+
+
+def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
+    """9 won and 2 lost: flipping signs is tossing a coin for each row that differs."""
+    d = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 30)
+    assert tests._flips(d, ALPHA) == pytest.approx(tests.mcnemar(9, 2, 41, ALPHA).p_pass)
+    many = tests._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
+    assert many == pytest.approx(tests.mcnemar(30, 12, 42, ALPHA).p_pass, abs=0.003)
+
+
+def test_sign_flips_of_ties_prove_nothing() -> None:
+    """Models that never differ, one row, one cluster: no verdict, and flips need whole clusters."""
+    same = tests.sign_flip([0.5] * 30, [0.5] * 30, None, ALPHA)
+    assert (same.p_pass, same.p_fail) == (1.0, 1.0)
+    assert tests.sign_flip([1.0], [0.0], None, ALPHA).p_pass == 1.0
+    assert tests.sign_flip([1.0] * 9, [0.0] * 9, ["a"] * 9, ALPHA).p_pass == 1.0
+    rng = np.random.default_rng(15)
+    cand = (0.1 + rng.normal(0, 1, 40)).tolist()
+    labels = list(range(40))
+    once = tests.sign_flip(cand, [0.0] * 40, labels, ALPHA)
+    twice = tests.sign_flip(cand * 2, [0.0] * 80, labels * 2, ALPHA)
+    assert (once.p_pass, once.lower) == pytest.approx((twice.p_pass, twice.lower))
+
+
+def test_holm_is_statsmodels() -> None:
+    """Adjusted p-values in their own order, none below a smaller one, none above 1."""
+    for p in ([0.01, 0.04, 0.03, 0.005], [0.5], [0.9, 0.8], [0.02, 0.02, 0.02]):
+        assert tests.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    assert tests.holm([]) == []
+    with pytest.raises(ValueError, match="p-values"):
+        tests.holm([math.nan])
+
+
+# ------------------------------------------------------------------ budgets, bad input
+
+
+def test_a_budget_is_met_or_not() -> None:
+    """A size has no uncertainty: on the budget is within it, one byte over is not."""
+    assert (tests.point(-100, -100).p_pass, tests.point(-100, -100).p_fail) == (0.0, 1.0)
+    assert (tests.point(-101, -100).p_pass, tests.point(-101, -100).p_fail) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_not_a_number_is_an_error(bad: float) -> None:
+    """NaN and infinity raise; they are never a verdict."""
+    with pytest.raises(ValueError, match="finite"):
+        tests.cluster_t([1.0, bad], [1.0, 1.0], None, 0.5, ALPHA)
+    with pytest.raises(ValueError, match="finite"):
+        tests.cluster_t([1.0, 0.0], [1.0, bad], None, 0.5, ALPHA)
+    with pytest.raises(ValueError, match="finite"):
+        tests.cluster_t([1.0, 0.0], [1.0, 1.0], None, bad, ALPHA)
+    with pytest.raises(ValueError, match="finite"):
+        tests.paired_ratio([1.0, bad], [1.0, 1.0], [1.0, 1.0], None, 0.5, ALPHA)
+    with pytest.raises(ValueError, match="finite"):
+        tests.point(bad, 1.0)
+    with pytest.raises(ValueError, match="finite"):
+        tests.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
+    with pytest.raises(ValueError, match="whole"):
+        tests.binomial(bad, 10, 0.5, ALPHA)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: tests.binomial(0, 0, 0.5, ALPHA),
+        lambda: tests.binomial(11, 10, 0.5, ALPHA),
+        lambda: tests.binomial(5, 10, 1.5, ALPHA),
+        lambda: tests.binomial(5, 10, 0.5, 0.0),
+        lambda: tests.tango(6, 6, 10, 0.02, ALPHA),
+        lambda: tests.tango(1, 1, 10, 1.0, ALPHA),
+        lambda: tests.cluster_t([], [], None, 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0], [1.0, 2.0], None, 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0, 2.0], [0.0, 0.0], None, 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0, 2.0], [1.0, 1.0], ["a"], 0.5, ALPHA),
+        lambda: tests.cluster_t([1.0, 2.0], [1.0, 1.0], None, 0.5, ALPHA, support=(0.0, 1.0)),
+        lambda: tests.paired_ratio([1.0], [1.0, 2.0], [1.0], None, 0.5, ALPHA),
+        lambda: tests.cluster_bootstrap(lambda rows: 0.5, [], 0.5, ALPHA),
+    ],
+)
+def test_empty_or_impossible_input_is_an_error(call: object) -> None:
+    """No rows, more successes than rows, lengths that differ: an error, not a number."""
+    with pytest.raises(ValueError, match=r"want|outside|negative|values"):
+        call()  # type: ignore[operator]

@@ -1,0 +1,296 @@
+"""Waivers, seen from outside: who, why, until when, and in every output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from harness.records.waivers import Waiver
+from harness.suite.reader import read_suite
+from harness.suite.waivers import claim_digest, claim_of, in_force, read_waivers, void, why_void
+from harness.testing import Outcome, Project
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+TODAY = datetime.now(UTC).date()
+SOON = (TODAY + timedelta(days=7)).isoformat()
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project whose floor is too high for what it trains."""
+    return project.write(
+        {"suite.toml": SUITE.replace("min = 0.5", "min = 0.99"), "test.jsonl": ROWS, "train.jsonl": TRAIN}
+    )
+
+
+def waive(suite: Project, gate: str = "floor", *flags: str, until: str = SOON, reason: str = "known rows") -> Outcome:
+    return suite.harness("waive", gate, "--reason", reason, "--until", until, "--by", "ada", *flags)
+
+
+def test_waived_gate_ships_and_is_in_every_output(suite: Project) -> None:
+    """A waiver in force lets the candidate ship with exit 0; the verdict stays, and everybody is told."""
+    assert suite.run().code == 1
+    assert waive(suite).code == 0
+    outcome = suite.run("--junit-xml", str(suite.folder / "ci.xml"))
+    says = f"waived by ada until {SOON}: known rows"
+    assert outcome.code == 0
+    assert outcome.verdict("floor") == "FAIL"
+    assert outcome.out.count(says) == 4  # two candidates, each where it is judged and in the summary
+    assert "2 FAIL (2 waived)" in outcome.out
+    evidence = suite.folder / "exports/fake/evidence"
+    assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["waiver"]["by"] == "ada"
+    assert json.loads((evidence / "report.json").read_text("utf-8"))["waivers"][0]["reason"] == "known rows"
+    assert f"FAIL, {says}" in (suite.folder / "exports/fake/README.md").read_text("utf-8")
+    assert says in (suite.folder / "ci.xml").read_text("utf-8")
+    (kept,) = outcome.report.waivers
+    today = datetime.now(UTC).date().isoformat()
+    assert kept == Waiver("floor", "qa.exact_match at least 0.99", "known rows", SOON, "ada", today, kept.digest)
+    (shown,) = {
+        line for line in suite.harness("show", str(outcome.report.folder)).out.splitlines() if "waived)" in line
+    }
+    assert "2 FAIL (2 waived)" in shown
+
+
+def test_waiver_that_was_not_needed_is_told(suite: Project) -> None:
+    """A gate that passes keeps its PASS, and the report says that its waiver can go."""
+    waive(suite.write({"suite.toml": SUITE}))
+    outcome = suite.run()
+    assert outcome.code == 0
+    assert 'the waiver of ada for "floor" was not needed' in outcome.out
+
+
+def test_waiver_of_one_gate_covers_no_other(suite: Project) -> None:
+    """The other gates must pass as ever."""
+    text = SUITE.replace("min = 0.5", "min = 0.99") + '\n[[gate]]\nid = "too"\nmetric = "qa.exact_match"\nmin = 0.98\n'
+    suite.write({"suite.toml": text})
+    waive(suite)
+    outcome = suite.run()
+    assert outcome.code == 1
+    assert not (suite.folder / "exports").exists()
+
+
+def test_waiver_does_not_stand_in_for_a_verdict(suite: Project) -> None:
+    """A gate that was not judged is not waived: a part of a run ships nothing."""
+    waive(suite)
+    outcome = suite.run("-k", "adapter")
+    assert outcome.code == 6
+    assert not (suite.folder / "exports").exists()
+
+
+def test_waived_gate_does_not_satisfy_requires(suite: Project) -> None:
+    """What requires a waived gate is still an error, and wants a waiver of its own."""
+    text = SUITE.replace("min = 0.5", "min = 0.99")
+    text += '\n[[gate]]\nid = "after"\nmetric = "qa.exact_match"\nmin = 0.1\nrequires = ["floor"]\n'
+    suite.write({"suite.toml": text})
+    waive(suite)
+    assert suite.run().code == 6
+    waive(suite, "after")
+    assert suite.run().code == 0
+
+
+def line(**changes: str) -> str:
+    made = {
+        "gate": "floor",
+        "claim": "qa.exact_match at least 0.99",
+        "reason": "r",
+        "until": SOON,
+        "by": "ada",
+        "added": "2026-01-01",
+    }
+    return json.dumps({**made, **changes}) + "\n"
+
+
+VOID = {
+    "expired": ({"until": "2026-01-31"}, "expired on 2026-01-31"),
+    "for another claim": (
+        {"claim": "qa.exact_match at least 0.6"},
+        'is for another claim, "qa.exact_match at least 0.6"',
+    ),
+    "for no gate": ({"gate": "flor"}, "is for no gate of this suite"),
+}
+
+
+@pytest.mark.parametrize("case", VOID)
+def test_void_waivers_do_not_count_and_say_so(suite: Project, case: str) -> None:
+    """An expired waiver, one for what the gate used to claim, one for no gate: told before training, and void."""
+    changes, told = VOID[case]
+    suite.write({"suite.waivers.jsonl": line(**changes)})
+    outcome = suite.run()
+    assert outcome.code == 1
+    assert f"{told}, and does not count" in outcome.out
+    assert outcome.out.index(told) < outcome.out.index("\ntrain")
+    if case != "for no gate":
+        assert f"its waiver {told}" in next(v.why for v in outcome.report.verdicts)
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", line(until="soon"), json.dumps({"gate": "floor"})])
+def test_broken_waiver_file_is_a_mistake(suite: Project, text: str) -> None:
+    """A file that cannot be read is told by its line, and nothing is measured."""
+    suite.write({"suite.waivers.jsonl": line() + text})
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert "suite.waivers.jsonl:2: is no waiver" in outcome.err
+
+
+MISTAKES = {
+    "an unknown gate": (["flor"], {}, 'no suite here or in suites/ has a gate "flor"; did you mean "floor"?'),
+    "an unknown gate of a suite": (["flor", "--suite", "suite.toml"], {}, 'no gate "flor"; did you mean "floor"?'),
+    "a date that is past": (["floor"], {"until": "2020-01-01"}, "is past"),
+    "a date that is none": (["floor"], {"until": "soon"}, "want a date such as"),
+    "no reason": (["floor"], {"reason": " "}, "say why the gate may be broken"),
+    "a gate that only warns": (["soft"], {}, 'gate "soft" does not block by itself: it only warns'),
+    "no such suite": (["floor", "--suite", "s.toml"], {}, "s.toml: cannot be read"),
+    "two suites": (["floor"], {"twice": True}, "choose one with --suite"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_of_waive(suite: Project, case: str) -> None:
+    """Each is one line and exit 4, and nothing is written."""
+    words, given, told = MISTAKES[case]
+    text = SUITE + '\n[[gate]]\nid = "soft"\nmetric = "qa.exact_match"\nmin = 0.1\nseverity = "warn"\n'
+    suite.write({"suite.toml": text, **({"suites/other.toml": text} if given.pop("twice", None) else {})})
+    outcome = waive(suite, *words, **given)  # type: ignore[arg-type]
+    assert outcome.code == 4
+    assert told in outcome.err
+    assert not list(suite.folder.rglob("*.waivers.jsonl"))
+
+
+def test_waiver_counts_on_its_last_day(suite: Project) -> None:
+    """`until` is the last day in force, not the first without."""
+    read = read_suite(suite.folder / "suite.toml")
+    (gate,) = read.gates
+    waiver = Waiver("floor", claim_of(gate), "r", "2026-03-01", "ada", "2026-01-01", claim_digest(gate, read))
+    assert why_void(waiver, gate, read, date(2026, 3, 1)) == ""
+    assert why_void(waiver, gate, read, date(2026, 3, 2)) == "expired on 2026-03-01"
+
+
+GROUP = """
+[[eval]]
+name = "other"
+use = "contains"
+data = "test.jsonl"
+
+[[gate]]
+id = "first"
+metric = "qa.exact_match"
+min = 0.99
+
+[[gate]]
+id = "second"
+metric = "other.contains"
+versus = "few"
+better_by = 0.7
+
+[[gate]]
+id = "somehow"
+any_of = ["first", "second"]
+
+[subject.few]
+shots = 3
+"""
+CHANGED = {
+    "alpha": ("floor", ["gate.0.alpha=0.01"]),
+    "the suite's alpha": ("floor", ["suite.alpha=0.04"]),
+    "on": ("floor", ['gate.0.on=["merged"]']),
+    "min_n": ("floor", ["gate.0.min_n=20"]),
+    "decide": ("floor", ['gate.0.decide="point"']),
+    "requires": ("floor", ['gate.0.requires=["first"]']),
+    "a slice": ("floor", ['gate.0.slice="kind=a"']),
+    "the eval's data": ("floor", ['eval.0.data="train.jsonl"', "eval.0.slices=[]"]),
+    "the eval's limit": ("floor", ["eval.0.limit=50"]),
+    "the eval's cluster": ("floor", ['eval.0.cluster="kind"']),
+    "an option of the eval": ("floor", ["eval.0.max_new_tokens=31"]),
+    "the evaluator": ("floor", ['eval.0.use="choices"', 'gate.0.metric="qa.acc"']),
+    "a member's bound": ("somehow", ["gate.1.min=0.98"]),
+    "a member's margin": ("somehow", ["gate.2.better_by=0.6"]),
+    "a member's baseline": ("somehow", ["subject.few.shots=4"]),
+    "a member's eval": ("somehow", ["eval.1.ignore_case=false"]),
+    "the members' order": ("somehow", ['gate.3.any_of=["second", "first"]']),
+    "the group's alpha": ("somehow", ["gate.3.alpha=0.01"]),
+    "nothing": ("somehow", []),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_waiver_is_for_a_whole_claim(suite: Project, case: str) -> None:
+    """Whatever is changed of what a gate claims, its members and their evals too, makes its waiver void, as is said."""
+    gate, changes = CHANGED[case]
+    suite.write({"suite.toml": SUITE.replace("min = 0.5", "min = 0.99") + GROUP})
+    assert waive(suite, gate).code == 0
+    (kept,) = read_waivers(suite.folder / "suite.toml")
+    now = read_suite(suite.folder / "suite.toml", changes)
+    told = void([kept], now, TODAY)
+    assert len(told) == (case != "nothing")
+    assert all("is for another claim" in line and "does not count" in line for line in told)
+    assert (in_force([kept], next(g for g in now.gates if g.id == gate), now, TODAY) is None) == bool(told)
+
+
+def test_waivers_from_before_a_choice_came_still_count(suite: Project) -> None:
+    """A key that says what always was, `estimand = "rows"`, leaves a claim as it was; another value does not."""
+    read = read_suite(suite.folder / "suite.toml")
+    (gate,) = read.gates
+    assert claim_digest(gate, read).startswith("b5456c012000fc27")
+    assert not claim_digest(dataclasses.replace(gate, estimand="clusters"), read).startswith("b5456c012000fc27")
+
+
+def test_members_that_changed_are_waived_no_more(suite: Project) -> None:
+    """A run whose waived group has another member fails, and says that the waiver is for another claim."""
+    suite.write({"suite.toml": SUITE + GROUP})
+    assert waive(suite, "somehow").code == 0
+    assert suite.run().code == 0
+    outcome = suite.run("--set", "gate.1.min=0.995")
+    assert outcome.code in (1, 6)
+    assert "is for another claim in the same words" in outcome.out
+    assert not any(v.waiver for v in outcome.report.verdicts)
+
+
+def test_waiver_without_a_digest_is_to_be_written_again(suite: Project) -> None:
+    """A line from before waivers were for whole claims does not count, and the run says what to do."""
+    suite.write({"suite.waivers.jsonl": line()})
+    outcome = suite.run()
+    assert outcome.code == 1
+    assert "write it again with harness waive, and does not count" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\xff\xfe\n", "is not UTF-8: invalid start byte at byte 0"),
+        (b'{"gate": ' + b"9" * 5000 + b"}", ":1: is no waiver"),
+        (b"[" * 100_000, ":1: is no waiver"),
+        (b'{"gate": "\xe2\x80\xa8"}\n\n[]', ":3: is no waiver"),
+    ],
+)
+def test_strange_waiver_files_are_one_line(suite: Project, data: bytes, told: str) -> None:
+    """What cannot be read is told by its place, exit 4."""
+    (suite.folder / "suite.waivers.jsonl").write_bytes(data)
+    outcome = suite.run()
+    assert outcome.code == 4
+    assert told in outcome.err
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\n"])
+def test_separators_in_a_name_hide_nothing(suite: Project, separator: str) -> None:
+    """A name and a reason are one line each, whatever separates lines elsewhere."""
+    outcome = suite.harness(
+        "waive", "floor", "--reason", f"a{separator}b", "--until", SOON, "--by", f"ada{separator}lovelace"
+    )
+    assert outcome.code == 0
+    (kept,) = read_waivers(suite.folder / "suite.toml")
+    assert (kept.by, kept.reason) == ("ada lovelace", "a b")
+    assert suite.run().code == 0
+
+
+@pytest.mark.parametrize(
+    ("by", "told"), [(" \u2028", "--by: is empty"), ("a\udcff", "--by: holds bytes that are no text")]
+)
+def test_names_that_are_none(suite: Project, by: str, told: str) -> None:
+    """Somebody answers for a waiver, by a name that can be written."""
+    outcome = suite.harness("waive", "floor", "--reason", "r", "--until", SOON, "--by", by)
+    assert outcome.code == 4
+    assert told in outcome.err
+    assert not list(suite.folder.rglob("*.waivers.jsonl"))
