@@ -192,7 +192,7 @@ def _check_made(adapter: Adapter, source: Source, folder: Path, variants: Iterab
 
 
 def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
-    """Raise UsageError when an adapter cannot be merged; plugins of 0.1 may take the variant alone."""
+    """Raise UsageError when an adapter cannot be merged; an older plugin takes the variant alone."""
     taken = {name: value for name, value in known.items() if schema.wants(made.check_merge, name)}
     made.check_merge(variant, **taken)
 
