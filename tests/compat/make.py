@@ -22,7 +22,7 @@ JUDGE = ("judge", "calibrate", "labels.jsonl", "--suite", "judged.toml")
 PLUGIN = ("-p", "house", "-p", "no:checks")
 WAIVE = ("waive", "hope", "--reason", "first release", "--until", "2099-12-31", "--by", "somebody")
 COMMANDS = {  # the cache they use -> command lines
-    "other": (("run", "suite.toml", *PLUGIN), ("run", "sweep.toml", *PLUGIN), JUDGE),
+    "other": (("run", "suite.toml", *PLUGIN), ("run", "sweep.toml", *PLUGIN), JUDGE, ("init", "init")),
     "cache": (
         (*WAIVE, "--suite", "small.toml"),
         ("run", "small.toml", *PLUGIN),
@@ -63,10 +63,13 @@ def keep(folder: Path) -> None:
     report = small / "report.json"
     report.write_text(report.read_text("utf-8").replace(str(folder), "/project"), "utf-8")
     shutil.copytree(small, KEPT / "reports/small")
-    shutil.copytree(folder / "exports", KEPT / "released", ignore=shutil.ignore_patterns("house", "halved", "plain", "sweep"))
+    shutil.copytree(
+        folder / "exports", KEPT / "released", ignore=shutil.ignore_patterns("house", "halved", "plain", "sweep")
+    )
     shutil.copytree(folder / "cache", KEPT / "cache", ignore=shutil.ignore_patterns("responses*"))
     with sqlite3.connect(folder / "cache/responses.sqlite") as db:
         (KEPT / "cache/responses.sql").write_text("\n".join(db.iterdump()) + "\n", "utf-8")
+    shutil.copytree(folder / "init", KEPT / "init")
     for name in ("small.waivers.jsonl", "watched.jsonl", "labels.calibration.json"):
         shutil.copyfile(folder / name, KEPT / name)
     policy = 'suites = ["small"]\n' + (folder / "release.pub").read_text("utf-8")
