@@ -147,10 +147,7 @@ def test_report_is_read(left: Project) -> None:
 
 
 def test_report_holds_the_same_verdicts(left: Project) -> None:
-    from harness.report import read_run
-
-    found = [[v.candidate, v.gate, v.outcome, v.value] for v in read_run(Path("reports/small")).verdicts]
-    assert found == expected("small")
+    assert said(Outcome(0, "", "", left.folder)) == expected("small")
 
 
 @pytest.mark.parametrize("export", ["released/small", "released/small.releases/fefaa00a3858200b"])
