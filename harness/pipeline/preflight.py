@@ -150,7 +150,7 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Ada
         if plan.suite.trains:
             made.check_targets(source.path)
             for variant in plan.suite.merges:
-                made.check_merge(variant, source.path)
+                _check_merge(made, variant, base=source.path)
     except UsageError as error:
         mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
         return None
@@ -192,7 +192,13 @@ def _check_made(adapter: Adapter, source: Source, folder: Path, variants: Iterab
     """Raise UsageError when an adapter made elsewhere does not fit the base, or cannot be merged as it is to be."""
     adapter.check_fits(source.path, source.digest, folder)
     for variant in variants:
-        adapter.check_merge(variant, source.path, folder)
+        _check_merge(adapter, variant, base=source.path, adapter=folder)
+
+
+def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
+    """Raise UsageError when an adapter cannot be merged; an older plugin takes the variant alone."""
+    taken = {name: value for name, value in known.items() if schema.wants(made.check_merge, name)}
+    made.check_merge(variant, **taken)
 
 
 def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:

@@ -157,7 +157,7 @@ class Adapter(Protocol):
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when such an adapter cannot be merged onto this variant of the base in this folder.
 
-        With `adapter`, a folder, when the one that is there cannot.
+        With `adapter`, a folder, when the one that is there cannot. It may leave out `base` and `adapter`.
         """
         ...
 

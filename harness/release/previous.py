@@ -111,7 +111,8 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     if released != suite.name:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
     if manifest.get("format") != attestation.FORMAT:
-        raise UsageError(f"{where}: has evidence of another format than {attestation.FORMAT}; export it again")
+        what = f"has evidence of format {manifest.get('format')}, this harness reads {attestation.FORMAT}"
+        raise UsageError(f"{where}: {what}; move the folder away, and release anew with harness waive GATE")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
     there = file_digests(folder / "model")
     changed = sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name))
