@@ -125,7 +125,7 @@ def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float])
 
     A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies with
     the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
-    `stats.cluster_t` allows for that itself. The weaker test counts.
+    `cluster_means.cluster_t` allows for that itself. The weaker test counts.
     """
     support, clusters = _support(h), h.units[2]
     test = tests.cluster_t(values, weights, clusters, h.margin, h.alpha, support=support)
