@@ -22,7 +22,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from bench import judge_rates, plan_rates
-from harness.stats import eprocess, means, power, ratio, tango
+from harness.stats import eprocess, means, power, ratio, shares, tango
 from harness.stats import tests as stats
 
 ALPHA = 0.05
@@ -257,7 +257,7 @@ def fewest(n: int, changed: int, margin: float) -> int:
         return 0 if margin > 0 and (1 - margin) ** n <= ALPHA else 1
     while low < high:
         middle = (low + high) // 2
-        if n <= stats.EXACT_ROWS:
+        if n <= shares.EXACT_ROWS:
             p = tango.fitted_p(middle, changed - middle, n, -margin)[0]
         else:
             p = float(stdtr(np.inf, -tango.statistic(middle, changed - middle, n, -margin)))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
+from harness.gates.eligibility import unjudged
 from harness.records.findings import Flag
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Sample
@@ -85,8 +86,6 @@ def judged(
     ERROR where leaks were not looked for, where they are most rows of the gate or of a slice, or make a slice too
     small to have to prove its claim. What is refuted with the leaking rows is not proven without them.
     """
-    from harness.gates.decide import unjudged  # not at collection, which imports no statistics
-
     if leaks is None:
         return unjudged(
             gate, name, f"clean_only: {CHECK} did not look for leaks, so no row is known to be clean", alpha

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Score
-from harness.stats.tests import Test, numbered
+from harness.stats.inputs import numbered
+from harness.stats.result import Test
 
 if TYPE_CHECKING:
     import numpy as np

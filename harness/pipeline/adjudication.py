@@ -9,7 +9,8 @@ from functools import partial
 
 from harness.collection.collect import Item, Plan
 from harness.gates import contamination
-from harness.gates.decide import judge, unjudged
+from harness.gates.decide import judge
+from harness.gates.eligibility import unjudged
 from harness.pipeline.attempts import Attempt, Ledger, question_of, seen_of
 from harness.pipeline.looks import Look, keys_of, look_of, risked, role_of, scores_digest
 from harness.records.gates import Gate, Outcome, Verdict

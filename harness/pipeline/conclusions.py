@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.collection.collect import Plan
-from harness.gates.decide import judge, more_rows
+from harness.gates.decide import judge
+from harness.gates.wording import more_rows
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.stats.tests import holm

@@ -32,7 +32,7 @@ from harness.evaluation import grading
 from harness.evaluation.evaluate import asked_digest, evaluate, sliced, standard_errors
 from harness.files import cache_dir, folder_in_place, read_facts, write_text
 from harness.gates import contamination
-from harness.gates.decide import told_by_sizes
+from harness.gates.wording import told_by_sizes
 from harness.pipeline import preflight
 from harness.pipeline.adjudication import Settlement
 from harness.pipeline.attempts import Ledger, attempts_said

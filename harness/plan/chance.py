@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.gates.hypothesis import Question
+from harness.gates.hypothesis import Hypothesis
 from harness.plan.past import Past, name_of
 from harness.records.gates import Gate, Verdict
 from harness.records.metrics import Metric
@@ -57,12 +57,12 @@ class Case:
     # -- the claim ---------------------------------------------------------------------------------
 
     @cached_property
-    def question(self) -> Question:
-        return Question(self.gate, self.metric, (), () if self.gate.versus else None, (), self.alpha)
+    def hypothesis(self) -> Hypothesis:
+        return Hypothesis(self.gate, self.metric, (), () if self.gate.versus else None, (), self.alpha)
 
     @property
     def sign(self) -> int:
-        return self.question.sign
+        return self.hypothesis.sign
 
     @cached_property
     def shift(self) -> float:
@@ -71,7 +71,7 @@ class Case:
 
     @cached_property
     def bound(self) -> float:
-        return self.question.margin + self.shift
+        return self.hypothesis.margin + self.shift
 
     # -- the rows ----------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Case:
         if self.past is None or self.metric.combine or self.metric.labelled:
             return None
         ours, theirs = self.past.ours, self.past.theirs
-        ids, factor = [s.id for s in self.past.samples], self.question.factor
+        ids, factor = [s.id for s in self.past.samples], self.hypothesis.factor
         others = [theirs[i][0] for i in ids] if theirs is not None else [0.0] * len(ids)
         values = [self.turned(ours[i][0] - factor * o) for i, o in zip(ids, others, strict=True)]
         support = None
@@ -258,11 +258,11 @@ class Case:
     @cached_property
     def equal(self) -> float:
         """The truth of a model that equals its baseline."""
-        if self.question.factor == 1 or self.past is None or self.past.theirs is None:
+        if self.hypothesis.factor == 1 or self.past is None or self.past.theirs is None:
             return 0.0
         rows = [self.past.theirs[s.id] for s in self.past.samples]
         mean = math.fsum(v * w for v, w in rows) / math.fsum(w for _, w in rows)
-        return self.turned((1 - self.question.factor) * mean)
+        return self.turned((1 - self.hypothesis.factor) * mean)
 
     @cached_property
     def truth(self) -> float:
@@ -314,8 +314,8 @@ class Case:
         margin = self.search(lambda at: power.smallest(at, 0.0, most), lambda x: (equal, equal - x, 1.0))
         if margin is None:
             return ""
-        if self.question.factor != 1:
-            return f"a margin of {margin * abs((1 - self.question.factor) / self.equal):.1%}" if self.equal else ""
+        if self.hypothesis.factor != 1:
+            return f"a margin of {margin * abs((1 - self.hypothesis.factor) / self.equal):.1%}" if self.equal else ""
         return f"a margin of {self.shown(-self.sign * margin).lstrip('+-')}"
 
     def needed(self) -> int | None:

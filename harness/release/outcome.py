@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import schema
-from harness.gates.hypothesis import Question
+from harness.gates.hypothesis import Hypothesis
 from harness.records.gates import COUNTED, PARENT, Gate, Outcome
 from harness.records.metrics import Metric
 from harness.records.samples import Score
@@ -249,15 +249,15 @@ class _Case:
         return self.locked.evals.get(self.gate.eval, {}).get("stop") == "early"
 
     @property
-    def question(self) -> Question:
+    def hypothesis(self) -> Hypothesis:
         """The claim with its threshold and direction, put to no row."""
         metric = self.locked.metric(self.gate)
         if metric is None:
             raise ValueError(f'"{self.gate.eval}" has no metric "{self.gate.metric_name}"')
-        return Question(self.gate, metric, [], None, [], self.verdict["alpha"])
+        return Hypothesis(self.gate, metric, [], None, [], self.verdict["alpha"])
 
     def threshold(self) -> str:
-        want, said = self.question.threshold, self.verdict["threshold"]
+        want, said = self.hypothesis.threshold, self.verdict["threshold"]
         fits = said is not None and _near(said, want)
         return "" if fits else f"has threshold {said}, its claim is about {want:g}"
 
@@ -266,7 +266,7 @@ class _Case:
 
         A wealth that crossed is never taken back, whatever rows came later: its bound is on the side it crossed.
         """
-        v, sign = self.verdict, self.question.sign
+        v, sign = self.verdict, self.hypothesis.sign
         outcome, crossed = v["outcome"], v["method"] == "e-process"
         if crossed and not self.early:
             return "was judged as if it could stop early"
@@ -284,9 +284,9 @@ class _Case:
 
     def sums(self) -> str:
         """Compare the estimate with the values it is made of; with slices it is one slice's."""
-        v, question = self.verdict, self.question
+        v, hypothesis = self.verdict, self.hypothesis
         value, baseline, estimate = v["value"], v["baseline"], v["estimate"]
-        if v["outcome"] == Outcome.PASS and value is None and question.metric.scale != "perplexity":
+        if v["outcome"] == Outcome.PASS and value is None and hypothesis.metric.scale != "perplexity":
             return "is PASS without a value"
         if (baseline is not None) and not self.gate.versus:
             return "has a baseline, its claim is about a number"
@@ -295,16 +295,16 @@ class _Case:
         if v["slices"] or v["method"] == "e-process":
             return ""
         if estimate is None or value is None or (self.gate.versus and baseline is None):
-            return "" if question.metric.scale == "perplexity" else "lacks its value or its baseline"
-        if question.metric.scale == "perplexity":
+            return "" if hypothesis.metric.scale == "perplexity" else "lacks its value or its baseline"
+        if hypothesis.metric.scale == "perplexity":
             value, baseline = math.log(value), None if baseline is None else math.log(baseline)
-        terms = [value] if baseline is None else [value, -question.factor * baseline]
+        terms = [value] if baseline is None else [value, -hypothesis.factor * baseline]
         fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
         return "" if fits else f"has estimate {estimate:g}, its values come to {math.fsum(terms):g}"
 
     def failures(self) -> str:
         """Compare a count of rows that failed with how many there are, and, where none did, with the value."""
-        v, better = self.verdict, self.question.metric.better
+        v, better = self.verdict, self.hypothesis.metric.better
         if not (0 <= v["estimate"] <= v["n"] and v["estimate"] == int(v["estimate"])):
             return f"counts {v['estimate']:g} failures of {v['n']} rows"
         perfect = 1.0 if better == "higher" else 0.0
@@ -332,11 +332,11 @@ class _Case:
 
     def counted(self) -> bool | None:
         """Say whether a count or a budget is met, or None where the claim is about a risk."""
-        v, question, gate = self.verdict, self.question, self.gate
+        v, hypothesis, gate = self.verdict, self.hypothesis, self.gate
         if gate.max_failures is not None:
             return bool(v["estimate"] <= gate.max_failures)
-        if question.metric.scale == "count":
-            return bool(question.sign * v["estimate"] >= question.margin)
+        if hypothesis.metric.scale == "count":
+            return bool(hypothesis.sign * v["estimate"] >= hypothesis.margin)
         return None
 
     def sliced(self) -> str:

@@ -83,7 +83,7 @@ class Shares:
         return np.asarray(found / found.sum())
 
     def proven(self, claim: Claim, counts: Counts, layout: _Layout, number: int) -> Bools:
-        """Judge one claim on every draw, as `harness.gates.hypothesis` chooses the test."""
+        """Judge one claim on every draw, as `harness.gates.inference` chooses the test."""
         import numpy as np
 
         asked = layout.asked[:, number]

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.stats.means import Support
-from harness.stats.tests import Test
+from harness.stats.result import Test
 
 if TYPE_CHECKING:
     from harness.stats.ratio import Floats

@@ -82,7 +82,7 @@ def judged(
     rows: Floats | None = None,
     support: Support = (0.0, 1.0),
 ) -> Callable[[float], P]:
-    """Return what gives p_pass and p_fail of every data set against a number, as `stats.cluster_t` does one by one.
+    """Return what gives p_pass and p_fail of every data set against a number, as `cluster_t` does one by one.
 
     With the `rows` themselves they are independent, see `cluster_t`.
     """

@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
-from harness.stats import means, ratio, tango, tests
+from harness.stats import bootstrap, cluster_means, means, ratio, tango, tests
 from harness.stats.tests import Test
 
 ALPHA = 0.05
@@ -539,8 +539,8 @@ def test_bootstrap_that_cannot_vary_proves_nothing() -> None:
 
 def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 8 clusters bootstrap and jackknife together stay near alpha, where plain percentiles do not."""
-    monkeypatch.setattr(tests, "RESAMPLES", 150)
-    monkeypatch.setattr(tests, "MOST_RESAMPLES", 150)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 150)
+    monkeypatch.setattr(bootstrap, "MOST_RESAMPLES", 150)
     rng = np.random.default_rng(7)
     passed, plain, runs = 0, 0, 300
     for _ in range(runs):
@@ -640,7 +640,7 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
     want = permutation_test(
         (cand, base), lambda c, b: (c - b).mean(), permutation_type="samples", alternative="greater", n_resamples=1024
     )
-    assert tests._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
+    assert cluster_means._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
     test = tests.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
     assert test.p_pass >= want.pvalue
     assert (test.lower > 0) == passes(test)
@@ -649,8 +649,8 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
 def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
     """9 won and 2 lost: flipping signs is tossing a coin for each row that differs."""
     d = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 30)
-    assert tests._flips(d, ALPHA) == pytest.approx(tests.mcnemar(9, 2, 41, ALPHA).p_pass)
-    many = tests._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
+    assert cluster_means._flips(d, ALPHA) == pytest.approx(tests.mcnemar(9, 2, 41, ALPHA).p_pass)
+    many = cluster_means._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
     assert many == pytest.approx(tests.mcnemar(30, 12, 42, ALPHA).p_pass, abs=0.003)
 
 

@@ -1,0 +1,173 @@
+"""Phase 1 of a verdict: whether a gate can be judged, on which rows and slices, or why not.
+
+It imports no statistics, so collection may import it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Labels, Result, Sample, Score
+
+EXAMPLES = 3  # ids of rows that an error gives as examples
+Slices = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A gate that can be judged: the scores by id of row, and its rows, all of them and slice by slice.
+
+    With `early` the rows stand in the random order in which they were looked at; `labels` are the metric's.
+    """
+
+    gate: Gate
+    metric: Metric
+    candidate: dict[str, Score]
+    baseline: dict[str, Score] | None
+    rows: list[Sample]
+    slices: Slices
+    alpha: float
+    digest: str
+    early: bool
+    labels: Labels | None
+
+
+@dataclass(frozen=True)
+class Unjudgeable:
+    """Why a gate cannot be judged, and what is known of it all the same."""
+
+    why: str
+    outcome: Outcome = Outcome.ERROR
+    digest: str = ""
+    n: int = 0
+
+
+def case_of(
+    gate: Gate,
+    metric: Metric | None,
+    candidate: Result | None,
+    baseline: Result | None,
+    samples: Sequence[Sample],
+    alpha: float,
+    without: Collection[str] = (),
+) -> Case | Unjudgeable:
+    """Return what a gate is judged on, or why it cannot be: what is missing, not finite or not paired.
+
+    `without` holds ids of rows that are left out.
+    """
+    if caveat := _shutting_caveat(gate, candidate, baseline):
+        # a caveat opens no gate
+        return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
+    kept = [s for s in samples if s.id not in without] if without else list(samples)
+    slices = gate.parts(kept)
+    why = _missing_error(gate, metric, candidate, baseline, slices)
+    if why or metric is None or candidate is None:
+        return Unjudgeable(why or "there is no result")
+    labels = candidate.labels_of(metric.name)
+    if why := _labels_error(gate, metric, labels):
+        return Unjudgeable(why, digest=candidate.digest)
+    rows = _rows(gate, kept, slices, candidate.order)
+    ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
+    for result, scores in ((candidate, ours), (baseline, theirs)):
+        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples)):
+            return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
+    early = bool(candidate.order)
+    return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels)
+
+
+def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
+    """Return the ERROR of a gate that was not put to any row."""
+    about = (gate.metric, gate.claim(), gate.blocking, gate.versus)
+    return Verdict(gate.id, candidate, Outcome.ERROR, why, *about, alpha=alpha, group=gate.group)
+
+
+def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) -> list[Sample]:
+    """Return the rows that the gate is about, each once; in the order they were looked at, where there is one."""
+    if order:
+        by_id = {s.id: s for s in kept}
+        return [by_id[i] for i in order if i in by_id]
+    return list({s.id: s for rows in slices.values() for s in rows}.values()) if gate.slice else kept
+
+
+def _shutting_caveat(gate: Gate, *results: Result | None) -> Caveat | None:
+    """Return the caveat that keeps a gate from being decided by its rows, an ERROR before an INCONCLUSIVE."""
+    caveats = [c for r in results if r for c in r.caveats if c.shuts(gate.metric_name)]
+    return min(caveats, key=lambda c: c.outcome != "ERROR", default=None)
+
+
+def _missing_error(
+    gate: Gate, metric: Metric | None, candidate: Result | None, baseline: Result | None, slices: Slices
+) -> str:
+    """Return why there is nothing to judge, or nothing to compare with, or nothing."""
+    if candidate is None:
+        return f'"{gate.eval}" was not evaluated'
+    if metric is None:
+        return f'"{gate.eval}" has no metric "{gate.metric_name}"'
+    if not slices:
+        return "there are no rows"
+    if empty := [name for name, rows in slices.items() if not rows]:
+        return f'slice "{empty[0]}" has no rows' if gate.slice else "there are no rows"
+    return _baseline_error(gate, candidate, baseline) if gate.versus else ""
+
+
+def _baseline_error(gate: Gate, candidate: Result, baseline: Result | None) -> str:
+    """Return why the baseline is none for this candidate, or nothing."""
+    if baseline is None:
+        return f'the baseline "{gate.versus}" was not evaluated'
+    if baseline.digest == candidate.digest:
+        return f"is the very model it is compared with (digest {candidate.digest[:12]}); nothing was changed"
+    if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
+        return f'the baseline "{gate.versus}" was evaluated on other rows than the candidate'
+    return ""
+
+
+def _labels_error(gate: Gate, metric: Metric, labels: Labels | None) -> str:
+    """Return why the labels that correct the metric cannot for this gate, or nothing."""
+    if not labels or not (gate.slice or gate.estimand == "clusters"):
+        return ""
+    of = "slices" if gate.slice else "the mean over clusters"
+    return f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
+
+
+def _scores_error(
+    result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample]
+) -> str:
+    """Return what is wrong with a result's scores of the rows, or nothing."""
+    if missing := [s.id for s in rows if s.id not in scores]:
+        return f"{len(missing)} of {len(rows)} rows got no score, {_examples(missing)}"
+    if strange := list(scores.keys() - {s.id for s in samples}):
+        return f"was evaluated on {len(strange)} rows that are not the gate's, {_examples(strange)}"
+    if len(scores) < len(result.scores):
+        return "scored a row twice"
+    if metric.scale == "agreement":
+        return ""  # of labels, and of no row
+    judged = [scores[s.id] for s in rows]
+    if metric.combine:
+        return "" if math.isfinite(metric.value(judged)) else f"{metric.name} is not a finite number"
+    return _values_error(judged, metric)
+
+
+def _values_error(scores: Sequence[Score], metric: Metric) -> str:
+    """Return which values or weights of a metric cannot be averaged, or nothing."""
+    name = metric.name
+    if lacking := [s.id for s in scores if name not in s.values]:
+        return f'{len(lacking)} rows have no "{name}", {_examples(lacking)}'
+    values, weights = [s.values[name] for s in scores], [s.weight_of(name) for s in scores]
+    finite = [math.isfinite(v) and math.isfinite(w) for v, w in zip(values, weights, strict=True)]
+    if not all(finite):
+        odd = [s.id for s, fine in zip(scores, finite, strict=True) if not fine]
+        return f"{name} is not a finite number on {len(odd)} rows, {_examples(odd)}"
+    if math.fsum(weights) <= 0 or min(weights) < 0:
+        return f"the weights of {name} do not sum to more than zero"
+    if metric.scale == "proportion" and not (min(values) >= 0 and max(values) <= 1):
+        beyond = [s.id for s, v in zip(scores, values, strict=True) if not 0 <= v <= 1]
+        return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
+    return ""
+
+
+def _examples(ids: Sequence[str]) -> str:
+    return "for instance " + ", ".join(f'"{i}"' for i in ids[:EXAMPLES])

@@ -1,0 +1,311 @@
+"""Phase 3 of a verdict: the test of a hypothesis, the one that docs/statistics.md chooses for its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.gates import labels as by_people
+from harness.gates.hypothesis import Hypothesis
+from harness.stats import tests
+from harness.stats.eprocess import EProcess
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A hypothesis tested: `test` on the metric's own scale, and how far each bound lies beyond the threshold,
+    oriented, so that less is worse; `value` and `baseline` are what was measured."""
+
+    test: tests.Test
+    lower: float
+    upper: float
+    value: float
+    baseline: float | None
+
+
+def infer(hypothesis: Hypothesis, *, ties: bool = False) -> Inference:
+    """Test a hypothesis; `ties` allows rows of which none changed.
+
+    Raises ValueError when it cannot be tested, or when nothing varies.
+    """
+    test, lower, upper = _tested(hypothesis, ties)
+    return Inference(test, lower, upper, hypothesis.value, hypothesis.baseline)
+
+
+def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> tuple[dict[str, Inference], list[str]]:
+    """Return the tests of slices, each by itself, and the names of slices too small to test.
+
+    Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
+    """
+    _check_ties(whole)
+    gate = whole.gate
+    tested: dict[str, Inference] = {}
+    untestable: list[str] = []
+    for name, hypothesis in slices.items():
+        try:
+            tested[name] = infer(hypothesis, ties=True)
+        except ValueError as error:
+            rows = len(hypothesis.ours)
+            if rows >= gate.min_n or (name in gate.slices and not rows):
+                raise ValueError(f"{name}: {error}") from None
+            untestable.append(name)
+    if not tested:
+        raise ValueError(f"none of {len(slices)} slices has rows enough to say anything")
+    return tested, untestable
+
+
+def _tested(h: Hypothesis, ties: bool) -> tuple[tests.Test, float, float]:
+    """Return the test on the metric's own scale, and its bounds less the margin, oriented."""
+    if h.labels is not None or h.metric.labelled or h.metric.scale == "agreement":
+        return _labelled(h)
+    if h.gate.max_failures is not None:
+        return _failures(h, h.gate.max_failures), 0.0, 0.0
+    if h.metric.scale == "count":
+        test = tests.point(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
+    else:
+        _check_rows(h, ties)
+        test = _test_of_rows(h)
+        if h.gate.estimand == "clusters":
+            test = replace(test, clusters=test.n)
+        if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
+            raise ValueError(f"nothing varies over {len(h.ours)} rows, so nothing can be inferred from them")
+    oriented = test.lower - h.margin, test.upper - h.margin
+    if h.sign < 0:
+        test = replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
+    return test, *oriented
+
+
+# -- which test ------------------------------------------------------------------------------------
+
+
+def _test_of_rows(h: Hypothesis) -> tests.Test:
+    """Return the test of a mean, or of a metric made from all rows at once."""
+    if h.early:
+        return _sequential(h)
+    if h.metric.combine:
+        return _bootstrap(h)
+    values, weights = _differences(h)
+    plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1
+    if plain and _zeros_and_ones(h):
+        return _binary(h)
+    _check_variation(h, values)
+    if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1:
+        return _sign_flip(h)
+    return _mean_test(h, values, weights)
+
+
+def _binary(h: Hypothesis) -> tests.Test:
+    """Test independent 0/1 rows: a share against a number, or two shares of the same rows."""
+    (ours, theirs, _), name = h.units, h.metric.name
+    n = len(ours)
+    if theirs is None:
+        right = sum(int(s.values[name]) for s in ours)
+        if h.sign > 0:
+            return tests.binomial(right, n, h.threshold, h.alpha)
+        test = tests.binomial(n - right, n, 1 - h.threshold, h.alpha)
+        return replace(test, estimate=test.estimate - 1, lower=test.lower - 1, upper=test.upper - 1)
+    pairs = zip(ours, theirs, strict=True)
+    changes = [h.sign * (o.values[name] - t.values[name]) for o, t in pairs]
+    wins, losses = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+    if h.margin == 0:
+        return tests.mcnemar(wins, losses, n, h.alpha)
+    return tests.tango(wins, losses, n, -h.margin, h.alpha)
+
+
+def _sign_flip(h: Hypothesis) -> tests.Test:
+    """Test "better at all" on rows that count alike."""
+    ours, theirs, clusters = h.units
+    cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
+    return tests.sign_flip(cand, base, clusters, h.alpha, support=_support(h))
+
+
+def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float]) -> tests.Test:
+    """Test a weighted mean.
+
+    A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies with
+    the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
+    `cluster_means.cluster_t` allows for that itself. The weaker test counts.
+    """
+    support, clusters = _support(h), h.units[2]
+    test = tests.cluster_t(values, weights, clusters, h.margin, h.alpha, support=support)
+    if h.factor == 1 or support is None or test.method == "t":
+        return test
+    flat = [test.estimate] * len(weights)
+    rule = tests.cluster_t(flat, weights, clusters, h.margin, h.alpha, support=support)
+    lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
+    p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
+    return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
+
+
+def _sequential(h: Hypothesis) -> tests.Test:
+    """Test rows that were looked at one after the other."""
+    values, weights = _differences(h)
+    if len(set(weights)) > 1:
+        raise ValueError("rows have different weights, and a test that may stop early counts them alike")
+    clustered = h.clusters is not None
+    return EProcess(h.margin, h.alpha, _support(h), clustered=clustered).update(values)
+
+
+def _bootstrap(h: Hypothesis) -> tests.Test:
+    """Test a metric made from all rows at once."""
+
+    def statistic(rows: Iterable[int]) -> float:
+        return _statistic(h, rows)
+
+    clusters = h.clusters or [s.id for s in h.ours]
+    return tests.cluster_bootstrap(statistic, clusters, h.margin, h.alpha, support=_support(h))
+
+
+def _labelled(h: Hypothesis) -> tuple[tests.Test, float, float]:
+    """Test what people's labels make of the rows, or how far instrument and people agree on them."""
+    if h.labels is None:
+        raise ValueError(f"there are no labels that tell {h.metric.name}")
+    if h.theirs is not None or h.gate.max_failures is not None:
+        what = f'labels correct the share that {h.metric.name} is; claim "min" or "max"'
+        raise ValueError(f"{what}, since its instrument may err otherwise on the other model")
+    if h.metric.scale == "agreement":
+        test = by_people.kappa(h.labels, h.threshold, h.alpha)
+    else:
+        values, weights = _differences(h)
+        values = [h.sign * v for v in values]
+        test = by_people.corrected(values, weights, h.clusters, h.labels, h.threshold, h.alpha)
+    ends = (test.lower, test.upper) if h.sign > 0 else (test.upper, test.lower)
+    if h.sign < 0:
+        test = replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
+    lower, upper = (h.sign * end - h.margin for end in ends)
+    return test, lower, upper
+
+
+def _failures(h: Hypothesis, allowed: int) -> tests.Test:
+    """Count the rows, or clusters with a row, that failed; the bounds of their share are Clopper and Pearson's (1934).
+
+    Raises ValueError where there is one row or one cluster, or the metric is not 0/1.
+    """
+    name, bad = h.metric.name, 0.0 if h.metric.better == "higher" else 1.0
+    if len(h.ours) < 2:
+        raise ValueError("there is one row; one row proves nothing")
+    if odd := next((s for s in h.ours if s.values[name] not in (0, 1)), None):
+        raise ValueError(f'{name} of row "{odd.id}" is {odd.values[name]:g}; failures are counted of a 0/1 metric')
+    failed = [s.values[name] == bad for s in h.ours]
+    rows = sum(failed)
+    units = h.clusters or [s.id for s in h.ours]
+    if len(set(units)) == 1:
+        raise ValueError(f"all {len(units)} rows are of one cluster; it says nothing about others")
+    hit = len({u for u, f in zip(units, failed, strict=True) if f})
+    bounds = tests.binomial(hit, len(set(units)), 0.5, h.alpha)
+    p = (0.0, 1.0) if rows <= allowed else (1.0, 0.0)
+    clusters = len(set(units)) if h.clusters else None
+    return tests.Test(float(rows), bounds.lower, bounds.upper, *p, "failures counted", len(h.ours), clusters)
+
+
+# -- what cannot be tested -------------------------------------------------------------------------
+
+
+def _check_rows(h: Hypothesis, ties: bool) -> None:
+    """Raise ValueError when there are too few rows or clusters, or rows that cannot be compared."""
+    rows = len(h.ours)
+    if rows < 2:
+        raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
+    if h.clusters and len(set(h.clusters)) == 1:
+        raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
+    if not (ties and _support(h)):
+        _check_ties(h)
+    if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
+        raise ValueError(
+            f"{h.metric.name} of the baseline is {h.baseline:g}; a share of that is no "
+            "margin, write it in the metric's units"
+        )
+
+
+def _check_ties(h: Hypothesis) -> None:
+    """Raise ValueError where no row changed against the baseline, unless that can prove that few others would.
+
+    That takes a margin, and a known range of what another row could lose.
+    """
+    if h.theirs is None or _changed(h):
+        return
+    none_changed = f"no row of {len(h.ours)} changed against the baseline: nothing to compare"
+    if h.gate.margin >= 0:
+        raise ValueError(f'{none_changed}; allow a margin with "worse_by_at_most", or claim "min" or "max_failures"')
+    if _support(h) is None:
+        raise ValueError(f"{none_changed}; {h.metric.name} has no known range, so another row could lose any amount")
+
+
+def _check_variation(h: Hypothesis, values: Sequence[float]) -> None:
+    """Raise ValueError when rows all say the same; of a 0/1 metric that is possible, of any other it is a broken one.
+
+    That no score changed is possible too, and allowed where it can prove something, see `_check_ties`.
+    """
+    low, high = min(values), max(values)
+    if h.theirs is not None and low == high == 0 and _support(h):
+        return
+    if high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
+        what = "has the same value" if h.theirs is None else "differs from the baseline by the same"
+        raise ValueError(f"every row {what}, {h.sign * values[0]:g}; where nothing varies nothing can be inferred")
+
+
+def _check_weights(h: Hypothesis) -> None:
+    """Raise ValueError when a row has another weight here than in the baseline."""
+    for o, t in () if h.theirs is None else zip(h.ours, h.theirs, strict=True):
+        here, there = o.weight_of(h.metric.name), t.weight_of(h.metric.name)
+        if here != there and not math.isclose(here, there, rel_tol=1e-9):
+            unit = "tokens" if h.metric.scale == "perplexity" else "weight"
+            raise ValueError(
+                f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline; '
+                "with different tokenizers compare bits_per_byte"
+            )
+
+
+# -- the rows --------------------------------------------------------------------------------------
+
+
+def _differences(h: Hypothesis) -> tuple[list[float], list[float]]:
+    """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference."""
+    name = h.metric.name
+    _check_weights(h)
+    ours, theirs, _ = h.units
+    weights = [s.weight_of(name) for s in ours]
+    if theirs is None:
+        return [h.sign * s.values[name] for s in ours], weights
+    pairs = zip(ours, theirs, strict=True)
+    return [h.sign * (o.values[name] - h.factor * t.values[name]) for o, t in pairs], weights
+
+
+def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
+    """Return the oriented claim's quantity, computed on some of the rows, by their numbers."""
+    chosen, metric = list(rows), h.metric
+    ours = metric.value([h.ours[i] for i in chosen])
+    theirs = metric.value([h.theirs[i] for i in chosen]) if h.theirs is not None else None
+    if metric.scale == "perplexity":
+        ours, theirs = math.log(ours), None if theirs is None else math.log(theirs)
+    return h.sign * (ours if theirs is None else ours - h.factor * theirs)
+
+
+def _changed(h: Hypothesis) -> bool:
+    """Return whether any row differs from the baseline's."""
+    name = h.metric.name
+    for o, t in zip(h.ours, h.theirs or (), strict=True):
+        if name not in o.values or name not in t.values:  # a metric made from all rows at once
+            if o.values != t.values or o.answer != t.answer:
+                return True
+        elif o.values[name] != t.values[name]:
+            return True
+    return False
+
+
+def _zeros_and_ones(h: Hypothesis) -> bool:
+    """Return whether every value is 0 or 1, of a proportion."""
+    if h.metric.scale != "proportion":
+        return False
+    ours, theirs, _ = h.units
+    return all(s.values[h.metric.name] in (0, 1) for s in (*ours, *(theirs or ())))
+
+
+def _support(h: Hypothesis) -> tuple[float, float] | None:
+    """Return the range a row's value can have, oriented, where it is known."""
+    if h.metric.scale != "proportion" or h.metric.combine:
+        return None
+    if h.theirs is not None:
+        return (-h.factor, 1.0) if h.sign > 0 else (-1.0, h.factor)
+    return (0.0, 1.0) if h.sign > 0 else (-1.0, 0.0)

@@ -1,0 +1,74 @@
+"""What a test is given: rows, weights, clusters and levels, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from harness.stats.means import Support
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.stats.ratio import Floats
+
+
+def rows_of(values: Sequence[float], weights: Sequence[float], support: Support | None) -> tuple[Floats, Floats]:
+    """Return values and weights as arrays, (rows,) each. Raises ValueError for what cannot be averaged."""
+    import numpy as np
+
+    v, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if v.ndim != 1 or v.shape != w.shape or not len(v):
+        raise ValueError(f"want as many weights as values, and at least one; got {v.shape} values, {w.shape} weights")
+    if not (np.isfinite(v).all() and np.isfinite(w).all()):
+        raise ValueError("a value or a weight is not a finite number")
+    if (w < 0).any() or not w.sum() > 0:
+        raise ValueError("a weight is negative, or all of them are zero")
+    if support and (v.min() < support[0] or v.max() > support[1]):
+        raise ValueError(f"a value lies outside of its range {support}")
+    return v, w
+
+
+def groups_of(clusters: Iterable[Hashable] | None, n: int) -> tuple[NDArray[np.intp], int]:
+    """Return each row's cluster by its number, (rows,), and how many there are; without clusters each row is its own.
+
+    Raises ValueError when there is not one cluster per row, or no row.
+    """
+    import numpy as np
+
+    groups = np.arange(n) if clusters is None else numbered(clusters)
+    if len(groups) != n or not n:
+        raise ValueError(f"want one cluster per row, and at least one row; got {len(groups)} for {n} rows")
+    return groups, int(groups.max()) + 1
+
+
+def numbered(clusters: Iterable[Hashable]) -> NDArray[np.intp]:
+    """Return the number of each cluster, from 0 in order of appearance."""
+    import numpy as np
+
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(c, len(numbers)) for c in clusters], dtype=np.intp)
+
+
+def check_counts(n: float, *counts: float) -> None:
+    """Raise ValueError unless the counts are whole, and together at most the n rows."""
+    if not all(float(x).is_integer() for x in (n, *counts)) or n < 1:
+        raise ValueError(f"want whole numbers of rows, at least one; got {counts} of {n}")
+    if min(counts) < 0 or sum(counts) > n:
+        raise ValueError(f"want counts from 0 to {n} that fit together, got {counts}")
+
+
+def check_level(threshold: float, alpha: float) -> None:
+    """Raise ValueError unless the threshold is finite and alpha a one-sided level."""
+    finite("threshold", threshold)
+    if not 0 < alpha <= 0.5:
+        raise ValueError(f"alpha is {alpha}, want more than 0 and at most 0.5")
+
+
+def finite(name: str, value: float) -> float:
+    """Return a number. Raises ValueError when it is not finite."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, want a finite number")
+    return float(value)

@@ -1,0 +1,65 @@
+"""What a test of a claim returns, and how those that must agree are combined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.stats.means import Support, rule_of_three
+
+if TYPE_CHECKING:
+    from harness.stats.ratio import Floats
+
+Judged = tuple[float, float, float, float]  # lower, upper, p_pass, p_fail
+
+
+@dataclass(frozen=True)
+class Test:
+    """One claim tested: an estimate, its bounds, and how surprising the data are on either side of the claim.
+
+    `lower` and `upper` are one-sided bounds at alpha each, together a 1 - 2·alpha interval, on the
+    scale of the estimate (infinite when nothing can be said). `p_pass` is the p-value of
+    H0: theta <= threshold (small: the claim is proven), `p_fail` that of H0: theta >= threshold.
+    `effective` is as how many the clusters count, where they are very uneven.
+    """
+
+    estimate: float
+    lower: float
+    upper: float
+    p_pass: float
+    p_fail: float
+    method: str
+    n: int
+    clusters: int | None = None
+    effective: float | None = None
+
+    __test__: ClassVar[bool] = False  # pytest must not collect it where a test imports it
+
+
+def floats(pair: tuple[Floats, Floats]) -> tuple[float, float]:
+    """Return two arrays of shape () as numbers."""
+    return float(pair[0]), float(pair[1])
+
+
+def weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
+    """Return what all tests agree on: the wider bounds, inside the support, and the larger p-values."""
+    lower, upper = min(p[0] for p in parts), max(p[1] for p in parts)
+    if support:
+        lower, upper = max(lower, support[0]), min(upper, support[1])
+    return lower, upper, max(p[2] for p in parts), max(p[3] for p in parts)
+
+
+def strongest(one: Judged, other: Judged) -> Judged:
+    """Return what either test shows: the narrower bounds and the smaller p-values."""
+    return max(one[0], other[0]), min(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
+
+
+def all_agree(value: float, count: int, threshold: float, alpha: float, support: Support | None) -> Judged:
+    """Return what the rule of three shows where all of `count` clusters have the same value, see `rule_of_three`."""
+    if support is None:
+        return -math.inf, math.inf, 1.0, 1.0
+    (low, high), kept = support, alpha ** (1 / count)
+    p = floats(rule_of_three(value, count, threshold, support))
+    return low + (value - low) * kept, high - (high - value) * kept, *p
