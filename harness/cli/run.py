@@ -12,7 +12,7 @@ from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from harness.collection.collect import Plan
+    from harness.collection.plan import Plan
     from harness.records.gates import Gate, Verdict
 
 Rows = dict[str, dict[str, Any]]

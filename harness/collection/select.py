@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.collection.collect import Item, Plan
+from harness.collection.plan import Item, Plan
 from harness.errors import UsageError
 from harness.records.gates import Verdict
 from harness.records.run import Report, Run

@@ -20,7 +20,7 @@ from harness.records.frozen import isolated, plain
 from harness.records.models import ModelRef
 
 if TYPE_CHECKING:
-    from harness.collection.collect import Plan
+    from harness.collection.plan import Plan
     from harness.plugins import Plugins, Provided
 
 STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is

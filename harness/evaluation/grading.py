@@ -14,7 +14,7 @@ from typing import Any
 from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
-from harness.collection.collect import Task
+from harness.collection.plan import Task
 from harness.evaluation.evaluate import asked_digest, taken
 from harness.gates import labels as by_people
 from harness.records.frozen import isolated, plain
