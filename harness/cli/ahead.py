@@ -72,7 +72,7 @@ def plan(args: argparse.Namespace) -> int:
 
 def selftest(args: argparse.Namespace) -> int:
     """`harness selftest SUITE`: models that must not ship, through the suite."""
-    from harness.cli.terminal import print_equals, print_trial
+    from harness.cli.controls import print_equals, print_trial
     from harness.selftest import selftest as put_through
 
     found = put_through(

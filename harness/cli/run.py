@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.cli.options import Commands, command, with_overrides, with_plugins, with_suite, with_verbosity
 from harness.cli.streams import say
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode
 
 if TYPE_CHECKING:
     from harness.collection.plan import Plan
-    from harness.records.gates import Gate, Verdict
-
-Rows = dict[str, dict[str, Any]]
+    from harness.records.gates import Gate
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,40 +65,16 @@ def _print_plan(plan: Plan, verbosity: int) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """`harness show RUN`: the report again, or the rows that changed."""
-    from rich.console import Console
-
-    from harness.cli.terminal import Terminal, print_flips
+    from harness.cli.flips import print_flips
+    from harness.cli.terminal import Terminal
     from harness.reports.report_json import read_run
-    from harness.reports.run_folder import read_rows
 
     report = read_run(args.run)
-    folder = args.run if args.run.is_dir() else args.run.parent
-    if not args.flips:
+    if args.flips:
+        print_flips(report, args.run if args.run.is_dir() else args.run.parent)
+    else:
         Terminal(args.v - args.q).show(report)
-        return ExitCode.OK
-    console = Console(highlight=False)
-    changed = [v for v in report.verdicts if v.versus and (v.won or v.lost)]
-    for verdict in changed:
-        evaluation = verdict.metric.partition(".")[0]
-        ours = read_rows(folder, verdict.candidate, evaluation)
-        theirs = read_rows(folder, verdict.versus or "", evaluation)
-        try:
-            flips = _flips(verdict, ours, theirs)
-        except (LookupError, TypeError):
-            what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
-            raise UsageError(f"{folder}: {what}; run the suite again") from None
-        print_flips(console, verdict, flips)
-    if not changed:
-        console.print("no row changed between a candidate and the baseline of a gate")
     return ExitCode.OK
-
-
-def _flips(verdict: Verdict, ours: Rows, theirs: Rows) -> list[tuple[str, str, str, str, str]]:
-    def row(change: str, key: str) -> tuple[str, str, str, str, str]:
-        theirs_said, ours_said = str(theirs[key]["resps"][0][0]), str(ours[key]["resps"][0][0])
-        return change, str(ours[key]["arguments"][0][0]), str(ours[key]["target"]), theirs_said, ours_said
-
-    return [row("lost", i) for i in verdict.lost] + [row("won", i) for i in verdict.won]
 
 
 def run_parser(commands: Commands) -> None:
