@@ -62,7 +62,7 @@ class Task:
 
     @property
     def compares(self) -> bool:
-        """Say whether it compares with `against` by itself, so that a baseline alone has no metric."""
+        """Return whether it compares with `against` by itself, so that a baseline alone has no metric."""
         return self.comparative or self.marks == "pairs"
 
     @property
@@ -115,12 +115,12 @@ class Plan:
         return digest_of([told, self.training, self.origins])
 
     def against(self, item: Item) -> str:
-        """Name the subject that an evaluation compares with by itself."""
+        """Return the subject that an evaluation compares with by itself."""
         against = self.tasks[item.eval].spec.against
         return self.suite.copies[item.subject].from_ if against == PARENT else against
 
     def evals(self, gate: Gate) -> set[str]:
-        """Name the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
+        """Return the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
         return self._needs[gate.id]
 
     @cached_property

@@ -32,7 +32,7 @@ class Sources:
             return None
 
     def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
-        """Let an evaluator read the rows it brings itself, once that may be slow."""
+        """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
         if not self.context.remote:
             return None
         try:

@@ -71,7 +71,7 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
 
 
 def by_prompt(samples: Samples) -> Samples:
-    """Make rows of one prompt a cluster: several answers to it are not independent."""
+    """Return samples with those of one prompt in a cluster: several answers to it are not independent."""
     prompts = [_asked(s) for s in samples]
     first = {prompt: s.id for prompt, s in reversed(list(zip(prompts, samples, strict=True)))}
     if len(first) == len(samples):

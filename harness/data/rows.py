@@ -50,7 +50,7 @@ def to_samples(
     slices: Sequence[str],
     arguments: Mapping[str, Any] | None = None,
 ) -> list[Sample]:
-    """Make one Sample a row. `columns` maps our names (id, input, target) to the data's.
+    """Return one Sample for each row. `columns` maps our names (id, input, target) to the data's.
 
     With `arguments`, the template arguments of all rows, the prompts are given theirs; without, a row's are not read.
 

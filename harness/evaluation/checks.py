@@ -150,7 +150,7 @@ def data_objects(plan: Plan, base: ModelRef, load: Callable[..., Any]) -> dict[s
 
 
 def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
-    """Let the suite's trainer prepare its rows; None when it cannot do so without training."""
+    """Return the trainer with its rows prepared, or None when it cannot prepare them without training."""
     train = plan.suite.train
     if train is None or not plan.suite.trains or plan.training is None:
         return None

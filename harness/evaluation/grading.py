@@ -1,4 +1,4 @@
-"""Marking: answers are generated while a model is loaded, and marked when it is gone.
+"""Grading: answers are generated while a model is loaded, and marked when it is gone.
 
 `[[eval]] use = …` of such an evaluator is called as `mark(samples, answers, baseline_answers, *, marking, …)`.
 """
@@ -61,7 +61,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
 
 
 def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
-    """Let a task's evaluator mark answers; `baseline` holds those that they are paired with.
+    """Return what a task's evaluator makes of answers; `baseline` holds those that they are paired with.
 
     A row without a score is listed in `missing`. Raises ValueError on scores for rows that do not exist or that were
     scored already, and whatever the evaluator raises.

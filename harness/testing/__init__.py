@@ -120,7 +120,7 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
 
 
 def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
-    """Name a fake model: all that lies in its folders, and how it is loaded."""
+    """Return the identity of a fake model: all that lies in its folders, and how it is loaded."""
     folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
     return digest_of([[keys.of_folder(folder) for folder in folders], ref.quantization, dtype])
 
