@@ -70,19 +70,23 @@ def explain(args: argparse.Namespace) -> int:
     """`harness explain CODE`: why a check is there."""
     import inspect
 
-    from harness.evaluation.checks import BUILD
+    from harness.evaluation.checks import BUILD, title_of
     from harness.plugins import load_plugins
 
     found = {n: p for (kind, n), p in load_plugins(args.suite, args.p).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
+    titles = {name: title for name, p in found.items() if (title := title_of(p))}
     if args.code is None:
         for name, text in texts.items():
-            print(f"{name:<6} {text.partition(chr(10))[0]}")
+            title = f"{titles[name]}: " if name in titles else ""
+            print(f"{name:<6} {title}{text.partition(chr(10))[0]}")
         return ExitCode.OK
-    name = args.code.partition("-")[0]
+    codes = {title: name for name, title in titles.items()}
+    name = codes.get(args.code, args.code.partition("-")[0])
     if name not in texts:
-        raise UsageError(f'no check "{name}"{did_you_mean(name, texts)}; see harness explain')
-    print(f"{name}: {texts[name]}")
+        raise UsageError(f'no check "{name}"{did_you_mean(name, [*texts, *codes])}; see harness explain')
+    title = f" {titles[name]}" if name in titles else ""
+    print(f"{name}{title}: {texts[name]}")
     return ExitCode.OK
 
 

@@ -165,7 +165,7 @@ class Terminal(Screen):
     def flag(self, flag: Flag) -> None:
         """Print what a check found: the line, the rows that show it, the way out."""
         word = "ignored" if flag.ignored is not None else flag.severity
-        self.line(f"  {word:<8} {flag.code}: {flag.what}", FLAG_STYLES[word])
+        self.line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word])
         if flag.ignored is not None:
             self.line(f"           {flag.ignored}", "dim")
             return

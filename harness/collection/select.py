@@ -110,7 +110,7 @@ def _missed(run: Run, verdict: Verdict) -> bool:
 
 
 def _needed(plan: Plan, item: Item) -> list[str]:
-    """Return the ids of the items that the gates on an item need: baselines, and what the gates they wait for are about."""
+    """Return the ids of the items that the gates on an item need: baselines, and those of gates they wait for."""
     if item.subject not in plan.candidates:
         return []
     about = {e for g in plan.gates(item.subject) if item.eval in (own := plan.evals(g)) for e in own}
