@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from harness.testing import write_fake
+from harness.testing import ROWS, SUITE, TRAIN, write_fake
 from harness.testing.judge_server import StubJudge
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 ROOT = Path(__file__).parent.parent
 MODEL = """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 HEAD = "from harness import hookimpl, metric, Score\n"
 BROKEN = {

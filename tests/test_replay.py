@@ -15,11 +15,10 @@ import pytest
 from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
 from harness.replay import _difference
-from harness.testing import Outcome, Project, write_fake
-from tests.release.test_verify import edit_gates, reseal
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project, write_fake
+from tests.helpers.exports import edit_gates, reseal
+from tests.helpers.suites import REAL, TEXTS
 
-TEXTS = [{"text": f"line {i} of some text"} for i in range(12)]
 MORE = """
 [[eval]]
 name = "fluency"
@@ -218,49 +217,12 @@ def test_log_probabilities_are_near(away: float, near: float, told: str) -> None
     assert _difference({**said, "answer_hash": digest_of([["x"]])}, answered, near) != ""
 
 
-REAL = """
-[suite]
-name = "real"
-
-[model]
-path = "tiny"
-
-[adapter]
-use = "lora"
-
-[[eval]]
-name = "fluency"
-use = "perplexity"
-data = "texts.jsonl"
-
-[[eval]]
-name = "qa"
-use = "exact_match"
-data = "test.jsonl"
-max_new_tokens = 4
-
-[[gate]]
-id = "fluent"
-metric = "fluency.perplexity"
-max = 1e9
-
-[[export]]
-use = "adapter"
-from = "adapter"
-to = "exports/adapter"
-
-[[export]]
-use = "safetensors"
-to = "exports/merged"
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_real_models_are_replayed(project: Project, tiny_model: Path) -> None:
     """A merged model, and an adapter on the base it was judged on, come to the numbers that they came to."""
     from harness_lora import lora
-    from tests.plugins.test_lora import make_adapter
+    from tests.helpers.adapters import make_adapter
 
     shutil.copytree(tiny_model, project.folder / "tiny")
     make_adapter(project.folder / "tiny", lora(), project.folder / "made")

@@ -8,8 +8,7 @@ import pytest
 
 from harness.records.models import Sampling
 from harness.selftest import Constant, Shuffled
-from harness.testing import FakeSubject, Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, FakeSubject, Project
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["train rows in the test"]

@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from harness.cli.terminal import Terminal, duration
+from harness.cli.terminal import Terminal
+from harness.cli.words import duration
 from harness.plan.benchmark import EVALUATION, FULL, Measured
 from harness.plan.forecast import Forecast
 from harness.plan.gate_power import Odds

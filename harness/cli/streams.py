@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from harness.texts.shown import shown
+
 
 class Outliving:
     """A text stream that writes into nothing once its reader is gone, and spells out what it cannot encode."""
@@ -48,3 +50,8 @@ def outliving_their_reader() -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stdout, sys.stderr = before
+
+
+def say(line: str, to: Any = None) -> None:
+    """Print a line that may hold text of others to stdout, or to another stream."""
+    print(shown(line), file=to)

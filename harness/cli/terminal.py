@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from harness.cli.screen import Screen
+from harness.cli.words import (
+    describe,
+    difference,
+    duration,
+    escape,
+    fact,
+    interval,
+    number,
+    reasons,
+    shorten,
+    some,
+    title,
+)
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
 from harness.records.findings import Built, Flag
@@ -21,28 +30,21 @@ from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial
 from harness.schema import show
-from harness.texts.shown import shown, spelt
-
-if TYPE_CHECKING:
-    from harness.selftest import Equals
-    from harness.selftest import Trial as Impostor
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
-SAME = "for the same reason"
-NAMED = 5  # rows that are named where there may be many
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
 
 
-class Terminal:
+class Terminal(Screen):
     """Print a run as it goes. `verbosity`: -1 the summary only, 0 a line an item, 1 slices and tracebacks too."""
 
     def __init__(self, verbosity: int = 0, console: Console | None = None) -> None:
         self.verbosity = verbosity
-        self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
+        super().__init__(console)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.what, self.said = "", time.monotonic()
@@ -77,7 +79,7 @@ class Terminal:
             return
         if progress.remark:
             self.line(f"  {progress.remark}")
-        facts = "  ".join(f"{k} {_fact(v)}" for k, v in progress.facts.items())
+        facts = "  ".join(f"{k} {fact(v)}" for k, v in progress.facts.items())
         if self.console.is_terminal:
             self.draw(progress, facts)
         elif time.monotonic() - self.said > QUIET_SECONDS and 0 < progress.done < progress.total:
@@ -163,7 +165,7 @@ class Terminal:
     def flag(self, flag: Flag) -> None:
         """Print what a check found: the line, the rows that show it, the way out."""
         word = "ignored" if flag.ignored is not None else flag.severity
-        self.line(f"  {word:<8} {flag.code}: {flag.what}", FLAG_STYLES[word])
+        self.line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word])
         if flag.ignored is not None:
             self.line(f"           {flag.ignored}", "dim")
             return
@@ -210,6 +212,7 @@ class Terminal:
             self.columns(rows, indent="    ")
 
     def summary(self, run: Run) -> None:
+        """Print what a run came to."""
         self.console.print()
         self.rule("summary")
         self.table(run)
@@ -227,15 +230,7 @@ class Terminal:
         self.not_passed(run)
         for conclusion in run.conclusions:
             self.line(conclusion, "bold")
-        for e in run.exports:
-            if e.written:
-                self.line(
-                    f"exported {e.candidate} to {e.to} ({e.bytes / 1e6:,.0f} MB, weights {e.digest[:12]})", "green"
-                )
-            else:
-                self.line(f"not exported: {e.candidate} to {e.to}", "bold red")
-                for reason in e.reasons:
-                    self.line(f"  because {reason}")
+        self.exports(run)
         if run.deselected:
             self.line(
                 f"{len(run.deselected)} items deselected: a part proves nothing about the whole, so nothing ships"
@@ -245,6 +240,22 @@ class Terminal:
                 self.line(f"error: {problem}", "bold red")
         if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
             self.lines(run.traceback, "dim")
+        self.ending(run)
+
+    def exports(self, run: Run) -> None:
+        """Print what was exported, and why something was not."""
+        for e in run.exports:
+            if e.written:
+                self.line(
+                    f"exported {e.candidate} to {e.to} ({e.bytes / 1e6:,.0f} MB, weights {e.digest[:12]})", "green"
+                )
+            else:
+                self.line(f"not exported: {e.candidate} to {e.to}", "bold red")
+                for reason in e.reasons:
+                    self.line(f"  because {reason}")
+
+    def ending(self, run: Run) -> None:
+        """Print the last line: outcomes, time and exit code."""
         counts = ", ".join(f"{n} {o}" for o in Outcome if (n := run.count(o))) or "nothing was gated"
         waived = sum(v.waived for v in run.verdicts)
         counts += f" ({waived} waived)" if waived else ""
@@ -277,9 +288,9 @@ class Terminal:
         rows = [[f"  {sweep.key}", sweep.by, "against the one before", "p", "parameters", "training"]]
         for t in sweep.trials:
             mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
-            metric = number(t.metric) + _interval(t.lower, t.upper, number)
-            write = partial(_change, sweep.scale)
-            change = "–" if t.change is None else write(t.change) + _interval(t.change_lower, t.change_upper, write)
+            metric = number(t.metric) + interval(t.lower, t.upper, number)
+            write = partial(difference, sweep.scale)
+            change = "–" if t.change is None else write(t.change) + interval(t.change_lower, t.change_upper, write)
             seconds = "–" if t.seconds is None else duration(t.seconds)
             size = "–" if t.parameters is None else f"{t.parameters:,}"
             p = "–" if t.p is None else f"{t.p:.2g}"
@@ -288,16 +299,6 @@ class Terminal:
             )
         rows += [[f"  {show(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]]
         self.columns(rows)
-
-    def columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
-        """Print rows in columns as wide as they need, never cut."""
-        rows = [[shown(cell) for cell in row] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            first, *rest = (
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            self.line((indent + "  ".join([first, *rest])).rstrip())
 
     # -- drawing -----------------------------------------------------------------------------------
 
@@ -319,128 +320,6 @@ class Terminal:
         if self.bar is not None:
             self.bar.stop()
         self.bar, self.task, self.what = None, None, ""
-
-    def line(self, text: str, style: str = "") -> None:
-        self.console.print(escape(text), style=style or None)
-
-    def lines(self, text: str, style: str = "") -> None:
-        """Print each line of a text that is one of several, such as a traceback, set off from our own."""
-        for line in text.rstrip().split("\n"):
-            self.line(f"  {line}", style)
-
-    def rule(self, text: str, style: str = "") -> None:
-        self.line(f" {text} ".center(self.console.width, "="), style)
-
-
-def print_trial(trial: Impostor) -> None:
-    """Print what became of an impostor: what kept it from shipping, or that nothing did."""
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    about = f"{trial.name:<32} {duration(trial.seconds):>9}"
-    if trial.skipped:
-        console.print(f"[dim]skipped[/] {escape(about)}  {escape(trial.skipped)}")
-        return
-    if trial.undecided:
-        console.print(f"[yellow]unknown[/] {escape(about)}  {escape(trial.undecided)}")
-        return
-    if trial.caught:
-        console.print(f"[green]caught[/]  {escape(about)}  {escape(trial.caught[0])}")
-        return
-    console.print(f"[bold red]SHIPS[/]   {escape(about)}  {escape(trial.why)}")
-    console.print(f"        no gate keeps it back; {escape(trial.fix)}")
-
-
-def print_equals(equal: Equals) -> None:
-    """Print how often a gate blocked and passed two equal models."""
-    word = "[green]clean [/]" if equal.clean else "[bold red]BLOCKS[/]"
-    rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
-    Console(highlight=False, soft_wrap=True, emoji=False).print(f"{word}  {escape(equal.gate)}: equal models {rates}")
-
-
-def print_flips(console: Console, verdict: Verdict, rows: Iterable[tuple[str, str, str, str, str]]) -> None:
-    """Print the rows a gate won and lost: (won or lost, prompt, target, the baseline's answer, the candidate's)."""
-    console.print(escape(f" {verdict.candidate}: {verdict.gate} ".center(console.width, "-")), soft_wrap=True)
-    for change, prompt, target, theirs, ours in rows:
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_row(f"[bold]{change}[/]", escape(prompt, lines=True))
-        table.add_row("target", escape(target, lines=True))
-        table.add_row(escape(verdict.versus or ""), escape(theirs, lines=True))
-        table.add_row(escape(verdict.candidate), escape(ours, lines=True))
-        console.print(table)
-        console.print()
-
-
-def title(v: Verdict) -> str:
-    """Name a verdict's gate, and say when it does not block by itself."""
-    if v.group:
-        return f'{v.gate} (one of "{v.group}")'
-    if not v.blocking:
-        return f"{v.gate} (warn)"
-    informs = v.outcome is not Outcome.PASS and not v.decides
-    return f"{v.gate} (not what ships)" if informs else v.gate
-
-
-def reasons(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
-    before = ["", *(v.why for v in verdicts)]
-    return [
-        SAME if v.why == said and v.estimate is None and len(v.why) > len(SAME) else v.why
-        for v, said in zip(verdicts, before, strict=False)
-    ]
-
-
-def some(ids: Sequence[str]) -> str:
-    """Name the first rows, and say that there are more."""
-    return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
-
-
-def shorten(text: str, width: int = 400) -> str:
-    """Write a text on one line, its middle left out when it is long."""
-    line = spelt(text)
-    return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
-
-
-def escape(text: str, *, lines: bool = False) -> str:
-    """Return a text as data for rich: no markup, nothing that a terminal obeys, no secret, one line unless `lines`."""
-    return unmarked(shown(text, lines=lines))
-
-
-def number(x: float | None) -> str:
-    """Write a metric so that a person can read it: four digits that matter."""
-    if x is None or not math.isfinite(x):
-        return str(x)
-    if x == int(x) and abs(x) >= 10:
-        return f"{int(x):,}"
-    return f"{x:.3f}" if abs(x) < 100 else f"{x:,.1f}"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as a person would: 12.3 s, 4 min 05 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-
-
-def _interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
-    return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
-
-
-def _change(scale: str, x: float) -> str:
-    """Write a difference of a metric, of a perplexity as a share."""
-    return f"{x:+.1%}" if scale == "perplexity" else f"{x:+.3f}" if scale == "proportion" else f"{x:+.4g}"
-
-
-def describe(key: str, value: object) -> str:
-    """Write a fact about a model or a training in words."""
-    label = key.replace("_", " ")
-    if label.endswith("bytes") and isinstance(value, (int, float)):
-        return f"{label.removesuffix('bytes').strip()} {value / 1e6:,.1f} MB".strip()
-    return f"{label} {_fact(value)}"
-
-
-def _fact(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _plain(value: object) -> bool:

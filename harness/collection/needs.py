@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.collection.collect import Plan
+    from harness.collection.plan import Plan
 
 STATISTICS = ("numpy", "scipy")
 RECOMPUTE = "recompute"  # the extra of the statistics alone, which is part of every other that can gate

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.collection.collect import Item, Plan
+from harness.collection.plan import Item, Plan
 from harness.errors import UsageError
 from harness.records.gates import Verdict
 from harness.records.run import Report, Run
@@ -99,18 +99,18 @@ def _unreadable(expression: str, why: str) -> UsageError:
 
 
 def failed(report: Report) -> bool:
-    """Say whether an item could not be evaluated, or a blocking gate on it did not pass."""
+    """Return whether an item could not be evaluated, or a blocking gate on it did not pass."""
     return report.outcome == "error" or any(v.missed for v in report.verdicts)
 
 
 def _missed(run: Run, verdict: Verdict) -> bool:
-    """Say whether a verdict, or that of the `any_of` it stands in, keeps the candidate from shipping."""
+    """Return whether a verdict, or that of the `any_of` it stands in, keeps the candidate from shipping."""
     group = (v for v in run.verdicts if v.gate == verdict.group and v.candidate == verdict.candidate)
     return verdict.missed or any(v.missed for v in group)
 
 
 def _needed(plan: Plan, item: Item) -> list[str]:
-    """Name the items that the gates on an item need: baselines, and what the gates they wait for are about."""
+    """Return the ids of the items that the gates on an item need: baselines, and those of gates they wait for."""
     if item.subject not in plan.candidates:
         return []
     about = {e for g in plan.gates(item.subject) if item.eval in (own := plan.evals(g)) for e in own}

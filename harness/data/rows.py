@@ -1,31 +1,25 @@
-"""Files and data sets -> rows -> Samples, with columns renamed; every wrong row is told by its place."""
+"""Rows -> Samples and training rows, with columns renamed; every wrong row is told by its place."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data import chat
+from harness.data import chat, reading
 from harness.errors import Mistakes, UsageError
 from harness.records.samples import Prompt, Sample
-from harness.schema import DEEPEST, is_deep
 
 Row = dict[str, Any]
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
 GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
-FILES = (".jsonl", ".json", ".csv", ".parquet")
 LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
-SHOWN = 20  # wrong rows of a source that are told one by one
 
 
 def is_remote(source: str) -> bool:
-    """Say whether a source is a data set of the Hub, which is read at preflight and not at collection."""
+    """Return whether a source is a data set of the Hub, which is read at preflight and not at collection."""
     return source.startswith("hub:")
 
 
@@ -36,9 +30,9 @@ def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None],
     """
     rows = ask(source)
     if rows is None and is_remote(source):
-        rows = _read_hub(source, where)
+        rows = reading.read_hub(source, where)
     if rows is None:
-        rows = _read_file(_place(folder, source, where), source, where)
+        rows = reading.read_file(folder, source, where)
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an empty evaluation proves nothing')
     if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
@@ -56,7 +50,7 @@ def to_samples(
     slices: Sequence[str],
     arguments: Mapping[str, Any] | None = None,
 ) -> list[Sample]:
-    """Make one Sample a row. `columns` maps our names (id, input, target) to the data's.
+    """Return one Sample for each row. `columns` maps our names (id, input, target) to the data's.
 
     With `arguments`, the template arguments of all rows, the prompts are given theirs; without, a row's are not read.
 
@@ -122,8 +116,7 @@ def to_training_rows(
             made.append(_training_row(i, row, columns, where) | _extras(i, row, columns, where, arguments or {}))
         except UsageError as error:
             mistakes.found += error.messages
-    if len(mistakes.found) > SHOWN:
-        mistakes.found[SHOWN:] = [f"{where}: and {len(mistakes.found) - SHOWN} rows more like these"]
+    reading.shorten(mistakes, where)
     mistakes.raise_if_any()
     return made
 
@@ -151,7 +144,7 @@ def _target(value: Any) -> str | list[str]:
 
 
 def _is_text(value: Any) -> bool:
-    """Say whether a value is text or a number that can be written as text: not null, NaN, true or a list."""
+    """Return whether a value is text or a number that can be written as text: not null, NaN, true or a list."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, str) or (isinstance(value, int) and value is not True and value is not False)
@@ -284,128 +277,3 @@ def _size(row: Row) -> int:
         elif isinstance(here, (dict, list)):
             waiting += here.values() if isinstance(here, dict) else here
     return size
-
-
-def _place(folder: Path, source: str, where: str) -> Path:
-    """Return the file a source names. Raises UsageError for what no path can be."""
-    try:
-        path = (folder / Path(source).expanduser()).resolve()
-        path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
-    return path
-
-
-def _read_file(path: Path, source: str, where: str) -> list[Row]:
-    if path.suffix not in FILES:
-        known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or what a plugin's harness_read_samples knows"
-        raise UsageError(f'{where}: data "{source}" is unknown; want {known}')
-    if not path.is_file():
-        raise UsageError(f'{where}: data "{source}" is not there; looked for {path}')
-    if path.suffix == ".parquet":
-        return _read_parquet(path, where)
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
-    if path.suffix == ".csv":
-        return _read_csv(text, path)
-    if path.suffix == ".json":
-        return _rows_of(_parse(text, f"{path}"), path)
-    lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
-    return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        found = json.loads(text)
-        if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
-            json.dumps(found, ensure_ascii=False).encode()
-        if text.count("[") + text.count("{") > DEEPEST and is_deep(found):
-            raise RecursionError
-        return found
-    except UnicodeEncodeError:
-        raise UsageError(f"{place}: holds half of a character (a lone surrogate); write the text again") from None
-    except RecursionError:
-        raise UsageError(f"{place}: is nested too deeply to be a row, want at most {DEEPEST} in each other") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; is the file whole?") from None
-    except ValueError:  # Python reads no whole number of more than 4,300 digits
-        raise UsageError(f"{place}: holds a whole number of thousands of digits; write it as text") from None
-
-
-def _rows_of(found: Any, path: Path) -> list[Row]:
-    if not isinstance(found, list):
-        raise UsageError(f"{path}: holds {type(found).__name__}, want a list of objects")
-    odd = next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)
-    if odd is not None:
-        raise UsageError(f"{path}: row {odd} is {found[odd]!r:.40}, want an object")
-    return found
-
-
-def _read_csv(text: str, path: Path) -> list[Row]:
-    """Return the rows of a CSV file under its header's names; every row has as many fields as the header."""
-    mistakes, rows = Mistakes(), []
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        header = next((names for names in reader if names), [])
-        if twice := [name for name, n in Counter(header).items() if n > 1]:
-            raise UsageError(
-                f'{path}:{reader.line_num}: the column "{twice[0]}" stands twice in the header; rename one'
-            )
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                what = f"has {len(fields)} fields, and the header {len(header)}; is a comma or a quote missing?"
-                mistakes.add(f"{path}:{reader.line_num}", what)
-            elif fields:
-                rows.append(dict(zip(header, fields, strict=True)))
-    except csv.Error as error:
-        raise UsageError(f"{path}:{reader.line_num}: not valid CSV: {error}; write the rows as .jsonl") from None
-    if len(mistakes.found) > SHOWN:
-        mistakes.found[SHOWN:] = [f"{path}: and {len(mistakes.found) - SHOWN} rows more like these"]
-    mistakes.raise_if_any()
-    return rows
-
-
-def _read_parquet(path: Path, where: str) -> list[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
-    try:
-        rows: list[Row] = _bare(pyarrow.parquet.read_table(path).to_pylist())
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"{path}: not valid parquet: {' '.join(str(error).split())[:120]}") from None
-    return rows
-
-
-def _bare(rows: list[Row]) -> list[Row]:
-    """Take the keys off that a table gave objects in a row because others have them: null, but for a `content`."""
-
-    def inner(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: inner(v) for k, v in value.items() if v is not None or k == "content"}
-        return [inner(v) for v in value] if isinstance(value, list) else value
-
-    return [{column: inner(value) for column, value in row.items()} for row in rows]
-
-
-def _read_hub(source: str, where: str) -> list[Row]:
-    """Read `hub:NAME[/CONFIG]:SPLIT`; a name with two slashes ends in a configuration."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UsageError(f"{where}: reading hub: data needs pip install 'finetune-harness[hf]'") from None
-    name, _, split = source.removeprefix("hub:").partition(":")
-    parts = name.split("/")
-    config = parts.pop() if len(parts) > 2 else None
-    try:
-        rows: Iterable[Row] = load_dataset("/".join(parts), config, split=split or "train")
-        return _bare([dict(row) for row in rows])
-    except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
-        why = " ".join(str(error).split())[:160]
-        raise UsageError(f'{where}: data "{source}" cannot be read: {why}; is the network there?') from None

@@ -7,6 +7,7 @@ parameters, and belongs to the last stage that one of them comes from.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from harness.records.frozen import isolated, plain
 from harness.records.models import ModelRef
 
 if TYPE_CHECKING:
-    from harness.collection.collect import Plan
+    from harness.collection.plan import Plan
     from harness.plugins import Plugins, Provided
 
 STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is
@@ -45,7 +46,9 @@ What cannot be prepared cannot be trained on; the line says which rows or which 
 It is found before anything is measured, because the trainer is built without being run."""
 CRASHED = "crashed"  # the kind of a check that could not look
 LARGE = {"built"}  # objects that checks share: a copy of every token for each would take longer than the checks
+TITLED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHOWN = 5  # lines of evidence that are kept
+TITLE = "title"  # the attribute by which a check has a name beside its code
 
 
 class Checks:
@@ -54,6 +57,7 @@ class Checks:
     def __init__(self, plugins: Plugins, ignored: Mapping[str, str]) -> None:
         self.provided = [p for (kind, _), p in plugins.provided.items() if kind == "check"]
         self.ignored = ignored
+        self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
         self.objects: dict[str, Any] = {}
         self._refuse_unknown()
 
@@ -85,19 +89,22 @@ class Checks:
         return found
 
     def _reason(self, code: str) -> str | None:
-        return self.ignored.get(code, self.ignored.get(code.partition("-")[0]))
+        check = code.partition("-")[0]
+        names = (code, check, self.titles.get(check, check))
+        return next((self.ignored[name] for name in names if name in self.ignored), None)
 
     def build_failed(self, error: UsageError) -> list[Flag]:
         """Return what the trainer refused as flags."""
         return [self.stamped("build", Flag("error", message)) for message in error.messages]
 
     def stamped(self, check: str, flag: Flag) -> Flag:
-        """Return a finding with its code, and with the reason if it is ignored."""
+        """Return a finding with its code and title, and with the reason if it is ignored."""
         code = f"{check}-{flag.kind}" if flag.kind else check
         evidence = tuple(flag.evidence[:SHOWN])
         if more := len(flag.evidence) - SHOWN:
             evidence += (f"and {more} more",) if more > 0 else ()
-        return replace(plain(Flag, flag), code=code, ignored=self._reason(code), evidence=evidence)
+        title = self.titles.get(check, "")
+        return replace(plain(Flag, flag), code=code, title=title, ignored=self._reason(code), evidence=evidence)
 
     def _refuse_unknown(self) -> None:
         mistakes = Mistakes()
@@ -111,9 +118,14 @@ class Checks:
                     every = [n for objects in STAGES.values() for n in objects]
                     where = f'check "{provided.name}" of plugin "{provided.plugin}"'
                     mistakes.add(where, f'asks for "{name}", which no stage has{did_you_mean(name, every)}')
+        titles = list(self.titles.values())
+        for check, title in self.titles.items():
+            if not TITLED.fullmatch(title) or title.partition("-")[0] in known or titles.count(title) > 1:
+                what = f'has the title "{title}"; want lower-case words with "-", and no other check\'s title or code'
+                mistakes.add(f'check "{check}"', what)
         for code in self.ignored:
-            if self.provided and code.partition("-")[0] not in known:
-                mistakes.add(f'ignore "{code}"', f"is the code of no check{did_you_mean(code, known)}")
+            if self.provided and code not in titles and code.partition("-")[0] not in known:
+                mistakes.add(f'ignore "{code}"', f"is the code of no check{did_you_mean(code, [*known, *titles])}")
         mistakes.raise_if_any()
 
 
@@ -130,6 +142,11 @@ def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Flag]:
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return [Flag("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
+
+
+def title_of(provided: Provided) -> str:
+    """Return the name that a check declares beside its code, or nothing."""
+    return str(getattr(provided.function, TITLE, ""))
 
 
 def stage_of(provided: Provided) -> str:
@@ -150,7 +167,7 @@ def data_objects(plan: Plan, base: ModelRef, load: Callable[..., Any]) -> dict[s
 
 
 def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
-    """Let the suite's trainer prepare its rows; None when it cannot do so without training."""
+    """Return the trainer with its rows prepared, or None when it cannot prepare them without training."""
     train = plan.suite.train
     if train is None or not plan.suite.trains or plan.training is None:
         return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import schema
 from harness.artifacts.digests import digest_of
-from harness.collection.collect import COMPARATIVE, Task
+from harness.collection.plan import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
 from harness.records.metrics import Metric
 from harness.records.models import Progress, Subject, chunks

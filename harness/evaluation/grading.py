@@ -1,4 +1,4 @@
-"""Marking: answers are generated while a model is loaded, and marked when it is gone.
+"""Grading: answers are generated while a model is loaded, and marked when it is gone.
 
 `[[eval]] use = …` of such an evaluator is called as `mark(samples, answers, baseline_answers, *, marking, …)`.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
-from harness.collection.collect import Task
+from harness.collection.plan import Task
 from harness.evaluation.evaluate import asked_digest, taken
 from harness.gates import labels as by_people
 from harness.records.frozen import isolated, plain
@@ -61,7 +61,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
 
 
 def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
-    """Let a task's evaluator mark answers; `baseline` holds those that they are paired with.
+    """Return what a task's evaluator makes of answers; `baseline` holds those that they are paired with.
 
     A row without a score is listed in `missing`. Raises ValueError on scores for rows that do not exist or that were
     scored already, and whatever the evaluator raises.

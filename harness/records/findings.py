@@ -16,7 +16,7 @@ class Flag:
 
     `kind` tells apart what one check looks for ("duplicate"); the code is then "D11-duplicate". `rows` names the
     samples it is about, by evaluation; those of its select split under "NAME (select)". `ignored` is the reason why
-    it does not count.
+    it does not count. `code` and `title` are the check's, and set by the harness.
     """
 
     severity: Severity
@@ -27,10 +27,16 @@ class Flag:
     rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     code: str = ""
     ignored: str | None = None
+    title: str = ""
 
     def __post_init__(self) -> None:
         if self.severity not in get_args(Severity):  # one that is misspelt would stop nothing
             raise ValueError(f"a flag's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
+
+    @property
+    def name(self) -> str:
+        """Return the code, and the check's title where it has one: "D10-exact train-test-leak"."""
+        return f"{self.code} {self.title}".rstrip()
 
     @property
     def counts(self) -> bool:

@@ -2,7 +2,8 @@
 
 `pytest_plugins = ["harness.testing"]` gives the fixture `project`; the suites it writes may say
 `use = "fake"` for model, adapter and train. A fake model is right on a share of prompts, its skill:
-the right answer to a prompt is the prompt's last word.
+the right answer to a prompt is the prompt's last word. SUITE, with ROWS as test.jsonl and TRAIN as train.jsonl, is
+such a suite, which passes and ships.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness.hookspec import hookimpl
 from harness.records.models import Logprob, ModelRef, Progress
 from harness.records.run import Run
 from harness.records.samples import Prompt
+from harness.testing.examples import ROWS, SUITE, TRAIN
 from harness.testing.judge_server import StubJudge
 
 
@@ -118,7 +120,7 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
 
 
 def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
-    """Name a fake model: all that lies in its folders, and how it is loaded."""
+    """Return the identity of a fake model: all that lies in its folders, and how it is loaded."""
     folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
     return digest_of([[keys.of_folder(folder) for folder in folders], ref.quantization, dtype])
 
@@ -255,4 +257,16 @@ def _luck(prompt: Prompt) -> float:
     return int(hashlib.sha256(last.encode()).hexdigest()[:8], 16) / 2**32
 
 
-__all__ = ["FakeAdapter", "FakeSource", "FakeSubject", "Outcome", "Project", "StubJudge", "project", "write_fake"]
+__all__ = [
+    "ROWS",
+    "SUITE",
+    "TRAIN",
+    "FakeAdapter",
+    "FakeSource",
+    "FakeSubject",
+    "Outcome",
+    "Project",
+    "StubJudge",
+    "project",
+    "write_fake",
+]

@@ -136,7 +136,7 @@ class StubJudge:
         return ""
 
     def verdict(self, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Judge the data in a request, as the schema wants it."""
+        """Return a judgement of the data in a request, as the schema wants it."""
         data = fenced(text)
         if "verdict" not in schema.get("properties", {}):
             met = self.mode != "always-A" and similar(data["answer"], data) > 0
@@ -308,4 +308,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: tests read the log of the stub."""
+        """Write nothing: tests read the log of the stub."""

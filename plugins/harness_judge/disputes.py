@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.cli.terminal import shorten
+from harness.cli.words import shorten
 from harness.errors import UsageError
 from harness.reports.report_json import read_run
 from harness.reports.run_folder import read_rows

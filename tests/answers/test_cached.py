@@ -20,8 +20,7 @@ from harness import Sampling
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import VERSION, Responses, _checksum, request_key
 from harness.records.models import Logprob, ModelRef
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 
 class Model:

@@ -30,8 +30,7 @@ from harness.pipeline import preflight
 from harness.pipeline.run import Options, opened
 from harness.records.models import ModelRef
 from harness.release import conversions
-from harness.testing import Project, write_fake
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
 
 PLUGIN = """
 from harness import hookimpl, testing

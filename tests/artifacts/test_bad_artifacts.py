@@ -19,9 +19,8 @@ pytest.importorskip("torch")
 
 from harness.artifacts.digests import file_digests
 from harness.artifacts.formats import SUFFIXES
-from harness.testing import Outcome, Project
-from tests.suite.test_suite import ROWS
-from tests.test_replay import REAL, TEXTS
+from harness.testing import ROWS, Outcome, Project
+from tests.helpers.suites import REAL, TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -33,7 +32,7 @@ Edit = Callable[[Path], None]
 def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the base "tiny", a good adapter for it, and the two merged as "merged"."""
     from harness_lora import lora
-    from tests.plugins.test_lora import make_adapter
+    from tests.helpers.adapters import make_adapter
 
     folder = tmp_path_factory.mktemp("made")
     shutil.copytree(tiny_model, folder / "tiny")

@@ -6,21 +6,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.artifacts.digests import file_digest, root_digest, template_digest, walk
 from harness.artifacts.safetensors import read_safetensors
-
-F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-
-def write(path: Path, header: Any, data: bytes = bytes(16), length: int | None = None) -> Path:
-    """Write a safetensors file with any header."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + data)
-    return path
+from tests.helpers.files import F32, write
 
 
 def test_header_is_read(tmp_path: Path) -> None:

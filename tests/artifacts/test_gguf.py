@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,26 +11,7 @@ import pytest
 from harness.artifacts.digests import file_digest, template_digest, weights_digest
 from harness.artifacts.formats import Unsafe, check_files
 from harness.artifacts.gguf import TYPES, Tensor, read_gguf
-
-Row = tuple[str, tuple[int, ...], int, int]  # name, shape, type, offset
-ROWS: list[Row] = [("a", (2, 32), 8, 0), ("b", (3,), 0, 96)]  # Q8_0: 68 bytes, padded to 96
-PAIRS = [("general.architecture", "llama"), ("tokenizer.chat_template", "{{ messages }}"), ("n", 7)]
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def head(rows: list[Row], pairs: list[tuple[str, str | int]], version: int = 3) -> bytes:
-    """Lay out a head as the format's description does: strings are type 8, 32-bit numbers type 4."""
-    out = b"GGUF" + struct.pack("<IQQ", version, len(rows), len(pairs))
-    for key, value in pairs:
-        told = struct.pack("<I", 8) + text(value) if isinstance(value, str) else struct.pack("<II", 4, value)
-        out += text(key) + told
-    for name, shape, kind, offset in rows:
-        dims = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        out += text(name) + dims + struct.pack("<IQ", kind, offset)
-    return out + bytes(-len(out) % 32)
+from tests.helpers.files import PAIRS, ROWS, Row, head
 
 
 def write(

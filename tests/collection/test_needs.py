@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 NOBODY = "http://127.0.0.1:9/v1"  # who asks it hears that the connection failed
 SERVED = f"""

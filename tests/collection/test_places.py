@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 SECOND = '\n[[export]]\nuse = "safetensors"\nto = "{to}"\n'
 

@@ -23,9 +23,8 @@ from harness.pipeline.looks import row_key
 from harness.plan.workload import _pair
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
-from harness.testing import Project
+from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_domain import exact_match
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 ASKED = [{"role": "user", "content": "one say one"}]
 TOOL = {"type": "function", "function": {"name": "find"}}

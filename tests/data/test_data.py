@@ -10,8 +10,7 @@ import pytest
 from harness.data.rows import to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.records.samples import Sample
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 WRONG = {
     "empty": ("", "has no rows"),

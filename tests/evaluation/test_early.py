@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.evaluation.evaluate import STEP
-from harness.testing import Project
-from tests.suite.test_suite import SUITE, TRAIN
+from harness.testing import SUITE, TRAIN, Project
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(600)]
 EARLY = SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\nstop = "early"')

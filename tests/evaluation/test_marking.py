@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 MARKER = """
 from contextlib import contextmanager

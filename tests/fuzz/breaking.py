@@ -37,6 +37,34 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=4,
 )
+TOML_VALUES = [
+    *("nan", "inf", "-inf", "0", "-1", "true", '""', '"x"', "[]", "{}", "[[]]", "{ a = 1 }", "1979-05-27", "1e400"),
+    *("1" + "0" * 400, "1" + "0" * 5000, "[" * 3000 + "]" * 3000, "0x7fffffffffffffffffff", '"a\\u0000b"', '"\\u2028"'),
+    *(
+        '"' + "x" * 5000 + '"',
+        '"~"',
+        '"~nobody/x"',
+        '"/"',
+        '"."',
+        '"/dev/zero"',
+        '"hub:x"',
+        '"5%"',
+        '"-5%"',
+        '"1e400%"',
+        "'''",
+    ),
+    *(
+        "{ kind = 3 }",
+        "[1, 'a', []]",
+        '["base"]',
+        '"base"',
+        '"adapter"',
+        '"merged"',
+        '"floor"',
+        "0.5",
+        "10000000000000",
+    ),
+]
 Change = tuple[str, float, Any]
 
 

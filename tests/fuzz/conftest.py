@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import write_fake
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, write_fake
 
 
 @pytest.fixture(scope="module")

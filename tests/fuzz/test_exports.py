@@ -14,9 +14,8 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
-from tests.fuzz.breaking import VALUES, dumps, lines, structures, texts
+from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
-from tests.fuzz.test_suites import VALUES as TOML
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 STEPS = (
@@ -42,7 +41,7 @@ scheme = "ed25519"
 ODD = st.one_of(
     st.tuples(
         st.sampled_from(["suites", "threshold", "gates", "stages", "max_age_days", "max_attempts", "waivers", "keyid"]),
-        st.sampled_from(TOML),
+        st.sampled_from(TOML_VALUES),
     ).map(" = ".join),
     st.sampled_from(["[key]", "[[key]]", "[key.a]", "[[suites]]"]),
     st.text(max_size=12),
@@ -111,7 +110,7 @@ def test_model_files(name: str, value: Any, signed: Path) -> None:
     assert harness("verify", "copy")[0] == (0 if alike else 7)
 
 
-@fuzz(texts(POLICY, TOML) | lines(POLICY, ODD).map(lambda text: text.encode("utf-8", "surrogatepass")))
+@fuzz(texts(POLICY, TOML_VALUES) | lines(POLICY, ODD).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_policies(policy: bytes, signed: Path) -> None:
     """A policy of anything is told in lines, or put to the export."""
     key = (signed / "release.pub").read_text("utf-8")

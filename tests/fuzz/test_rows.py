@@ -9,9 +9,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from harness.testing import SUITE
 from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz, harness
-from tests.suite.test_suite import SUITE
 
 FAKES = ("-p", "harness.testing")
 ROWS: list[dict[str, Any]] = [

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from tests.fuzz.breaking import lines, texts
+from harness.testing import SUITE
+from tests.fuzz.breaking import TOML_VALUES, lines, texts
 from tests.fuzz.driving import fuzz, harness
-from tests.suite.test_suite import SUITE
 
 RICH = (
     SUITE.replace('name = "fake"\n', 'name = "fake"\nseed = 3\nalpha = 0.05\n', 1)
@@ -41,34 +41,6 @@ id = "either"
 any_of = ["floor", "better"]
 """
 )
-VALUES = [
-    *("nan", "inf", "-inf", "0", "-1", "true", '""', '"x"', "[]", "{}", "[[]]", "{ a = 1 }", "1979-05-27", "1e400"),
-    *("1" + "0" * 400, "1" + "0" * 5000, "[" * 3000 + "]" * 3000, "0x7fffffffffffffffffff", '"a\\u0000b"', '"\\u2028"'),
-    *(
-        '"' + "x" * 5000 + '"',
-        '"~"',
-        '"~nobody/x"',
-        '"/"',
-        '"."',
-        '"/dev/zero"',
-        '"hub:x"',
-        '"5%"',
-        '"-5%"',
-        '"1e400%"',
-        "'''",
-    ),
-    *(
-        "{ kind = 3 }",
-        "[1, 'a', []]",
-        '["base"]',
-        '"base"',
-        '"adapter"',
-        '"merged"',
-        '"floor"',
-        "0.5",
-        "10000000000000",
-    ),
-]
 KEYS = [
     *(
         "name",
@@ -140,7 +112,7 @@ TABLES = [
     ),
 ]
 ENTRIES = st.one_of(
-    st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)).map(" = ".join),
+    st.tuples(st.sampled_from(KEYS), st.sampled_from(TOML_VALUES)).map(" = ".join),
     st.sampled_from(TABLES),
     st.text(max_size=20),
 )
@@ -152,9 +124,9 @@ PATHS = st.lists(
 ).map(".".join)
 PLACES = ["gate.floor.min", "eval.qa.data", "suite.alpha", "train.skill"]
 SETS = st.one_of(
-    st.tuples(PATHS, st.sampled_from(VALUES)).map("=".join),
+    st.tuples(PATHS, st.sampled_from(TOML_VALUES)).map("=".join),
     st.tuples(
-        st.sampled_from(["gate.floor.min", "eval.qa.data", "suite.alpha", "train.skill"]), st.sampled_from(VALUES)
+        st.sampled_from(["gate.floor.min", "eval.qa.data", "suite.alpha", "train.skill"]), st.sampled_from(TOML_VALUES)
     ).map("=".join),
     st.tuples(PATHS, st.text(max_size=12)).map("=".join),
     st.text(max_size=20),
@@ -167,7 +139,7 @@ def collect(world: Path, text: str | bytes, *more: str) -> None:
     harness("run", "suite.toml", "--collect-only", *more, *FAKES)
 
 
-@fuzz(texts(RICH, VALUES))
+@fuzz(texts(RICH, TOML_VALUES))
 def test_bytes(text: bytes, world: Path) -> None:
     """A suite with pieces cut out and put in collects, or is told in lines."""
     collect(world, text)

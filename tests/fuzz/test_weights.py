@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from harness.artifacts.formats import Unsafe, check_files
 from harness.artifacts.gguf import read_gguf
 from harness.artifacts.safetensors import read_safetensors
-from tests.artifacts.test_gguf import PAIRS, ROWS, head
 from tests.fuzz.breaking import dumps, structures
 from tests.fuzz.driving import fuzz
+from tests.helpers.files import PAIRS, ROWS, head
 
 HEADER: dict[str, Any] = {
     "__metadata__": {"format": "pt"},

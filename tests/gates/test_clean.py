@@ -19,11 +19,10 @@ from harness.records.findings import Flag
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.testing import ROWS, TRAIN, Project
 from harness.testing import Outcome as Ended
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from tests.helpers.suites import CLEAN
 
-CLEAN = SUITE.replace("min = 0.5", "min = 0.5\nclean_only = true")
 METRIC = Metric("acc", "higher", "proportion")
 
 

@@ -12,8 +12,7 @@ from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
 from harness.stats import tests
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 ALPHA = 0.05
 SHARE = Metric("acc", "higher", "proportion")

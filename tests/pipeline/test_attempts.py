@@ -17,15 +17,12 @@ from harness.pipeline.attempts import question_of
 from harness.pipeline.run import Options, prepare
 from harness.reports.report_json import read_run
 from harness.stats.tests import spent
-from harness.testing import Project
-from tests.release.test_copies import EXPORTER, WHOLE
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
+from tests.helpers.suites import EXPORTER, SELECT, SPLIT, WHOLE, ledger
 
 Rows = list[dict[str, Any]]
 
-SELECT = [{"id": f"s{i}", "input": f"choose {i} say v{i}", "target": f"v{i}", "kind": "ab"[i % 2]} for i in range(40)]
 OTHER = [{"id": f"q{i}", "input": f"other {i} say u{i}", "target": f"u{i}", "kind": "ab"[i % 2]} for i in range(60)]
-SPLIT = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
 
 
 @pytest.fixture
@@ -33,11 +30,6 @@ def suite(project: Project) -> Project:
     """A project with both splits whose suite passes."""
     files = {"suite.toml": SPLIT, "test.jsonl": ROWS, "train.jsonl": TRAIN, "select.jsonl": SELECT}
     return project.write(files)  # type: ignore[arg-type]
-
-
-def ledger(suite: Project) -> list[dict[str, Any]]:
-    path = suite.folder / "cache/attempts.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
 
 
 def attempts(suite: Project, skill: float, *flags: str) -> int:

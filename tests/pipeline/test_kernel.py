@@ -18,8 +18,7 @@ from harness import Score
 from harness.evaluation.evaluate import taken
 from harness.records.findings import Flag
 from harness.records.frozen import isolated, plain
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 BAD = ("--set", "train.skill=0.2")  # below the floor of one half
 

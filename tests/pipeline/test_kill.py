@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import write_fake
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, write_fake
 
 # Forks a child for every try; the child counts what it does to files from the merge on, and at one of these points is
 # killed or told that the disk is full. Its points are audit events (PEP 578), so they are the same in every try.
@@ -293,7 +292,7 @@ to = "out"
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base and two adapters of it."""
     from harness_lora import lora
-    from tests.plugins.test_lora import make_adapter
+    from tests.helpers.adapters import make_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
     shutil.copytree(tiny_model, folder / "base")

@@ -16,7 +16,7 @@ from harness.pipeline.attempts import Ledger
 from harness.pipeline.looks import Look, agrees, keys_of, row_key, rows_digest, together
 from harness.records.samples import Sample
 from harness.suite.reader import read_suite
-from tests.suite.test_suite import SUITE
+from harness.testing import SUITE
 
 
 class Seen(NamedTuple):

@@ -10,8 +10,7 @@ import pytest
 
 import harness
 from harness import testing
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0')
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.stats import tests
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
 

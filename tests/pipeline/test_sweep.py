@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import Project
-from tests.pipeline.test_attempts import SELECT, SPLIT, ledger
-from tests.suite.test_suite import ROWS, TRAIN
+from harness.testing import ROWS, TRAIN, Project
+from tests.helpers.suites import SELECT, SPLIT, ledger
 
 SWEEP = '\n[sweep]\n"train.skill" = [0.3, 0.6, 0.9, 0.91]\nby = "qa.exact_match"\n'
 SWEPT = SPLIT + SWEEP

@@ -16,8 +16,7 @@ from harness.records.gates import Gate, Outcome
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.stats import power
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 MARGIN = """
 [[gate]]

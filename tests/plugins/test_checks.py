@@ -22,12 +22,11 @@ from harness.plugins import Provided
 from harness.records.findings import Flag, TrainingRow
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
-from harness.testing import Project
+from harness.testing import ROWS as TEST
+from harness.testing import SUITE, TRAIN, Project
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
-from tests.suite.test_suite import ROWS as TEST
-from tests.suite.test_suite import SUITE, TRAIN
 
 Lines = list[str]
 

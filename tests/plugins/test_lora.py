@@ -14,7 +14,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from peft import get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import harness_export  # noqa: E402
@@ -31,6 +30,7 @@ from harness_lora.adapter import Lora, read_config  # noqa: E402
 from harness_lora.fold import fold  # noqa: E402
 from harness_lora.headers import read_headers  # noqa: E402
 from harness_lora.texts import CHATS, TEXTS, windows  # noqa: E402
+from tests.helpers.adapters import make_adapter  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -639,19 +639,6 @@ def test_blocks_of_several_ranks_are_not_folded(tiny_model: Path, tmp_path: Path
     before = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)
     fold(tmp_path)
     assert difference(before, load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)) == 0
-
-
-def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:
-    """Return a model with an adapter whose weights are moved by noise as training would, saved to a folder."""
-    model = load_model(base, dtype="float32", device="cpu", quantization=adapter.quantization)
-    torch.manual_seed(0)
-    adapted = get_peft_model(model, adapter.peft_config())
-    with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad and noise:
-                parameter.add_(noise * torch.randn_like(parameter))
-    adapted.eval().save_pretrained(folder)
-    return adapted
 
 
 def merge(base: Path, adapter: Lora, folder: Path, variant: str) -> Any:

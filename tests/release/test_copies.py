@@ -11,65 +11,8 @@ import sys
 import pytest
 
 from harness.release.verify import verify
-from harness.testing import Project, write_fake
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
-
-EXPORTER = """
-import json, os, signal
-from pathlib import Path
-from harness import UsageError, hookimpl
-from harness.testing import write_fake
-
-def fewer(ref, to, *, loses: float = 0.02, breaks: str = "", opens: bool = True):
-    "Write a fake that lost some of its skill."
-    with open("called", "a") as f:
-        f.write(ref.name + "\\n")
-    if breaks == "refuses":
-        raise UsageError("no such copy can be made")
-    if breaks == "writes nothing":
-        return
-    if breaks == "interrupts":
-        raise KeyboardInterrupt
-    if breaks == "full":
-        raise OSError(28, "No space left on device", str(to))
-    if breaks == "crashes":
-        raise ValueError("half a byte")
-    write_fake(to, json.loads((Path(ref.path) / "skill.json").read_text())["skill"] - loses)
-    if breaks == "another template":
-        (to / "chat_template.jinja").write_text("{{ messages }}")
-    if breaks == "code":
-        (to / "model.py").write_text("pass")
-    (to / "harness-copy.json").write_text(json.dumps({"facts": {"lost": loses}}))
-    if Path("kill").exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-fewer.converts = True
-fewer.open_options = lambda options: {} if options.get("opens", True) else {"shut": True}
-
-def check(model, options):
-    if options.get("breaks") == "early":
-        raise UsageError(f"cannot copy such a model as {model.name}")
-
-fewer.check = check
-
-@hookimpl
-def harness_exporters():
-    return {"fewer": fewer}
-"""
-COPY = """
-[[export]]
-use = "fewer"
-to = "exports/fewer"
-"""
-CLOSE = """
-[[gate]]
-id = "close"
-metric = "qa.exact_match"
-versus = "parent"
-worse_by_at_most = 0.3
-"""
-GATES, _, EXPORT = SUITE.partition("[[export]]")
-WHOLE = f"{GATES}{CLOSE}[[export]]{EXPORT}{COPY}"
+from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
+from tests.helpers.suites import CLOSE, COPY, EXPORTER, WHOLE
 
 
 @pytest.fixture

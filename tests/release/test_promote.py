@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.release.promote import current, first, history
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 TO = "exports/fake"
 COMPARED = SUITE.replace("min = 0.5", 'versus = "released"\nworse_by_at_most = 0.2')

@@ -28,11 +28,9 @@ from harness.release.policy import Policy
 from harness.release.verify import verify
 from harness.reports.report_json import dumps
 from harness.stats import tests
-from harness.testing import Project, write_fake
-from tests.gates import test_clean
-from tests.release import test_copies, test_released
-from tests.release.test_verify import reseal
-from tests.suite.test_suite import SUITE, TRAIN
+from harness.testing import SUITE, TRAIN, Project, write_fake
+from tests.helpers import suites
+from tests.helpers.exports import reseal
 
 ROWS = [
     {"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2], "of": f"d{i // 3}"}
@@ -464,7 +462,7 @@ def released(project: Project) -> None:
     """Release once, so that there is something to be compared with."""
     assert project.run().code == 0
     better = SUITE.replace('data = "train.jsonl"', 'data = "train.jsonl"\nskill = 0.93')
-    project.write({"suite.toml": better + test_released.SLIDE + test_released.FEWSHOT})
+    project.write({"suite.toml": better + suites.SLIDE + suites.FEWSHOT})
 
 
 LATE = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.999\n'
@@ -485,14 +483,14 @@ OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, s
     "waived": ({"suite.toml": LATE}, waived, "fake", "recomputed 2 of 2 gates"),
     "a first release": ({"suite.toml": SUITE}, released, "fake", "recomputed 3 of 3 gates"),
     "a copy of a parent": (
-        {"suite.toml": test_copies.WHOLE, "harnessfile.py": test_copies.EXPORTER},
+        {"suite.toml": suites.WHOLE, "harnessfile.py": suites.EXPORTER},
         None,
         "fewer",
         "recomputed 2 of 2 gates",
     ),
     "rows that leak beyond a limit": (
         {
-            "suite.toml": test_clean.CLEAN + LIMITED,
+            "suite.toml": suites.CLEAN + LIMITED,
             "train.jsonl": [*TRAIN, *({"input": ROWS[i]["input"], "target": ROWS[i]["target"]} for i in (3, 99))],
         },
         None,
@@ -501,7 +499,7 @@ OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, s
     ),
     "early and clean": (
         {
-            "suite.toml": test_clean.CLEAN.replace("slices =", 'stop = "early"\nslices =')
+            "suite.toml": suites.CLEAN.replace("slices =", 'stop = "early"\nslices =')
             + '[[gate]]\nid = "early"\nmetric = "qa.exact_match"\nmin = 0.4\n'
         },
         None,

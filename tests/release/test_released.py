@@ -7,29 +7,12 @@ import shutil
 
 import pytest
 
-from harness.testing import Outcome, Project, _luck
-from tests.suite.test_suite import SUITE, TRAIN
+from harness.testing import SUITE, TRAIN, Outcome, Project, _luck
+from tests.helpers.suites import FEWSHOT, SLIDE
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)]
 
-SLIDE = """
-[[gate]]
-id = "no slide"
-metric = "qa.exact_match"
-versus = "released"
-worse_by_at_most = 0.1
-"""
 ANCHORED = SLIDE.replace("no slide", "no slow slide").replace('"released"', '"anchor"')
-FEWSHOT = """
-[subject.fewshot]
-shots = 3
-
-[[gate]]
-id = "worth it"
-metric = "qa.exact_match"
-versus = "fewshot"
-better_by = 0.0
-"""
 SKILL = "train.skill"
 
 

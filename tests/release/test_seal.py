@@ -14,9 +14,8 @@ from harness.artifacts.attestation import EVIDENCE, MANIFEST
 from harness.artifacts.digests import hash_files, weights_digest, weights_of
 from harness.records.models import ModelRef
 from harness.release.seal import sealed
-from harness.testing import Project, write_fake
-from tests.artifacts.test_evidence import F32, write
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
+from tests.helpers.files import F32, write
 
 # Judges as exact_match does; the candidate's last row is followed by whatever `edit` does to folders of its name.
 EVALUATOR = """

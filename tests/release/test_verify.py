@@ -18,12 +18,12 @@ import pytest
 
 from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
-from harness.artifacts.digests import file_digest, file_digests, hash_files, root_digest, walk, weights_of
+from harness.artifacts.digests import file_digest, file_digests, root_digest, walk
 from harness.release.policy import Key, Policy, read_policy
 from harness.release.verify import Verified, verify
-from harness.testing import Project
-from tests.artifacts.test_evidence import F32, write
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
+from tests.helpers.exports import edit_gates, reseal
+from tests.helpers.files import F32, write
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -198,44 +198,6 @@ def test_edits_of_the_model_are_refused_without_a_policy(signed: Path, tmp_path:
         name, edit = rng.choice(names), rng.choice(EDITS)
         edit(rng, work / name)
         assert not verify(work).ok, (number, edit.__name__, name)
-
-
-def reseal(export: Path, **changes: Any) -> None:
-    """Make manifest and claims right again after an edit, as one who wants to deceive would, without a key."""
-    manifest = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))
-    there = {n: s for n, s in walk(export) if n not in attestation.UNLISTED}
-    manifest["files"] = {n: {"size": s, "sha256": file_digest(export / n)} for n, s in there.items()}
-    model = {n.removeprefix("model/"): f["sha256"] for n, f in manifest["files"].items() if n.startswith("model/")}
-    manifest |= {"root": root_digest(model), **changes}
-    gates = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
-    if "weights" not in changes:
-        gates = judged_anew(export, manifest, gates)
-    text, lock = json.dumps(manifest).encode(), (export / EVIDENCE / LOCK).read_bytes()
-    (export / EVIDENCE / MANIFEST).write_bytes(text)
-    lines = [attestation.Envelope(s, {}).line() + "\n" for s in attestation.statements(text, lock, gates)]
-    (export / EVIDENCE / CLAIMS).write_text("".join(lines), "utf-8")
-
-
-def judged_anew(export: Path, manifest: dict[str, Any], gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Let manifest and gates speak of the weights that are there now."""
-    try:
-        weights = weights_of(hash_files(export / MODEL, [name for name, _ in walk(export / MODEL)]))
-    except ValueError:  # of weights that are none there is no digest
-        return gates
-    gates = [{**g, "digest": weights if g["digest"] == manifest["weights"] else g["digest"]} for g in gates]
-    path = export / EVIDENCE / GATES
-    path.write_text(json.dumps(gates), "utf-8")
-    manifest["files"][f"{EVIDENCE}/{GATES}"] = {"size": path.stat().st_size, "sha256": file_digest(path)}
-    manifest["weights"] = weights
-    return gates
-
-
-def edit_gates(export: Path, **changes: Any) -> None:
-    """Change the verdict on the gate "floor"."""
-    path = export / EVIDENCE / GATES
-    gates = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps([{**g, **changes} if g["gate"] == "floor" else g for g in gates]), "utf-8")
-    reseal(export)
 
 
 def edit_lock(export: Path, change: Callable[[Any], None]) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from harness.reports.report_json import read_run, to_json
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 TEXT = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0\nslice = ["kind=*"]\nmin_n = 20')
 

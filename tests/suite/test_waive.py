@@ -11,8 +11,7 @@ import pytest
 from harness.records.waivers import Waiver
 from harness.suite.reader import read_suite
 from harness.suite.waivers import claim_digest, claim_of, in_force, read_waivers, void, why_void
-from harness.testing import Outcome, Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project
 
 TODAY = datetime.now(UTC).date()
 SOON = (TODAY + timedelta(days=7)).isoformat()

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from harness.reports.report_json import dumps
-from harness.testing import Project
+from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts import secrets
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 CANARY = "cAnaRy-7f3b-Qq"
 TOKENS = ["sk-" + "a1" * 12, "hf_" + "b2" * 17, "ghp_" + "c3" * 18, "AKIA" + "D4" * 8, "AIza" + "e" * 35]

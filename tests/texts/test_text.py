@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import Project
+from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.shown import code, markdown, shown, spelt, whole
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
 
 NASTY = [
     "\x1b[2J\x1b[1;1Hverified",

@@ -1,0 +1,128 @@
+"""Commands that look ahead of a run: `harness check`, `harness plan` and `harness selftest`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.cli.options import Commands, command, with_overrides, with_plugins, with_suite, with_verbosity
+from harness.cli.streams import say
+from harness.errors import ExitCode
+
+
+def check(args: argparse.Namespace) -> int:
+    """`harness check SUITE`: what would go wrong, without training."""
+    import time
+
+    from harness.cli.terminal import Terminal
+    from harness.pipeline.run import Options, check_suite
+
+    terminal, begun = Terminal(args.v - args.q), time.monotonic()
+    options = Options(overrides=tuple(args.set), plugins=tuple(args.p), ignore=tuple(args.ignore), limit=args.limit)
+    found, built, plan = check_suite(args.suite, options)
+    for warning in plan.warnings:
+        terminal.line(f"warning: {warning}", "yellow")
+    if built:
+        terminal.preview(built)
+    for flag in found:
+        terminal.flag(flag)
+    words = [f.severity for f in found if f.ignored is None]
+    counts = {word: words.count(word) for word in ("error", "warning", "note")}
+    told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
+    ignored = sum(f.ignored is not None for f in found)
+    terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
+    return ExitCode.USAGE if counts["error"] else ExitCode.OK
+
+
+def plan(args: argparse.Namespace) -> int:
+    """`harness plan SUITE`: before any training, what a run can prove, takes and needs."""
+    from harness.pipeline.run import Options, opened
+    from harness.plan import benchmark
+    from harness.plan.forecast import forecast
+
+    options = Options(
+        overrides=tuple(args.set),
+        candidate=args.candidate,
+        out=args.out,
+        limit=args.limit,
+        cache=not args.no_cache,
+        plugins=tuple(args.p),
+    )
+    runner = opened(args.suite, options)
+
+    def announce(what: str) -> None:
+        print(f"measuring {what} …", file=sys.stderr)
+
+    known = benchmark.measure(runner, announce) if args.measure else benchmark.known(runner)
+    found = forecast(runner, known)
+    if args.json:
+        from dataclasses import asdict
+
+        from harness.reports.report_json import dumps
+
+        print(dumps(asdict(found)), end="")
+        return ExitCode.OK
+    from harness.cli.forecast import tell
+    from harness.cli.terminal import Terminal
+
+    tell(found, Terminal())
+    return ExitCode.OK
+
+
+def selftest(args: argparse.Namespace) -> int:
+    """`harness selftest SUITE`: models that must not ship, through the suite."""
+    from harness.cli.controls import print_equals, print_trial
+    from harness.selftest import selftest as put_through
+
+    found = put_through(
+        args.suite,
+        only=args.only,
+        limit=args.limit,
+        plugins=args.p,
+        overrides=args.set,
+        told=print_trial,
+        said=lambda line: say(line, sys.stderr),
+    )
+    for equal in found.equals:
+        print_equals(equal)
+    tried = [t for t in found.trials if not t.skipped]
+    caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
+    rest = f", {len(undecided)} not judged" if undecided else ""
+    print(f"{len(caught)} of {len(tried)} impostors caught{rest}")
+    return found.exit_code
+
+
+def check_parser(commands: Commands) -> None:
+    """Add `harness check`."""
+    one = command(commands, "check", check, "look for what usually goes wrong, without training")
+    with_suite(one)
+    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_plugins(one)
+    with_overrides(one)
+    one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
+    with_verbosity(one)
+
+
+def plan_parser(commands: Commands) -> None:
+    """Add `harness plan`."""
+    one = command(commands, "plan", plan, "before any training: what a run can prove, takes and needs")
+    with_suite(one)
+    one.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
+    one.add_argument("--json", action="store_true", help="all of it as JSON")
+    one.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
+    one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
+    one.add_argument("--no-cache", action="store_true", help="as if nothing were remembered")
+    one.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    with_plugins(one)
+    with_overrides(one)
+
+
+def selftest_parser(commands: Commands) -> None:
+    """Add `harness selftest`."""
+    one = command(commands, "selftest", selftest, "put models that must not ship through a suite")
+    with_suite(one)
+    one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
+    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_plugins(one)
+    with_overrides(one)

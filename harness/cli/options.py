@@ -1,0 +1,59 @@
+"""What the parsers of several commands share: a parser for each command, and options that mean the same in all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from harness.errors import ExitCode
+from harness.texts.shown import shown
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what commands are added to
+PLUGIN_HELP = "load a plugin, or no:NAME to leave one out"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and its commands', that ends as every mistake does: argparse's own 2 is our "interrupted"."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"{self.prog}: error: {shown(message)}\n")
+
+
+def command(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], help: str
+) -> argparse.ArgumentParser:
+    """Add a command and return its parser."""
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def with_suite(parser: argparse.ArgumentParser) -> None:
+    """Add SUITE, the file that a command is about."""
+    parser.add_argument("suite", type=Path, metavar="SUITE")
+
+
+def with_harnessfile(parser: argparse.ArgumentParser) -> None:
+    """Add --suite and -p, which name the plugins of a command that needs no suite."""
+    parser.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")
+    with_plugins(parser)
+
+
+def with_plugins(parser: argparse.ArgumentParser, help: str = PLUGIN_HELP) -> None:
+    """Add -p, which loads plugins and blocks them."""
+    parser.add_argument("-p", action="append", default=[], metavar="NAME", help=help)
+
+
+def with_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add --set, which changes keys of the suite."""
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
+
+
+def with_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Add -q and -v."""
+    parser.add_argument("-q", action="count", default=0, help="the summary only")
+    parser.add_argument("-v", action="count", default=0, help="slices and tracebacks too")

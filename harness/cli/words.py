@@ -1,0 +1,90 @@
+"""Numbers, times, verdicts and texts of others as a person reads them on one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from rich.markup import escape as unmarked
+
+from harness.records.gates import Outcome, Verdict
+from harness.texts.shown import shown, spelt
+
+SAME = "for the same reason"
+NAMED = 5  # rows that are named where there may be many
+
+
+def title(v: Verdict) -> str:
+    """Return the name of a verdict's gate, and in brackets why it does not block by itself."""
+    if v.group:
+        return f'{v.gate} (one of "{v.group}")'
+    if not v.blocking:
+        return f"{v.gate} (warn)"
+    informs = v.outcome is not Outcome.PASS and not v.decides
+    return f"{v.gate} (not what ships)" if informs else v.gate
+
+
+def reasons(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
+    before = ["", *(v.why for v in verdicts)]
+    return [
+        SAME if v.why == said and v.estimate is None and len(v.why) > len(SAME) else v.why
+        for v, said in zip(verdicts, before, strict=False)
+    ]
+
+
+def some(ids: Sequence[str]) -> str:
+    """Return the first ids as text, with dots for the others."""
+    return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
+
+
+def shorten(text: str, width: int = 400) -> str:
+    """Write a text on one line, its middle left out when it is long."""
+    line = spelt(text)
+    return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
+
+
+def escape(text: str, *, lines: bool = False) -> str:
+    """Return a text as data for rich: no markup, nothing that a terminal obeys, no secret, one line unless `lines`."""
+    return unmarked(shown(text, lines=lines))
+
+
+def number(x: float | None) -> str:
+    """Write a metric so that a person can read it: four digits that matter."""
+    if x is None or not math.isfinite(x):
+        return str(x)
+    if x == int(x) and abs(x) >= 10:
+        return f"{int(x):,}"
+    return f"{x:.3f}" if abs(x) < 100 else f"{x:,.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: 12.3 s, 4 min 05 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
+    """Return an interval in brackets after a space, or nothing where a bound is lacking."""
+    return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
+
+
+def difference(scale: str, x: float) -> str:
+    """Write a difference of a metric, of a perplexity as a share."""
+    return f"{x:+.1%}" if scale == "perplexity" else f"{x:+.3f}" if scale == "proportion" else f"{x:+.4g}"
+
+
+def describe(key: str, value: object) -> str:
+    """Write a fact about a model or a training in words."""
+    label = key.replace("_", " ")
+    if label.endswith("bytes") and isinstance(value, (int, float)):
+        return f"{label.removesuffix('bytes').strip()} {value / 1e6:,.1f} MB".strip()
+    return f"{label} {fact(value)}"
+
+
+def fact(value: object) -> str:
+    """Write a number with four digits that matter, anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

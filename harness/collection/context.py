@@ -1,0 +1,78 @@
+"""What every part of collection reads, and where it writes what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from harness import schema
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.plugins import Plugins
+from harness.suite.tables import Suite, Use
+
+
+@dataclass(frozen=True)
+class Context:
+    """A suite that is collected: its plugins, what was asked for, and the mistakes and warnings so far.
+
+    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those of
+    its select split.
+    """
+
+    suite: Suite
+    plugins: Plugins
+    remote: bool
+    limit: int | None
+    selecting: bool
+    baselines: tuple[str, ...]
+    candidates: tuple[str, ...]
+    made: tuple[str, ...]  # the candidates that training and merging, or somebody else, make
+    mistakes: Mistakes = field(default_factory=Mistakes)
+    warnings: list[str] = field(default_factory=list)
+
+    def complain(self, where: str) -> Callable[[str], None]:
+        """Return what adds mistakes of one place."""
+        return partial(self.mistakes.add, where)
+
+    def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
+        """Return the callable that a table uses, its options checked; None when there is none of this name."""
+        try:
+            function = self.plugins.find(kind, name).function
+        except UsageError as error:
+            self.mistakes.add(where, str(error))
+            return None
+        schema.check_options(function, options, lambda _, what: self.mistakes.add(where, what))
+        return function
+
+
+def check_tables(context: Context) -> None:
+    """Check names and options of loaders, adapter, trainer and exporters, and of all values of a sweep."""
+    suite, made = context.suite, context.made
+    for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
+        context.use("loader", model.use, model.options, model.where)
+    for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
+        if table:
+            context.use(kind, table.use, table.options, table.where)
+    for export in suite.exports:
+        context.use("exporter", export.use, export.options, export.where)
+        if export.from_ not in made:
+            known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
+            context.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
+    _check_sweep(context)
+
+
+def _check_sweep(context: Context) -> None:
+    """Check every value of a sweep but the first, which stands in its table, as that table's options are."""
+    if (sweep := context.suite.sweep) is None:
+        return
+    kind = "adapter" if sweep.table == "adapter" else "trainer"
+    for value in sweep.values[1:]:
+        table: Use = getattr(context.suite.trial(value), sweep.table)
+        if (kind, table.use) not in context.plugins.provided:
+            return  # told already
+        function, found = context.plugins.find(kind, table.use).function, Mistakes()
+        schema.check_options(function, table.options, found.add)
+        own = f"{sweep.option}: "
+        context.mistakes.found += [f"{table.where}: {m.removeprefix(own)}" for m in found.found if m.startswith(own)]

@@ -1,0 +1,137 @@
+"""Gates against what was collected: their subjects, metrics and slices, and whether the rows can prove them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from harness.collection.context import Context
+from harness.collection.conversions import parent_mistakes
+from harness.collection.plan import Task
+from harness.errors import did_you_mean
+from harness.gates import contamination
+from harness.gates.min_rows import Sizes, few, sizes_of, unprovable
+from harness.records.gates import COUNTED, PARENT, Gate
+from harness.records.metrics import Metric
+from harness.suite.tables import alpha_of
+
+Complain = Callable[[str], None]
+
+
+class GateChecks:
+    """The checks of a suite's gates on its tasks."""
+
+    def __init__(self, context: Context, tasks: Mapping[str, Task]) -> None:
+        self.context, self.suite, self.tasks = context, context.suite, tasks
+        self.evals = {e.name for e in context.suite.evals}
+        self._counted: dict[tuple[str, tuple[str, ...] | None], Sizes] = {}
+
+    def check(self, gate: Gate) -> None:
+        """Check a gate's claim, and the names of its eval, candidates and baseline."""
+        complain = self.context.complain(gate.where)
+        baselines, candidates = self.context.baselines, self.context.candidates
+        for mistake in gate.mistakes():
+            complain(mistake)
+        if not gate.any_of and gate.eval not in self.evals:
+            complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}')
+        for candidate in gate.on:
+            if candidate not in candidates:
+                complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}')
+        for mistake in parent_mistakes(gate, self.suite):
+            complain(mistake)
+        if gate.versus and gate.versus not in (PARENT, *baselines):
+            complain(f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, baselines)}')
+        if task := self.tasks.get(gate.eval):
+            self._check_on(gate, task, complain)
+
+    def _check_on(self, gate: Gate, task: Task, complain: Complain) -> None:
+        """Check a gate against the metric and the rows it is about."""
+        metric = task.metrics.get(gate.metric_name)
+        if metric is None:
+            known = did_you_mean(gate.metric_name, task.metrics)
+            complain(f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}')
+            return
+        if gate.versus and task.compares:
+            complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
+        for mistake in gate.mistakes_on(metric):
+            complain(mistake)
+        if gate.group and metric.scale == "count":
+            complain(f'is one of "{gate.group}", {COUNTED}')
+        against = "max" if metric.better == "higher" else "min"
+        if getattr(gate, against) is not None:
+            more = "more" if metric.better == "higher" else "less"
+            self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
+        if gate.clean_only:
+            self._check_clean(task, complain)
+        if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
+            complain(f'estimand is "clusters", and rows of "{gate.eval}" are in none; name their column with "cluster"')
+        self._check_slices(gate, task, complain)
+        if task.spec.stop == "early":
+            _check_early(gate, metric, task, complain)
+        rows = None if task.samples is None else len(task.samples)
+        if gate.max_failures is not None and rows is not None and gate.max_failures >= rows:
+            complain(f"max_failures is {gate.max_failures}, and there are {rows} rows")
+        self._check_provable(gate, metric, task)
+
+    def _check_provable(self, gate: Gate, metric: Metric, task: Task) -> None:
+        """Warn of a claim that the rows cannot prove, however good the model is, or that rests on few clusters."""
+        if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
+            return  # told already
+        sizes = self._sizes(gate, task)
+        why = unprovable(gate, metric, task.samples, alpha_of(gate, self.suite), sizes)
+        if why := why or few(gate, metric, sizes):
+            self.context.warnings.append(f"{gate.where}: {why}")
+
+    def _sizes(self, gate: Gate, task: Task) -> Sizes:
+        """Return the sizes of a gate's slices, which are counted once for all gates on the same."""
+        key = (task.spec.name, None if gate.slice is None else tuple(gate.slices))
+        if key not in self._counted:
+            self._counted[key] = sizes_of(gate, task.samples or ())
+        return self._counted[key]
+
+    def _check_clean(self, task: Task, complain: Complain) -> None:
+        """Refuse what keeps leaks from being known: a gate is not clean because nobody looked."""
+        if not self.suite.trains:
+            complain("clean_only: the suite trains nothing, so there are no training rows to look for leaks in")
+        elif task.spec.data is None:
+            complain(f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none')
+        elif not contamination.looks(self.context.plugins):
+            complain(
+                f"clean_only: the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
+            )
+
+    def _check_slices(self, gate: Gate, task: Task, complain: Complain) -> None:
+        """Check that the slices a gate declares are columns and values of its rows, and warn where all are small."""
+        declared = [s for s in gate.slices if "=" in s]
+        for column in dict.fromkeys(s.partition("=")[0] for s in declared):
+            if column not in task.spec.slices:
+                known = did_you_mean(column, task.spec.slices)
+                complain(f'slice column "{column}" is not among the slices of "{gate.eval}"{known}')
+                return
+        if task.samples is None or not declared or len(declared) < len(gate.slices):
+            return
+        parts = self._sizes(gate, task)
+        for name in (name for name, (rows, _) in parts.items() if not rows):
+            column, _, value = name.partition("=")
+            values = {str(s.row.get(column)) for s in task.samples}
+            complain(f'slice "{name}" has no rows{did_you_mean(value, values)}')
+        if parts and max(rows for rows, _ in parts.values()) < gate.min_n:
+            what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass; add rows, or lower min_n"
+            self.context.warnings.append(f"{gate.where}: {what}")
+
+
+def _check_early(gate: Gate, metric: Metric, task: Task, complain: Complain) -> None:
+    """Refuse what keeps a gate from being decided row by row, where its eval has stop = "early"."""
+    clustered = len({s.cluster or s.id for s in task.samples or ()}) < len(task.samples or ())
+    why = {
+        f'"{metric.name}" has no known range': metric.scale != "proportion" or metric.combine is not None,
+        "rows in clusters are not independent": clustered or task.spec.cluster is not None,
+        "slices are judged on all their rows": gate.slice is not None,
+        "it counts over all rows": gate.max_failures is not None,
+        "it is about clusters": gate.estimand == "clusters",
+        "it belongs to an any_of": bool(gate.group),
+        "its margin is relative": gate.relative,
+        "a parent may have answered fewer rows": gate.versus == PARENT,
+        "it is marked when all answers are there": bool(task.marks),
+    }
+    for reason in (reason for reason, so in why.items() if so):
+        complain(f'eval "{gate.eval}" stops early, but {reason}; remove stop = "early"')

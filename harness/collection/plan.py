@@ -1,0 +1,140 @@
+"""What was collected: items, tasks and the plan of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.artifacts.digests import digest_of
+from harness.plugins import Plugins
+from harness.records.gates import PARENT, Gate
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.suite.tables import Eval, Suite
+
+COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
+OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
+UNCACHED = "uncached"  # the attribute by which an evaluator asks for models that remember nothing
+MARKS = "marks"  # the attribute by which an evaluator asks for answers, once the model is gone
+
+
+@dataclass(frozen=True)
+class Item:
+    """One evaluation of one subject."""
+
+    suite: str
+    subject: str
+    eval: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.suite}::{self.subject}::{self.eval}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An eval with its callable, metrics and rows; `samples` is None until remote data was read.
+
+    `folder` is the suite's, for evaluators that ask for it.
+    """
+
+    spec: Eval
+    function: Callable[..., Any]
+    metrics: Mapping[str, Metric]
+    samples: tuple[Sample, ...] | None
+    shots: tuple[Sample, ...] = ()
+    folder: Path = Path()
+    select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
+
+    @property
+    def comparative(self) -> bool:
+        return schema.wants(self.function, COMPARATIVE)
+
+    @property
+    def marks(self) -> str:
+        """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
+        marks = getattr(self.function, MARKS, "")
+        return str(marks(dict(self.spec.options)) if callable(marks) else marks)
+
+    @property
+    def compares(self) -> bool:
+        """Return whether it compares with `against` by itself, so that a baseline alone has no metric."""
+        return self.comparative or self.marks == "pairs"
+
+    @property
+    def brings_rows(self) -> bool:
+        return hasattr(self.function, OWN_ROWS)
+
+    @property
+    def uncached(self) -> bool:
+        return bool(getattr(self.function, UNCACHED, False))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, before anything heavy was imported."""
+
+    suite: Suite
+    plugins: Plugins
+    tasks: Mapping[str, Task]
+    baselines: tuple[str, ...]
+    candidates: tuple[str, ...]
+    items: tuple[Item, ...]
+    training: tuple[dict[str, Any], ...] | None = None
+    origins: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # source and whole row of each training row
+    warnings: tuple[str, ...] = ()
+    selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
+    deselected: tuple[str, ...] = field(default=())
+
+    def gates(self, candidate: str) -> list[Gate]:
+        """Return the gates on a candidate; where one compares with the parent, with the parent's name in its place."""
+        return [self.named(g, candidate) for g in self.suite.gates if g.applies_to(candidate)]
+
+    def named(self, gate: Gate, candidate: str) -> Gate:
+        """Return a gate as it is put to a candidate."""
+        return replace(gate, versus=self.suite.copies[candidate].from_) if gate.versus == PARENT else gate
+
+    def decides(self, gate: Gate, candidate: str) -> bool:
+        """Return whether a gate on a candidate keeps something from shipping.
+
+        By default gates are about what ships: an adapter on the way to a merged model is measured, and may fail them.
+        One that names its candidates (`on`) means them, and where nothing is exported every candidate counts.
+        """
+        ships = {name for e in self.suite.exports for name in (e.candidate, e.from_)}
+        return bool(gate.on) or not ships or candidate in ships
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """One sha256 for all rows: evaluated, to choose by, shown as worked examples, trained on."""
+        splits = {name: (t.samples, t.select, t.shots) for name, t in self.tasks.items()}
+        told = {name: [rows and [s.told for s in rows] for rows in several] for name, several in splits.items()}
+        return digest_of([told, self.training, self.origins])
+
+    def against(self, item: Item) -> str:
+        """Return the subject that an evaluation compares with by itself."""
+        against = self.tasks[item.eval].spec.against
+        return self.suite.copies[item.subject].from_ if against == PARENT else against
+
+    def evals(self, gate: Gate) -> set[str]:
+        """Return the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
+        return self._needs[gate.id]
+
+    @cached_property
+    def _needs(self) -> dict[str, set[str]]:
+        """Return what `evals` does for every gate: each eval is handed on to all that wait for a gate on it."""
+        waits: dict[str, list[str]] = {g.id: [] for g in self.suite.gates}
+        for g in self.suite.gates:
+            for name in (*g.requires, *g.any_of, *((g.group,) if g.group else ())):
+                waits[name].append(g.id)
+        found: dict[str, set[str]] = {g.id: set() for g in self.suite.gates}
+        waiting = [(g.id, g.eval) for g in self.suite.gates if g.metric]
+        while waiting:
+            name, needed = waiting.pop()
+            if needed not in found[name]:
+                found[name].add(needed)
+                waiting += [(other, needed) for other in waits[name]]
+        return found

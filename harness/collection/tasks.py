@@ -1,0 +1,157 @@
+"""Evals as tasks: each with its evaluator, the metrics this declares, its rows and its worked examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.collection.context import Context
+from harness.collection.plan import COMPARATIVE, OWN_ROWS, Task
+from harness.collection.sources import Sources, overlap
+from harness.data import chat
+from harness.data.rows import to_samples
+from harness.errors import UsageError, did_you_mean
+from harness.records.frozen import isolated, plain
+from harness.records.gates import PARENT
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.suite.tables import Eval, name_mistake
+
+Rows = list[dict[str, Any]]
+Samples = tuple[Sample, ...]
+
+
+def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
+    """Return an eval as a task, or None when its evaluator or its metrics cannot be had."""
+    _check_eval(context, spec)
+    function = context.use("evaluator", spec.use, spec.options, spec.where)
+    samples, chosen = _samples(context, sources, spec, function)
+    if function is None:
+        return None
+    marks = Task(spec, function, {}, None).marks
+    _check_against(context, spec, function, marks)
+    if marks and not spec.cluster and samples:
+        samples = by_prompt(samples)
+    folder = context.suite.path.parent
+    try:
+        metrics = metrics_of(function, spec.options, folder)
+    except UsageError as error:
+        context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
+        return None
+    except Exception as error:  # the plugin's own code; the line says whose
+        context.mistakes.add(spec.where, f'"{spec.use}" cannot name its metrics: {error}')
+        return None
+    if not metrics:
+        context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
+    return Task(spec, function, metrics, samples, folder=folder, select=chosen)
+
+
+def with_shots(context: Context, sources: Sources, task: Task) -> Task:
+    """Add worked examples: from `fewshot_data`, else the first training source; never a row of the eval."""
+    spec, train = task.spec, context.suite.train
+    source = spec.fewshot_data or (train.sources[0] if train else None)
+    if source is None:
+        context.mistakes.add(spec.where, "few-shot needs worked examples; name them with fewshot_data")
+        return task
+    if task.samples is None or (rows := sources.rows(source, spec.where)) is None:
+        return task
+    columns = spec.columns or (train.columns if train and not spec.fewshot_data else {})
+    try:
+        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=())
+    except UsageError as error:
+        context.mistakes.found.extend(error.messages)
+        return task
+    own = {_asked(s) for s in task.samples}
+    usable = (s for s in pool if s.input and s.target and all(s.target))
+    return replace(task, shots=tuple(s for s in usable if _asked(s) not in own))
+
+
+def by_prompt(samples: Samples) -> Samples:
+    """Return samples with those of one prompt in a cluster: several answers to it are not independent."""
+    prompts = [_asked(s) for s in samples]
+    first = {prompt: s.id for prompt, s in reversed(list(zip(prompts, samples, strict=True)))}
+    if len(first) == len(samples):
+        return samples
+    return tuple(replace(s, cluster=first[prompt]) for prompt, s in zip(prompts, samples, strict=True))
+
+
+def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:
+    """Return the metrics an evaluator declares, by name; `folder` is the suite's."""
+    made = getattr(function, "metrics_for", None)
+    given = {"folder": folder} if made and schema.wants(made, "folder") else {}
+    declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
+    return {m.name: plain(Metric, m) for m in declared}
+
+
+def _check_eval(context: Context, spec: Eval) -> None:
+    if not re.fullmatch(r"[\w-]+", spec.name):
+        what = f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"'
+        context.mistakes.add(spec.where, what)  # no ".", which parts EVAL from METRIC
+    elif what := name_mistake(spec.name):
+        context.mistakes.add(spec.where, what)
+    if spec.limit is not None and spec.limit < 1:
+        context.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
+
+
+def _check_against(context: Context, spec: Eval, function: Callable[..., Any], marks: str) -> None:
+    parents = (PARENT,) if context.suite.copies else ()
+    beside = (*(("base", *parents) if marks != "pairs" else context.baselines), *context.candidates)
+    if (schema.wants(function, COMPARATIVE) or marks == "pairs") and spec.against not in beside:
+        known = did_you_mean(spec.against, beside)
+        context.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
+
+
+def _samples(
+    context: Context, sources: Sources, spec: Eval, function: Callable[..., Any] | None
+) -> tuple[Samples | None, Samples | None]:
+    """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
+    brings = getattr(function, OWN_ROWS, None)
+    if spec.chat_template_kwargs and spec.data is None:
+        context.mistakes.add(spec.where, f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these')
+    if spec.data is None and brings is None:
+        return (Sample("model"),), None  # an evaluation of the model itself, such as its size
+    if spec.data is not None and brings is not None:
+        context.mistakes.add(spec.where, f'"{spec.use}" brings its own rows; remove "data"')
+        return None, None
+    rows = sources.rows(spec.data, spec.where) if spec.data is not None else sources.own_rows(brings, spec)
+    chosen = None
+    if spec.select is not None:
+        rows, chosen = _split(context, sources, spec, rows)
+    return (None if rows is None else _made(context, spec, rows)), chosen
+
+
+def _made(context: Context, spec: Eval, rows: Rows) -> Samples | None:
+    rows = rows[: spec.limit] if spec.limit else rows
+    rows = rows[: context.limit] if context.limit else rows
+    about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
+    try:
+        given = spec.chat_template_kwargs if spec.data is not None else None
+        return tuple(to_samples(rows, spec.where, **about, arguments=given))
+    except UsageError as error:
+        context.mistakes.found.extend(error.messages)
+        return None
+
+
+def _split(context: Context, sources: Sources, spec: Eval, confirm: Rows | None) -> tuple[Rows | None, Samples | None]:
+    """Return the rows of the split that is asked for and the samples to choose by.
+
+    It is a mistake when the two splits have a row or a cluster in common.
+    """
+    assert spec.select is not None
+    if spec.data is None:
+        context.mistakes.add(spec.where, '"select" stands beside "data"; an eval without data has nothing to choose on')
+        return None, None
+    chosen = sources.rows(spec.select, spec.where)
+    if chosen is not None and confirm is not None and (both := overlap(spec.cluster, chosen, confirm)):
+        context.mistakes.add(spec.where, f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
+    samples = _made(context, spec, chosen) if chosen is not None else None
+    return (chosen if context.selecting else confirm), samples or None
+
+
+def _asked(sample: Sample) -> str:
+    """Return what tells a prompt from others, whatever arguments it is rendered with."""
+    return repr(chat.split(sample.input)[0] if isinstance(sample.input, list) else sample.input)

@@ -1,0 +1,1 @@
+"""Suites, files and edits that several test files share."""

@@ -1,0 +1,132 @@
+"""Suites beyond `harness.testing.SUITE`, and what they need beside them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from harness.testing import SUITE, Project
+
+# with a select split
+SELECT = [{"id": f"s{i}", "input": f"choose {i} say v{i}", "target": f"v{i}", "kind": "ab"[i % 2]} for i in range(40)]
+SPLIT = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
+# a gate that leaves out rows which leak
+CLEAN = SUITE.replace("min = 0.5", "min = 0.5\nclean_only = true")
+# comparisons with what was released, and with prompting
+SLIDE = """
+[[gate]]
+id = "no slide"
+metric = "qa.exact_match"
+versus = "released"
+worse_by_at_most = 0.1
+"""
+FEWSHOT = """
+[subject.fewshot]
+shots = 3
+
+[[gate]]
+id = "worth it"
+metric = "qa.exact_match"
+versus = "fewshot"
+better_by = 0.0
+"""
+# an exporter that makes other weights, and a suite that ships a merged model and a copy of it
+EXPORTER = """
+import json, os, signal
+from pathlib import Path
+from harness import UsageError, hookimpl
+from harness.testing import write_fake
+
+def fewer(ref, to, *, loses: float = 0.02, breaks: str = "", opens: bool = True):
+    "Write a fake that lost some of its skill."
+    with open("called", "a") as f:
+        f.write(ref.name + "\\n")
+    if breaks == "refuses":
+        raise UsageError("no such copy can be made")
+    if breaks == "writes nothing":
+        return
+    if breaks == "interrupts":
+        raise KeyboardInterrupt
+    if breaks == "full":
+        raise OSError(28, "No space left on device", str(to))
+    if breaks == "crashes":
+        raise ValueError("half a byte")
+    write_fake(to, json.loads((Path(ref.path) / "skill.json").read_text())["skill"] - loses)
+    if breaks == "another template":
+        (to / "chat_template.jinja").write_text("{{ messages }}")
+    if breaks == "code":
+        (to / "model.py").write_text("pass")
+    (to / "harness-copy.json").write_text(json.dumps({"facts": {"lost": loses}}))
+    if Path("kill").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+fewer.converts = True
+fewer.open_options = lambda options: {} if options.get("opens", True) else {"shut": True}
+
+def check(model, options):
+    if options.get("breaks") == "early":
+        raise UsageError(f"cannot copy such a model as {model.name}")
+
+fewer.check = check
+
+@hookimpl
+def harness_exporters():
+    return {"fewer": fewer}
+"""
+COPY = """
+[[export]]
+use = "fewer"
+to = "exports/fewer"
+"""
+CLOSE = """
+[[gate]]
+id = "close"
+metric = "qa.exact_match"
+versus = "parent"
+worse_by_at_most = 0.3
+"""
+GATES, _, EXPORT = SUITE.partition("[[export]]")
+WHOLE = f"{GATES}{CLOSE}[[export]]{EXPORT}{COPY}"
+# a real model, small and random
+TEXTS = [{"text": f"line {i} of some text"} for i in range(12)]
+REAL = """
+[suite]
+name = "real"
+
+[model]
+path = "tiny"
+
+[adapter]
+use = "lora"
+
+[[eval]]
+name = "fluency"
+use = "perplexity"
+data = "texts.jsonl"
+
+[[eval]]
+name = "qa"
+use = "exact_match"
+data = "test.jsonl"
+max_new_tokens = 4
+
+[[gate]]
+id = "fluent"
+metric = "fluency.perplexity"
+max = 1e9
+
+[[export]]
+use = "adapter"
+from = "adapter"
+to = "exports/adapter"
+
+[[export]]
+use = "safetensors"
+to = "exports/merged"
+"""
+
+
+def ledger(suite: Project) -> list[dict[str, Any]]:
+    """Return the attempts that a project has written down."""
+    path = suite.folder / "cache/attempts.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
