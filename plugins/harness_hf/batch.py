@@ -1,23 +1,22 @@
 """The answers that are computed together, and the keys and values of their tokens.
 
 A beginning that all prompts share is run once. Where the attention allows (`cascade`), its keys and values are kept
-once as well, and each layer attends to them and to a row's own tokens apart; the two are put together by their
-log-sum-exps (Juravsky et al. 2024, "Hydragen").
+once as well (see `attention.beside`).
 
 Imports torch: import this module inside functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness_hf.answers import Answer, Choose, chosen
+from harness_hf.attention import beside
 
 PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a CPU more of them only need more padding
 GROWTH = 64  # columns added to the cache at a time
@@ -209,78 +208,3 @@ class Layer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
         for new, state in zip(room, old, strict=True):
             new[: len(state), :, : state.shape[2]] = state
         self._room = room
-
-
-@contextmanager
-def beside(prefix: Cache | None) -> Iterator[None]:
-    """Let all rows attend to a prefix's keys and values as well, wherever a model calls PyTorch's own attention."""
-
-    def attend(
-        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
-    ) -> tuple[torch.Tensor, None]:
-        known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
-        return _attend(query, key, value, attention_mask, (known.keys, known.values), **options), None
-
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
-    try:
-        yield
-    finally:
-        del ALL_ATTENTION_FUNCTIONS["sdpa"]
-
-
-def can_cascade(model: Any) -> bool:
-    """Return whether a prefix may be kept apart; whether that gives what a plain forward gives is to be tried."""
-    config = model.config.get_text_config()
-    return model.device.type == "cpu" and getattr(config, "_attn_implementation", "") == "sdpa"
-
-
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    prefix: tuple[torch.Tensor, torch.Tensor],
-    scaling: float | None = None,
-    **options: Any,
-) -> torch.Tensor:
-    """Return attention (B, T, H, D) to a prefix (1, G, P, D) and to own keys and values (B, G, L, D).
-
-    query (B, H, T, D) is causal where no mask (B, 1, T, L) says what it sees of its own.
-    """
-    if any(options.get(name) is not None for name in ("position_bias", "softcap", "s_aux")):
-        raise NotImplementedError("attention with a term of its own")
-    rows, heads, length, size = query.shape
-    groups = key.shape[1]
-    asked = query.reshape(rows, groups, -1, size)  # (B, G, H/G * T, D)
-    together = asked.transpose(0, 1).reshape(1, groups, -1, size)  # all rows ask the same prefix
-    far, far_sum = _flash(together, *prefix, scale=scaling)
-    far = far.reshape(groups, rows, -1, far.shape[-1]).transpose(0, 1).reshape(rows, heads, length, -1)
-    far_sum = far_sum.reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, length)
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
-    if length == 1:
-        near, near_sum = _flash(asked, key, value, mask=mask, scale=scaling)
-        near, near_sum = near.reshape(far.shape), near_sum.reshape(far_sum.shape)
-    else:
-        key, value = (states.repeat_interleave(heads // groups, dim=1) for states in (key, value))
-        near, near_sum = _flash(query, key, value, mask=mask, causal=mask is None, scale=scaling)
-    share = torch.sigmoid(far_sum - near_sum)[..., None].to(query.dtype)  # the prefix's share of the softmax
-    return (near + (far - near) * share).transpose(1, 2).contiguous()
-
-
-def _flash(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    scale: float | None,
-    mask: torch.Tensor | None = None,
-    causal: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return attention (B, H, T, D) and the log-sum-exps (B, H, T) of its scores."""
-    if mask is not None:
-        mask = mask.expand(-1, -1, query.shape[2], -1)
-    found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
-    )
-    return found, sums

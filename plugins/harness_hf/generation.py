@@ -22,7 +22,8 @@ import torch
 from harness.errors import Finding, UsageError
 from harness.records.models import Sampling
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
-from harness_hf.batch import Batch, can_cascade, prefill
+from harness_hf.attention import can_cascade
+from harness_hf.batch import Batch, prefill
 from harness_hf.packing import common
 from harness_hf.scoring import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.tokens import Tokens

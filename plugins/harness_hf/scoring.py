@@ -13,12 +13,14 @@ import inspect
 import math
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from harness.errors import UsageError
+from harness_hf.attention import can_tile, tiled
 from harness_hf.packing import Planner, Row, common
 from harness_hf.tokens import Pair
 
@@ -65,6 +67,7 @@ class Scorer:
         self.budget = batch_tokens or default
         self.why_plain = "reference = true" if reference else unshareable(model)
         self.packs = not self.why_plain
+        self.tiles = self.packs and can_tile(model)
         self.path: list[int] = []  # the tokens whose keys and values are in `cache`
         self.cache: Any = None
         self.run = self.checked = 0  # tokens
@@ -175,14 +178,15 @@ class Scorer:
 
     def _forward(self, tokens: Sequence[int], positions: Sequence[int], mask: Any, keep: Any) -> torch.Tensor:
         self.run += len(tokens)
-        done = self.model(
-            input_ids=self._ids(tokens),
-            position_ids=self._ids(positions),
-            attention_mask=mask,
-            cache=self.cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
+        with tiled() if self.tiles else nullcontext():
+            done = self.model(
+                input_ids=self._ids(tokens),
+                position_ids=self._ids(positions),
+                attention_mask=mask,
+                cache=self.cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
         logits: torch.Tensor = done.logits[0]
         return logits
 
@@ -235,15 +239,21 @@ class Scorer:
         """Try sharing once, and give it up for a model whose scores it changes; `why_plain` says so."""
         if self.probed or not self.packs or len(pairs) < 2:
             return
+        self.probed, state = True, self.random.getstate()
         try:
             self._probe(pairs)
         except Exception as error:
             if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
                 raise
             self._forget()
-            self.packs, self.apart = False, []
+            self.apart = []
+            if self.tiles:  # once more, with PyTorch's own attention
+                self.tiles = self.probed = False
+                self.random.setstate(state)
+                self.probe(pairs)
+                return
+            self.packs = False
             self.why_plain = f"they were tried, and failed: {' '.join(str(error).split())[:200]}"
-        self.probed = True
 
     def _probe(self, pairs: Sequence[Pair]) -> None:
         """Try sharing on pieces of two pairs, behind what they begin with in common: it costs next to nothing."""

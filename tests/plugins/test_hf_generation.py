@@ -15,7 +15,7 @@ from harness.records.models import ModelRef, Sampling
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from harness_hf import batch, generation  # noqa: E402
+from harness_hf import attention, generation  # noqa: E402
 
 PROMPTS = [f"{'word ' * (i % 5)}prompt number {i}:" for i in range(20)]
 EXAMPLES = "".join(f"Say {i}: {i}{i}\n" for i in range(12))
@@ -105,8 +105,8 @@ def test_a_shared_beginning_kept_once_is_tried(subject: Any, monkeypatch: pytest
     prompts = [EXAMPLES + p for p in PROMPTS]
     right = subject.generate(prompts, max_new_tokens=8)
     assert generation.CASCADES.pop(subject.model)
-    attend = batch._attend
-    monkeypatch.setattr(batch, "_attend", lambda *a, **k: attend(*a, **k) * 1.05)
+    attend = attention._attend
+    monkeypatch.setattr(attention, "_attend", lambda *a, **k: attend(*a, **k) * 1.05)
     assert subject.generate(prompts, max_new_tokens=8) == right
     assert not generation.CASCADES.pop(subject.model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -375,3 +376,48 @@ def test_scores_come_as_they_are_done(subject: Any, monkeypatch: pytest.MonkeyPa
     rest = dict(stream)
     assert len(rest) == len(pairs) - 1
     assert early < subject.scorer.run - 64
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("before", [0, 70])
+def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows with a prefix, with a mask of their own or causal, in tiles that do not divide them: as PyTorch's own."""
+    from harness_hf import attention
+
+    if not attention.available():
+        pytest.skip("no oneDNN for float32 here")
+    monkeypatch.setattr(attention, "TILE", 40 * 130)
+    torch.manual_seed(2)
+    heads, groups, length, size = 6, 2, 61, 16
+    query = torch.randn(1, heads, length, size)
+    key, value = (torch.randn(1, groups, before + length, size) for _ in range(2))
+    seen = torch.ones(length, before + length, dtype=torch.bool).tril(before)
+    if masked:
+        seen[40:, before + 5 : before + 30] = False
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+    module = types.SimpleNamespace(num_key_value_groups=heads // groups, is_causal=True)
+    with attention.tiled():
+        attend = attention.ALL_ATTENTION_FUNCTIONS["sdpa"]
+        assert attend is not attention.sdpa_attention_forward
+        ours, _ = attend(module, query, key, value, mask if masked else None, scaling=0.3)
+    assert attention.ALL_ATTENTION_FUNCTIONS["sdpa"] is attention.sdpa_attention_forward
+    theirs, _ = attention.sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_attention_by_tiles_is_tried(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not give what a plain forward gives, PyTorch's own attention takes its place, not whole rows."""
+    from harness_hf import attention
+
+    pairs = [(f"{'examples ' * 9}{i} is", f" what {i} is") for i in range(12)]
+    right = subject.logprobs(pairs)
+    scorer = subject.scorer
+    if not scorer.tiles:
+        pytest.skip("no oneDNN for float32 here")
+    scorer.probed = False
+    scorer._forget()
+    tiles = attention._by_tiles
+    monkeypatch.setattr(attention, "_by_tiles", lambda *a: tiles(*a) * 1.1)
+    assert [found.total for found in subject.logprobs(pairs)] == pytest.approx([r.total for r in right], abs=1e-4)
+    assert not scorer.tiles
+    assert scorer.packs

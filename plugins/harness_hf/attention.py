@@ -1,0 +1,170 @@
+"""Attention on the CPU, in the place of PyTorch's own where that leaves time on the table.
+
+`beside`: rows that share a prefix attend to its keys and values, kept once, and to their own apart; the two are put
+together by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `tiled`: one long row in float32, by tiles of queries
+whose scores stay in a core's cache, multiplied by oneDNN (see linear.py).
+
+Each is tried against a plain forward before its results count. Imports torch: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from harness_hf.linear import available, product
+
+TILE = 1 << 17  # scores of one tile: half a megabyte
+LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
+
+
+@contextmanager
+def tiled() -> Iterator[None]:
+    """Let long float32 rows attend by tiles, wherever a model calls PyTorch's own attention."""
+
+    def attend(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
+    ) -> tuple[torch.Tensor, None]:
+        plain = query.dtype == torch.float32 and query.is_cpu and not _odd(options)
+        if not plain or len(query) > 1 or query.shape[2] < LONG:
+            done: tuple[torch.Tensor, None] = sdpa_attention_forward(
+                module, query, key, value, attention_mask, **options
+            )
+            return done
+        scale = options.get("scaling") or query.shape[-1] ** -0.5
+        mask = None if attention_mask is None else _additive(attention_mask, query.dtype)[0, 0]
+        return _by_tiles(query[0], key[0], value[0], mask, scale)[None], None
+
+    with _standing_for_sdpa(attend):
+        yield
+
+
+def _by_tiles(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Return attention (T, H, D) of queries (H, T, D) to keys and values (G, L, D), of which the last T are their own.
+
+    A query sees none after its own, and of the others what an additive mask (T, L) leaves it, or all.
+    """
+    heads, length, _ = query.shape
+    groups, width = key.shape[0], key.shape[1]
+    before, size = width - length, max(16, TILE // width)
+    later = torch.full((size, size), float("-inf")).triu_(1) if mask is None else None
+    found = query.new_empty(length, heads, value.shape[-1])
+    for head in range(heads):
+        mine, keys, values = query[head], key[head * groups // heads], value[head * groups // heads]
+        for start in range(0, length, size):
+            end = min(start + size, length)
+            seen = before + end
+            scores = product(mine[start:end], keys[:seen]).mul_(scale)  # (t, seen)
+            if mask is not None:
+                scores += mask[start:end, :seen]
+            elif later is not None:
+                scores[:, before + start :] += later[: end - start, : end - start]
+            found[start:end, head] = product(scores.softmax(-1), values[:seen].t())
+    return found
+
+
+@contextmanager
+def beside(prefix: Cache | None) -> Iterator[None]:
+    """Let all rows attend to a prefix's keys and values as well, wherever a model calls PyTorch's own attention."""
+
+    def attend(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
+    ) -> tuple[torch.Tensor, None]:
+        known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
+        return _attend(query, key, value, attention_mask, (known.keys, known.values), **options), None
+
+    with _standing_for_sdpa(attend):
+        yield
+
+
+def can_cascade(model: Any) -> bool:
+    """Return whether a prefix may be kept apart; whether that gives what a plain forward gives is to be tried."""
+    return model.device.type == "cpu" and _calls_sdpa(model)
+
+
+def can_tile(model: Any) -> bool:
+    """Return whether `tiled` changes anything for a model; whether it is right is to be tried."""
+    return model.device.type == "cpu" and model.dtype == torch.float32 and available() and _calls_sdpa(model)
+
+
+def _calls_sdpa(model: Any) -> bool:
+    return getattr(model.config.get_text_config(), "_attn_implementation", "") == "sdpa"
+
+
+@contextmanager
+def _standing_for_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+
+def _odd(options: dict[str, Any]) -> bool:
+    """Return whether attention has a term of its own, which is not computed here."""
+    return any(options.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
+
+
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    prefix: tuple[torch.Tensor, torch.Tensor],
+    scaling: float | None = None,
+    **options: Any,
+) -> torch.Tensor:
+    """Return attention (B, T, H, D) to a prefix (1, G, P, D) and to own keys and values (B, G, L, D).
+
+    query (B, H, T, D) is causal where no mask (B, 1, T, L) says what it sees of its own.
+    """
+    if _odd(options):
+        raise NotImplementedError("attention with a term of its own")
+    rows, heads, length, size = query.shape
+    groups = key.shape[1]
+    asked = query.reshape(rows, groups, -1, size)  # (B, G, H/G * T, D)
+    together = asked.transpose(0, 1).reshape(1, groups, -1, size)  # all rows ask the same prefix
+    far, far_sum = _flash(together, *prefix, scale=scaling)
+    far = far.reshape(groups, rows, -1, far.shape[-1]).transpose(0, 1).reshape(rows, heads, length, -1)
+    far_sum = far_sum.reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, length)
+    mask = None if mask is None else _additive(mask, query.dtype)
+    if length == 1:
+        near, near_sum = _flash(asked, key, value, mask=mask, scale=scaling)
+        near, near_sum = near.reshape(far.shape), near_sum.reshape(far_sum.shape)
+    else:
+        key, value = (states.repeat_interleave(heads // groups, dim=1) for states in (key, value))
+        near, near_sum = _flash(query, key, value, mask=mask, causal=mask is None, scale=scaling)
+    share = torch.sigmoid(far_sum - near_sum)[..., None].to(query.dtype)  # the prefix's share of the softmax
+    return (near + (far - near) * share).transpose(1, 2).contiguous()
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float | None,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention (B, H, T, D) and the log-sum-exps (B, H, T) of its scores."""
+    if mask is not None:
+        mask = mask.expand(-1, -1, query.shape[2], -1)
+    found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return found, sums
