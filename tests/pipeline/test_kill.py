@@ -302,6 +302,7 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("merged adapters")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_real_merge_killed_anywhere(adapters: Path, tmp_path: Path) -> None:
     """Killed at twenty points, within tensors too, a merge leaves the model before it, and the next one is whole."""
@@ -314,6 +315,7 @@ def test_real_merge_killed_anywhere(adapters: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("merged adapters")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_real_disk_that_is_full(adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever the room ends, the export that is there stays, and with more room the next run goes on."""
