@@ -23,7 +23,6 @@ from harness.testing import ROWS, Outcome, Project
 from tests.helpers.suites import REAL, TEXTS
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.xdist_group("broken candidates"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]

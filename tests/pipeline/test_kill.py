@@ -99,6 +99,7 @@ print(json.dumps({"points": points, "kept": sum(outcomes), "replaced": len(outco
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "tries"), [("killed", 50), ("full", 25)])
 def test_stopped_anywhere(how: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At fifty random points of merge and export a kill leaves a whole export, and the next run goes on from there."""
