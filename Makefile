@@ -1,4 +1,4 @@
-# make demo: environment, model, data, and the whole run; make test: environment, all tests
+# make demo: environment, model, data, and the whole run; make test: environment, all tests; make quick: most tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -7,14 +7,18 @@ READY = $(VENV)/.ready
 
 FUZZ ?= 300s
 
-.PHONY: demo test fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate clean
+.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
 
 # each of the processes computes with one thread: two of them with two threads each would take many times as long
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+# what trains and loads nothing: under 90 seconds on two free cores
+quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
 # broken inputs of every kind for five minutes; FUZZ=20000 takes so many of each kind
 fuzz: $(READY)

@@ -16,3 +16,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from harness_hf.tiny import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what is done with the tiny model: it loads torch and, most of it, a model."""
+    for item in items:
+        if "tiny_model" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

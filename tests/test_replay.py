@@ -19,6 +19,8 @@ from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import REAL, TEXTS
 
+pytestmark = pytest.mark.xdist_group("replayed export")
+
 MORE = """
 [[eval]]
 name = "fluency"

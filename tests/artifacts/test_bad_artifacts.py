@@ -22,7 +22,10 @@ from harness.artifacts.formats import SUFFIXES
 from harness.testing import ROWS, Outcome, Project
 from tests.helpers.suites import REAL, TEXTS
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.xdist_group("broken candidates"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 ADAPTER, MODEL = "adapter_model.safetensors", "model.safetensors"
 Edit = Callable[[Path], None]

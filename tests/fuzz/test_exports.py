@@ -18,6 +18,9 @@ from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, t
 from tests.fuzz.driving import fuzz, harness
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
+
+pytestmark = pytest.mark.xdist_group("fuzzed export")
+
 STEPS = (
     ["run", "suite.toml", "-q", "-p", "harness.testing"],
     ["keygen", "release"],

@@ -562,12 +562,12 @@ def test_gates_on_100000_rows_take_less_than_a_second() -> None:
         (gate(versus="base", worse_by_at_most=0.01), ACC, right, before),
         (gate(metric="e.ppl", max=9.0), PPL, nats, None),
     ):
-        seconds = []
-        for _ in range(3):  # the best of three: others may be using the machine
+        for _ in range(3):  # others may be using the machine
             start = time.process_time()
             assert verdict(claim, metric, ours, theirs, samples=samples).outcome is Outcome.PASS
-            seconds.append(time.process_time() - start)
-        assert min(seconds) < 1
+            if (seconds := time.process_time() - start) < 1:
+                break
+        assert seconds < 1
 
 
 def test_better_at_all_of_scores_is_sign_flips() -> None:

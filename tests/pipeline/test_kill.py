@@ -99,6 +99,7 @@ print(json.dumps({"points": points, "kept": sum(outcomes), "replaced": len(outco
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "tries"), [("killed", 50), ("full", 25)])
 def test_stopped_anywhere(how: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At fifty random points of merge and export a kill leaves a whole export, and the next run goes on from there."""
@@ -302,6 +303,7 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("merged adapters")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_real_merge_killed_anywhere(adapters: Path, tmp_path: Path) -> None:
     """Killed at twenty points, within tensors too, a merge leaves the model before it, and the next one is whole."""
@@ -314,6 +316,7 @@ def test_real_merge_killed_anywhere(adapters: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("merged adapters")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_real_disk_that_is_full(adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever the room ends, the export that is there stays, and with more room the next run goes on."""

@@ -24,6 +24,7 @@ from harness_lora.parity import Question  # noqa: E402
 from harness_sft import sft  # noqa: E402
 
 pytestmark = [
+    pytest.mark.xdist_group("bases of adapters"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
 ]

@@ -1199,6 +1199,7 @@ data = "rows.jsonl"
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("served model")
 def test_a_run_against_transformers_serve(served: tuple[str, Path], project: Project) -> None:
     """In a whole run the reference that is served gives, row for row, the answers of the base that runs here."""
     from harness.reports.run_folder import read_rows

@@ -17,6 +17,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+pytestmark = pytest.mark.slow
+
 WHOLE = "it has no cache that gives what a plain forward gives: answers are computed whole, token by token"
 LONGROPE = {
     "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8},

@@ -1155,6 +1155,7 @@ def local_judge(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("local judge")
 def test_local_judge_always_gives_a_verdict(local_judge: Path, responses: Responses) -> None:
     """A model is read by the log-probs of A, B and C: random weights too give a verdict of the schema, remembered."""
     given = {"model": str(local_judge), "backend": "local", "adversaries": 1, "local": {"dtype": "float32"}}
@@ -1173,6 +1174,7 @@ def test_local_judge_always_gives_a_verdict(local_judge: Path, responses: Respon
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("local judge")
 def test_local_judge_checks_one_criterion_at_a_time(local_judge: Path) -> None:
     """In a rubric a local judge says yes or no to each criterion."""
     given = {"model": str(local_judge), "backend": "local", "adversaries": 1, "mode": "rubric"}
@@ -1218,6 +1220,7 @@ def test_chat_suite_takes_the_real_judge_whose_key_is_set(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("local judge")
 def test_chat_suite_runs_offline_and_ships_nothing(local_judge: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """With a local judge the suite is plumbing: everything runs, and no verdict of its judge lets a model out."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))

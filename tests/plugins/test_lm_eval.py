@@ -844,6 +844,7 @@ LONG = hashlib.shake_256(b"long").hexdigest(800)  # four windows of the tiny mod
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("backends of lm_eval")
 @pytest.mark.filterwarnings("ignore")  # lm_eval's backend and what it calls
 @pytest.mark.parametrize(
     ("task", "shots"),
@@ -861,6 +862,7 @@ def test_metrics_equal_the_hf_backends(folder: Path, backends: Any, task: str, s
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("backends of lm_eval")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("multiturn", [True, False])
 def test_chat_equals_the_hf_backends(folder: Path, backends: Any, multiturn: bool) -> None:
@@ -876,6 +878,7 @@ def test_chat_equals_the_hf_backends(folder: Path, backends: Any, multiturn: boo
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("backends of lm_eval")
 @pytest.mark.filterwarnings("ignore")
 def test_log_probabilities_equal_the_hf_backends(folder: Path, backends: Any) -> None:
     """Every request's log-probability and whether it is greedy, through lm_eval's own loop on both sides."""

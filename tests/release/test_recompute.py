@@ -32,6 +32,8 @@ from harness.testing import SUITE, TRAIN, Project, write_fake
 from tests.helpers import suites
 from tests.helpers.exports import reseal
 
+pytestmark = pytest.mark.xdist_group("recomputed export")
+
 ROWS = [
     {"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2], "of": f"d{i // 3}"}
     for i in range(180)

@@ -27,6 +27,8 @@ from tests.helpers.files import F32, write
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
+pytestmark = pytest.mark.xdist_group("signed export")
+
 WEIGHTS = "model/model.safetensors"
 
 
