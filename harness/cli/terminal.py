@@ -21,7 +21,7 @@ from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial
 from harness.schema import show
-from harness.texts.shown import shown, spelt
+from harness.texts.shown import shorten, shown
 
 if TYPE_CHECKING:
     from harness.selftest import Equals
@@ -391,12 +391,6 @@ def reasons(verdicts: Sequence[Verdict]) -> list[str]:
 def some(ids: Sequence[str]) -> str:
     """Name the first rows, and say that there are more."""
     return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
-
-
-def shorten(text: str, width: int = 400) -> str:
-    """Write a text on one line, its middle left out when it is long."""
-    line = spelt(text)
-    return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
 
 
 def escape(text: str, *, lines: bool = False) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.hookspec import hookimpl
+from harness import hookimpl
 from harness_api.options import OPENAI, Options
 
 if TYPE_CHECKING:
-    from harness.records.models import ModelRef, Subject
+    from harness import ModelRef, Subject
     from harness_api.subject import APISource
 
 

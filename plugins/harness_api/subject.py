@@ -9,11 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from harness.data.chat import ARGUMENTS
-from harness.errors import UsageError
-from harness.records.models import Logprob, ModelRef, Sampling
-from harness.records.samples import Prompt
-from harness.texts.shown import whole
+from harness import Logprob, ModelRef, Prompt, Sampling, UsageError, chat, whole_text
 from harness_api import answers, dialect
 from harness_api.dialect import CHAT, COMPLETIONS, Dialect
 from harness_api.options import Options
@@ -144,7 +140,7 @@ class APISubject:
         )
         if self.server.holds_key(text):
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
-        if (mended := whole(text)) != text:
+        if (mended := whole_text(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
         return mended
 
@@ -181,8 +177,8 @@ class APISubject:
         if not messages:
             return endpoint, {"messages": [{"role": "user", "content": prompt}]}
         fields = fields_of(prompt)
-        if ARGUMENTS in fields and ARGUMENTS in self.asked:
-            fields[ARGUMENTS] = {**self.asked[ARGUMENTS], **fields[ARGUMENTS]}
+        if chat.ARGUMENTS in fields and chat.ARGUMENTS in self.asked:
+            fields[chat.ARGUMENTS] = {**self.asked[chat.ARGUMENTS], **fields[chat.ARGUMENTS]}
         return endpoint, fields
 
     def _cut(self, prompt: Prompt, max_new_tokens: int, stop: threading.Event) -> Prompt | list[int]:

@@ -10,13 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from harness.collection.collect import Task
-from harness.data import fewshot
-from harness.data.rows import HELD_OUT
-from harness.evaluation.checks import quote
-from harness.records.findings import Flag, TrainingRow, text_of
-from harness.records.samples import Prompt, Sample
-from harness.suite.tables import Suite
+from harness import HELD_OUT, Flag, Prompt, Sample, Suite, Task, TrainingRow, choose_shots, quote, text_of
 from harness_checks.frames import MOST, frame_of, system_of, unframed
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
@@ -345,7 +339,7 @@ def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
 
 def _shots(group: Sequence[Task], suite: Suite) -> list[Sample]:
     most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
-    return fewshot.choose(group[0].shots, most, suite.about.seed) if group[0].shots and most else []
+    return choose_shots(group[0].shots, most, suite.about.seed) if group[0].shots and most else []
 
 
 def _of_rows(rows: Sequence[TrainingRow]) -> list[Text]:

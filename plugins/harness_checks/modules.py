@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.records.findings import Built, Flag
-from harness.records.models import ModelRef
-from harness.suite.tables import Suite
+from harness import Built, Flag, ModelRef, Suite
 
 HALF = 0.5
 

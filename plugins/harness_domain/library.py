@@ -9,8 +9,7 @@ from functools import cache, partial
 from pathlib import PurePath
 from typing import Any, Literal
 
-from harness import Metric, Sample, Score, Subject, UsageError
-from harness.answers.thought import answers
+from harness import Metric, Sample, Score, Subject, UsageError, final_answers
 from harness_domain.matching import LINE, targets_of
 
 OURS = "local:"  # "local:chrf" is in this package, needs no network, and is an evaluate.Metric like the others
@@ -38,7 +37,7 @@ def hf_metric(
     _load(metric)  # before anything slow
     wanted = [targets_of(s) for s in samples]
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
-    found = answers(subject, [s.input for s in samples], **how)
+    found = final_answers(subject, [s.input for s in samples], **how)
     for sample, targets, (said, whole) in zip(samples, wanted, found, strict=True):
         note = json.dumps({"targets": targets}, ensure_ascii=False)
         yield Score(sample.id, {}, answer=said, note=note, details={"generated": whole} if thought else {})

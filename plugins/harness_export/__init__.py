@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import ModelRef, UsageError, hookimpl
-from harness.release.conversions import copy_files
+from harness import ModelRef, UsageError, copy_files, hookimpl
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it

@@ -13,10 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import ModelRef, UsageError
-from harness.artifacts.formats import INDEX, shipping
-from harness.records.models import Progress
-from harness.release.conversions import NOTE
+from harness import CONVERSION_NOTES, WEIGHTS_INDEX, ModelRef, Progress, UsageError, shipping_files
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
@@ -68,7 +65,7 @@ def _quantise(
     write(parent, to, settings)
     progress(Progress(kind, 1, STEPS, {"now": "reading back"}))
     _complete(parent, to)
-    (to / NOTE).write_text(json.dumps({"facts": ask(parent, to)}), "utf-8")
+    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": ask(parent, to)}), "utf-8")
     progress(Progress(kind, STEPS, STEPS, {"now": "done"}))
     return to
 
@@ -77,7 +74,7 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
     """Write weights and configuration, the rest of the weights in the parent's own dtype."""
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-    from harness_hf.models import keep_4bit_layout, quiet, wrong_on_cpu
+    from harness_hf import keep_4bit_layout, quiet, wrong_on_cpu
 
     config = AutoConfig.from_pretrained(str(parent), local_files_only=True, trust_remote_code=False)
     computes = {"bnb_4bit_compute_dtype": config.dtype} if "load_in_4bit" in settings and config.dtype else {}
@@ -98,7 +95,7 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
 
 def _complete(parent: Path, to: Path) -> None:
     """Copy what may ship and is beside the weights: tokenizer, chat template, licence."""
-    for name in shipping(parent):
-        if not name.endswith((".safetensors", INDEX)) and name not in WRITTEN:
+    for name in shipping_files(parent):
+        if not name.endswith((".safetensors", WEIGHTS_INDEX)) and name not in WRITTEN:
             (to / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(parent / name, to / name)

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import isolated
-from harness.errors import Finding
+from harness import Finding, isolated
 
 PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
 TOKENS = 16
@@ -37,7 +36,7 @@ def ask(question: Question) -> dict[str, Any]:
 
 def swap(question: Question) -> dict[str, Any]:
     """Answer with the gated adapter, load the exported one beside it, and answer again."""
-    from harness_hf.models import add_adapter, load_model, load_tokenizer
+    from harness_hf import add_adapter, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(question.base)
     model = load_model(question.base, quantization=question.quantization, **question.placed)

@@ -8,15 +8,89 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.hookspec import hookimpl
+from harness import hookimpl, lazily
 
 if TYPE_CHECKING:
-    from harness.records.models import ModelRef, Subject
-    from harness_hf.sources import LocalSource
+    from harness import ModelRef, Subject
+    from harness_hf.linear import available as onednn_available
+    from harness_hf.linear import product as onednn_product
+    from harness_hf.linear import use_onednn
+    from harness_hf.models import (
+        BLOCK,
+        add_adapter,
+        assert_not_repacked,
+        check_found,
+        fitting,
+        keep_4bit_layout,
+        load_model,
+        load_tokenizer,
+        one_line,
+        quiet,
+        resolve_device,
+        resolve_dtype,
+        wrong_on_cpu,
+    )
+    from harness_hf.sources import LocalSource, parameters_of, resolve
+    from harness_hf.splits import SPLITS
+    from harness_hf.splits import name_of as split_name
+    from harness_hf.subject import HFSubject
+    from harness_hf.tokens import Tokens
 
 # When it is imported, by whomever, it advises to install kernels that are downloaded at run time.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+__all__ = [
+    "BLOCK",
+    "SPLITS",
+    "HFSubject",
+    "Tokens",
+    "add_adapter",
+    "assert_not_repacked",
+    "check_found",
+    "fitting",
+    "identify",
+    "keep_4bit_layout",
+    "load",
+    "load_model",
+    "load_tokenizer",
+    "one_line",
+    "onednn_available",
+    "onednn_product",
+    "open_source",
+    "parameters_of",
+    "quiet",
+    "resolve",
+    "resolve_device",
+    "resolve_dtype",
+    "split_name",
+    "use_onednn",
+    "wrong_on_cpu",
+]
+LATER = {  # what other plugins use of this one, imported when it is asked for
+    "BLOCK": "harness_hf.models",
+    "HFSubject": "harness_hf.subject",
+    "SPLITS": "harness_hf.splits",
+    "Tokens": "harness_hf.tokens",
+    "add_adapter": "harness_hf.models",
+    "assert_not_repacked": "harness_hf.models",
+    "check_found": "harness_hf.models",
+    "fitting": "harness_hf.models",
+    "keep_4bit_layout": "harness_hf.models",
+    "load_model": "harness_hf.models",
+    "load_tokenizer": "harness_hf.models",
+    "one_line": "harness_hf.models",
+    "onednn_available": "harness_hf.linear:available",
+    "onednn_product": "harness_hf.linear:product",
+    "parameters_of": "harness_hf.sources",
+    "quiet": "harness_hf.models",
+    "resolve": "harness_hf.sources",
+    "resolve_device": "harness_hf.models",
+    "resolve_dtype": "harness_hf.models",
+    "split_name": "harness_hf.splits:name_of",
+    "use_onednn": "harness_hf.linear",
+    "wrong_on_cpu": "harness_hf.models",
+}
+__getattr__ = lazily(__name__, LATER)
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 

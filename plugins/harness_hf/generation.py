@@ -19,8 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness.errors import Finding, UsageError
-from harness.records.models import Sampling
+from harness import Finding, Sampling, UsageError
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.batch import Batch, can_cascade, prefill
 from harness_hf.packing import common

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from harness.artifacts.safetensors import read_safetensors
-from harness.errors import Finding, UsageError
+from harness import Finding, UsageError, read_safetensors
 from harness_hf.linear import use_onednn
 
 INSTALL = "pip install 'finetune-harness[hf]'"

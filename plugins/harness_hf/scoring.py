@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import UsageError
+from harness import UsageError
 from harness_hf.packing import Planner, Row, common
 from harness_hf.tokens import Pair
 

@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from harness.errors import UsageError
-from harness.records.models import Logprob, ModelRef, Sampling
-from harness.records.samples import Prompt
+from harness import Logprob, ModelRef, Prompt, Sampling, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.scoring import Scored, Scorer, not_causal
 from harness_hf.tokens import Pair, Tokens

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from harness.data import chat
-from harness.errors import UsageError
-from harness.records.samples import Prompt
+from harness import Prompt, UsageError, chat
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 

@@ -10,14 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import schema
-from harness.evaluation.grading import Marking
-from harness.hookspec import hookimpl
-from harness.records.metrics import Metric
-from harness.records.samples import Caveat, Labels, Prompt, Sample, Score
+from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, hookimpl, schema
 
 if TYPE_CHECKING:
-    from harness.records.models import ModelRef, Subject
+    from harness import ModelRef, Subject
     from harness_judge.loader import AnthropicSource
 
 MAX_NEW_TOKENS = 256

@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import harness_judge
-from harness.answers import keys
-from harness.artifacts.digests import digest_of
-from harness.errors import UsageError
-from harness.records.models import Logprob, ModelRef, Sampling
-from harness.records.samples import Prompt
+from harness import Logprob, ModelRef, Prompt, Sampling, UsageError, digest_of, keys
 from harness_judge import service
 from harness_judge.anthropic_api import connect, post
 from harness_judge.budget import Budget, Prices, Reserved

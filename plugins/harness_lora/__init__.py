@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness.hookspec import hookimpl
+from harness import hookimpl, lazily
 from harness_lora.adapter import Lora
 
+if TYPE_CHECKING:
+    from harness_lora.adapter import NOTE as ADAPTER_NOTE
+    from harness_lora.adapter import read_config
+    from harness_lora.fields import MOVES_BASE
+    from harness_lora.fold import fold as fold_scales
+    from harness_lora.headers import Header, find_tensor, read_headers, split_name
+    from harness_lora.merge import Merge, as_rows, make_plan, workers
+    from harness_lora.targets import check_targets
+
+__all__ = [
+    "ADAPTER_NOTE",
+    "MOVES_BASE",
+    "Header",
+    "Merge",
+    "as_rows",
+    "check_targets",
+    "find_tensor",
+    "fold_scales",
+    "make_plan",
+    "read_config",
+    "read_headers",
+    "split_name",
+    "workers",
+]
+LATER = {  # what other plugins use of this one, imported when it is asked for
+    "ADAPTER_NOTE": "harness_lora.adapter:NOTE",
+    "Header": "harness_lora.headers",
+    "MOVES_BASE": "harness_lora.fields",
+    "Merge": "harness_lora.merge",
+    "as_rows": "harness_lora.merge",
+    "check_targets": "harness_lora.targets",
+    "find_tensor": "harness_lora.headers",
+    "fold_scales": "harness_lora.fold:fold",
+    "make_plan": "harness_lora.merge",
+    "read_config": "harness_lora.adapter",
+    "read_headers": "harness_lora.headers",
+    "split_name": "harness_lora.headers",
+    "workers": "harness_lora.merge",
+}
+__getattr__ = lazily(__name__, LATER)
 QuantType = Literal["nf4", "fp4"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -27,7 +67,7 @@ def untrained(base: Path, out: Path, *, seed: int) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from harness_hf.models import load_model, quiet
+    from harness_hf import load_model, quiet
 
     torch.manual_seed(seed)
     model = load_model(base)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.records.models import Progress
-from harness.schema import fits, kind, show
+from harness import Mistakes, Progress, UsageError, did_you_mean, schema
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
 from harness_lora.headers import find_tensor, read_headers, split_name
 from harness_lora.targets import check_targets
@@ -67,8 +65,10 @@ class Lora:
                 mistakes.add(f'option "{name}"', f"is no field of PEFT's LoraConfig{did_you_mean(name, known)}")
             elif name in refused:
                 mistakes.add(f'option "{name}"', f"is not trained here: {refused[name]}; remove it")
-            elif not fits(value, dict if (nested := _nested(hints[name])) else hints[name]):
-                mistakes.add(f'option "{name}"', f"is {show(value)}, want {kind(dict if nested else hints[name])}")
+            elif not schema.fits(value, dict if (nested := _nested(hints[name])) else hints[name]):
+                mistakes.add(
+                    f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(dict if nested else hints[name])}"
+                )
             else:  # PEFT drops what it does not know of these without a word
                 keys = {f.name for f in dataclasses.fields(nested)} if nested else set()
                 for key in sorted(set(value) - keys) if nested else ():
@@ -238,8 +238,10 @@ def read_config(adapter: Path) -> Any:
             )
         for name, want in CHECKED.items():  # what PEFT takes as it is, and fails at later
             value = raw.get(name, getattr(plain, name))
-            if not fits(value, want) or (want is float and not math.isfinite(value)):
-                raise UsageError(f'adapter "{adapter}": its {CONFIG} has {name} = {show(value)}, want {kind(want)}')
+            if not schema.fits(value, want) or (want is float and not math.isfinite(value)):
+                raise UsageError(
+                    f'adapter "{adapter}": its {CONFIG} has {name} = {schema.show(value)}, want {schema.kind(want)}'
+                )
         return LoraConfig.from_peft_type(**{name: value for name, value in raw.items() if name in known})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f'adapter "{adapter}": its {CONFIG} cannot be read: {" ".join(str(error).split())}') from None
@@ -263,7 +265,7 @@ def _check_loads(base: str, adapter: Path, config: Any) -> None:
     import torch
     from peft import set_peft_model_state_dict
 
-    from harness_hf.models import check_found, fitting
+    from harness_hf import check_found, fitting
     from harness_lora.layout import Layout, adapt, targets
 
     layout = Layout(Path(base), read_headers(Path(base)))

@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_text
+from harness import write_text
 from harness_lora.adapter import CONFIG, WEIGHTS, read_config
 from harness_lora.headers import split_name
 

@@ -26,8 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from harness.errors import UsageError
-from harness_hf.models import one_line, quiet
+from harness import UsageError
+from harness_hf import one_line, quiet
 from harness_lora.headers import Header
 
 

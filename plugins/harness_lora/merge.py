@@ -29,11 +29,18 @@ from peft.utils.other import get_pattern_key
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 
-from harness.artifacts.formats import TEMPLATES, Unsafe, check_indexes, shipping
-from harness.artifacts.safetensors import Safetensors, read_safetensors
-from harness.errors import Finding, UsageError
-from harness.files import copy_range
-from harness.records.models import Progress
+from harness import (
+    TEMPLATE_FILES,
+    Finding,
+    Progress,
+    Safetensors,
+    UnsafeFile,
+    UsageError,
+    check_indexes,
+    copy_range,
+    read_safetensors,
+    shipping_files,
+)
 from harness_lora.adapter import read_config
 from harness_lora.fields import REFUSED, REWRITTEN, unknown
 from harness_lora.headers import Header, read_headers, split_name
@@ -47,7 +54,7 @@ MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, whic
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
-COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", TEMPLATES]
+COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", TEMPLATE_FILES]
 
 Tensors = Mapping[str, torch.Tensor]
 T = TypeVar("T")
@@ -211,8 +218,8 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
     _refuse_quantised(base, there)
     try:
         check_indexes(base)
-        names = shipping(base, COPIED)
-    except Unsafe as error:
+        names = shipping_files(base, COPIED)
+    except UnsafeFile as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
     if config:
         layout = Layout(base, there)

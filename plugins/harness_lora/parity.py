@@ -21,8 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import isolated
-from harness.errors import Finding
+from harness import Finding, isolated
 from harness_lora.adapter import read_note
 from harness_lora.headers import Header, read_headers
 from harness_lora.texts import WINDOW, windows
@@ -184,7 +183,7 @@ class _Made:
 
     def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
         """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
-        from harness_hf.models import load_model
+        from harness_hf import load_model
 
         folder, device = Path(adapter) if adapter else None, self._device()
         if quantization is None or folder is None or self.computed != "float32":
@@ -305,7 +304,7 @@ def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
     """
     import torch
 
-    from harness_hf.models import resolve_device, resolve_dtype
+    from harness_hf import resolve_device, resolve_dtype
 
     dtype = resolve_dtype(made.computed, resolve_device(made._device()))
     if dtype == torch.float32:
@@ -329,7 +328,7 @@ def _check_forward(found: _Apart, kl: float, margin: float) -> None:
 def _windows(base: str) -> list[Any]:
     from transformers import AutoConfig
 
-    from harness_hf.models import load_tokenizer
+    from harness_hf import load_tokenizer
 
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
@@ -340,7 +339,7 @@ def _ends(model: Any, path: str) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
     import torch
 
-    from harness_hf.models import load_tokenizer
+    from harness_hf import load_tokenizer
 
     tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.hookspec import hookimpl
-from harness.schema import INJECTED
+from harness import hookimpl, schema
 
 if TYPE_CHECKING:
-    from harness.records.findings import Built, Flag
-    from harness.records.models import Adapter, ModelRef, Progress, Subject
+    from harness import Adapter, Built, Flag, ModelRef, Progress, Subject
 
 
 @hookimpl
@@ -94,7 +92,7 @@ def measure(
 def _recipe() -> dict[str, Any]:
     """Return the options of `sft` with their defaults."""
     parameters = inspect.signature(sft).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in schema.INJECTED}
 
 
 sft.check = check  # type: ignore[attr-defined]

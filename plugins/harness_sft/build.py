@@ -15,15 +15,14 @@ import torch
 from jinja2 import TemplateError
 from trl import SFTTrainer
 
-from harness.errors import UsageError
-from harness.records.findings import Built, Example
-from harness_hf.models import load_tokenizer, one_line, quiet
+from harness import Built, Example, UsageError
+from harness_hf import load_tokenizer, one_line, quiet
 from harness_sft.config import build_config, whole_rows
 from harness_sft.rows import as_dataset, split_by
 from harness_sft.train import _quiet_libraries
 
 if TYPE_CHECKING:
-    from harness.records.models import ModelRef
+    from harness import ModelRef
 
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 

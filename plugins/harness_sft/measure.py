@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness import UsageError
 from harness_sft.config import build_config
 from harness_sft.rows import split_by
 from harness_sft.train import _build_trainer, _quiet_libraries
 
 if TYPE_CHECKING:
-    from harness.records.models import Adapter, ModelRef
+    from harness import Adapter, ModelRef
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 VALIDATED = 8  # rows that a validation is timed on
@@ -30,7 +30,7 @@ def measure(
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.
     """
-    from harness_hf.models import quiet, resolve_device
+    from harness_hf import quiet, resolve_device
 
     device = resolve_device(ref.options.get("device", "auto")).type
     if adapter is None:
@@ -119,7 +119,7 @@ def _validation(trainer: Any, held: Sequence[Mapping[str, Any]]) -> float:
 
 def _fits(folder: Path, device: str) -> None:
     """Raise UsageError when a full training cannot fit, before a machine is brought down by trying."""
-    from harness_hf.sources import parameters_of
+    from harness_hf import parameters_of
 
     need, free = BYTES * parameters_of(folder), _free(device)
     if free is not None and need > free:

@@ -22,10 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
-from harness.errors import Finding, UsageError
-from harness.files import write_text
-from harness.records.findings import Flag
-from harness.records.models import Progress
+from harness import Finding, Flag, Progress, UsageError, write_text
 from harness_sft.config import whole_rows
 from harness_sft.rows import name_rows
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
