@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness.errors import ExitCode, UsageError
 from harness.hookspec import hookimpl
 from harness.lazy import lazily
 from harness.moved import keep_old_paths
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from harness.artifacts.gguf import Gguf, gguf_of, read_gguf
     from harness.artifacts.kept import seal as seal_folder
     from harness.artifacts.safetensors import Safetensors, read_safetensors
+    from harness.capabilities import adapter, checker, evaluator, exporter, loader, trainer
     from harness.collection.collect import Task
     from harness.data import chat
     from harness.data.fewshot import choose as choose_shots
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from harness.stats.tests import cluster_t, numbered
     from harness.suite.reader import read_suite
     from harness.suite.tables import Eval, Suite
-    from harness.texts.shown import shorten
+    from harness.texts.shown import shorten, shown
     from harness.texts.shown import whole as whole_text
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "Caveat",
     "Eval",
     "Example",
+    "ExitCode",
     "Finding",
     "Flag",
     "Gguf",
@@ -99,15 +101,19 @@ __all__ = [
     "TrainingRow",
     "UnsafeFile",
     "UsageError",
+    "adapter",
     "cache_dir",
     "chat",
     "check_indexes",
+    "checker",
     "choose_shots",
     "cluster_t",
     "copy_files",
     "copy_range",
     "did_you_mean",
     "digest_of",
+    "evaluator",
+    "exporter",
     "fetch_wheel",
     "final_answers",
     "folder_in_place",
@@ -117,6 +123,7 @@ __all__ = [
     "keys",
     "labels",
     "lazily",
+    "loader",
     "marked_text",
     "metric",
     "no_constant",
@@ -136,8 +143,10 @@ __all__ = [
     "sha256_of",
     "shipping_files",
     "shorten",
+    "shown",
     "template_digest",
     "text_of",
+    "trainer",
     "weights_digest",
     "whole_text",
     "wire",
@@ -145,6 +154,12 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 LATER = {  # the module of what is imported when it is asked for; `module:name` where it has another name there
+    "adapter": "harness.capabilities",
+    "checker": "harness.capabilities",
+    "evaluator": "harness.capabilities",
+    "exporter": "harness.capabilities",
+    "loader": "harness.capabilities",
+    "trainer": "harness.capabilities",
     "Adapter": "harness.records.models",
     "Built": "harness.records.findings",
     "CONVERSION_NOTES": "harness.release.conversions:NOTE",
@@ -206,6 +221,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "sha256_of": "harness.data.pypi",
     "shipping_files": "harness.artifacts.formats:shipping",
     "shorten": "harness.texts.shown",
+    "shown": "harness.texts.shown",
     "template_digest": "harness.artifacts.digests",
     "text_of": "harness.records.findings",
     "weights_digest": "harness.artifacts.digests",

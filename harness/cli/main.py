@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import __version__
 from harness.cli import signals, streams
+from harness.cli.brought import add_commands
 from harness.cli.guard import guarded
 from harness.errors import ExitCode, UsageError, did_you_mean, of_the_machine
 from harness.texts.shown import shown
@@ -26,7 +27,11 @@ Rows = dict[str, dict[str, Any]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
-    args = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        args = _parser(words).parse_args(words)
+    except UsageError as error:
+        return _refused(error)
     try:
         with signals.as_interrupts(), streams.outliving_their_reader():
             return _ended(args)
@@ -40,9 +45,7 @@ def _ended(args: argparse.Namespace) -> int:
     try:
         return int(guarded(args.command, args))
     except UsageError as error:
-        for message in error.messages:
-            _say(f"error: {message}", sys.stderr)
-        return ExitCode.USAGE
+        return _refused(error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
@@ -51,6 +54,12 @@ def _ended(args: argparse.Namespace) -> int:
             return ExitCode.USAGE
         print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
         return ExitCode.INTERNAL
+
+
+def _refused(error: UsageError) -> int:
+    for message in error.messages:
+        _say(f"error: {message}", sys.stderr)
+    return ExitCode.USAGE
 
 
 def run(args: argparse.Namespace) -> int:
@@ -317,34 +326,6 @@ def promote(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def judge_calibrate(args: argparse.Namespace) -> int:
-    """`harness judge calibrate LABELS`: hold a judge against human labels."""
-    from harness_judge.calibrate import calibrate, describe
-
-    def warn(text: str) -> None:
-        _say(f"warning: {text}", sys.stderr)
-
-    where = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
-    found, path = calibrate(args.labels, args.suite, **where, warn=warn)
-    for line in describe(found):
-        _say(line)
-    print(f'next: calibration = "{path.name}", by its path from the suite, in the judged [[eval]]', file=sys.stderr)
-    return ExitCode.OK
-
-
-def judge_disputes(args: argparse.Namespace) -> int:
-    """`harness judge disputes RUN`: the rows over which a judge was of two minds."""
-    from harness_judge.disputes import describe, disputed, judged
-
-    rows = list(judged(args.run))
-    chosen = [(item, row) for item, row in rows if disputed(row)]
-    for item, row in rows if args.all else chosen:
-        for line in (*describe(item, row), ""):
-            _say(line)
-    print(f"{len(chosen)} of {len(rows)} judged rows are disputed")
-    return ExitCode.OK
-
-
 class _Parser(argparse.ArgumentParser):
     """A parser, and its commands', that ends as every mistake does: argparse's own 2 is our "interrupted"."""
 
@@ -353,7 +334,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {shown(message)}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command line; what plugins bring is looked for where it is no command of ours."""
     parser: argparse.ArgumentParser = _Parser(
         prog="harness",
         description="Decide whether a fine-tuned language model may ship.",
@@ -398,10 +380,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     one.add_argument("-p", action="append", default=[], metavar="NAME", help=PLUGIN_HELP)
     one.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
-    _judge_parser(commands)
     one = _command(commands, "init", init, "write a suite, a harnessfile and example data that run")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
     _evidence_parsers(commands)
+    if not (words and words[0] in commands.choices):
+        add_commands(commands, commands.choices)
     return parser
 
 
@@ -438,21 +421,6 @@ def _evidence_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPars
     one.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
     one.add_argument("--back", action="store_true", help="to the release before")
     one.add_argument("--list", action="store_true", help="print the record of promotions")
-
-
-def _judge_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    judge = commands.add_parser("judge", help="measure a judge", description="measure a judge")
-    jobs = judge.add_subparsers(required=True, metavar="COMMAND")
-    one = _command(jobs, "calibrate", judge_calibrate, "hold a suite's judge against human labels: kappa and its bound")
-    one.add_argument("labels", type=Path, metavar="LABELS", help="rows with id and label, and the answers or --run")
-    one.add_argument("--suite", type=Path, required=True, metavar="SUITE", help="the suite whose judge it is")
-    one.add_argument("--eval", metavar="NAME", help="the judged eval, where there are several")
-    one.add_argument("--run", type=Path, metavar="RUN", help="a folder in reports/: the labels are of its rows")
-    one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (merged)")
-    one.add_argument("--out", type=Path, metavar="FILE", help="where to write (LABELS with .calibration.json)")
-    one = _command(jobs, "disputes", judge_disputes, "read the rows whose verdicts differ or are lacking, with reasons")
-    one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
-    one.add_argument("--all", action="store_true", help="every judged row")
 
 
 def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

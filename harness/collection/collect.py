@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.artifacts.digests import digest_of
 from harness.collection.conversions import copy_mistakes, parent_mistakes, with_copies
 from harness.data import chat
@@ -29,9 +29,6 @@ from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite, Sweep, Train, Use, alpha_of, name_mistake
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
-OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
-UNCACHED = "uncached"  # the attribute by which an evaluator asks for models that remember nothing
-MARKS = "marks"  # the attribute by which an evaluator asks for answers, once the model is gone
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Task:
     @property
     def marks(self) -> str:
         """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
-        marks = getattr(self.function, MARKS, "")
+        marks = capabilities.Evaluator.of(self.function).marks
         return str(marks(dict(self.spec.options)) if callable(marks) else marks)
 
     @property
@@ -79,11 +76,11 @@ class Task:
 
     @property
     def brings_rows(self) -> bool:
-        return hasattr(self.function, OWN_ROWS)
+        return capabilities.Evaluator.of(self.function).rows_for is not None
 
     @property
     def uncached(self) -> bool:
-        return bool(getattr(self.function, UNCACHED, False))
+        return capabilities.Evaluator.of(self.function).uncached
 
 
 @dataclass(frozen=True)
@@ -355,7 +352,7 @@ class _Collector:
         return Task(spec, function, metrics, samples, folder=self.suite.path.parent, select=chosen)
 
     def samples(self, spec: Eval, function: Callable[..., Any] | None) -> tuple[Sample, ...] | None:
-        brings = getattr(function, OWN_ROWS, None)
+        brings = capabilities.Evaluator.of(function).rows_for if function else None
         if spec.chat_template_kwargs and spec.data is None:
             self.mistakes.add(
                 spec.where, f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these'
@@ -667,7 +664,7 @@ def _asked(sample: Sample) -> str:
 
 def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:
     """Return the metrics an evaluator declares, by name; `folder` is the suite's."""
-    made = getattr(function, "metrics_for", None)
+    made = capabilities.Evaluator.of(function).metrics_for
     given = {"folder": folder} if made and schema.wants(made, "folder") else {}
     declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
     return {m.name: plain(Metric, m) for m in declared}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from harness import HELD_OUT, Flag, Prompt, Sample, Suite, Task, TrainingRow, choose_shots, quote, text_of
+from harness import HELD_OUT, Flag, Prompt, Sample, Suite, Task, TrainingRow, checker, choose_shots, quote, text_of
 from harness_checks.frames import MOST, frame_of, system_of, unframed
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
@@ -39,6 +39,7 @@ class Text:
     whole: str = field(default="", repr=False)  # all of the text
 
 
+@checker(leaks=True)
 def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Flag]:
     """Training rows in the evaluations: a score for memory.
 

@@ -13,30 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import CONVERSION_NOTES, WEIGHTS_INDEX, ModelRef, Progress, UsageError, shipping_files
+from harness import CONVERSION_NOTES, WEIGHTS_INDEX, ModelRef, Progress, UsageError, exporter, shipping_files
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
 WRITTEN = ("config.json", "generation_config.json")  # by transformers, with what it must know of the quantisation
 STEPS = 2  # quantise and write; read back
-
-
-def nf4(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], double_quant: bool = True) -> Path:
-    """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
-
-    `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
-    """
-    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
-    return _quantise("nf4", ref, to, settings, progress)
-
-
-def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], threshold: float = 6.0) -> Path:
-    """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
-
-    Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
-    bitsandbytes, here and where it is loaded.
-    """
-    return _quantise("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
 
 
 def check(model: Path, options: Mapping[str, Any]) -> None:
@@ -48,8 +30,24 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
         raise UsageError("the model is quantised already; bits that are gone do not come back")
 
 
-nf4.converts = int8.converts = True  # type: ignore[attr-defined]
-nf4.check = int8.check = check  # type: ignore[attr-defined]
+@exporter(converts=True, check=check)
+def nf4(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], double_quant: bool = True) -> Path:
+    """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
+
+    `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
+    """
+    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
+    return _quantise("nf4", ref, to, settings, progress)
+
+
+@exporter(converts=True, check=check)
+def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], threshold: float = 6.0) -> Path:
+    """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
+
+    Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
+    bitsandbytes, here and where it is loaded.
+    """
+    return _quantise("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
 
 
 def _quantise(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import hookimpl, lazily
+from harness import hookimpl, lazily, loader
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
@@ -106,38 +106,6 @@ def harness_saboteurs() -> dict[str, Any]:
     return {"base nudged": sabotage.nudged, "noise in the weights": sabotage.noise, "NaN weights": sabotage.nan}
 
 
-@contextmanager
-def load(
-    refs: Sequence[ModelRef],
-    *,
-    dtype: DType = "auto",
-    device: str = "auto",
-    device_map: str | dict[str, Any] | None = None,
-    threads: int | None = None,
-    revision: str | None = None,
-    sha256: str | None = None,
-    batch_tokens: int | None = None,
-    reference: bool = False,
-) -> Iterator[list[Subject]]:
-    """Load one Subject per ref; refs of one base share it, and adapters are switched on top of it.
-
-    `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
-    Raises UsageError when a model is not there or an adapter was made for another base.
-    """
-    from harness_hf.sources import resolve
-    from harness_hf.subject import load_subjects, release
-
-    # A folder is what `open_source` made of a path, under the pins; they do not name it.
-    pins = [{} if Path(ref.path).is_dir() else {"revision": revision, "sha256": sha256} for ref in refs]
-    folders = [str(resolve(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
-    placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
-    subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
-    try:
-        yield list(subjects)
-    finally:
-        release(subjects)
-
-
 def open_source(
     path: str,
     *,
@@ -172,7 +140,34 @@ def check(path: str) -> None:
     probe.check(path)
 
 
-load.open = open_source  # type: ignore[attr-defined]
-load.identity = identify  # type: ignore[attr-defined]
-load.probe = check  # type: ignore[attr-defined]
-load.needs = lambda options: ("torch", "transformers")  # type: ignore[attr-defined]
+@loader(open=open_source, identity=identify, probe=check, needs=lambda options: ("torch", "transformers"))
+@contextmanager
+def load(
+    refs: Sequence[ModelRef],
+    *,
+    dtype: DType = "auto",
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    sha256: str | None = None,
+    batch_tokens: int | None = None,
+    reference: bool = False,
+) -> Iterator[list[Subject]]:
+    """Load one Subject per ref; refs of one base share it, and adapters are switched on top of it.
+
+    `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
+    Raises UsageError when a model is not there or an adapter was made for another base.
+    """
+    from harness_hf.sources import resolve
+    from harness_hf.subject import load_subjects, release
+
+    # A folder is what `open_source` made of a path, under the pins; they do not name it.
+    pins = [{} if Path(ref.path).is_dir() else {"revision": revision, "sha256": sha256} for ref in refs]
+    folders = [str(resolve(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
+    placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
+    subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
+    try:
+        yield list(subjects)
+    finally:
+        release(subjects)

@@ -25,8 +25,9 @@ from harness import (
     read_suite,
 )
 from harness import labels as by_people
-from harness_judge import OPTIONS, bench, rows
+from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
+from harness_judge.evaluator import OPTIONS
 from harness_judge.marking import put
 from harness_judge.options import Options
 from harness_judge.prompts import as_text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import harness
 from harness import hookimpl, lazily
 from harness_lora.adapter import Lora
 
@@ -75,6 +76,7 @@ def untrained(base: Path, out: Path, *, seed: int) -> None:
         get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(out)
 
 
+@harness.adapter(reads_foreign=True, measured_like=("qlora",))
 def lora(
     *,
     r: int = 16,
@@ -87,6 +89,7 @@ def lora(
     return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options))
 
 
+@harness.adapter(measured_like=("lora",))
 def qlora(
     *,
     r: int = 16,
