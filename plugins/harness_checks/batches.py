@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import Built, Example, Flag, ModelRef, TrainingRow, chat, marked_text, quote
 from harness_checks import frames
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label of a token that is not learnt
 BATCHES = 16  # that are collated and looked at
@@ -314,7 +317,7 @@ def _is_prefix(built: Built, row: TrainingRow) -> bool:
     return list(whole[: len(first)]) == list(first)
 
 
-def _render(tokenizer: Any, messages: Any, template: str, **given: Any) -> str | None:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Any, template: str, **given: Any) -> str | None:
     try:
         return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **given))
     except Exception:  # a template with rules of its own about turns

@@ -10,9 +10,12 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import Finding, isolated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
 TOKENS = 16
@@ -50,7 +53,7 @@ def swap(question: Question) -> dict[str, Any]:
     return {"swap_in_ms": round(1000 * took, 1)}
 
 
-def _answers(model: Any, tokenizer: Any) -> list[list[int]]:
+def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     import torch
 
     found = []

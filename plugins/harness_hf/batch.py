@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -19,11 +19,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness_hf.answers import Answer, Choose, chosen
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a CPU more of them only need more padding
 GROWTH = 64  # columns added to the cache at a time
 
 
-def prefill(model: Any) -> int:
+def prefill(model: PreTrainedModel) -> int:
     """Return how many prompt tokens one forward pass should hold."""
     return PREFILL.get(model.device.type, 2048)
 
@@ -31,7 +34,7 @@ def prefill(model: Any) -> int:
 class Batch:
     """The answers in work. Their own tokens end in the last column of the cache; before them is padding."""
 
-    def __init__(self, model: Any, prefix: list[int], choose: Choose, *, size: int, cascade: bool) -> None:
+    def __init__(self, model: PreTrainedModel, prefix: list[int], choose: Choose, *, size: int, cascade: bool) -> None:
         self.model, self.prefix, self.choose, self.size = model, prefix, choose, size
         self.cascade = cascade and bool(prefix)
         self.before = 0 if self.cascade else len(prefix)  # columns of the prefix in the rows' cache
@@ -228,7 +231,7 @@ def beside(prefix: Cache | None) -> Iterator[None]:
         del ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
-def can_cascade(model: Any) -> bool:
+def can_cascade(model: PreTrainedModel) -> bool:
     """Return whether a prefix may be kept apart; whether that gives what a plain forward gives is to be tried."""
     config = model.config.get_text_config()
     return model.device.type == "cpu" and getattr(config, "_attn_implementation", "") == "sdpa"

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +26,9 @@ from harness_hf.packing import common
 from harness_hf.scoring import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.tokens import Tokens
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ROWS = 64  # answered at a time, at most
 KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
 WORTH_SHARING = 32  # tokens: a shorter beginning in common is run with each prompt
@@ -34,7 +37,7 @@ LIKELY = 10  # tokens whose log-probabilities are compared
 
 
 def generate(
-    model: Any,
+    model: PreTrainedModel,
     tokens: Tokens,
     prompts: Sequence[list[int]],
     *,
@@ -74,7 +77,7 @@ FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 CASCADES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def _way(model: Any, answers: Sequence[Answer]) -> Way:
+def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
     """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
     ending = Ending(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
@@ -92,7 +95,7 @@ def _way(model: Any, answers: Sequence[Answer]) -> Way:
     return CASCADING if CASCADES[model] else _many
 
 
-def _right(model: Any, way: Way, answers: Sequence[Answer]) -> bool:
+def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     """Answer one way, and compare the logits of the last tokens with those of a plain forward."""
     last: dict[int, torch.Tensor] = {}
 
@@ -120,7 +123,9 @@ def _right(model: Any, way: Way, answers: Sequence[Answer]) -> bool:
     return True
 
 
-def _many(model: Any, answers: Sequence[Answer], choose: Choose, *, cascade: bool = False) -> Iterator[Answer]:
+def _many(
+    model: PreTrainedModel, answers: Sequence[Answer], choose: Choose, *, cascade: bool = False
+) -> Iterator[Answer]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
     prefix = answers[0].prompt[: _shared(answers)]
     longest = max(len(a.prompt) + a.limit for a in answers) - len(prefix) * cascade
@@ -172,7 +177,7 @@ def _smaller(size: int) -> int:
     return size // 2
 
 
-def _alone(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
     """Answer one by one with the model's own cache: for models whose layers are not plain attention."""
     takes, switch = inspect.signature(model.forward).parameters, switch_of(model)
     for answer in answers:
@@ -191,7 +196,7 @@ def _alone(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[An
         yield answer
 
 
-def _whole(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+def _whole(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
     """Answer one by one, without a cache: right wherever a plain forward is."""
     for answer in answers:
         ended = False
@@ -202,13 +207,13 @@ def _whole(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[An
         yield answer
 
 
-def _plain(model: Any, ids: list[int]) -> torch.Tensor:
+def _plain(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     """Return the logits (V) after some tokens."""
     logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return logits
 
 
-def _stops_of(model: Any) -> set[int]:
+def _stops_of(model: PreTrainedModel) -> set[int]:
     """Return the stop tokens that the model's own configurations name."""
     found: set[int] = set()
     for config in (model.config, getattr(model, "generation_config", None)):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -16,6 +16,9 @@ from harness import Logprob, ModelRef, Prompt, Sampling, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.scoring import Scored, Scorer, not_causal
 from harness_hf.tokens import Pair, Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
@@ -26,7 +29,7 @@ class HFSubject:
     """A causal LM: a model in memory, its tokens, and how to switch its adapter on or off."""
 
     def __init__(
-        self, ref: ModelRef, folder: str, model: Any, tokens: Tokens, activate: Activate, **options: Any
+        self, ref: ModelRef, folder: str, model: PreTrainedModel, tokens: Tokens, activate: Activate, **options: Any
     ) -> None:
         self.name = ref.name
         self.model, self.tokens, self._activate = model, tokens, activate
@@ -237,7 +240,7 @@ def release(subjects: list[HFSubject]) -> None:
 class _Base:
     """A model in memory that several subjects share, each with an adapter of its own or none."""
 
-    def __init__(self, model: Any, tokens: Tokens) -> None:
+    def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
         self.causal = self.model = model  # `causal` stays the causal LM itself when `model` becomes a PeftModel
         self.tokens = tokens
         self.adapters: dict[str, str] = {}
@@ -272,7 +275,7 @@ def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor,
     return tuple(x.contiguous() for x in inputs)
 
 
-def _context(model: Any, tokens: Tokens) -> int:
+def _context(model: PreTrainedModel, tokens: Tokens) -> int:
     named = sources.context_of(model.config.to_dict())
     if named is None and tokens.tokenizer.model_max_length < 1e9:
         named = int(tokens.tokenizer.model_max_length)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from harness_lora.fields import MOVES_BASE
     from harness_lora.fold import fold as fold_scales
     from harness_lora.headers import Header, find_tensor, read_headers, split_name
-    from harness_lora.merge import Merge, as_rows, make_plan, workers
+    from harness_lora.merge import Merge, as_rows, workers
+    from harness_lora.plan import make_plan
     from harness_lora.targets import check_targets
 
 __all__ = [
@@ -42,7 +43,7 @@ LATER = {  # what other plugins use of this one, imported when it is asked for
     "check_targets": "harness_lora.targets",
     "find_tensor": "harness_lora.headers",
     "fold_scales": "harness_lora.fold:fold",
-    "make_plan": "harness_lora.merge",
+    "make_plan": "harness_lora.plan",
     "read_config": "harness_lora.adapter",
     "read_headers": "harness_lora.headers",
     "split_name": "harness_lora.headers",

@@ -19,12 +19,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import Finding, isolated
 from harness_lora.adapter import read_note
 from harness_lora.headers import Header, read_headers
 from harness_lora.texts import WINDOW, windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
@@ -93,7 +96,7 @@ class _Made:
 
     @classmethod
     def of(cls, question: Question) -> _Made:
-        from harness_lora.merge import make_plan
+        from harness_lora.plan import make_plan
 
         base, before = Path(question.base), read_headers(Path(question.base))
         plan = make_plan(base, Path(question.adapter), before, question.quantization)
@@ -126,7 +129,7 @@ class _Made:
         return {"tensors": len(self.before), "changed": len(changed)}
 
     def _check_changed(self, changed: set[str], off: Mapping[str, tuple[int, int]]) -> None:
-        from harness_lora.merge import check_changed
+        from harness_lora.plan import check_changed
 
         check_changed(changed, self.plan)
         told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
@@ -277,7 +280,7 @@ def _compare(one: Any, other: Any, ids: Sequence[Any]) -> _Apart:
     return _Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
 
 
-def _logprobs(model: Any, ids: Any) -> Any:
+def _logprobs(model: PreTrainedModel, ids: Any) -> Any:
     """Return the log-probabilities of what follows each token of a window, (T - 1, V), in float32."""
     import torch
 
@@ -335,7 +338,7 @@ def _windows(base: str) -> list[Any]:
     return windows(load_tokenizer(base), longest=min(WINDOW, longest))
 
 
-def _ends(model: Any, path: str) -> list[int | None]:
+def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
     import torch
 
@@ -351,7 +354,7 @@ def _ends(model: Any, path: str) -> list[int | None]:
     return found
 
 
-def _check_ends(merged: Any, adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
+def _check_ends(merged: PreTrainedModel, adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
     """Raise Finding for an answer without an end where the adapter's ends at a token that no longer stops anything.
 
     An answer that rounding made longer is for the gates.
@@ -367,7 +370,7 @@ def _check_ends(merged: Any, adapter: Sequence[int | None], ours: Sequence[int |
             )
 
 
-def _prompt(tokenizer: Any, text: str) -> Any:
+def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": text}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)

@@ -9,9 +9,12 @@ import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean, schema
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
 
 OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
     "output_dir": "checkpoints go to the run folder",
@@ -78,7 +81,7 @@ def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, dev
         raise UsageError(f"SFTConfig: {' '.join(str(error).split())}") from None
 
 
-def whole_rows(config: Any) -> Any:
+def whole_rows(config: SFTConfig) -> Any:
     """Return a configuration under which rows are neither cut nor shuffled; both come after they were looked at."""
     found = copy.copy(config)
     found.max_length, found.shuffle_dataset = None, False

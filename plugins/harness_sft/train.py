@@ -20,6 +20,9 @@ from harness_sft.config import build_config
 from harness_sft.rows import Row, as_dataset, split_by
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from trl import SFTConfig
+
     from harness import Adapter, Flag, ModelRef, Progress, Subject
     from harness_sft.trainer import CheckedTrainer
 
@@ -73,7 +76,7 @@ def _build_trainer(
     adapter: Adapter | None,
     kept: list[Row],
     held_out: list[Row],
-    config: Any,
+    config: SFTConfig,
     stamp: str,
     progress: Callable[[Progress], None],
 ) -> tuple[CheckedTrainer, dict[str, Any]]:
@@ -108,7 +111,7 @@ def _build_trainer(
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
 
-def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
+def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     """Put a new adapter on the base, its random start fixed by the seed; every target of it must match a module."""
     from peft import get_peft_model
     from transformers import set_seed
@@ -140,7 +143,7 @@ def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
     assert_not_repacked(trainer.model)
 
 
-def _watched(model: Any, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
+def _watched(model: PreTrainedModel, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
     """Measure a model in training, its adapter in it, as the harness measures any."""
     from harness import ModelRef
     from harness_hf import HFSubject, Tokens
@@ -152,7 +155,7 @@ def _watched(model: Any, ref: ModelRef, watch: Callable[[Subject], dict[str, flo
         subject.scorer.close()
 
 
-def _save_initial(model: Any, checkpoints: Path) -> Path | None:
+def _save_initial(model: PreTrainedModel, checkpoints: Path) -> Path | None:
     """Save the start of an adapter that holds a part of the base, so that its training can be told from its start."""
     start = model.peft_config["default"].init_lora_weights
     if not (isinstance(start, str) and start.startswith(MOVES_BASE)):
@@ -212,7 +215,7 @@ def _sort_targets(path: Path) -> None:
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def base_bytes(model: Any) -> int:
+def base_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of a model's weights as they are held, with the constants of 4-bit blocks."""
     total = 0
     for parameter in model.parameters():
