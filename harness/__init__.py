@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from harness.records.findings import Built, Example, Flag, Severity, TrainingRow, text_of
     from harness.records.findings import marked as marked_text
     from harness.records.metrics import Scale
-    from harness.records.models import Adapter
+    from harness.records.models import Adapter, Generate, Generation
     from harness.records.run import Run
     from harness.records.samples import Prompt, Result
     from harness.release.conversions import NOTE as CONVERSION_NOTES
@@ -76,6 +76,8 @@ __all__ = [
     "ExitCode",
     "Finding",
     "Flag",
+    "Generate",
+    "Generation",
     "Gguf",
     "Labels",
     "Logprob",
@@ -154,12 +156,6 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 LATER = {  # the module of what is imported when it is asked for; `module:name` where it has another name there
-    "adapter": "harness.capabilities",
-    "checker": "harness.capabilities",
-    "evaluator": "harness.capabilities",
-    "exporter": "harness.capabilities",
-    "loader": "harness.capabilities",
-    "trainer": "harness.capabilities",
     "Adapter": "harness.records.models",
     "Built": "harness.records.findings",
     "CONVERSION_NOTES": "harness.release.conversions:NOTE",
@@ -169,6 +165,8 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Finding": "harness.errors",
     "Flag": "harness.records.findings",
     "GROUP": "harness.data.rows",
+    "Generate": "harness.records.models",
+    "Generation": "harness.records.models",
     "Gguf": "harness.artifacts.gguf",
     "HELD_OUT": "harness.data.rows",
     "Marking": "harness.evaluation.grading",
@@ -188,15 +186,19 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "TrainingRow": "harness.records.findings",
     "UnsafeFile": "harness.artifacts.formats:Unsafe",
     "WEIGHTS_INDEX": "harness.artifacts.formats:INDEX",
+    "adapter": "harness.capabilities",
     "cache_dir": "harness.files",
     "chat": "harness.data.chat:",
     "check_indexes": "harness.artifacts.formats",
+    "checker": "harness.capabilities",
     "choose_shots": "harness.data.fewshot:choose",
     "cluster_t": "harness.stats.tests",
     "copy_files": "harness.release.conversions",
     "copy_range": "harness.files",
     "did_you_mean": "harness.errors",
     "digest_of": "harness.artifacts.digests",
+    "evaluator": "harness.capabilities",
+    "exporter": "harness.capabilities",
     "fetch_wheel": "harness.data.pypi",
     "final_answers": "harness.answers.thought:answers",
     "folder_in_place": "harness.files",
@@ -204,6 +206,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "isolated": "harness.isolated:",
     "keys": "harness.answers.keys:",
     "labels": "harness.gates.labels:",
+    "loader": "harness.capabilities",
     "marked_text": "harness.records.findings:marked",
     "no_constant": "harness.artifacts.formats",
     "numbered": "harness.stats.tests",
@@ -224,6 +227,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "shown": "harness.texts.shown",
     "template_digest": "harness.artifacts.digests",
     "text_of": "harness.records.findings",
+    "trainer": "harness.capabilities",
     "weights_digest": "harness.artifacts.digests",
     "whole_text": "harness.texts.shown:whole",
     "wire": "harness.answers.wire:",

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness import Finding, Sampling, UsageError
+from harness import Finding, Generate, UsageError
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.batch import Batch, can_cascade, prefill
 from harness_hf.packing import common
@@ -40,11 +40,9 @@ def generate(
     model: PreTrainedModel,
     tokens: Tokens,
     prompts: Sequence[list[int]],
+    how: Generate,
     *,
-    max_new_tokens: int,
-    stop: Sequence[str],
     context: int,
-    sampling: Sampling | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[int, str]]:
     """Answer prompts; yield (number of the prompt, answer) as soon as an answer ends.
@@ -54,15 +52,15 @@ def generate(
     forward gives; its answers are computed without. Raises RuntimeError when the model's logits are not finite,
     UsageError when not even one row fits in memory.
     """
-    special = {i for i in map(tokens.special, stop) if i is not None}  # decoded text does not show them
-    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(stop))
-    seeds = sampling.seeds if sampling else (None,) * len(prompts)
+    special = {i for i in map(tokens.special, how.stop) if i is not None}  # decoded text does not show them
+    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(how.stop))
+    seeds = how.drawn.seeds if how.drawn else (None,) * len(prompts)
     answers = [
-        Answer(i, p, min(max_new_tokens, context - len(p)), ending, seed)
+        Answer(i, p, min(how.max_new_tokens, context - len(p)), ending, seed)
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
-    choose = Draw(sampling) if sampling else likeliest
-    if max_new_tokens <= 0 or not answers:
+    choose = Draw(how.drawn) if how.drawn else likeliest
+    if how.max_new_tokens <= 0 or not answers:
         yield from ((answer.number, "") for answer in answers)
         return
     way = _way(model, answers)

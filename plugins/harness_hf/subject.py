@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import torch
 
-from harness import Logprob, ModelRef, Prompt, Sampling, UsageError
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.scoring import Scored, Scorer, not_causal
 from harness_hf.tokens import Pair, Tokens
@@ -46,27 +46,19 @@ class HFSubject:
             what = f'model "{ref.name}": {type(model).__name__} {why}'
             raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
 
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
         return _in_order(self.stream_generate(prompts, **options))
 
-    def stream_generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        stop: Sequence[str] = (),
-        sampling: Sampling | None = None,
-        truncate: bool = False,
-    ) -> Iterator[tuple[int, str]]:
+    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
         """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers end.
 
         A text ends before the first stop string or stop token. `truncate` cuts prompts from the left so that
         `max_new_tokens` have room; without it UsageError is raised where a prompt fills the context.
         """
-        encoded = self.tokens.prompts(prompts)
-        if truncate:
-            room = max(1, self.context - max_new_tokens)
+        how, encoded = Generate(**options), self.tokens.prompts(prompts)
+        if how.truncate:
+            room = max(1, self.context - how.max_new_tokens)
             encoded = [ids[-room:] for ids in encoded]
         longest = max(map(len, encoded), default=0)
         if longest >= self.context:
@@ -74,16 +66,7 @@ class HFSubject:
                 f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
             )
         with self._active():
-            yield from generation.generate(
-                self.model,
-                self.tokens,
-                encoded,
-                max_new_tokens=max_new_tokens,
-                stop=stop,
-                context=self.context,
-                sampling=sampling if sampling and sampling.temperature > 0 else None,
-                tell=self._tell,
-            )
+            yield from generation.generate(self.model, self.tokens, encoded, how, context=self.context, tell=self._tell)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
