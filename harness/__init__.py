@@ -238,7 +238,7 @@ __getattr__ = lazily(__name__, LATER)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]
 
 
 def run(suite: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> Run:
