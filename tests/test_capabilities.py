@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness import adapter, capabilities, exporter, trainer
+from harness import UsageError, adapter, capabilities, exporter, trainer
 from harness.cli.brought import GROUP
+from harness.plugins import load_plugins
 from harness.testing import Project
 
 SUITE = """[suite]
@@ -100,6 +101,15 @@ def test_each_kind_has_its_own() -> None:
     assert capabilities.Adapter.of(adapter(measured_like=("a",))(lambda: None)).measured_like == ("a",)
     with pytest.raises(TypeError, match="measured_like is 'qlora', want names"):
         adapter(measured_like="qlora")  # type: ignore[arg-type]
+
+
+def test_adapters_made_elsewhere_have_a_reader() -> None:
+    """The adapter that reads what was made elsewhere is the one that declares it; without one there is a way out."""
+    plugins = load_plugins(None)
+    assert plugins.foreign_adapter().name == "lora"
+    assert capabilities.Adapter.of(plugins.find("adapter", "qlora").function).measured_like == ("lora",)
+    with pytest.raises(UsageError, match="do not block it with -p no:, or add an"):
+        load_plugins(None, ["no:lora"]).foreign_adapter()
 
 
 class Point:
