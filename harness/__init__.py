@@ -1,59 +1,244 @@
-"""Decide whether a fine-tuned language model may ship."""
+"""Decide whether a fine-tuned language model may ship: `run`, and everything that a plugin may import.
+
+A name is looked up when it is asked for, so that a plugin that is listed costs no more than its own module.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness.errors import ExitCode, UsageError
 from harness.hookspec import hookimpl
+from harness.lazy import lazily
 from harness.moved import keep_old_paths
 from harness.records.metrics import Metric, metric
 from harness.records.models import Logprob, ModelRef, Progress, Sampling, Subject
 from harness.records.samples import Caveat, Labels, Sample, Score
 
 if TYPE_CHECKING:
-    from harness.data.pypi import fetch_wheel
+    from harness import isolated, schema
+    from harness.answers import keys, wire
+    from harness.answers.cache import CachedSubject, Models
+    from harness.answers.store import Responses, request_key
+    from harness.answers.thought import answers as final_answers
+    from harness.artifacts.digests import digest_of, template_digest, weights_digest
+    from harness.artifacts.formats import INDEX as WEIGHTS_INDEX
+    from harness.artifacts.formats import TEMPLATES as TEMPLATE_FILES
+    from harness.artifacts.formats import Unsafe as UnsafeFile
+    from harness.artifacts.formats import check_indexes, no_constant
+    from harness.artifacts.formats import shipping as shipping_files
+    from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
+    from harness.artifacts.gguf import Gguf, gguf_of, read_gguf
+    from harness.artifacts.kept import seal as seal_folder
+    from harness.artifacts.safetensors import Safetensors, read_safetensors
+    from harness.capabilities import adapter, checker, evaluator, exporter, loader, trainer
+    from harness.collection.collect import Task
+    from harness.data import chat
+    from harness.data.fewshot import choose as choose_shots
+    from harness.data.pypi import fetch_wheel, sha256_of
+    from harness.data.rows import GROUP, HELD_OUT, read_rows
+    from harness.errors import Finding, Mistakes, did_you_mean, out_of_memory
+    from harness.evaluation.checks import quote
     from harness.evaluation.grading import Marking
-    from harness.records.findings import Built, Flag
+    from harness.files import cache_dir, copy_range, folder_in_place, write_text
+    from harness.gates import labels
+    from harness.records.findings import Built, Example, Flag, Severity, TrainingRow, text_of
+    from harness.records.findings import marked as marked_text
+    from harness.records.metrics import Scale
+    from harness.records.models import Adapter, Generate, Generation
     from harness.records.run import Run
+    from harness.records.samples import Prompt, Result
+    from harness.release.conversions import NOTE as CONVERSION_NOTES
+    from harness.release.conversions import copy_files
+    from harness.reports.report_json import read_run
+    from harness.reports.run_folder import read_rows as read_answers
+    from harness.stats.tests import cluster_t, numbered
+    from harness.suite.reader import read_suite
+    from harness.suite.tables import Eval, Suite
+    from harness.texts.shown import shorten, shown
+    from harness.texts.shown import whole as whole_text
 
 __all__ = [
+    "CONVERSION_NOTES",
+    "GROUP",
+    "HELD_OUT",
+    "ROPE_FACTORS",
+    "TEMPLATE_FILES",
+    "WEIGHTS_INDEX",
+    "Adapter",
     "Built",
+    "CachedSubject",
     "Caveat",
+    "Eval",
+    "Example",
+    "ExitCode",
+    "Finding",
     "Flag",
+    "Generate",
+    "Generation",
+    "Gguf",
     "Labels",
     "Logprob",
     "Marking",
     "Metric",
+    "Mistakes",
     "ModelRef",
+    "Models",
     "Progress",
+    "Prompt",
+    "Responses",
+    "Result",
+    "Run",
+    "Safetensors",
     "Sample",
     "Sampling",
+    "Scale",
     "Score",
+    "Severity",
     "Subject",
+    "Suite",
+    "Task",
+    "TrainingRow",
+    "UnsafeFile",
     "UsageError",
+    "adapter",
+    "cache_dir",
+    "chat",
+    "check_indexes",
+    "checker",
+    "choose_shots",
+    "cluster_t",
+    "copy_files",
+    "copy_range",
+    "did_you_mean",
+    "digest_of",
+    "evaluator",
+    "exporter",
     "fetch_wheel",
+    "final_answers",
+    "folder_in_place",
+    "gguf_of",
     "hookimpl",
+    "isolated",
+    "keys",
+    "labels",
+    "lazily",
+    "loader",
+    "marked_text",
     "metric",
+    "no_constant",
+    "numbered",
+    "out_of_memory",
+    "quote",
+    "read_answers",
+    "read_gguf",
+    "read_rows",
+    "read_run",
+    "read_safetensors",
+    "read_suite",
+    "request_key",
     "run",
+    "schema",
+    "seal_folder",
+    "sha256_of",
+    "shipping_files",
+    "shorten",
+    "shown",
+    "template_digest",
+    "text_of",
+    "trainer",
+    "weights_digest",
+    "whole_text",
+    "wire",
+    "write_text",
 ]
 __version__ = "0.1.0"
-LATER = {  # what is imported when it is asked for, and where from
+LATER = {  # the module of what is imported when it is asked for; `module:name` where it has another name there
+    "Adapter": "harness.records.models",
     "Built": "harness.records.findings",
+    "CONVERSION_NOTES": "harness.release.conversions:NOTE",
+    "CachedSubject": "harness.answers.cache",
+    "Eval": "harness.suite.tables",
+    "Example": "harness.records.findings",
+    "Finding": "harness.errors",
     "Flag": "harness.records.findings",
+    "GROUP": "harness.data.rows",
+    "Generate": "harness.records.models",
+    "Generation": "harness.records.models",
+    "Gguf": "harness.artifacts.gguf",
+    "HELD_OUT": "harness.data.rows",
     "Marking": "harness.evaluation.grading",
+    "Mistakes": "harness.errors",
+    "Models": "harness.answers.cache",
+    "Prompt": "harness.records.samples",
+    "ROPE_FACTORS": "harness.artifacts.gguf:FACTORS",
+    "Responses": "harness.answers.store",
+    "Result": "harness.records.samples",
+    "Run": "harness.records.run",
+    "Safetensors": "harness.artifacts.safetensors",
+    "Scale": "harness.records.metrics",
+    "Severity": "harness.records.findings",
+    "Suite": "harness.suite.tables",
+    "TEMPLATE_FILES": "harness.artifacts.formats:TEMPLATES",
+    "Task": "harness.collection.collect",
+    "TrainingRow": "harness.records.findings",
+    "UnsafeFile": "harness.artifacts.formats:Unsafe",
+    "WEIGHTS_INDEX": "harness.artifacts.formats:INDEX",
+    "adapter": "harness.capabilities",
+    "cache_dir": "harness.files",
+    "chat": "harness.data.chat:",
+    "check_indexes": "harness.artifacts.formats",
+    "checker": "harness.capabilities",
+    "choose_shots": "harness.data.fewshot:choose",
+    "cluster_t": "harness.stats.tests",
+    "copy_files": "harness.release.conversions",
+    "copy_range": "harness.files",
+    "did_you_mean": "harness.errors",
+    "digest_of": "harness.artifacts.digests",
+    "evaluator": "harness.capabilities",
+    "exporter": "harness.capabilities",
     "fetch_wheel": "harness.data.pypi",
+    "final_answers": "harness.answers.thought:answers",
+    "folder_in_place": "harness.files",
+    "gguf_of": "harness.artifacts.gguf",
+    "isolated": "harness.isolated:",
+    "keys": "harness.answers.keys:",
+    "labels": "harness.gates.labels:",
+    "loader": "harness.capabilities",
+    "marked_text": "harness.records.findings:marked",
+    "no_constant": "harness.artifacts.formats",
+    "numbered": "harness.stats.tests",
+    "out_of_memory": "harness.errors",
+    "quote": "harness.evaluation.checks",
+    "read_answers": "harness.reports.run_folder:read_rows",
+    "read_gguf": "harness.artifacts.gguf",
+    "read_rows": "harness.data.rows",
+    "read_run": "harness.reports.report_json",
+    "read_safetensors": "harness.artifacts.safetensors",
+    "read_suite": "harness.suite.reader",
+    "request_key": "harness.answers.store",
+    "schema": "harness.schema:",
+    "seal_folder": "harness.artifacts.kept:seal",
+    "sha256_of": "harness.data.pypi",
+    "shipping_files": "harness.artifacts.formats:shipping",
+    "shorten": "harness.texts.shown",
+    "shown": "harness.texts.shown",
+    "template_digest": "harness.artifacts.digests",
+    "text_of": "harness.records.findings",
+    "trainer": "harness.capabilities",
+    "weights_digest": "harness.artifacts.digests",
+    "whole_text": "harness.texts.shown:whole",
+    "wire": "harness.answers.wire:",
+    "write_text": "harness.files",
 }
 keep_old_paths()
+__getattr__ = lazily(__name__, LATER)
 
 
-def __getattr__(name: str) -> Any:
-    if name in LATER:
-        return getattr(import_module(LATER[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def run(suite: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> Run:

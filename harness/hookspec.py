@@ -5,6 +5,9 @@ A hook is `harness_` + a noun for what a plugin provides (return a dict of name 
 keyword-only parameters are that table's options: names, types and defaults are read from the
 signature. No hook can open a gate: none filters items, none returns a verdict, and every record, row or option
 that a plugin is given is a copy, so that what it writes there reaches no decision.
+
+What a callable can do beyond being called is declared by the decorator of its kind, `@evaluator(uncached=True)`, which
+sets attributes of the function; these may be set by hand as well.
 """
 
 from __future__ import annotations
@@ -29,18 +32,23 @@ Provided = dict[str, Callable[..., Any]]
 def harness_loaders() -> Provided:  # type: ignore[empty-body]
     """Return loaders for `[model] use = …`.
 
-    `load(refs, *, …)` is a context manager that yields one Subject per ModelRef. Its attribute
-    `load.open(path, *, …)` returns a Source without loading weights into memory. Another, `load.identity(ref, *, …)`,
+    `load(refs, *, …)` is a context manager that yields one Subject per ModelRef. Its `@loader(open=…)`, a function of
+    `(path, *, …)`, returns a Source without loading weights into memory. Its `identity`, of `(ref, *, …)`,
     names everything an answer of the model depends on (weights, tokenizer, dtype, library versions, your own code)
     as a string, without loading it: answers are remembered under it. Without it, or where it returns None, they are
-    not remembered, and the model is loaded for every run. `load.remote = True` says that a candidate's path is a
-    name, not a folder.
+    not remembered, and the model is loaded for every run. `probe(path)` raises UsageError at a candidate's folder that
+    cannot be loaded, `needs(options)` names the modules that are imported late, and `remote=True` says that a
+    candidate's path is a name, not a folder.
     """
 
 
 @hookspec
 def harness_adapters() -> Provided:  # type: ignore[empty-body]
-    """Return adapters for `[adapter] use = …`: `adapter(*, …) -> Adapter`."""
+    """Return adapters for `[adapter] use = …`: `adapter(*, …) -> Adapter`.
+
+    `@adapter(reads_foreign=True)` reads and merges adapters made elsewhere, for suites without an [adapter];
+    `measured_like` names adapters with the same options, which `harness plan --measure` measures beside it.
+    """
 
 
 @hookspec
@@ -54,10 +62,9 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     ignored ends the training there. A parameter named `watch` gets, if the suite asks for it, a function that
     measures a Subject on select rows and returns numbers by name; call it after each epoch, with randomness restored.
     A trainer with an option `validation` does not train on rows that are marked `held_out`, and holds out rows of one
-    `group` together. Its attribute
-    `train.check(*, …)`, if there is one, builds the real configuration and raises UsageError;
-    `train.build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks,
-    and returns a harness.Built; `train.measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all
+    `group` together. Its `@trainer(check=…)`, a function of `(*, …)`, builds the real configuration and raises
+    UsageError; `build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks,
+    and returns a harness.Built; `measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all
     weights where `adapter` is None, and returns what they took, as fields of a harness.plan.benchmark.Measured.
     """
 
@@ -69,24 +76,25 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     `evaluate(subject, samples, *, …)` yields one Score per Sample and declares its metrics with
     `@metric`. It is called on chunks of rows and keeps no state. An evaluator with a parameter
     named `against` is comparative: it gets the loaded base as well and does not run on baselines.
-    Metrics that depend on the options: set `evaluate.metrics_for = function(options) -> list[Metric]`; it may
-    take `folder`, the suite's, as well. Rows that are the evaluator's own: set
-    `evaluate.rows_for = function(options, folder) -> list[dict]`, called in preflight. An evaluator that measures time
-    sets `evaluate.uncached = True` and gets models that remember nothing. A parameter named `folder` gets the suite's
-    folder. What a person should know of a result: `evaluate.remarks = function(scores) -> list[str]`. What can be
-    checked before a model is loaded: `evaluate.check = function(options, folder, model's path)`, raising UsageError.
+    Metrics that depend on the options: `@evaluator(metrics_for=…)`, a function `(options) -> list[Metric]`; it may
+    take `folder`, the suite's, as well. Rows that are the evaluator's own:
+    `rows_for=…`, a function `(options, folder) -> list[dict]`, called in preflight. An evaluator that measures time
+    says `uncached=True` and gets models that remember nothing. A parameter named `folder` gets the suite's
+    folder. What a person should know of a result: `remarks=…`, `(scores) -> list[str]`. What can be
+    checked before a model is loaded: `check=…`, `(options, folder, model's path)`, raising UsageError. The modules
+    that it imports late: `needs=…`, `(options) -> names`.
 
-    An evaluator may mark answers after the model is gone: set `evaluate.marks = "answers"`, or "pairs" (or a function
+    An evaluator may mark answers after the model is gone: `marks="answers"`, or "pairs" (or a function
     of the options that says which). It is called once, as `mark(samples, answers, baseline_answers, *, marking, …)`
     with a `harness.Marking`; its options `max_new_tokens`, `stop` and `thought` say how the answers are
     generated, and the baseline of pairs is the eval's `against`. It yields Scores, Caveats (what a reader must know,
     and what keeps gates shut), and Labels (what people said of such answers). On the baseline of its pairs it has no
     metric.
 
-    An evaluator that can be fooled sets `evaluate.adversaries = function(options) -> dict[str, function]`: by name,
+    An evaluator that can be fooled declares `adversaries=…`, `(options) -> dict[str, function]`: by name,
     functions of a prompt that return an answer worth nothing. `harness selftest` gives them in a candidate's place, and
-    none may pass the gates on the evaluation. One that asks others for money sets
-    `evaluate.estimate = function(options, samples, models, answers) -> str`: a line that says what it takes to judge
+    none may pass the gates on the evaluation. One that asks others for money declares
+    `estimate=…`, `(options, samples, models, answers) -> str`: a line that says what it takes to judge
     so many models and such functions' answers, before any is asked.
     """
 
@@ -97,13 +105,12 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
 
     `to` is a temporary folder; it is renamed into place when the export returned and its bytes were verified.
 
-    An exporter that makes other weights than `ref` has sets `export.converts = True`. What it writes is a candidate of
-    its own then: it is called once `ref` was evaluated, its folder is loaded, evaluated and gated, and shipped as it
-    is. It raises UsageError where it cannot, and may take `progress`. `export.open_options(options) -> dict` gives
-    options of the loader that the copy needs, beside its parent's; `export.check(model, options)` raises UsageError
-    about what can be seen before training, in the folder of the base. Facts for the report go to the file
-    `harness.release.conversions.NOTE` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not
-    shipped.
+    An exporter that makes other weights than `ref` has says `@exporter(converts=True)`. What it writes is a candidate
+    of its own then: it is called once `ref` was evaluated, its folder is loaded, evaluated and gated, and shipped as it
+    is. It raises UsageError where it cannot, and may take `progress`. `open_options(options) -> dict` gives options of
+    the loader that the copy needs, beside its parent's; `check(model, options)` raises UsageError about what can be
+    seen before training, in the folder of the base. Facts for the report go to the file `harness.CONVERSION_NOTES` in
+    `to`, as {"facts": {…}}; files whose names begin with "harness-" are not shipped.
 
     A parameter named `facts` gets a dict for what the report should tell of any other export.
     """
@@ -126,6 +133,7 @@ def harness_checks() -> Provided:  # type: ignore[empty-body]
     data (`suite`, `rows`, `tasks`, `base`, `load`), trainer (`built`), adapter (`adapter`), merged (`merged`,
     `twin`), results (`result`, `task`); harness.evaluation.checks.STAGES says what each is. An error stops the run,
     before training with exit code 4, after it with 1. The docstring is what `harness explain CODE` prints.
+    `@checker(leaks=True)` tells which rows of an evaluation were trained on.
     """
 
 

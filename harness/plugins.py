@@ -17,9 +17,11 @@ import pluggy
 
 from harness import hookspec
 from harness.answers import keys
+from harness.capabilities import Adapter, mistakes_of
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 
 HARNESSFILE = "harnessfile.py"
+DISTRIBUTION = "finetune-harness"
 KINDS = {  # what a table's `use` names -> the hook that provides it
     "loader": "harness_loaders",
     "adapter": "harness_adapters",
@@ -58,6 +60,19 @@ class Plugins:
             known = [n for k, n in self.provided if k == kind]
             raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}') from None
 
+    def foreign_adapter(self) -> Provided:
+        """Return what reads adapters made elsewhere, for a suite without [adapter]; raises UsageError without one."""
+        able = (p for p in self.provided.values() if p.kind == "adapter" and Adapter.of(p.function).reads_foreign)
+        if found := min(able, key=lambda p: p.name, default=None):
+            return found
+        raise UsageError("no adapter reads what was made elsewhere; do not block it with -p no:, or add an [adapter]")
+
+    def is_own(self, provided: Provided) -> bool:
+        """Return whether a callable is of a plugin that was installed with the harness itself."""
+        points = importlib.metadata.entry_points(group=keys.GROUP, name=provided.plugin)
+        packages = {p.module.partition(".")[0] for p in points if p.dist and p.dist.name == DISTRIBUTION}
+        return provided.function.__module__.partition(".")[0] in packages
+
     def code(self, *provided: Provided) -> str:
         """Return one sha256 for the content of the harness and of all plugins, or of those that provide something."""
         asked = provided or tuple(self.provided.values())
@@ -84,6 +99,8 @@ class Plugins:
                         mistakes.add(
                             f'{kind} "{name}"', f"is provided by two plugins, {both}; block one with -p no:NAME"
                         )
+                    for what in mistakes_of(kind, function):
+                        mistakes.add(f'{kind} "{name}"', what)
                     found[kind, name] = Provided(kind, name, plugin, function)
         mistakes.raise_if_any()
         return found

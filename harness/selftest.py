@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import capabilities
 from harness.artifacts.digests import weights_digest
 from harness.collection.collect import Plan
 from harness.errors import ExitCode, UsageError, did_you_mean
@@ -186,7 +187,7 @@ def _adversaries(plan: Plan) -> list[_Adversary]:
     """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     found = []
     for name, task in plan.tasks.items():
-        answers = getattr(task.function, "adversaries", None)
+        answers = capabilities.Evaluator.of(task.function).adversaries
         alone = _alone(plan, name)
         if answers and any(g.blocking for g in alone.gates(plan.candidates[0])):
             made = answers(dict(task.spec.options)).items()
@@ -212,7 +213,7 @@ def _costs(plan: Plan, impostors: int, adversaries: Sequence[_Adversary]) -> Ite
     """Say what evaluators that ask others may have to ask, as far as they say it."""
     for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
         task, mine = plan.tasks[name], [a.answer for a in adversaries if a.eval == name]
-        estimate = getattr(task.function, "estimate", None)
+        estimate = capabilities.Evaluator.of(task.function).estimate
         if estimate and (impostors or mine):
             told = estimate(dict(task.spec.options), task.samples or (), impostors, mine)
             yield f"{task.spec.where}: {told}"

@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import Score, hookimpl, metric
-from harness.data.pypi import fetch_wheel
-from harness.files import cache_dir, write_text
+from harness import Score, cache_dir, fetch_wheel, hookimpl, metric, write_text
 
 Row = dict[str, Any]
 Splits = dict[str, list[Row]]

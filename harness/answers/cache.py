@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import astuple, replace
-from typing import Any, TypeVar
+from dataclasses import astuple
+from typing import Any, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
 from harness.errors import UsageError
-from harness.records.models import Logprob, ModelRef, Sampling, Subject
+from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject
 from harness.records.samples import Prompt
 from harness.texts.shown import whole
 
@@ -76,28 +76,17 @@ class CachedSubject:
         """The model itself, in memory."""
         return self._models[self._number]
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        stop: Sequence[str] = (),
-        sampling: Sampling | None = None,
-        truncate: bool = False,
-    ) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
-        how = (max_new_tokens, list(stop), truncate)
-        drawn = [sampling.temperature, sampling.top_p, sampling.top_k] if sampling else None
-        seeds = sampling.seeds if sampling else (None,) * len(prompts)
-        keys = [self._key("generate", p, how, drawn, seed) for p, seed in zip(prompts, seeds, strict=True)]
+        how = Generate(**options)
+        asked = (how.max_new_tokens, list(how.stop), how.truncate)
+        drawn = [how.sampling.temperature, how.sampling.top_p, how.sampling.top_k] if how.sampling else None
+        seeds = how.sampling.seeds if how.sampling else (None,) * len(prompts)
+        keys = [self._key("generate", p, asked, drawn, seed) for p, seed in zip(prompts, seeds, strict=True)]
 
         def ask(numbers: Sequence[int]) -> Stream[str]:
-            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop}
-            if sampling:
-                options["sampling"] = replace(sampling, seeds=tuple(sampling.seeds[i] for i in numbers))
-            if truncate:
-                options["truncate"] = True
-            for number, answer in _stream(self.loaded, "generate", [prompts[i] for i in numbers], options):
+            keywords = how.some(numbers).keywords
+            for number, answer in _stream(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
                 yield number, self._whole(answer)
 
         return self._answers(keys, ask, str, _text)
@@ -229,7 +218,7 @@ def tally(subject: Subject | None) -> tuple[int, int]:
     return (subject.asked, subject.found) if isinstance(subject, CachedSubject) else (0, 0)
 
 
-def _stream(subject: Any, method: str, requests: Sequence[Any], options: dict[str, Any]) -> Stream[Any]:
+def _stream(subject: Any, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Stream[Any]:
     """Yield (number, answer) as answers come, or all at once from a subject that cannot stream."""
     stream = getattr(subject, f"stream_{method}", None)
     if stream:

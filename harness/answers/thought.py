@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 from harness.errors import UsageError
-from harness.records.models import Subject
+from harness.records.models import Generate, Generation, Subject
 from harness.records.samples import Prompt
 
 
 def answers(
-    subject: Subject, prompts: Sequence[Prompt], *, thought: Sequence[str] = (), stop: Sequence[str] = (), **how: Any
+    subject: Subject, prompts: Sequence[Prompt], *, thought: Sequence[str] = (), **options: Unpack[Generation]
 ) -> list[tuple[str, str]]:
     """Answer each prompt; return what is said, and all that was generated.
 
@@ -19,13 +20,14 @@ def answers(
     after the last end of a thought, and ends before the first stop string from there on; a thought that never ends
     says nothing. Raises UsageError unless there are two marks, or none.
     """
+    how = Generate(**options)
     if not thought:
-        return [(text, text) for text in subject.generate(prompts, stop=stop, **how)]
+        return [(text, text) for text in subject.generate(prompts, **how.keywords)]
     if len(thought) != 2 or not all(thought):
         raise UsageError(f'thought: is {list(thought)}, want two marks, for instance ["<think>", "</think>"]')
-    generated = subject.generate(prompts, stop=(), **how)
+    generated = subject.generate(prompts, **replace(how, stop=()).keywords)
     said = [_said(subject, prompt, text, *thought) for prompt, text in zip(prompts, generated, strict=True)]
-    return [(_cut(text, stop), whole) for text, whole in zip(said, generated, strict=True)]
+    return [(_cut(text, how.stop), whole) for text, whole in zip(said, generated, strict=True)]
 
 
 def _said(subject: Subject, prompt: Prompt, text: str, begin: str, end: str) -> str:

@@ -17,7 +17,11 @@ from harness.texts.shown import shown
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
-    args = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        args = parser(words).parse_args(words)
+    except UsageError as error:
+        return _refused(error)
     try:
         with signals.as_interrupts(), streams.outliving_their_reader():
             return _ended(args)
@@ -31,9 +35,7 @@ def _ended(args: argparse.Namespace) -> int:
     try:
         return int(guarded(args.command, args))
     except UsageError as error:
-        for message in error.messages:
-            say(f"error: {message}", sys.stderr)
-        return ExitCode.USAGE
+        return _refused(error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
@@ -42,3 +44,9 @@ def _ended(args: argparse.Namespace) -> int:
             return ExitCode.USAGE
         print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
         return ExitCode.INTERNAL
+
+
+def _refused(error: UsageError) -> int:
+    for message in error.messages:
+        say(f"error: {message}", sys.stderr)
+    return ExitCode.USAGE

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from harness import __version__
-from harness.cli import ahead, judge, project, release, run
+from harness.cli import ahead, project, release, run
+from harness.cli.brought import add_commands
 from harness.cli.options import Parser
 
 EPILOG = (
@@ -15,13 +17,16 @@ EPILOG = (
 )
 COMMANDS = (
     *(run.run_parser, ahead.plan_parser, ahead.check_parser, project.explain_parser, project.plugins_parser),
-    *(run.show_parser, project.waive_parser, ahead.selftest_parser, judge.judge_parser, project.init_parser),
+    *(run.show_parser, project.waive_parser, ahead.selftest_parser, project.init_parser),
     *(release.verify_parser, release.keygen_parser, release.sign_parser, release.promote_parser),
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser; what it makes of words has the function of its command as `command`."""
+def parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command line; what it makes of words has the function of its command as `command`.
+
+    Commands that plugins bring are looked for where the first word is none of ours.
+    """
     made: argparse.ArgumentParser = Parser(
         prog="harness", description="Decide whether a fine-tuned language model may ship.", epilog=EPILOG
     )
@@ -29,4 +34,6 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
+    if not (words and words[0] in commands.choices):
+        add_commands(commands, commands.choices)
     return made

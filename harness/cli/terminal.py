@@ -19,7 +19,6 @@ from harness.cli.words import (
     interval,
     number,
     reasons,
-    shorten,
     some,
     title,
 )
@@ -30,6 +29,7 @@ from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial
 from harness.schema import show
+from harness.texts.shown import shorten
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}

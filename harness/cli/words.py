@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.markup import escape as unmarked
 
 from harness.records.gates import Outcome, Verdict
-from harness.texts.shown import shown, spelt
+from harness.texts.shown import shown
 
 SAME = "for the same reason"
 NAMED = 5  # rows that are named where there may be many
@@ -36,12 +36,6 @@ def reasons(verdicts: Sequence[Verdict]) -> list[str]:
 def some(ids: Sequence[str]) -> str:
     """Return the first ids as text, with dots for the others."""
     return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
-
-
-def shorten(text: str, width: int = 400) -> str:
-    """Write a text on one line, its middle left out when it is long."""
-    line = spelt(text)
-    return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
 
 
 def escape(text: str, *, lines: bool = False) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from harness import capabilities
 from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate, grouped
 from harness.suite.tables import RELEASES, Export, Suite, is_reserved, name_mistake
-
-CONVERTS = "converts"  # the attribute by which an exporter says that it makes other weights
 
 
 def with_copies(suite: Suite, plugins: Plugins) -> Suite:
@@ -58,7 +57,7 @@ def parent_mistakes(gate: Gate, suite: Suite) -> Iterator[str]:
 
 def _converts(export: Export, plugins: Plugins) -> bool:
     try:
-        return bool(getattr(plugins.find("exporter", export.use).function, CONVERTS, False))
+        return capabilities.Exporter.of(plugins.find("exporter", export.use).function).converts
     except UsageError:
         return False  # told by who looks at the exporter itself
 

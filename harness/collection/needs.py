@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from harness.capabilities import Evaluator, Loader
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,10 +45,9 @@ def _needed(plan: Plan) -> Iterator[str]:
     suite = plan.suite
     asked = {i.eval for i in plan.items}
     models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
-    used = [(plan.plugins.find("loader", m.use).function, m.options) for m in models]
-    used += [(t.function, t.spec.options) for t in plan.tasks.values() if t.spec.name in asked]
-    for function, options in used:
-        needs = getattr(function, "needs", None)
+    used = [(Loader.of(plan.plugins.find("loader", m.use).function).needs, m.options) for m in models]
+    used += [(Evaluator.of(t.function).needs, t.spec.options) for t in plan.tasks.values() if t.spec.name in asked]
+    for needs, options in used:
         yield from needs(dict(options)) if needs else ()
 
 

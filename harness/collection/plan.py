@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.artifacts.digests import digest_of
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate
@@ -17,9 +17,6 @@ from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
-OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
-UNCACHED = "uncached"  # the attribute by which an evaluator asks for models that remember nothing
-MARKS = "marks"  # the attribute by which an evaluator asks for answers, once the model is gone
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Task:
     @property
     def marks(self) -> str:
         """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
-        marks = getattr(self.function, MARKS, "")
+        marks = capabilities.Evaluator.of(self.function).marks
         return str(marks(dict(self.spec.options)) if callable(marks) else marks)
 
     @property
@@ -67,11 +64,11 @@ class Task:
 
     @property
     def brings_rows(self) -> bool:
-        return hasattr(self.function, OWN_ROWS)
+        return capabilities.Evaluator.of(self.function).rows_for is not None
 
     @property
     def uncached(self) -> bool:
-        return bool(getattr(self.function, UNCACHED, False))
+        return capabilities.Evaluator.of(self.function).uncached
 
 
 @dataclass(frozen=True)

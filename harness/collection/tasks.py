@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.collection.context import Context
-from harness.collection.plan import COMPARATIVE, OWN_ROWS, Task
+from harness.collection.plan import COMPARATIVE, Task
 from harness.collection.sources import Sources, overlap
 from harness.data import chat
 from harness.data.rows import to_samples
@@ -81,7 +81,7 @@ def by_prompt(samples: Samples) -> Samples:
 
 def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:
     """Return the metrics an evaluator declares, by name; `folder` is the suite's."""
-    made = getattr(function, "metrics_for", None)
+    made = capabilities.Evaluator.of(function).metrics_for
     given = {"folder": folder} if made and schema.wants(made, "folder") else {}
     declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
     return {m.name: plain(Metric, m) for m in declared}
@@ -109,7 +109,7 @@ def _samples(
     context: Context, sources: Sources, spec: Eval, function: Callable[..., Any] | None
 ) -> tuple[Samples | None, Samples | None]:
     """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
-    brings = getattr(function, OWN_ROWS, None)
+    brings = capabilities.Evaluator.of(function).rows_for if function else None
     if spec.chat_template_kwargs and spec.data is None:
         context.mistakes.add(spec.where, f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these')
     if spec.data is None and brings is None:

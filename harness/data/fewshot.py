@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from harness.data import chat
 from harness.data.rows import continuation
-from harness.records.models import Logprob, Subject
+from harness.records.models import Generation, Logprob, Subject
 from harness.records.samples import Prompt, Sample
 
 
@@ -22,7 +22,7 @@ class FewShot:
     def digest(self) -> str:
         return self.subject.digest
 
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt after the examples."""
         return self.subject.generate([with_examples(p, self.examples) for p in prompts], **options)
 

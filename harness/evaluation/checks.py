@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import capabilities
 from harness.artifacts import kept
 from harness.collection import needs
 from harness.errors import RAISES, Finding, Mistakes, UsageError, did_you_mean
@@ -172,7 +173,7 @@ def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
     if train is None or not plan.suite.trains or plan.training is None:
         return None
     function = plan.plugins.find("trainer", train.use).function
-    make: Callable[..., Built] | None = getattr(function, "build", None)
+    make: Callable[..., Built] | None = capabilities.Trainer.of(function).build
     if make is None:
         return None
     rows, options = isolated(list(plan.training)), isolated(dict(train.options))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
+from harness.capabilities import Check
 from harness.gates.eligibility import unjudged
 from harness.records.findings import Flag
 from harness.records.gates import Gate, Outcome, Verdict
@@ -20,7 +21,7 @@ from harness.records.samples import Sample
 if TYPE_CHECKING:
     from harness.plugins import Plugins
 
-CHECK, HOME = "D10", "harness_checks."  # the only check that is heard, and the package it must come from
+CHECK = "D10"  # the only check that is heard; it must declare that it tells leaks, and be the harness's own
 KINDS = tuple(f"{CHECK}-{kind}" for kind in ("exact", "inside", "coverage", "near", "group"))
 Leaks = Mapping[str, Mapping[str, str]]  # evaluation -> id of a row -> the code it was told under
 
@@ -59,7 +60,7 @@ def softened(flags: Iterable[Flag], gates: Sequence[Gate]) -> list[Flag]:
 def looks(plugins: Plugins) -> bool:
     """Say whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
     provided = plugins.provided.get(("check", CHECK))
-    return provided is not None and provided.function.__module__.startswith(HOME)
+    return provided is not None and Check.of(provided.function).leaks and plugins.is_own(provided)
 
 
 def locked(leaks: Leaks, gates: Sequence[Gate], rows: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
@@ -23,8 +23,6 @@ from harness.records.models import Adapter, ModelRef, Source
 from harness.release.export import problem_with
 from harness.release.previous import missing, open_release
 from harness.suite.tables import Model
-
-FOREIGN = "lora"  # the adapter plugin that reads and merges adapters made elsewhere, unless the suite names one
 
 
 @dataclass(frozen=True)
@@ -68,17 +66,17 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
         if taken := problem_with(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
         exporter = plan.plugins.find("exporter", export.use).function
-        if checks := getattr(exporter, "check", None):
+        if checks := capabilities.Exporter.of(exporter).check:
             _try(mistakes, f"{export.where}:", partial(checks, Path((candidate or source).path), dict(export.options)))
     for task in plan.tasks.values():
-        checks = getattr(task.function, "check", None)
+        checks = capabilities.Evaluator.of(task.function).check
         if checks and any(i.eval == task.spec.name for i in plan.items):
             given = (dict(task.spec.options), suite.path.parent, suite.model.path)
             _try(mistakes, f"{task.spec.where}:", partial(checks, *given))
     if not known:
         if suite.train and suite.trains:
             trainer = plan.plugins.find("trainer", suite.train.use).function
-            if checks := getattr(trainer, "check", None):
+            if checks := capabilities.Trainer.of(trainer).check:
                 for table in (t.suite.train or suite.train for t in trials(plan)):
                     _try(mistakes, table.where, partial(checks, **table.options))
         _lengths(plan, source, mistakes)
@@ -89,11 +87,17 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
 
 
 def open_model(plan: Plan, model: Model) -> Source:
-    loader = plan.plugins.find("loader", model.use).function
     try:
-        source: Source = loader.open(model.path, **model.options)  # type: ignore[attr-defined]
+        return _open(plan, model.use, model.path, model.options)
     except UsageError as error:
         raise UsageError(*(f"{model.where} {m}" for m in error.messages)) from None
+
+
+def _open(plan: Plan, use: str, path: str, options: Mapping[str, Any]) -> Source:
+    opening = capabilities.Loader.of(plan.plugins.find("loader", use).function).open
+    if opening is None:
+        raise UsageError(f'use: the loader "{use}" opens no source; declare one with @loader(open=…)')
+    source: Source = opening(path, **options)
     return source
 
 
@@ -121,7 +125,7 @@ def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
             used.append(find(kind, table.use))
             parts += [table.use, schema.with_defaults(used[-1].function, table.options)]
     if suite.adapter is None:
-        used.append(find("adapter", FOREIGN))
+        used.append(plan.plugins.foreign_adapter())
     return digest_of([*parts, plan.training, plan.plugins.code(*used)])
 
 
@@ -160,9 +164,8 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Ada
 def make_adapter(plan: Plan) -> Adapter:
     """Return the adapter of the suite, or the plain one that reads what was trained elsewhere."""
     table = plan.suite.adapter
-    made: Adapter = plan.plugins.find("adapter", table.use if table else FOREIGN).function(
-        **(table.options if table else {})
-    )
+    used = plan.plugins.find("adapter", table.use) if table else plan.plugins.foreign_adapter()
+    made: Adapter = used.function(**(table.options if table else {}))
     return made
 
 
@@ -172,13 +175,13 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
     if declared is None:
         return None
     if declared.merged:
-        loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
+        loader = capabilities.Loader.of(plan.plugins.find("loader", plan.suite.model.use).function)
         # What a server serves has a name, not a folder.
-        path = declared.merged if getattr(loader, "remote", False) else str(plan.suite.resolve(declared.merged))
-        if not getattr(loader, "remote", False) and not _is_safe(Path(path), declared.where, mistakes):
+        path = declared.merged if loader.remote else str(plan.suite.resolve(declared.merged))
+        if not loader.remote and not _is_safe(Path(path), declared.where, mistakes):
             return None
         opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
-        if opened and (probe := getattr(loader, "probe", None)):
+        if opened and (probe := loader.probe):
             _try(mistakes, declared.where, partial(probe, opened.path))
         return opened
     if adapter and declared.adapter:
@@ -217,9 +220,7 @@ def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:
 def open_folder(plan: Plan, path: str) -> Source:
     """Open a model that was made of the suite's."""
     options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
-    loader: Any = plan.plugins.find("loader", plan.suite.model.use).function
-    opened: Source = loader.open(path, **options)
-    return opened
+    return _open(plan, plan.suite.model.use, path, options)
 
 
 def _releases(

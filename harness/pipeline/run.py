@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import schema
+from harness import capabilities, schema
 from harness.answers import keys
 from harness.answers.cache import CachedSubject, Models, awake, tally
 from harness.answers.store import Responses
@@ -689,7 +689,7 @@ class Runner:
             report = self.failed(item, error, time.monotonic() - begun)
         else:
             self.results[item.subject, item.eval] = result
-            remarks = getattr(task.function, "remarks", None)
+            remarks = capabilities.Evaluator.of(task.function).remarks
             for line in remarks(isolated(result.scores)) if remarks else ():
                 self.run.warnings.append(f"{item.subject}::{item.eval}: {line}")
             self.folder.add(result, task.samples, list(result.metrics))
@@ -857,7 +857,7 @@ class Runner:
         model = model or self.suite.model
         loader = self.plan.plugins.find("loader", model.use).function
         self.models = models = Models(partial(conversions.load_each, loader, isolated(list(refs))))
-        identify = getattr(loader, "identity", None) if self.responses else None
+        identify = capabilities.Loader.of(loader).identity if self.responses else None
         try:
             subjects: list[Subject] = []
             for i, ref in enumerate(refs):

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
 from harness.collection.collect import Item, Plan, Task
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from harness.pipeline.run import Runner
 
 FULL, EVALUATION = "full", "evaluation"
-PAIR = ("lora", "qlora")  # adapters that take each other's options, so that one can be measured for the other
 ROWS = 16  # of each evaluation that are timed
 FORMAT = 1
 
@@ -81,11 +80,11 @@ def methods_of(plan: Plan) -> list[str]:
     suite = plan.suite
     if not (suite.train and suite.adapter and suite.trains):
         return []
-    if not hasattr(plan.plugins.find("trainer", suite.train.use).function, "measure"):
+    if capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure is None:
         return []
-    own = suite.adapter.use
+    own = plan.plugins.find("adapter", suite.adapter.use)
     known = {name for kind, name in plan.plugins.provided if kind == "adapter"}
-    return [own, *(n for n in PAIR if own in PAIR and n != own and n in known), FULL]
+    return [own.name, *(n for n in capabilities.Adapter.of(own.function).measured_like if n in known), FULL]
 
 
 def known(runner: Runner) -> dict[str, Measured]:
@@ -131,7 +130,7 @@ def peak_memory() -> tuple[int, str]:
 def _path(runner: Runner, what: str) -> Path:
     """Return where a measurement is kept: under all that decides it, the number of processors too."""
     plan, suite, base = runner.plan, runner.suite, runner.base()
-    identify = getattr(plan.plugins.find("loader", suite.model.use).function, "identity", None)
+    identify = capabilities.Loader.of(plan.plugins.find("loader", suite.model.use).function).identity
     model = identify(base, **suite.model.options) if identify else None
     machine = [_threads(), os.environ.get("OMP_NUM_THREADS", "")]
     parts: list[Any] = [FORMAT, what, keys.of_model(base), model, runner.run.versions, machine, suite.about.seed]
@@ -211,8 +210,9 @@ def _training(runner: Runner, method: str) -> Measured:
     adapter = None
     if method != FULL:
         adapter = plan.plugins.find("adapter", method).function(**_adapter_options(plan, method))
-    trainer: Any = plan.plugins.find("trainer", suite.train.use).function
-    facts = trainer.measure(runner.base(), adapter, list(plan.training), seed=suite.about.seed, **suite.train.options)
+    measure = capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure
+    assert measure  # `methods_of` names no way to train without
+    facts = measure(runner.base(), adapter, list(plan.training), seed=suite.about.seed, **suite.train.options)
     return Measured(method, **facts)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import weights_digest
 from harness.collection.collect import COMPARATIVE, Item, Plan, Task
@@ -243,7 +243,7 @@ class _Ears:
         if name not in self.refs:
             return Listener(ModelRef(name, ""), None)
         ref, model = self.refs[name]
-        identify = getattr(self.runner.plan.plugins.find("loader", model.use).function, "identity", None)
+        identify = capabilities.Loader.of(self.runner.plan.plugins.find("loader", model.use).function).identity
         identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
             return Listener(ref, None)

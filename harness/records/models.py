@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from harness.records.samples import Prompt
 
@@ -65,6 +65,49 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seeds: tuple[int, ...] = ()
+
+
+class Generation(TypedDict, total=False):
+    """The keywords of `subject.generate`, which are the fields of Generate."""
+
+    max_new_tokens: int
+    stop: Sequence[str]
+    sampling: Sampling | None
+    truncate: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """How prompts are answered: at most `max_new_tokens` each, to the first string of `stop`, greedily unless `drawn`.
+
+    A subject makes one of the keywords that it is called with, so that a misspelt one is a TypeError.
+    """
+
+    max_new_tokens: int = 64
+    stop: Sequence[str] = ()
+    sampling: Sampling | None = None
+    truncate: bool = False
+
+    @property
+    def drawn(self) -> Sampling | None:
+        """Return how tokens are drawn; None where the likeliest is taken, as it is at temperature 0."""
+        return self.sampling if self.sampling and self.sampling.temperature > 0 else None
+
+    @property
+    def keywords(self) -> Generation:
+        """Return the keywords for another subject, which may not know those that change nothing."""
+        said = Generation(max_new_tokens=self.max_new_tokens, stop=self.stop)
+        if self.sampling:
+            said["sampling"] = self.sampling
+        if self.truncate:
+            said["truncate"] = True
+        return said
+
+    def some(self, numbers: Sequence[int]) -> Generate:
+        """Return how some of the prompts are answered, by their numbers: with their seeds."""
+        if self.sampling is None:
+            return self
+        return replace(self, sampling=replace(self.sampling, seeds=tuple(self.sampling.seeds[i] for i in numbers)))
 
 
 class Subject(Protocol):

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import formats, kept
 from harness.artifacts.digests import digest_of, template_digest, weights_digest
@@ -77,7 +77,7 @@ def _deployable(folder: Path) -> None:
 
 def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
     """Return the loader's options for a copy: its parent's, and what its format wants."""
-    wants = getattr(exporter, "open_options", None)
+    wants = capabilities.Exporter.of(exporter).open_options
     return {**parent.options, **(wants(dict(declared.options)) if wants else {})}
 
 

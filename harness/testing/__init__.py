@@ -21,6 +21,7 @@ import pytest
 
 from harness.answers import keys
 from harness.artifacts.digests import digest_of, weights_digest
+from harness.capabilities import loader, trainer
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
 from harness.records.models import Logprob, ModelRef, Progress
@@ -106,12 +107,6 @@ class FakeAdapter:
         write_fake(out, _skill(adapter) - self.loses)
 
 
-@contextmanager
-def load(refs: Sequence[ModelRef], *, dtype: str = "auto") -> Iterator[list[FakeSubject]]:
-    """Load fake models."""
-    yield [FakeSubject(r.name, _skill(r.adapter or Path(r.path)), r.digest) for r in refs]
-
-
 def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
     """Open a folder that `write_fake` wrote."""
     if not (Path(path) / "skill.json").is_file():
@@ -125,20 +120,11 @@ def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
     return digest_of([[keys.of_folder(folder) for folder in folders], ref.quantization, dtype])
 
 
-load.open = open_source  # type: ignore[attr-defined]
-load.identity = identity  # type: ignore[attr-defined]
-
-
-def train(
-    ref: ModelRef, adapter: FakeAdapter, rows: Sequence[Any], out: Path, *, progress: Any, seed: int, skill: float = 0.9
-) -> Path:
-    """Write an adapter of the wanted skill."""
-    for step in range(3):
-        progress(Progress("train", step + 1, 3, {"loss": 1.0 / (step + 1)}))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.mkdir()
-    write_fake(out, skill)
-    return out
+@loader(open=open_source, identity=identity)
+@contextmanager
+def load(refs: Sequence[ModelRef], *, dtype: str = "auto") -> Iterator[list[FakeSubject]]:
+    """Load fake models."""
+    yield [FakeSubject(r.name, _skill(r.adapter or Path(r.path)), r.digest) for r in refs]
 
 
 def measure(
@@ -149,7 +135,17 @@ def measure(
     return took | {"whole_steps": 30, "whole_tokens": 300, "trainable": 1 if adapter else 10}
 
 
-train.measure = measure  # type: ignore[attr-defined]
+@trainer(measure=measure)
+def train(
+    ref: ModelRef, adapter: FakeAdapter, rows: Sequence[Any], out: Path, *, progress: Any, seed: int, skill: float = 0.9
+) -> Path:
+    """Write an adapter of the wanted skill."""
+    for step in range(3):
+        progress(Progress("train", step + 1, 3, {"loss": 1.0 / (step + 1)}))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir()
+    write_fake(out, skill)
+    return out
 
 
 def write_fake(folder: Path, skill: float) -> Path:

@@ -26,6 +26,12 @@ def shown(text: str, *, lines: bool = False) -> str:
     return spelt(hide(text), lines=lines)
 
 
+def shorten(text: str, width: int = 400) -> str:
+    """Write a text on one line, its middle left out when it is long."""
+    line = spelt(text)
+    return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
+
+
 def whole(text: str) -> str:
     """Return a text without halves of surrogate pairs: no file, database or tokenizer takes one."""
     return text if text.isascii() else HALF.sub("\ufffd", text)

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.hookspec import hookimpl
+from harness import hookimpl, loader
 from harness_api.options import OPENAI, Options
 
 if TYPE_CHECKING:
-    from harness.records.models import ModelRef, Subject
+    from harness import ModelRef, Subject
     from harness_api.subject import APISource
 
 
@@ -19,6 +19,19 @@ def harness_loaders() -> dict[str, Any]:
     return {"api": load}
 
 
+def open_source(path: str, **options: Any) -> APISource:
+    """Ask the server whether it is there and serves the model, and tell what it offers."""
+    from harness_api.subject import open_source
+
+    return open_source(path, Options(**options))
+
+
+def identity(ref: ModelRef, **options: Any) -> str | None:
+    """Name what an answer depends on; None without a `version`, for the model behind a name can change."""
+    return Options(**options).identity(ref.path)
+
+
+@loader(open=open_source, identity=identity, remote=True, needs=lambda options: ("openai",))
 @contextmanager
 def load(
     refs: Sequence[ModelRef],
@@ -64,21 +77,3 @@ def load(
     finally:
         for server in {subject.server for subject in subjects}:
             server.close()
-
-
-def open_source(path: str, **options: Any) -> APISource:
-    """Ask the server whether it is there and serves the model, and tell what it offers."""
-    from harness_api.subject import open_source
-
-    return open_source(path, Options(**options))
-
-
-def identity(ref: ModelRef, **options: Any) -> str | None:
-    """Name what an answer depends on; None without a `version`, for the model behind a name can change."""
-    return Options(**options).identity(ref.path)
-
-
-load.open = open_source  # type: ignore[attr-defined]
-load.identity = identity  # type: ignore[attr-defined]
-load.remote = True  # type: ignore[attr-defined]
-load.needs = lambda options: ("openai",)  # type: ignore[attr-defined]

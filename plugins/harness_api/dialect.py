@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from harness.errors import UsageError, did_you_mean
+from harness import UsageError, did_you_mean
 from harness_api import scores
 from harness_api.answers import choice
 from harness_api.options import Options

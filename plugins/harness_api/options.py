@@ -10,9 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import harness_api
-from harness.answers import keys
-from harness.artifacts.digests import digest_of
-from harness.errors import Mistakes, UsageError
+from harness import Mistakes, UsageError, digest_of, keys
 
 OPENAI = "https://api.openai.com/v1"
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # no lower case: a key that was written here by mistake has some

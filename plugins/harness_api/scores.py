@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.errors import Finding
-from harness.records.models import Logprob
+from harness import Finding, Logprob
 from harness_api.answers import choice
 from harness_api.server import Trouble
 

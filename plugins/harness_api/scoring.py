@@ -6,9 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.errors import UsageError
-from harness.records.models import Logprob
-from harness.records.samples import Prompt
+from harness import Logprob, Prompt, UsageError
 from harness_api import scores
 from harness_api.dialect import COMPLETIONS, Dialect
 from harness_api.scores import Position

@@ -11,8 +11,7 @@ from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, TypeVar
 
-from harness.answers import wire
-from harness.errors import UsageError
+from harness import UsageError, wire
 from harness_api.options import Options
 
 T = TypeVar("T")

@@ -7,13 +7,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
-from harness.data.chat import ARGUMENTS
-from harness.errors import UsageError
-from harness.records.models import Logprob, ModelRef, Sampling
-from harness.records.samples import Prompt
-from harness.texts.shown import whole
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, Sampling, UsageError, chat, whole_text
 from harness_api import answers, dialect
 from harness_api.dialect import CHAT, COMPLETIONS, Dialect
 from harness_api.options import Options
@@ -65,36 +61,25 @@ class APISubject:
         if not options.version:
             self.advice = 'run again; with version = "…" what was answered would have been kept'
 
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
         return _in_order(self.stream_generate(prompts, **options))
 
-    def stream_generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        stop: Sequence[str] = (),
-        sampling: Sampling | None = None,
-        truncate: bool = False,
-    ) -> Iterator[tuple[int, str]]:
+    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
         """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers come.
 
         A text ends before the first stop string. `truncate` cuts text from the left where the server tells tokens.
         Raises UsageError when the server refuses a prompt or gives up answering; what was answered came before.
         """
-        if max_new_tokens < 1:
+        how = Generate(**options)
+        if how.max_new_tokens < 1:
             yield from ((i, "") for i in range(len(prompts)))
             return
-        drawn = sampling if sampling and sampling.temperature > 0 else None
-        if drawn:
-            self._check_drawing(drawn, len(prompts))
-
-        stops = [s for s in stop if s]
+        if how.drawn:
+            self._check_drawing(how.drawn, len(prompts))
 
         def ask(number: int, ended: threading.Event) -> str:
-            how = _drawn(drawn, number) if drawn else {"temperature": 0}
-            return self._answer(prompts[number], how, max_new_tokens, stops, truncate, ended)
+            return self._answer(prompts[number], how.some([number]) if how.drawn else how, ended)
 
         yield from each(ask, len(prompts), self.options.concurrency)
 
@@ -122,21 +107,14 @@ class APISubject:
             raise UsageError(f"{self.server.where}: tells no tokens, so they cannot be counted")
         return self.tokens.count(pairs, self.options.concurrency)
 
-    def _answer(
-        self,
-        prompt: Prompt,
-        how: Mapping[str, Any],
-        max_new_tokens: int,
-        stops: Sequence[str],
-        truncate: bool,
-        ended: threading.Event,
-    ) -> str:
-        about = f" (the prompt ending {_end(prompt)!r})"
-        endpoint, asked = self._addressed(self._cut(prompt, max_new_tokens, ended) if truncate else prompt)
-        asked = {**self.asked, **how, **asked, **({"stop": list(stops[:STOPS])} if stops else {})}
+    def _answer(self, prompt: Prompt, how: Generate, ended: threading.Event) -> str:
+        about, stops = f" (the prompt ending {_end(prompt)!r})", [s for s in how.stop if s]
+        endpoint, asked = self._addressed(self._cut(prompt, how.max_new_tokens, ended) if how.truncate else prompt)
+        drawn = _drawn(how.drawn) if how.drawn else {"temperature": 0}
+        asked = {**self.asked, **drawn, **asked, **({"stop": stops[:STOPS]} if stops else {})}
         text = self.server.ask(
             endpoint.path,
-            endpoint.body(max_new_tokens, asked),
+            endpoint.body(how.max_new_tokens, asked),
             read=partial(answers.text_of, stop=stops),
             about=about,
             advice=self.advice,
@@ -144,7 +122,7 @@ class APISubject:
         )
         if self.server.holds_key(text):
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
-        if (mended := whole(text)) != text:
+        if (mended := whole_text(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
         return mended
 
@@ -181,8 +159,8 @@ class APISubject:
         if not messages:
             return endpoint, {"messages": [{"role": "user", "content": prompt}]}
         fields = fields_of(prompt)
-        if ARGUMENTS in fields and ARGUMENTS in self.asked:
-            fields[ARGUMENTS] = {**self.asked[ARGUMENTS], **fields[ARGUMENTS]}
+        if chat.ARGUMENTS in fields and chat.ARGUMENTS in self.asked:
+            fields[chat.ARGUMENTS] = {**self.asked[chat.ARGUMENTS], **fields[chat.ARGUMENTS]}
         return endpoint, fields
 
     def _cut(self, prompt: Prompt, max_new_tokens: int, stop: threading.Event) -> Prompt | list[int]:
@@ -212,8 +190,9 @@ def load_subjects(refs: Sequence[ModelRef], options: Options) -> list[APISubject
     return [APISubject(ref, server, dialect.find(server, ref.path, options), options) for ref in refs]
 
 
-def _drawn(sampling: Sampling, number: int) -> dict[str, Any]:
-    how: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seeds[number]}
+def _drawn(sampling: Sampling) -> dict[str, Any]:
+    (seed,) = sampling.seeds
+    how: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
     if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
         how["top_k"] = sampling.top_k
     return how

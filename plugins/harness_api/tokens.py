@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from harness.data import chat
-from harness.errors import UsageError
-from harness.records.samples import Prompt
+from harness import Prompt, UsageError, chat
 from harness_api import scores
 from harness_api.dialect import tokens_url
 from harness_api.pool import each

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from harness.hookspec import hookimpl
-from harness.records.findings import Flag
+from harness import Flag, hookimpl
 from harness_checks import answers, batches, leaks, lint, merged, modules, recipe, trained
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.collection.collect import Task
-from harness.evaluation.checks import quote
-from harness.records.findings import Flag
-from harness.records.samples import Result
+from harness import Flag, Result, Task, quote
 
 ENOUGH = 20  # answers: fewer may be the same by chance
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.data.chat import of_training
-from harness.evaluation.checks import quote
-from harness.records.findings import Built, Example, Flag, TrainingRow, marked
-from harness.records.models import ModelRef
+from harness import Built, Example, Flag, ModelRef, TrainingRow, chat, marked_text, quote
 from harness_checks import frames
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label of a token that is not learnt
 BATCHES = 16  # that are collated and looked at
@@ -47,7 +47,7 @@ def end_token(built: Built) -> Iterator[Flag]:
     with it (Hugging Face's own does). The loss looks healthy; the tuned model rambles on. Looked at are collated
     batches: of the rows that were not cut, 95 % must have a stop token among the last tokens that are learnt.
     """
-    from harness_hf.tokens import Tokens
+    from harness_hf import Tokens
 
     stops = Tokens(built.tokenizer).stops
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
@@ -56,7 +56,7 @@ def end_token(built: Built) -> Iterator[Flag]:
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
     if stops and len(endless) > (1 - WELL) * len(ends):
         what = f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop"
-        evidence = [quote(marked(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
+        evidence = [quote(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
         yield Flag("error", what, evidence, "a pad token that is not the end-of-sequence token, and rows with an end")
 
 
@@ -83,7 +83,7 @@ def nothing_supervised(built: Built) -> Iterator[Flag]:
     """
     empty = [e for e in built.examples if not any(label != IGNORED for label in e.labels[1:])]
     if empty:
-        evidence = [f"row {e.number}: {quote(marked(built.tokenizer, e.ids, e.labels))}" for e in empty]
+        evidence = [f"row {e.number}: {quote(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
         what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
         yield Flag("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
 
@@ -175,7 +175,7 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
     nor may a system message, template arguments or a frame around the questions be on one side only (-system,
     -arguments, -frame).
     """
-    from harness_hf.models import load_tokenizer
+    from harness_hf import load_tokenizer
 
     theirs = load_tokenizer(base.path)
     yield from _written_otherwise(built, theirs, rows)
@@ -209,7 +209,7 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
     chats = [row for row in rows if row.number in examples and messages_of(row) and theirs.chat_template]
     sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
     for row in sample:
-        text = _render(theirs, messages_of(row), theirs.chat_template, **of_training(row.row))
+        text = _render(theirs, messages_of(row), theirs.chat_template, **chat.of_training(row.row))
         if text is None:
             continue  # D11-template tells
         ids = list(examples[row.number].ids)
@@ -311,13 +311,13 @@ def _is_prefix(built: Built, row: TrainingRow) -> bool:
     if isinstance(prompt, str):
         first, whole = (built.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
     else:
-        template = {"chat_template": built.chat_template, "return_dict": False, **of_training(row.row)}
+        template = {"chat_template": built.chat_template, "return_dict": False, **chat.of_training(row.row)}
         first = built.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)
         whole = built.tokenizer.apply_chat_template([*prompt, *completion], **template)
     return list(whole[: len(first)]) == list(first)
 
 
-def _render(tokenizer: Any, messages: Any, template: str, **given: Any) -> str | None:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Any, template: str, **given: Any) -> str | None:
     try:
         return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **given))
     except Exception:  # a template with rules of its own about turns

@@ -8,7 +8,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from harness.evaluation.checks import quote
+from harness import quote
 
 TOLD = 5  # differences of a kind that are told
 # Of config.json: how it was stored and trained, and stop tokens, which are M5's.
@@ -64,7 +64,7 @@ def config(before: Path, after: Path) -> list[str]:
     """Return how two config.json differ as transformers reads them."""
     from transformers import AutoConfig
 
-    from harness_hf.models import quiet
+    from harness_hf import quiet
 
     with quiet():
         one, two = (AutoConfig.from_pretrained(folder, local_files_only=True).to_dict() for folder in (before, after))

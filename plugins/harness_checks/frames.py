@@ -7,11 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.data import chat
-from harness.data.rows import HELD_OUT
-from harness.evaluation.checks import quote
-from harness.records.findings import Flag, TrainingRow, text_of
-from harness.records.samples import Prompt
+from harness import HELD_OUT, Flag, Prompt, TrainingRow, chat, quote, text_of
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
 FEWEST = 4  # prompts: what fewer have in common may be chance

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from harness.collection.collect import Task
-from harness.data import fewshot
-from harness.data.rows import HELD_OUT
-from harness.evaluation.checks import quote
-from harness.records.findings import Flag, TrainingRow, text_of
-from harness.records.samples import Prompt, Sample
-from harness.suite.tables import Suite
-from harness_checks.frames import MOST, frame_of, system_of, unframed
+from harness import HELD_OUT, Flag, Sample, Suite, Task, TrainingRow, checker, choose_shots, quote
+from harness_checks.leak_texts import Text, of_rows, of_samples, plain
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
@@ -25,26 +18,10 @@ SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-dupl
 FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
-BARE = 3  # words at least of a question that is compared without what stands around all of its kind
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
-WORD = re.compile(r"[^\W_]+")  # an underscore is Markdown's
-UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
 
 
-@dataclass(frozen=True)
-class Text:
-    """A row as it is compared: how to name it, its keys for equality, its words."""
-
-    name: str
-    sample: str
-    keys: tuple[str, ...]
-    words: Sequence[str] = field(repr=False)
-    asked: int = 0  # of the words, from the first
-    shown: str = ""
-    bare: str = ""  # the question alone, without a frame
-    whole: str = field(default="", repr=False)  # all of the text
-
-
+@checker(leaks=True)
 def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Flag]:
     """Training rows in the evaluations: a score for memory.
 
@@ -57,21 +34,21 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     are the training data, validation data (what chose a checkpoint cannot confirm it), few-shot examples, and
     "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -group.
     """
-    training = _of_rows([row for row in rows if not row.row.get(HELD_OUT)])
-    held_out = _of_rows([row for row in rows if row.row.get(HELD_OUT)])
+    training = of_rows([row for row in rows if not row.row.get(HELD_OUT)])
+    held_out = of_rows([row for row in rows if row.row.get(HELD_OUT)])
     for group in _by_data(tasks):
-        evaluated = _of_samples(group[0].samples or ())
+        evaluated = of_samples(group[0].samples or ())
         yield from _compare("training data", training, group, evaluated)
         yield from _compare("validation data", held_out, group, evaluated)
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
-        if selected := _of_samples(chosen or ()):
+        if selected := of_samples(chosen or ()):
             yield from _compare("training data", training, group, selected, "the select split of ")
             yield from _compare("validation data", held_out, group, selected, "the select split of ")
             yield from _compare("select split", selected, group, evaluated)
         yield from _groups(rows, group)
         shots = _shots(group, suite)
         if shots and group[0].spec.fewshot_data:
-            yield from _compare("few-shot examples", _of_samples(shots), group, evaluated)
+            yield from _compare("few-shot examples", of_samples(shots), group, evaluated)
     yield from _select_in_confirm(tasks)
 
 
@@ -192,7 +169,7 @@ def _inside(
     for number, i in enumerate(asked):
         rarest = starts[number] + np.argmin((high - low)[starts[number] : starts[number + 1]])
         for j in dict.fromkeys(text[low[rarest] : high[rarest]].tolist()):
-            if i not in found and _pattern(tuple(split[i])).search(_plain(training[j].whole)):
+            if i not in found and _pattern(tuple(split[i])).search(plain(training[j].whole)):
                 found[i] = j
     return found
 
@@ -323,8 +300,8 @@ def _select_in_confirm(tasks: Mapping[str, Task]) -> Iterator[Flag]:
     for chosen in groups:
         for confirmed in groups:
             if _is(chosen, "select") and _is(confirmed, "confirm"):
-                ours = _of_samples(chosen[0].samples or ())
-                theirs = _of_samples(confirmed[0].samples or ())
+                ours = of_samples(chosen[0].samples or ())
+                theirs = of_samples(confirmed[0].samples or ())
                 yield from _compare(f'data of "{chosen[0].spec.name}"', ours, confirmed, theirs)
 
 
@@ -345,63 +322,4 @@ def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
 
 def _shots(group: Sequence[Task], suite: Suite) -> list[Sample]:
     most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
-    return fewshot.choose(group[0].shots, most, suite.about.seed) if group[0].shots and most else []
-
-
-def _of_rows(rows: Sequence[TrainingRow]) -> list[Text]:
-    frame = frame_of([row.prompt for row in rows if row.prompt])
-    return [_of_training(row, frame) for row in rows]
-
-
-def _of_training(row: TrainingRow, frame: tuple[str, str]) -> Text:
-    messages = row.row.get("prompt", row.row.get("messages"))
-    parts = [text_of([m]) for m in messages if _is_asked(m)] if isinstance(messages, list) else []
-    if "text" in row.row:
-        parts = [line for line in row.answer.splitlines() if len(_words(line)) >= BARE]
-    bare = unframed(row.prompt, frame)
-    return _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
-
-
-def _of_samples(samples: Sequence[Sample]) -> list[Text]:
-    systems = Counter(system_of(s.input) for s in samples)
-    fixed = max(systems.values(), default=0) >= MOST * len(samples)  # else it may be what the question is about
-    asked = [_without_system(s.input) if fixed else text_of(s.input) for s in samples]
-    frame = frame_of([text for text in asked if text])
-    return [_of_sample(s, unframed(text, frame)) for s, text in zip(samples, asked, strict=True)]
-
-
-def _of_sample(sample: Sample, bare: str) -> Text:
-    asked = text_of(sample.input)
-    target = sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1])
-    text = str(sample.row.get("text", ""))
-    return _text(f'row "{sample.id}"', sample.id, asked, "" if asked else text or target, (), bare)
-
-
-def _without_system(prompt: Prompt) -> str:
-    return text_of(prompt[1:] if system_of(prompt) is not None else prompt)
-
-
-def _is_asked(message: Any) -> bool:
-    return isinstance(message, Mapping) and message.get("role") not in ("assistant", "system", "developer")
-
-
-def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> Text:
-    prompt = _words(asked)
-    words = prompt + _words(rest)
-    keys = (" ".join(prompt), " ".join(words), *(" ".join(_words(part)) for part in parts))
-    unique = tuple(key for key in dict.fromkeys(keys) if key)
-    alone = _words(bare)
-    about = {"bare": " ".join(alone) if len(alone) >= BARE else "", "whole": f"{asked}\n{rest}"}
-    return Text(name, sample, unique, words, len(prompt) or len(words), asked or rest, **about)
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(_plain(text))
-
-
-def _plain(text: str) -> str:
-    """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
-    if text.isascii():
-        return text.lower()
-    folded = unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold()
-    return unicodedata.normalize("NFKC", folded)
+    return choose_shots(group[0].shots, most, suite.about.seed) if group[0].shots and most else []

@@ -10,12 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness.collection.collect import Task
-from harness.data.chat import of_training
-from harness.evaluation.checks import quote
-from harness.records.findings import Flag, TrainingRow, text_of
-from harness.records.models import ModelRef
-from harness.records.samples import Sample
+from harness import Flag, ModelRef, Sample, Task, TrainingRow, chat, quote, text_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -137,7 +132,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
     chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    from harness_hf.models import load_tokenizer, one_line
+    from harness_hf import load_tokenizer, one_line
 
     tokenizer = load_tokenizer(base.path)
     if not tokenizer.chat_template:
@@ -152,7 +147,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
         if not messages:
             continue  # D11-empty and D11-roles tell
         try:
-            tokenizer.apply_chat_template(messages, tokenize=False, **of_training(row.row))
+            tokenizer.apply_chat_template(messages, tokenize=False, **chat.of_training(row.row))
         except Exception as error:  # whatever a template raises
             refused.append(f"{place(row, rows)}: {one_line(error)[:120]}")
     if refused:

@@ -13,9 +13,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from harness.evaluation.checks import quote
-from harness.records.findings import Flag, Severity, TrainingRow
-from harness.records.models import ModelRef
+from harness import Flag, ModelRef, Severity, TrainingRow, quote
 from harness_checks import beside
 from harness_checks.frames import prompt_of
 
@@ -111,7 +109,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Flag]:
     """
     if not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    from harness_hf.models import load_tokenizer
+    from harness_hf import load_tokenizer
 
     before, after = load_tokenizer(base.path), load_tokenizer(merged.path)
     lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
@@ -156,7 +154,7 @@ def never_stops(merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load:
     """
     if not (Path(base.path) / "config.json").is_file() or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    from harness_hf.tokens import Tokens
+    from harness_hf import Tokens
 
     before, after = _stops(Path(base.path)), _stops(Path(merged.path))
     tokens = Tokens.of(merged.path)
@@ -204,7 +202,7 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
 
 def _rounded_to(folder: Path) -> str:
     """Return the coarsest dtype of LIMITS that a model's weights are stored in."""
-    from harness_lora.headers import read_headers
+    from harness_lora import read_headers
 
     stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(folder).values()}
     return max(stored, key=lambda dtype: LIMITS[dtype])
@@ -215,7 +213,7 @@ def _changed(base: Path, merged: Path) -> Iterator[str]:
     import torch
     from safetensors import safe_open
 
-    from harness_lora.headers import read_headers
+    from harness_lora import read_headers
 
     theirs = read_headers(merged)
     for name, header in read_headers(base).items():
@@ -269,9 +267,8 @@ class _Sum:
 
 def _plan(base: Path, adapter: Path) -> Any:
     """Return what a merge of an adapter does to each tensor, or None for one of a kind that is not merged here."""
-    from harness.errors import UsageError
-    from harness_lora.headers import read_headers
-    from harness_lora.merge import make_plan
+    from harness import UsageError
+    from harness_lora import make_plan, read_headers
 
     try:
         return make_plan(base, adapter, read_headers(base), None)
@@ -281,7 +278,7 @@ def _plan(base: Path, adapter: Path) -> Any:
 
 def _named(base: Path, adapter: Path) -> set[str]:
     """Return the tensors of a base that have the names of what an adapter adapts."""
-    from harness_lora.headers import find_tensor, read_headers, split_name
+    from harness_lora import find_tensor, read_headers, split_name
 
     there = read_headers(base)
     modules = {split_name(key)[0] for key in read_headers(adapter, WEIGHTS)}
@@ -293,8 +290,7 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
     import torch
     from safetensors import safe_open
 
-    from harness_lora.headers import read_headers
-    from harness_lora.merge import Merge, as_rows, workers
+    from harness_lora import Merge, as_rows, read_headers, workers
 
     there, made = read_headers(base), read_headers(merged)
     found: dict[str, _Sum] = {}
@@ -310,7 +306,7 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
 
 
 def _embeddings(folder: Path) -> int:
-    from harness_lora.headers import read_headers
+    from harness_lora import read_headers
 
     return next((h.shape[0] for name, h in read_headers(folder).items() if name.endswith("embed_tokens.weight")), 0)
 

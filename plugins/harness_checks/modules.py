@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.records.findings import Built, Flag
-from harness.records.models import ModelRef
-from harness.suite.tables import Suite
+from harness import Built, Flag, ModelRef, Suite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HALF = 0.5
 
@@ -64,11 +65,11 @@ def _meta(path: str) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def _linears(model: Any) -> dict[str, Any]:
+def _linears(model: PreTrainedModel) -> dict[str, Any]:
     return {n: m for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
 
 
-def _adapted(model: Any, options: Any) -> set[str]:
+def _adapted(model: PreTrainedModel, options: Any) -> set[str]:
     """Return the modules that PEFT adapts: its own choice, on the model without weights."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.records.findings import Flag
-from harness.records.models import ModelRef
-from harness.suite.tables import Suite
+from harness import Flag, ModelRef, Suite
 
 LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
 BATCH, RANK = 32, 64
@@ -49,7 +47,7 @@ def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Flag]:
     """
     if adapter.adapter is None or not any(export.from_ == "adapter" for export in suite.exports):
         return
-    from harness_lora.adapter import read_config
+    from harness_lora import read_config
 
     config = read_config(adapter.adapter)
     names = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")

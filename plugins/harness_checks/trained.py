@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.records.findings import Flag
-from harness.records.models import ModelRef
+from harness import Flag, ModelRef
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
@@ -56,7 +55,7 @@ def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Flag]:
     """
     if not adapter.quantization:
         return
-    from harness_hf.models import assert_not_repacked
+    from harness_hf import assert_not_repacked
 
     with load([adapter]) as [subject]:
         subject.generate(["a"], max_new_tokens=2)

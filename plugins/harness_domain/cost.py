@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from harness import Sample, Score, Subject, UsageError, metric
+from harness import Sample, Score, Subject, UsageError, evaluator, metric
 
 WHOLE_MODEL = "model"  # the id of the one row an evaluation without data gets
 
@@ -24,6 +24,7 @@ def median_seconds(scores: Sequence[Score]) -> float:
     return median(seconds) if all(map(math.isfinite, seconds)) else math.nan
 
 
+@evaluator(uncached=True)  # an answer that is remembered takes no time
 @metric("latency_ratio", better="lower", scale="other", combine=ratio_of_medians)
 @metric("seconds", better="lower", scale="other", combine=median_seconds)
 def latency(
@@ -51,9 +52,6 @@ def latency(
         timed = median(ours) > 0 and median(theirs) > 0  # no answer takes no time: a clock or a cache is at fault
         ratio = median(ours) / median(theirs) if timed else math.nan
         yield Score(sample.id, {"latency_ratio": ratio, "seconds": median(ours) if timed else math.nan})
-
-
-latency.uncached = True  # type: ignore[attr-defined] # an answer that is remembered takes no time
 
 
 def _seconds(model: Subject, sample: Sample, new_tokens: int) -> float:

@@ -9,13 +9,24 @@ from functools import cache, partial
 from pathlib import PurePath
 from typing import Any, Literal
 
-from harness import Metric, Sample, Score, Subject, UsageError
-from harness.answers.thought import answers
+from harness import Metric, Sample, Score, Subject, UsageError, evaluator, final_answers
 from harness_domain.matching import LINE, targets_of
 
 OURS = "local:"  # "local:chrf" is in this package, needs no network, and is an evaluate.Metric like the others
 
 
+def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+    """Name the metric that a suite's table asks for; light, since collection calls it."""
+    metric, key = str(options.get("metric", "")), options.get("key")
+    better = options.get("better", "higher")
+    compute = {
+        k: v for k, v in options.items() if k not in ("metric", "key", "better", "max_new_tokens", "stop", "thought")
+    }
+    name = str(key) if key else _name(metric)
+    return [Metric(name, better, "other", partial(combine, metric=metric, key=name, options=compute))]
+
+
+@evaluator(metrics_for=_metrics_for, needs=lambda options: ("evaluate",))
 def hf_metric(
     subject: Subject,
     samples: Sequence[Sample],
@@ -38,25 +49,10 @@ def hf_metric(
     _load(metric)  # before anything slow
     wanted = [targets_of(s) for s in samples]
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
-    found = answers(subject, [s.input for s in samples], **how)
+    found = final_answers(subject, [s.input for s in samples], **how)
     for sample, targets, (said, whole) in zip(samples, wanted, found, strict=True):
         note = json.dumps({"targets": targets}, ensure_ascii=False)
         yield Score(sample.id, {}, answer=said, note=note, details={"generated": whole} if thought else {})
-
-
-def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
-    """Name the metric that a suite's table asks for; light, since collection calls it."""
-    metric, key = str(options.get("metric", "")), options.get("key")
-    better = options.get("better", "higher")
-    compute = {
-        k: v for k, v in options.items() if k not in ("metric", "key", "better", "max_new_tokens", "stop", "thought")
-    }
-    name = str(key) if key else _name(metric)
-    return [Metric(name, better, "other", partial(combine, metric=metric, key=name, options=compute))]
-
-
-hf_metric.metrics_for = _metrics_for  # type: ignore[attr-defined]
-hf_metric.needs = lambda options: ("evaluate",)  # type: ignore[attr-defined]
 
 
 def combine(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[str, Any]) -> float:

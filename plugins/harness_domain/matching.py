@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import Sample, Score, Subject, UsageError, metric
-from harness.answers.thought import answers
+from harness import Sample, Score, Subject, UsageError, final_answers, metric
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
 LINE = ("\n",)  # an answer is one line unless the suite says otherwise
@@ -153,7 +152,7 @@ def _generate_and_match(
 ) -> Iterator[Score]:
     matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
-    found = answers(subject, [s.input for s in samples], **how)
+    found = final_answers(subject, [s.input for s in samples], **how)
     for sample, match, (said, whole) in zip(samples, matches, found, strict=True):
         details = {"generated": whole} if thought else {}
         yield Score(sample.id, {name: match(said)}, answer=said, details=details)

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import ModelRef, UsageError, hookimpl
-from harness.release.conversions import copy_files
+from harness import ModelRef, UsageError, copy_files, exporter, hookimpl
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -56,6 +55,15 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
     return to
 
 
+def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
+    """Raise UsageError when a model like the one in a folder cannot be written as GGUF."""
+    from harness_export.llama import read_config
+
+    if (model / "config.json").is_file():
+        read_config(model)
+
+
+@exporter(converts=True, check=_check_gguf)
 def gguf(ref: ModelRef, to: Path, *, quantization: Quantization = "F16") -> Path:
     """Write model.gguf for llama.cpp, from a merged Llama; read it back and compare.
 
@@ -67,15 +75,3 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization = "F16") -> Path
     if ref.adapter:
         raise UsageError(f'export "gguf" writes merged models, and {ref.name} is an adapter; from = "merged"')
     return export(Path(ref.path), to, quantization)
-
-
-def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
-    """Raise UsageError when a model like the one in a folder cannot be written as GGUF."""
-    from harness_export.llama import read_config
-
-    if (model / "config.json").is_file():
-        read_config(model)
-
-
-gguf.converts = True  # type: ignore[attr-defined]
-gguf.check = _check_gguf  # type: ignore[attr-defined]

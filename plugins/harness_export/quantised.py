@@ -13,33 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import ModelRef, UsageError
-from harness.artifacts.formats import INDEX, shipping
-from harness.records.models import Progress
-from harness.release.conversions import NOTE
+from harness import CONVERSION_NOTES, WEIGHTS_INDEX, ModelRef, Progress, UsageError, exporter, shipping_files
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
 WRITTEN = ("config.json", "generation_config.json")  # by transformers, with what it must know of the quantisation
 STEPS = 2  # quantise and write; read back
-
-
-def nf4(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], double_quant: bool = True) -> Path:
-    """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
-
-    `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
-    """
-    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
-    return _quantise("nf4", ref, to, settings, progress)
-
-
-def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], threshold: float = 6.0) -> Path:
-    """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
-
-    Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
-    bitsandbytes, here and where it is loaded.
-    """
-    return _quantise("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
 
 
 def check(model: Path, options: Mapping[str, Any]) -> None:
@@ -51,8 +30,24 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
         raise UsageError("the model is quantised already; bits that are gone do not come back")
 
 
-nf4.converts = int8.converts = True  # type: ignore[attr-defined]
-nf4.check = int8.check = check  # type: ignore[attr-defined]
+@exporter(converts=True, check=check)
+def nf4(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], double_quant: bool = True) -> Path:
+    """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
+
+    `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
+    """
+    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
+    return _quantise("nf4", ref, to, settings, progress)
+
+
+@exporter(converts=True, check=check)
+def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], threshold: float = 6.0) -> Path:
+    """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
+
+    Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
+    bitsandbytes, here and where it is loaded.
+    """
+    return _quantise("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
 
 
 def _quantise(
@@ -68,7 +63,7 @@ def _quantise(
     write(parent, to, settings)
     progress(Progress(kind, 1, STEPS, {"now": "reading back"}))
     _complete(parent, to)
-    (to / NOTE).write_text(json.dumps({"facts": ask(parent, to)}), "utf-8")
+    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": ask(parent, to)}), "utf-8")
     progress(Progress(kind, STEPS, STEPS, {"now": "done"}))
     return to
 
@@ -77,7 +72,7 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
     """Write weights and configuration, the rest of the weights in the parent's own dtype."""
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-    from harness_hf.models import keep_4bit_layout, quiet, wrong_on_cpu
+    from harness_hf import keep_4bit_layout, quiet, wrong_on_cpu
 
     config = AutoConfig.from_pretrained(str(parent), local_files_only=True, trust_remote_code=False)
     computes = {"bnb_4bit_compute_dtype": config.dtype} if "load_in_4bit" in settings and config.dtype else {}
@@ -98,7 +93,7 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
 
 def _complete(parent: Path, to: Path) -> None:
     """Copy what may ship and is beside the weights: tokenizer, chat template, licence."""
-    for name in shipping(parent):
-        if not name.endswith((".safetensors", INDEX)) and name not in WRITTEN:
+    for name in shipping_files(parent):
+        if not name.endswith((".safetensors", WEIGHTS_INDEX)) and name not in WRITTEN:
             (to / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(parent / name, to / name)

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import isolated
-from harness.errors import Finding
-from harness.records.models import ModelRef
+from harness import Finding, ModelRef, isolated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +102,7 @@ def _allowed(module: Any, there: Tensor) -> Tensor:
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    from harness_hf.models import BLOCK
+    from harness_hf import BLOCK
 
     if not isinstance(module, Linear4bit):
         return (ROW * there.abs().amax(1, keepdim=True)).expand_as(there)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import isolated
-from harness.errors import Finding
+from harness import Finding, isolated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
 TOKENS = 16
@@ -37,7 +39,7 @@ def ask(question: Question) -> dict[str, Any]:
 
 def swap(question: Question) -> dict[str, Any]:
     """Answer with the gated adapter, load the exported one beside it, and answer again."""
-    from harness_hf.models import add_adapter, load_model, load_tokenizer
+    from harness_hf import add_adapter, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(question.base)
     model = load_model(question.base, quantization=question.quantization, **question.placed)
@@ -51,7 +53,7 @@ def swap(question: Question) -> dict[str, Any]:
     return {"swap_in_ms": round(1000 * took, 1)}
 
 
-def _answers(model: Any, tokenizer: Any) -> list[list[int]]:
+def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     import torch
 
     found = []

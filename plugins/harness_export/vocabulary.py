@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness_hf import splits
-from harness_hf.tokens import Tokens
+from harness import UsageError
+from harness_hf import SPLITS, Tokens, split_name
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -54,9 +53,9 @@ def _split(backend: dict[str, Any]) -> str:
         raise _refused(f"with {', '.join(found)}, which llama.cpp does not know")
     if not model["merges"]:
         raise _refused("without merges, which llama.cpp does not load")
-    name = splits.name_of(backend)
+    name = split_name(backend)
     if name is None:
-        known = ", ".join(splits.SPLITS)
+        known = ", ".join(SPLITS)
         raise _refused(f"that cuts text in a way that is not known here (known: {known})")
     return name
 

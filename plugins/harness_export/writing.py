@@ -18,14 +18,11 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
-from harness.artifacts.digests import template_digest
-from harness.artifacts.gguf import FACTORS
-from harness.errors import Finding, UsageError
+from harness import ROPE_FACTORS, Finding, UsageError, template_digest
 from harness_export.llama import Llama, name_of, read_config, reorder
 from harness_export.vocabulary import metadata_of
-from harness_hf.sources import resolve
-from harness_hf.tokens import Tokens
-from harness_lora.headers import Header, read_headers
+from harness_hf import Tokens, resolve
+from harness_lora import Header, read_headers
 
 FILE = "model.gguf"
 FINE = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
@@ -54,7 +51,7 @@ def export(folder: Path, to: Path, quantization: str) -> Path:
         size = int(np.prod(quant_shape_to_byte_shape(shape, kind), dtype=np.int64))
         writer.add_tensor_info(str(name), shape, np.dtype(np.float32), size, raw_dtype=kind)
     if llama.scaling:
-        writer.add_tensor_info(FACTORS, (llama.head // 2,), np.dtype(np.float32), llama.head * 2)
+        writer.add_tensor_info(ROPE_FACTORS, (llama.head // 2,), np.dtype(np.float32), llama.head * 2)
     with ExitStack() as stack:
         stack.callback(writer.close)
         source = _Source(stack, there, llama)

@@ -8,15 +8,89 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.hookspec import hookimpl
+from harness import hookimpl, lazily, loader
 
 if TYPE_CHECKING:
-    from harness.records.models import ModelRef, Subject
-    from harness_hf.sources import LocalSource
+    from harness import ModelRef, Subject
+    from harness_hf.linear import available as onednn_available
+    from harness_hf.linear import product as onednn_product
+    from harness_hf.linear import use_onednn
+    from harness_hf.models import (
+        BLOCK,
+        add_adapter,
+        assert_not_repacked,
+        check_found,
+        fitting,
+        keep_4bit_layout,
+        load_model,
+        load_tokenizer,
+        one_line,
+        quiet,
+        resolve_device,
+        resolve_dtype,
+        wrong_on_cpu,
+    )
+    from harness_hf.sources import LocalSource, parameters_of, resolve
+    from harness_hf.splits import SPLITS
+    from harness_hf.splits import name_of as split_name
+    from harness_hf.subject import HFSubject
+    from harness_hf.tokens import Tokens
 
 # When it is imported, by whomever, it advises to install kernels that are downloaded at run time.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+__all__ = [
+    "BLOCK",
+    "SPLITS",
+    "HFSubject",
+    "Tokens",
+    "add_adapter",
+    "assert_not_repacked",
+    "check_found",
+    "fitting",
+    "identify",
+    "keep_4bit_layout",
+    "load",
+    "load_model",
+    "load_tokenizer",
+    "one_line",
+    "onednn_available",
+    "onednn_product",
+    "open_source",
+    "parameters_of",
+    "quiet",
+    "resolve",
+    "resolve_device",
+    "resolve_dtype",
+    "split_name",
+    "use_onednn",
+    "wrong_on_cpu",
+]
+LATER = {  # what other plugins use of this one, imported when it is asked for
+    "BLOCK": "harness_hf.models",
+    "HFSubject": "harness_hf.subject",
+    "SPLITS": "harness_hf.splits",
+    "Tokens": "harness_hf.tokens",
+    "add_adapter": "harness_hf.models",
+    "assert_not_repacked": "harness_hf.models",
+    "check_found": "harness_hf.models",
+    "fitting": "harness_hf.models",
+    "keep_4bit_layout": "harness_hf.models",
+    "load_model": "harness_hf.models",
+    "load_tokenizer": "harness_hf.models",
+    "one_line": "harness_hf.models",
+    "onednn_available": "harness_hf.linear:available",
+    "onednn_product": "harness_hf.linear:product",
+    "parameters_of": "harness_hf.sources",
+    "quiet": "harness_hf.models",
+    "resolve": "harness_hf.sources",
+    "resolve_device": "harness_hf.models",
+    "resolve_dtype": "harness_hf.models",
+    "split_name": "harness_hf.splits:name_of",
+    "use_onednn": "harness_hf.linear",
+    "wrong_on_cpu": "harness_hf.models",
+}
+__getattr__ = lazily(__name__, LATER)
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -30,38 +104,6 @@ def harness_saboteurs() -> dict[str, Any]:
     from harness_hf import sabotage
 
     return {"base nudged": sabotage.nudged, "noise in the weights": sabotage.noise, "NaN weights": sabotage.nan}
-
-
-@contextmanager
-def load(
-    refs: Sequence[ModelRef],
-    *,
-    dtype: DType = "auto",
-    device: str = "auto",
-    device_map: str | dict[str, Any] | None = None,
-    threads: int | None = None,
-    revision: str | None = None,
-    sha256: str | None = None,
-    batch_tokens: int | None = None,
-    reference: bool = False,
-) -> Iterator[list[Subject]]:
-    """Load one Subject per ref; refs of one base share it, and adapters are switched on top of it.
-
-    `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
-    Raises UsageError when a model is not there or an adapter was made for another base.
-    """
-    from harness_hf.sources import resolve
-    from harness_hf.subject import load_subjects, release
-
-    # A folder is what `open_source` made of a path, under the pins; they do not name it.
-    pins = [{} if Path(ref.path).is_dir() else {"revision": revision, "sha256": sha256} for ref in refs]
-    folders = [str(resolve(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
-    placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
-    subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
-    try:
-        yield list(subjects)
-    finally:
-        release(subjects)
 
 
 def open_source(
@@ -98,7 +140,34 @@ def check(path: str) -> None:
     probe.check(path)
 
 
-load.open = open_source  # type: ignore[attr-defined]
-load.identity = identify  # type: ignore[attr-defined]
-load.probe = check  # type: ignore[attr-defined]
-load.needs = lambda options: ("torch", "transformers")  # type: ignore[attr-defined]
+@loader(open=open_source, identity=identify, probe=check, needs=lambda options: ("torch", "transformers"))
+@contextmanager
+def load(
+    refs: Sequence[ModelRef],
+    *,
+    dtype: DType = "auto",
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    sha256: str | None = None,
+    batch_tokens: int | None = None,
+    reference: bool = False,
+) -> Iterator[list[Subject]]:
+    """Load one Subject per ref; refs of one base share it, and adapters are switched on top of it.
+
+    `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
+    Raises UsageError when a model is not there or an adapter was made for another base.
+    """
+    from harness_hf.sources import resolve
+    from harness_hf.subject import load_subjects, release
+
+    # A folder is what `open_source` made of a path, under the pins; they do not name it.
+    pins = [{} if Path(ref.path).is_dir() else {"revision": revision, "sha256": sha256} for ref in refs]
+    folders = [str(resolve(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
+    placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
+    subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
+    try:
+        yield list(subjects)
+    finally:
+        release(subjects)

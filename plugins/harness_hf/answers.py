@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.errors import Finding
-from harness.records.models import Sampling
+from harness import Finding, Sampling
 from harness_hf.tokens import Tokens
 
 

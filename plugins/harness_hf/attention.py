@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from harness_hf.linear import available, product
 
@@ -85,17 +85,17 @@ def beside(prefix: Cache | None) -> Iterator[None]:
         yield
 
 
-def can_cascade(model: Any) -> bool:
+def can_cascade(model: PreTrainedModel) -> bool:
     """Return whether a prefix may be kept apart; whether that gives what a plain forward gives is to be tried."""
     return model.device.type == "cpu" and _calls_sdpa(model)
 
 
-def can_tile(model: Any) -> bool:
+def can_tile(model: PreTrainedModel) -> bool:
     """Return whether `tiled` changes anything for a model; whether it is right is to be tried."""
     return model.device.type == "cpu" and model.dtype == torch.float32 and available() and _calls_sdpa(model)
 
 
-def _calls_sdpa(model: Any) -> bool:
+def _calls_sdpa(model: PreTrainedModel) -> bool:
     return getattr(model.config.get_text_config(), "_attn_implementation", "") == "sdpa"
 
 

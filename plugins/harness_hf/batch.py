@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -18,11 +18,14 @@ from transformers.cache_utils import Cache, DynamicLayer
 from harness_hf.answers import Answer, Choose, chosen
 from harness_hf.attention import beside
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a CPU more of them only need more padding
 GROWTH = 64  # columns added to the cache at a time
 
 
-def prefill(model: Any) -> int:
+def prefill(model: PreTrainedModel) -> int:
     """Return how many prompt tokens one forward pass should hold."""
     return PREFILL.get(model.device.type, 2048)
 
@@ -30,7 +33,7 @@ def prefill(model: Any) -> int:
 class Batch:
     """The answers in work. Their own tokens end in the last column of the cache; before them is padding."""
 
-    def __init__(self, model: Any, prefix: list[int], choose: Choose, *, size: int, cascade: bool) -> None:
+    def __init__(self, model: PreTrainedModel, prefix: list[int], choose: Choose, *, size: int, cascade: bool) -> None:
         self.model, self.prefix, self.choose, self.size = model, prefix, choose, size
         self.cascade = cascade and bool(prefix)
         self.before = 0 if self.cascade else len(prefix)  # columns of the prefix in the rows' cache

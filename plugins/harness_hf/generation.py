@@ -14,19 +14,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-from harness.errors import Finding, UsageError
-from harness.records.models import Sampling
+from harness import Finding, Generate, UsageError
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.attention import can_cascade
 from harness_hf.batch import Batch, prefill
 from harness_hf.packing import common
 from harness_hf.scoring import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROWS = 64  # answered at a time, at most
 KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
@@ -36,14 +38,12 @@ LIKELY = 10  # tokens whose log-probabilities are compared
 
 
 def generate(
-    model: Any,
+    model: PreTrainedModel,
     tokens: Tokens,
     prompts: Sequence[list[int]],
+    how: Generate,
     *,
-    max_new_tokens: int,
-    stop: Sequence[str],
     context: int,
-    sampling: Sampling | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[int, str]]:
     """Answer prompts; yield (number of the prompt, answer) as soon as an answer ends.
@@ -53,15 +53,15 @@ def generate(
     forward gives; its answers are computed without. Raises RuntimeError when the model's logits are not finite,
     UsageError when not even one row fits in memory.
     """
-    special = {i for i in map(tokens.special, stop) if i is not None}  # decoded text does not show them
-    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(stop))
-    seeds = sampling.seeds if sampling else (None,) * len(prompts)
+    special = {i for i in map(tokens.special, how.stop) if i is not None}  # decoded text does not show them
+    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(how.stop))
+    seeds = how.drawn.seeds if how.drawn else (None,) * len(prompts)
     answers = [
-        Answer(i, p, min(max_new_tokens, context - len(p)), ending, seed)
+        Answer(i, p, min(how.max_new_tokens, context - len(p)), ending, seed)
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
-    choose = Draw(sampling) if sampling else likeliest
-    if max_new_tokens <= 0 or not answers:
+    choose = Draw(how.drawn) if how.drawn else likeliest
+    if how.max_new_tokens <= 0 or not answers:
         yield from ((answer.number, "") for answer in answers)
         return
     way = _way(model, answers)
@@ -76,7 +76,7 @@ FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 CASCADES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def _way(model: Any, answers: Sequence[Answer]) -> Way:
+def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
     """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
     ending = Ending(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
@@ -94,7 +94,7 @@ def _way(model: Any, answers: Sequence[Answer]) -> Way:
     return CASCADING if CASCADES[model] else _many
 
 
-def _right(model: Any, way: Way, answers: Sequence[Answer]) -> bool:
+def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     """Answer one way, and compare the logits of the last tokens with those of a plain forward."""
     last: dict[int, torch.Tensor] = {}
 
@@ -122,7 +122,9 @@ def _right(model: Any, way: Way, answers: Sequence[Answer]) -> bool:
     return True
 
 
-def _many(model: Any, answers: Sequence[Answer], choose: Choose, *, cascade: bool = False) -> Iterator[Answer]:
+def _many(
+    model: PreTrainedModel, answers: Sequence[Answer], choose: Choose, *, cascade: bool = False
+) -> Iterator[Answer]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
     prefix = answers[0].prompt[: _shared(answers)]
     longest = max(len(a.prompt) + a.limit for a in answers) - len(prefix) * cascade
@@ -174,7 +176,7 @@ def _smaller(size: int) -> int:
     return size // 2
 
 
-def _alone(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
     """Answer one by one with the model's own cache: for models whose layers are not plain attention."""
     takes, switch = inspect.signature(model.forward).parameters, switch_of(model)
     for answer in answers:
@@ -193,7 +195,7 @@ def _alone(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[An
         yield answer
 
 
-def _whole(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+def _whole(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
     """Answer one by one, without a cache: right wherever a plain forward is."""
     for answer in answers:
         ended = False
@@ -204,13 +206,13 @@ def _whole(model: Any, answers: Sequence[Answer], choose: Choose) -> Iterator[An
         yield answer
 
 
-def _plain(model: Any, ids: list[int]) -> torch.Tensor:
+def _plain(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     """Return the logits (V) after some tokens."""
     logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return logits
 
 
-def _stops_of(model: Any) -> set[int]:
+def _stops_of(model: PreTrainedModel) -> set[int]:
     """Return the stop tokens that the model's own configurations name."""
     found: set[int] = set()
     for config in (model.config, getattr(model, "generation_config", None)):

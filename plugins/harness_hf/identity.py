@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import harness_hf
-from harness import schema
-from harness.answers import keys
-from harness.artifacts.digests import digest_of
-from harness.records.models import ModelRef
+from harness import ModelRef, digest_of, keys, schema
 from harness_hf import sources
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "amx_tile", "bf16"}  # flags of a CPU that computes in it

@@ -11,14 +11,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from harness.artifacts.safetensors import read_safetensors
-from harness.errors import Finding, UsageError
+from harness import Finding, UsageError, read_safetensors
 from harness_hf.linear import use_onednn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 BLOCK = 64  # numbers that share a scale in NF4
@@ -106,7 +108,7 @@ def _is_quantised(path: str | Path) -> bool:
     return bool(config.get("quantization_config"))
 
 
-def add_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
+def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") -> Any:
     """Put a PEFT adapter on a model (or one more on a PeftModel) for inference, and return the PeftModel.
 
     Raises UsageError when it was made for another base, or when PEFT does not find all of it.
@@ -167,7 +169,7 @@ def rewrites_base(adapter: Path) -> bool:
     )
 
 
-def keep_4bit_layout(model: Any) -> None:
+def keep_4bit_layout(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights in place.
 
     On a CPU with AVX512-BF16, Linear4bit's first eval forward rewrites the weight for a faster kernel and leaves
@@ -177,7 +179,7 @@ def keep_4bit_layout(model: Any) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def wrong_on_cpu(model: Any) -> str:
+def wrong_on_cpu(model: PreTrainedModel) -> str:
     """Name a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or nothing.
 
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
@@ -192,7 +194,7 @@ def wrong_on_cpu(model: Any) -> str:
     return ""
 
 
-def assert_not_repacked(model: Any) -> None:
+def assert_not_repacked(model: PreTrainedModel) -> None:
     """Raise RuntimeError when a 4-bit weight was repacked (see keep_4bit_layout).
 
     Call it before training, merging or dequantising.
@@ -203,7 +205,7 @@ def assert_not_repacked(model: Any) -> None:
             raise Finding("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
 
 
-def _linear4bit(model: Any) -> list[Any]:
+def _linear4bit(model: PreTrainedModel) -> list[Any]:
     loaded = sys.modules.get("bitsandbytes.nn")  # no 4-bit weight without it, and importing it is slow
     return [module for module in model.modules() if isinstance(module, loaded.Linear4bit)] if loaded else []
 

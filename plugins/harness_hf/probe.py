@@ -11,11 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import isolated
-from harness.artifacts.digests import digest_of
-from harness.artifacts.safetensors import read_safetensors
-from harness.errors import UsageError, out_of_memory
-from harness.files import cache_dir, write_text
+from harness import UsageError, cache_dir, digest_of, isolated, out_of_memory, read_safetensors, write_text
 from harness_hf import identity, sources
 
 SECONDS = 120.0  # for all of it, imports included, on a busy machine

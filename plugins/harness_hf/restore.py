@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.gguf import FACTORS, Gguf
-from harness.errors import UsageError
+from harness import ROPE_FACTORS, Gguf, UsageError
 from harness_hf import splits
 
 STOPS = ("eos", "eot", "eom")  # end of text, of turn, of message
@@ -35,10 +34,10 @@ def model(loaded: Any, file: Path, found: Gguf) -> None:
     stops = [i for i in ids if i is not None]
     if len(stops) > 1:
         loaded.generation_config.eos_token_id = stops
-    if FACTORS in found.tensors:
+    if ROPE_FACTORS in found.tensors:
         import numpy as np
 
-        place = found.tensors[FACTORS]
+        place = found.tensors[ROPE_FACTORS]
         factors = np.fromfile(file, "<f4", (place.end - place.begin) // 4, offset=place.begin).tolist()
         context = loaded.config.max_position_embeddings
         # transformers knows a list of such factors under this name; its scaling of attention is 1 here

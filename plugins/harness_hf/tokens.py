@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
-from harness.data import chat
-from harness.errors import UsageError
-from harness.records.samples import Prompt
+from harness import Prompt, UsageError, chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 
@@ -16,7 +17,7 @@ Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the conti
 class Tokens:
     """A tokenizer, and what of it must be the same in scoring, generation and preflight."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.answers import wire
+from harness import wire
 from harness_judge import service
 from harness_judge.budget import Reserved
 from harness_judge.desk import Trouble

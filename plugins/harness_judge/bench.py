@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
-from harness.answers.store import Responses
-from harness.artifacts.digests import digest_of
+from harness import Responses, digest_of
 from harness_judge import prompts
 from harness_judge.budget import Budget
 from harness_judge.desk import Desk, Failed

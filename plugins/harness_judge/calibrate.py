@@ -10,19 +10,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.answers.store import Responses
-from harness.artifacts.digests import digest_of
-from harness.data.rows import read_rows
-from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.files import cache_dir
-from harness.gates import labels as by_people
-from harness.records.samples import Sample
-from harness.reports.run_folder import read_rows as rows_of_run
-from harness.stats.tests import numbered
-from harness.suite.reader import read_suite
-from harness.suite.tables import Eval
-from harness_judge import OPTIONS, bench, rows
+from harness import (
+    Eval,
+    Mistakes,
+    Responses,
+    Sample,
+    UsageError,
+    cache_dir,
+    did_you_mean,
+    digest_of,
+    numbered,
+    read_answers,
+    read_rows,
+    read_suite,
+)
+from harness import labels as by_people
+from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
+from harness_judge.evaluator import OPTIONS
 from harness_judge.marking import put
 from harness_judge.options import Options
 from harness_judge.prompts import as_text
@@ -65,7 +70,7 @@ def calibrate(
     """
     spec = _judge_of(suite, evaluation)
     options = Options(**{name: value for name, value in spec.options.items() if name in OPTIONS})
-    found = _labelled(labels, options, rows_of_run(run, subject, spec.name) if run else {})
+    found = _labelled(labels, options, read_answers(run, subject, spec.name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
         judge = bench.open_bench(options, responses)

@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.files import write_text
-from harness.records.samples import Labels
+from harness import Labels, UsageError, write_text
 
 FORMAT = 2
 ALPHA = 0.05  # the risk of each bound that is printed
@@ -86,7 +84,7 @@ def rates(human: Sequence[str], judge: Sequence[str], positive: str, negative: s
 
 def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:
     """Return a mean of values from 0 to 1 with its bounds, one-sided at ALPHA each."""
-    from harness.stats.tests import cluster_t
+    from harness import cluster_t
 
     test = cluster_t(values, [1.0] * len(values), clusters, 0.5, ALPHA, support=(0.0, 1.0))
     return test.estimate, test.lower, test.upper

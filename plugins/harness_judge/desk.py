@@ -17,9 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 import harness_judge
-from harness.answers import keys
-from harness.answers.store import Responses, request_key
-from harness.errors import UsageError
+from harness import Responses, UsageError, keys, request_key
 from harness_judge.budget import Budget, Reserved
 from harness_judge.verdict import Reply
 

@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.cli.words import shorten
-from harness.errors import UsageError
-from harness.reports.report_json import read_run
-from harness.reports.run_folder import read_rows
+from harness import UsageError, read_answers, read_run, shorten
 from harness_judge.prompts import as_text
 
 Row = Mapping[str, Any]
@@ -20,7 +17,7 @@ def judged(run: Path) -> Iterator[tuple[str, Row]]:
     folder, found = run if run.is_dir() else run.parent, False
     for report in read_run(run).reports:
         if report.outcome == "done":
-            for row in read_rows(folder, report.subject, report.eval).values():
+            for row in read_answers(folder, report.subject, report.eval).values():
                 if _judgments(row):
                     found = True
                     yield f"{report.subject}::{report.eval}", row

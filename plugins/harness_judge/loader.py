@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import harness_judge
-from harness.answers import keys
-from harness.artifacts.digests import digest_of
-from harness.errors import UsageError
-from harness.records.models import Logprob, ModelRef, Sampling
-from harness.records.samples import Prompt
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError, digest_of, keys
 from harness_judge import service
 from harness_judge.anthropic_api import connect, post
 from harness_judge.budget import Budget, Prices, Reserved
@@ -85,26 +81,19 @@ class AnthropicSubject:
         self.concurrency, self.retries = concurrency, retries
         self._client = connect(self.at, timeout)
 
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
         return [answer for _, answer in sorted(self.stream_generate(prompts, **options))]
 
-    def stream_generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        stop: Sequence[str] = (),
-        sampling: Sampling | None = None,
-        truncate: bool = False,
-    ) -> Iterator[tuple[int, str]]:
+    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
         """Answer each prompt, text as one message of the user's; yield (number, answer) as they come.
 
         Raises UsageError when one gets no answer, and on what the API does not offer.
         """
-        if sampling is not None:
+        how = Generate(**options)
+        if how.sampling is not None:
             raise UsageError(f'model "{self.path}": the API draws tokens as it likes; remove the sampling')
-        backend = _Generation(self, max_new_tokens, stop)
+        backend = _Generation(self, how)
         desk = Desk(backend, Budget(Prices()), None, concurrency=self.concurrency, retries=self.retries)
         for number, reply in desk.ask([_Asked(prompt) for prompt in prompts]):
             why = reply.why if isinstance(reply, Failed) else reply.problem
@@ -140,22 +129,21 @@ class _Asked:
 class _Generation:
     """What a desk asks: one answer of at most so many tokens."""
 
-    def __init__(self, subject: AnthropicSubject, max_new_tokens: int, stop: Sequence[str]) -> None:
-        self.subject, self.max_new_tokens = subject, max_new_tokens
-        self.stop = list(stop)
+    def __init__(self, subject: AnthropicSubject, how: Generate) -> None:
+        self.subject, self.how = subject, how
         self.where = f'model "{subject.path}" at "{subject.at.url}"'
         self.identity = [subject.at.url, subject.path]
 
     def ask(self, question: _Asked) -> Reply:
         """Put a prompt, once. Raises Trouble."""
         subject = self.subject
-        asked = {**subject.body, "model": subject.path, "max_tokens": self.max_new_tokens, **question.fields}
+        asked = {**subject.body, "model": subject.path, "max_tokens": self.how.max_new_tokens, **question.fields}
         # The API takes no stop of white space alone; those are applied to what came.
-        if stop := [s for s in self.stop if s.strip()]:
+        if stop := [s for s in self.how.stop if s.strip()]:
             asked["stop_sequences"] = stop
         reply = post(subject._client, subject.at, subject.path, asked, subject.timeout)
         problem = "" if reply.ended in ENDED else f'it gave no answer, and ended by "{reply.ended}"'
-        return Reply(_before(reply.text, self.stop), reply.model, reply.tokens_in, reply.tokens_out, problem)
+        return Reply(_before(reply.text, self.how.stop), reply.model, reply.tokens_in, reply.tokens_out, problem)
 
     def most(self, question: _Asked) -> Reserved:
         return Reserved(0, 0)

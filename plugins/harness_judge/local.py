@@ -13,9 +13,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from harness.answers.cache import CachedSubject, Models
-from harness.answers.store import Responses
-from harness.records.models import Logprob, ModelRef, Subject
+from harness import CachedSubject, Logprob, ModelRef, Models, Responses, Subject
 from harness_judge.desk import Failed
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
@@ -98,7 +96,7 @@ class LocalJudge:
 
     @cached_property
     def _tokens(self) -> re.Pattern[str]:
-        from harness_hf.models import load_tokenizer
+        from harness_hf import load_tokenizer
 
         tokenizer = load_tokenizer(self.ref.path)
         added = (str(t) for t in tokenizer.added_tokens_decoder.values() if t.special or MARK.fullmatch(str(t)))

@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.evaluation.grading import Marking
-from harness.gates import labels as by_people
-from harness.records.models import Progress
-from harness.records.samples import Caveat, Labels, Prompt, Sample, Score
+from harness import Caveat, Labels, Marking, Progress, Prompt, Sample, Score, UsageError
+from harness import labels as by_people
 from harness_judge import adversaries, bench, calibration, prompts, rows
 from harness_judge.bench import Bench
 from harness_judge.options import Options

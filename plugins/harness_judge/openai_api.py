@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.answers import wire
+from harness import wire
 from harness_judge import service
 from harness_judge.budget import Reserved
 from harness_judge.desk import Trouble

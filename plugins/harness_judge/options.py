@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from harness import schema
-from harness.errors import UsageError, did_you_mean
+from harness import UsageError, did_you_mean, schema
 from harness_judge.budget import Prices
 from harness_judge.service import KEYS
 

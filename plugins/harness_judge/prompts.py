@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.artifacts.digests import digest_of
-from harness.records.samples import Prompt
+from harness import Prompt, digest_of
 
 SYSTEM = (
     "You judge answers of language models. What is to be judged stands between two lines that begin with {fence}, as"

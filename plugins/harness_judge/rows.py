@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.records.samples import Sample, Score
+from harness import Sample, Score
 from harness_judge import prompts, verdict
 from harness_judge.adversaries import score
 from harness_judge.budget import Prices

@@ -12,8 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness.answers.wire import BadReply, Moved
-from harness.errors import UsageError
+from harness import UsageError, wire
 from harness_judge.budget import Reserved
 from harness_judge.desk import Trouble
 from harness_judge.prompts import Question
@@ -63,9 +62,9 @@ class Service:
         line = " ".join("".join(c if c.isprintable() else " " for c in self.hide(text)).split())
         return line if len(line) <= most else line[:most] + "…"
 
-    def misbehaved(self, bad: BadReply) -> Trouble:
+    def misbehaved(self, bad: wire.BadReply) -> Trouble:
         """Return the trouble that a reply is which was not read to its end."""
-        return Trouble(self.clean(str(bad)), passing=bad.passing, fatal=isinstance(bad, Moved), charged=True)
+        return Trouble(self.clean(str(bad)), passing=bad.passing, fatal=isinstance(bad, wire.Moved), charged=True)
 
     def refusal(self, status: int, body: Any, text: str, headers: Mapping[str, str], model: str) -> Trouble:
         """Say what an HTTP status means: something that may pass, or a mistake."""

@@ -7,13 +7,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import Metric, Sample, Score, Subject, hookimpl
+from harness import Metric, Sample, Score, Subject, evaluator, hookimpl
 from harness_lm_eval import scores, tasks
 from harness_lm_eval.find import find
 from harness_lm_eval.metrics import gauges
 from harness_lm_eval.tasks import Asked
 
 
+def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
+    """Name the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
+    asked = Asked.of(options)
+    found = []
+    for gauge in gauges(find(asked.task, folder, asked.include_path)):
+        combine = partial(scores.combine, name=gauge.name, alike=gauge.alike, asked=asked, folder=folder)
+        found.append(Metric(gauge.name, gauge.better, gauge.scale or "other", None if gauge.scale else combine))
+    return found
+
+
+def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Read a task's documents: a row each, with "task", "doc_id" and the document's fields. Raises UsageError."""
+    return tasks.rows(Asked.of(options), folder)
+
+
+@evaluator(metrics_for=metrics_for, rows_for=rows_for, remarks=scores.remarks, needs=lambda options: ("lm_eval",))
 def lm_eval(
     subject: Subject,
     samples: Sequence[Sample],
@@ -42,27 +58,6 @@ def lm_eval(
     Raises UsageError when the task cannot be served.
     """
     yield from scores.score(subject, samples, Asked.of(locals()), folder)
-
-
-def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
-    """Name the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
-    asked = Asked.of(options)
-    found = []
-    for gauge in gauges(find(asked.task, folder, asked.include_path)):
-        combine = partial(scores.combine, name=gauge.name, alike=gauge.alike, asked=asked, folder=folder)
-        found.append(Metric(gauge.name, gauge.better, gauge.scale or "other", None if gauge.scale else combine))
-    return found
-
-
-def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Read a task's documents: a row each, with "task", "doc_id" and the document's fields. Raises UsageError."""
-    return tasks.rows(Asked.of(options), folder)
-
-
-lm_eval.metrics_for = metrics_for  # type: ignore[attr-defined]
-lm_eval.rows_for = rows_for  # type: ignore[attr-defined]
-lm_eval.remarks = scores.remarks  # type: ignore[attr-defined]
-lm_eval.needs = lambda options: ("lm_eval",)  # type: ignore[attr-defined]
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError, did_you_mean
+from harness import UsageError, did_you_mean
 from harness_lm_eval.names import Names, tasks_folder
 from harness_lm_eval.reading import Config, read_yaml
 

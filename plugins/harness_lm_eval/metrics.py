@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import UsageError
-from harness.records.metrics import Scale
+from harness import Scale, UsageError
 from harness_lm_eval.find import Averaged, Found, Leaf
 from harness_lm_eval.reading import Config, Function
 

@@ -11,9 +11,7 @@ from typing import Any
 from lm_eval.api.model import LM  # noqa: TID253 -- a base class; this module is imported when rows are scored
 from lm_eval.models.utils import normalize_gen_kwargs  # noqa: TID253
 
-from harness import Logprob, Subject, UsageError
-from harness.data.chat import joined
-from harness.records.models import Sampling
+from harness import Logprob, Sampling, Subject, UsageError, chat
 
 Conversation = list[dict[str, str]]
 NEW_TOKENS = 256  # where a task does not say, as lm_eval's HF backend has it
@@ -59,7 +57,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
     def apply_chat_template(self, chat_history: Conversation, add_generation_prompt: bool = True) -> str:
         """Write messages as the model's chat template does; a last message of the assistant is left open."""
         left_open = [] if add_generation_prompt else [chat_history[-1]["content"]]
-        turns = joined(chat_history[: len(chat_history) - len(left_open)], self.arguments)
+        turns = chat.joined(chat_history[: len(chat_history) - len(left_open)], self.arguments)
         try:
             return "".join([self.subject.render(turns), *left_open])  # type: ignore[attr-defined]
         except AttributeError:

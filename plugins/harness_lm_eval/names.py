@@ -18,8 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.files import cache_dir, write_text
+from harness import UsageError, cache_dir, write_text
 from harness_lm_eval.reading import library, loader
 
 NAMING = re.compile(rb"""^["']?(task|group|tag|class|include)["']?[ ]*:(.*(?:\n(?:[ \t-]|[ \t]*#|[ \t]*$).*)*)""", re.M)

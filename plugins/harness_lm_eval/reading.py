@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness import UsageError
 
 Config = dict[str, Any]
 

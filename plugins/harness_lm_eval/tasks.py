@@ -11,8 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError
-from harness.data.chat import arguments_of
+from harness import UsageError, chat
 from harness_lm_eval import hub, shots
 from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
@@ -49,7 +48,7 @@ class Asked:
             if name in known and not (isinstance(known[name], int) and known[name] >= least):
                 raise UsageError(f"{name} is {known[name]}, want {least} or more")
         if isinstance(given := known.get("chat"), Mapping):
-            known |= {"chat": True, "arguments": json.dumps(arguments_of({}, given), sort_keys=True)}
+            known |= {"chat": True, "arguments": json.dumps(chat.arguments_of({}, given), sort_keys=True)}
         for name in ("gen_kwargs", "metadata"):
             if name in known:
                 known[name] = json.dumps(known[name], sort_keys=True)

@@ -3,11 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness.hookspec import hookimpl
+import harness
+from harness import hookimpl, lazily
 from harness_lora.adapter import Lora
 
+if TYPE_CHECKING:
+    from harness_lora.adapter import NOTE as ADAPTER_NOTE
+    from harness_lora.adapter import read_config
+    from harness_lora.fields import MOVES_BASE
+    from harness_lora.fold import fold as fold_scales
+    from harness_lora.headers import Header, find_tensor, read_headers, split_name
+    from harness_lora.merge import Merge, as_rows, workers
+    from harness_lora.plan import make_plan
+    from harness_lora.targets import check_targets
+
+__all__ = [
+    "ADAPTER_NOTE",
+    "MOVES_BASE",
+    "Header",
+    "Merge",
+    "as_rows",
+    "check_targets",
+    "find_tensor",
+    "fold_scales",
+    "make_plan",
+    "read_config",
+    "read_headers",
+    "split_name",
+    "workers",
+]
+LATER = {  # what other plugins use of this one, imported when it is asked for
+    "ADAPTER_NOTE": "harness_lora.adapter:NOTE",
+    "Header": "harness_lora.headers",
+    "MOVES_BASE": "harness_lora.fields",
+    "Merge": "harness_lora.merge",
+    "as_rows": "harness_lora.merge",
+    "check_targets": "harness_lora.targets",
+    "find_tensor": "harness_lora.headers",
+    "fold_scales": "harness_lora.fold:fold",
+    "make_plan": "harness_lora.plan",
+    "read_config": "harness_lora.adapter",
+    "read_headers": "harness_lora.headers",
+    "split_name": "harness_lora.headers",
+    "workers": "harness_lora.merge",
+}
+__getattr__ = lazily(__name__, LATER)
 QuantType = Literal["nf4", "fp4"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -27,7 +69,7 @@ def untrained(base: Path, out: Path, *, seed: int) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from harness_hf.models import load_model, quiet
+    from harness_hf import load_model, quiet
 
     torch.manual_seed(seed)
     model = load_model(base)
@@ -35,6 +77,7 @@ def untrained(base: Path, out: Path, *, seed: int) -> None:
         get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(out)
 
 
+@harness.adapter(reads_foreign=True, measured_like=("qlora",))
 def lora(
     *,
     r: int = 16,
@@ -47,6 +90,7 @@ def lora(
     return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options))
 
 
+@harness.adapter(measured_like=("lora",))
 def qlora(
     *,
     r: int = 16,

@@ -10,14 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.records.models import Progress
-from harness.schema import fits, kind, show
+from harness import Mistakes, Progress, UsageError, did_you_mean, schema
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
 from harness_lora.headers import find_tensor, read_headers, split_name
 from harness_lora.targets import check_targets
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -67,8 +68,10 @@ class Lora:
                 mistakes.add(f'option "{name}"', f"is no field of PEFT's LoraConfig{did_you_mean(name, known)}")
             elif name in refused:
                 mistakes.add(f'option "{name}"', f"is not trained here: {refused[name]}; remove it")
-            elif not fits(value, dict if (nested := _nested(hints[name])) else hints[name]):
-                mistakes.add(f'option "{name}"', f"is {show(value)}, want {kind(dict if nested else hints[name])}")
+            elif not schema.fits(value, dict if (nested := _nested(hints[name])) else hints[name]):
+                mistakes.add(
+                    f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(dict if nested else hints[name])}"
+                )
             else:  # PEFT drops what it does not know of these without a word
                 keys = {f.name for f in dataclasses.fields(nested)} if nested else set()
                 for key in sorted(set(value) - keys) if nested else ():
@@ -167,7 +170,7 @@ class Lora:
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
-        from harness_lora.merge import check_base, check_mergeable
+        from harness_lora.plan import check_base, check_mergeable
 
         self._check_variant(variant)
         config = read_config(adapter) if adapter else self.peft_config()
@@ -194,7 +197,8 @@ class Lora:
         "original" adds to the base as it is on disk, "dequantized" to the base as the 4-bit model has it.
         Raises UsageError on what cannot be merged, RuntimeError when the result is not finite or not what it must be.
         """
-        from harness_lora.merge import check_mergeable, merge_folder
+        from harness_lora.merge import merge_folder
+        from harness_lora.plan import check_mergeable
 
         self._check_variant(variant)
         check_mergeable(read_config(adapter), trained=True)
@@ -238,8 +242,10 @@ def read_config(adapter: Path) -> Any:
             )
         for name, want in CHECKED.items():  # what PEFT takes as it is, and fails at later
             value = raw.get(name, getattr(plain, name))
-            if not fits(value, want) or (want is float and not math.isfinite(value)):
-                raise UsageError(f'adapter "{adapter}": its {CONFIG} has {name} = {show(value)}, want {kind(want)}')
+            if not schema.fits(value, want) or (want is float and not math.isfinite(value)):
+                raise UsageError(
+                    f'adapter "{adapter}": its {CONFIG} has {name} = {schema.show(value)}, want {schema.kind(want)}'
+                )
         return LoraConfig.from_peft_type(**{name: value for name, value in raw.items() if name in known})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f'adapter "{adapter}": its {CONFIG} cannot be read: {" ".join(str(error).split())}') from None
@@ -258,12 +264,12 @@ def read_note(adapter: Path) -> dict[str, Any]:
         raise UsageError(f'adapter "{adapter}": its {NOTE} cannot be read: {error}; train again') from None
 
 
-def _check_loads(base: str, adapter: Path, config: Any) -> None:
+def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
     """Raise UsageError unless PEFT finds all of an adapter's tensors in the base's model, without weights."""
     import torch
     from peft import set_peft_model_state_dict
 
-    from harness_hf.models import check_found, fitting
+    from harness_hf import check_found, fitting
     from harness_lora.layout import Layout, adapt, targets
 
     layout = Layout(Path(base), read_headers(Path(base)))
@@ -285,7 +291,7 @@ def _check_loads(base: str, adapter: Path, config: Any) -> None:
             )
 
 
-def _check_shapes(base: str, adapter: Path, config: Any) -> None:
+def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
     """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed.
 
     What has another name in the base's files than in its model is left to PEFT.
@@ -305,7 +311,7 @@ def _check_shapes(base: str, adapter: Path, config: Any) -> None:
 
 
 def _shape_for(
-    made: Mapping[tuple[str, str], tuple[int, ...]], module: str, part: str, config: Any
+    made: Mapping[tuple[str, str], tuple[int, ...]], module: str, part: str, config: LoraConfig
 ) -> tuple[int, ...] | None:
     """Return the shape of the base's tensor that a part of an adapter is for, or None where it tells none."""
     shape = made[module, part]
@@ -321,7 +327,7 @@ def _shape_for(
     return (*b[:1], before)
 
 
-def _try_layer(config: Any) -> None:
+def _try_layer(config: LoraConfig) -> None:
     """Make one adapted layer, because PEFT checks rank, dropout, initialisation and variants only there."""
     import torch
     from peft.tuners.lora import Linear

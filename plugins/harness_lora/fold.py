@@ -9,11 +9,14 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.files import write_text
+from harness import write_text
 from harness_lora.adapter import CONFIG, WEIGHTS, read_config
 from harness_lora.headers import split_name
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 SCALES = ("use_rslora", "rank_pattern", "alpha_pattern")  # what servers have got wrong
 PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
@@ -54,7 +57,7 @@ def fold(adapter: Path) -> bool:
     return True
 
 
-def _scale(config: Any, module: str, r: int) -> float:
+def _scale(config: LoraConfig, module: str, r: int) -> float:
     from peft.utils.other import get_pattern_key
 
     key = get_pattern_key(config.alpha_pattern.keys(), module)

@@ -7,8 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.artifacts.safetensors import Safetensors, read_safetensors
-from harness.errors import UsageError
+from harness import Safetensors, UsageError, read_safetensors
 
 PREFIX = "base_model.model."  # what PEFT puts before every name
 LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens_delta)(\.(?P<rest>\w+))?")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -26,9 +26,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from harness.errors import UsageError
-from harness_hf.models import one_line, quiet
+from harness import UsageError
+from harness_hf import one_line, quiet
 from harness_lora.headers import Header
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def skeleton(base: Path) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def adapt(model: Any, config: LoraConfig) -> Any:
+def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:
     """Put PEFT on a model without weights and return it; raises UsageError on what it refuses.
 
     PEFT may write other targets, ranks and alphas into the configuration; its own is then `peft_config["default"]`.
@@ -145,7 +149,7 @@ def adapt(model: Any, config: LoraConfig) -> Any:
             raise UsageError(f"[adapter] does not fit the base: {one_line(error)}") from None
 
 
-def targets(adapted: Any) -> Iterator[tuple[str, Target]]:
+def targets(adapted: PeftModel) -> Iterator[tuple[str, Target]]:
     """Yield each module whose weights an adapter's file holds, and what it adapts."""
     for name, module in adapted.base_model.model.named_modules():
         if isinstance(module, ParamWrapper):
@@ -157,14 +161,14 @@ def targets(adapted: Any) -> Iterator[tuple[str, Target]]:
             yield name, Target(f"{name}.weight", name)
 
 
-def saved(adapted: Any) -> Iterator[str]:
+def saved(adapted: PeftModel) -> Iterator[str]:
     """Yield the parameters that are trained whole, or of which rows are."""
     for name, module in adapted.base_model.model.named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
             yield from (f"{name}.{parameter}" for parameter, _ in module.original_module.named_parameters())
 
 
-def _places(model: Any, there: Mapping[str, Header]) -> Iterator[tuple[str, Place]]:
+def _places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tuple[str, Place]]:
     """Yield what each tensor is of a parameter, as transformers' `convert_and_load_state_dict_in_model` loads them."""
     conversions, prefix, known = get_model_conversion_mapping(model), model.base_model_prefix, model.state_dict()
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]

@@ -19,13 +19,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import isolated
-from harness.errors import Finding
+from harness import Finding, isolated
 from harness_lora.adapter import read_note
 from harness_lora.headers import Header, read_headers
 from harness_lora.texts import WINDOW, windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
@@ -94,7 +96,7 @@ class _Made:
 
     @classmethod
     def of(cls, question: Question) -> _Made:
-        from harness_lora.merge import make_plan
+        from harness_lora.plan import make_plan
 
         base, before = Path(question.base), read_headers(Path(question.base))
         plan = make_plan(base, Path(question.adapter), before, question.quantization)
@@ -127,7 +129,7 @@ class _Made:
         return {"tensors": len(self.before), "changed": len(changed)}
 
     def _check_changed(self, changed: set[str], off: Mapping[str, tuple[int, int]]) -> None:
-        from harness_lora.merge import check_changed
+        from harness_lora.plan import check_changed
 
         check_changed(changed, self.plan)
         told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
@@ -184,7 +186,7 @@ class _Made:
 
     def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
         """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
-        from harness_hf.models import load_model
+        from harness_hf import load_model
 
         folder, device = Path(adapter) if adapter else None, self._device()
         if quantization is None or folder is None or self.computed != "float32":
@@ -278,7 +280,7 @@ def _compare(one: Any, other: Any, ids: Sequence[Any]) -> _Apart:
     return _Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
 
 
-def _logprobs(model: Any, ids: Any) -> Any:
+def _logprobs(model: PreTrainedModel, ids: Any) -> Any:
     """Return the log-probabilities of what follows each token of a window, (T - 1, V), in float32."""
     import torch
 
@@ -305,7 +307,7 @@ def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
     """
     import torch
 
-    from harness_hf.models import resolve_device, resolve_dtype
+    from harness_hf import resolve_device, resolve_dtype
 
     dtype = resolve_dtype(made.computed, resolve_device(made._device()))
     if dtype == torch.float32:
@@ -329,18 +331,18 @@ def _check_forward(found: _Apart, kl: float, margin: float) -> None:
 def _windows(base: str) -> list[Any]:
     from transformers import AutoConfig
 
-    from harness_hf.models import load_tokenizer
+    from harness_hf import load_tokenizer
 
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
     return windows(load_tokenizer(base), longest=min(WINDOW, longest))
 
 
-def _ends(model: Any, path: str) -> list[int | None]:
+def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
     import torch
 
-    from harness_hf.models import load_tokenizer
+    from harness_hf import load_tokenizer
 
     tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():
@@ -352,7 +354,7 @@ def _ends(model: Any, path: str) -> list[int | None]:
     return found
 
 
-def _check_ends(merged: Any, adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
+def _check_ends(merged: PreTrainedModel, adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
     """Raise Finding for an answer without an end where the adapter's ends at a token that no longer stops anything.
 
     An answer that rounding made longer is for the gates.
@@ -368,7 +370,7 @@ def _check_ends(merged: Any, adapter: Sequence[int | None], ours: Sequence[int |
             )
 
 
-def _prompt(tokenizer: Any, text: str) -> Any:
+def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": text}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from harness.errors import Mistakes, did_you_mean
+from harness import Mistakes, did_you_mean
 
 Patterns = str | Collection[str] | None
 

@@ -6,7 +6,10 @@ needed, one of each text before the next of any.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENS = 2000  # that are predicted in all
 WINDOW = 192  # tokens at most that are read at once
@@ -92,7 +95,7 @@ TEXTS = (
 )  # fmt: skip
 
 
-def windows(tokenizer: Any, tokens: int = TOKENS, longest: int = WINDOW) -> list[Any]:
+def windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: int = WINDOW) -> list[Any]:
     """Return tensors of ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are.
 
     The first window of each text comes before the second of any, so that every kind of text is among them.
@@ -112,7 +115,7 @@ def windows(tokenizer: Any, tokens: int = TOKENS, longest: int = WINDOW) -> list
     return found
 
 
-def _chats(tokenizer: Any) -> list[str]:
+def _chats(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return conversations as the tokenizer's template frames them; as plain text what it refuses, or without one."""
     told = []
     for turns in CHATS:

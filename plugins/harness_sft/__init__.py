@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.hookspec import hookimpl
-from harness.schema import INJECTED
+from harness import hookimpl, schema, trainer
 
 if TYPE_CHECKING:
-    from harness.records.findings import Built, Flag
-    from harness.records.models import Adapter, ModelRef, Progress, Subject
+    from harness import Adapter, Built, Flag, ModelRef, Progress, Subject
 
 
 @hookimpl
@@ -20,6 +18,36 @@ def harness_trainers() -> dict[str, Any]:
     return {"sft": sft}
 
 
+def check(**options: Any) -> None:
+    """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
+    from harness_sft.config import build_config
+
+    build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
+
+
+def build(ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any) -> Built:
+    """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
+    from harness_sft.build import build
+
+    return build(ref, rows, _recipe() | options, seed=seed)
+
+
+def measure(
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
+) -> dict[str, Any]:
+    """Train a few steps and return what they took; without an adapter all weights are trained."""
+    from harness_sft.measure import measure
+
+    return measure(ref, adapter, rows, _recipe() | options, seed=seed)
+
+
+def _recipe() -> dict[str, Any]:
+    """Return the options of `sft` with their defaults."""
+    parameters = inspect.signature(sft).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in schema.INJECTED}
+
+
+@trainer(check=check, build=build, measure=measure)
 def sft(
     ref: ModelRef,
     adapter: Adapter,
@@ -66,37 +94,3 @@ def sft(
     given = locals()
     recipe = {name: given[name] for name in _recipe()} | options
     return train(ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag, watch=watch)
-
-
-def check(**options: Any) -> None:
-    """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
-    from harness_sft.config import build_config
-
-    build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
-
-
-def build(ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any) -> Built:
-    """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
-    from harness_sft.build import build
-
-    return build(ref, rows, _recipe() | options, seed=seed)
-
-
-def measure(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
-) -> dict[str, Any]:
-    """Train a few steps and return what they took; without an adapter all weights are trained."""
-    from harness_sft.measure import measure
-
-    return measure(ref, adapter, rows, _recipe() | options, seed=seed)
-
-
-def _recipe() -> dict[str, Any]:
-    """Return the options of `sft` with their defaults."""
-    parameters = inspect.signature(sft).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
-
-
-sft.check = check  # type: ignore[attr-defined]
-sft.build = build  # type: ignore[attr-defined]
-sft.measure = measure  # type: ignore[attr-defined]

@@ -15,15 +15,17 @@ import torch
 from jinja2 import TemplateError
 from trl import SFTTrainer
 
-from harness.errors import UsageError
-from harness.records.findings import Built, Example
-from harness_hf.models import load_tokenizer, one_line, quiet
+from harness import Built, Example, UsageError
+from harness_hf import load_tokenizer, one_line, quiet
 from harness_sft.config import build_config, whole_rows
 from harness_sft.rows import as_dataset, split_by
 from harness_sft.train import _quiet_libraries
 
 if TYPE_CHECKING:
-    from harness.records.models import ModelRef
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+    from harness import ModelRef
 
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
@@ -34,7 +36,13 @@ class Preview(SFTTrainer):  # type: ignore[misc]
     whole: Any = None
 
     def _prepare_dataset(
-        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+        self,
+        dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: TrainingArguments,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
     ) -> Any:
         uncut = whole_rows(args)
         self.whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
@@ -77,7 +85,7 @@ def skeleton(path: str) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
 
 
-def _batches(trainer: Any, count: int) -> Iterator[Mapping[str, Any]]:
+def _batches(trainer: SFTTrainer, count: int) -> Iterator[Mapping[str, Any]]:
     """Yield batches that are spread over the data as it was prepared, in its order."""
     data, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
     starts = range(0, len(data), size)

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.schema import fits, kind, show
+from harness import Mistakes, UsageError, did_you_mean, schema
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
 
 OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
     "output_dir": "checkpoints go to the run folder",
@@ -79,7 +81,7 @@ def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, dev
         raise UsageError(f"SFTConfig: {' '.join(str(error).split())}") from None
 
 
-def whole_rows(config: Any) -> Any:
+def whole_rows(config: SFTConfig) -> Any:
     """Return a configuration under which rows are neither cut nor shuffled; both come after they were looked at."""
     found = copy.copy(config)
     found.max_length, found.shuffle_dataset = None, False
@@ -98,13 +100,13 @@ def _check_names(recipe: Mapping[str, Any]) -> None:
             mistakes.add(f'option "{name}"', f"cannot be set: {OURS.get(name, 'use [[export]]')}")
         elif name not in known:
             mistakes.add(f'option "{name}"', f"is no field of TRL's SFTConfig{did_you_mean(name, known)}")
-        elif name not in ours and not fits(value, hints[name]):
-            mistakes.add(f'option "{name}"', f"is {show(value)}, want {kind(hints[name])}")
+        elif name not in ours and not schema.fits(value, hints[name]):
+            mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(hints[name])}")
     if not 0 <= recipe["warmup_ratio"] < 1:
         mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
     if (saves := recipe.get("save_strategy", "steps")) not in ("steps", "epoch"):
         want = 'want "steps" or "epoch": an interrupted training goes on from its checkpoints'
-        mistakes.add("save_strategy", f"is {show(saves)}, {want}")
+        mistakes.add("save_strategy", f"is {schema.show(saves)}, {want}")
     if recipe.get("truncation_mode") == "keep_end" and recipe["packing"]:
         mistakes.add("truncation_mode", 'is "keep_end", and packed rows are cut at their end; set packing = false')
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "save_steps"):

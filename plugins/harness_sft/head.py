@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
-from harness_hf.linear import available, product
+from harness_hf import onednn_available, onednn_product
 
 LOGITS = 1 << 24  # numbers in one tensor of logits, at most
 OPTIONAL = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")  # TRL's names and order
@@ -101,8 +101,8 @@ def each_logit_once() -> Iterator[None]:
 
 
 def _times(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    if x.dtype == torch.float32 and available():
-        return product(x, weight, bias)
+    if x.dtype == torch.float32 and onednn_available():
+        return onednn_product(x, weight, bias)
     return torch.nn.functional.linear(x, weight, bias)
 
 

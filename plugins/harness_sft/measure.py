@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness import UsageError
 from harness_sft.config import build_config
 from harness_sft.rows import split_by
 from harness_sft.train import _build_trainer, _quiet_libraries
 
 if TYPE_CHECKING:
-    from harness.records.models import Adapter, ModelRef
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from trl import SFTTrainer
+
+    from harness import Adapter, ModelRef
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 VALIDATED = 8  # rows that a validation is timed on
@@ -30,7 +33,7 @@ def measure(
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.
     """
-    from harness_hf.models import quiet, resolve_device
+    from harness_hf import quiet, resolve_device
 
     device = resolve_device(ref.options.get("device", "auto")).type
     if adapter is None:
@@ -56,7 +59,7 @@ def measure(
     return found | {"trainable": facts["trainable_parameters"]}
 
 
-def _stopwatch(trainer: Any) -> Any:
+def _stopwatch(trainer: SFTTrainer) -> Any:
     """Put a watch on a trainer that stops it after a few steps, and return it."""
     from transformers import TrainerCallback
 
@@ -64,7 +67,7 @@ def _stopwatch(trainer: Any) -> Any:
         def __init__(self) -> None:
             self.marks: list[tuple[float, float, float]] = []  # after each step: clock, processor, tokens so far
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
             self.marks.append((time.monotonic(), time.process_time(), float(trainer._total_train_tokens)))
             timed = len(self.marks) - 1
             if timed >= STEPS and self.marks[-1][0] - self.marks[0][0] >= SECONDS:
@@ -95,7 +98,7 @@ def _stopwatch(trainer: Any) -> Any:
     return watch
 
 
-def _longest(trainer: Any) -> None:
+def _longest(trainer: SFTTrainer) -> None:
     """Run one step forward and backward on the longest rows there are."""
     data = trainer.train_dataset
     lengths = [len(ids) for ids in data["input_ids"]]
@@ -105,7 +108,7 @@ def _longest(trainer: Any) -> None:
     trainer.training_step(trainer.model, batch)
 
 
-def _validation(trainer: Any, held: Sequence[Mapping[str, Any]]) -> float:
+def _validation(trainer: SFTTrainer, held: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds that the validations of the training take, one after each epoch."""
     if not held:
         return 0.0
@@ -119,7 +122,7 @@ def _validation(trainer: Any, held: Sequence[Mapping[str, Any]]) -> float:
 
 def _fits(folder: Path, device: str) -> None:
     """Raise UsageError when a full training cannot fit, before a machine is brought down by trying."""
-    from harness_hf.sources import parameters_of
+    from harness_hf import parameters_of
 
     need, free = BYTES * parameters_of(folder), _free(device)
     if free is not None and need > free:

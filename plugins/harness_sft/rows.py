@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.data.chat import ARGUMENTS, TOOLS
-from harness.data.rows import GROUP, HELD_OUT
-from harness.errors import UsageError
+from harness import GROUP, HELD_OUT, UsageError, chat
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",))
 Row = dict[str, Any]
@@ -33,8 +31,8 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         numbers = [i for i, shape in enumerate(shapes, 1) if shape != shapes[0]]
         raise UsageError(f"[train] data: {name_rows(numbers)}: of another shape than row 1; train on one shape")
     _, columns = shapes[0] or ("", ())
-    given = {name for name in (TOOLS, ARGUMENTS) if any(row.get(name) for row in rows)}
-    blank: dict[str, Any] = {TOOLS: None, ARGUMENTS: {}}
+    given = {name for name in (chat.TOOLS, chat.ARGUMENTS) if any(row.get(name) for row in rows)}
+    blank: dict[str, Any] = {chat.TOOLS: None, chat.ARGUMENTS: {}}
     marks = [{mark: row[mark] for mark in (GROUP, HELD_OUT) if mark in row} for row in rows]
     numbered = enumerate(zip(rows, marks, strict=True), 1)
     return [

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FIRST_STEPS = 3  # after which every adapted module must have moved; a warmup makes the first of them a step of zero
 RECENT = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
@@ -81,10 +84,10 @@ class Spikes:
 class Start:
     """The weights of an adapter before its first step, each as one exact number, so that nothing is copied."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
 
-    def unmoved(self, model: Any) -> list[str]:
+    def unmoved(self, model: PreTrainedModel) -> list[str]:
         """Return the weights that are what they were.
 
         In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
@@ -98,7 +101,7 @@ def all_finite(parameters: list[Any]) -> bool:
     return not parameters or math.isfinite(float(torch.nn.utils.get_total_norm(parameters)))
 
 
-def _moving(model: Any) -> Iterator[tuple[str, Any]]:
+def _moving(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     """Yield the weights of an adapter that a first gradient moves; the A of a LoRA waits for its B, which is zero."""
     for name, parameter in model.named_parameters():
         if any(part in name for part in MOVING) and parameter.is_floating_point():

@@ -14,17 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.artifacts import kept
-from harness.errors import UsageError
-from harness.files import folder_in_place, write_text
-from harness_lora.adapter import NOTE
-from harness_lora.fields import MOVES_BASE
+from harness import UsageError, folder_in_place, seal_folder, write_text
+from harness_lora import ADAPTER_NOTE, MOVES_BASE
 from harness_sft.config import build_config
 from harness_sft.rows import Row, as_dataset, split_by
 
 if TYPE_CHECKING:
-    from harness.records.findings import Flag
-    from harness.records.models import Adapter, ModelRef, Progress, Subject
+    from transformers import PreTrainedModel
+    from trl import SFTConfig
+
+    from harness import Adapter, Flag, ModelRef, Progress, Subject
     from harness_sft.trainer import CheckedTrainer
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -45,7 +44,7 @@ def train(
     watch: Callable[[Subject], dict[str, float]] | None = None,
 ) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
-    from harness_hf.models import quiet, resolve_device
+    from harness_hf import quiet, resolve_device
 
     checkpoints = out.parent / "checkpoints"
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out.parent / "tensorboard"))
@@ -77,7 +76,7 @@ def _build_trainer(
     adapter: Adapter | None,
     kept: list[Row],
     held_out: list[Row],
-    config: Any,
+    config: SFTConfig,
     stamp: str,
     progress: Callable[[Progress], None],
 ) -> tuple[CheckedTrainer, dict[str, Any]]:
@@ -85,8 +84,8 @@ def _build_trainer(
 
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
-    from harness.records.models import Progress
-    from harness_hf.models import load_model, load_tokenizer
+    from harness import Progress
+    from harness_hf import load_model, load_tokenizer
     from harness_sft.trainer import CheckedTrainer
 
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
@@ -112,13 +111,13 @@ def _build_trainer(
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
 
-def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
+def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     """Put a new adapter on the base, its random start fixed by the seed; every target of it must match a module."""
     from peft import get_peft_model
     from transformers import set_seed
 
-    from harness_hf.linear import use_onednn
-    from harness_lora.targets import check_targets
+    from harness_hf import use_onednn
+    from harness_lora import check_targets
 
     config, names = adapter.peft_config(), [name for name, _ in base.named_modules()]
     set_seed(seed)
@@ -132,7 +131,7 @@ def _adapt(base: Any, adapter: Adapter, seed: int) -> Any:
 
 
 def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
-    from harness_hf.models import assert_not_repacked
+    from harness_hf import assert_not_repacked
 
     assert_not_repacked(trainer.model)
     try:
@@ -144,11 +143,10 @@ def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
     assert_not_repacked(trainer.model)
 
 
-def _watched(model: Any, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
+def _watched(model: PreTrainedModel, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
     """Measure a model in training, its adapter in it, as the harness measures any."""
-    from harness.records.models import ModelRef
-    from harness_hf.subject import HFSubject
-    from harness_hf.tokens import Tokens
+    from harness import ModelRef
+    from harness_hf import HFSubject, Tokens
 
     subject = HFSubject(ModelRef("training", ref.path, "training"), ref.path, model, Tokens.of(ref.path), nullcontext)
     try:
@@ -157,7 +155,7 @@ def _watched(model: Any, ref: ModelRef, watch: Callable[[Subject], dict[str, flo
         subject.scorer.close()
 
 
-def _save_initial(model: Any, checkpoints: Path) -> Path | None:
+def _save_initial(model: PreTrainedModel, checkpoints: Path) -> Path | None:
     """Save the start of an adapter that holds a part of the base, so that its training can be told from its start."""
     start = model.peft_config["default"].init_lora_weights
     if not (isinstance(start, str) and start.startswith(MOVES_BASE)):
@@ -169,7 +167,7 @@ def _save_initial(model: Any, checkpoints: Path) -> Path | None:
 def _write_adapter(
     trainer: CheckedTrainer, out: Path, initial: Path | None, ref: ModelRef, recipe: Mapping[str, Any], facts: Any
 ) -> None:
-    from harness_lora.fold import fold
+    from harness_lora import fold_scales
 
     note = {
         "base_digest": ref.digest,
@@ -183,9 +181,9 @@ def _write_adapter(
         trainer.model.save_pretrained(work, **kwargs)
         (work / "README.md").unlink(missing_ok=True)  # a model card with blanks to fill in
         _sort_targets(work / "adapter_config.json")
-        fold(work)  # before it is evaluated: what is gated is what servers get
-        write_text(work / NOTE, json.dumps(note, indent=2) + "\n")
-        kept.seal(work, out)
+        fold_scales(work)  # before it is evaluated: what is gated is what servers get
+        write_text(work / ADAPTER_NOTE, json.dumps(note, indent=2) + "\n")
+        seal_folder(work, out)
 
 
 def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
@@ -217,7 +215,7 @@ def _sort_targets(path: Path) -> None:
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def base_bytes(model: Any) -> int:
+def base_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of a model's weights as they are held, with the constants of 4-bit blocks."""
     total = 0
     for parameter in model.parameters():

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
-from harness.errors import Finding, UsageError
-from harness.files import write_text
-from harness.records.findings import Flag
-from harness.records.models import Progress
+from harness import Finding, Flag, Progress, UsageError, write_text
 from harness_sft.config import whole_rows
 from harness_sft.rows import name_rows
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
 WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
@@ -59,7 +60,9 @@ class _Enough(Exception):
 class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer that refuses rows it would drop, stops on what is not finite, and keeps adapters in float32."""
 
-    def __init__(self, model: Any, *, progress: Callable[[Progress], None], held_out: Any, stamp: str, **given: Any):
+    def __init__(
+        self, model: PreTrainedModel, *, progress: Callable[[Progress], None], held_out: Any, stamp: str, **given: Any
+    ):
         self.counts: dict[str, Counts] = {}
         self.stamp = stamp
         self.flag: Callable[[str, Flag], None] = raise_finding
@@ -79,7 +82,13 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self.add_callback(self.watch)
 
     def _prepare_dataset(
-        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+        self,
+        dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: TrainingArguments,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
     ) -> Any:
         """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
         uncut = whole_rows(args)
@@ -91,7 +100,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
             check_endings(whole, self._tokenizer, None if keep_end else cut)
         return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
 
-    def _prepare_rows(self, dataset: Any, name: str) -> list[dict[str, Any]]:
+    def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
         prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
         return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
 
@@ -120,7 +129,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self.watch.add_loss(self._finite(float(loss), "the loss"))
         return loss
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+    def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         self._finite(float(norm), "the norm of the gradient")
         return norm
@@ -143,7 +152,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
             what = f"{len(still)} of {len(self.start.sums)} adapted weights have not moved after {FIRST_STEPS} steps"
             self.flag("T1", Flag("error", what, still, "look at learning_rate, and at what is frozen"))
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         ends = [asdict(end) for end in self.watch.ends]
@@ -212,7 +221,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Add the loss of one accumulation step; TRL has divided it by the tokens of the whole step."""
         self.step_loss += loss
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
         self.trained = [p.detach() for p in self.trainer.model.parameters() if p.requires_grad]
         # An interruption may have come between the last step and its validation, or its end.
@@ -220,10 +229,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self.enough():
             raise _Enough
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.at_rest = False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.losses.append(self.step_loss)
         spike = self.spikes.add(self.step_loss)
         self.step_loss = 0.0
@@ -244,7 +255,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         best, patience = self.best(), self.trainer.patience
         return bool(patience and best and len(self.ends) - 1 - self.ends.index(best) >= patience)
 
-    def _look(self, state: Any) -> None:
+    def _look(self, state: TrainerState) -> None:
         """Look at the weights before anything is saved of them."""
         if not all_finite(self.trained):
             self.trainer.diverged(f"the weights are not finite after step {state.global_step}")
@@ -264,7 +275,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.randomness = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)
 
-    def _end_epoch_if_due(self, state: Any, control: Any) -> str:
+    def _end_epoch_if_due(self, state: TrainerState, control: TrainerControl) -> str:
         """Validate and watch at the end of an epoch, and of the training; return what came out in words."""
         step, per_epoch = state.global_step, self.trainer.steps_per_epoch()
         wanted = self.trainer.held_out or self.trainer.watched
@@ -282,7 +293,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             told += f", no better than step {best.step} for {self.trainer.patience} epochs: stopped, that one is kept"
         return f"epoch {step / per_epoch:.3g}: {told}"
 
-    def _validation_loss(self, step: int, control: Any) -> float | None:
+    def _validation_loss(self, step: int, control: TrainerControl) -> float | None:
         if not self.trainer.held_out:
             return None
         loss = self.trainer.validate()
@@ -303,7 +314,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.restore_randomness()
         return found
 
-    def _facts(self, state: Any) -> dict[str, str | float]:
+    def _facts(self, state: TrainerState) -> dict[str, str | float]:
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
         left = duration(per_step * (state.max_steps - state.global_step))
         return {"loss": round(self.losses[-1], 4), "tokens/s": round(self.tokens_per_second(), 1), "left": left}
@@ -342,7 +353,7 @@ def count_rows(whole: Any, cut: int | None, *, keep_end: bool = False) -> Counts
     return Counts(len(whole), tokens, supervised, truncated)
 
 
-def check_endings(whole: Any, tokenizer: Any, cut: int | None) -> None:
+def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | None) -> None:
     """Raise UsageError when an uncut text row does not end in one supervised EOS, or begins with two BOS."""
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     wrong = []

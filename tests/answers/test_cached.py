@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from harness import Sampling
+from harness import Generate, Sampling
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import VERSION, Responses, _checksum, request_key
 from harness.records.models import Logprob, ModelRef
@@ -424,3 +424,15 @@ def test_a_second_run_needs_no_torch(tmp_path: Path) -> None:
         env = {**os.environ, "HARNESS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_how_answers_are_generated_is_one_record() -> None:
+    """Keywords that change nothing are left out, seeds go with their prompts, and a misspelt keyword is a TypeError."""
+    how = Generate(max_new_tokens=8, stop=("\n",), sampling=Sampling(0.7, seeds=(1, 2, 3)), truncate=True)
+    assert Generate(**how.keywords) == how
+    assert Generate(max_new_tokens=8).keywords == {"max_new_tokens": 8, "stop": ()}
+    assert how.some([2, 0]).sampling == Sampling(0.7, seeds=(3, 1))
+    assert Generate().some([5]) == Generate()
+    assert how.drawn == how.sampling and Generate(sampling=Sampling(0.0)).drawn is None
+    with pytest.raises(TypeError, match="max_tokens"):
+        Generate(max_tokens=8)  # type: ignore[call-arg]

@@ -124,7 +124,10 @@ def test_what_cannot_be_clean_is_a_mistake(suite: Project, case: str) -> None:
 def test_without_the_harness_own_check_there_is_no_clean_row(suite: Project) -> None:
     """Blocking the check is a mistake, with and without another of its code; nor can a kind be forged."""
     assert "own check D10 is not there" in suite.run("-p", "no:checks").err
-    forged = 'from harness import hookimpl\n\n@hookimpl\ndef harness_checks():\n    return {"D10": lambda rows: ()}\n'
+    forged = (
+        "from harness import checker, hookimpl\n\n@checker(leaks=True)\ndef forged(rows):\n    return ()\n\n\n"
+        '@hookimpl\ndef harness_checks():\n    return {"D10": forged}\n'
+    )
     suite.write({"harnessfile.py": forged})
     assert "own check D10 is not there" in suite.run("-p", "no:checks").err
     plugins = load_plugins(None)

@@ -1,0 +1,155 @@
+"""What a plugin's callable can do beyond being called: one frozen description for each kind of callable.
+
+A plugin declares it with the decorator of the kind, or as attributes of the function, which is the same: the
+decorator sets them. Only `of` reads them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, fields
+from typing import Any, ParamSpec, Self, TypeVar
+
+Given = Callable[..., Any] | None
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+CLOSE = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """A description; raises TypeError at a value of another type than its default's."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if want := _wanted(field, getattr(self, field.name)):
+                raise TypeError(f"{field.name} is {getattr(self, field.name)!r}, want {want}")
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Self:
+        """Return what a callable declares; raises TypeError where that is of a wrong type."""
+        return cls(**{f.name: getattr(function, f.name) for f in fields(cls) if hasattr(function, f.name)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader(Capabilities):
+    """Of `load(refs, *, …)`; `identity` names all that an answer depends on, `probe` looks at a candidate's folder."""
+
+    open: Given = None
+    identity: Given = None
+    probe: Given = None
+    needs: Given = None
+    remote: bool = False  # a candidate's path is a name, not a folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Capabilities):
+    """Of `adapter(*, …)`."""
+
+    reads_foreign: bool = False  # it reads and merges adapters made elsewhere, where the suite has no [adapter]
+    measured_like: tuple[str, ...] = ()  # adapters with the same options, which `harness plan` measures beside it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer(Capabilities):
+    """Of `train(ref, adapter, rows, out, *, progress, seed, …)`."""
+
+    check: Given = None
+    build: Given = None
+    measure: Given = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator(Capabilities):
+    """Of `evaluate(subject, samples, *, …)`, or of `mark(samples, answers, baseline_answers, *, marking, …)`."""
+
+    metrics_for: Given = None
+    rows_for: Given = None
+    check: Given = None
+    needs: Given = None
+    remarks: Given = None
+    adversaries: Given = None
+    estimate: Given = None
+    marks: str | Callable[..., str] = ""  # "answers" or "pairs", or a function of the options that says which
+    uncached: bool = False  # it measures time, and gets models that remember nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter(Capabilities):
+    """Of `export(ref, to, *, …)`."""
+
+    check: Given = None
+    open_options: Given = None
+    converts: bool = False  # it makes other weights, which are a candidate of their own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Capabilities):
+    """Of `check(…)`."""
+
+    leaks: bool = False  # it tells which rows of an evaluation were trained on
+
+
+KINDS: dict[str, type[Capabilities]] = {
+    "loader": Loader,
+    "adapter": Adapter,
+    "trainer": Trainer,
+    "evaluator": Evaluator,
+    "exporter": Exporter,
+    "check": Check,
+}
+
+
+def mistakes_of(kind: str, function: Callable[..., Any]) -> Iterator[str]:
+    """Yield what is wrong with the capabilities that a callable of a kind declares."""
+    if kind not in KINDS:
+        return
+    try:
+        KINDS[kind].of(function)
+    except TypeError as error:
+        yield str(error)
+    known = [f.name for f in fields(KINDS[kind])]
+    for name in vars(function) if inspect.isfunction(function) else ():
+        if (
+            name not in known
+            and not name.startswith("_")
+            and (close := difflib.get_close_matches(name, known, n=1, cutoff=CLOSE))
+        ):
+            yield f'"{name}" is no capability; did you mean "{close[0]}"?'
+
+
+def _wanted(field: Field[Any], value: Any) -> str:
+    """Return what the value of a capability must be, or nothing where it is that."""
+    if isinstance(field.default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if field.default == ():
+        fits = isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value)
+        return "" if fits else "names"
+    if field.default is None:
+        return "" if value is None or callable(value) else "a function"
+    return "" if callable(value) or value in ("", "answers", "pairs") else '"answers", "pairs" or a function'
+
+
+def _declares(kind: Callable[P, Capabilities]) -> Callable[P, Callable[[F], F]]:
+    """Return the decorator of a kind; it raises TypeError at a capability that there is not."""
+
+    def declare(*args: P.args, **given: P.kwargs) -> Callable[[F], F]:
+        kind(*args, **given)
+
+        def attach(function: F) -> F:
+            vars(function).update(given)
+            return function
+
+        return attach
+
+    return declare
+
+
+loader = _declares(Loader)
+adapter = _declares(Adapter)
+trainer = _declares(Trainer)
+evaluator = _declares(Evaluator)
+exporter = _declares(Exporter)
+checker = _declares(Check)

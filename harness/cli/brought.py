@@ -1,0 +1,33 @@
+"""Commands that installed plugins bring: entry points of the group `harness.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import inspect
+from collections.abc import Collection
+
+from harness.errors import RAISES, UsageError
+
+GROUP = "harness.commands"
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], own: Collection[str]) -> None:
+    """Add a parser for each command that a plugin brings; `own` are the names that are taken.
+
+    An entry point is a function of the command's parser, whose docstring is the help: it adds the arguments, and sets
+    `command`, a function of the parsed arguments that returns the exit code. Raises UsageError where it cannot be
+    loaded, or has a name that is taken.
+    """
+    taken = set(own)
+    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+        where = f'command "{point.name}" of {point.value}'
+        if point.name in taken:
+            raise UsageError(f"{where}: there is one of this name; give it another")
+        taken.add(point.name)
+        try:
+            build = point.load()
+            help = (inspect.getdoc(build) or "").partition("\n")[0]
+            build(commands.add_parser(point.name, help=help, description=help))
+        except RAISES as error:
+            raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error

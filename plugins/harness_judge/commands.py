@@ -1,0 +1,56 @@
+"""`harness judge …`: a judge held against people, and the rows over which it was of two minds."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from harness import ExitCode, shown
+
+
+def judge(parser: ArgumentParser) -> None:
+    """measure a judge"""
+    jobs = parser.add_subparsers(required=True, metavar="COMMAND")
+    help = "hold a suite's judge against human labels: kappa and its bound"
+    one = jobs.add_parser("calibrate", help=help, description=help)
+    one.set_defaults(command=_calibrate)
+    one.add_argument("labels", type=Path, metavar="LABELS", help="rows with id and label, and the answers or --run")
+    one.add_argument("--suite", type=Path, required=True, metavar="SUITE", help="the suite whose judge it is")
+    one.add_argument("--eval", metavar="NAME", help="the judged eval, where there are several")
+    one.add_argument("--run", type=Path, metavar="RUN", help="a folder in reports/: the labels are of its rows")
+    one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (merged)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="where to write (LABELS with .calibration.json)")
+    help = "read the rows whose verdicts differ or are lacking, with reasons"
+    one = jobs.add_parser("disputes", help=help, description=help)
+    one.set_defaults(command=_disputes)
+    one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
+    one.add_argument("--all", action="store_true", help="every judged row")
+
+
+def _calibrate(args: Namespace) -> int:
+    """Hold a judge against human labels."""
+    from harness_judge.calibrate import calibrate, describe
+
+    def warn(text: str) -> None:
+        print(shown(f"warning: {text}"), file=sys.stderr)
+
+    where = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
+    found, path = calibrate(args.labels, args.suite, **where, warn=warn)
+    for line in describe(found):
+        print(shown(line))
+    print(f'next: calibration = "{path.name}", by its path from the suite, in the judged [[eval]]', file=sys.stderr)
+    return ExitCode.OK
+
+
+def _disputes(args: Namespace) -> int:
+    """Print the rows over which a judge was of two minds."""
+    from harness_judge.disputes import describe, disputed, judged
+
+    rows = list(judged(args.run))
+    chosen = [(item, row) for item, row in rows if disputed(row)]
+    for item, row in rows if args.all else chosen:
+        for line in (*describe(item, row), ""):
+            print(shown(line))
+    print(f"{len(chosen)} of {len(rows)} judged rows are disputed")
+    return ExitCode.OK

@@ -1,0 +1,182 @@
+"""What a merge will do to each tensor of a base, and why one cannot be done.
+
+Imports torch: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where something is merged)
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from safetensors import safe_open
+
+from harness import (
+    TEMPLATE_FILES,
+    Finding,
+    UnsafeFile,
+    UsageError,
+    check_indexes,
+    shipping_files,
+)
+from harness_lora.adapter import read_config
+from harness_lora.fields import REFUSED, REWRITTEN, unknown
+from harness_lora.headers import Header, read_headers, split_name
+from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
+COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", TEMPLATE_FILES]
+
+Tensors = Mapping[str, torch.Tensor]
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of a base's tensors, by name; `config` has the ranks and alphas that PEFT gave to parameters."""
+
+    config: Any
+    places: Mapping[str, Place]
+    added: Mapping[str, tuple[str, Tensors]]  # by which name PEFT knows it, and its parts, lora_A and so on
+    replaced: Tensors  # modules_to_save
+    rounded: frozenset[str]  # what a 4-bit load quantises
+    transposed: frozenset[str]  # Conv1D keeps its weight as (in, out), and so does an embedding
+
+    @property
+    def must(self) -> set[str]:
+        """Name the tensors that a merge changes; one that is rounded to 4 bits may change too."""
+        return {*self.added, *self.replaced}
+
+
+def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
+    """Raise UsageError for a LoraConfig whose merge is not proven; `trained` when it is read from an adapter."""
+    known, plain = {option.name for option in dataclasses.fields(LoraConfig)}, LoraConfig()
+    refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **REFUSED}
+    for name, why in refused.items():
+        if getattr(config, name) != getattr(plain, name):
+            raise UsageError(f'[merge] an adapter with "{name}" is not merged: {why}; ship the adapter')
+    start = config.init_lora_weights
+    if trained and isinstance(start, str) and start.startswith(REWRITTEN):
+        raise UsageError(
+            f'[merge] an adapter initialised with "{start}": it belongs to a rewritten base; '
+            "convert it with PEFT's path_initial_model_for_weight_conversion"
+        )
+
+
+def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header], Sequence[str]]:
+    """Return the tensors of a base, and which other files go along; raises UsageError when nothing is merged onto it.
+
+    With a `config`, also when PEFT would adapt what is made of several tensors in a way that is not merged here.
+    """
+    there = read_headers(base)
+    _refuse_quantised(base, there)
+    try:
+        check_indexes(base)
+        names = shipping_files(base, COPIED)
+    except UnsafeFile as error:
+        raise UsageError(f'[merge] base "{base}": {error}') from None
+    if config:
+        layout = Layout(base, there)
+        adapted = adapt(layout.model, config)
+        chosen = [target.parameter for _, target in targets(adapted)]
+        for parameter in chosen:
+            if parameter in layout.twins:
+                pair = (name.removesuffix(".weight") for name in (parameter, layout.twins[parameter]))
+                raise UsageError(f"[merge] {_unmergeable(*pair)}")
+        for parameter in (*chosen, *saved(adapted)):
+            layout.tensors(parameter)
+    return there, names
+
+
+def check_changed(changed: set[str], plan: Plan) -> None:
+    """Raise Finding when no tensor changed that was to change."""
+    if not changed & plan.must:
+        raise Finding(
+            f"merge: the merged model equals its base [merge-base]: 0 of {len(plan.must)} adapted tensors changed, "
+            "at least 1 must; the adapter is too small for the base's dtype: train longer or at a higher rate, or ship "
+            "the adapter"
+        )
+
+
+def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None) -> Plan:
+    """Match the adapter's tensors with the base's; raises UsageError for what cannot be merged."""
+    added: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
+    replaced: dict[str, torch.Tensor] = {}
+    layout = Layout(base, there)
+    twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in layout.twins.items()}
+    linears = _linears(layout.model)
+    rounded = {layout.tensor(name) for name in _quantised(layout.model, linears)} if quantization else set()
+    if None in rounded:
+        raise UsageError(f'[merge] base "{base}": its files name layers otherwise than the model; use "original"')
+    transposed = {layout.tensor(name) for name, kind in linears.items() if kind == "Conv1D"}
+    adapted = adapt(layout.model, read_config(adapter))
+    config, known = adapted.peft_config["default"], dict(targets(adapted))
+    parts = {split_name(key): tensor for key, tensor in _loaded(adapter, adapted).items()}
+    for (module, part), tensor in parts.items():
+        target = known.get(module) or Target(layout.parameter(module), module)
+        found, tied = layout.tensors(target.parameter), module in twins
+        if tied and not part and (twin := parts.get((twins[module], ""))) is not None:  # trained as one, saved twice
+            tied = not torch.equal(tensor, twin)
+            if not found and not tied:
+                continue
+        if not found or (tied and part != "trainable_tokens_delta"):
+            raise UsageError(f"[merge] {_unmergeable(module, twins.get(module))}")
+        for name in found:
+            transposed |= {name} if part.startswith("lora_embedding") else set()
+            share, value = target.share(layout.places[name], part.replace("lora_embedding", "lora"), tensor)
+            if part:
+                added.setdefault(name, (target.key, {}))[1][share] = value
+            else:
+                replaced[name] = value
+    rest = (frozenset(filter(None, names)) for names in (rounded, transposed))
+    return Plan(config, layout.places, added, replaced, *rest)
+
+
+def _loaded(adapter: Path, adapted: PeftModel) -> Tensors:
+    """Return an adapter's tensors by the names that PEFT loads them by; those of experts may have been saved singly."""
+    with safe_open(adapter / WEIGHTS, "pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in read_headers(adapter, WEIGHTS)}
+    loaded: Tensors = convert_peft_adapter_state_dict_for_transformers(adapted, adapted.peft_config["default"], tensors)
+    return loaded
+
+
+def _unmergeable(module: str, twin: str | None) -> str:
+    """Return why the weight of an adapted module is not added to."""
+    if twin is None:
+        return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'
+    return (
+        f'"{module}" and "{twin}" are one weight in this base, and an adapter changes each by itself, which one merged '
+        "weight cannot hold; ship the adapter, or train with targets that leave them out"
+    )
+
+
+def _linears(model: PreTrainedModel) -> dict[str, str]:
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    return {name: kind for name, kind in kinds.items() if kind in ("Linear", "Conv1D")}
+
+
+def _quantised(model: PreTrainedModel, linears: Iterable[str]) -> list[str]:
+    """Return the linears that transformers holds in 4 bits: all but the output layer, what is tied, and exceptions."""
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    return [name for name in linears if should_convert_module(name, kept)]
+
+
+def _refuse_quantised(base: Path, there: Mapping[str, Header]) -> None:
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    if config.get("quantization_config") and any(header.dtype not in FLOATS for header in there.values()):
+        raise UsageError(f'[merge] base "{base}": is stored quantised; merge onto the half-precision original')

@@ -1,0 +1,171 @@
+"""The rules of the house: who may import what, and how large a thing may grow."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+
+import harness
+from harness import capabilities, hookspec
+
+ROOT = Path(__file__).parent.parent
+PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())
+MOST_LINES, LONGEST, MOST_METHODS, MOST_ANY = 400, 55, 25, 0.08
+LARGER = {  # what is still to be cut: a module, or a class of it -> how large it may be until then
+    "harness/cli/main.py": 600,
+    "harness/cli/terminal.py": 450,
+    "harness/cli/terminal.py:Terminal": 26,
+    "harness/collection/collect.py": 680,
+    "harness/collection/collect.py:_Collector": 27,
+    "harness/data/rows.py": 420,
+    "harness/gates/decide.py": 460,
+    "harness/gates/hypothesis.py:Question": 28,
+    "harness/pipeline/run.py": 920,
+    "harness/pipeline/run.py:Runner": 60,
+    "harness/plan/chance.py:Case": 40,
+    "harness/stats/tests.py": 500,
+}
+DEFAULTS = {"harness/suite/tables.py", "harness/cli/init.py", "harness/cli/forecast.py", "harness/suite/reader.py"}
+OLD_EVIDENCE = {"harness/release/recompute.py"}  # it checks what exports that were written before say of themselves
+
+
+def modules(*tops: str) -> list[str]:
+    """Return the modules below folders of the repository, by their paths from its root."""
+    return sorted(p.relative_to(ROOT).as_posix() for top in tops for p in (ROOT / top).rglob("*.py"))
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    """Parse a module."""
+    return ast.parse((ROOT / module).read_text("utf-8"))
+
+
+def imports(module: str) -> Iterator[tuple[str, str | None]]:
+    """Yield (module, name or None) for every import, in functions and for type checkers too."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def public(package: str) -> set[str]:
+    """Return what the `__init__` of a plugin names in `__all__`."""
+    (names,) = (
+        node.value
+        for node in tree(f"plugins/{package}/__init__.py").body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
+    )
+    return set(ast.literal_eval(names))
+
+
+def test_plugins_import_the_public_face_only() -> None:
+    """A plugin imports `harness` and `harness.testing`, and of another plugin what its `__init__` names."""
+    strange = []
+    for module in modules("plugins", "suites"):
+        own = module.split("/")[1]
+        for place, name in imports(module):
+            top = place.partition(".")[0]
+            known = {"harness": {*harness.__all__, None}, "harness.testing": {name}}
+            if top in PLUGINS and top != own:
+                known = {top: public(top) | {None}}
+            if (top == "harness" or (top in PLUGINS and top != own)) and name not in known.get(place, ()):
+                strange.append(f"{module}: {place}.{name}")
+    assert not strange
+
+
+def test_the_harness_names_no_plugin() -> None:
+    """No module of the harness imports a plugin, has its name in a text, or that of an adapter or trainer of ours."""
+    hooks = {name for name in vars(hookspec) if name.startswith("harness_")}
+    named = []
+    for module in modules("harness"):
+        named += [f"{module}: {place}" for place, _ in imports(module) if place.partition(".")[0] in PLUGINS]
+        for node in ast.walk(tree(module)):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            ours = text not in hooks and any(name in text for name in PLUGINS)
+            default = text in ("lora", "qlora", "sft") and module not in DEFAULTS
+            if (ours and module not in OLD_EVIDENCE) or default:
+                named.append(f"{module}: {text}")
+    assert not named
+
+
+def test_capabilities_are_read_from_descriptions() -> None:
+    """`getattr(function, "uncached", …)` would read what no one checked; only `capabilities` does so."""
+    names = {field.name for kind in capabilities.KINDS.values() for field in fields(kind)}
+    unchecked = []
+    for module in modules("harness"):
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
+                what = node.args[1]
+                if isinstance(what, ast.Constant) and what.value in names:
+                    unchecked.append(f"{module}:{node.lineno}: {what.value}")
+    assert not unchecked
+
+
+def test_nothing_grows_too_large() -> None:
+    """Modules stay under 400 lines, functions under 55, classes under 25 methods, but for what is still to be cut."""
+    all_sizes = [found for module in modules("harness", "plugins") for found in sizes(module)]
+    assert not [(place, size) for place, size, most in all_sizes if size > max(most, LARGER.get(place, 0))]
+
+
+def sizes(module: str) -> Iterator[tuple[str, int, int]]:
+    """Yield (what, size, most) for a module, its functions and its classes."""
+    yield module, len((ROOT / module).read_text("utf-8").splitlines()), MOST_LINES
+    for node in ast.walk(tree(module)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield f"{module}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, LONGEST
+        elif isinstance(node, ast.ClassDef):
+            methods = sum(isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) for part in node.body)
+            yield f"{module}:{node.name}", methods, MOST_METHODS
+
+
+def test_parameters_of_plugins_have_types() -> None:
+    """Under 8 % of the parameters in plugins are `Any`, `object`, or another name for one of them."""
+    found = [blind for module in modules("plugins") for blind in parameters(tree(module))]
+    assert sum(found) / len(found) < MOST_ANY
+
+
+def parameters(module: ast.Module) -> Iterator[bool]:
+    """Yield for every parameter of a module, `self` and `cls` left out, whether its type says nothing."""
+    blind = {"Any", "object"}
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in blind:
+            blind |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    for node in ast.walk(module):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = node.args
+            rest = [one for one in (given.vararg, given.kwarg) if one]
+            for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, *rest):
+                if one.arg not in ("self", "cls"):
+                    yield isinstance(one.annotation, ast.Name) and one.annotation.id in blind
+
+
+def test_blind_parameters_are_counted() -> None:
+    """The counter sees `Any`, `object` and aliases, keywords and the rest, and no type that says something."""
+    text = "Row = Any\ndef f(self, a: Any, b: Row, *c: object, d: int, e: list[Any], **g: Any): ..."
+    assert sum(parameters(ast.parse(text))) == 4
+    assert len(list(parameters(ast.parse(text)))) == 6
+
+
+def test_public_names_are_imported_for_type_checkers() -> None:
+    """What is imported late is imported for mypy too, from the same place; mypy takes any name else."""
+    late = next(n for n in tree("harness/__init__.py").body if isinstance(n, ast.If))
+    known = {
+        a.asname or a.name: f"{n.module}:{a.name}" for n in late.body if isinstance(n, ast.ImportFrom) for a in n.names
+    }
+    assert known.keys() == harness.LATER.keys()
+    for name, place in harness.LATER.items():
+        module, colon, other = place.partition(":")
+        assert known[name] == (f"{module}:{other or name}" if other or not colon else ":".join(module.rsplit(".", 1)))
+
+
+def test_plugins_are_where_entry_points_say() -> None:
+    """Every plugin has an entry point, and every command of one is in it."""
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    assert sorted(points["harness"].values()) == PLUGINS
+    assert all(place.partition(".")[0] in PLUGINS for place in points["harness.commands"].values())
