@@ -39,7 +39,7 @@ class Models:
         return self._loaded[number]
 
     def notes(self) -> list[str]:
-        """Take what the loaded models have to say about themselves."""
+        """Return the notes of the loaded models, and remove them there."""
         found = [
             f'"{name}": {n} answers hold half a surrogate pair, which is no character; U+FFFD stands for it'
             for name, n in self.mended.items()
@@ -85,7 +85,7 @@ class CachedSubject:
         sampling: Sampling | None = None,
         truncate: bool = False,
     ) -> list[str]:
-        """Answer each prompt; see `Subject`."""
+        """Return an answer to each prompt; see `Subject`."""
         how = (max_new_tokens, list(stop), truncate)
         drawn = [sampling.temperature, sampling.top_p, sampling.top_k] if sampling else None
         seeds = sampling.seeds if sampling else (None,) * len(prompts)
@@ -148,7 +148,7 @@ class CachedSubject:
         return mended
 
     def __getattr__(self, name: str) -> Any:
-        """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""
+        """Return what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""
         if name.startswith("_"):
             raise AttributeError(name)
         key = self._key("fact", name)
@@ -170,7 +170,10 @@ class CachedSubject:
         to_json: Callable[[T], Any],
         from_json: Callable[[Any], T],
     ) -> list[T]:
-        """Look the keys up, ask for what is missing, each once, and write answers as they come."""
+        """Return an answer for each key: remembered, or asked for once and written as it comes.
+
+        Raises ValueError when the model leaves a request without an answer.
+        """
         known = self.responses.find(keys, from_json)
         self.asked += len(keys)
         self.found += sum(key in known for key in keys)
@@ -225,7 +228,7 @@ def awake(subject: Subject) -> Subject:
 
 
 def tally(subject: Subject | None) -> tuple[int, int]:
-    """Count the requests so far, and those that were answered from the cache."""
+    """Return the number of requests so far, and of those that were answered from the cache."""
     return (subject.asked, subject.found) if isinstance(subject, CachedSubject) else (0, 0)
 
 

@@ -19,14 +19,14 @@ from harness.data import chat
 from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_samples, to_training_rows
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates import contamination
-from harness.gates.min_rows import Sizes, few, sizes_of, unprovable
+from harness.gates.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
 from harness.gates.validate import order_mistakes
 from harness.plugins import Plugins
 from harness.records.frozen import isolated, plain
 from harness.records.gates import COUNTED, PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
-from harness.suite.tables import Eval, Suite, Sweep, Train, Use, alpha_of, name_mistake
+from harness.suite.tables import Eval, Suite, Sweep, Train, Use, alpha_of, name_error
 
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 OWN_ROWS = "rows_for"  # the attribute by which an evaluator brings rows of its own
@@ -325,7 +325,7 @@ class _Collector:
         if not re.fullmatch(r"[\w-]+", spec.name):
             what = f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"'
             self.mistakes.add(spec.where, what)  # no ".", which parts EVAL from METRIC
-        elif what := name_mistake(spec.name):
+        elif what := name_error(spec.name):
             self.mistakes.add(spec.where, what)
         if spec.limit is not None and spec.limit < 1:
             self.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
@@ -424,7 +424,7 @@ class _Collector:
             self.mistakes.add(
                 sweep.where, f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
             )
-        elif why := unprovable(gate, metric, task.select, alpha_of(gate, self.suite)):
+        elif why := unprovable_error(gate, metric, task.select, alpha_of(gate, self.suite)):
             self.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
 
     def chooser(self, where: str, by: str, tasks: Mapping[str, Task]) -> None:
@@ -522,8 +522,8 @@ class _Collector:
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
         sizes = self.sizes(gate, task)
-        why = unprovable(gate, metric, task.samples, alpha_of(gate, self.suite), sizes)
-        if why := why or few(gate, metric, sizes):
+        why = unprovable_error(gate, metric, task.samples, alpha_of(gate, self.suite), sizes)
+        if why := why or few_clusters_error(gate, metric, sizes):
             self.warnings.append(f"{gate.where}: {why}")
 
     def sizes(self, gate: Gate, task: Task) -> Sizes:

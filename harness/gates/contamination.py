@@ -40,13 +40,13 @@ def leaks_of(flags: Iterable[Flag]) -> Leaks | None:
 
 
 def left_out(flag: Flag, gates: Sequence[Gate]) -> bool:
-    """Say whether every gate on the rows that a finding names leaves them out, and there is one."""
+    """Return whether there is a gate on the rows that a finding names, and every such gate leaves them out."""
     there = [g for g in gates if g.eval in flag.rows]
     return flag.code in KINDS and bool(there) and all(g.clean_only for g in there)
 
 
 def softened(flags: Iterable[Flag], gates: Sequence[Gate]) -> list[Flag]:
-    """Make an error a warning where no gate is judged on the rows it names."""
+    """Return the findings, an error as a warning where no gate is judged on the rows it names."""
     found = []
     for flag in flags:
         if flag.severity == "error" and left_out(flag, gates):
@@ -57,7 +57,7 @@ def softened(flags: Iterable[Flag], gates: Sequence[Gate]) -> list[Flag]:
 
 
 def looks(plugins: Plugins) -> bool:
-    """Say whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
+    """Return whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
     provided = plugins.provided.get(("check", CHECK))
     return provided is not None and provided.function.__module__.startswith(HOME)
 
@@ -95,7 +95,7 @@ def judged(
     without = frozenset(i for i in rows if i in told)
     counts = Counter(told[i] for i in without)
     codes = ", ".join(f"{code} {counts[code]}" for code in KINDS if counts[code])
-    if why := _too_many(gate, samples, without):
+    if why := _leaks_error(gate, samples, without):
         return replace(unjudged(gate, name, f"{why} ({codes})", alpha), left_out=len(without))
     whole = ask(())
     if not without:
@@ -116,7 +116,8 @@ def judged(
     return replace(clean, why=f"{clean.why}; {said}")
 
 
-def _too_many(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
+def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
+    """Return why what is left without the rows that leak cannot be judged, or nothing."""
     for name, rows in gate.parts(samples).items():
         gone = sum(s.id in without for s in rows)
         where, left = f"{name}: " if name else "", len(rows) - gone

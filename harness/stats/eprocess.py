@@ -48,7 +48,7 @@ class EProcess:
         self._best: Floats | None = None  # and the highest it has been
 
     def update(self, values: Iterable[float]) -> Test:
-        """Take the next rows, in their order, and say where the claim stands; a crossing is never taken back.
+        """Add the next rows, in their order, and return the test of all so far; a crossing is never taken back.
 
         `p_pass` and `p_fail` look after every row, `lower` and `upper`, the confidence sequence's, after every update.
         Where both have crossed, the earlier one counts. Raises ValueError on a value outside the range, or not finite.

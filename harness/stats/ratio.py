@@ -43,7 +43,7 @@ class Ratio:
         return int(self.weights.shape[-1])
 
     def varies(self) -> NDArray[np.bool_]:
-        """Say where the clusters differ by more than rounding."""
+        """Return which data sets have clusters that differ by more than rounding."""
         import numpy as np
 
         scale = np.abs(self.estimate[..., None] * self.weights) + np.abs(self.residuals)
