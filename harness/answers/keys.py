@@ -240,7 +240,7 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def _is_ours(name: str) -> bool:
-    """Tell whether a top-level module is the harness or an installed plugin of it."""
+    """Return whether a top-level module is the harness or an installed plugin of it."""
     return name in _points()
 
 

@@ -123,7 +123,7 @@ class Responses:
             return []
 
     def _give_up(self, error: Exception) -> None:
-        """Go on without the file where that is for now; a damaged one is set aside. Raises what is no fault of its."""
+        """Disconnect where the error passes, set a damaged file aside, and raise any other error again."""
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, sqlite3.ProgrammingError) or not isinstance(error, (sqlite3.Error, ValueError)):
             raise error
@@ -140,7 +140,7 @@ class Responses:
         self._db = None
 
     def _set_aside(self, why: str) -> None:
-        """Give a damaged file another name, tell it, and start a new one; a second time, go on without."""
+        """Rename a damaged file, warn, and start a new one; the second time go on without."""
         self._disconnect()
         aside = self.path.with_suffix(f".damaged-{time.time_ns()}")
         try:
@@ -157,7 +157,7 @@ class Responses:
 
 
 def request_key(identity: str, kind: str, *request: Any) -> bytes:
-    """Name a request to a model: 32 bytes of sha256."""
+    """Return the key of a request to a model: 32 bytes of sha256."""
     text = json.dumps([identity, kind, *request], ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 

@@ -14,7 +14,7 @@ from harness.records.samples import Prompt
 def answers(
     subject: Subject, prompts: Sequence[Prompt], *, thought: Sequence[str] = (), **options: Unpack[Generation]
 ) -> list[tuple[str, str]]:
-    """Answer each prompt; return what is said, and all that was generated.
+    """Return what is said to each prompt, and all that was generated.
 
     `thought` holds the marks between which a model thinks, such as "<think>" and "</think>". What is said then begins
     after the last end of a thought, and ends before the first stop string from there on; a thought that never ends

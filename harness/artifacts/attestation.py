@@ -82,7 +82,7 @@ def _payload(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) ->
 
 
 def _test_result(locked: Mapping[str, Any], lock: bytes, gates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A waived gate, and one that only warns, count as warned when they did not pass."""
+    """Return the test-result predicate; a waived gate, and one that only warns, that did not pass count as warned."""
     passed = [g["gate"] for g in gates if g["outcome"] == "PASS"]
     warned = [g["gate"] for g in gates if g["outcome"] != "PASS" and (g.get("waiver") or not g["blocking"])]
     failed = [g["gate"] for g in gates if g["gate"] not in passed and g["gate"] not in warned]

@@ -153,7 +153,7 @@ class _Parts:
         self.found: list[tuple[str, str, tuple[int, ...], str]] = []
 
     def update(self, at: int, block: memoryview) -> None:
-        """Take the bytes of the file from `at` on."""
+        """Add the bytes of the file from `at` on."""
         until = at + len(block)
         while self.todo:
             begin, end, name = self.todo[-1]

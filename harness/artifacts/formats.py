@@ -357,12 +357,12 @@ def _json(name: str, path: Path) -> Any:
 
 
 def no_constant(name: str) -> None:
-    """Refuse NaN and the infinities, which Python reads and JSON does not know."""
+    """Raise at NaN and the infinities, which Python reads and JSON does not know."""
     raise ValueError(f"it holds {name}")
 
 
 def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two values under one key are read in two ways by two programs."""
+    """Return an object of JSON; raise at two values under one key, which two programs read in two ways."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")

@@ -20,7 +20,7 @@ Warn = Callable[[str], None]
 
 @contextmanager
 def held(work: Path, tell: Warn) -> Iterator[None]:
-    """Hold a work folder against other runs, waiting for one that does; the lock ends with the process at the latest.
+    """Lock a work folder against other runs, waiting for one that holds it; the process's end unlocks it.
 
     `tell` gets one line when there is somebody to wait for.
     """
@@ -38,8 +38,7 @@ def fits(folder: Path, warn: Warn) -> bool:
     """Return whether a made folder is there and as it was made; set it aside if it is there and is not."""
     if not os.path.lexists(folder):
         return False
-    why = _wrong(folder)
-    if why:
+    if why := _folder_error(folder):
         set_aside(folder, why, warn)
         _note_of(folder).unlink(missing_ok=True)
     return not why
@@ -51,7 +50,7 @@ def is_sealed(folder: Path) -> bool:
 
 
 def seal(folder: Path, final: Path | None = None) -> None:
-    """Note what a folder holds that is, or will be, in its place at `final`; the last step of making it."""
+    """Write down what a folder holds that is, or will be, in its place at `final`; the last step of making it."""
     keep(_note_of(final or folder), file_digests(folder))
 
 
@@ -78,13 +77,13 @@ def read(path: Path, warn: Warn) -> Any:
 
 
 def set_aside(path: Path, why: str, warn: Warn) -> None:
-    """Give what is damaged another name, and tell it. Raises UsageError where it cannot be renamed."""
+    """Rename what is damaged, and warn. Raises UsageError when it cannot be renamed."""
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
     try:
         path.rename(aside)
     except OSError as error:
-        what = f"{why}, and it cannot be set aside: {error.strerror}; remove it"
-        raise UsageError(f'cache "{path}": {what}') from None
+        reason = f"{why}, and it cannot be set aside: {error.strerror}; remove it"
+        raise UsageError(f'cache "{path}": {reason}') from None
     warn(f'cache "{path}": {why}; it is set aside as "{aside.name}", and made again')
 
 
@@ -92,22 +91,22 @@ def _note_of(folder: Path) -> Path:
     return folder.parent / NOTES / f"{folder.name}.json"
 
 
-def _wrong(folder: Path) -> str:
-    """Return what tells a folder from what was made, or nothing: names and sizes first, for these cost nothing."""
-    noted = read(_note_of(folder), lambda _: None)
-    if not isinstance(noted, dict):
+def _folder_error(folder: Path) -> str:
+    """Return how a folder differs from what was made, or nothing: names and sizes first, for these cost nothing."""
+    note = read(_note_of(folder), lambda _: None)
+    if not isinstance(note, dict):
         return "there is no note of what it holds"
     if folder.is_symlink() or not folder.is_dir():
         return "it is no folder"
     try:
         there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-        if other := sorted(noted.keys() ^ there.keys()):
-            return f'"{other[0]}" {"is lacking" if other[0] in noted else "was not there"}'
+        if other := sorted(note.keys() ^ there.keys()):
+            return f'"{other[0]}" {"is lacking" if other[0] in note else "was not there"}'
         for name, path in there.items():
-            if path.lstat().st_size != noted[name]["size"]:
+            if path.lstat().st_size != note[name]["size"]:
                 return f'"{name}" has another size'
         for name, path in there.items():
-            if hash_file(path).sha256 != noted[name]["sha256"]:
+            if hash_file(path).sha256 != note[name]["sha256"]:
                 return f'"{name}" has other bytes'
     except OSError as error:
         return f'"{error.filename or folder}" cannot be read: {error.strerror or error}'

@@ -8,7 +8,7 @@ from harness import schema
 from harness.collection.context import Context
 from harness.collection.plan import Task
 from harness.errors import did_you_mean
-from harness.gates.min_rows import unprovable
+from harness.gates.min_rows import unprovable_error
 from harness.suite.tables import Sweep, alpha_of
 
 
@@ -34,7 +34,7 @@ def _check_sweep(context: Context, sweep: Sweep, tasks: Mapping[str, Task]) -> N
         context.mistakes.add(
             sweep.where, f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
         )
-    elif why := unprovable(gate, metric, task.select, alpha_of(gate, context.suite)):
+    elif why := unprovable_error(gate, metric, task.select, alpha_of(gate, context.suite)):
         context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
 
 

@@ -9,7 +9,7 @@ from harness import capabilities
 from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate, grouped
-from harness.suite.tables import RELEASES, Export, Suite, is_reserved, name_mistake
+from harness.suite.tables import RELEASES, Export, Suite, is_reserved, name_error
 
 
 def with_copies(suite: Suite, plugins: Plugins) -> Suite:
@@ -32,7 +32,7 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
             yield export.where, f'"name" names a copy, and "{export.use}" writes "{export.from_}" as it is; remove it'
             continue
         name = export.name
-        if what := name_mistake(name):
+        if what := name_error(name):
             yield export.where, what
         elif is_reserved(name) or name in RELEASES or name in taken:
             yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'

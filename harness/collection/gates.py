@@ -9,7 +9,7 @@ from harness.collection.conversions import parent_mistakes
 from harness.collection.plan import Task
 from harness.errors import did_you_mean
 from harness.gates import contamination
-from harness.gates.min_rows import Sizes, few, sizes_of, unprovable
+from harness.gates.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
 from harness.records.gates import COUNTED, PARENT, Gate
 from harness.records.metrics import Metric
 from harness.suite.tables import alpha_of
@@ -77,8 +77,8 @@ class GateChecks:
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
         sizes = self._sizes(gate, task)
-        why = unprovable(gate, metric, task.samples, alpha_of(gate, self.suite), sizes)
-        if why := why or few(gate, metric, sizes):
+        why = unprovable_error(gate, metric, task.samples, alpha_of(gate, self.suite), sizes)
+        if why := why or few_clusters_error(gate, metric, sizes):
             self.context.warnings.append(f"{gate.where}: {why}")
 
     def _sizes(self, gate: Gate, task: Task) -> Sizes:

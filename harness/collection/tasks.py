@@ -19,7 +19,7 @@ from harness.records.frozen import isolated, plain
 from harness.records.gates import PARENT
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
-from harness.suite.tables import Eval, name_mistake
+from harness.suite.tables import Eval, name_error
 
 Rows = list[dict[str, Any]]
 Samples = tuple[Sample, ...]
@@ -91,7 +91,7 @@ def _check_eval(context: Context, spec: Eval) -> None:
     if not re.fullmatch(r"[\w-]+", spec.name):
         what = f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"'
         context.mistakes.add(spec.where, what)  # no ".", which parts EVAL from METRIC
-    elif what := name_mistake(spec.name):
+    elif what := name_error(spec.name):
         context.mistakes.add(spec.where, what)
     if spec.limit is not None and spec.limit < 1:
         context.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")

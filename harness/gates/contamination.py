@@ -28,7 +28,7 @@ Leaks = Mapping[str, Mapping[str, str]]  # evaluation -> id of a row -> the code
 
 def leaks_of(flags: Iterable[Flag]) -> Leaks | None:
     """Return the rows that the contamination check told of in errors and warnings; None where it could not look."""
-    found: dict[str, dict[str, str]] = {}
+    leaks: dict[str, dict[str, str]] = {}
     for flag in flags:
         if flag.code.partition("-")[0] != CHECK:
             continue
@@ -36,41 +36,41 @@ def leaks_of(flags: Iterable[Flag]) -> Leaks | None:
             return None
         for name, ids in flag.rows.items() if flag.severity != "note" else ():
             for i in ids:
-                found.setdefault(name, {}).setdefault(i, flag.code)
-    return found
+                leaks.setdefault(name, {}).setdefault(i, flag.code)
+    return leaks
 
 
 def left_out(flag: Flag, gates: Sequence[Gate]) -> bool:
-    """Say whether every gate on the rows that a finding names leaves them out, and there is one."""
-    there = [g for g in gates if g.eval in flag.rows]
-    return flag.code in KINDS and bool(there) and all(g.clean_only for g in there)
+    """Return whether there is a gate on the rows that a finding names, and every such gate leaves them out."""
+    affected = [g for g in gates if g.eval in flag.rows]
+    return flag.code in KINDS and bool(affected) and all(g.clean_only for g in affected)
 
 
 def softened(flags: Iterable[Flag], gates: Sequence[Gate]) -> list[Flag]:
-    """Make an error a warning where no gate is judged on the rows it names."""
-    found = []
+    """Return the findings, an error as a warning where no gate is judged on the rows it names."""
+    result = []
     for flag in flags:
         if flag.severity == "error" and left_out(flag, gates):
             names = ", ".join(f'"{g.id}"' for g in gates if g.eval in flag.rows)
             flag = replace(flag, severity="warning", fix=f"left out of {names} (clean_only); better {flag.fix}")
-        found.append(flag)
-    return found
+        result.append(flag)
+    return result
 
 
 def looks(plugins: Plugins) -> bool:
-    """Say whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
+    """Return whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
     provided = plugins.provided.get(("check", CHECK))
     return provided is not None and Check.of(provided.function).leaks and plugins.is_own(provided)
 
 
 def locked(leaks: Leaks, gates: Sequence[Gate], rows: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, Any]]:
     """Return for every evaluation with such a gate how many rows are left out, of how many, and a digest of which."""
-    found = {}
+    by_eval = {}
     for name in dict.fromkeys(g.eval for g in gates if g.clean_only):
-        there = {s.id for s in rows[name]}  # of one that another on the same data outnumbers, not all that leak
-        told = sorted((i, code) for i, code in leaks.get(name, {}).items() if i in there)
-        found[name] = {"rows": len(told), "of": len(rows[name]), "sha256": digest_of(told)}
-    return found
+        ids = {s.id for s in rows[name]}  # of one that another on the same data outnumbers, not all that leak
+        leaking = sorted((i, code) for i, code in leaks.get(name, {}).items() if i in ids)
+        by_eval[name] = {"rows": len(leaking), "of": len(rows[name]), "sha256": digest_of(leaking)}
+    return by_eval
 
 
 def judged(
@@ -91,33 +91,34 @@ def judged(
         return unjudged(
             gate, name, f"clean_only: {CHECK} did not look for leaks, so no row is known to be clean", alpha
         )
-    told = leaks.get(gate.eval, {})
+    leaking = leaks.get(gate.eval, {})
     rows = {s.id: s for part in gate.parts(samples).values() for s in part}
-    without = frozenset(i for i in rows if i in told)
-    counts = Counter(told[i] for i in without)
+    without = frozenset(i for i in rows if i in leaking)
+    counts = Counter(leaking[i] for i in without)
     codes = ", ".join(f"{code} {counts[code]}" for code in KINDS if counts[code])
-    if why := _too_many(gate, samples, without):
+    if why := _leaks_error(gate, samples, without):
         return replace(unjudged(gate, name, f"{why} ({codes})", alpha), left_out=len(without))
     whole = ask(())
     if not without:
         return replace(whole, left_out=0, why=f"{whole.why}; none of {len(rows)} rows leaks")
     clean = replace(ask(without), left_out=len(without), whole=whole.value, whole_baseline=whole.baseline)
     values = [f"{v:.4g}" for v in (whole.value, whole.baseline) if v is not None]
-    said = f"{len(without)} of {len(rows)} rows leak and are left out ({codes}); with them {' against '.join(values)}"
+    note = f"{len(without)} of {len(rows)} rows leak and are left out ({codes}); with them {' against '.join(values)}"
     if whole.outcome is Outcome.ERROR:
         return replace(clean, outcome=Outcome.ERROR, why=f"with the {len(without)} rows that leak: {whole.why}")
     large, left = ({s.name for s in v.slices if not s.alarm} for v in (whole, clean))
     if clean.outcome is not Outcome.ERROR and (small := sorted(large - left)):
-        why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count; {said}"
+        why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count; {note}"
         return replace(clean, outcome=Outcome.ERROR, why=why)
     if clean.outcome is Outcome.PASS and whole.outcome is Outcome.FAIL:
-        why = f"{clean.why}; {said}, where the claim is refuted: leaving out rows cannot prove it"
+        why = f"{clean.why}; {note}, where the claim is refuted: leaving out rows cannot prove it"
         p_pass = max(clean.p_pass or 0.0, whole.p_pass or 0.0)
         return replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=p_pass, why=why)
-    return replace(clean, why=f"{clean.why}; {said}")
+    return replace(clean, why=f"{clean.why}; {note}")
 
 
-def _too_many(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
+def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
+    """Return why what is left without the rows that leak cannot be judged, or nothing."""
     for name, rows in gate.parts(samples).items():
         gone = sum(s.id in without for s in rows)
         where, left = f"{name}: " if name else "", len(rows) - gone

@@ -61,8 +61,9 @@ def corrected(
 
     Rogan and Gladen 1978, American Journal of Epidemiology 107:71, as a test: were the share the threshold, the rows'
     mean would be that mix of the labels' means by kind, ties in whatever share fits best; both have errors, by
-    clusters. Nothing is divided by, so labels that tell little prove little, as in Fieller's theorem. An instrument
-    that is not shown to tell people's kinds apart proves nothing. Raises ValueError where a kind has no label.
+    clusters. Nothing is divided by, so labels that tell little prove little, as in Fieller's theorem (1954, Journal of
+    the Royal Statistical Society B 16:175). An instrument that is not shown to tell people's kinds apart proves
+    nothing. Raises ValueError where a kind has no label.
     """
     of = moments(values, weights, clusters, labels)
 
@@ -229,6 +230,8 @@ def kappa(labels: Labels, threshold: float, alpha: float) -> Test:
     Student's t of the clusters' jackknife: on Fisher's scale artanh(kappa), with one half of a cluster's disagreement
     added, and to refute the claim on kappa's own scale, too. Where all labels agree, the chance that no cluster
     disagrees. Raises ValueError without two clusters, and where chance alone would agree.
+
+    Source: Cohen 1960, Educational and Psychological Measurement 20:37.
     """
     tables = tables_of(labels)
     count = len(tables)

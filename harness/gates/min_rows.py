@@ -18,39 +18,40 @@ def sizes_of(gate: Gate, rows: Sequence[Sample]) -> Sizes:
     return {name: (len(part), len({s.cluster or s.id for s in part})) for name, part in gate.parts(rows).items()}
 
 
-def unprovable(
+def unprovable_error(
     gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float, sizes: Sizes | None = None
 ) -> str:
-    """Say why a claim cannot be proved on these rows by the best of models, and what could prove it, or nothing.
+    """Return why the best of models could not prove a claim on these rows, and what could, or nothing.
 
     The best of models is right on every row where the claim is about a number; where it is about a baseline it
     wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
-    number. `alpha` is the gate's, see `alpha_of`, `sizes` what `sizes_of` said of the rows, where it was asked before.
+    number. `alpha` is the gate's, see `alpha_of`; `sizes` are the rows' by `sizes_of`, where they are computed already.
     """
     if gate.any_of or gate.max_failures is not None or metric.scale == "count":
         return ""
     sizes = sizes or (sizes_of(gate, rows) if rows is not None else {})
     for name, (count, units) in sizes.items():
         small = gate.slice is not None and count < gate.min_n  # an alarm, which has nothing to prove
-        if count and not small and (why := _unprovable(gate, metric, count, units, alpha)):
+        if count and not small and (why := _slice_error(gate, metric, count, units, alpha)):
             return f"{name}: {why}" if name else why
-    if rows is None and (hopeless := _hopeless(gate, metric)):
-        return hopeless
+    if rows is None and (why := _any_rows_error(gate, metric)):
+        return why
     return ""
 
 
-def few(gate: Gate, metric: Metric, sizes: Sizes) -> str:
+def few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
     """Return why a verdict would rest on few clusters, or nothing."""
     if gate.any_of or gate.max_failures is not None or metric.scale == "count":
         return ""
     for name, (rows, units) in sizes.items():
         if units < min(rows, FEW_CLUSTERS) and not (gate.slice is not None and rows < gate.min_n):
-            what = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
-            return f"{name}: {what}" if name else what
+            why = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
+            return f"{name}: {why}" if name else why
     return ""
 
 
-def _unprovable(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
+def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
+    """Return why a slice of so many rows, of which `units` are independent, cannot prove the claim, or nothing."""
     unit = "rows" if units == rows else "clusters"
     if rows == 1:
         return "there is one row; one row proves nothing"
@@ -58,18 +59,20 @@ def _unprovable(gate: Gate, metric: Metric, rows: int, units: int, alpha: float)
         return f"all {rows} rows are of one cluster; it says nothing about others"
     if not _closed(gate, metric):
         return ""
-    if hopeless := _hopeless(gate, metric):
-        return hopeless
+    if why := _any_rows_error(gate, metric):
+        return why
     claim, chance, best = _best(gate)
     needed = fewest(chance, alpha)
     return f"{claim} cannot be proved on {units} {unit}, {best}; {needed} at least" if units < needed else ""
 
 
 def _closed(gate: Gate, metric: Metric) -> bool:
+    """Return whether the claim has a closed form: shares of rows, in the metric's units."""
     return metric.scale == "proportion" and not metric.combine and not gate.relative
 
 
-def _hopeless(gate: Gate, metric: Metric) -> str:
+def _any_rows_error(gate: Gate, metric: Metric) -> str:
+    """Return that no number of rows can prove the claim, or nothing."""
     if not _closed(gate, metric):
         return ""
     claim, chance, best = _best(gate)
@@ -92,5 +95,5 @@ def _best(gate: Gate) -> tuple[str, float, str]:
 
 
 def fewest(chance: float, alpha: float) -> int:
-    """Return the fewest rows n with chance^n <= alpha, the rule of three."""
+    """Return the fewest rows n with chance^n <= alpha, the rule of three (Hanley, Lippman-Hand 1983, JAMA 249:1743)."""
     return 1 if chance <= 0 else math.ceil(math.log(alpha) / math.log(chance) - 1e-9)

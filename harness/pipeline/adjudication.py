@@ -17,7 +17,7 @@ from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.records.waivers import Waiver
 from harness.stats.tests import holm
-from harness.suite.waivers import in_force, why_void
+from harness.suite.waivers import in_force, waiver_error
 
 
 class Settlement:
@@ -212,7 +212,7 @@ class Settlement:
         verdict = replace(verdict, decides=self.plan.decides(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = in_force(self.waivers, gate, suite, self.today)
-            void = [why_void(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
+            void = [waiver_error(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
             why = verdict.why + (f"; its waiver {void[-1]}" if void else "")
             verdict = replace(verdict, waiver=waiver, why=why)
         self.said[verdict.candidate, verdict.gate] = verdict

@@ -20,8 +20,8 @@ from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
 from harness.records.models import Adapter, ModelRef, Source
-from harness.release.export import problem_with
-from harness.release.previous import missing, open_release
+from harness.release.export import destination_error
+from harness.release.previous import open_release, release_error
 from harness.suite.tables import Model
 
 
@@ -63,7 +63,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     candidate = _candidate(plan, source, adapter, mistakes)
     releases, lacking = _releases(plan, source, adapter, mistakes)
     for export in suite.exports:
-        if taken := problem_with(Path(export.to)):
+        if taken := destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
         exporter = plan.plugins.find("exporter", export.use).function
         if checks := capabilities.Exporter.of(exporter).check:
@@ -233,7 +233,7 @@ def _releases(
         if not baseline.released:
             continue
         try:
-            if why := missing(plan.suite, baseline):
+            if why := release_error(plan.suite, baseline):
                 lacking[name] = why
             else:
                 found[name] = open_release(plan.suite, name, source, adapter, partial(open_folder, plan))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness.collection.collect import Plan, Task
-from harness.gates.min_rows import unprovable
+from harness.gates.min_rows import unprovable_error
 from harness.plan.chance import Case
 from harness.plan.past import FEWEST, History, name_of
 from harness.records.gates import Gate, Verdict
@@ -113,8 +113,8 @@ def _asked(plan: Plan, gate: Gate, candidate: str, history: History, attempts: M
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
-    if not unprovable(gate, metric, samples, alpha_of(gate, plan.suite)):  # else told at collection
-        odds = replace(odds, warning=unprovable(gate, metric, samples, alpha) or _doubt(odds))
+    if not unprovable_error(gate, metric, samples, alpha_of(gate, plan.suite)):  # else told at collection
+        odds = replace(odds, warning=unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
     return Asked(gate, odds, cases)
 
 

@@ -101,7 +101,7 @@ class Gate:
         return _scale_mistakes(self, metric) + _margin_mistakes(self, metric)
 
     def claim(self) -> str:
-        """Say the claim in words."""
+        """Return the claim in words."""
         slices = f" on {' and '.join(self.slices)}" if self.slice else ""
         mean = " in the mean over clusters" if self.estimand == "clusters" else ""
         return self._claim() + mean + slices + (" without rows that leak" if self.clean_only else "")
@@ -221,7 +221,7 @@ class Verdict:
 
 
 def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:
-    """Tell the gates that an `any_of` names of their group, whose risk and candidates they take over."""
+    """Return the gates, each member of an `any_of` with its group, and that one's risk and candidates."""
     groups = {member: gate for gate in gates for member in gate.any_of}
     return tuple(
         replace(g, group=groups[g.id].id, on=groups[g.id].on, alpha=groups[g.id].alpha) if g.id in groups else g
@@ -332,7 +332,7 @@ def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
 
 
 def _margin_mistakes(gate: Gate, metric: Metric) -> list[str]:
-    """Tell margins in another unit: points as whole numbers, shares that nothing can reach."""
+    """Return which margins are in another unit: points as whole numbers, shares that nothing can reach."""
     if gate.versus is None or (gate.better_by is None and gate.worse_by_at_most is None):
         return []
     key = "better_by" if gate.better_by is not None else "worse_by_at_most"

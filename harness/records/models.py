@@ -138,7 +138,7 @@ class Subject(Protocol):
         sampling: Sampling | None = None,
         truncate: bool = False,
     ) -> list[str]:
-        """Answer each prompt, greedily unless told to sample; the text ends before the first stop string or token."""
+        """Return an answer to each prompt, greedy unless `sampling` is given, up to the first stop string or token."""
         ...
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
@@ -150,7 +150,7 @@ class Distributions(Protocol):
     """What `drift` needs beyond a Subject."""
 
     def token_kl(self, texts: Sequence[str], against: Any) -> list[tuple[float, int]]:
-        """Per text: the sum over its tokens of KL(against ‖ self) in nats, and the number of tokens."""
+        """Return for each text the sum over its tokens of KL(against ‖ self), in nats, and the number of tokens."""
         ...
 
 
@@ -163,7 +163,7 @@ class Source(Protocol):
     facts: Mapping[str, Any]  # what a person would like to know: architecture, parameters, dtype, bytes
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
-        """Tokens of each prompt and continuation together, as the subject would see them."""
+        """Return the number of tokens of each prompt and continuation together, as the subject would see them."""
         ...
 
 

@@ -22,5 +22,5 @@ class Waiver:
     digest: str = ""
 
     def says(self) -> str:
-        """Say it in a line."""
+        """Return it in one line."""
         return f"waived by {self.by} until {self.until}: {self.reason}"

@@ -42,7 +42,7 @@ def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable
 def make(
     declared: Export, parent: ModelRef, exporter: Callable[..., Any], folder: Path, progress: Callable[..., None]
 ) -> ModelRef:
-    """Let an exporter write a copy into a folder, unless it is there, and return it as it lies on the disk.
+    """Return a copy as it lies on the disk, written into a folder by its exporter unless it is there.
 
     Raises Finding when what was written has no weights or its parent's, another chat template, or may not be deployed.
     """

@@ -69,7 +69,7 @@ def export(
     to = Path(declared.to).resolve()
     anchored = any(s.from_ == "first" for s in plan.suite.subjects.values())
     exporter = plan.plugins.find("exporter", declared.use).function
-    if taken := problem_with(to):
+    if taken := destination_error(to):
         raise UsageError(f'{declared.where} to is "{declared.to}", {taken}; nothing was written')
     try:
         if anchored:
@@ -96,8 +96,8 @@ def export(
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
 
-def problem_with(to: Path) -> str:
-    """Say why no export can be written to a folder, or nothing; an export of ours that is there is replaced."""
+def destination_error(to: Path) -> str:
+    """Return why no export can be written to a folder, or nothing; an export of ours that is there is replaced."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         return "which is no folder"
     if to.is_dir() and any(to.iterdir()) and not (to / EVIDENCE / MANIFEST).is_file():

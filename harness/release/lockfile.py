@@ -121,7 +121,7 @@ def rows_digest(samples: Sequence[Sample]) -> str:
 
 
 def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
-    """Tell each plugin by the version and RECORD of what it was installed with, and by its code as it is now."""
+    """Yield each plugin with the version and RECORD of what it was installed with, and its code as it is now."""
     points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
     modules = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
     for name, module in modules:

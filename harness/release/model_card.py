@@ -91,7 +91,7 @@ def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def use(ref: ModelRef, base: str) -> str:
-    """Say how to load and how to serve what was exported."""
+    """Return how to load and how to serve what was exported, as Markdown."""
     careful = ""
     if ref.adapter:
         load = [
@@ -171,7 +171,7 @@ def _verdicts(declared: Export, run: Run) -> list[Verdict]:
 
 
 def _quantised_by(folder: Path) -> str:
-    """Name the library that reads a model in fewer bits, as its configuration does, or nothing."""
+    """Return the library that reads a model in fewer bits, as its configuration names it, or nothing."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         return str((config.get("quantization_config") or {}).get("quant_method", ""))
@@ -180,7 +180,7 @@ def _quantised_by(folder: Path) -> str:
 
 
 def _made_of(declared: Export, run: Run) -> str:
-    """Say what a copy was made of, and how far it is from it where its exporter told."""
+    """Return what a copy was made of, and how far it is from it where its exporter measured that."""
     if not declared.name:
         return ""
     told = f'made by "{declared.use}"' + (f" ({said})" if (said := told_options(struck(declared.options))) else "")

@@ -58,23 +58,23 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     about: About = _read(About, suite["about"])
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}")
-    told = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
+    tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
     metrics: dict[str, dict[str, Metric]] = {}
-    for (name, metric), table in told.items():
+    for (name, metric), table in tables.items():
         combine = _elsewhere if table["combine"] else None
         metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine)
-    combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in told.items() if t["combine"]}
+    combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in tables.items() if t["combine"]}
     rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
     evals = {e["name"]: e for e in suite["evals"]}
     return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}))
 
 
-def contradiction(locked: Locked, verdicts: Verdicts) -> str:
+def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
     """Return the first of what verdicts say that does not follow from their numbers and the lock, or nothing."""
     for name, verdict in verdicts.items():
         if name not in locked.gates:
             return f'gate "{name}" is not in the lock'
-        if why := _Case(locked, verdicts, locked.gates[name], verdict).why():
+        if why := _Case(locked, verdicts, locked.gates[name], verdict).error():
             return f'gate "{name}" {why}'
     return ""
 
@@ -93,10 +93,10 @@ def _gate(table: Mapping[str, Any], candidate: str) -> Gate:
 
 def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
     wrong: list[str] = []
-    found = schema.read(cls, table, lambda _, what: wrong.append(what), **given)
-    if found is None:
+    record = schema.read(cls, table, lambda _, mistake: wrong.append(mistake), **given)
+    if record is None:
         raise ValueError(wrong[0])
-    return found
+    return record
 
 
 def _elsewhere(scores: Sequence[Score]) -> float:
@@ -108,47 +108,50 @@ class _Case:
     """One verdict, its gate, and the other verdicts on the candidate."""
 
     locked: Locked
-    said: Verdicts
+    verdicts: Verdicts
     gate: Gate
     verdict: Mapping[str, Any]
 
-    def why(self) -> str:
+    def error(self) -> str:
         """Return what is wrong with the verdict, or nothing."""
         return next((why for step in self.steps() if (why := step())), "")
 
     def steps(self) -> Iterator[Callable[[], str]]:
         """Yield what is asked; of a gate that could not be judged nothing but its claim, for it passes nothing."""
-        yield self.claim
+        yield self.claim_error
         if Outcome(self.verdict["outcome"]) is Outcome.ERROR:
             return
-        yield self.meant
-        yield self.numbers
-        yield self.requirements
-        yield self.alpha
+        yield self.meant_error
+        yield self.numbers_error
+        yield self.requirements_error
+        yield self.alpha_error
         if self.gate.any_of:
-            yield self.group
+            yield self.group_error
         elif self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
-            yield self.unjudged
+            yield self.unjudged_error
         else:
-            yield from (self.rows, self.left_out, self.threshold, self.sides, self.sums, self.outcome)
+            yield from (self.rows_error, self.left_out_error, self.threshold_error)
+            yield from (self.sides_error, self.sums_error, self.outcome_error)
 
     # -- the claim ---------------------------------------------------------------------------------
 
-    def claim(self) -> str:
+    def claim_error(self) -> str:
+        """Return how the claim differs from the lock's, or nothing."""
         gate = self.gate
-        told = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
-        for key, want in (told | {"group": gate.group}).items():
+        claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
+        for key, want in (claim | {"group": gate.group}).items():
             if self.verdict[key] != want:
                 return f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
         return ""
 
-    def meant(self) -> str:
+    def meant_error(self) -> str:
         """Return why the claim cannot be meant for its metric, or nothing."""
         metric = self.locked.metric(self.gate)
         mistakes = self.gate.mistakes_on(metric) if metric else []
         return f"is refused: {mistakes[0]}" if mistakes else ""
 
-    def numbers(self) -> str:
+    def numbers_error(self) -> str:
+        """Return which number is none, or out of its range, or nothing."""
         v = self.verdict
         for key in (*_FLOATS, "alpha", "p_pass", "p_fail"):
             if v[key] is not None and not (_is_number(v[key]) and math.isfinite(v[key])):
@@ -160,15 +163,16 @@ class _Case:
         odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
         return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
 
-    def requirements(self) -> str:
-        unmet = [r for r in self.gate.requires if self.said.get(r, {}).get("outcome") != Outcome.PASS]
+    def requirements_error(self) -> str:
+        """Return which gate that it requires did not pass, or nothing."""
+        unmet = [r for r in self.gate.requires if self.verdicts.get(r, {}).get("outcome") != Outcome.PASS]
         return f'is {self.verdict["outcome"]}, but requires "{unmet[0]}", which did not pass' if unmet else ""
 
-    def alpha(self) -> str:
-        """Compare the risk with the gate's, or with the share of it that an attempt has."""
+    def alpha_error(self) -> str:
+        """Return how the risk differs from the gate's, or from the share of it that an attempt has, or nothing."""
         about, v = self.locked.about, self.verdict
         alpha, want = v["alpha"], self.gate.alpha or about.alpha
-        attempt = self.said[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
+        attempt = self.verdicts[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
         if alpha is None:
             return "has no alpha"
         if about.attempts == "spend" and self.budget():
@@ -185,11 +189,14 @@ class _Case:
 
     # -- groups, and what a caveat keeps shut ------------------------------------------------------
 
-    def group(self) -> str:
-        """Conclude from the members as `pipeline.adjudication` does: Holm over their p-values, one proven is enough."""
-        if lacking := [m for m in self.gate.any_of if m not in self.said]:
+    def group_error(self) -> str:
+        """Return how the verdict differs from what its members come to, or nothing.
+
+        As in `pipeline.adjudication`: Holm (1979) over their p-values, and one proven is enough.
+        """
+        if lacking := [m for m in self.gate.any_of if m not in self.verdicts]:
             return f'is any of several, of which "{lacking[0]}" has no verdict'
-        members = [self.said[m] for m in self.gate.any_of]
+        members = [self.verdicts[m] for m in self.gate.any_of]
         if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
             return f'is any of several, one of them "{counts}", {COUNTED}'
         outcomes = {m["outcome"] for m in members}
@@ -202,40 +209,45 @@ class _Case:
         for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
             if self.verdict[key] is None or not _near(self.verdict[key], p):
                 return f"has {key} {self.verdict[key]}, its members come to {p:g}"
-        return self.differs(want, "its members say")
+        return self.difference_error(want, "its members say")
 
     def adjusted(self, members: Sequence[str]) -> dict[str, float]:
         """Return the members' p-values by Holm; one that could not be judged counts as 1."""
-        p = [self.said[m]["p_pass"] if m in self.said else None for m in members]
+        p = [self.verdicts[m]["p_pass"] if m in self.verdicts else None for m in members]
         return dict(zip(members, holm([1.0 if x is None else x for x in p]), strict=True))
 
-    def unjudged(self) -> str:
-        said = self.verdict["outcome"]
-        return f"is {said} without p-values" if said != Outcome.INCONCLUSIVE else ""
+    def unjudged_error(self) -> str:
+        """Return that an outcome has no p-values to follow from, or nothing."""
+        outcome = self.verdict["outcome"]
+        return f"is {outcome} without p-values" if outcome != Outcome.INCONCLUSIVE else ""
 
-    def differs(self, want: Outcome, because: str) -> str:
-        said = self.verdict["outcome"]
-        return f"is told to be {said}, {because} {want}" if said != want else ""
+    def difference_error(self, want: Outcome, because: str) -> str:
+        """Return that the outcome is not the one wanted, because of what, or nothing."""
+        outcome = self.verdict["outcome"]
+        return f"is told to be {outcome}, {because} {want}" if outcome != want else ""
 
     # -- one claim about rows ----------------------------------------------------------------------
 
-    def rows(self) -> str:
-        """Compare the rows judged with the lock's; early stopping, slices, leaks and weights of 0 make them fewer."""
+    def rows_error(self) -> str:
+        """Return how the rows judged differ from the lock's, or nothing.
+
+        Early stopping, slices, leaks and weights of 0 make them fewer.
+        """
         there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
         if there is None:
             return ""
-        told = n + self.weightless + (self.verdict["left_out"] or 0)
+        judged = n + self.weightless + (self.verdict["left_out"] or 0)
         fewer = self.gate.slice is not None or self.early
-        if told > there or (told < there and not fewer):
-            return f"was judged on {told} rows, the lock has {there}"
+        if judged > there or (judged < there and not fewer):
+            return f"was judged on {judged} rows, the lock has {there}"
         return "" if n else "was judged on no row"
 
     @property
     def weightless(self) -> Any:
         return self.verdict.get("weightless", 0)  # older evidence counts such rows among the others
 
-    def left_out(self) -> str:
-        """Compare the number of rows that leak with the lock's."""
+    def left_out_error(self) -> str:
+        """Return how the number of rows that leak differs from the lock's, or nothing."""
         gone, gate = self.verdict["left_out"], self.gate
         if (gone is not None) != gate.clean_only:
             return "does not say how many rows leak" if gate.clean_only else f"was judged without {gone} rows"
@@ -256,13 +268,14 @@ class _Case:
             raise ValueError(f'"{self.gate.eval}" has no metric "{self.gate.metric_name}"')
         return Hypothesis(self.gate, metric, [], None, [], self.verdict["alpha"])
 
-    def threshold(self) -> str:
-        want, said = self.hypothesis.threshold, self.verdict["threshold"]
-        fits = said is not None and _near(said, want)
-        return "" if fits else f"has threshold {said}, its claim is about {want:g}"
+    def threshold_error(self) -> str:
+        """Return that the threshold is not the claim's, or nothing."""
+        want, threshold = self.hypothesis.threshold, self.verdict["threshold"]
+        fits = threshold is not None and _near(threshold, want)
+        return "" if fits else f"has threshold {threshold}, its claim is about {want:g}"
 
-    def sides(self) -> str:
-        """Compare estimate and threshold: what is on the wrong side was neither proven nor refuted.
+    def sides_error(self) -> str:
+        """Return that the estimate is on the wrong side of the threshold, so neither proven nor refuted, or nothing.
 
         A wealth that crossed is never taken back, whatever rows came later: its bound is on the side it crossed.
         """
@@ -282,8 +295,8 @@ class _Case:
         right = beyond >= -_slack(at, v["threshold"])
         return "" if right else f"is {outcome} with {at:g}, on the wrong side of {v['threshold']:g}"
 
-    def sums(self) -> str:
-        """Compare the estimate with the values it is made of; with slices it is one slice's."""
+    def sums_error(self) -> str:
+        """Return how the estimate differs from the values it is made of, or nothing; with slices it is one slice's."""
         v, hypothesis = self.verdict, self.hypothesis
         value, baseline, estimate = v["value"], v["baseline"], v["estimate"]
         if v["outcome"] == Outcome.PASS and value is None and hypothesis.metric.scale != "perplexity":
@@ -291,7 +304,7 @@ class _Case:
         if (baseline is not None) and not self.gate.versus:
             return "has a baseline, its claim is about a number"
         if self.gate.max_failures is not None:
-            return self.failures()
+            return self.failures_error()
         if v["slices"] or v["method"] == "e-process":
             return ""
         if estimate is None or value is None or (self.gate.versus and baseline is None):
@@ -302,19 +315,19 @@ class _Case:
         fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
         return "" if fits else f"has estimate {estimate:g}, its values come to {math.fsum(terms):g}"
 
-    def failures(self) -> str:
-        """Compare a count of rows that failed with how many there are, and, where none did, with the value."""
+    def failures_error(self) -> str:
+        """Return why a count of rows that failed cannot be, by how many there are and by the value, or nothing."""
         v, better = self.verdict, self.hypothesis.metric.better
         if not (0 <= v["estimate"] <= v["n"] and v["estimate"] == int(v["estimate"])):
             return f"counts {v['estimate']:g} failures of {v['n']} rows"
         perfect = 1.0 if better == "higher" else 0.0
         return f"counts no failure, its value is {v['value']}" if not v["estimate"] and v["value"] != perfect else ""
 
-    def outcome(self) -> str:
-        """Make the outcome again."""
+    def outcome_error(self) -> str:
+        """Return how the outcome differs from what its numbers come to, or nothing."""
         v, alpha = self.verdict, self.verdict["alpha"]
         if v["slices"] or len(self.gate.slices) > 1:
-            return self.sliced()
+            return self.sliced_error()
         if (met := self.counted()) is not None:
             if (v["p_pass"], v["p_fail"]) != ((0.0, 1.0) if met else (1.0, 0.0)):
                 return "has p-values that its count does not come to"
@@ -328,10 +341,10 @@ class _Case:
             want = want if self.adjusted(beside)[self.gate.id] <= alpha else Outcome.INCONCLUSIVE
         if self.gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE:
             return ""  # with the rows that leak it was refuted
-        return self.differs(want, "its numbers say")
+        return self.difference_error(want, "its numbers say")
 
     def counted(self) -> bool | None:
-        """Say whether a count or a budget is met, or None where the claim is about a risk."""
+        """Return whether a count or a budget is met, or None where the claim is about a risk."""
         v, hypothesis, gate = self.verdict, self.hypothesis, self.gate
         if gate.max_failures is not None:
             return bool(v["estimate"] <= gate.max_failures)
@@ -339,8 +352,11 @@ class _Case:
             return bool(hypothesis.sign * v["estimate"] >= hypothesis.margin)
         return None
 
-    def sliced(self) -> str:
-        """Conclude from the slices: large ones must prove the claim, and there must be one; none may be refuted."""
+    def sliced_error(self) -> str:
+        """Return how the outcome differs from what its slices come to, or nothing.
+
+        Large ones must prove the claim, and there must be one; none may be refuted.
+        """
         v, alpha = self.verdict, self.verdict["alpha"]
         slices = [(Outcome(s["outcome"]), bool(s["alarm"])) for s in v["slices"]]
         if self.gate.slice is None or not slices:
@@ -354,13 +370,14 @@ class _Case:
             want, proven = Outcome.PASS, v["p_pass"] <= alpha
         else:
             want, proven = Outcome.INCONCLUSIVE, True
-        said = v["outcome"]
-        if said == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
+        if v["outcome"] == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
             return ""  # by Holm, or with the rows that leak
         if want is Outcome.PASS and self.gate.group:
             beside = self.locked.gates[self.gate.group].any_of
             proven = self.adjusted(beside)[self.gate.id] <= alpha
-        return self.differs(want, "its slices say") or ("" if proven else f"is {want}, its p-values do not say so")
+        return self.difference_error(want, "its slices say") or (
+            "" if proven else f"is {want}, its p-values do not say so"
+        )
 
 
 def _by_p(p_pass: float, p_fail: float, alpha: float) -> Outcome:
@@ -373,8 +390,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _near(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=NEAR, abs_tol=1e-300)
+def _near(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=NEAR, abs_tol=1e-300)
 
 
 def _slack(*numbers: float) -> float:

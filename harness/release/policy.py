@@ -92,7 +92,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
-    """One key under two names would count twice."""
+    """Return what is wrong with the keys and their threshold; one key under two names would count twice."""
     mistakes = []
     for key in keys:
         if not _is_hex(key.public, 64):
@@ -109,12 +109,12 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
 
 
 def _within(key: str, value: float, most: float) -> bool:
-    """Say whether a number is in the range of its key; what is not a number, such as nan, is in none."""
+    """Return whether a number is in the range of its key; what is not a number, such as nan, is in none."""
     return (value >= 0 if key == "recomputed" else value > 0) and value <= most
 
 
 def _huge(value: Any) -> bool:
-    """Say whether there is a whole number in a value that no policy means, and that cannot be written out."""
+    """Return whether a value holds a whole number that no policy means, and that cannot be written out."""
     if isinstance(value, (list, dict)):
         return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, int) and abs(value) >= LONG

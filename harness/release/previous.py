@@ -36,8 +36,8 @@ def folder_of(suite: Suite, baseline: Baseline) -> Path:
     return kept if kept.exists() else to
 
 
-def missing(suite: Suite, baseline: Baseline) -> str:
-    """Say that there is no release yet, or nothing.
+def release_error(suite: Suite, baseline: Baseline) -> str:
+    """Return that there is no release yet, or nothing.
 
     Raises UsageError when the folder that the suite names, or that has a pinned release, is not there.
     """
@@ -96,7 +96,7 @@ def shipped(
 
 
 def keep_first(to: Path) -> None:
-    """Keep the release in `to` as the first one, unless there is one; links where the disk can, so it costs nothing."""
+    """Copy the release in `to` as the first one, unless there is one; links where the disk can, so it costs nothing."""
     anchor = to.with_name(to.name + ANCHOR)
     if anchor.exists() or not (to / "evidence").is_dir():
         return

@@ -146,7 +146,7 @@ def _before(export: Path) -> Promotion:
 
 @contextmanager
 def _alone(export: Path) -> Iterator[None]:
-    """Keep other promotions of an export out; raises UsageError where its record cannot be written."""
+    """Lock an export against other promotions; raises UsageError where its record cannot be written."""
     record = _folder(export) / RECORD
     with ExitStack() as held:
         try:

@@ -84,9 +84,9 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
     case = _Case(locked, manifest, verdicts, _read(lines, manifest, locked))
     groups = [g for g in locked.gates.values() if g.id in verdicts and g.any_of]
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
-        if why := case.unable(gate):
+        if why := case.unable_error(gate):
             found.unable[gate.id] = why
-        elif why := case.differs(gate):
+        elif why := case.difference_error(gate):
             found.differs = f'gate "{gate.id}" {why}'
             return found
         else:
@@ -119,7 +119,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locked: Locked) -> _Rows:
-    """Put rows together as they were judged. Raises ValueError when two tell one row in two ways."""
+    """Return the rows as they were judged. Raises ValueError when two lines differ about one row."""
     samples: dict[str, dict[int, Sample]] = {}
     leaks: dict[str, dict[str, str]] = {}
     rows: dict[tuple[str, str], list[tuple[int, int, Score]]] = {}
@@ -180,7 +180,7 @@ class _Case:
     verdicts: Verdicts
     rows: _Rows
 
-    def unable(self, gate: Gate) -> str:
+    def unable_error(self, gate: Gate) -> str:
         """Return why a gate cannot be judged again by anybody who has the evidence alone, or nothing."""
         name, metric = gate.eval, self.locked.metric(gate)
         combine = self.locked.combines.get(gate.metric)
@@ -196,9 +196,9 @@ class _Case:
             return "it stopped early, and rows that were not asked may leak"
         return ""
 
-    def differs(self, gate: Gate) -> str:
+    def difference_error(self, gate: Gate) -> str:
         """Judge a gate again, and return in what it differs from the evidence, or nothing."""
-        if why := self.lacking(gate):
+        if why := self.rows_error(gate):
             return why
         said = self.verdicts[gate.id]
         again = json.loads(dumps(dataclasses.asdict(self.judge(gate))))
@@ -218,7 +218,7 @@ class _Case:
         same = demoted or again["outcome"] == said["outcome"]
         return "" if same else f"is told to be {said['outcome']}, its rows say {again['outcome']}"
 
-    def lacking(self, gate: Gate) -> str:
+    def rows_error(self, gate: Gate) -> str:
         """Return which rows are not there that the lock has, or are there under other weights, or nothing."""
         name, candidate = gate.eval, self.manifest["candidate"]
         early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)

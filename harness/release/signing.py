@@ -77,7 +77,7 @@ def _sign(payload: bytes, signer: Any) -> attestation.Envelope:
 
 
 def _refuse_secrets(folder: Path) -> None:
-    """What is signed is shown around: look for tokens in card and evidence first."""
+    """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
     names = [n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")]
     for name in names:
         with (folder / name).open("rb") as f:

@@ -20,7 +20,7 @@ from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.errors import UsageError
-from harness.release.outcome import Locked, contradiction, read_lock
+from harness.release.outcome import Locked, read_lock, verdicts_error
 from harness.release.policy import Policy
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
@@ -93,13 +93,13 @@ class _Check:
             **({"recompute": self.recompute} if self.recomputes else {}),
         }
         for name, step in steps.items():
-            if why := self.refusal(name, step):
+            if why := self.step_error(name, step):
                 self.found.refused = f"{name}: {why}"
                 return self.found
         self.found.ok = True
         return self.found
 
-    def refusal(self, name: str, step: Callable[[], str]) -> str:
+    def step_error(self, name: str, step: Callable[[], str]) -> str:
         """Run one step; return why it refuses, in one line, or nothing."""
         try:
             self.found.steps[name] = step()
@@ -129,7 +129,7 @@ class _Check:
     # -- 1: signatures -----------------------------------------------------------------------------
 
     def signatures(self) -> str:
-        """Every claim must be signed by as many of the policy's keys as it demands, and no signature may be wrong."""
+        """Return who signed. Raises Refused when a claim has too few signatures for the policy, or a wrong one."""
         if self.policy is None:
             self.found.notes.append(UNSIGNED)
             return "not checked: no policy"
@@ -148,7 +148,7 @@ class _Check:
     # -- 2: digests --------------------------------------------------------------------------------
 
     def digests(self) -> str:
-        """The files are exactly those of the manifest, and the claims speak of exactly this manifest."""
+        """Return what was hashed. Raises Refused unless the files are the manifest's, and the claims are about it."""
         manifest = self.evidence.manifest
         if manifest["format"] != attestation.FORMAT:
             older = "; export again" if manifest["format"] == 1 else ""
@@ -170,7 +170,7 @@ class _Check:
         return f"{len(listed)} files, root {self.found.root[:16]}"
 
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
-        """Compare names and sizes first, for they cost nothing."""
+        """Raise Refused unless the files are those listed; names and sizes first, for they cost nothing."""
         there = _there(self.folder)
         for name in sorted(listed.keys() | there.keys()):
             if name not in there:
@@ -189,7 +189,7 @@ class _Check:
         self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in found.items() if n.startswith(f"{MODEL}/")})
 
     def weights(self, model: Mapping[str, Hashed]) -> None:
-        """The tensors are those that the gates judged; an adapter's together with its base and quantisation."""
+        """Raise Refused unless the tensors are those that the gates judged, an adapter's on the same base."""
         manifest = self.evidence.manifest
         try:
             found = weights_of(model)
@@ -203,7 +203,7 @@ class _Check:
             raise Refused(f"the weights in {MODEL}/ are not the ones that the gates judged")
 
     def claims(self) -> None:
-        """The statements are those that this evidence comes to, each of them, and no other."""
+        """Raise Refused unless the statements are those that this evidence comes to, each of them, and no other."""
         raw = self.evidence.raw
         expected = attestation.statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
         said = [e.payload for e in self.envelopes]
@@ -215,7 +215,7 @@ class _Check:
     # -- 3: gates ----------------------------------------------------------------------------------
 
     def gates(self) -> str:
-        """Every blocking gate of the suite that applies must be PASS on these weights, or waived in force."""
+        """Return how many gates hold. Raises Refused when one that blocks is not PASS on these weights, nor waived."""
         candidate = self.evidence.manifest["candidate"]
         said = {g["gate"]: g for g in self.evidence.gates}
         if len(said) < len(self.evidence.gates):
@@ -232,13 +232,13 @@ class _Check:
             self.gate(said[gate])
         for verdict in self.evidence.gates:
             self.same_weights(verdict)
-        if why := contradiction(self.locked, said):
+        if why := verdicts_error(self.locked, said):
             raise Refused(why)
         waived = sum(said[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
-        """Refuse one verdict, or note that it is waived."""
+        """Raise Refused at a verdict that holds the export up, or note that it is waived."""
         self.same_weights(verdict)
         gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
         if not passed and self.policy and gate in self.policy.gates:
@@ -250,7 +250,7 @@ class _Check:
             raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
 
     def same_weights(self, verdict: Mapping[str, Any]) -> None:
-        """Refuse a verdict on anything else than this candidate; one that could not be given may lack a digest."""
+        """Raise Refused at a verdict on another candidate; one that could not be given may lack a digest."""
         manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
         judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
         if verdict["candidate"] != manifest["candidate"] or not judged:
@@ -285,7 +285,7 @@ class _Check:
     # -- 7: the verdicts from their rows -----------------------------------------------------------
 
     def recompute(self) -> str:
-        """Every verdict that rows alone can tell must be what they come to, and be as many as the policy wants."""
+        """Return how many verdicts follow from their rows. Raises Refused when one does not, or they are too few."""
         from harness.release.recompute import recompute
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
@@ -333,7 +333,7 @@ def _there(folder: Path) -> dict[str, int]:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Refuse names that another system could read as another file's."""
+    """Raise Refused at a name that another system could read as another file's."""
     seen: dict[str, str] = {}
     for name in names:
         parts = name.split("/")

@@ -40,7 +40,7 @@ def junit(run: Run) -> str:
 
 
 def _spell(element: ET.Element) -> None:
-    """Make text of others such as XML 1.0 can hold, one line each and without secrets."""
+    """Replace text by such as XML 1.0 can hold, one line each and without secrets."""
     for one in element.iter():
         one.attrib.update({name: shown(value) for name, value in one.attrib.items()})
         one.text = shown(one.text, lines=True) if one.text else one.text

@@ -121,7 +121,7 @@ def _results(run: Run, subject: str) -> dict[str, Any]:
 
 
 def writable(path: Path) -> bool:
-    """Say whether a file or folder could be made at `path`; leave nothing behind."""
+    """Return whether a file or folder could be made at `path`; leave nothing behind."""
     try:
         there = next(p for p in (path, *path.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=there):

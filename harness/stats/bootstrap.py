@@ -96,7 +96,7 @@ def _expanded_tail(alpha: float, count: int) -> float:
 
 
 def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
-    """Return the level at which the lower expanded percentile bound reaches the threshold."""
+    """Return the level at which the lower expanded percentile bound reaches the threshold; drawn (resamples,)."""
     import numpy as np
     from scipy.special import ndtri, stdtr
 
@@ -120,7 +120,7 @@ def _expanded_bound(drawn: Floats, tail: float) -> float:
 
 
 def _jackknife(statistic: Statistic, rows: list[list[int]], estimate: float) -> Ratio:
-    """Return the jackknife's pseudo-values as a mean of clusters, of infinite error when one cannot be had."""
+    """Return the jackknife's pseudo-values as a mean of clusters, (G,), of infinite error when one cannot be had."""
     import numpy as np
 
     count = len(rows)

@@ -138,7 +138,7 @@ def sign_flip(
 
 
 def _flips(sums: Floats, alpha: float) -> float:
-    """Return the share of sign patterns whose sum is at least the one seen."""
+    """Return the share of sign patterns whose sum is at least the one seen; sums (G,)."""
     import numpy as np
 
     sums = sums[sums != 0]

@@ -48,7 +48,7 @@ class EProcess:
         self._best: Floats | None = None  # and the highest it has been
 
     def update(self, values: Iterable[float]) -> Test:
-        """Take the next rows, in their order, and say where the claim stands; a crossing is never taken back.
+        """Add the next rows, in their order, and return the test of all so far; a crossing is never taken back.
 
         `p_pass` and `p_fail` look after every row, `lower` and `upper`, the confidence sequence's, after every update.
         Where both have crossed, the earlier one counts. Raises ValueError on a value outside the range, or not finite.
@@ -99,7 +99,7 @@ class EProcess:
 
 
 def wealth(x: Floats, m: float) -> Floats:
-    """Return log wealth after each row, of bets that the mean of x in [0, 1] is more than m. Rows on the last axis.
+    """Return log wealth (..., rows) after each row of x (..., rows) in [0, 1], of bets that its mean is more than m.
 
     K = mean over λ of Π(1 + λ(x - m)), λ = BETS/m: whatever the truth, one of these bets is nearly the best one. Each
     product is a martingale if the mean is m, so their mean is, and exceeds 1/alpha with a chance of at most alpha.
@@ -110,14 +110,14 @@ def wealth(x: Floats, m: float) -> Floats:
 
 
 def _steps(x: Floats, m: Any) -> Floats:
-    """Return log(1 + λ(x - m)), a first axis of bets before the others."""
+    """Return log(1 + λ(x - m)) of x (..., rows), (bets, ..., rows)."""
     import numpy as np
 
     return np.stack([np.log1p(bet / m * (x - m)) for bet in BETS])
 
 
 def _mixed(logs: Floats) -> Floats:
-    """Return the log of the mean wealth over the bets, the first axis."""
+    """Return the log of the mean wealth over the bets: (bets, ...) to (...)."""
     import numpy as np
 
     return np.asarray(np.logaddexp.reduce(logs, 0) - math.log(len(BETS)))

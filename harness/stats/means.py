@@ -107,7 +107,8 @@ def rule_of_three(value: Any, count: int, threshold: float, support: Support | N
     """Return p_pass and p_fail where all of `count` clusters have the same value; 1 where their range is not known.
 
     If the mean were at most the threshold, at least a share u = (value - threshold)/(value - lowest) of clusters would
-    differ, and none of `count` would show it with probability (1 - u)^count. For shares this is the exact binomial of
+    differ, and none of `count` would show it with probability (1 - u)^count (Hanley, Lippman-Hand 1983, JAMA
+    249:1743). For shares this is the exact binomial of
     `count` rows, all right.
     """
     import numpy as np

@@ -21,5 +21,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def spent(alpha: float, attempt: int) -> float:
-    """Return the level of attempt k: alpha·6/(π²k²), which sums to alpha over all attempts there may ever be."""
+    """Return the level of attempt k: alpha·6/(π²k²), which sums to alpha over all attempts there may ever be.
+
+    Bonferroni's inequality with the shares of Σ 1/k² = π²/6 (Euler 1735).
+    """
     return alpha * 6 / (math.pi**2 * attempt**2)

@@ -61,7 +61,7 @@ def fewest_right(n: int, threshold: float, alpha: float) -> int:
 
 
 def fewest_wins(changed: NDArray[np.intp], n: int, margin: float, alpha: float) -> NDArray[np.intp]:
-    """Return the fewest wins of every number of `changed` rows, of n, that prove a difference above `-margin`.
+    """Return the fewest wins, (k,), of numbers of `changed` rows (k,), of n, that prove a difference above `-margin`.
 
     changed + 1 where none do. Of more than EXACT rows Tango's score is taken as normal, which changes power by
     less than a point.
@@ -99,7 +99,7 @@ def _exact(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
 def mean_power(truth: float, threshold: float, spread: float, n: int, alpha: float) -> float:
     """Return how often the t-test proves a mean of `truth` to be above `threshold` on n rows, or clusters.
 
-    `spread` is the standard deviation of what one of them says. Noncentral t.
+    `spread` is the standard deviation of what one of them says. Noncentral t: Johnson, Welch 1940, Biometrika 31:362.
     """
     from scipy.stats import nct, t
 

@@ -32,18 +32,18 @@ FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
 class Ratio:
     """Σs/Σw over G clusters: estimate, standard error, skewness divided by √G, and what they were made from."""
 
-    estimate: Floats
-    error: Floats
-    skew: Floats
-    residuals: Floats
-    weights: Floats
+    estimate: Floats  # (...)
+    error: Floats  # (...)
+    skew: Floats  # (...)
+    residuals: Floats  # (..., G)
+    weights: Floats  # (..., G) or (G,)
 
     @property
     def clusters(self) -> int:
         return int(self.weights.shape[-1])
 
     def varies(self) -> NDArray[np.bool_]:
-        """Say where the clusters differ by more than rounding."""
+        """Return which data sets have clusters that differ by more than rounding."""
         import numpy as np
 
         scale = np.abs(self.estimate[..., None] * self.weights) + np.abs(self.residuals)
@@ -51,7 +51,7 @@ class Ratio:
 
 
 def ratio(sums: Floats, weights: Floats) -> Ratio:
-    """Return Σs/Σw with its delete-one-cluster jackknife error, at least two clusters of positive weight.
+    """Return Σs/Σw of sums and weights (..., G), at least two of positive weight, with its jackknife error.
 
     error² = (G-1)/G·Σ(r/(1-h))²/(Σw)² with r = s - w·estimate and h = w/Σw; for clusters of equal weight
     G/(G-1)·Σr²/(Σw)², statsmodels' cluster-robust one. Source: MacKinnon, Nielsen, Webb 2023, Journal of
@@ -186,7 +186,7 @@ def uneven(weights: Floats) -> NDArray[np.bool_]:
 
 
 def l_skewness(x: Floats) -> Floats:
-    """Return the sample L-skewness of the last axis, from -1 to 1 (0: symmetric, 1/3: exponential); 1 of two values.
+    """Return the sample L-skewness (...) of x (..., n), from -1 to 1 (0: symmetric, 1/3: exponential); 1 of two values.
 
     Hosking 1990, Journal of the Royal Statistical Society B 52:105, unbiased probability-weighted moments.
     """
@@ -269,7 +269,7 @@ def _effective_pairs(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Float
 
 
 def bootstrap_t(of: Ratio) -> Floats:
-    """Return the studentised deviations of resampled clusters from the estimate, one more axis of RESAMPLES.
+    """Return the studentised deviations of resampled clusters from the estimate, (..., RESAMPLES).
 
     The reference distribution of (estimate - truth)/error that the clusters themselves suggest; second-order
     correct for skewness. Infinite where all drawn clusters agree but not on the estimate, NaN where there
@@ -316,7 +316,8 @@ def bootstrap_bounds(of: Ratio, alpha: float, drawn: Floats) -> tuple[float, flo
 def worst_row_p(rows: Floats, threshold: float, support: tuple[float, float]) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of a mean of independent rows in a known range.
 
-    The Bayesian bootstrap with one more row, the worst possible. For 0/1 rows it is Clopper and Pearson's test. That
+    `rows` are (..., n). The Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130) with one more row, the worst
+    possible. For 0/1 rows it is Clopper and Pearson's test. That
     it is never wrong more than alpha of the time is Gaffke's conjecture, unproven but without a counterexample:
     Learned-Miller, Thomas 2019, arXiv:1905.06208. Where disasters are rare it proves what `skewed_t` cannot.
     """
@@ -337,7 +338,7 @@ def worst_row_bounds(rows: Floats, alpha: float, support: tuple[float, float]) -
 
 
 def _worst_rows(rows: Floats, support: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return the means of the rows with the worst one for either side, one more axis of RESAMPLES."""
+    """Return the means of the rows (..., n) with the worst one for either side, (..., RESAMPLES) each."""
     drawn = worst_row_draws(rows.shape[-1])
     inside = rows @ drawn[1:]
     return inside + support[0] * drawn[0], inside + support[1] * drawn[0]
@@ -345,7 +346,7 @@ def _worst_rows(rows: Floats, support: tuple[float, float]) -> tuple[Floats, Flo
 
 @lru_cache(maxsize=4)
 def worst_row_draws(count: int) -> Floats:
-    """Return weights of `count` rows and, first, of the worst one, uniform on those that sum to 1; a column each."""
+    """Return weights of the worst row and of `count` rows, uniform on those that sum to 1: (count + 1, RESAMPLES)."""
     import numpy as np
 
     drawn = np.random.default_rng([SEED, count, 1]).exponential(size=(count + 1, RESAMPLES))
@@ -356,7 +357,7 @@ def worst_row_draws(count: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _draws(count: int) -> Floats:
-    """Return how often each of `count` clusters is drawn, a column per resample."""
+    """Return how often each of `count` clusters is drawn, (count, RESAMPLES)."""
     import numpy as np
 
     rng = np.random.default_rng([SEED, count, 2])

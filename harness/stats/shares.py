@@ -13,7 +13,10 @@ EXACT_ROWS = 500  # up to this many rows Tango's statistic is referred to its ex
 
 
 def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
-    """Test a share of independent 0/1 rows against a number; bounds are Clopper and Pearson's."""
+    """Test a share of independent 0/1 rows against a number, exactly.
+
+    The bounds invert the same test: Clopper, Pearson 1934, Biometrika 26:404.
+    """
     from scipy.special import betaincinv
 
     check_counts(n, successes)
@@ -35,7 +38,10 @@ def _tail(successes: int, n: int, p: float) -> float:
 
 
 def wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
-    """Return Wilson's score bounds of a share, one-sided at alpha each: for display, it decides nothing."""
+    """Return Wilson's score bounds of a share, one-sided at alpha each: for display, it decides nothing.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22:209.
+    """
     check_counts(n, successes)
     check_level(0.0, alpha)
     p, z = successes / n, _quantile(alpha)
@@ -47,8 +53,9 @@ def wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
 def mcnemar(wins: int, losses: int, n: int, alpha: float) -> Test:
     """Test that a candidate is right more often than a baseline on the same rows, given the rows that differ.
 
-    `wins` counts rows only the candidate got right, `losses` those only the baseline did. Exact and
-    conditional, so its bounds are Tango's, moved to 0 where they would contradict it.
+    `wins` counts rows only the candidate got right, `losses` those only the baseline did. McNemar 1947,
+    Psychometrika 12:153, by the exact binomial, so conditional: its bounds are Tango's, moved to 0 where they would
+    contradict it.
     """
     check_counts(n, wins, losses)
     check_level(0.0, alpha)

@@ -1,7 +1,7 @@
 """Tango's score of a difference of paired shares, and its distribution when the hypothesis is true.
 
 b rows only the candidate got right, c only the baseline, n in all; d0 is the difference under the
-hypothesis. Counts may be arrays, and fractions of rows where they are effective ones.
+hypothesis. Counts may be arrays of one shape, and fractions of rows where they are effective ones.
 Source: Tango 1998, Statistics in Medicine 17:891.
 """
 

@@ -32,7 +32,7 @@ from harness.suite.tables import (
     Train,
     Use,
     is_reserved,
-    name_mistake,
+    name_error,
 )
 from harness.texts import secrets
 
@@ -142,7 +142,7 @@ class _Reader:
         return made.trial(made.sweep.values[0]) if made.sweep else made
 
     def sound(self) -> None:
-        """Refuse values that no key can have, before any of them is looked at."""
+        """Raise UsageError when there are values that no key can have, before any of them is looked at."""
         for name, value in self.raw.items():
             tables = value if isinstance(value, list) else [value]
             for i, table in enumerate(tables):
@@ -154,9 +154,9 @@ class _Reader:
         self.mistakes.raise_if_any()
 
     def ranges(self, about: About | None, train: Train | None) -> None:
-        """Tell numbers and names of single tables that are out of range."""
+        """Record which numbers and names of single tables are out of range."""
         complain = partial(self.complain, ("suite", 0), "[suite]")
-        if about and (what := name_mistake(about.name)):
+        if about and (what := name_error(about.name)):
             complain("name", what)
         if about and not 0 < about.alpha <= 0.5:
             complain("alpha", f"alpha is {about.alpha}, {ALPHAS}")
@@ -168,7 +168,7 @@ class _Reader:
             self.complain(("train", 0), "[train]", "data", '"data" is empty; name a source of rows')
 
     def digest(self) -> str:
-        """Name what the suite says, without what is secret: a digest of a short password tells it."""
+        """Return a digest of the suite without its secrets: a digest of a short password tells it."""
         return digest_of(secrets.without(self.raw))
 
     def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
@@ -220,7 +220,7 @@ class _Reader:
         found: dict[str, Baseline] = {}
         for name, table in tables.items():
             at = (f"subject.{name}", 0)
-            if what := name_mistake(name):
+            if what := name_error(name):
                 self.complain(at, f"[subject.{schema.show(name)}]", "", what)
                 continue
             if twin := next((n for n in found if n.lower() == name.lower()), None):
@@ -239,7 +239,7 @@ class _Reader:
         return found
 
     def other_model(self, made: Baseline, at: tuple[str, int], title: str) -> None:
-        """Tell what a baseline lacks that is a model of its own, or has that only such a model may have."""
+        """Record what a baseline lacks that is a model of its own, or has that only such a model may have."""
         if made.released:
             if made.path is None and not self.raw.get("export"):
                 self.complain(at, title, "", 'is a release; name its folder with "path", or add an [[export]]')
@@ -306,7 +306,7 @@ class _Reader:
             complain("", f'sweeps {names or "nothing"}; want one option, for instance "adapter.r" = [8, 16, 32]')
             return None
         [(name, option, values)] = options
-        if problem := _unordered(values):
+        if problem := _order_error(values):
             complain(name, f'"{name}.{option}" is {schema.show(values)}, {problem}')
         if len(self.mistakes.found) > told:
             return None
@@ -337,8 +337,8 @@ def _nest(sweep: Any) -> None:
             inner[option] = sweep.pop(key)
 
 
-def _unordered(values: Any) -> str:
-    """Say why values cannot be tried one after the other, or nothing."""
+def _order_error(values: Any) -> str:
+    """Return why values cannot be tried one after the other, or nothing."""
     if not isinstance(values, list):
         return "want a list of values"
     if len(values) < 2:

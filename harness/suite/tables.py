@@ -193,7 +193,7 @@ class Export:
 
     @property
     def candidate(self) -> str:
-        """Name the candidate that ships."""
+        """The name of the candidate that ships."""
         return self.name or self.from_
 
 
@@ -231,11 +231,11 @@ class Suite:
 
     @property
     def trains(self) -> bool:
-        """Say whether there is something to train: a candidate made elsewhere takes its place."""
+        """Whether there is something to train: a candidate made elsewhere takes its place."""
         return self.train is not None and self.candidate is None
 
     def merged(self, variant: str) -> str:
-        """Name the candidate made by merging onto this variant of the base."""
+        """Return the name of the candidate made by merging onto this variant of the base."""
         return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
 
     @cached_property
@@ -255,7 +255,7 @@ class Suite:
 
     @cached_property
     def compared(self) -> frozenset[str]:
-        """Name the evals that compare a copy with its parent."""
+        """The names of the evals that compare a copy with its parent."""
         return frozenset(e.name for e in self.evals if e.against == PARENT)
 
     @cached_property
@@ -277,11 +277,11 @@ RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are the
 
 
 def is_reserved(name: str) -> bool:
-    """Say whether a name means something by itself, so that no subject or copy can have it."""
+    """Return whether a name means something by itself, so that no subject or copy can have it."""
     return name in ("base", "adapter", PARENT) or name.startswith("merged")
 
 
-def name_mistake(name: str) -> str:
+def name_error(name: str) -> str:
     """Return what keeps a name from being one of a suite, subject, eval or copy, or nothing: files are called by it."""
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         return f'name is {schema.show(name)}, want letters, digits, "_", "-" and ".", the first of them no "."'

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
 
 
-def why_void(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
+def waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
     """Return why a waiver does not count, or nothing when it is in force."""
     if gate is None:
         return "is for no gate of this suite"
@@ -117,22 +117,22 @@ def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None
 
 def in_force(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
     """Return the newest waiver in force for a gate."""
-    return next((w for w in reversed(waivers) if w.gate == gate.id and not why_void(w, gate, suite, today)), None)
+    return next((w for w in reversed(waivers) if w.gate == gate.id and not waiver_error(w, gate, suite, today)), None)
 
 
 def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
-    """Say of every waiver that does not count why, unless a newer one for the same gate does."""
+    """Return why each waiver that does not count does not, unless a newer one for the same gate does."""
     known = {g.id: g for g in suite.gates}
     said = []
     for waiver in waivers:
         gate = known.get(waiver.gate)
-        if (why := why_void(waiver, gate, suite, today)) and not (gate and in_force(waivers, gate, suite, today)):
+        if (why := waiver_error(waiver, gate, suite, today)) and not (gate and in_force(waivers, gate, suite, today)):
             said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
     return list(dict.fromkeys(said))
 
 
 def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict]) -> list[str]:
-    """Say of every waiver in force that no verdict needed it, where there is one."""
+    """Return a line for each waiver in force that no verdict of its gate needed."""
     judged = {v.gate for v in verdicts}
     needed = {v.gate for v in verdicts if v.outcome != "PASS"}
     idle = dict.fromkeys((w.by, w.gate) for w in waivers if w.gate in judged - needed)

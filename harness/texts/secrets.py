@@ -96,7 +96,7 @@ def hidden(data: Any) -> Any:
 
 
 def remember(value: str) -> None:
-    """Strike a value wherever it turns up from now on."""
+    """Record a value that is struck wherever it turns up from now on."""
     if len(value) >= SHORTEST:
         _known.add(value)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.gates.min_rows import fewest, unprovable
+from harness.gates.min_rows import fewest, unprovable_error
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
@@ -79,25 +79,27 @@ GATES = {
 def test_unprovable_claims_say_what_is_missing(name: str) -> None:
     """58 rows prove no share above 0.95, the equality of no two models, and no margin of 2 points."""
     gate, message = GATES[name]
-    found = unprovable(gate, SHARE, [Sample(str(i)) for i in range(58)], ALPHA)
+    found = unprovable_error(gate, SHARE, [Sample(str(i)) for i in range(58)], ALPHA)
     assert (message in found) if message else found == ""
 
 
 def test_clusters_and_slices_are_the_rows_that_count() -> None:
     """100 rows of 20 documents are 20; a slice of too few rows is an alarm, with nothing to prove."""
     rows = [Sample(str(i), row={"kind": "ab"[i < 5]}, cluster=str(i % 20)) for i in range(100)]
-    assert "on 20 clusters" in unprovable(Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA)
+    assert "on 20 clusters" in unprovable_error(Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA)
     sliced = Gate("g", "qa.acc", min=0.9, slice="kind=*")
-    assert unprovable(sliced, SHARE, rows, ALPHA).startswith("kind=a: min = 0.9 cannot be proved on 20 clusters")
-    assert unprovable(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
+    assert unprovable_error(sliced, SHARE, rows, ALPHA).startswith("kind=a: min = 0.9 cannot be proved on 20 clusters")
+    assert unprovable_error(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
 
 
 def test_one_row_and_one_cluster_prove_nothing_of_any_metric() -> None:
     """They are an ERROR when judged, so they are told before."""
     gate, mean = Gate("g", "qa.f1", min=0.5), Metric("f1", "higher")
-    assert unprovable(gate, mean, [Sample("1")], ALPHA) == "there is one row; one row proves nothing"
-    assert "all 3 rows are of one cluster" in unprovable(gate, mean, [Sample(i, cluster="c") for i in "abc"], ALPHA)
-    assert unprovable(gate, mean, [Sample(i) for i in "abc"], ALPHA) == ""
+    assert unprovable_error(gate, mean, [Sample("1")], ALPHA) == "there is one row; one row proves nothing"
+    assert "all 3 rows are of one cluster" in unprovable_error(
+        gate, mean, [Sample(i, cluster="c") for i in "abc"], ALPHA
+    )
+    assert unprovable_error(gate, mean, [Sample(i) for i in "abc"], ALPHA) == ""
 
 
 def test_collection_warns_of_a_claim_the_rows_cannot_prove(project: Project) -> None:

@@ -23,7 +23,7 @@ from harness.gates.decide import judge
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
-from harness.release.outcome import contradiction, read_lock
+from harness.release.outcome import read_lock, verdicts_error
 from harness.release.policy import Policy
 from harness.release.verify import verify
 from harness.reports.report_json import dumps
@@ -608,7 +608,7 @@ def unproven(verdict: Verdict) -> bool:
 def test_no_honest_verdict_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
     """Whatever the claim and the rows, what the gate said follows from its own numbers."""
     locked, verdict = said_of(*claim, seed, attempt)
-    why = contradiction(locked, {"g": plain(verdict)})
+    why = verdicts_error(locked, {"g": plain(verdict)})
     assert bool(why) is unproven(verdict), (why, verdict)
 
 
@@ -640,4 +640,4 @@ def test_a_verdict_that_was_edited_is_refused(claim: tuple[Gate, Metric, str], s
     assume(verdict.outcome is not Outcome.ERROR and not unproven(verdict))
     said = plain(verdict)
     for what, changes in lies(said, claim[1].better).items():
-        assert contradiction(locked, {"g": {**said, **changes}}), (what, changes, said)
+        assert verdicts_error(locked, {"g": {**said, **changes}}), (what, changes, said)

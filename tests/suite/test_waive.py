@@ -10,7 +10,7 @@ import pytest
 
 from harness.records.waivers import Waiver
 from harness.suite.reader import read_suite
-from harness.suite.waivers import claim_digest, claim_of, in_force, read_waivers, void, why_void
+from harness.suite.waivers import claim_digest, claim_of, in_force, read_waivers, void, waiver_error
 from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project
 
 TODAY = datetime.now(UTC).date()
@@ -163,8 +163,8 @@ def test_waiver_counts_on_its_last_day(suite: Project) -> None:
     read = read_suite(suite.folder / "suite.toml")
     (gate,) = read.gates
     waiver = Waiver("floor", claim_of(gate), "r", "2026-03-01", "ada", "2026-01-01", claim_digest(gate, read))
-    assert why_void(waiver, gate, read, date(2026, 3, 1)) == ""
-    assert why_void(waiver, gate, read, date(2026, 3, 2)) == "expired on 2026-03-01"
+    assert waiver_error(waiver, gate, read, date(2026, 3, 1)) == ""
+    assert waiver_error(waiver, gate, read, date(2026, 3, 2)) == "expired on 2026-03-01"
 
 
 GROUP = """
