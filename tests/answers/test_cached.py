@@ -198,6 +198,7 @@ def test_a_changed_value_is_asked_again(world: World) -> None:
     assert len(world.model.asked) == 1
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_is_an_exception(world: World) -> None:
     """A run on a cache in which any one byte changed gets its answers, and a warning at most once."""
     subject = world.subject()
@@ -371,6 +372,7 @@ def harness_loaders():
 """
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(suite: Project) -> None:
     """After kill -9 in the middle of an evaluation, only the last half second is asked again."""
     rows = [{"id": f"{i}", "input": f"what is {i}", "target": f"{i}", "kind": "a"} for i in range(150)]

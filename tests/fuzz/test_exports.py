@@ -19,7 +19,7 @@ from tests.fuzz.driving import fuzz, harness
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
-pytestmark = pytest.mark.xdist_group("fuzzed export")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzzed export")]
 
 STEPS = (
     ["run", "suite.toml", "-q", "-p", "harness.testing"],

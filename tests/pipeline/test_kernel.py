@@ -234,6 +234,7 @@ def test_sys_exit_at_import_is_a_mistake(suite: Project, body: str, monkeypatch:
     assert (outcome.code, "cannot be imported: SystemExit" in outcome.err) == (4, True)
 
 
+@pytest.mark.slow
 def test_sys_exit_elsewhere_is_no_success(suite: Project) -> None:
     """A trainer, an exporter, or a saboteur of the self-test that ends the process: no 0."""
     for hook, name, use in (
@@ -373,6 +374,7 @@ def start(suite: Project, *words: str, out: int = subprocess.PIPE) -> subprocess
     )
 
 
+@pytest.mark.slow
 def test_the_reader_of_the_output_takes_no_verdict_with_it(suite: Project) -> None:
     """`harness run … | head` of a model that fails ends with 1, and leaves its report."""
     reading, writing = os.pipe()

@@ -30,6 +30,7 @@ def trained(suite: Project) -> list[Path]:
     return sorted((suite.folder / "cache/trained").glob("*/adapter"))
 
 
+@pytest.mark.slow
 def test_trials_go_on_while_they_are_better(suite: Project) -> None:
     """The last value that was significantly better is chosen; it alone is gated, merged and exported."""
     outcome = suite.run()
@@ -270,6 +271,7 @@ def test_show_prints_the_table_again(suite: Project) -> None:
     assert "against the one before" in table
 
 
+@pytest.mark.slow
 def test_plan_tells_the_least_and_the_most(suite: Project) -> None:
     """Two trainings at least, all at most; trials that are there cost nothing."""
     planned = suite.harness("plan", str(suite.folder / "suite.toml"), "--measure")

@@ -74,6 +74,7 @@ def test_defaults_are_assumed_and_said_where_nothing_is_known(suite: Project) ->
     assert odds(found, "better")["truth"].startswith("if it is +0.")
 
 
+@pytest.mark.slow
 def test_power_that_is_told_is_how_often_the_gate_passes(suite: Project) -> None:
     """Put to 400 draws of equal models that differ on 20 % of 60 rows, the gate passes as often as was said."""
     said = odds(forecast(suite), "no worse")["power"]
@@ -430,6 +431,7 @@ def test_time_and_memory_are_not_known_before_they_are_measured(suite: Project) 
     assert "the whole run" not in told(suite)
 
 
+@pytest.mark.slow
 def test_measurements_are_kept_for_model_and_recipe(suite: Project) -> None:
     """Three steps a second and 27 more of them make twelve seconds, told again until the recipe changes."""
     first = told(suite, "--measure")

@@ -334,6 +334,7 @@ def _dynamic_modules(folder: Path) -> Callable[[], str]:
     return lambda *_, **__: str(init_dynamic_modules(f"m{folder.name}", hf_modules_cache=str(folder / "copies")))
 
 
+@pytest.mark.slow
 def test_the_local_metric_is_sacrebleus_chrf() -> None:
     """chrF over all rows, with several targets and with texts shorter than the n-grams, is sacrebleu's."""
     from sacrebleu.metrics import CHRF

@@ -1258,6 +1258,7 @@ def only(names: list[str]) -> list[str]:
     return [word for name in names for word in ("--only", f"qa: {name}")]
 
 
+@pytest.mark.slow
 def test_impostors_and_adversaries_do_not_get_past_a_judge(suite: Project) -> None:
     """The base, shuffled answers and every adversary are caught by a fair judge; what it may cost is said before."""
     impostors = ("base itself", "shuffled answers", "constant answer")

@@ -173,6 +173,7 @@ def truncate(rng: random.Random, path: Path) -> None:
 EDITS: list[Callable[[random.Random, Path], None]] = [flip, flip, flip, rename, add, delete, link, truncate]
 
 
+@pytest.mark.slow
 def test_a_thousand_edits_are_refused(signed: Path, policy: Policy, tmp_path: Path) -> None:
     """Whatever is done to an export, in its model, its card or its evidence: a key that is trusted did not say that."""
     rng = random.Random(20261124)

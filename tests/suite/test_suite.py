@@ -358,6 +358,7 @@ def test_lines_survive_what_only_looks_like_a_table(suite: Project) -> None:
     assert f'suite.toml:{number}: gate "floor" unknown key "mn"' in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "chain", "any_of", "circle"])
 def test_ten_thousand_gates_are_collected_in_linear_time(suite: Project, kind: str) -> None:
     """Four times as many gates take about four times as long, however they wait for each other."""
