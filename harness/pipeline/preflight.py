@@ -14,11 +14,11 @@ from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
 from harness.collection import needs
 from harness.collection.collect import Plan, Task, collect
+from harness.collection.trials import trials
 from harness.data import fewshot
 from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
-from harness.pipeline.sweep import trials
 from harness.records.models import Adapter, ModelRef, Source
 from harness.release.export import problem_with
 from harness.release.previous import missing, open_release

@@ -24,6 +24,7 @@ from harness.artifacts.digests import digest_of
 from harness.collection import needs, select
 from harness.collection.collect import Item, Plan, Task, collect
 from harness.collection.places import check_places
+from harness.collection.trials import trials
 from harness.data import fewshot
 from harness.errors import RAISES, ExitCode, Finding, UsageError, of_the_machine
 from harness.evaluation import checks as check
@@ -36,7 +37,7 @@ from harness.pipeline import preflight
 from harness.pipeline.adjudication import Settlement
 from harness.pipeline.attempts import Ledger, attempts_said
 from harness.pipeline.conclusions import conclusions
-from harness.pipeline.sweep import Climb, tell_apart, trained, trials
+from harness.pipeline.sweep import Climb, tell_apart, trained
 from harness.plugins import load_plugins
 from harness.records import findings
 from harness.records.frozen import isolated

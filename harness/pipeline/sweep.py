@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.collection.collect import Plan, Task
+from harness.collection.collect import Task
 from harness.files import write_text
 from harness.gates.decide import judge
 from harness.records.findings import Flag
@@ -24,13 +24,6 @@ from harness.records.run import Swept, Trial
 from harness.records.samples import Result
 from harness.schema import show
 from harness.suite.tables import Suite, Sweep
-
-
-def trials(plan: Plan) -> list[Plan]:
-    """Return the plan with each value of its sweep, or without a sweep the plan itself."""
-    if plan.suite.sweep is None:
-        return [plan]
-    return [replace(plan, suite=plan.suite.trial(value)) for value in plan.suite.sweep.values]
 
 
 def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Flag]]) -> list[Flag]:

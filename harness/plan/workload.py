@@ -13,12 +13,12 @@ from harness import schema
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import weights_digest
 from harness.collection.collect import COMPARATIVE, Item, Plan, Task
+from harness.collection.trials import trials
 from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import CHUNK
 from harness.pipeline.run import Runner
-from harness.pipeline.sweep import trials
 from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
 from harness.records.samples import Prompt
 from harness.release import conversions
