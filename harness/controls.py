@@ -91,8 +91,9 @@ def _alone(plan: Plan, evaluation: str) -> Plan:
         for g in plan.suite.gates
         if g.id in kept
     )
+    evals = tuple(e if e.name == evaluation else replace(e, stop="end") for e in plan.suite.evals)  # they have no gate
     items = tuple(i for i in plan.items if i.eval == evaluation)
-    return replace(plan, suite=replace(plan.suite, gates=gates), items=items)
+    return replace(plan, suite=replace(plan.suite, evals=evals, gates=gates), items=items)
 
 
 def _maker(plan: Plan, label: str, saboteur: Callable[..., Any], out: Path) -> Make:
