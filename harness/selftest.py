@@ -181,38 +181,38 @@ def _trial(control: Control | Adversary, options: Options, kept: dict[str, dict[
         made = control.make(session.base)
     except NotMade as error:
         return replace(blank, skipped=str(error)), {}
-    run, court = conduct(session, record, partial(_stages, made))
+    run, adjudicator = conduct(session, record, partial(_stages, made))
     plan = control.plan
     candidate = plan.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
     failed = [r.error for r in run.reports if r.error and r.outcome == "error"]
     if run.exit_code is ExitCode.USAGE and failed and not reached:
         raise UsageError(failed[0])  # by the rehearsal: it has nothing to do with the control
-    caught = (*([run.problem] if run.problem else []), *ships(court.verdicts, plan.suite.gates, candidate))
-    undecided = "" if run.problem else _undecided(court.verdicts, plan, candidate)
-    results = court.results if all(r.outcome == "done" for r in run.reports) else {}
+    caught = (*([run.problem] if run.problem else []), *ships(adjudicator.verdicts, plan.suite.gates, candidate))
+    undecided = "" if run.problem else _undecided(adjudicator.verdicts, plan, candidate)
+    results = adjudicator.results if all(r.outcome == "done" for r in run.reports) else {}
     return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
 
 
 def _stages(
-    made: tuple[ModelRef, Disguise | None], session: Session, record: Record, court: Adjudicator
+    made: tuple[ModelRef, Disguise | None], session: Session, record: Record, adjudicator: Adjudicator
 ) -> Stop | None:
     """Run the stages of a run that judge, on a control in the candidate's place; only its gates are tested."""
     ref, disguise = made
     if any(g.clean_only for g in session.suite.gates):
         with data_stage(session, record):
-            look_at_data(session, record, court)
+            look_at_data(session, record, adjudicator)
     session = replace(session, checks=_without_results(session.checks))
-    if stop := evaluate_baselines(session, record, court):
+    if stop := evaluate_baselines(session, record, adjudicator):
         return stop
     if ref.name not in wanted_of(session):
         return None
     with in_its_stage(session, record, ref) as loaded:
         subject, *others = loaded.subjects
         loaded = replace(loaded, subjects=[disguise(subject) if disguise else subject, *others])
-        if stop := evaluate_loaded(session, record, court, ref.name, loaded):
+        if stop := evaluate_loaded(session, record, adjudicator, ref.name, loaded):
             return stop
-    return mark_answers(session, record, court, ref.name, loaded.models)
+    return mark_answers(session, record, adjudicator, ref.name, loaded.models)
 
 
 def _without_results(checks: Checks) -> Checks:

@@ -23,16 +23,16 @@ from harness.release import conversions
 from harness.suite.tables import Export
 
 
-def evaluate_merged(session: Session, record: Record, court: Adjudicator) -> Stop | None:
+def evaluate_merged(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
     """Evaluate a merged model that was made elsewhere, and its copies."""
     ref = take_merged(session, record)
-    return ref if isinstance(ref, Stop) else evaluate_family(session, record, court, ref)
+    return ref if isinstance(ref, Stop) else evaluate_family(session, record, adjudicator, ref)
 
 
-def evaluate_trained(session: Session, record: Record, court: Adjudicator, trained: Trained) -> Stop | None:
+def evaluate_trained(session: Session, record: Record, adjudicator: Adjudicator, trained: Trained) -> Stop | None:
     """Evaluate an adapter, and what of it is merged for an item or a copy."""
     suite, wanted = session.suite, wanted_of(session)
-    if "adapter" in wanted and (stop := evaluate_candidate(session, record, court, trained.ref)):
+    if "adapter" in wanted and (stop := evaluate_candidate(session, record, adjudicator, trained.ref)):
         return stop
     parents = wanted | {e.from_ for e in suite.copies.values() if e.name in wanted}
     if suite.choose and "merged" in parents:
@@ -42,45 +42,45 @@ def evaluate_trained(session: Session, record: Record, court: Adjudicator, train
             if isinstance(merged, Stop):
                 return merged
             refs[variant] = merged
-        return evaluate_family(session, record, court, choose(session, record, refs))
+        return evaluate_family(session, record, adjudicator, choose(session, record, refs))
     for variant in suite.merges:
         if suite.merged(variant) in parents:
             merged = merge(session, record, trained.ref, variant)
-            stop = merged if isinstance(merged, Stop) else evaluate_family(session, record, court, merged)
+            stop = merged if isinstance(merged, Stop) else evaluate_family(session, record, adjudicator, merged)
             if stop:
                 return stop
     return None
 
 
-def evaluate_family(session: Session, record: Record, court: Adjudicator, ref: ModelRef) -> Stop | None:
+def evaluate_family(session: Session, record: Record, adjudicator: Adjudicator, ref: ModelRef) -> Stop | None:
     """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
     wanted = wanted_of(session)
     record.made(ref)
-    if ref.name in wanted and (stop := evaluate_candidate(session, record, court, ref)):
+    if ref.name in wanted and (stop := evaluate_candidate(session, record, adjudicator, ref)):
         return stop
     for declared in (e for e in session.suite.copies.values() if e.from_ == ref.name and e.name in wanted):
-        if any(v.holds_up and v.candidate == ref.name for v in court.verdicts):
+        if any(v.holds_up and v.candidate == ref.name for v in adjudicator.verdicts):
             why = f"{ref.name} did not pass its gates"
             record.not_made(declared.name, why)
             skip(record, items_of(session, declared.name), why)
             continue
         try:
-            stop = evaluate_candidate(session, record, court, _copy(session, record, ref, declared))
+            stop = evaluate_candidate(session, record, adjudicator, _copy(session, record, ref, declared))
         except RAISES as error:
             if of_the_machine(error):
                 raise
-            stop = _copy_failed(session, record, court, declared, error)
+            stop = _copy_failed(session, record, adjudicator, declared, error)
         if stop:
             return stop
     return None
 
 
-def evaluate_candidate(session: Session, record: Record, court: Adjudicator, ref: ModelRef) -> Stop | None:
+def evaluate_candidate(session: Session, record: Record, adjudicator: Adjudicator, ref: ModelRef) -> Stop | None:
     """Evaluate a candidate and gate it."""
     with in_its_stage(session, record, ref) as loaded:
-        if stop := evaluate_loaded(session, record, court, ref.name, loaded):
+        if stop := evaluate_loaded(session, record, adjudicator, ref.name, loaded):
             return stop
-    return mark_answers(session, record, court, ref.name, loaded.models)
+    return mark_answers(session, record, adjudicator, ref.name, loaded.models)
 
 
 @contextmanager
@@ -93,7 +93,9 @@ def in_its_stage(session: Session, record: Record, ref: ModelRef) -> Iterator[Lo
         yield loaded
 
 
-def evaluate_loaded(session: Session, record: Record, court: Adjudicator, name: str, loaded: Loaded) -> Stop | None:
+def evaluate_loaded(
+    session: Session, record: Record, adjudicator: Adjudicator, name: str, loaded: Loaded
+) -> Stop | None:
     """Evaluate a candidate that is loaded; answers that are to be marked wait until it is gone."""
     subject, *others = loaded.subjects
     against = dict(zip(_beside(session, name), others, strict=True))
@@ -103,18 +105,18 @@ def evaluate_loaded(session: Session, record: Record, court: Adjudicator, name: 
             ask(session, record, item, loaded.models, subject)
             continue
         rival = against[session.collection.against(item)] if task.comparative else None
-        evaluate_item(session, record, court, item, loaded.models, subject, rival)
-        if stop := enough(session, record, court):
+        evaluate_item(session, record, adjudicator, item, loaded.models, subject, rival)
+        if stop := enough(session, record, adjudicator):
             return stop
     return None
 
 
-def mark_answers(session: Session, record: Record, court: Adjudicator, name: str, models: Models) -> Stop | None:
+def mark_answers(session: Session, record: Record, adjudicator: Adjudicator, name: str, models: Models) -> Stop | None:
     """Mark a candidate's answers; its models are gone, for a judge may need the room."""
     for item in items_of(session, name):
         if session.collection.tasks[item.eval].marks:
-            evaluate_item(session, record, court, item, models)
-            if stop := enough(session, record, court):
+            evaluate_item(session, record, adjudicator, item, models)
+            if stop := enough(session, record, adjudicator):
                 return stop
     return None
 
@@ -147,7 +149,7 @@ def _copy(session: Session, record: Record, parent: ModelRef, declared: Export) 
 
 
 def _copy_failed(
-    session: Session, record: Record, court: Adjudicator, declared: Export, error: BaseException
+    session: Session, record: Record, adjudicator: Adjudicator, declared: Export, error: BaseException
 ) -> Stop | None:
     """Report a copy that could not be made or loaded: its gates are ERROR, and other candidates go on."""
     told = isinstance(error, (UsageError, Finding))
@@ -156,8 +158,8 @@ def _copy_failed(
     record.not_made(declared.name, why)
     reached = {r.id for r in record.reports}
     for item in (i for i in items_of(session, declared.name) if i.id not in reached):
-        verdicts = court.after(item)
+        verdicts = adjudicator.after(item)
         record.report(Report(item.id, item.subject, item.eval, "error", verdicts=verdicts, error=why, traceback=trace))
-        if stop := enough(session, record, court):
+        if stop := enough(session, record, adjudicator):
             return stop
     return None

@@ -65,10 +65,10 @@ def recalled_before_training(session: Session, record: Record) -> list[Flag]:
     return _recall(session, record, lambda: before_training(session)[0], "before training")
 
 
-def check_data(session: Session, record: Record, court: Adjudicator) -> Stop | None:
+def check_data(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
     """Look at the data and at what will be trained on; an error finding is a mistake of the suite."""
     with data_stage(session, record):
-        return tell_findings(record, look_at_data(session, record, court), ExitCode.USAGE)
+        return tell_findings(record, look_at_data(session, record, adjudicator), ExitCode.USAGE)
 
 
 def data_stage(session: Session, record: Record) -> AbstractContextManager[None]:
@@ -77,12 +77,12 @@ def data_stage(session: Session, record: Record) -> AbstractContextManager[None]
     return record.stage("checks", f"{len(codes)} of the data and of what will be trained on")
 
 
-def look_at_data(session: Session, record: Record, court: Adjudicator) -> list[Flag]:
+def look_at_data(session: Session, record: Record, adjudicator: Adjudicator) -> list[Flag]:
     """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
     found = recalled_before_training(session, record)
-    court.leave_out(contamination.leaks_of(found))
+    adjudicator.leave_out(contamination.leaks_of(found))
     if any(g.clean_only for g in session.suite.gates):
-        lock_suite(session, record, court)
+        lock_suite(session, record, adjudicator)
     return found
 
 

@@ -21,9 +21,9 @@ from harness.stats.tests import holm
 from harness.suite.waivers import unneeded
 
 
-def exit_code(record: Record, court: Adjudicator) -> ExitCode:
+def exit_code(record: Record, adjudicator: Adjudicator) -> ExitCode:
     """Return the exit code of what was found: a failure outranks what could not be decided."""
-    verdicts, about = court.verdicts, record.about
+    verdicts, about = adjudicator.verdicts, record.about
     held = [v.outcome for v in verdicts if v.holds_up]
     if Outcome.FAIL in held or any(f.counts for f in record.findings):
         return ExitCode.FAILED
@@ -35,12 +35,12 @@ def exit_code(record: Record, court: Adjudicator) -> ExitCode:
     return ExitCode.OK if whole and not about.selecting else ExitCode.INCONCLUSIVE
 
 
-def conclude(session: Session, record: Record, court: Adjudicator) -> None:
+def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None:
     """Add to the record what follows from the verdicts, in words."""
-    verdicts, plan = court.verdicts, session.collection
+    verdicts, plan = adjudicator.verdicts, session.collection
     attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend")
     idle = unneeded(record.about.waivers, verdicts)
-    record.concluded([*record.choices, *conclusions(plan, court.results, verdicts), *attempts, *idle])
+    record.concluded([*record.choices, *conclusions(plan, adjudicator.results, verdicts), *attempts, *idle])
 
 
 def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts: Sequence[Verdict]) -> list[str]:

@@ -37,9 +37,9 @@ def conduct(session: Session, record: Record, stages: Stages) -> tuple[Run, Adju
 
     Raises UsageError where nothing can be written.
     """
-    session, court = _place(session, record)
-    record.ended(_ending(session, record, court, stages))
-    return _finish(session, record, court), court
+    session, adjudicator = _place(session, record)
+    record.ended(_ending(session, record, adjudicator, stages))
+    return _finish(session, record, adjudicator), adjudicator
 
 
 def _place(session: Session, record: Record) -> tuple[Session, Adjudicator]:
@@ -50,16 +50,16 @@ def _place(session: Session, record: Record) -> tuple[Session, Adjudicator]:
     record.opened(session.folder.path, suite.model.path, opened)
     ledger = Ledger(cache_dir() / FILE, record.warn) if options.counts and not options.select else None
     day = record.started.date()
-    court = Adjudicator(session.collection, record.about.waivers, day, opened.lacking, ledger)
-    lock_suite(session, record, court)
-    return replace(session, responses=remembered(options, record.warn)), court
+    adjudicator = Adjudicator(session.collection, record.about.waivers, day, opened.lacking, ledger)
+    lock_suite(session, record, adjudicator)
+    return replace(session, responses=remembered(options, record.warn)), adjudicator
 
 
-def _ending(session: Session, record: Record, court: Adjudicator, stages: Stages) -> Ending:
+def _ending(session: Session, record: Record, adjudicator: Adjudicator, stages: Stages) -> Ending:
     """Run stages and return how that ended: the one place where what plugins raise is caught."""
     try:
-        stop = stages(session, record, court) or Stop()
-        return Ending(exit_code(record, court) if stop.code is None else stop.code, stop.why)
+        stop = stages(session, record, adjudicator) or Stop()
+        return Ending(exit_code(record, adjudicator) if stop.code is None else stop.code, stop.why)
     except KeyboardInterrupt:
         why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
         return Ending(ExitCode.INTERRUPTED, why)
@@ -73,7 +73,7 @@ def _ending(session: Session, record: Record, court: Adjudicator, stages: Stages
         return Ending(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _finish(session: Session, record: Record, court: Adjudicator) -> Run:
+def _finish(session: Session, record: Record, adjudicator: Adjudicator) -> Run:
     """Write the report of a run that ended, and tell those that watch."""
     assert session.folder
     if session.responses:
@@ -81,9 +81,9 @@ def _finish(session: Session, record: Record, court: Adjudicator) -> Run:
     items, reached = session.collection.items, {r.id for r in record.reports}
     left = [i for i in items if i.id not in reached]
     record.skipped([Report(i.id, i.subject, i.eval, "skipped", error="not reached") for i in left])
-    conclude(session, record, court)
+    conclude(session, record, adjudicator)
     if not record.exports and any(i.subject in session.collection.candidates for i in items):
-        refuse_exports(session, record, court, "the run ended before it was reached")
+        refuse_exports(session, record, adjudicator, "the run ended before it was reached")
     run = record.freeze()
     session.folder.finish(run)
     if session.options.junit_xml:

@@ -29,7 +29,7 @@ from harness.records.samples import Result
 def evaluate_item(
     session: Session,
     record: Record,
-    court: Adjudicator,
+    adjudicator: Adjudicator,
     item: Item,
     models: Models,
     subject: Subject | None = None,
@@ -43,20 +43,20 @@ def evaluate_item(
     begun = time.monotonic()
     before = tally(subject)
     try:
-        result = _result(session, record, court, item, subject, against)
+        result = _result(session, record, adjudicator, item, subject, against)
         if item.subject in session.collection.baselines:
             _refuse_fractions(session.suite.gates, result)
     except RAISES as error:
         if is_fatal(error, models):
             raise
-        report = failed(session, court, item, error, time.monotonic() - begun)
+        report = failed(session, adjudicator, item, error, time.monotonic() - begun)
     else:
-        court.take(item, result)
+        adjudicator.take(item, result)
         _keep_rows(session, record, item, task, result)
         asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
         if earlier := record.answers.get((item.subject, item.eval)):
             asked, found = earlier.asked, earlier.remembered
-        report = replace(_done(court, item, task, result), asked=asked, remembered=found)
+        report = replace(_done(adjudicator, item, task, result), asked=asked, remembered=found)
         _look_at_answers(session, record, item, task, result)
     record.warn(*models.notes())
     record.report(report)
@@ -78,22 +78,22 @@ def ask(session: Session, record: Record, item: Item, models: Models, subject: S
     record.answered(item.subject, item.eval, Answered(answers, *counts))
 
 
-def enough(session: Session, record: Record, court: Adjudicator) -> Stop | None:
+def enough(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
     """Stop at `-x` or `--maxfail`: then a failure counts also where it is of a candidate that no export ships."""
     most = session.options.maxfail
     if not most or sum(map(select.failed, record.reports)) < most:
         return None
-    refuted = any(v.missed and v.outcome is Outcome.FAIL for v in court.verdicts)
+    refuted = any(v.missed and v.outcome is Outcome.FAIL for v in adjudicator.verdicts)
     return Stop(ExitCode.FAILED) if refuted else Stop()
 
 
-def failed(session: Session, court: Adjudicator, item: Item, error: BaseException, seconds: float) -> Report:
+def failed(session: Session, adjudicator: Adjudicator, item: Item, error: BaseException, seconds: float) -> Report:
     """Return the report of an evaluation that raised; what the user or the model did wrong needs no traceback."""
     told = isinstance(error, (UsageError, Finding))  # these say all there is to know
     where = session.collection.tasks[item.eval].spec.where
     why = f"{where}: {error}" if told else f"{type(error).__name__}: {error}"
     trace = None if told else "".join(traceback.format_exception(error))
-    verdicts = court.after(item)
+    verdicts = adjudicator.after(item)
     return Report(
         item.id, item.subject, item.eval, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace
     )
@@ -130,7 +130,7 @@ def on_select(session: Session, by: str, ref: ModelRef, what: str) -> Result:
 def _result(
     session: Session,
     record: Record,
-    court: Adjudicator,
+    adjudicator: Adjudicator,
     item: Item,
     subject: Subject | None,
     against: Subject | None,
@@ -141,7 +141,7 @@ def _result(
     if task.uncached:
         subject, against = awake(subject), awake(against) if against else None
     early = task.spec.stop == "early" and item.subject in session.collection.candidates
-    decided = partial(court.decided, item) if early else None
+    decided = partial(adjudicator.decided, item) if early else None
     seed, asked = session.suite.about.seed, prompted(session, item, subject)
     return evaluate(task, item.subject, asked, against, session.progress, enough=decided, seed=seed)
 
@@ -186,7 +186,7 @@ def _look_at_answers(session: Session, record: Record, item: Item, task: Task, r
         record.finding(one)
 
 
-def _done(court: Adjudicator, item: Item, task: Task, result: Result) -> Report:
+def _done(adjudicator: Adjudicator, item: Item, task: Task, result: Result) -> Report:
     assert task.samples is not None
     missing = f"{len(result.missing)} of {len(task.samples)} rows got no score" if result.missing else None
     return Report(
@@ -198,7 +198,7 @@ def _done(court: Adjudicator, item: Item, task: Task, result: Result) -> Report:
         standard_errors(task, result),
         sliced(task, result) if result.metrics else {},
         {m.name: m.better for m in task.metrics.values()},
-        court.after(item),
+        adjudicator.after(item),
         n=len(result.scores),
         of=len(task.samples),
         seconds=result.seconds,

@@ -14,30 +14,30 @@ from harness.release.export import Judged, export
 from harness.suite.tables import Export
 
 
-def export_all(session: Session, record: Record, court: Adjudicator) -> None:
+def export_all(session: Session, record: Record, adjudicator: Adjudicator) -> None:
     """Export every candidate that may ship, by the adjudicator's verdicts alone."""
     suite = session.suite
     changed = _changed(session) if suite.exports else []
     for declared in suite.exports:
-        _export(session, record, court, declared, changed)
+        _export(session, record, adjudicator, declared, changed)
 
 
-def refuse_exports(session: Session, record: Record, court: Adjudicator, why: str) -> None:
+def refuse_exports(session: Session, record: Record, adjudicator: Adjudicator, why: str) -> None:
     """Note of every export why it was not written."""
     for declared in session.suite.exports:
-        _export(session, record, court, declared, [why])
+        _export(session, record, adjudicator, declared, [why])
 
 
-def _export(session: Session, record: Record, court: Adjudicator, declared: Export, why: list[str]) -> None:
+def _export(session: Session, record: Record, adjudicator: Adjudicator, declared: Export, why: list[str]) -> None:
     """Export a candidate unless there is a reason not to, of those in `why`, of the run or of the verdicts."""
     why = [*why, *_of_options(session)]
     why += [f"{one.code}: {one.what}" for one in record.findings if one.counts]
     if limit := session.options.limit:
         why.append(f"--limit {limit}: some of the rows prove nothing about the rest")
     why += [record.unmade[declared.name]] if declared.name in record.unmade else []
-    why += moved_rows(record, court)
+    why += moved_rows(record, adjudicator)
     ref = record.candidates.get(declared.candidate)
-    judged = Judged(court.verdicts, court.results, record.locks[-1].text, court.leaks)
+    judged = Judged(adjudicator.verdicts, adjudicator.results, record.locks[-1].text, adjudicator.leaks)
     run, place = record.shown(), f"export to {declared.to}"
     try:
         record.exported(export(session.collection, declared, ref, run, why, judged))

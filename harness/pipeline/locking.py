@@ -12,18 +12,18 @@ from harness.release.lockfile import lock
 from harness.reports.report_json import dumps
 
 
-def lock_suite(session: Session, record: Record, court: Adjudicator) -> None:
+def lock_suite(session: Session, record: Record, adjudicator: Adjudicator) -> None:
     """Write the lock into the run's folder, and keep it with the digest of what each evaluation asks."""
     assert session.folder
     tasks = session.collection.tasks.items()
     rows = {name: asked_digest(t.samples) for name, t in tasks if t.samples is not None}
-    text = dumps(lock(session.collection, record.shown(), court.leaks))
+    text = dumps(lock(session.collection, record.shown(), adjudicator.leaks))
     write_text(session.folder.path / LOCK, text)
     record.locked(Locked(text.encode(), rows))
 
 
-def moved_rows(record: Record, court: Adjudicator) -> list[str]:
+def moved_rows(record: Record, adjudicator: Adjudicator) -> list[str]:
     """Return a reason not to ship for every evaluation that was judged on other rows than were locked."""
     rows = record.locks[-1].rows
-    odd = {name for (_, name), result in court.results.items() if result.rows != rows.get(name)}
+    odd = {name for (_, name), result in adjudicator.results.items() if result.rows != rows.get(name)}
     return [f'"{name}" was judged on other rows than were locked before there was a candidate' for name in sorted(odd)]

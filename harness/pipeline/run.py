@@ -34,24 +34,24 @@ def opened(path: Path, options: Options) -> tuple[Session, Record]:
     return open_collection(collection, options, checks), record
 
 
-def run(session: Session, record: Record, court: Adjudicator) -> Stop | None:
+def run(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
     """Run every stage that the collection's items need."""
-    if stop := check_data(session, record, court) or evaluate_baselines(session, record, court):
+    if stop := check_data(session, record, adjudicator) or evaluate_baselines(session, record, adjudicator):
         return stop
     if not wanted_of(session):
         return None
     if session.suite.candidate and session.suite.candidate.merged:
-        stop = evaluate_merged(session, record, court)
+        stop = evaluate_merged(session, record, adjudicator)
     else:
         trained = (sweep if session.suite.sweep else train)(session, record)
         if isinstance(trained, Stop):
             return trained
         session = trained.session
-        stop = evaluate_trained(session, record, court, trained)
+        stop = evaluate_trained(session, record, adjudicator, trained)
     if stop:
         return stop
-    record.ended(Ending(exit_code(record, court)))  # what is exported carries the report
-    conclude(session, record, court)
+    record.ended(Ending(exit_code(record, adjudicator)))  # what is exported carries the report
+    conclude(session, record, adjudicator)
     with record.stage("export", f"{len(session.suite.exports)} declared"):
-        export_all(session, record, court)
+        export_all(session, record, adjudicator)
     return None

@@ -41,9 +41,9 @@ def test_no_stage_changes_a_session(suite: Project) -> None:
     """A session is frozen, and is after a run of all its stages what it was before."""
     session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
     before = dict(vars(session))
-    found, court = conduct(session, record, run)
+    found, adjudicator = conduct(session, record, run)
     assert (found.exit_code, vars(session)) == (0, before)
-    assert court.verdicts == tuple(found.verdicts)
+    assert adjudicator.verdicts == tuple(found.verdicts)
     with pytest.raises(FrozenInstanceError):
         session.collection = before["collection"]  # type: ignore[misc]
 
@@ -63,7 +63,7 @@ def test_a_record_decides_nothing(suite: Project) -> None:
     session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
     verdict = Verdict("floor", "merged", Outcome.PASS, "so it says", "qa.exact_match", "at least 0.5", True)
 
-    def claims(session: object, record: Record, court: object) -> None:
+    def claims(session: object, record: Record, adjudicator: object) -> None:
         record.report(Report("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
 
     found, _ = conduct(session, record, claims)
