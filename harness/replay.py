@@ -190,7 +190,7 @@ def _check_same(plan: Plan, task: Task, told: _Evidence) -> None:
 
 
 def _circumstances(plan: Plan, told: _Evidence) -> Iterator[str]:
-    """Tell what is otherwise here than it was when the model was judged: it may explain a difference."""
+    """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
     there, model = told.lock["suite"]["model"], table_of(plan.plugins, "loader", plan.suite.model)
     options = {"use": (model["use"], there["use"])}
     options |= {k: (model["options"].get(k), v) for k, v in there["options"].items() if v != "(secret)"}
@@ -252,7 +252,7 @@ def _tolerance(plan: Plan) -> float:
 
 
 def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
-    """Say how a row differs from the evidence, or nothing; None where that cannot be known."""
+    """Return how a row differs from the evidence, or an empty text; None where that cannot be known."""
     ours = scores_of(row)
     rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
     if "sha256" in said:

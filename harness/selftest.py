@@ -7,32 +7,38 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness import capabilities
-from harness.artifacts.digests import weights_digest
 from harness.collection.collect import Plan
+from harness.controls import FIX, ITSELF, Adversary, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.evaluation.checks import Checks, stage_of
 from harness.gates import contamination
 from harness.gates.decide import judge
-from harness.pipeline.run import Options, Runner, check_plan, prepare
+from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.baselines import evaluate_baselines
+from harness.pipeline.candidates import evaluate_loaded, in_its_stage, mark_answers, wanted_of
+from harness.pipeline.checking import check_collection, data_stage, look_at_data
+from harness.pipeline.conduct import begin, conduct
+from harness.pipeline.record import Record, Stop
+from harness.pipeline.session import Options, Session, prepare
 from harness.records.gates import Gate, Outcome, Verdict, ships
-from harness.records.models import Logprob, ModelRef, Subject
-from harness.records.run import Run
-from harness.records.samples import Prompt, Result, Sample
+from harness.records.models import ModelRef
+from harness.records.samples import Result, Sample
 
 SWAPS = 400  # runs of two equal models
-Disguise = Callable[[Subject], Subject]
-ITSELF = "base itself"
+Results = dict[tuple[str, str], Result]  # by subject and eval
 PLANTED = "train rows in the test"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One impostor through the suite: why it must not ship, and what kept it from shipping, if anything did.
+    """One negative control through the suite: why it must not ship, and what kept it from shipping, if anything did.
 
     `skipped` says why it could not be made of this base, `undecided` what ended its evaluation before it was judged:
     that no gate let it through proves nothing then. `fix` is what to do about one that ships.
@@ -44,7 +50,7 @@ class Trial:
     seconds: float = 0.0
     skipped: str = ""
     undecided: str = ""
-    fix: str = "claim what it lacks, for instance to be better than the base"
+    fix: str = FIX
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,13 @@ class Equals:
 
     @property
     def clean(self) -> bool:
-        """Say whether equal models are blocked no more often than alpha, to within three standard errors."""
+        """Return whether equal models are blocked no more often than alpha, to within three standard errors."""
         return self.blocked <= self.alpha + 3 * math.sqrt(self.alpha * (1 - self.alpha) / self.swaps)
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What the impostors and the equal models said about a suite."""
+    """What the negative controls and the equal models said about a suite."""
 
     trials: tuple[Trial, ...]
     equals: tuple[Equals, ...]
@@ -76,7 +82,7 @@ class SelfTest:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Say 1 where something ships that must not, or equal models are blocked; 6 where one was not judged."""
+        """Return 1 where something ships that must not, or equal models are blocked; 6 where one was not judged."""
         judged = [t for t in self.trials if not (t.skipped or t.undecided)]
         if not (all(t.caught for t in judged) and all(e.clean for e in self.equals)):
             return ExitCode.FAILED
@@ -93,7 +99,7 @@ def selftest(
     told: Callable[[Trial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
-    """Put every impostor through a suite in the place of the candidate that ships; nothing is exported or counted.
+    """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
 
     `only` names some of them, `limit` takes the first rows of every eval, `told` hears of each trial as it ends, `said`
     of what it all may cost before it begins. Caps that an evaluator keeps hold for the whole of it. Raises UsageError
@@ -109,36 +115,34 @@ def selftest(
             counts=False,
         )
         plan = _one_candidate(prepare(path, options))
-        impostors, adversaries = _impostors(plan, Path(folder)), _adversaries(plan)
-        known = [*impostors, *(a.name for a in adversaries), PLANTED]
+        controls, adversaries = controls_of(plan, Path(folder)), adversaries_of(plan)
+        known = [*(c.name for c in controls), *(a.name for a in adversaries), PLANTED]
         if odd := [name for name in only if name not in known]:
             raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], known)}')
         adversaries = [a for a in adversaries if not only or a.name in only]
-        impostors = {name: made for name, made in impostors.items() if not only or name in only}
-        for line in _costs(plan, len(impostors), adversaries):
+        controls = [c for c in controls if not only or c.name in only]
+        for line in _costs(plan, len(controls), adversaries):
             said(line)
-        trials, pairs = [], None
+        trials: list[Trial] = []
+        pairs: Results = {}
         kept: dict[str, dict[str, Any]] = {}
-        for name, (why, make) in impostors.items():
-            runner = Runner(plan, options, kept)
-            trial = _trial(name, why, runner, plan, make)
+        for control in controls:
+            trial, results = _trial(control, options, kept)
             told(trial)
             trials.append(trial)
-            if pairs is None and all(r.outcome == "done" for r in runner.run.reports) and name != ITSELF:
-                pairs = dict(runner.results)
-        for one in adversaries:
-            trial = _trial(one.name, one.why, Runner(one.plan, options, kept), one.plan, one.make)
-            trials.append(replace(trial, fix=one.fix))
+            pairs = pairs or (results if control.name != ITSELF else {})
+        for adversary in adversaries:
+            trials.append(_trial(adversary, options, kept)[0])
             told(trials[-1])
         planted = _planted(plan)
         if planted != plan and (not only or PLANTED in only):
             trials.append(_check(planted, options))
             told(trials[-1])
-        return SelfTest(tuple(trials), tuple(_equals(plan, pairs)) if pairs else ())
+        return SelfTest(tuple(trials), tuple(_equals(plan, pairs)))
 
 
 def _one_candidate(plan: Plan) -> Plan:
-    """Leave of the candidates the one that ships, whose place the impostors take."""
+    """Leave of the candidates the one that ships, whose place the negative controls take."""
     if not plan.candidates or not plan.suite.gates:
         raise UsageError(f"{plan.suite.path}: has no candidate or no gate, so there is nothing to test")
     last = plan.suite.exports[0].from_ if plan.suite.exports else plan.candidates[-1]
@@ -146,76 +150,13 @@ def _one_candidate(plan: Plan) -> Plan:
     return replace(plan, candidates=(last,), items=items)
 
 
-Make = Callable[[ModelRef], tuple[ModelRef, Disguise | None]]  # the base -> the impostor, and what stands before it
-
-
-def _impostors(plan: Plan, folder: Path) -> dict[str, tuple[str, Make]]:
-    """Return every impostor by name: why it must not ship, and how it is made."""
-    name = plan.candidates[0]
-
-    def itself(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
-        return replace(base, name=name), None
-
-    found: dict[str, tuple[str, Make]] = {ITSELF: ("The base passed off as the candidate.", itself)}
-    saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
-    for label, saboteur in saboteurs.items():
-        found[label] = (_first_line(saboteur), _maker(plan, label, saboteur, folder / label.replace(" ", "-")))
-    for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
-        found[label] = (_first_line(disguise), partial(_disguised, name, disguise))
-    return found
-
-
-@dataclass(frozen=True)
-class _Adversary:
-    """An answer that deserves nothing, before the gates of one evaluation; `plan` holds nothing else."""
-
-    name: str
-    eval: str
-    answer: Callable[[Prompt], str]
-    plan: Plan
-
-    why = "It answers nothing, and the gates of the evaluation let it through."
-    fix = "what this evaluation says of answers proves nothing; take another judge, or ask for more than it gave"
-
-    def make(self, base: ModelRef) -> tuple[ModelRef, Disguise]:
-        """Return the base under another name and digest, behind the answer."""
-        candidate = replace(base, name=self.plan.candidates[0], digest=f"{self.name}, not {base.digest}")
-        return candidate, partial(Worthless, answer=self.answer)
-
-
-def _adversaries(plan: Plan) -> list[_Adversary]:
-    """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
-    found = []
-    for name, task in plan.tasks.items():
-        answers = capabilities.Evaluator.of(task.function).adversaries
-        alone = _alone(plan, name)
-        if answers and any(g.blocking for g in alone.gates(plan.candidates[0])):
-            made = answers(dict(task.spec.options)).items()
-            found += [_Adversary(f"{name}: {label}", name, answer, alone) for label, answer in made]
-    return found
-
-
-def _alone(plan: Plan, evaluation: str) -> Plan:
-    """Leave of a plan one evaluation and the gates that stand on it alone; they require no others."""
-    kept = {g.id for g in plan.suite.gates if g.metric and g.eval == evaluation}
-    kept |= {g.id for g in plan.suite.gates if g.any_of and kept.issuperset(g.any_of)}
-    gates = tuple(
-        replace(g, requires=[r for r in g.requires if r in kept], group=g.group if g.group in kept else "")
-        for g in plan.suite.gates
-        if g.id in kept
-    )
-    evals = tuple(e if e.name == evaluation else replace(e, stop="end") for e in plan.suite.evals)  # they have no gate
-    items = tuple(i for i in plan.items if i.eval == evaluation)
-    return replace(plan, suite=replace(plan.suite, evals=evals, gates=gates), items=items)
-
-
-def _costs(plan: Plan, impostors: int, adversaries: Sequence[_Adversary]) -> Iterator[str]:
-    """Say what evaluators that ask others may have to ask, as far as they say it."""
+def _costs(plan: Plan, controls: int, adversaries: Sequence[Adversary]) -> Iterator[str]:
+    """Yield what evaluators that ask others may have to ask, a line each, as far as they know it."""
     for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
         task, mine = plan.tasks[name], [a.answer for a in adversaries if a.eval == name]
         estimate = capabilities.Evaluator.of(task.function).estimate
-        if estimate and (impostors or mine):
-            told = estimate(dict(task.spec.options), task.samples or (), impostors, mine)
+        if estimate and (controls or mine):
+            told = estimate(dict(task.spec.options), task.samples or (), controls, mine)
             yield f"{task.spec.where}: {told}"
 
 
@@ -233,50 +174,57 @@ def _planted(plan: Plan) -> Plan:
     return replace(plan, tasks=tasks)
 
 
-class _NotMade(Exception):
-    """A saboteur has nothing to say to this base."""
-
-
-def _maker(plan: Plan, label: str, saboteur: Callable[..., Any], out: Path) -> Make:
-    def make(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
-        out.mkdir()
-        before = weights_digest(Path(base.path))
-        try:
-            saboteur(Path(base.path), out, seed=plan.suite.about.seed)
-        except UsageError as error:
-            raise _NotMade(str(error)) from None
-        if weights_digest(Path(base.path)) != before:
-            raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
-        name = plan.candidates[0]
-        if (out / "adapter_config.json").is_file():
-            return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
-        return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
-
-    return make
-
-
-def _disguised(name: str, disguise: Disguise, base: ModelRef) -> tuple[ModelRef, Disguise]:
-    """Return the base under a name and a digest of its own: what stands before it makes it another model."""
-    return replace(base, name=name, digest=f"disguised {base.digest}"), disguise
-
-
-def _trial(name: str, why: str, runner: Runner, plan: Plan, make: Make) -> Trial:
+def _trial(control: Control | Adversary, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
+    """Put a control through the suite of its plan; return the results too where every evaluation has one."""
+    blank = Trial(control.name, control.why, fix=control.fix)
+    session, record = begin(control.plan, options, kept)
     try:
-        run: Run = runner.go(make)
-    except _NotMade as error:
-        return Trial(name, why, skipped=str(error))
+        made = control.make(session.base)
+    except NotMade as error:
+        return replace(blank, skipped=str(error)), {}
+    run, adjudicator = conduct(session, record, partial(_stages, made))
+    plan = control.plan
     candidate = plan.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
     failed = [r.error for r in run.reports if r.error and r.outcome == "error"]
     if run.exit_code is ExitCode.USAGE and failed and not reached:
-        raise UsageError(failed[0])  # by the rehearsal: it has nothing to do with the impostor
-    caught = list(ships(run.verdicts, plan.suite.gates, candidate))
-    undecided = "" if run.problem else _undecided(run.verdicts, plan, candidate)
-    return Trial(name, why, (*([run.problem] if run.problem else []), *caught), run.seconds, undecided=undecided)
+        raise UsageError(failed[0])  # by the rehearsal: it has nothing to do with the control
+    caught = (*([run.problem] if run.problem else []), *ships(adjudicator.verdicts, plan.suite.gates, candidate))
+    undecided = "" if run.problem else _undecided(adjudicator.verdicts, plan, candidate)
+    results = adjudicator.results if all(r.outcome == "done" for r in run.reports) else {}
+    return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
+
+
+def _stages(
+    made: tuple[ModelRef, Disguise | None], session: Session, record: Record, adjudicator: Adjudicator
+) -> Stop | None:
+    """Run the stages of a run that judge, on a control in the candidate's place; only its gates are tested."""
+    ref, disguise = made
+    if any(g.clean_only for g in session.suite.gates):
+        with data_stage(session, record):
+            look_at_data(session, record, adjudicator)
+    session = replace(session, checks=_without_results(session.checks))
+    if stop := evaluate_baselines(session, record, adjudicator):
+        return stop
+    if ref.name not in wanted_of(session):
+        return None
+    with in_its_stage(session, record, ref) as loaded:
+        subject, *others = loaded.subjects
+        loaded = replace(loaded, subjects=[disguise(subject) if disguise else subject, *others])
+        if stop := evaluate_loaded(session, record, adjudicator, ref.name, loaded):
+            return stop
+    return mark_answers(session, record, adjudicator, ref.name, loaded.models)
+
+
+def _without_results(checks: Checks) -> Checks:
+    """Return checks of which none looks at answers: those of a control are meant to be odd."""
+    found = copy(checks)
+    found.provided = [p for p in checks.provided if stage_of(p) != "results"]
+    return found
 
 
 def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
-    """Say what ended an evaluation before its gates were put to any row, where nothing else kept a candidate back."""
+    """Return what ended an evaluation before its gates saw any row, where nothing else kept a candidate back."""
     said = [v for v in verdicts if v.candidate == candidate]
     ended = [v for v in said if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
     back, open_ = [v for v in said if v.holds_up], {v.gate for v in ended}
@@ -289,14 +237,14 @@ def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
 def _check(planted: Plan, options: Options) -> Trial:
     """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
     begun = time.monotonic()
-    found, gates = check_plan(planted, options)[0], planted.suite.gates
+    found, gates = check_collection(planted, options)[0], planted.suite.gates
     flags = [f"{f.code}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates)]
     why = "Training rows stand among the rows of every eval."
     return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)
 
 
-def _equals(plan: Plan, results: dict[tuple[str, str], Result]) -> Iterator[Equals]:
-    """Judge each gate that equal models keep on a baseline and an impostor whose rows were swapped at random."""
+def _equals(plan: Plan, results: Results) -> Iterator[Equals]:
+    """Judge each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
     candidate, about = plan.candidates[0], plan.suite.about
     for gate in plan.gates(candidate):
         ours, theirs = results.get((candidate, gate.eval)), results.get((gate.versus or "", gate.eval))
@@ -326,73 +274,3 @@ def _swapped(ours: Result, theirs: Result, samples: Sequence[Sample], chance: ra
     there = {s.id: s for s in theirs.scores}
     pairs = [(s, there[s.id]) if heads[clusters[s.id]] else (there[s.id], s) for s in ours.scores]
     return replace(ours, scores=tuple(a for a, _ in pairs)), replace(theirs, scores=tuple(b for _, b in pairs))
-
-
-def _first_line(thing: Any) -> str:
-    return (thing.__doc__ or "").strip().partition("\n")[0]
-
-
-class _Disguised:
-    """A subject behind something that spoils its answers; what is not an answer stays the model's own."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("stream_"):
-            raise AttributeError(name)
-        return getattr(self.subject, name)
-
-
-class Shuffled(_Disguised):
-    """Every row gets the answer to another row."""
-
-    last: Prompt = "?"
-
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-        """Answer each prompt with what the model says to the one before it."""
-        others = [self.last, *prompts][: len(prompts)]
-        self.last = prompts[-1] if prompts else self.last
-        return self.subject.generate(others, **options)
-
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
-        """Score each continuation after the prompt of the row before its own."""
-        others: dict[str, Prompt] = {}
-        for prompt, _ in pairs:
-            if prompt and repr(prompt) not in others:
-                others[repr(prompt)] = self.last
-                self.last = prompt
-        return self.subject.logprobs([(others.get(repr(p), p), c) for p, c in pairs], **options)
-
-
-class Worthless(_Disguised):
-    """Every row gets an answer that deserves nothing."""
-
-    def __init__(self, subject: Subject, answer: Callable[[Prompt], str]) -> None:
-        super().__init__(subject)
-        self.answer = answer
-
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-        """Answer without the model."""
-        return [self.answer(p) for p in prompts]
-
-
-class Constant(_Disguised):
-    """Every row gets the answer to the first."""
-
-    first: Prompt | None = None
-
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-        """Answer with what the model says to the first prompt it ever got."""
-        if not prompts:
-            return []
-        self.first = self.first or prompts[0]
-        sampling = options.pop("sampling", None)
-        if sampling:
-            options["sampling"] = replace(sampling, seeds=sampling.seeds[:1])
-        return self.subject.generate([self.first], **options) * len(prompts)
-
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
-        """Score each continuation after the first prompt that there ever was."""
-        self.first = self.first or next((p for p, _ in pairs if p), None)
-        return self.subject.logprobs([(self.first or p if p else p, c) for p, c in pairs], **options)

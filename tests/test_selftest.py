@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.controls import Constant, Shuffled
 from harness.records.models import Sampling
-from harness.selftest import Constant, Shuffled
 from harness.testing import ROWS, SUITE, TRAIN, FakeSubject, Project
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
@@ -80,6 +80,15 @@ def test_a_base_that_answers_every_row_alike_is_no_worse_and_no_better(suite: Pr
     code, out = selftest(suite, "--only", "base nudged")
     assert (code, "SHIPS" in out) == ((1, True) if said == "SHIPS" else (0, False))
     assert said in out
+
+
+def test_a_control_that_is_skipped_leaves_the_equal_models_to_the_next(suite: Project) -> None:
+    """What could not be made of this base has no answers to swap: those of the next control are swapped."""
+    suite.write({"suite.toml": SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0')})
+    code, out = selftest(suite, "--only", "untrained adapter", "--only", "noise in the weights")
+    assert code == 0
+    assert "skipped untrained adapter" in out and "caught  noise in the weights" in out
+    assert "floor: equal models blocked" in out
 
 
 def test_an_unknown_name_is_a_mistake(suite: Project) -> None:

@@ -49,13 +49,13 @@ def plan(args: argparse.Namespace) -> int:
         cache=not args.no_cache,
         plugins=tuple(args.p),
     )
-    runner = opened(args.suite, options)
+    session, record = opened(args.suite, options)
 
     def announce(what: str) -> None:
         print(f"measuring {what} …", file=sys.stderr)
 
-    known = benchmark.measure(runner, announce) if args.measure else benchmark.known(runner)
-    found = forecast(runner, known)
+    known = benchmark.measure(session, announce) if args.measure else benchmark.known(session)
+    found = forecast(session, record, known)
     if args.json:
         from dataclasses import asdict
 

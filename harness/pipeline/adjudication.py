@@ -20,20 +20,28 @@ from harness.stats.tests import holm
 from harness.suite.waivers import in_force, waiver_error
 
 
-class Settlement:
-    """The verdicts of a run, candidate by candidate, as its evaluations end."""
+class Adjudicator:
+    """The verdicts of a run, candidate by candidate, as its evaluations end; what ships is decided by these alone.
+
+    `lacking` are the baselines that are not there, and why. Without a `ledger` no attempt is counted.
+    """
 
     def __init__(
-        self, plan: Plan, results: Mapping[tuple[str, str], Result], waivers: Sequence[Waiver], today: date
+        self,
+        plan: Plan,
+        waivers: Sequence[Waiver],
+        today: date,
+        lacking: Mapping[str, str],
+        ledger: Ledger | None,
     ) -> None:
-        self.plan, self.results = plan, results
+        self.plan = plan
         self.waivers, self.today = waivers, today
+        self.lacking, self.ledger = lacking, ledger
         self.gates = {g.id: g for g in plan.suite.gates}
+        self.results: dict[tuple[str, str], Result] = {}  # by subject and eval
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
-        self.lacking: Mapping[str, str] = {}  # baselines that are not there, and why
         self.leaks: contamination.Leaks | None = None  # rows by evaluation; None as long as nobody looked
-        self.ledger: Ledger | None = None  # without one no attempt is counted
         self.keys: dict[str, dict[str, frozenset[str]]] = {}  # candidate -> eval -> keys of its rows
         self.scores: dict[tuple[str, str], str] = {}  # digests by candidate and eval
         self.attempts: dict[str, Attempt] = {}  # of candidates, once they are in the ledger
@@ -44,6 +52,14 @@ class Settlement:
     def verdicts(self) -> tuple[Verdict, ...]:
         """All verdicts that were given, in their order: what may ship is read from these alone."""
         return tuple(self.said.values())
+
+    def leave_out(self, leaks: contamination.Leaks | None) -> None:
+        """Take note of the rows that leak; None where the check could not look."""
+        self.leaks = leaks
+
+    def take(self, item: Item, result: Result) -> None:
+        """Take the result of an evaluation, which `after` judges."""
+        self.results[item.subject, item.eval] = result
 
     def after(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
@@ -124,14 +140,14 @@ class Settlement:
             self.say(self.judge(gate, candidate, alpha))
 
     def ready(self, gate: Gate, candidate: str) -> bool:
-        """Say whether every evaluation it needs ended; what was deselected is not waited for, but one must be there."""
+        """Return whether all evaluations it needs ended; no deselected one is waited for, but one must be there."""
         chosen = {i.eval for i in self.plan.items if i.subject == candidate}
         own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
         needed = {e for e in self.plan.evals(gate) if e in chosen}
         return bool(own & chosen) and all((candidate, e) in self.ended for e in needed)
 
     def unmet(self, gate: Gate, candidate: str) -> str:
-        """Say which required gate did not pass, or nothing."""
+        """Return which required gate did not pass, or an empty text."""
         for name in gate.requires:
             verdict = self.said.get((candidate, name))
             if verdict is None or verdict.outcome is not Outcome.PASS:
@@ -167,7 +183,7 @@ class Settlement:
         return replace(verdict, attempt=number, why=verdict.why + (f"; attempt {number}" if number > 1 else ""))
 
     def decided(self, item: Item, result: Result) -> bool:
-        """Say whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
+        """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
         gates = [g for g in self.plan.gates(item.subject) if g.eval == item.eval]
         number = self.presumed(item, result.digest)
         verdicts = [self.verdict(g, item.subject, self.alpha(g, number), result) for g in gates]

@@ -29,6 +29,7 @@ from harness.records.gates import Gate, Verdict
 from harness.records.samples import Result, Sample, Score
 from harness.suite.tables import Eval, Suite
 
+FILE = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
 FORMAT = 2
 SHARE = 10  # a look counts when one in so many rows of the smaller set is common
 
@@ -168,7 +169,7 @@ class Ledger:
 
 
 def attempts_said(verdicts: Sequence[Verdict], spend: bool) -> list[str]:
-    """Say what repeated attempts mean for the stated risk, once for all gates."""
+    """Return what repeated attempts mean for the stated risk, a line for all gates."""
     again = [v for v in verdicts if v.attempt > 1 and v.alpha]
     if not again:
         return []

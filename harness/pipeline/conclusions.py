@@ -1,4 +1,7 @@
-"""Was it worth training? What the evidence says of a tuned model against the same base with worked examples."""
+"""What follows from the verdicts: the exit code, and in words whether it was worth training.
+
+A tuned model is compared with the same base with worked examples.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.collection.collect import Plan
+from harness.errors import ExitCode
 from harness.gates.decide import judge
 from harness.gates.wording import more_rows
+from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.attempts import attempts_said
+from harness.pipeline.record import Record
+from harness.pipeline.session import Session
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.stats.tests import holm
+from harness.suite.waivers import unneeded
+
+
+def exit_code(record: Record, adjudicator: Adjudicator) -> ExitCode:
+    """Return the exit code of what was found: a failure outranks what could not be decided."""
+    verdicts, about = adjudicator.verdicts, record.about
+    held = [v.outcome for v in verdicts if v.holds_up]
+    if Outcome.FAIL in held or any(f.counts for f in record.findings):
+        return ExitCode.FAILED
+    if not verdicts:
+        return ExitCode.NOTHING_GATED
+    if held or any(r.outcome == "error" for r in record.reports):
+        return ExitCode.INCONCLUSIVE
+    whole = len(verdicts) == about.gates and any(v.blocking and v.decides for v in verdicts)
+    return ExitCode.OK if whole and not about.selecting else ExitCode.INCONCLUSIVE
+
+
+def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None:
+    """Add to the record what follows from the verdicts, in words."""
+    verdicts, plan = adjudicator.verdicts, session.collection
+    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend")
+    idle = unneeded(record.about.waivers, verdicts)
+    record.concluded([*record.choices, *conclusions(plan, adjudicator.results, verdicts), *attempts, *idle])
 
 
 def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts: Sequence[Verdict]) -> list[str]:
-    """Say for each candidate that may ship, and each few-shot baseline, whether fine-tuning is warranted.
+    """Return for each candidate that may ship, and each few-shot baseline, whether fine-tuning is warranted.
 
     By the gates that ask to be better than it; without one, by a comparison of what both answered.
     """
@@ -73,7 +104,7 @@ def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
 
 
 def _short(v: Verdict) -> str:
-    """Say of a claim that was not proven how it stands."""
+    """Return how a claim that was not proven stands."""
     if v.outcome is Outcome.ERROR:
         return f"could not be compared: {v.why}"
     numbers = v.why.partition(", n=")[0]

@@ -38,7 +38,7 @@ class Look:
 
     @cached_property
     def rows(self) -> str:
-        """Name the set of keys."""
+        """Return the digest of the set of keys."""
         return rows_digest(self.keys)
 
 
@@ -54,7 +54,7 @@ def look_of(
 
 
 def risked(plan: Plan, candidate: str) -> list[str]:
-    """Name the evals of a run that gates of a candidate take a risk on: every one but those with budgets alone."""
+    """Return the evals of a run that gates of a candidate take a risk on: every one but those with budgets alone."""
     chosen = {i.eval for i in plan.items if i.subject == candidate}
     return [n for n in plan.tasks if n in chosen and any(_risks(plan, g, n) for g in plan.gates(candidate))]
 

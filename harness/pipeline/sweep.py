@@ -9,79 +9,116 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.collection.collect import Task
+from harness.collection.trials import trials
 from harness.files import write_text
 from harness.gates.decide import judge
-from harness.records.findings import Flag
+from harness.pipeline.artifacts import artifacts_of
+from harness.pipeline.evaluation import on_select
+from harness.pipeline.record import Record, Stop
+from harness.pipeline.session import Session
+from harness.pipeline.training import Trained, train
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.run import Swept, Trial
-from harness.records.samples import Result
+from harness.records.samples import Result, Sample
 from harness.schema import show
-from harness.suite.tables import Suite, Sweep
+from harness.suite.tables import Sweep
 
 
-def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Flag]]) -> list[Flag]:
-    """Return what was found of all trials once, and before what was found of some of them which those are."""
-    found = [flag for flag in each[0] if all(flag in others for others in each)]
-    for value, flags in zip(sweep.values if sweep else (), each, strict=False):
-        what = f"with {sweep.option} = {show(value)}: " if sweep else ""
-        found += [replace(flag, what=what + flag.what) for flag in flags if flag not in found]
-    return found
+def sweep(session: Session, record: Record) -> Trained | Stop:
+    """Train trial after trial while each is better on the select rows, and return the last that was."""
+    rule = comparison_of(session)
+    by, values = rule.sweep.by, rule.sweep.values
+    tried: list[Trial] = []
+    best: tuple[Trained, Result] | None = None
+    record.swept(rule.swept(tried))
+    for value, collection, adapter in zip(values, trials(session.collection), session.opened.trials, strict=True):
+        trial = replace(session, collection=collection, opened=replace(session.opened, adapter=adapter))
+        what = f"{rule.sweep.key} = {show(value)}"
+        record.announce("sweep", f"{what}, trial {len(tried) + 1} of at most {len(values)}")
+        made = train(trial, record)
+        if isinstance(made, Stop):
+            return made
+        with record.stage("select", f"{by} on {len(rule.samples)} rows"):
+            result = on_select(trial, by, made.ref, what)
+        tried.append(rule.trial(value, result, best[1] if best else None, _training(made)))
+        record.trial(rule.swept(tried), tried[-1])
+        if not tried[-1].better:
+            break
+        best = made, result
+    assert best  # there is nothing that the first could fail to be better than
+    record.fact("training", best[0].facts)
+    chosen = conclude(rule.swept(tried))
+    record.swept(chosen)
+    record.choice(words(chosen))
+    return best[0]
 
 
-def trained(facts: Mapping[str, Any], work: Path, seconds: float) -> dict[str, Any]:
+def comparison_of(session: Session) -> Comparison:
+    """Return how the trials of a session's sweep are compared."""
+    suite = session.suite
+    assert suite.sweep
+    task = session.collection.tasks[suite.sweep.by.partition(".")[0]]
+    assert task.select  # collection or preflight read them
+    return Comparison(suite.sweep, task, suite.sweep.alpha or suite.about.alpha)
+
+
+def _training(made: Trained) -> dict[str, Any]:
     """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
-    note = work / "trial.json"
-    reused = "reused" in facts
+    note = artifacts_of(made.session).work / "trial.json"
+    reused = "reused" in made.facts
     if not reused:
-        write_text(note, json.dumps({"seconds": seconds}))
+        write_text(note, json.dumps({"seconds": made.seconds}))
     known = json.loads(note.read_text("utf-8")) if note.is_file() else {}
-    return {"reused": reused, "seconds": known.get("seconds"), "parameters": facts.get("trainable_parameters")}
+    return {"reused": reused, "seconds": known.get("seconds"), "parameters": made.facts.get("trainable_parameters")}
 
 
-class Climb:
-    """The trials so far, and the best of them, which is the last that was better than the one before."""
+@dataclass(frozen=True)
+class Comparison:
+    """How a trial is compared with the best before it, on the select rows of the sweep's evaluation."""
 
-    def __init__(self, suite: Suite, task: Task) -> None:
-        assert suite.sweep and task.select  # collection or preflight read them
-        self.sweep, self.task = suite.sweep, task
-        self.samples, self.gate = task.select, suite.sweep.step
-        self.metric: Metric = task.metrics[self.gate.metric_name]
-        self.best: Result | None = None
-        alpha = suite.sweep.alpha or suite.about.alpha
-        about = (len(self.samples), self.metric.scale, list(suite.sweep.values))
-        self.swept = Swept(suite.sweep.key, suite.sweep.by, alpha, *about)
+    sweep: Sweep
+    task: Task
+    alpha: float
 
-    def add(self, value: Any, result: Result, facts: dict[str, Any]) -> Trial:
-        """Compare a trial with the best so far, of which it takes the place if it is better; `facts` go into it."""
+    @property
+    def samples(self) -> Sequence[Sample]:
+        return self.task.select or ()
+
+    @property
+    def metric(self) -> Metric:
+        return self.task.metrics[self.sweep.step.metric_name]
+
+    def swept(self, tried: Sequence[Trial]) -> Swept:
+        """Return the sweep with the trials so far."""
+        about = (len(self.samples), self.metric.scale, list(self.sweep.values))
+        return Swept(self.sweep.key, self.sweep.by, self.alpha, *about, trials=[*tried])
+
+    def trial(self, value: Any, result: Result, best: Result | None, facts: dict[str, Any]) -> Trial:
+        """Compare a trial with the best so far, if there is one; `facts` go into it."""
         whole = self.judge(self.bound(), result, None)
         about = {"value": value, "metric": result.metrics[self.metric.name], "digest": result.digest, **facts}
         about |= self.bounds(whole, "")
-        if self.best is not None:
-            said = self.judge(self.gate, result, self.best)
+        if best is not None:
+            said = self.judge(self.sweep.step, result, best)
             change = None if said.estimate is None else self.size(said.estimate, of_change=True)
             about |= {"change": change, **self.bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
-        trial = Trial(**about)
-        self.swept.trials.append(trial)
-        if trial.better:
-            self.best = result
-        return trial
+        return Trial(**about)
 
     def judge(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
-        return judge(gate, self.metric, ours, theirs, self.samples, self.swept.alpha, name=self.sweep.key)
+        return judge(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
 
     def bound(self) -> Gate:
         """Return a claim about a trial alone, for its interval; which number it names makes no difference to that."""
         number = 1.0 if self.metric.scale == "perplexity" else 0.5
         claim = {"min" if self.metric.better == "higher" else "max": number}
-        return replace(self.gate, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
+        return replace(self.sweep.step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
 
     def bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
@@ -97,21 +134,25 @@ class Climb:
             return x
         return math.expm1(x) if of_change else math.exp(x)
 
-    def conclude(self) -> str:
-        """Say which value was chosen and why, once there is no trial to come."""
-        swept, (*_, last) = self.swept, self.swept.trials
-        steps = [t.value for t in swept.trials if t.better]
-        swept.chosen = steps[-1]
-        better = f"{show(steps[-1])} is significantly better than {show(steps[-2])}" if len(steps) > 1 else ""
-        if last.better:
-            swept.why = f"{better}, and is the last value"
-        else:
-            lacks = f"{show(last.value)} is not shown to be better than {show(swept.chosen)} ({_briefly(last)})"
-            swept.why = f"{better}, and {lacks}" if better else lacks
-        left = swept.values[len(swept.trials) :]
-        untried = f"; not tried: {', '.join(map(show, left))}" if left else ""
-        text = f"{swept.key} = {show(swept.chosen)} was chosen by {swept.by} on {swept.rows} select rows: {swept.why}"
-        return text + untried
+
+def conclude(swept: Swept) -> Swept:
+    """Return a sweep with the value that was chosen and why, once there is no trial to come."""
+    last, steps = swept.trials[-1], [t.value for t in swept.trials if t.better]
+    better = f"{show(steps[-1])} is significantly better than {show(steps[-2])}" if len(steps) > 1 else ""
+    if last.better:
+        why = f"{better}, and is the last value"
+    else:
+        lacks = f"{show(last.value)} is not shown to be better than {show(steps[-1])} ({_briefly(last)})"
+        why = f"{better}, and {lacks}" if better else lacks
+    return replace(swept, chosen=steps[-1], why=why)
+
+
+def words(swept: Swept) -> str:
+    """Return in a line which value was chosen, why, and which were not tried."""
+    left = swept.values[len(swept.trials) :]
+    untried = f"; not tried: {', '.join(map(show, left))}" if left else ""
+    text = f"{swept.key} = {show(swept.chosen)} was chosen by {swept.by} on {swept.rows} select rows: {swept.why}"
+    return text + untried
 
 
 def _briefly(trial: Trial) -> str:

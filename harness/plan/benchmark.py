@@ -26,7 +26,7 @@ from harness.files import cache_dir, write_text
 from harness.release.lockfile import rows_digest
 
 if TYPE_CHECKING:
-    from harness.pipeline.run import Runner
+    from harness.pipeline.session import Session
 
 FULL, EVALUATION = "full", "evaluation"
 ROWS = 16  # of each evaluation that are timed
@@ -76,7 +76,7 @@ class Measured:
 
 
 def methods_of(plan: Plan) -> list[str]:
-    """Name the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
+    """Return the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
     suite = plan.suite
     if not (suite.train and suite.adapter and suite.trains):
         return []
@@ -87,32 +87,32 @@ def methods_of(plan: Plan) -> list[str]:
     return [own.name, *(n for n in capabilities.Adapter.of(own.function).measured_like if n in known), FULL]
 
 
-def known(runner: Runner) -> dict[str, Measured]:
+def known(session: Session) -> dict[str, Measured]:
     """Return what was measured before for exactly this model, recipe, rows and machine."""
     found = {}
-    for what in (*methods_of(runner.plan), EVALUATION):
+    for what in (*methods_of(session.collection), EVALUATION):
         try:
-            found[what] = Measured(**json.loads(_path(runner, what).read_text("utf-8")))
+            found[what] = Measured(**json.loads(_path(session, what).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             continue
     return found
 
 
-def measure(runner: Runner, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure(session: Session, progress: Callable[[str], None]) -> dict[str, Measured]:
     """Measure everything anew, one process after the other, and keep it."""
-    found, options = {}, runner.options
+    found, options = {}, session.options
     command = {
-        "suite": str(runner.suite.path),
+        "suite": str(session.suite.path),
         "candidate": options.candidate,
         "limit": options.limit,
         "overrides": options.overrides,
         "plugins": options.plugins,
     }
-    for what in (*methods_of(runner.plan), EVALUATION):
+    for what in (*methods_of(session.collection), EVALUATION):
         progress(what)
         found[what] = one = _in_process({**command, "what": what})
         if not one.error:
-            write_text(_path(runner, what), json.dumps(asdict(one)))
+            write_text(_path(session, what), json.dumps(asdict(one)))
     return found
 
 
@@ -127,13 +127,13 @@ def peak_memory() -> tuple[int, str]:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "cpu"
 
 
-def _path(runner: Runner, what: str) -> Path:
+def _path(session: Session, what: str) -> Path:
     """Return where a measurement is kept: under all that decides it, the number of processors too."""
-    plan, suite, base = runner.plan, runner.suite, runner.base()
+    plan, suite, base = session.collection, session.suite, session.base
     identify = capabilities.Loader.of(plan.plugins.find("loader", suite.model.use).function).identity
     model = identify(base, **suite.model.options) if identify else None
     machine = [_threads(), os.environ.get("OMP_NUM_THREADS", "")]
-    parts: list[Any] = [FORMAT, what, keys.of_model(base), model, runner.run.versions, machine, suite.about.seed]
+    parts: list[Any] = [FORMAT, what, keys.of_model(base), model, keys.versions(), machine, suite.about.seed]
     parts += [plan.plugins.code(), keys.switches()]
     if what == EVALUATION:
         parts += [[e.name, e.use, dict(e.options), e.limit] for e in suite.evals]
@@ -192,10 +192,10 @@ def main() -> None:
         limit=asked["limit"],
         plugins=tuple(asked["plugins"]),
     )
-    runner = opened(Path(asked["suite"]), options)
+    session, _ = opened(Path(asked["suite"]), options)
     what = asked["what"]
     try:
-        found = _evaluation(runner) if what == EVALUATION else _training(runner, what)
+        found = _evaluation(session) if what == EVALUATION else _training(session, what)
         peak, device = peak_memory()
         load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
         found = replace(found, peak=peak, device=device, threads=_threads(), load=load)
@@ -204,31 +204,32 @@ def main() -> None:
     write_text(Path(asked["out"]), json.dumps(asdict(found)))
 
 
-def _training(runner: Runner, method: str) -> Measured:
-    plan, suite = runner.plan, runner.suite
+def _training(session: Session, method: str) -> Measured:
+    plan, suite = session.collection, session.suite
     assert suite.train and suite.adapter and plan.training is not None
     adapter = None
     if method != FULL:
         adapter = plan.plugins.find("adapter", method).function(**_adapter_options(plan, method))
     measure = capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure
     assert measure  # `methods_of` names no way to train without
-    facts = measure(runner.base(), adapter, list(plan.training), seed=suite.about.seed, **suite.train.options)
+    facts = measure(session.base, adapter, list(plan.training), seed=suite.about.seed, **suite.train.options)
     return Measured(method, **facts)
 
 
-def _evaluation(runner: Runner) -> Measured:
+def _evaluation(session: Session) -> Measured:
     """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
     from harness.evaluation import grading
     from harness.evaluation.evaluate import evaluate
+    from harness.pipeline.loading import prompted
 
     seconds: dict[str, float] = {}
     begun = time.monotonic()
-    model = runner.suite.model
-    loader = runner.plan.plugins.find("loader", model.use).function
-    with loader([runner.base()], **model.options) as [subject]:
+    model = session.suite.model
+    loader = session.collection.plugins.find("loader", model.use).function
+    with loader([session.base], **model.options) as [subject]:
         setup = time.monotonic() - begun
-        for item, task in _timed(runner.plan):
-            asked = runner.prompted(item, subject)
+        for item, task in _timed(session.collection):
+            asked = prompted(session, item, subject)
             rows: Sequence[Any] = task.samples or ()
             for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
                 begun = time.monotonic()

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from harness.collection.collect import Plan
 from harness.files import cache_dir
-from harness.pipeline.attempts import Ledger
+from harness.pipeline.attempts import FILE, Ledger
+from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.looks import keys_of, risked, role_of
-from harness.pipeline.run import ATTEMPTS, Runner
+from harness.pipeline.record import Record
+from harness.pipeline.session import Session
 from harness.plan.benchmark import EVALUATION, Measured, methods_of
 from harness.plan.gate_power import Odds, odds_of
 from harness.plan.joint import Joint, joint_of
@@ -56,13 +58,13 @@ class Forecast:
     warnings: tuple[str, ...] = ()
 
 
-def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
+def forecast(session: Session, record: Record, measured: Mapping[str, Measured]) -> Forecast:
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
-    plan, suite = runner.plan, runner.suite
-    history = History(runner.options.out, plan)
+    plan, suite = session.collection, session.suite
+    history = History(session.options.out, plan)
     gates = odds_of(plan, history, _attempts(plan))
     odds = [g.odds for g in gates]
-    asked, made = requests_of(runner), made_of(runner)
+    asked, made = requests_of(session, record), made_of(session)
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     return Forecast(
         suite.name,
@@ -78,18 +80,18 @@ def forecast(runner: Runner, measured: Mapping[str, Measured]) -> Forecast:
         suite.sweep.key if suite.sweep else "",
         len(suite.sweep.values) if suite.sweep else 1,
         len(plan.training or ()),
-        training_tokens(plan, runner.ready.source),
+        training_tokens(plan, session.opened.source),
         tuple(methods_of(plan)),
         dict(measured),
         tuple(_stages(plan, asked, made, measured, history)),
-        tuple(_findings(runner)),
-        (*runner.run.warnings, *doubts),
+        tuple(_findings(session, record)),
+        (*record.warnings, *doubts),
     )
 
 
 def _attempts(plan: Plan) -> dict[tuple[str, str], int]:
     """Count the attempts so far at the rows of every candidate, by gate and candidate."""
-    ledger, found = Ledger(cache_dir() / ATTEMPTS, lambda _: None), dict[tuple[str, str], int]()
+    ledger, found = Ledger(cache_dir() / FILE, lambda _: None), dict[tuple[str, str], int]()
     for name in plan.candidates:
         rows = frozenset(k for e in risked(plan, name) for k in keys_of(plan.tasks[e].samples or ()))
         so_far = ledger.earlier(role_of(plan, name), rows)
@@ -152,9 +154,9 @@ def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measu
     return Stage(name, seconds, unknown)
 
 
-def _findings(runner: Runner) -> list[str]:
+def _findings(session: Session, record: Record) -> list[str]:
     """Return what the checks before training find, a line each, the worst first."""
     order = ("error", "warning", "note")
-    flags = runner.recall(runner.before_training, "before training")
+    flags = recalled_before_training(session, record)
     counted = sorted((f for f in flags if f.ignored is None), key=lambda f: order.index(f.severity))
     return [f"{f.severity} {f.code}: {f.what}" for f in counted]

@@ -83,7 +83,7 @@ class History:
 
 
 def name_of(run: Run) -> str:
-    """Name a run by its folder, without the suite's name."""
+    """Return the name of a run's folder without the suite's."""
     return Path(run.folder).name.removeprefix(f"{run.suite}-")
 
 

@@ -18,7 +18,10 @@ from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import CHUNK
-from harness.pipeline.run import Runner
+from harness.pipeline.artifacts import artifacts_of
+from harness.pipeline.loading import prompted
+from harness.pipeline.record import Record
+from harness.pipeline.session import Session, remembered
 from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
 from harness.records.samples import Prompt
 from harness.release import conversions
@@ -110,73 +113,71 @@ class Listener:
         return found
 
 
-def requests_of(runner: Runner) -> list[Asked]:
+def requests_of(session: Session, record: Record) -> list[Asked]:
     """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
-    runner.responses = runner.remembered()
-    ears = _Ears(runner, models_of(runner))
+    session = replace(session, responses=remembered(session.options, record.warn))
     try:
-        return [ears.asked(item) for item in runner.plan.items]
+        ears = _Ears(session, models_of(session))
+        return [ears.asked(item) for item in session.collection.items]
     finally:
-        if runner.responses:
-            runner.responses.close()
+        if session.responses:
+            session.responses.close()
 
 
-def models_of(runner: Runner) -> dict[str, tuple[ModelRef, Model]]:
+def models_of(session: Session) -> dict[str, tuple[ModelRef, Model]]:
     """Return the models that are there, by subject, with the table that loads each."""
-    suite, ready, base = runner.suite, runner.ready, runner.base()
+    suite, ready, base = session.suite, session.opened, session.base
     refs: dict[str, tuple[ModelRef, Model]] = {"base": (base, suite.model)}
     for name, baseline in suite.subjects.items():
         if name in ready.others:
-            refs[name] = runner.other(name), baseline.model
+            refs[name] = session.baseline(name), baseline.model
         elif name in ready.releases or not baseline.released:
-            refs[name] = runner.other(name) if baseline.released else base, suite.model
+            refs[name] = session.baseline(name) if baseline.released else base, suite.model
     if ready.candidate:
         merged = ModelRef("merged", ready.candidate.path, ready.candidate.digest, options=suite.model.options)
         refs["merged"] = merged, suite.model
-    there = {made.name: Path(made.path) for made in made_of(runner) if made.there}
-    declared = suite.candidate and suite.candidate.adapter
-    folder = suite.resolve(declared) if declared else there.get("adapter")
-    if folder and ready.adapter:
+    there = {made.name: Path(made.path) for made in made_of(session) if made.there}
+    if ready.adapter and ("adapter" in there or not suite.trains):
+        folder = artifacts_of(session).adapter
         refs["adapter"] = replace(base, adapter=folder, quantization=ready.adapter.quantization), suite.model
-    for name in runner.plan.candidates:
+    for name in session.collection.candidates:
         if name in there and name != "adapter":
             refs[name] = ModelRef(name, str(there[name]), options=suite.model.options), suite.model
-    refs |= {ref.name: (ref, suite.model) for made, ref in _copies(runner) if made.there}
+    refs |= {ref.name: (ref, suite.model) for made, ref in _copies(session) if made.there}
     return refs
 
 
-def made_of(runner: Runner) -> list[Made]:
+def made_of(session: Session) -> list[Made]:
     """Return what a run would make of exactly this recipe, and whether it is there."""
-    return [*_merged(runner), *(made for made, _ in _copies(runner))]
+    return [*_merged(session), *(made for made, _ in _copies(session))]
 
 
-def _merged(runner: Runner) -> list[Made]:
-    suite = runner.suite
-    if not runner.ready.adapter:
+def _merged(session: Session) -> list[Made]:
+    suite = session.suite
+    if not session.opened.adapter:
         return []
     if sweep := suite.sweep:  # what is merged depends on which of them is chosen
-        folders = [runner.work_of(t) / "adapter" for t in trials(runner.plan)]
+        folders = [artifacts_of(replace(session, collection=t)).adapter for t in trials(session.collection)]
         names = [f"adapter with {sweep.option} = {schema.show(value)}" for value in sweep.values]
         return [Made(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
-    variants = [f"merged-{v}" if suite.choose else suite.merged(v) for v in suite.merges]
-    names = ["adapter", *variants] if suite.trains else variants
-    folders = [runner.work() / name for name in names]
+    places = artifacts_of(session)
+    folders = [*([places.adapter] if suite.trains else []), *map(places.merged, suite.merges)]
     return [Made(folder.name, folder.is_dir(), str(folder)) for folder in folders]
 
 
-def _copies(runner: Runner) -> Iterator[tuple[Made, ModelRef]]:
+def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
     """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
-    suite, elsewhere = runner.suite, runner.ready.candidate
-    parents = {made.name: made.path for made in _merged(runner) if made.there} if suite.copies else {}
+    suite, elsewhere, places = session.suite, session.opened.candidate, artifacts_of(session)
+    parents = {made.name: made.path for made in _merged(session) if made.there} if suite.copies else {}
     parents |= {"merged": elsewhere.path} if elsewhere else {}
     for name, declared in suite.copies.items():
-        folder = runner.work() / name
+        folder = places.work / name
         options = suite.model.options
         if path := parents.get(declared.from_):
-            exporter = runner.plan.plugins.find("exporter", declared.use).function
+            exporter = session.collection.plugins.find("exporter", declared.use).function
             digest = elsewhere.digest if elsewhere else weights_digest(Path(path))
             parent = ModelRef(declared.from_, path, digest, options=options)
-            folder = conversions.folder_of(runner.work(), declared, parent, exporter)
+            folder = places.copy(declared, parent)
             options = conversions.opened(declared, parent, exporter)
         yield Made(name, folder.is_dir(), str(folder)), ModelRef(name, str(folder), options=options)
 
@@ -202,12 +203,12 @@ def _pair(row: Mapping[str, Any]) -> Pair:
 class _Ears:
     """Listens to every evaluation of a run, and counts the tokens of the same requests once."""
 
-    def __init__(self, runner: Runner, refs: Mapping[str, tuple[ModelRef, Model]]) -> None:
-        self.runner, self.refs = runner, refs
+    def __init__(self, session: Session, refs: Mapping[str, tuple[ModelRef, Model]]) -> None:
+        self.session, self.refs = session, refs
         self.counted: dict[Any, tuple[int, int]] = {}
 
     def asked(self, item: Item) -> Asked:
-        plan, ready = self.runner.plan, self.runner.ready
+        plan, ready = self.session.collection, self.session.opened
         task = plan.tasks[item.eval]
         blank = Asked(item.subject, item.eval, len(task.samples or ()))
         if item.subject in ready.lacking:
@@ -216,13 +217,13 @@ class _Ears:
             return replace(blank, note="it measures time, so nothing is remembered")
         listener = self.listener(item.subject)
         against = self.listener(plan.against(item)) if task.comparative else None
-        subject: Any = self.runner.prompted(item, listener)
+        subject: Any = prompted(self.session, item, listener)
         problem = _listen(task, subject, against, listener)
         requests = sum(map(len, listener.calls))
         if not requests:
             return replace(blank, note=problem)
-        prompted = subject is not listener and item.subject
-        key = (item.eval, prompted, item.subject if item.subject in ready.others else "")
+        fewshot = subject is not listener and item.subject
+        key = (item.eval, fewshot, item.subject if item.subject in ready.others else "")
         if key not in self.counted:
             self.counted[key] = _count(ready.others.get(item.subject, ready.source), listener)
         tokens, unique = self.counted[key]
@@ -239,11 +240,11 @@ class _Ears:
 
     def listener(self, name: str) -> Listener:
         """Return a listener that answers what is remembered of a model that is there."""
-        responses = self.runner.responses
+        responses = self.session.responses
         if name not in self.refs:
             return Listener(ModelRef(name, ""), None)
         ref, model = self.refs[name]
-        identify = capabilities.Loader.of(self.runner.plan.plugins.find("loader", model.use).function).identity
+        identify = capabilities.Loader.of(self.session.collection.plugins.find("loader", model.use).function).identity
         identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
             return Listener(ref, None)

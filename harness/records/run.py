@@ -127,15 +127,3 @@ class Run:
 
     def count(self, outcome: Outcome) -> int:
         return sum(v.outcome is outcome for v in self.verdicts)
-
-    def judge(self) -> ExitCode:
-        """Return the exit code of what was found: a failure outranks what could not be decided."""
-        held = [v.outcome for v in self.verdicts if v.holds_up]
-        if Outcome.FAIL in held or any(f.counts for f in self.flags):
-            return ExitCode.FAILED
-        if not self.verdicts:
-            return ExitCode.NOTHING_GATED
-        if held or any(r.outcome == "error" for r in self.reports):
-            return ExitCode.INCONCLUSIVE
-        whole = len(self.verdicts) == self.gates and any(v.blocking and v.decides for v in self.verdicts)
-        return ExitCode.OK if whole and not self.selecting else ExitCode.INCONCLUSIVE

@@ -116,11 +116,11 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HARNESS_CACHE", str(folder / "cache"))
             patch.chdir(folder)
-            runner = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides))
-            plan, ready = runner.plan, runner.ready
+            session, _ = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides))
+            plan, ready = session.collection, session.opened
             source = ready.source
             plan = replace(plan, suite=replace(plan.suite, path=Path("/suite.toml")))
-            base = runner.base()
+            base = session.base
             return {
                 "checks": preflight.plan_digest(plan, source),
                 "adapter": preflight.recipe_digest(plan, ready, keys.versions()),

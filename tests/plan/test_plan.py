@@ -502,17 +502,17 @@ def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     smoke = Path(__file__).parents[2] / "suites/smoke.toml"
     options = Options(overrides=("train.max_steps=-1", "train.num_train_epochs=2", "train.validation=0.1"))
-    runner = opened(smoke, options)
-    found = benchmark.measure(runner, lambda what: None)
+    session, _ = opened(smoke, options)
+    found = benchmark.measure(session, lambda what: None)
     assert list(found) == ["qlora", "lora", "full", "evaluation"]
     assert [one.error for one in found.values()] == [""] * 4
-    training = runner.suite.train
-    assert training and runner.plan.training
-    trainer = runner.plan.plugins.find("trainer", "sft").function
+    training = session.suite.train
+    assert training and session.collection.training
+    trainer = session.collection.plugins.find("trainer", "sft").function
     out = trainer(
-        runner.base(),
-        runner.ready.adapter,
-        list(runner.plan.training),
+        session.base,
+        session.opened.adapter,
+        list(session.collection.training),
         tmp_path / "run/adapter",
         progress=lambda _: None,
         seed=17,
@@ -526,4 +526,4 @@ def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: p
         assert 1e8 < one.peak < 4e9
     assert found["full"].trainable > found["lora"].trainable == facts["trainable_parameters"]
     assert "fewshot::answer" in found["evaluation"].rows
-    assert benchmark.known(runner) == found
+    assert benchmark.known(session) == found

@@ -1,0 +1,190 @@
+"""Negative controls: what stands in a candidate's place and must not ship, for `harness selftest`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness import capabilities
+from harness.artifacts.digests import weights_digest
+from harness.collection.collect import Plan
+from harness.errors import UsageError
+from harness.records.models import Logprob, ModelRef, Subject
+from harness.records.samples import Prompt
+
+Disguise = Callable[[Subject], Subject]
+Make = Callable[[ModelRef], tuple[ModelRef, Disguise | None]]  # the base -> the control, and what stands before it
+ITSELF = "base itself"
+FIX = "claim what it lacks, for instance to be better than the base"
+
+
+class NotMade(Exception):
+    """A saboteur has nothing to say to this base."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A negative control: why it must not ship, how it is made, and the plan whose gates it is put through."""
+
+    name: str
+    why: str
+    plan: Plan
+    make: Make
+
+    fix = FIX
+
+
+def controls_of(plan: Plan, folder: Path) -> list[Control]:
+    """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
+    name = plan.candidates[0]
+
+    def itself(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
+        return replace(base, name=name), None
+
+    found: dict[str, tuple[str, Make]] = {ITSELF: ("The base passed off as the candidate.", itself)}
+    saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
+    for label, saboteur in saboteurs.items():
+        found[label] = (_first_line(saboteur), _maker(plan, label, saboteur, folder / label.replace(" ", "-")))
+    for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
+        found[label] = (_first_line(disguise), partial(_disguised, name, disguise))
+    return [Control(label, why, plan, make) for label, (why, make) in found.items()]
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """An answer that deserves nothing, before the gates of one evaluation; `plan` holds nothing else."""
+
+    name: str
+    eval: str
+    answer: Callable[[Prompt], str]
+    plan: Plan
+
+    why = "It answers nothing, and the gates of the evaluation let it through."
+    fix = "what this evaluation says of answers proves nothing; take another judge, or ask for more than it gave"
+
+    def make(self, base: ModelRef) -> tuple[ModelRef, Disguise]:
+        """Return the base under another name and digest, behind the answer."""
+        candidate = replace(base, name=self.plan.candidates[0], digest=f"{self.name}, not {base.digest}")
+        return candidate, partial(Worthless, answer=self.answer)
+
+
+def adversaries_of(plan: Plan) -> list[Adversary]:
+    """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
+    found = []
+    for name, task in plan.tasks.items():
+        answers = capabilities.Evaluator.of(task.function).adversaries
+        alone = _alone(plan, name)
+        if answers and any(g.blocking for g in alone.gates(plan.candidates[0])):
+            made = answers(dict(task.spec.options)).items()
+            found += [Adversary(f"{name}: {label}", name, answer, alone) for label, answer in made]
+    return found
+
+
+def _alone(plan: Plan, evaluation: str) -> Plan:
+    """Leave of a plan one evaluation and the gates that stand on it alone; they require no others."""
+    kept = {g.id for g in plan.suite.gates if g.metric and g.eval == evaluation}
+    kept |= {g.id for g in plan.suite.gates if g.any_of and kept.issuperset(g.any_of)}
+    gates = tuple(
+        replace(g, requires=[r for r in g.requires if r in kept], group=g.group if g.group in kept else "")
+        for g in plan.suite.gates
+        if g.id in kept
+    )
+    evals = tuple(e if e.name == evaluation else replace(e, stop="end") for e in plan.suite.evals)  # they have no gate
+    items = tuple(i for i in plan.items if i.eval == evaluation)
+    return replace(plan, suite=replace(plan.suite, evals=evals, gates=gates), items=items)
+
+
+def _maker(plan: Plan, label: str, saboteur: Callable[..., Any], out: Path) -> Make:
+    def make(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
+        out.mkdir()
+        before = weights_digest(Path(base.path))
+        try:
+            saboteur(Path(base.path), out, seed=plan.suite.about.seed)
+        except UsageError as error:
+            raise NotMade(str(error)) from None
+        if weights_digest(Path(base.path)) != before:
+            raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
+        name = plan.candidates[0]
+        if (out / "adapter_config.json").is_file():
+            return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
+        return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
+
+    return make
+
+
+def _disguised(name: str, disguise: Disguise, base: ModelRef) -> tuple[ModelRef, Disguise]:
+    """Return the base under a name and a digest of its own: what stands before it makes it another model."""
+    return replace(base, name=name, digest=f"disguised {base.digest}"), disguise
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+class _Disguised:
+    """A subject behind something that spoils its answers; what is not an answer stays the model's own."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("stream_"):
+            raise AttributeError(name)
+        return getattr(self.subject, name)
+
+
+class Shuffled(_Disguised):
+    """Every row gets the answer to another row."""
+
+    last: Prompt = "?"
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer each prompt with what the model says to the one before it."""
+        others = [self.last, *prompts][: len(prompts)]
+        self.last = prompts[-1] if prompts else self.last
+        return self.subject.generate(others, **options)
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after the prompt of the row before its own."""
+        others: dict[str, Prompt] = {}
+        for prompt, _ in pairs:
+            if prompt and repr(prompt) not in others:
+                others[repr(prompt)] = self.last
+                self.last = prompt
+        return self.subject.logprobs([(others.get(repr(p), p), c) for p, c in pairs], **options)
+
+
+class Worthless(_Disguised):
+    """Every row gets an answer that deserves nothing."""
+
+    def __init__(self, subject: Subject, answer: Callable[[Prompt], str]) -> None:
+        super().__init__(subject)
+        self.answer = answer
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer without the model."""
+        return [self.answer(p) for p in prompts]
+
+
+class Constant(_Disguised):
+    """Every row gets the answer to the first."""
+
+    first: Prompt | None = None
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer with what the model says to the first prompt it ever got."""
+        if not prompts:
+            return []
+        self.first = self.first or prompts[0]
+        sampling = options.pop("sampling", None)
+        if sampling:
+            options["sampling"] = replace(sampling, seeds=sampling.seeds[:1])
+        return self.subject.generate([self.first], **options) * len(prompts)
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after the first prompt that there ever was."""
+        self.first = self.first or next((p for p, _ in pairs if p), None)
+        return self.subject.logprobs([(self.first or p if p else p, c) for p, c in pairs], **options)

@@ -1,0 +1,137 @@
+"""The checks of a run: of data and trainer before anything is measured, of adapter and merged model once made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.answers import keys
+from harness.artifacts.digests import digest_of
+from harness.collection.collect import Plan
+from harness.collection.trials import trials
+from harness.errors import ExitCode, UsageError
+from harness.evaluation import checks as check
+from harness.files import cache_dir
+from harness.gates import contamination
+from harness.pipeline import preflight
+from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.locking import lock_suite
+from harness.pipeline.record import Record, Stop
+from harness.pipeline.session import Options, Session, checks_of, open_collection, prepare
+from harness.records.findings import Built, Flag
+from harness.schema import show
+from harness.suite.tables import Sweep
+
+
+def check_suite(path: Path, options: Options) -> tuple[list[Flag], Built | None, Plan]:
+    """Run the checks of the data and of the built trainer, and train nothing.
+
+    Raises UsageError on a mistake in the suite or its data. Returns what was found, and what would be trained on.
+    """
+    return check_collection(prepare(path, options), options)
+
+
+def check_collection(collection: Plan, options: Options) -> tuple[list[Flag], Built | None, Plan]:
+    """Run the checks that need no training on a collection; see `check_suite`."""
+    session = open_collection(collection, options, checks_of(collection, options))
+    found, built = before_training(session)
+    return found, built, session.collection
+
+
+def before_training(session: Session) -> tuple[list[Flag], Built | None]:
+    """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
+    suite = session.suite
+    found = contamination.softened(session.checks.run("data", **_data(session)), suite.gates)
+    each = zip(trials(session.collection), session.opened.trials, strict=True)
+    built = [_built(session, trial, adapter) for trial, adapter in each]
+    return found + tell_apart(suite.sweep, [flags for flags, _ in built]), built[0][1]
+
+
+def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Flag]]) -> list[Flag]:
+    """Return what was found of all trials once, and before what was found of some of them which those are."""
+    found = [flag for flag in each[0] if all(flag in others for others in each)]
+    for value, flags in zip(sweep.values if sweep else (), each, strict=False):
+        what = f"with {sweep.option} = {show(value)}: " if sweep else ""
+        found += [replace(flag, what=what + flag.what) for flag in flags if flag not in found]
+    return found
+
+
+def recalled_before_training(session: Session, record: Record) -> list[Flag]:
+    """Run the same checks, unless they were run on exactly this collection and base by exactly this code."""
+    return _recall(session, record, lambda: before_training(session)[0], "before training")
+
+
+def check_data(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
+    """Look at the data and at what will be trained on; an error finding is a mistake of the suite."""
+    with data_stage(session, record):
+        return tell_findings(record, look_at_data(session, record, adjudicator), ExitCode.USAGE)
+
+
+def data_stage(session: Session, record: Record) -> AbstractContextManager[None]:
+    """Return the stage of the checks before training."""
+    codes = [p.name for stage in ("data", "trainer") for p in session.checks.of(stage)]
+    return record.stage("checks", f"{len(codes)} of the data and of what will be trained on")
+
+
+def look_at_data(session: Session, record: Record, adjudicator: Adjudicator) -> list[Flag]:
+    """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
+    found = recalled_before_training(session, record)
+    adjudicator.leave_out(contamination.leaks_of(found))
+    if any(g.clean_only for g in session.suite.gates):
+        lock_suite(session, record, adjudicator)
+    return found
+
+
+def look(session: Session, record: Record, stage: str, **objects: Any) -> Stop | None:
+    """Run the checks of a stage after training."""
+    codes = session.checks.of(stage)
+    if not codes:
+        return None
+    name = "adapter" if stage == "adapter" else objects["merged"].name
+    with record.stage("checks", f"{len(codes)} of {name}"):
+        data = _data(session)
+        looked = {name: ref and keys.of_model(ref) for name, ref in objects.items()}
+        run = partial(session.checks.run, stage, **data, **objects)
+        found = _recall(session, record, run, stage, looked)
+        # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
+        return tell_findings(record, found, ExitCode.USAGE if session.suite.candidate else ExitCode.FAILED)
+
+
+def tell_findings(record: Record, found: Sequence[Flag], code: ExitCode) -> Stop | None:
+    """Add what checks found to the record; an error ends the run."""
+    for one in found:
+        if one not in record.findings:
+            record.finding(one)
+    if not (errors := [one.code for one in found if one.counts]):
+        return None
+    why = f"{len(errors)} error findings of the checks; harness explain {errors[0]} says why"
+    return Stop(code, why)
+
+
+def _data(session: Session) -> dict[str, Any]:
+    """Return what checks of the data see."""
+    model = session.suite.model
+    load = partial(session.collection.plugins.find("loader", model.use).function, **model.options)
+    return check.data_objects(session.collection, session.base, load)
+
+
+def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Flag], Built | None]:
+    """Build a trainer and run its checks; what it refuses is a finding like any other."""
+    checks = session.checks
+    try:
+        built = check.build(trial, session.base, adapter) if checks.of("trainer") else None
+    except UsageError as error:
+        return checks.build_failed(error), None
+    return checks.run("trainer", built=built) if built else [], built
+
+
+def _recall(session: Session, record: Record, look: Callable[[], list[Flag]], *what: Any) -> list[Flag]:
+    """Look, unless it was done on exactly this collection, these models and this code."""
+    if not session.options.cache:
+        return look()
+    key = digest_of([preflight.plan_digest(session.collection, session.opened.source), what])
+    return session.checks.recall(cache_dir() / "checks" / f"{key}.json", look, record.warn)

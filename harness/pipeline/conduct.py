@@ -1,0 +1,92 @@
+"""One run from its first hook to its last: begin it, catch what ends it, write what was found."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from harness.collection.collect import Plan
+from harness.errors import ExitCode, Finding, UsageError, of_the_machine
+from harness.files import cache_dir, write_text
+from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.attempts import FILE, Ledger
+from harness.pipeline.conclusions import conclude, exit_code
+from harness.pipeline.exporting import refuse_exports
+from harness.pipeline.locking import lock_suite
+from harness.pipeline.record import Ending, Record, Stop
+from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
+from harness.records.run import Report, Run
+from harness.reports.junit import junit
+from harness.reports.run_folder import RunFolder
+
+Stages = Callable[[Session, Record, Adjudicator], Stop | None]
+
+
+def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | None = None) -> tuple[Session, Record]:
+    """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
+    record, checks = Record(collection), checks_of(collection, options)
+    record.begin()
+    with record.stage("preflight", "configuration, tokenizer, lengths"):
+        return open_collection(collection, options, checks, kept), record
+
+
+def conduct(session: Session, record: Record, stages: Stages) -> tuple[Run, Adjudicator]:
+    """Run stages, and write what was found, however they end; return it with what it was decided by.
+
+    Raises UsageError where nothing can be written.
+    """
+    session, adjudicator = _place(session, record)
+    record.ended(_ending(session, record, adjudicator, stages))
+    return _finish(session, record, adjudicator), adjudicator
+
+
+def _place(session: Session, record: Record) -> tuple[Session, Adjudicator]:
+    """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
+    options, suite, opened = session.options, session.suite, session.opened
+    session = replace(session, folder=RunFolder(options.out, suite.name, record.started))
+    assert session.folder
+    record.opened(session.folder.path, suite.model.path, opened)
+    ledger = Ledger(cache_dir() / FILE, record.warn) if options.counts and not options.select else None
+    day = record.started.date()
+    adjudicator = Adjudicator(session.collection, record.about.waivers, day, opened.lacking, ledger)
+    lock_suite(session, record, adjudicator)
+    return replace(session, responses=remembered(options, record.warn)), adjudicator
+
+
+def _ending(session: Session, record: Record, adjudicator: Adjudicator, stages: Stages) -> Ending:
+    """Run stages and return how that ended: the one place where what plugins raise is caught."""
+    try:
+        stop = stages(session, record, adjudicator) or Stop()
+        return Ending(exit_code(record, adjudicator) if stop.code is None else stop.code, stop.why)
+    except KeyboardInterrupt:
+        why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
+        return Ending(ExitCode.INTERRUPTED, why)
+    except UsageError as error:
+        return Ending(ExitCode.USAGE, str(error))
+    except Finding as error:
+        return Ending(ExitCode.FAILED, str(error))
+    except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
+        if full := of_the_machine(error):
+            return Ending(ExitCode.USAGE, full)
+        return Ending(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _finish(session: Session, record: Record, adjudicator: Adjudicator) -> Run:
+    """Write the report of a run that ended, and tell those that watch."""
+    assert session.folder
+    if session.responses:
+        session.responses.close()
+    items, reached = session.collection.items, {r.id for r in record.reports}
+    left = [i for i in items if i.id not in reached]
+    record.skipped([Report(i.id, i.subject, i.eval, "skipped", error="not reached") for i in left])
+    conclude(session, record, adjudicator)
+    if not record.exports and any(i.subject in session.collection.candidates for i in items):
+        refuse_exports(session, record, adjudicator, "the run ended before it was reached")
+    run = record.freeze()
+    session.folder.finish(run)
+    if session.options.junit_xml:
+        write_text(session.options.junit_xml, junit(run))
+    record.finish(run)
+    return run

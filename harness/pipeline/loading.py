@@ -1,0 +1,61 @@
+"""Load models for a stage: none is in memory before something is asked of it that is not remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from harness import capabilities
+from harness.answers.cache import CachedSubject, Models
+from harness.collection.collect import Item
+from harness.data import fewshot
+from harness.errors import of_the_machine
+from harness.pipeline.session import Session
+from harness.records.frozen import isolated
+from harness.records.models import ModelRef, Subject
+from harness.release import conversions
+from harness.suite.tables import Model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The models of a stage, and a subject for each."""
+
+    models: Models
+    subjects: Sequence[Subject]
+
+
+@contextmanager
+def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None) -> Iterator[Loaded]:
+    """Yield a subject per ref; the models are loaded when something is asked that is not remembered."""
+    model = model or session.suite.model
+    loader = session.collection.plugins.find("loader", model.use).function
+    models = Models(partial(conversions.load_each, loader, isolated(list(refs))))
+    identify = capabilities.Loader.of(loader).identity if session.responses else None
+    try:
+        subjects: list[Subject] = []
+        for i, ref in enumerate(refs):
+            identity = identify(isolated(ref), **ref.options) if identify else None
+            if identity is None or session.responses is None:
+                subjects.append(models[i])
+            else:
+                subjects.append(CachedSubject(ref, identity, models, i, session.responses))
+        yield Loaded(models, subjects)
+    finally:
+        models.close()
+
+
+def prompted(session: Session, item: Item, subject: Subject) -> Subject:
+    """Return the subject itself, or with its worked examples in front of it."""
+    baseline = session.suite.subjects.get(item.subject)
+    if baseline is None or not baseline.examples:
+        return subject
+    examples = fewshot.choose(session.collection.tasks[item.eval].shots, baseline.examples, session.suite.about.seed)
+    return fewshot.FewShot(item.subject, subject, examples)
+
+
+def is_fatal(error: BaseException, models: Models | None) -> bool:
+    """Return whether an error of one evaluation would be that of every other: no model, no disk or no memory."""
+    return (models is not None and error is models.broken) or bool(of_the_machine(error))

@@ -1,0 +1,113 @@
+"""Train an adapter, or take the one that was made elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.artifacts import kept
+from harness.errors import ExitCode
+from harness.evaluation.evaluate import evaluate
+from harness.files import read_facts
+from harness.pipeline.artifacts import artifacts_of, making
+from harness.pipeline.checking import look, tell_findings
+from harness.pipeline.record import Record, Stop
+from harness.pipeline.session import Session
+from harness.records.findings import Flag
+from harness.records.frozen import isolated
+from harness.records.models import ModelRef, Subject
+from harness.release.seal import sealed
+
+FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The base with an adapter on it, in the session it was trained in; what the trainer noted, and its seconds."""
+
+    session: Session
+    ref: ModelRef
+    facts: Mapping[str, Any]
+    seconds: float
+
+
+class _Ended(Exception):
+    """The trainer told of an error, and is not to go on."""
+
+
+def train(session: Session, record: Record) -> Trained | Stop:
+    """Train, or take the adapter that was made elsewhere, and look at it."""
+    facts: Mapping[str, Any] | Stop = {}
+    begun = time.monotonic()
+    if not session.suite.candidate:
+        facts = _train(session, record)
+    if isinstance(facts, Stop):
+        return facts
+    seconds, adapter = time.monotonic() - begun, _adapter(session)
+    return look(session, record, "adapter", adapter=adapter) or Trained(session, adapter, facts, seconds)
+
+
+def _adapter(session: Session) -> ModelRef:
+    """Return the base as trained, with the adapter on it."""
+    base, made = session.base, session.opened.adapter
+    assert made  # there is no adapter candidate without one
+    folder = artifacts_of(session).adapter
+    return sealed(replace(base, name="adapter", adapter=folder, quantization=made.quantization), base=base.digest)
+
+
+def _train(session: Session, record: Record) -> dict[str, Any] | Stop:
+    """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
+    train, training, out = session.suite.train, session.collection.training, artifacts_of(session).adapter
+    assert train and training is not None
+    with record.stage("train", f"{train.use}, {len(training)} rows"), making(session, record, out) as whole:
+        if whole:
+            facts = {"reused": str(out), **read_facts(out / FACTS)}
+        else:
+            if stop := _call_trainer(session, record, out):
+                return stop
+            if not kept.is_sealed(out):
+                kept.seal(out)
+            facts = read_facts(out / FACTS)
+        record.fact("training", facts)
+    return facts
+
+
+def _call_trainer(session: Session, record: Record, out: Path) -> Stop | None:
+    """Let the trainer write an adapter; an error that it tells of while it trains ends the training."""
+    train, training = session.suite.train, session.collection.training
+    assert train and training is not None
+    trainer = session.collection.plugins.find("trainer", train.use).function
+    stops: list[Stop] = []
+
+    def flag(code: str, one: Flag) -> None:
+        if stop := tell_findings(record, [session.checks.stamped(code, one)], ExitCode.FAILED):
+            stops.append(stop)
+            raise _Ended
+
+    given: dict[str, Any] = {"flag": flag} if schema.wants(trainer, "flag") else {}
+    given |= {"watch": partial(_watched, session)} if train.watch else {}
+    given |= {"progress": session.progress, "seed": session.suite.about.seed}
+    try:
+        rows, options = isolated(list(training)), isolated(dict(train.options))
+        trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)
+    except _Ended:
+        pass
+    return stops[0] if stops else None
+
+
+def _watched(session: Session, subject: Subject) -> dict[str, float]:
+    """Measure a model in training on the first select rows of the evals that the suite watches."""
+    train, found = session.suite.train, dict[str, float]()
+    for name in train.watch if train else ():
+        task = session.collection.tasks[name]
+        assert train and task.select  # collection saw to it
+        short = replace(task, samples=task.select[: train.watch_rows])
+        result = evaluate(short, "training", subject, None, lambda _: None)
+        found |= {f"{name}.{m}": math.nan if result.missing else v for m, v in result.metrics.items()}
+    return found

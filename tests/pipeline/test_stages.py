@@ -1,0 +1,126 @@
+"""Stages as functions of a session: where they lay their work, what ends a run, and what is left of a trial."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.hookspec import hookimpl
+from harness.pipeline.artifacts import artifacts_of
+from harness.pipeline.conduct import begin, conduct
+from harness.pipeline.record import Record, Stop
+from harness.pipeline.run import Options, opened, prepare, run
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Report, Run
+from harness.testing import Project
+from tests.suite.test_suite import ROWS, SUITE, TRAIN
+
+OPTIONS = Options(plugins=("harness.testing",))
+SWEEP = '\n[sweep]\n"train.skill" = [0.3, 0.9]\nby = "qa.exact_match"\n'
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project whose suite passes."""
+    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def test_a_run_lies_where_its_session_says(suite: Project) -> None:
+    """One that looks ahead names the folders that a run makes afterwards, and nothing else is made."""
+    places = artifacts_of(opened(Path("suite.toml"), OPTIONS)[0])
+    assert not places.work.exists()
+    assert suite.run().code == 0
+    made = {p for p in places.work.iterdir() if p.is_dir() and p.name != "made"}
+    assert made == {places.adapter, places.merged("original")}
+
+
+def test_no_stage_changes_a_session(suite: Project) -> None:
+    """A session is frozen, and is after a run of all its stages what it was before."""
+    session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    before = dict(vars(session))
+    found, adjudicator = conduct(session, record, run)
+    assert (found.exit_code, vars(session)) == (0, before)
+    assert adjudicator.verdicts == tuple(found.verdicts)
+    with pytest.raises(FrozenInstanceError):
+        session.collection = before["collection"]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("stop", "code"), [(Stop(), 5), (Stop(harness.errors.ExitCode.FAILED, "broken"), 1)])
+def test_a_stage_that_stops_ends_the_run(suite: Project, stop: Stop, code: int) -> None:
+    """By the code it gives, else by the verdicts there are; every item and export is accounted for."""
+    session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    found, _ = conduct(session, record, lambda *_: stop)
+    assert (found.exit_code, found.problem) == (code, stop.why)
+    assert {r.outcome for r in found.reports} == {"skipped"}
+    assert "the run ended before it was reached" in found.exports[0].reasons
+
+
+def test_a_record_decides_nothing(suite: Project) -> None:
+    """A report with a PASS that the adjudicator did not give is shown, and neither ships nor ends with 0."""
+    session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    verdict = Verdict("floor", "merged", Outcome.PASS, "so it says", "qa.exact_match", "at least 0.5", True)
+
+    def claims(session: object, record: Record, adjudicator: object) -> None:
+        record.report(Report("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
+
+    found, _ = conduct(session, record, claims)
+    assert found.verdicts == [verdict]
+    assert (found.exit_code, found.exports[0].written) == (5, False)
+
+
+SWALLOWS = """
+from pathlib import Path
+from harness import Flag, hookimpl
+from harness.testing import write_fake
+
+def swallows(ref, adapter, rows, out: Path, *, progress, seed, flag):
+    try:
+        flag("T1", Flag("error", "the loss is not finite"))
+    except Exception:
+        pass
+    write_fake(out, 0.6)
+    return out
+
+@hookimpl
+def harness_trainers():
+    return {"swallows": swallows}
+"""
+
+
+def test_a_trainer_that_goes_on_after_its_error_trained_for_nothing(suite: Project) -> None:
+    """An error that a trainer tells of ends the run after it, whatever the trainer makes of the exception."""
+    suite.write(
+        {"suite.toml": SUITE.replace('use = "fake"\ndata', 'use = "swallows"\ndata'), "harnessfile.py": SWALLOWS}
+    )
+    outcome = suite.run()
+    assert outcome.code == 1
+    assert outcome.report.problem == "1 error findings of the checks; harness explain T1 says why"
+    assert {r.outcome for r in outcome.report.reports if r.subject != "base"} == {"skipped"}
+    assert not (suite.folder / "exports/fake").exists()
+
+
+class Watches:
+    """A listener that keeps what it was shown at every trial."""
+
+    def __init__(self) -> None:
+        self.shown: list[Run] = []
+
+    @hookimpl
+    def harness_trial(self, run: Run) -> None:
+        self.shown.append(run)
+
+
+def test_what_was_shown_of_a_sweep_stays_as_it_was(suite: Project) -> None:
+    """The record grows by new records: what a listener kept of the first trial has one trial and no choice."""
+    text = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"') + SWEEP
+    rows = [{**row, "id": f"s{i}", "input": f"select {i} say w{i}"} for i, row in enumerate(ROWS)]
+    suite.write({"suite.toml": text, "select.jsonl": rows})
+    watches = Watches()
+    found = harness.run("suite.toml", plugins=OPTIONS.plugins, listeners=(watches,))
+    assert found.sweep and found.sweep.chosen == 0.9
+    assert [len(run.sweep.trials) for run in watches.shown if run.sweep] == [1, 2]
+    assert [run.sweep.chosen for run in watches.shown if run.sweep] == [None, None]
+    assert found.facts["training"] == watches.shown[1].facts["training"]
