@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import harness
 from harness.answers import keys
 from harness.collection.collect import Plan
 from harness.errors import ExitCode
@@ -68,7 +67,7 @@ class Record:
         suite = collection.suite
         self.hook = collection.plugins.hook
         self.started = datetime.now(UTC)
-        waivers = read_waivers(suite.path)
+        waivers, versions = read_waivers(suite.path), keys.versions()
         self.clock = time.monotonic()
         self.about = Run(
             suite.name,
@@ -78,13 +77,13 @@ class Record:
             suite.about.alpha,
             suite.model.path,
             self.started.isoformat(timespec="seconds"),
-            harness.__version__,
+            versions[keys.CORE],
             gates=sum(len(collection.gates(c)) for c in collection.candidates),
             items=tuple(i.id for i in collection.items),
             deselected=collection.deselected,
             selecting=collection.selecting,
             waivers=waivers,
-            versions=keys.versions(),
+            versions=versions,
         )
         self.warnings = [*collection.warnings, *void(waivers, suite, self.started.date())]
         self.reports: list[Report] = []

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import harness_api
 from harness import Mistakes, UsageError, digest_of, keys
 
 OPENAI = "https://api.openai.com/v1"
@@ -85,7 +84,7 @@ class Options:
         if not self.version:
             return None
         how = [self.endpoint, self.logprobs, self.context, self.prefix, dict(self.body or {})]
-        return digest_of(["api", self.digest(path), how, keys.of_code([harness_api], core=False)])
+        return digest_of(["api", self.digest(path), how, keys.of_code([Options], core=False)])
 
     def key(self) -> tuple[str, str]:
         """Return the variable that holds the key, and the key; two empty texts where none is sent.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import hookimpl, lazily, loader
+from harness import hookimpl, lazily, loader, schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
@@ -130,7 +130,7 @@ def identify(ref: ModelRef, **options: Any) -> str:
     from harness_hf.sources import resolve
 
     pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
-    return identity.of(ref, resolve(ref.path, **pins), options)
+    return identity.of(ref, resolve(ref.path, **pins), schema.with_defaults(load, options))
 
 
 def check(path: str) -> None:

@@ -10,24 +10,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import harness_hf
-from harness import ModelRef, digest_of, keys, schema
+from harness import ModelRef, digest_of, keys
 from harness_hf import sources
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "amx_tile", "bf16"}  # flags of a CPU that computes in it
 
 
 def of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
-    """Digest weights, adapter, quantisation, tokenizer, templates, options, hardware, libraries and our code."""
+    """Digest weights, adapter, quantisation, tokenizer, templates, options, hardware, libraries and our code.
+
+    `options` are all of the loader's, with its defaults for those that are not given.
+    """
     folders = [folder, *([ref.adapter] if ref.adapter else [])]
     files = [keys.of_folder(f, sources.folder_digest(f)) for f in folders]
-    what = [files, ref.quantization, schema.with_defaults(harness_hf.load, options)]
-    return digest_of([what, hardware(), keys.versions(), keys.switches(), keys.of_code([harness_hf])])
+    what = [files, ref.quantization, dict(options)]
+    return digest_of([what, hardware(), keys.versions(), keys.switches(), keys.of_code([of])])
 
 
 def described(folder: Path) -> str:
     """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
-    return digest_of([keys.of_folder(folder, "beside them"), keys.versions(), keys.of_code([harness_hf])])
+    return digest_of([keys.of_folder(folder, "beside them"), keys.versions(), keys.of_code([described])])
 
 
 @cache

@@ -9,19 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from harness import Score, hookimpl, loader
+from harness import hookimpl, loader
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
     from harness_judge.loader import AnthropicSource
-
-
-def _controlled(scores: Sequence[Score]) -> float:
-    """Return the win rate at equal lengths."""
-    from harness_judge.length import controlled
-
-    values = [s.values["win_rate"] for s in scores], [s.values["longer_by"] for s in scores]
-    return controlled(*values, [s.weight_of("win_rate") for s in scores])
 
 
 def open_source(path: str, **options: Any) -> AnthropicSource:

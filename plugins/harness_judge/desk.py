@@ -16,7 +16,6 @@ from dataclasses import astuple, dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-import harness_judge
 from harness import Responses, UsageError, keys, request_key
 from harness_judge.budget import Budget, Reserved
 from harness_judge.verdict import Reply
@@ -105,7 +104,7 @@ class Desk(Generic[Asked]):
         self.concurrency, self.tries, self.pause, self.progress = concurrency, retries + 1, pause, progress
         self.models: dict[str, None] = {}
         self.capped = ""
-        self._identity = [self.backend.identity, keys.of_content([harness_judge])]  # how it is asked, and read
+        self._identity = [self.backend.identity, keys.of_content([Desk])]  # how it is asked, and read
         self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
         self.answered = self.failed = 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator, schema
-from harness_judge import _controlled
+from harness_judge.length import controlled_win_rate
 
 MAX_NEW_TOKENS = 256
 GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
@@ -28,7 +28,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
         verdicts = [
             Metric("win_rate", "higher", "proportion", labelled=labelled),
             *([Metric("win_rate_raw", "higher", "proportion")] if labelled else []),
-            Metric("win_rate_controlled", "higher", "other", _controlled),
+            Metric("win_rate_controlled", "higher", "other", controlled_win_rate),
             Metric("position_flip_rate", "lower", "proportion"),
         ]
     found = [*verdicts, Metric("error_rate", "lower", "proportion"), Metric("injection_suspect", "lower", "proportion")]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness import Score
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 
 RIDGE = 0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
 STEPS = 100
+
+
+def controlled_win_rate(scores: Sequence[Score]) -> float:
+    """Return the win rate at equal lengths, fitted to the scores of all rows."""
+    values = [s.values["win_rate"] for s in scores], [s.values["longer_by"] for s in scores]
+    return controlled(*values, [s.weight_of("win_rate") for s in scores])
 
 
 def controlled(scores: Sequence[float], longer_by: Sequence[float], weights: Sequence[float]) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
-import harness_judge
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError, digest_of, keys
 from harness_judge import service
 from harness_judge.anthropic_api import connect, post
@@ -57,7 +56,7 @@ def identity(path: str, *, version: str = "", **options: Any) -> str | None:
     if not version:
         return None
     body = dict(options.get("body") or {})
-    return digest_of(["anthropic", _digest(at, path, version), body, keys.of_content([harness_judge])])
+    return digest_of(["anthropic", _digest(at, path, version), body, keys.of_content([AnthropicSubject])])
 
 
 class AnthropicSubject:

@@ -143,16 +143,21 @@ def _name_of(function: Any) -> str:
 
 def _of_class(leaf: Leaf) -> Iterator[Measure]:
     """Yield the metrics of a task that is a Python class, by asking one that has no data."""
-    from harness_lm_eval.tasks import load_function
-
     cls = leaf.config["class"]
-    cls = load_function(cls) if isinstance(cls, Function) else cls
+    cls = _load(cls) if isinstance(cls, Function) else cls
     bare = cls.__new__(cls)
     directions = bare.higher_is_better()
     for metric, function in bare.aggregation().items():
         if isinstance(directions.get(metric), bool):
             better: Direction = "higher" if directions[metric] else "lower"
             yield Measure(metric, metric, "none", _name_of(function), better)
+
+
+def _load(function: Function) -> Any:
+    """Import what a YAML names."""
+    from lm_eval.tasks._yaml_loader import _import_fun_from_str
+
+    return _import_fun_from_str(str(function))
 
 
 def _registry() -> Any:

@@ -15,7 +15,7 @@ from harness import UsageError, chat
 from harness_lm_eval import hub, shots
 from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
-from harness_lm_eval.reading import Config, Function
+from harness_lm_eval.reading import Config
 
 KEPT = 32  # evals whose tasks stay in memory
 OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a row; a document's own get "doc." in front
@@ -233,13 +233,6 @@ def _read_functions(path: Path) -> Config:
         return dict(load_yaml(path, resolve_func=True))
     except Exception as error:  # a module of the task that cannot be imported, for instance
         raise UsageError(f'"{path}": lm_eval cannot read it: {said(error)}') from None
-
-
-def load_function(function: Function) -> Any:
-    """Import what a YAML names."""
-    from lm_eval.tasks._yaml_loader import _import_fun_from_str
-
-    return _import_fun_from_str(str(function))
 
 
 def _target(target: Any, choices: list[str]) -> str | list[str]:

@@ -10,12 +10,12 @@ from harness import hookimpl, lazily
 from harness_lora.adapter import Lora
 
 if TYPE_CHECKING:
-    from harness_lora.adapter import NOTE as ADAPTER_NOTE
-    from harness_lora.adapter import read_config
     from harness_lora.fields import MOVES_BASE
     from harness_lora.fold import fold as fold_scales
     from harness_lora.headers import Header, find_tensor, read_headers, split_name
     from harness_lora.merge import Merge, as_rows, workers
+    from harness_lora.peft_folder import NOTE as ADAPTER_NOTE
+    from harness_lora.peft_folder import read_config
     from harness_lora.plan import make_plan
     from harness_lora.targets import check_targets
 
@@ -35,7 +35,7 @@ __all__ = [
     "workers",
 ]
 LATER = {  # what other plugins use of this one, imported when it is asked for
-    "ADAPTER_NOTE": "harness_lora.adapter:NOTE",
+    "ADAPTER_NOTE": "harness_lora.peft_folder:NOTE",
     "Header": "harness_lora.headers",
     "MOVES_BASE": "harness_lora.fields",
     "Merge": "harness_lora.merge",
@@ -44,7 +44,7 @@ LATER = {  # what other plugins use of this one, imported when it is asked for
     "find_tensor": "harness_lora.headers",
     "fold_scales": "harness_lora.fold:fold",
     "make_plan": "harness_lora.plan",
-    "read_config": "harness_lora.adapter",
+    "read_config": "harness_lora.peft_folder",
     "read_headers": "harness_lora.headers",
     "split_name": "harness_lora.headers",
     "workers": "harness_lora.merge",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import write_text
-from harness_lora.adapter import CONFIG, WEIGHTS, read_config
 from harness_lora.headers import split_name
+from harness_lora.peft_folder import CONFIG, WEIGHTS, read_config
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import Finding, isolated
-from harness_lora.adapter import read_note
 from harness_lora.headers import Header, read_headers
+from harness_lora.peft_folder import read_note
 from harness_lora.texts import WINDOW, windows
 
 if TYPE_CHECKING:

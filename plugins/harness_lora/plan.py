@@ -26,10 +26,10 @@ from harness import (
     check_indexes,
     shipping_files,
 )
-from harness_lora.adapter import read_config
 from harness_lora.fields import REFUSED, REWRITTEN, unknown
 from harness_lora.headers import Header, read_headers, split_name
 from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
+from harness_lora.peft_folder import WEIGHTS, read_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,7 +40,6 @@ COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_tem
 COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", TEMPLATE_FILES]
 
 Tensors = Mapping[str, torch.Tensor]
-WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)

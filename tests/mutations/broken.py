@@ -15,7 +15,7 @@ from unittest.mock import patch
 from harness.hookspec import hookimpl
 from harness_hf import load, open_source
 from harness_lora import lora
-from harness_lora.adapter import NOTE
+from harness_lora.peft_folder import NOTE
 from harness_sft import sft
 
 

@@ -386,9 +386,7 @@ def test_judge_of_lengths_is_exposed(provider: str) -> None:
     theirs = ["y" * (40 + i % 7) for i in range(60)]
     with StubJudge("prefers-longer") as stub:
         scores, _ = marked(at(stub, provider), ours, theirs)
-    from harness_judge import _controlled
-
-    raw, controlled = mean(scores, "win_rate"), _controlled(list(scores.values()))
+    raw, controlled = mean(scores, "win_rate"), length.controlled_win_rate(list(scores.values()))
     assert raw > 0.75
     assert abs(controlled - 0.5) < 0.12
     assert raw - controlled > 0.2

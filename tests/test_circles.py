@@ -1,0 +1,87 @@
+"""No module imports itself by way of others, in functions and for type checkers too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+Graph = Mapping[str, Set[str]]  # module -> modules that it imports
+
+
+def sources() -> dict[str, str]:
+    """Return the text of every module of the harness and of its plugins, by the module's name."""
+    found = {}
+    for base, top in ((ROOT, "harness"), *((ROOT / "plugins", p.name) for p in (ROOT / "plugins").iterdir())):
+        for path in (base / top).rglob("*.py"):
+            name = ".".join(path.relative_to(base).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path.read_text("utf-8")
+    return found
+
+
+def imported(text: str, known: Set[str]) -> Iterator[str]:
+    """Yield what a module imports of `known`: of `from a import b` a.b if that is a module, else a."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (m for m in (n if n in known else node.module for n in names) if m in known)
+
+
+def graph_of(texts: Mapping[str, str]) -> Graph:
+    """Return which modules each module imports, itself left out."""
+    return {name: set(imported(text, texts.keys())) - {name} for name, text in texts.items()}
+
+
+def reached(graph: Graph, start: str) -> set[str]:
+    """Return the modules that a module imports, directly or by way of others."""
+    found, todo = set[str](), list(graph[start])
+    while todo:
+        if (name := todo.pop()) not in found:
+            found.add(name)
+            todo += graph[name]
+    return found
+
+
+def circles(graph: Graph) -> set[frozenset[str]]:
+    """Return the strongly connected components of more than one module."""
+    reach = {name: reached(graph, name) for name in graph}
+    return {frozenset(b for b in reach[a] if a in reach[b]) for a in graph if a in reach[a]}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Every module can be read, tested and moved without the modules that use it."""
+    graph = graph_of(sources())
+    assert {"harness", "harness.pipeline.run", "harness_hf", "harness_hf.sources"} <= graph.keys()
+    assert "harness_hf.sources" in graph["harness_hf"]
+    assert not [sorted(circle) for circle in circles(graph) - KNOWN]
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import p.a",
+        "from p.a import x",
+        "from p import a",
+        "def f():\n    from p.a import x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.a import x",
+        "from p import x",
+    ],
+)
+def test_circles_are_found(back: str) -> None:
+    """A circle through a third module, wherever and however the import is written, and through the package itself."""
+    texts = {"p": "from p.a import x", "p.a": "from p.b import y", "p.b": "import p.c", "p.c": back, "p.d": "import p"}
+    (circle,) = circles(graph_of(texts))
+    assert {"p.a", "p.b", "p.c"} <= circle
+    assert ("p" in circle) == (back == "from p import x")
+
+
+def test_modules_that_two_import_are_no_circle() -> None:
+    """Imports that only go down are none, nor is a module of another package with the same last name."""
+    texts = {"p": "from p import a, b", "p.a": "from p.c import x", "p.b": "import p.c, q.a", "p.c": "", "q.a": ""}
+    assert not circles(graph_of(texts))
