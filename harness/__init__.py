@@ -23,12 +23,8 @@ if TYPE_CHECKING:
     from harness.answers.cache import CachedSubject, Models
     from harness.answers.store import Responses, request_key
     from harness.answers.thought import answers as final_answers
+    from harness.artifacts import formats
     from harness.artifacts.digests import digest_of, template_digest, weights_digest
-    from harness.artifacts.formats import INDEX as WEIGHTS_INDEX
-    from harness.artifacts.formats import TEMPLATES as TEMPLATE_FILES
-    from harness.artifacts.formats import Unsafe as UnsafeFile
-    from harness.artifacts.formats import check_indexes, no_constant
-    from harness.artifacts.formats import shipping as shipping_files
     from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
     from harness.artifacts.gguf import Gguf, gguf_of, read_gguf
     from harness.artifacts.kept import seal as seal_folder
@@ -65,8 +61,6 @@ __all__ = [
     "GROUP",
     "HELD_OUT",
     "ROPE_FACTORS",
-    "TEMPLATE_FILES",
-    "WEIGHTS_INDEX",
     "Adapter",
     "Built",
     "CachedSubject",
@@ -101,12 +95,10 @@ __all__ = [
     "Suite",
     "Task",
     "TrainingRow",
-    "UnsafeFile",
     "UsageError",
     "adapter",
     "cache_dir",
     "chat",
-    "check_indexes",
     "checker",
     "choose_shots",
     "cluster_t",
@@ -119,6 +111,7 @@ __all__ = [
     "fetch_wheel",
     "final_answers",
     "folder_in_place",
+    "formats",
     "gguf_of",
     "hookimpl",
     "isolated",
@@ -128,7 +121,6 @@ __all__ = [
     "loader",
     "marked_text",
     "metric",
-    "no_constant",
     "numbered",
     "out_of_memory",
     "quote",
@@ -143,7 +135,6 @@ __all__ = [
     "schema",
     "seal_folder",
     "sha256_of",
-    "shipping_files",
     "shorten",
     "shown",
     "template_digest",
@@ -181,15 +172,11 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Scale": "harness.records.metrics",
     "Severity": "harness.records.findings",
     "Suite": "harness.suite.tables",
-    "TEMPLATE_FILES": "harness.artifacts.formats:TEMPLATES",
     "Task": "harness.collection.collect",
     "TrainingRow": "harness.records.findings",
-    "UnsafeFile": "harness.artifacts.formats:Unsafe",
-    "WEIGHTS_INDEX": "harness.artifacts.formats:INDEX",
     "adapter": "harness.capabilities",
     "cache_dir": "harness.files",
     "chat": "harness.data.chat:",
-    "check_indexes": "harness.artifacts.formats",
     "checker": "harness.capabilities",
     "choose_shots": "harness.data.fewshot:choose",
     "cluster_t": "harness.stats.tests",
@@ -202,13 +189,13 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "fetch_wheel": "harness.data.pypi",
     "final_answers": "harness.answers.thought:answers",
     "folder_in_place": "harness.files",
+    "formats": "harness.artifacts.formats:",
     "gguf_of": "harness.artifacts.gguf",
     "isolated": "harness.isolated:",
     "keys": "harness.answers.keys:",
     "labels": "harness.gates.labels:",
     "loader": "harness.capabilities",
     "marked_text": "harness.records.findings:marked",
-    "no_constant": "harness.artifacts.formats",
     "numbered": "harness.stats.tests",
     "out_of_memory": "harness.errors",
     "quote": "harness.evaluation.checks",
@@ -222,7 +209,6 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "schema": "harness.schema:",
     "seal_folder": "harness.artifacts.kept:seal",
     "sha256_of": "harness.data.pypi",
-    "shipping_files": "harness.artifacts.formats:shipping",
     "shorten": "harness.texts.shown",
     "shown": "harness.texts.shown",
     "template_digest": "harness.artifacts.digests",

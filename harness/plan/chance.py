@@ -32,7 +32,7 @@ Find = Callable[[Callable[[float], float]], float | None]
 
 
 @dataclass(frozen=True)
-class Case:
+class Claimed:
     """A gate on some rows, turned so that larger is better: the truth must be shown to be above `bound`.
 
     `clusters` are those of all rows of the eval, `chosen` the numbers of the gate's own (None: all). `past` are such
@@ -46,15 +46,6 @@ class Case:
     alpha: float
     past: Past | None
     before: tuple[Verdict, Run] | None
-
-    @cached_property
-    def chance(self) -> float | None:
-        """How often it passes, if the truth is `truth`; None where that is not known."""
-        if self.hopeless:
-            return 0.0
-        return self.power(self.truth, self.bound) if self.shares or self.spread else None
-
-    # -- the claim ---------------------------------------------------------------------------------
 
     @cached_property
     def hypothesis(self) -> Hypothesis:
@@ -197,6 +188,20 @@ class Case:
             found.append(f"clusters cost a factor {self.effect:.2f}, {where}")
         return found
 
+    def turned(self, value: float) -> float:
+        return self.sign * value + self.shift
+
+
+class Case(Claimed):
+    """A claim, with how likely these rows are to prove it and what would be needed."""
+
+    @cached_property
+    def chance(self) -> float | None:
+        """How often it passes, if the truth is `truth`; None where that is not known."""
+        if self.hopeless:
+            return 0.0
+        return self.power(self.truth, self.bound) if self.shares or self.spread else None
+
     # -- power -------------------------------------------------------------------------------------
 
     @property
@@ -327,9 +332,6 @@ class Case:
         place = lambda n: (self.truth, self.bound, n / self.n)  # noqa: E731
         found = self.search(power.rows_for, place)
         return int(found) if found is not None and found <= MOST else None
-
-    def turned(self, value: float) -> float:
-        return self.sign * value + self.shift
 
     def back(self, truth: float) -> float:
         return self.sign * (truth - self.shift)

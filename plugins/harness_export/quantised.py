@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import CONVERSION_NOTES, WEIGHTS_INDEX, ModelRef, Progress, UsageError, exporter, shipping_files
+from harness import CONVERSION_NOTES, ModelRef, Progress, UsageError, exporter, formats
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
@@ -93,7 +93,7 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
 
 def _complete(parent: Path, to: Path) -> None:
     """Copy what may ship and is beside the weights: tokenizer, chat template, licence."""
-    for name in shipping_files(parent):
-        if not name.endswith((".safetensors", WEIGHTS_INDEX)) and name not in WRITTEN:
+    for name in formats.shipping(parent):
+        if not name.endswith((".safetensors", formats.INDEX)) and name not in WRITTEN:
             (to / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(parent / name, to / name)

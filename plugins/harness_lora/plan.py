@@ -18,14 +18,7 @@ from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 
-from harness import (
-    TEMPLATE_FILES,
-    Finding,
-    UnsafeFile,
-    UsageError,
-    check_indexes,
-    shipping_files,
-)
+from harness import Finding, UsageError, formats
 from harness_lora.fields import REFUSED, REWRITTEN, unknown
 from harness_lora.headers import Header, read_headers, split_name
 from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
@@ -37,7 +30,7 @@ if TYPE_CHECKING:
 
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
-COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", TEMPLATE_FILES]
+COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", formats.TEMPLATES]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -82,9 +75,9 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
     there = read_headers(base)
     _refuse_quantised(base, there)
     try:
-        check_indexes(base)
-        names = shipping_files(base, COPIED)
-    except UnsafeFile as error:
+        formats.check_indexes(base)
+        names = formats.shipping(base, COPIED)
+    except formats.Unsafe as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
     if config:
         layout = Layout(base, there)
