@@ -67,6 +67,7 @@ def test_power_of_a_mean_is_statsmodels() -> None:
     assert power.mean_power(0.55, 0.5, 0.25, 1, ALPHA) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [
@@ -86,6 +87,7 @@ def test_power_that_is_told_is_how_often_gates_pass(where: str) -> None:
     assert cell.told(rng, known=20_000) == pytest.approx(cell.seen(rng, 500), abs=3 + 2 * 2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where", ["share in 20", "pairs in 40", "score, Beta(1, 0.1), n = 50", "perplexity, t(4), n = 50"]
 )
