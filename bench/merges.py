@@ -68,7 +68,7 @@ def main() -> int:
 
 def measure(case: Case, work: Path, seed: int) -> bool:
     """Merge one adapter in all ways, print a line each, and say whether our verification let ours through."""
-    from harness.errors import Finding
+    from harness.errors import CheckFailed
     from harness_lora import lora, parity
 
     kind, dtype, r, rate = case
@@ -85,7 +85,7 @@ def measure(case: Case, work: Path, seed: int) -> bool:
         told += (
             f" verified kl {facts['kl']:.1e}  rounding: kl {facts['kl_rounding']:.2e} top1 {facts['top1_rounding']:.4f}"
         )
-    except Finding as error:
+    except CheckFailed as error:
         facts = {}
         told += f" REFUSED: {error}"
     print(told)

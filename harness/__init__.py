@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from harness.data.fewshot import choose as choose_shots
     from harness.data.pypi import fetch_wheel, sha256_of
     from harness.data.rows import GROUP, HELD_OUT, read_rows
-    from harness.errors import Finding, Mistakes, did_you_mean, out_of_memory
+    from harness.errors import CheckFailed, Mistakes, did_you_mean, out_of_memory
     from harness.evaluation.checks import quote
     from harness.evaluation.grading import Marking
     from harness.files import cache_dir, copy_range, folder_in_place, write_text
     from harness.gates import labels
-    from harness.records.findings import Built, Example, Flag, Severity, TrainingRow, text_of
+    from harness.records.findings import Built, Example, Finding, Flag, Severity, TrainingRow, text_of
     from harness.records.findings import marked as marked_text
     from harness.records.metrics import Scale
     from harness.records.models import Adapter, Generate, Generation
@@ -65,6 +65,7 @@ __all__ = [
     "Built",
     "CachedSubject",
     "Caveat",
+    "CheckFailed",
     "Eval",
     "Example",
     "ExitCode",
@@ -153,7 +154,8 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "CachedSubject": "harness.answers.cache",
     "Eval": "harness.suite.tables",
     "Example": "harness.records.findings",
-    "Finding": "harness.errors",
+    "CheckFailed": "harness.errors",
+    "Finding": "harness.records.findings",
     "Flag": "harness.records.findings",
     "GROUP": "harness.data.rows",
     "Generate": "harness.records.models",

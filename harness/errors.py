@@ -1,7 +1,7 @@
 """What can go wrong, and how the process ends.
 
 UsageError   the user can fix it: one clear line each, no traceback (exit 4)
-Finding      the model is broken, and a check saw it: one line, no export (exit 1)
+CheckFailed  the model is broken, and a check saw it: one line, no export (exit 1)
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ class UsageError(Exception):
         super().__init__("\n".join(self.messages))
 
 
-class Finding(RuntimeError):
+class CheckFailed(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
+
+
+Finding = CheckFailed  # its old name, which plugins may import
 
 
 RAISES = (Exception, SystemExit)  # what plugin code may raise: a sys.exit() ends what it was called for, not the run

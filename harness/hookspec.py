@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from harness.records.findings import Flag
+    from harness.records.findings import Finding
     from harness.records.models import Progress
     from harness.records.run import Report, Run, Trial
 
@@ -58,7 +58,7 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     `train(ref, adapter, rows, out, *, progress, seed, …)` writes the trained adapter to the folder
     `out` and returns its path. `rows` are the dicts of the training data. Checkpoints go to
     `out.parent`, and a second call after a kill goes on from the last one. A parameter named `flag` gets a function
-    `flag(code, Flag)` that tells what was found while training, under the code of a check; an error that is not
+    `flag(code, Finding)` that tells what was found while training, under the code of a check; an error that is not
     ignored ends the training there. A parameter named `watch` gets, if the suite asks for it, a function that
     measures a Subject on select rows and returns numbers by name; call it after each epoch, with randomness restored.
     A trainer with an option `validation` does not train on rows that are marked `held_out`, and holds out rows of one
@@ -127,7 +127,7 @@ def harness_saboteurs() -> Provided:  # type: ignore[empty-body]
 
 @hookspec
 def harness_checks() -> Provided:  # type: ignore[empty-body]
-    """Return checks by their codes: `check(…)` yields a harness.Flag for everything that looks broken.
+    """Return checks by their codes: `check(…)` yields a harness.Finding for everything that looks broken.
 
     A check asks for what it looks at by its parameters' names, and runs at the last stage one of them comes from:
     data (`suite`, `rows`, `tasks`, `base`, `load`), trainer (`built`), adapter (`adapter`), merged (`merged`,
@@ -166,7 +166,7 @@ def harness_report(run: Run, report: Report) -> None:
 
 
 @hookspec
-def harness_flag(run: Run, flag: Flag) -> None:
+def harness_flag(run: Run, flag: Finding) -> None:
     """Watch a check find something."""
 
 

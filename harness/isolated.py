@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.errors import Finding, UsageError
+from harness.errors import CheckFailed, UsageError
 
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
@@ -18,7 +18,7 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 def ask(module: str, question: Mapping[str, Any], lost: str, *, seconds: float | None = None) -> dict[str, Any]:
     """Run a module that calls `answer`, with the question as JSON on its stdin, and return the facts.
 
-    Raises the Finding that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds`
+    Raises the CheckFailed that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds`
     where they are given.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
@@ -37,7 +37,7 @@ def ask(module: str, question: Mapping[str, Any], lost: str, *, seconds: float |
             why = "it took too long" if late else f"it was killed by signal {-done.returncode}, as when memory runs out"
         raise UsageError(f"{lost} in a process of its own: {why}") from None
     if "finding" in told:
-        raise Finding(told["finding"])
+        raise CheckFailed(told["finding"])
     return dict(told["facts"])
 
 
@@ -45,5 +45,5 @@ def answer(look: Callable[..., Mapping[str, Any]]) -> None:
     """Be the process: call a function with the question's fields, and print as the last line what came of it."""
     try:
         print(json.dumps({"facts": look(**json.load(sys.stdin))}))
-    except (Finding, UsageError) as error:
+    except (CheckFailed, UsageError) as error:
         print(json.dumps({"finding": str(error)}))

@@ -9,6 +9,7 @@ from importlib import import_module
 import pytest
 
 import harness
+from harness import errors
 from harness.moved import MOVED
 
 OLD = {
@@ -38,6 +39,12 @@ def test_a_public_name_is_its_modules_own(name: str) -> None:
     module, colon, own = harness.LATER.get(name, "harness").partition(":")
     there = import_module(module)
     assert getattr(harness, name) is (getattr(there, own or name) if own or not colon else there)
+
+
+def test_names_before_findings_are_the_new_classes() -> None:
+    """A plugin of others may yield a Flag and raise a Finding of harness.errors, as it did."""
+    assert harness.Flag is harness.Finding is import_module("harness.check").Flag
+    assert errors.Finding is errors.CheckFailed
 
 
 def test_importing_the_package_imports_no_room_that_acts() -> None:

@@ -24,7 +24,7 @@ from harness.cli.words import (
 )
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
-from harness.records.findings import Built, Flag
+from harness.records.findings import Built, Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial
@@ -94,7 +94,7 @@ class Terminal(Screen):
             self.warnings(run)
 
     @hookimpl
-    def harness_flag(self, run: Run, flag: Flag) -> None:
+    def harness_flag(self, run: Run, flag: Finding) -> None:
         self.clear()
         if self.verbosity >= 0:
             self.flag(flag)
@@ -162,7 +162,7 @@ class Terminal(Screen):
         if self.verbosity > 0:
             self.slices(report)
 
-    def flag(self, flag: Flag) -> None:
+    def flag(self, flag: Finding) -> None:
         """Print what a check found: the line, the rows that show it, the way out."""
         word = "ignored" if flag.ignored is not None else flag.severity
         self.line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word])

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from harness import capabilities
 from harness.artifacts import kept
 from harness.collection import needs
-from harness.errors import RAISES, Finding, Mistakes, UsageError, did_you_mean
-from harness.records.findings import Built, Flag, TrainingRow
+from harness.errors import RAISES, CheckFailed, Mistakes, UsageError, did_you_mean
+from harness.records.findings import Built, Finding, TrainingRow
 from harness.records.frozen import isolated, plain
 from harness.records.models import ModelRef
 
@@ -65,10 +65,10 @@ class Checks:
     def of(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if stage_of(p) == stage]
 
-    def run(self, stage: str, **objects: Any) -> list[Flag]:
+    def run(self, stage: str, **objects: Any) -> list[Finding]:
         """Run the checks of a stage on its objects and those of the stages before; return what they found."""
         self.objects |= objects
-        found: list[Flag] = []
+        found: list[Finding] = []
         for provided in self.of(stage):
             wanted = inspect.signature(provided.function).parameters
             given = {name: self.own(name) for name in wanted}
@@ -80,10 +80,10 @@ class Checks:
         value = self.objects.get(name)
         return value if name in LARGE else isolated(value)
 
-    def recall(self, path: Path, look: Callable[[], list[Flag]], warn: Callable[[str], None]) -> list[Flag]:
+    def recall(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
         if (known := kept.read(path, warn)) is not None:
-            return [replace(flag, ignored=self._reason(flag.code)) for flag in (Flag(**told) for told in known)]
+            return [replace(flag, ignored=self._reason(flag.code)) for flag in (Finding(**told) for told in known)]
         found = look()
         if not any(flag.kind == CRASHED for flag in found):
             kept.keep(path, [asdict(flag) for flag in found])
@@ -94,18 +94,18 @@ class Checks:
         names = (code, check, self.titles.get(check, check))
         return next((self.ignored[name] for name in names if name in self.ignored), None)
 
-    def build_failed(self, error: UsageError) -> list[Flag]:
+    def build_failed(self, error: UsageError) -> list[Finding]:
         """Return what the trainer refused as flags."""
-        return [self.stamped("build", Flag("error", message)) for message in error.messages]
+        return [self.stamped("build", Finding("error", message)) for message in error.messages]
 
-    def stamped(self, check: str, flag: Flag) -> Flag:
+    def stamped(self, check: str, flag: Finding) -> Finding:
         """Return a finding with its code and title, and with the reason if it is ignored."""
         code = f"{check}-{flag.kind}" if flag.kind else check
         evidence = tuple(flag.evidence[:SHOWN])
         if more := len(flag.evidence) - SHOWN:
             evidence += (f"and {more} more",) if more > 0 else ()
         title = self.titles.get(check, "")
-        return replace(plain(Flag, flag), code=code, title=title, ignored=self._reason(code), evidence=evidence)
+        return replace(plain(Finding, flag), code=code, title=title, ignored=self._reason(code), evidence=evidence)
 
     def _refuse_unknown(self) -> None:
         mistakes = Mistakes()
@@ -113,7 +113,7 @@ class Checks:
         for provided in self.provided:
             if "-" in provided.name:  # or it could speak for another
                 where = f'check "{provided.name}" of plugin "{provided.plugin}"'
-                mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Flag(kind=…) instead')
+                mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Finding(kind=…) instead')
             for name in inspect.signature(provided.function).parameters:
                 if not any(name in objects for objects in STAGES.values()):
                     every = [n for objects in STAGES.values() for n in objects]
@@ -130,19 +130,19 @@ class Checks:
         mistakes.raise_if_any()
 
 
-def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Flag]:
+def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Finding]:
     try:
         found = list(provided.function(**given) or ())
-        if odd := [one for one in found if not isinstance(one, Flag)]:
-            raise TypeError(f"yielded {type(odd[0]).__name__}, want Flag")
+        if odd := [one for one in found if not isinstance(one, Finding)]:
+            raise TypeError(f"yielded {type(odd[0]).__name__}, want Finding")
         return found
-    except (Finding, UsageError) as error:
-        return [Flag("error", str(error).replace("\n", "; "))]
+    except (CheckFailed, UsageError) as error:
+        return [Finding("error", str(error).replace("\n", "; "))]
     except ModuleNotFoundError as error:
-        return [Flag("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
+        return [Finding("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return [Flag("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
+        return [Finding("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
 
 
 def title_of(provided: Provided) -> str:

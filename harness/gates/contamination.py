@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_of
 from harness.capabilities import Check
 from harness.gates.eligibility import unjudged
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Sample
 
@@ -26,7 +26,7 @@ KINDS = tuple(f"{CHECK}-{kind}" for kind in ("exact", "inside", "coverage", "nea
 Leaks = Mapping[str, Mapping[str, str]]  # evaluation -> id of a row -> the code it was told under
 
 
-def leaks_of(flags: Iterable[Flag]) -> Leaks | None:
+def leaks_of(flags: Iterable[Finding]) -> Leaks | None:
     """Return the rows that the contamination check told of in errors and warnings; None where it could not look."""
     leaks: dict[str, dict[str, str]] = {}
     for flag in flags:
@@ -40,13 +40,13 @@ def leaks_of(flags: Iterable[Flag]) -> Leaks | None:
     return leaks
 
 
-def left_out(flag: Flag, gates: Sequence[Gate]) -> bool:
+def left_out(flag: Finding, gates: Sequence[Gate]) -> bool:
     """Return whether there is a gate on the rows that a finding names, and every such gate leaves them out."""
     affected = [g for g in gates if g.eval in flag.rows]
     return flag.code in KINDS and bool(affected) and all(g.clean_only for g in affected)
 
 
-def softened(flags: Iterable[Flag], gates: Sequence[Gate]) -> list[Flag]:
+def softened(flags: Iterable[Finding], gates: Sequence[Gate]) -> list[Finding]:
     """Return the findings, an error as a warning where no gate is judged on the rows it names."""
     result = []
     for flag in flags:

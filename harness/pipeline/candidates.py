@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from harness.answers.cache import Models
 from harness.collection.collect import Item
-from harness.errors import RAISES, Finding, UsageError, of_the_machine
+from harness.errors import RAISES, CheckFailed, UsageError, of_the_machine
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.artifacts import artifacts_of, making
 from harness.pipeline.evaluation import ask, enough, evaluate_item, skip
@@ -152,7 +152,7 @@ def _copy_failed(
     session: Session, record: Record, adjudicator: Adjudicator, declared: Export, error: BaseException
 ) -> Stop | None:
     """Report a copy that could not be made or loaded: its gates are ERROR, and other candidates go on."""
-    told = isinstance(error, (UsageError, Finding))
+    told = isinstance(error, (UsageError, CheckFailed))
     why = f"{declared.where}: {error if told else f'{type(error).__name__}: {error}'}"
     trace = None if told else "".join(traceback.format_exception(error))
     record.not_made(declared.name, why)

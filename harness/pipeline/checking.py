@@ -22,12 +22,12 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.locking import lock_suite
 from harness.pipeline.record import Record, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, prepare
-from harness.records.findings import Built, Flag
+from harness.records.findings import Built, Finding
 from harness.schema import show
 from harness.suite.tables import Sweep
 
 
-def check_suite(path: Path, options: Options) -> tuple[list[Flag], Built | None, Plan]:
+def check_suite(path: Path, options: Options) -> tuple[list[Finding], Built | None, Plan]:
     """Run the checks of the data and of the built trainer, and train nothing.
 
     Raises UsageError on a mistake in the suite or its data. Returns what was found, and what would be trained on.
@@ -35,14 +35,14 @@ def check_suite(path: Path, options: Options) -> tuple[list[Flag], Built | None,
     return check_collection(prepare(path, options), options)
 
 
-def check_collection(collection: Plan, options: Options) -> tuple[list[Flag], Built | None, Plan]:
+def check_collection(collection: Plan, options: Options) -> tuple[list[Finding], Built | None, Plan]:
     """Run the checks that need no training on a collection; see `check_suite`."""
     session = open_collection(collection, options, checks_of(collection, options))
     found, built = before_training(session)
     return found, built, session.collection
 
 
-def before_training(session: Session) -> tuple[list[Flag], Built | None]:
+def before_training(session: Session) -> tuple[list[Finding], Built | None]:
     """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
     suite = session.suite
     found = contamination.softened(session.checks.run("data", **_data(session)), suite.gates)
@@ -51,7 +51,7 @@ def before_training(session: Session) -> tuple[list[Flag], Built | None]:
     return found + tell_apart(suite.sweep, [flags for flags, _ in built]), built[0][1]
 
 
-def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Flag]]) -> list[Flag]:
+def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Finding]]) -> list[Finding]:
     """Return what was found of all trials once, and before what was found of some of them which those are."""
     found = [flag for flag in each[0] if all(flag in others for others in each)]
     for value, flags in zip(sweep.values if sweep else (), each, strict=False):
@@ -60,7 +60,7 @@ def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Flag]]) -> list[Flag
     return found
 
 
-def recalled_before_training(session: Session, record: Record) -> list[Flag]:
+def recalled_before_training(session: Session, record: Record) -> list[Finding]:
     """Run the same checks, unless they were run on exactly this collection and base by exactly this code."""
     return _recall(session, record, lambda: before_training(session)[0], "before training")
 
@@ -77,7 +77,7 @@ def data_stage(session: Session, record: Record) -> AbstractContextManager[None]
     return record.stage("checks", f"{len(codes)} of the data and of what will be trained on")
 
 
-def look_at_data(session: Session, record: Record, adjudicator: Adjudicator) -> list[Flag]:
+def look_at_data(session: Session, record: Record, adjudicator: Adjudicator) -> list[Finding]:
     """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
     found = recalled_before_training(session, record)
     adjudicator.leave_out(contamination.leaks_of(found))
@@ -101,7 +101,7 @@ def look(session: Session, record: Record, stage: str, **objects: Any) -> Stop |
         return tell_findings(record, found, ExitCode.USAGE if session.suite.candidate else ExitCode.FAILED)
 
 
-def tell_findings(record: Record, found: Sequence[Flag], code: ExitCode) -> Stop | None:
+def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> Stop | None:
     """Add what checks found to the record; an error ends the run."""
     for one in found:
         if one not in record.findings:
@@ -119,7 +119,7 @@ def _data(session: Session) -> dict[str, Any]:
     return check.data_objects(session.collection, session.base, load)
 
 
-def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Flag], Built | None]:
+def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Finding], Built | None]:
     """Build a trainer and run its checks; what it refuses is a finding like any other."""
     checks = session.checks
     try:
@@ -129,7 +129,7 @@ def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Flag], Bui
     return checks.run("trainer", built=built) if built else [], built
 
 
-def _recall(session: Session, record: Record, look: Callable[[], list[Flag]], *what: Any) -> list[Flag]:
+def _recall(session: Session, record: Record, look: Callable[[], list[Finding]], *what: Any) -> list[Finding]:
     """Look, unless it was done on exactly this collection, these models and this code."""
     if not session.options.cache:
         return look()

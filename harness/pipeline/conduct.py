@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.collection.collect import Plan
-from harness.errors import ExitCode, Finding, UsageError, of_the_machine
+from harness.errors import CheckFailed, ExitCode, UsageError, of_the_machine
 from harness.files import cache_dir, write_text
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.attempts import FILE, Ledger
@@ -65,7 +65,7 @@ def _ending(session: Session, record: Record, adjudicator: Adjudicator, stages: 
         return Ending(ExitCode.INTERRUPTED, why)
     except UsageError as error:
         return Ending(ExitCode.USAGE, str(error))
-    except Finding as error:
+    except CheckFailed as error:
         return Ending(ExitCode.FAILED, str(error))
     except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
         if full := of_the_machine(error):

@@ -13,7 +13,7 @@ from harness import capabilities
 from harness.answers.cache import Models, awake, tally
 from harness.collection import select
 from harness.collection.collect import Item, Task
-from harness.errors import RAISES, ExitCode, Finding, UsageError
+from harness.errors import RAISES, CheckFailed, ExitCode, UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, sliced, standard_errors
 from harness.pipeline.adjudication import Adjudicator
@@ -90,7 +90,7 @@ def enough(session: Session, record: Record, adjudicator: Adjudicator) -> Stop |
 
 def failed(session: Session, adjudicator: Adjudicator, item: Item, error: BaseException, seconds: float) -> Report:
     """Return the report of an evaluation that raised; what the user or the model did wrong needs no traceback."""
-    told = isinstance(error, (UsageError, Finding))  # these say all there is to know
+    told = isinstance(error, (UsageError, CheckFailed))  # these say all there is to know
     where = session.collection.tasks[item.eval].spec.where
     why = f"{where}: {error}" if told else f"{type(error).__name__}: {error}"
     trace = None if told else "".join(traceback.format_exception(error))
@@ -116,7 +116,7 @@ def grading_of(session: Session, item: Item, *, rehearsal: bool = False) -> grad
 
 
 def on_select(session: Session, by: str, ref: ModelRef, what: str) -> Result:
-    """Evaluate a model on the rows it is chosen by; raises Finding where EVAL.METRIC `by` is no finite number."""
+    """Evaluate a model on the rows it is chosen by; raises CheckFailed where EVAL.METRIC `by` is no finite number."""
     evaluation, _, name = by.partition(".")
     task = session.collection.tasks[evaluation]
     assert task.select  # collection or preflight read them
@@ -124,7 +124,7 @@ def on_select(session: Session, by: str, ref: ModelRef, what: str) -> Result:
         [subject] = loaded.subjects
         result = evaluate(replace(task, samples=task.select), what, subject, None, session.progress)
     if result.missing or not math.isfinite(result.metrics[name]):
-        raise Finding(f"{by} of {what} is not a finite number on every row")
+        raise CheckFailed(f"{by} of {what} is not a finite number on every row")
     return result
 
 

@@ -15,7 +15,7 @@ from harness.collection.collect import Plan
 from harness.errors import ExitCode
 from harness.gates.wording import told_by_sizes
 from harness.pipeline.preflight import Ready
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Report, Run, Swept, Trial
@@ -87,7 +87,7 @@ class Record:
         )
         self.warnings = [*collection.warnings, *void(waivers, suite, self.started.date())]
         self.reports: list[Report] = []
-        self.findings: list[Flag] = []
+        self.findings: list[Finding] = []
         self.exports: list[Exported] = []
         self.facts: dict[str, dict[str, Any]] = {}
         self.digests: dict[str, str] = {}  # of every subject's weights
@@ -163,7 +163,7 @@ class Record:
         self.warnings += [f'gate "{v.gate}" on {v.candidate}: {told}' for v, told in sizes]
         self.tell("harness_report", report=report)
 
-    def finding(self, flag: Flag) -> None:
+    def finding(self, flag: Finding) -> None:
         self.findings.append(flag)
         self.tell("harness_flag", flag=flag)
 

@@ -19,7 +19,7 @@ from harness.pipeline.artifacts import artifacts_of, making
 from harness.pipeline.checking import look, tell_findings
 from harness.pipeline.record import Record, Stop
 from harness.pipeline.session import Session
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
 from harness.release.seal import sealed
@@ -85,7 +85,7 @@ def _call_trainer(session: Session, record: Record, out: Path) -> Stop | None:
     trainer = session.collection.plugins.find("trainer", train.use).function
     stops: list[Stop] = []
 
-    def flag(code: str, one: Flag) -> None:
+    def flag(code: str, one: Finding) -> None:
         if stop := tell_findings(record, [session.checks.stamped(code, one)], ExitCode.FAILED):
             stops.append(stop)
             raise _Ended

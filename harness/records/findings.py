@@ -1,4 +1,4 @@
-"""What a check is shown and what it finds: rows, the built trainer, and flags."""
+"""What a check is shown and what it finds: rows, the built trainer, and findings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Flag:
+class Finding:
     """What one check found: how bad it is, what it is, which rows show it, and what to do.
 
     `kind` tells apart what one check looks for ("duplicate"); the code is then "D11-duplicate". `rows` names the
@@ -31,7 +31,7 @@ class Flag:
 
     def __post_init__(self) -> None:
         if self.severity not in get_args(Severity):  # one that is misspelt would stop nothing
-            raise ValueError(f"a flag's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
+            raise ValueError(f"a finding's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
 
     @property
     def name(self) -> str:
@@ -42,6 +42,9 @@ class Flag:
     def counts(self) -> bool:
         """Return whether it stops the run."""
         return self.severity == "error" and self.ignored is None
+
+
+Flag = Finding  # its old name, which plugins may import
 
 
 @dataclass(frozen=True)

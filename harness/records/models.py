@@ -183,7 +183,7 @@ class Loader(Protocol):
 class Adapter(Protocol):
     """`[adapter] use = …`: what PEFT and the loader are told, and how the adapter is merged.
 
-    It may have `verify(base, adapter, merged, *, variant) -> dict`: read the merged model back, raise Finding when it
+    It may have `verify(base, adapter, merged, *, variant) -> dict`: read the merged model back, raise CheckFailed when it
     is not the adapter on that base, return facts for the report. `merge` may take `progress` as well.
     """
 
@@ -213,7 +213,7 @@ class Adapter(Protocol):
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
         """Write the merged model to the empty folder `out`; `variant` is "original" or "dequantized".
 
-        Raises Finding when what was written is not finite, or not what it must be.
+        Raises CheckFailed when what was written is not finite, or not what it must be.
         """
         ...
 

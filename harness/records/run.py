@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.errors import ExitCode
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.waivers import Waiver
 
@@ -112,7 +112,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not
     conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
-    flags: list[Flag] = field(default_factory=list)  # what the checks found
+    flags: list[Finding] = field(default_factory=list)  # what the checks found
     sweep: Swept | None = None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights

@@ -17,7 +17,7 @@ from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import formats, kept
 from harness.artifacts.digests import digest_of, template_digest, weights_digest
-from harness.errors import Finding
+from harness.errors import CheckFailed
 from harness.files import folder_in_place, read_facts
 from harness.records.frozen import isolated
 from harness.records.gates import Verdict, ships
@@ -44,16 +44,16 @@ def make(
 ) -> ModelRef:
     """Return a copy as it lies on the disk, written into a folder by its exporter unless it is there.
 
-    Raises Finding when what was written has no weights or its parent's, another chat template, or may not be deployed.
+    Raises CheckFailed when what was written has no weights or its parent's, another chat template, or may not be deployed.
     """
     if not folder.is_dir():
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}
         with folder_in_place(folder) as work:
             exporter(isolated(parent), work, **isolated(dict(declared.options)), **told)
             if _weights(work) == parent.digest:
-                raise Finding(f'has the weights of "{parent.name}"; what changes nothing is no copy')
+                raise CheckFailed(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
-                raise Finding(f'has another chat template than "{parent.name}"')
+                raise CheckFailed(f'has another chat template than "{parent.name}"')
             _deployable(work)
             kept.seal(work, folder)
     return sealed(ModelRef(declared.name, str(folder), options=opened(declared, parent, exporter)))
@@ -63,16 +63,16 @@ def _weights(folder: Path) -> str:
     try:
         return weights_digest(folder)
     except ValueError as error:
-        raise Finding(f"no weights can be read from what was written: {error}") from None
+        raise CheckFailed(f"no weights can be read from what was written: {error}") from None
 
 
 def _deployable(folder: Path) -> None:
-    """Raise Finding at what `harness verify` would refuse, before it is evaluated."""
+    """Raise CheckFailed at what `harness verify` would refuse, before it is evaluated."""
     try:
         formats.check_files(folder)
         formats.check_configuration(folder)
     except ValueError as error:
-        raise Finding(str(error)) from None
+        raise CheckFailed(str(error)) from None
 
 
 def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
@@ -107,11 +107,11 @@ def parent_reasons(suite: Suite, declared: Export, verdicts: Iterable[Verdict]) 
 
 
 def copy_files(folder: Path, to: Path) -> None:
-    """Copy all that may ship of a model's folder; raises Finding at a link that leads elsewhere."""
+    """Copy all that may ship of a model's folder; raises CheckFailed at a link that leads elsewhere."""
     try:
         names = formats.shipping(folder)
     except formats.Unsafe as error:
-        raise Finding(f'"{folder}": {error}') from None
+        raise CheckFailed(f'"{folder}": {error}') from None
     for name in names:
         (to / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, to / name)

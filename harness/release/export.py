@@ -15,7 +15,7 @@ from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, 
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.artifacts.formats import LEGAL
 from harness.collection.collect import Plan
-from harness.errors import Finding, UsageError
+from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
 from harness.gates.contamination import Leaks
 from harness.records.frozen import isolated
@@ -55,7 +55,7 @@ def export(
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
-    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, Finding when
+    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, CheckFailed when
     what was written is not what was gated.
     """
     reasons = [*why, *([run.problem] if run.problem else [])]
@@ -112,25 +112,27 @@ def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Ve
     """
     where, seal = f'export "{declared.to}"', ref.seal
     if seal is None:
-        raise Finding(f"{where}: {ref.name} lies in no folder, so nothing says which files were gated")
+        raise CheckFailed(f"{where}: {ref.name} lies in no folder, so nothing says which files were gated")
     try:
         written = hash_files(model, [name for name, _ in walk(model)])
         weights = weights_of(written)
     except ValueError as error:
-        raise Finding(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
+        raise CheckFailed(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
     if weights != seal.weights:
-        raise Finding(f"{where}: the tensors written are not the ones that were gated")
+        raise CheckFailed(f"{where}: the tensors written are not the ones that were gated")
     gated = {v.digest for v in verdicts if v.candidate == ref.name and v.digest}
     if gated != {ref.digest}:
-        raise Finding(f"{where}: the gates judged other weights than these")
+        raise CheckFailed(f"{where}: the gates judged other weights than these")
     for name, hashed in written.items():
         if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
             known = name in seal.files
-            raise Finding(f'{where}: "{name}" {"differs from the file" if known else "is not among the files"} gated')
+            raise CheckFailed(
+                f'{where}: "{name}" {"differs from the file" if known else "is not among the files"} gated'
+            )
     if lost := sorted(name for name in seal.files.keys() - written.keys() if not _is_prose(name)):
-        raise Finding(f'{where}: "{lost[0]}" was gated and not written')
+        raise CheckFailed(f'{where}: "{lost[0]}" was gated and not written')
     if template_digest(model) not in (None, seal.template):
-        raise Finding(f"{where}: its chat template is not the one that was evaluated")
+        raise CheckFailed(f"{where}: its chat template is not the one that was evaluated")
     return written
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.artifacts import formats
 from harness.artifacts.digests import digest_of, hash_file, template_digest, weights_of
-from harness.errors import Finding, UsageError
+from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Seal
 
 
@@ -16,7 +16,7 @@ def sealed(ref: ModelRef, base: str = "") -> ModelRef:
 
     Its own digest becomes that of the weights that were read; of an adapter, with its base's digest and quantisation.
     What has no folder is returned as it is, and cannot be exported. Raises UsageError
-    when a file cannot be read, Finding when it is not what it must be.
+    when a file cannot be read, CheckFailed when it is not what it must be.
     """
     folder = ref.adapter or Path(ref.path)
     if not folder.is_dir():
@@ -27,7 +27,7 @@ def sealed(ref: ModelRef, base: str = "") -> ModelRef:
     except OSError as error:
         raise UsageError(f'"{error.filename or folder}": cannot be read: {error.strerror}') from None
     except ValueError as error:
-        raise Finding(f'{ref.name} in "{folder}": {error}') from None
+        raise CheckFailed(f'{ref.name} in "{folder}": {error}') from None
     digest = digest_of([base, weights, ref.quantization]) if ref.adapter else weights
     digests = {name: hashed.sha256 for name, hashed in files.items()}
     return replace(ref, digest=digest, seal=Seal(weights, digests, template, base))

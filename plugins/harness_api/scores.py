@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import Finding, Logprob
+from harness import CheckFailed, Logprob
 from harness_api.answers import choice
 from harness_api.server import Trouble
 
@@ -49,10 +49,12 @@ def ids(reply: Any) -> list[int]:
 
 
 def added(scored: Sequence[Position], nbytes: int) -> Logprob:
-    """Add up positions. Raises Finding where one has no log-probability, or one that is not finite."""
+    """Add up positions. Raises CheckFailed where one has no log-probability, or one that is not finite."""
     logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]
     if not all(map(math.isfinite, logprobs)):
-        raise Finding(f"log-probs: the server sent what is not finite: {logprobs[:8]}; the served model may be broken")
+        raise CheckFailed(
+            f"log-probs: the server sent what is not finite: {logprobs[:8]}; the served model may be broken"
+        )
     return Logprob(math.fsum(logprobs), len(scored), nbytes, all(p.greedy for p in scored))
 
 

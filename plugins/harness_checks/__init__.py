@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from harness import Flag, hookimpl
+from harness import Finding, hookimpl
 from harness_checks import answers, batches, leaks, lint, merged, modules, recipe, trained
 
 
 @hookimpl
-def harness_checks() -> dict[str, Callable[..., Iterator[Flag]]]:
+def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
     return {
         "D1": batches.end_token,
         "D2": batches.end_of_turn,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from harness import Flag, Result, Task, quote
+from harness import Finding, Result, Task, quote
 
 ENOUGH = 20  # answers: fewer may be the same by chance
 
 
-def constant_answers(result: Result, task: Task) -> Iterator[Flag]:
+def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
     """One answer to every question.
 
     A broken model can look like a bad one, or even like a good one: the argmax of logits that are not numbers is
@@ -22,4 +22,4 @@ def constant_answers(result: Result, task: Task) -> Iterator[Flag]:
         answer = next(iter(answers))
         what = f'{result.subject} gives one answer to all {sum(answers.values())} rows of "{result.eval}"'
         rows = [f"{len(targets)} targets are wanted; the answer is {quote(answer or '')}"]
-        yield Flag("error", what, rows, "look at the rows with harness show; is the model broken?")
+        yield Finding("error", what, rows, "look at the rows with harness show; is the model broken?")

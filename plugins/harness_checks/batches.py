@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harness import Built, Example, Flag, ModelRef, TrainingRow, chat, marked_text, quote
+from harness import Built, Example, Finding, ModelRef, TrainingRow, chat, marked_text, quote
 from harness_checks import frames
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
@@ -40,7 +40,7 @@ class Document:
     labels: Sequence[int]
 
 
-def end_token(built: Built) -> Iterator[Flag]:
+def end_token(built: Built) -> Iterator[Finding]:
     """Answers whose end is not learnt: the model never stops.
 
     Where the padding token is the end-of-sequence token, a collator that masks padding masks the end of every answer
@@ -57,10 +57,12 @@ def end_token(built: Built) -> Iterator[Flag]:
     if stops and len(endless) > (1 - WELL) * len(ends):
         what = f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop"
         evidence = [quote(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
-        yield Flag("error", what, evidence, "a pad token that is not the end-of-sequence token, and rows with an end")
+        yield Finding(
+            "error", what, evidence, "a pad token that is not the end-of-sequence token, and rows with an end"
+        )
 
 
-def end_of_turn(built: Built) -> Iterator[Flag]:
+def end_of_turn(built: Built) -> Iterator[Finding]:
     """The end of a turn outside the loss.
 
     With assistant_only_loss the chat template says which tokens are learnt, between generation markers. A template
@@ -72,10 +74,10 @@ def end_of_turn(built: Built) -> Iterator[Flag]:
 
     if not is_chat_template_stop_token_trained(built.tokenizer, chat_template=built.chat_template):
         fix = "put it before {% endgeneration %}, or set assistant_only_loss = false"
-        yield Flag("error", "the end-of-turn token of the chat template is outside the loss", (), fix)
+        yield Finding("error", "the end-of-turn token of the chat template is outside the loss", (), fix)
 
 
-def nothing_supervised(built: Built) -> Iterator[Flag]:
+def nothing_supervised(built: Built) -> Iterator[Finding]:
     """Rows of which no token is learnt.
 
     An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
@@ -85,10 +87,10 @@ def nothing_supervised(built: Built) -> Iterator[Flag]:
     if empty:
         evidence = [f"row {e.number}: {quote(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
         what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
-        yield Flag("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
+        yield Finding("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
 
 
-def labels_out_of_place(built: Built) -> Iterator[Flag]:
+def labels_out_of_place(built: Built) -> Iterator[Finding]:
     """Labels that are not the tokens at their places.
 
     A model shifts the labels itself: at every place stands the token of that place, or -100. Labels that were shifted
@@ -101,7 +103,7 @@ def labels_out_of_place(built: Built) -> Iterator[Flag]:
         if odd:
             evidence = [f"{name}: {quote(_misplaced(built, ids, labels), 60)}" for name, ids, labels in odd]
             what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their places"
-            yield Flag("error", what, evidence, "let the trainer shift no labels: the model does")
+            yield Finding("error", what, evidence, "let the trainer shift no labels: the model does")
             return
 
 
@@ -115,7 +117,7 @@ def _misplaced(built: Built, ids: Sequence[int], labels: Sequence[int]) -> str:
     return " ".join(f"{built.tokenizer.decode([a])}→{built.tokenizer.decode([b])}" for a, b in pairs)
 
 
-def rows_that_vanish(built: Built) -> Iterator[Flag]:
+def rows_that_vanish(built: Built) -> Iterator[Finding]:
     """Rows that have nothing left to learn once they are cut, or are not there any more.
 
     TRL drops rows without a learnt token when it does not pack, and keeps them when it does; it says neither
@@ -126,13 +128,15 @@ def rows_that_vanish(built: Built) -> Iterator[Flag]:
     if lost:
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {_begins(e)}" for e in lost]
         what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
-        yield Flag("error", what, evidence, "raise max_length, or remove the rows")
+        yield Finding("error", what, evidence, "raise max_length, or remove the rows")
     elif not built.packing and built.kept < len(built.examples):
         gone = len(built.examples) - built.kept
-        yield Flag("error", f"{counted(gone, len(built.examples))}: dropped by the trainer", (), "look for empty ones")
+        yield Finding(
+            "error", f"{counted(gone, len(built.examples))}: dropped by the trainer", (), "look for empty ones"
+        )
 
 
-def cut_rows(built: Built) -> Iterator[Flag]:
+def cut_rows(built: Built) -> Iterator[Finding]:
     """Rows that are longer than max_length.
 
     What is cut off is the end of the answer and its stop token, or with truncation_mode "keep_end" the beginning of
@@ -148,10 +152,10 @@ def cut_rows(built: Built) -> Iterator[Flag]:
         ]
         what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {built.cut}"
         level = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
-        yield Flag(level, what, evidence, f"max_length = {max(len(e.ids) for e in long)} keeps all")  # type: ignore[arg-type]
+        yield Finding(level, what, evidence, f"max_length = {max(len(e.ids) for e in long)} keeps all")  # type: ignore[arg-type]
 
 
-def doubled_start(built: Built) -> Iterator[Flag]:
+def doubled_start(built: Built) -> Iterator[Finding]:
     """Two beginning-of-sequence tokens.
 
     A text that was rendered by a chat template has one, and the tokenizer puts another in front. Evaluation and
@@ -162,10 +166,12 @@ def doubled_start(built: Built) -> Iterator[Flag]:
     if twice:
         evidence = [f"row {e.number}: {quote(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
         what = f"{counted(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
-        yield Flag("error", what, evidence, "take it out of the text; the tokenizer puts it there")
+        yield Finding("error", what, evidence, "take it out of the text; the tokenizer puts it there")
 
 
-def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks: Mapping[str, Any]) -> Iterator[Flag]:
+def other_template(
+    built: Built, base: ModelRef, rows: list[TrainingRow], tasks: Mapping[str, Any]
+) -> Iterator[Finding]:
     """Training and evaluation that write a conversation differently.
 
     A model that was trained on one chat template and served with another answers worse, and nothing says why
@@ -186,7 +192,7 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
             if one is not None and two is not None and one != two:
                 evidence = [f"training: {quote(one)}", f"the base: {quote(two)}"]
                 fix = "one template for both: put the training's into the base's folder"
-                yield Flag("error", "the training's chat template differs from the base's", evidence, fix)
+                yield Finding("error", "the training's chat template differs from the base's", evidence, fix)
                 break
     chat = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     prompts = {name: next((s.input for s in t.samples or () if s.input), None) for name, t in tasks.items()}
@@ -195,7 +201,7 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
     if rows and plain and len(plain) == len(asked):
         how, other = ("chat messages", "plain text") if chat else ("plain text", "chat messages")
         what = f"trained on {how}, evaluated on {other}: {', '.join(plain)}"
-        yield Flag("warning", what, (), "give both in the form in which the model will be used", "form")
+        yield Finding("warning", what, (), "give both in the form in which the model will be used", "form")
 
     def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
         return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
@@ -203,7 +209,7 @@ def other_template(built: Built, base: ModelRef, rows: list[TrainingRow], tasks:
     yield from frames.differ(rows, tasks, write)
 
 
-def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Flag]:
+def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
     examples = {e.number: e for e in built.examples}
     chats = [row for row in rows if row.number in examples and messages_of(row) and theirs.chat_template]
@@ -220,10 +226,10 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
     if odd:
         what = f"{len(odd)} of {len(sample)} chat rows are not trained on as the base's chat template writes them"
         fix = "does the trainer drop tools, chat_template_kwargs or keys of messages? is its template another?"
-        yield Flag("error", what, odd, fix, "rows")
+        yield Finding("error", what, odd, fix, "rows")
 
 
-def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Flag]:
+def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Finding]:
     """Prompts that are tokenised differently once the answer follows.
 
     At the seam the tokenizer may melt the end of the prompt with the beginning of the answer. The model then learns
@@ -235,10 +241,10 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Flag]
     if odd and len(odd) > 0.01 * len(sample):
         evidence = [f"row {row.number}: {quote(row.prompt[-30:] + '|' + row.answer[:20], 60)}" for row in odd]
         what = f"{len(odd)} of {len(sample)} prompts are no prefix of prompt and answer in tokens"
-        yield Flag("error", what, evidence, "let the answer begin with the white space, not the prompt end with it")
+        yield Finding("error", what, evidence, "let the answer begin with the white space, not the prompt end with it")
 
 
-def documents_see_each_other(built: Built) -> Iterator[Flag]:
+def documents_see_each_other(built: Built) -> Iterator[Finding]:
     """Packed rows that attend to their neighbours.
 
     Rows that are packed into one sequence must not see each other: TRL's "wrapped" packing lets them, its "bfd" does
@@ -265,7 +271,7 @@ def documents_see_each_other(built: Built) -> Iterator[Flag]:
                 f"second: {quote(built.tokenizer.decode(second[:60]), 60)}",
             ]
             what = f"documents packed into one sequence see each other: logits of the second move by {moved:.1%}"
-            yield Flag("error", what, evidence, 'packing_strategy = "bfd", which resets positions per document')
+            yield Finding("error", what, evidence, 'packing_strategy = "bfd", which resets positions per document')
         return
 
 

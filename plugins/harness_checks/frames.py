@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import HELD_OUT, Flag, Prompt, TrainingRow, chat, quote, text_of
+from harness import HELD_OUT, Finding, Prompt, TrainingRow, chat, quote, text_of
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
 FEWEST = 4  # prompts: what fewer have in common may be chance
@@ -18,7 +18,7 @@ Aspect = Callable[[Prompt], str | None]
 Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whether the answer is opened, arguments
 
 
-def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Flag]:
+def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Finding]:
     """Yield the system messages, template arguments and frames that one side has and the other has not.
 
     An evaluation that measures something else may well be asked otherwise, so only what holds for all of them is told.
@@ -96,7 +96,7 @@ def _arguments(prompt: Prompt) -> str | None:
 
 def _told(
     kind: str, what: str, of: Aspect, trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]
-) -> Iterator[Flag]:
+) -> Iterator[Finding]:
     """Yield a flag where no evaluation has what training has: the value, or where values vary, one at all."""
     ours = Counter(map(of, trained))
     common = {value for value, n in ours.items() if n >= RARE * len(trained)}
@@ -109,7 +109,7 @@ def _told(
     one, two = ours.most_common(1)[0][0], Counter(of(p) for several in asked.values() for p in several)
     other = two.most_common(1)[0][0]
     line = f"{what} in training: {_said(one)}; in evaluation: {_said(other)} ({', '.join(asked)})"
-    yield Flag("warning", line, (), "give both as the model will be used", kind)
+    yield Finding("warning", line, (), "give both as the model will be used", kind)
 
 
 def _matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write) -> bool:
@@ -137,7 +137,7 @@ def messages_of(row: TrainingRow) -> list[Any]:
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
-def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Flag]:
+def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
     """Yield a flag where what stands around the questions of one side stands around none of the other's."""
     ours = [question_of(p) for p in trained]
     frame, theirs = frame_of(ours), {name: [question_of(p) for p in prompts] for name, prompts in asked.items()}
@@ -145,7 +145,7 @@ def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) ->
     if all(_lacks(texts, frame) or _lacks(ours, frames[name]) for name, texts in theirs.items()):
         other = next(iter(frames.values()))
         line = f"questions in training stand between {_between(frame)}, in evaluation between {_between(other)}"
-        yield Flag("warning", f"{line} ({', '.join(asked)})", (), "give both as the model will be used", "frame")
+        yield Finding("warning", f"{line} ({', '.join(asked)})", (), "give both as the model will be used", "frame")
 
 
 def _lacks(texts: Sequence[str], frame: tuple[str, str]) -> bool:

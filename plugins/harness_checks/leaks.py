@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from harness import HELD_OUT, Flag, Sample, Suite, Task, TrainingRow, checker, choose_shots, quote
+from harness import HELD_OUT, Finding, Sample, Suite, Task, TrainingRow, checker, choose_shots, quote
 from harness_checks.leak_texts import Text, of_rows, of_samples, plain
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
@@ -22,7 +22,7 @@ INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in long
 
 
 @checker(leaks=True)
-def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Flag]:
+def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
     """Training rows in the evaluations: a score for memory.
 
     Exact: the same prompt or text, but for case, punctuation, Markdown, white space and what of Unicode looks the same;
@@ -54,7 +54,7 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
 
 def _compare(
     source: str, training: Sequence[Text], group: Sequence[Task], evaluated: Sequence[Text], split: str = ""
-) -> Iterator[Flag]:
+) -> Iterator[Finding]:
     if not training or not evaluated:
         return
     names = ", ".join(f'"{t.spec.name}"' for t in group)
@@ -81,7 +81,7 @@ def _compare(
                 evidence.append(f"{row}: {quote(evaluated[i].shown, 60)}{other}")
             flagged = {t.spec.name + " (select)" * bool(split): [evaluated[i].sample for i in hits] for t in group}
             line = f"{len(hits)} of {len(evaluated)} rows of {split}{names} {what} {source}"
-            yield Flag(severity, line, evidence, fix, kind, flagged)
+            yield Finding(severity, line, evidence, fix, kind, flagged)
 
 
 def _exact(training: Sequence[Text], evaluated: Sequence[Text]) -> dict[int, int]:
@@ -275,7 +275,7 @@ def _distinct(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
     return hashes[first], text[first]
 
 
-def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Flag]:
+def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
     """Compare the clusters of an evaluation with the same column of the training rows."""
     for column in dict.fromkeys(t.spec.cluster for t in group if t.spec.cluster):
         trained: dict[str, TrainingRow] = {}
@@ -292,10 +292,10 @@ def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Flag
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
             fix = f"split by {column}, so that what is measured is new to the model"
             ids = {t.spec.name: [s.id for s in t.samples or () if s.cluster in trained] for t in tasks}
-            yield Flag("note" if mixed else "warning", what, evidence, fix, "group", ids)
+            yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
 
 
-def _select_in_confirm(tasks: Mapping[str, Task]) -> Iterator[Flag]:
+def _select_in_confirm(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     groups = _by_data(tasks)
     for chosen in groups:
         for confirmed in groups:

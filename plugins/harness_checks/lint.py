@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness import Flag, ModelRef, Sample, Task, TrainingRow, chat, quote, text_of
+from harness import Finding, ModelRef, Sample, Task, TrainingRow, chat, quote, text_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -28,7 +28,7 @@ MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 
 
-def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task]) -> Iterator[Flag]:
+def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Rows that are broken, doubled, contradictory or private.
 
     A model learns what the rows say, the accidents too: an empty answer teaches to say nothing, a looping one to
@@ -69,11 +69,11 @@ def _told(
     kind: str,
     what: str,
     fix: str,
-) -> Iterator[Flag]:
+) -> Iterator[Finding]:
     found = [(row, why) for row in rows if (why := look(row))]
     if found:
         evidence = [f"{place(row, rows)}: {why}" for row, why in found]
-        yield Flag(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind)
+        yield Finding(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind)
 
 
 def _empty(row: TrainingRow) -> str | None:
@@ -83,7 +83,7 @@ def _empty(row: TrainingRow) -> str | None:
     return None
 
 
-def _blank(tasks: Mapping[str, Task]) -> Iterator[Flag]:
+def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Tell the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
     for name, task in tasks.items():
         samples = task.samples or ()
@@ -93,7 +93,7 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Flag]:
                 line = f'{counted(len(found), len(samples))} of "{name}": no {what}, where others have one'
                 evidence = [f'row "{s.id}": {quote(text_of(s.input) or str(s.target), 60)}' for s in found]
                 ids = {name: [s.id for s in found]}
-                yield Flag("warning", line, evidence, "fill it in, or remove the rows", "blank", ids)
+                yield Finding("warning", line, evidence, "fill it in, or remove the rows", "blank", ids)
 
 
 def _target(sample: Sample) -> bool:
@@ -127,7 +127,7 @@ def _roles(row: TrainingRow) -> str | None:
     return None if turns[-1:] == ["assistant"] else f"does not end with the assistant: {written}"
 
 
-def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
+def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     """Render every chat row as TRL will, so that a refusal has a row number."""
     chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
@@ -137,7 +137,9 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
     tokenizer = load_tokenizer(base.path)
     if not tokenizer.chat_template:
         fix = "give text prompts, or take the instruct version of the model"
-        yield Flag("error", "the rows are chat messages, and the tokenizer has no chat template", (), fix, "template")
+        yield Finding(
+            "error", "the rows are chat messages, and the tokenizer has no chat template", (), fix, "template"
+        )
         return
     refused = []
     for row in chats:
@@ -152,10 +154,10 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
             refused.append(f"{place(row, rows)}: {one_line(error)[:120]}")
     if refused:
         what = f"{counted(len(refused), len(rows))}: the chat template refuses the messages"
-        yield Flag("error", what, refused, "give the messages as the template wants them", "template")
+        yield Finding("error", what, refused, "give the messages as the template wants them", "template")
 
 
-def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Flag]:
+def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         key = " ".join(row.prompt.split()).casefold()
@@ -164,7 +166,7 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Flag]:
     if again:
         extra = sum(len(same) - 1 for same in again)
         evidence = [f"{_numbers(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
-        yield Flag(
+        yield Finding(
             "warning", f"{counted(extra, len(rows))}: the same as an earlier one", evidence, "keep one of each",
             "duplicate",
         )  # fmt: skip
@@ -177,7 +179,7 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Flag]:
             evidence.append(f"{_numbers([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
         what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several answers"
-        yield Flag("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
+        yield Finding("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
 
 
 def _numbers(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
@@ -191,7 +193,7 @@ def _loop(row: TrainingRow) -> str | None:
     return None
 
 
-def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
+def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     tokens = special_tokens(Path(base.path))
     if not tokens:
         return
@@ -202,7 +204,7 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Flag]:
         what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
         evidence = [f'{place(row, rows)}: "{token}"' for row, token in found]
         fix = "the tokenizer puts them in; where they are meant, give messages instead"
-        yield Flag("note" if rendered else "warning", what, evidence, fix, "special")
+        yield Finding("note" if rendered else "warning", what, evidence, fix, "special")
 
 
 def special_tokens(folder: Path) -> set[str]:

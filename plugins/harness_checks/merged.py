@@ -13,7 +13,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from harness import Flag, ModelRef, Severity, TrainingRow, quote
+from harness import Finding, ModelRef, Severity, TrainingRow, quote
 from harness_checks import beside
 from harness_checks.frames import prompt_of
 
@@ -32,7 +32,7 @@ PLAIN = (
 )
 
 
-def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iterator[Flag]:
+def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iterator[Finding]:
     """A merged model that is its base, or that changed where nothing was trained.
 
     A merge into the wrong class or onto quantised weights can write the base back, byte for byte (verl#7285,
@@ -41,7 +41,7 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
     further off than a few roundings take it, nor all together three times as far as one rounding.
     """
     if merged.digest == base.digest:
-        yield Flag("error", "the merged model has the base's weights, byte for byte", (), "merge or train again")
+        yield Finding("error", "the merged model has the base's weights, byte for byte", (), "merge or train again")
         return
     if twin is None or twin.adapter is None or not (twin.adapter / WEIGHTS).is_file():
         return
@@ -51,18 +51,18 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
     sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
         what = f"{len(missing)} of {len(wanted)} adapted tensors are the base's in the merged model, limit 0"
-        yield Flag("error", what, missing, "the adapter was not merged, or is too small for the base's dtype")
+        yield Finding("error", what, missing, "the adapter was not merged, or is too small for the base's dtype")
     if (odd := sorted(changed - wanted)) and not twin.quantization:
         what = f"{len(odd)} tensors differ from the base's, though nothing was trained there, limit 0"
-        yield Flag("error", what, odd, "is this the adapter, and is this the base?")
+        yield Finding("error", what, odd, "is this the adapter, and is this the base?")
     if off := [f"{name}: {found}" for name, found in sums.items() if found.off or found.error > ERROR]:
         what = f"{len(off)} of {len(sums)} merged tensors are not base + adapter, limit 0"
-        yield Flag("error", what, off, "merge again; the disk, the copy or the merge is broken", "sum")
+        yield Finding("error", what, off, "merge again; the disk, the copy or the merge is broken", "sum")
 
 
 def differs_from_adapter(
     merged: ModelRef, twin: ModelRef | None, rows: list[TrainingRow], load: Callable[..., Any]
-) -> Iterator[Flag]:
+) -> Iterator[Finding]:
     """A merged model that answers otherwise than the adapter it comes from.
 
     What was evaluated is the adapter on its base; what ships is the merged model. Rounding to half precision costs up
@@ -78,14 +78,16 @@ def differs_from_adapter(
     if ours is None:
         return
     if not all(row.isfinite().all() for row in ours):
-        yield Flag("error", "logits of the merged model are not finite", (), "train again with a lower rate", "finite")
+        yield Finding(
+            "error", "logits of the merged model are not finite", (), "train again with a lower rate", "finite"
+        )
         return
     theirs = _distributions(load, twin, texts, exact) if twin else None
     if theirs is None:
         return
     pairs = list(zip(theirs, ours, strict=True))
     if any(p.shape != q.shape for p, q in pairs):
-        yield Flag("error", "the merged model has another vocabulary or tokenizer than the adapter's base")
+        yield Finding("error", "the merged model has another vocabulary or tokenizer than the adapter's base")
         return
     tokens = sum(len(p) for p, _ in pairs)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens
@@ -95,10 +97,10 @@ def differs_from_adapter(
     if not kl <= most:
         what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats a token, limit {most:g} for {dtype}"
         fix = "the merge is not what was evaluated: was the base the same? merge again, or gate it with --ignore M3"
-        yield Flag("error", f"{what}; first choice kept {agree:.1%}", (), fix)
+        yield Finding("error", f"{what}; first choice kept {agree:.1%}", (), fix)
 
 
-def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Flag]:
+def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """A tokenizer, chat template or configuration that is not the base's, or embeddings that do not fit.
 
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
@@ -115,16 +117,16 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Flag]:
     lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
     if lost or len(after) != len(before):
         what = f"{len(before)} tokens before, {len(after)} after; {len(lost)} are lost"
-        yield Flag("error", what, [quote(token) for token in lost], "copy the base's tokenizer", "vocabulary")
+        yield Finding("error", what, [quote(token) for token in lost], "copy the base's tokenizer", "vocabulary")
     special = [name for name in ("bos_token", "eos_token") if getattr(before, name) != getattr(after, name)]
     if special or sorted(before.all_special_ids) != sorted(after.all_special_ids):
         what = f"special tokens differ: {before.special_tokens_map} before, {after.special_tokens_map} after"
-        yield Flag("error", what, (), "copy the base's tokenizer", "special")
+        yield Finding("error", what, (), "copy the base's tokenizer", "special")
     if odd := [quote(text) for text in PLAIN if before(text)["input_ids"] != after(text)["input_ids"]]:
-        yield Flag("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
+        yield Finding("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
     if odd := beside.template(before.chat_template, after.chat_template):
         what = "the chat template is not the base's"
-        yield Flag("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
+        yield Finding("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
     folders = Path(base.path), Path(merged.path)
     for name, found, kind in (
         ("tokenizer.json", beside.tokenizer(*folders), "tokenizer"),
@@ -134,17 +136,19 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Flag]:
         if found:
             fix = f"copy {name} from the base, unless you meant to"
             how: Severity = "warning" if kind == "generation" else "error"  # which nothing here obeys
-            yield Flag(how, f"{name} is not the base's", found, fix, kind)
+            yield Finding(how, f"{name} is not the base's", found, fix, kind)
     if said := beside.served(folders[1]):
         what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
-        yield Flag("note", what, (), "serve it with the options with which it was evaluated", "served")
+        yield Finding("note", what, (), "serve it with the options with which it was evaluated", "served")
     rows = _embeddings(Path(merged.path))
     if rows and rows < len(after):
         what = f"{rows} embeddings for {len(after)} tokens"
-        yield Flag("error", what, (), "resize the embeddings before training", "embeddings")
+        yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
 
 
-def never_stops(merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load: Callable[..., Any]) -> Iterator[Flag]:
+def never_stops(
+    merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load: Callable[..., Any]
+) -> Iterator[Finding]:
     """A model that servers do not stop.
 
     A server stops at the eos_token_id of generation_config.json; if the chat template ends a turn with another
@@ -164,7 +168,7 @@ def never_stops(merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load:
     if missing := sorted(wanted - after):
         names = [quote(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
         what = f"generation_config.json does not stop at {', '.join(names)}"
-        yield Flag("error", what, (), f"eos_token_id = {sorted(wanted)} there", "config")
+        yield Finding("error", what, (), f"eos_token_id = {sorted(wanted)} there", "config")
     asked = [row for row in rows if "prompt" in row.row][:: max(1, len(rows) // PROMPTS)][:PROMPTS]
     if asked:
         longest = max(len(tokens.tokenizer(row.answer)["input_ids"]) for row in asked)
@@ -176,7 +180,7 @@ def never_stops(merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load:
         if all(endless):
             evidence = [f"row {row.number}: {quote(a)}" for row, a in zip(asked, answers, strict=True)]
             what = f"none of {len(asked)} training prompts is answered with an end within {room} tokens"
-            yield Flag("warning", what, evidence, "do the rows end in a stop token that is learnt?", "endless")
+            yield Finding("warning", what, evidence, "do the rows end in a stop token that is learnt?", "endless")
 
 
 def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool) -> list[Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from harness import Built, Flag, ModelRef, Suite
+from harness import Built, Finding, ModelRef, Suite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 HALF = 0.5
 
 
-def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Flag]:
+def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
     """An adapter that reaches little of the model.
 
     PEFT adapts q and v only where it is not told otherwise, and takes a list of which one name matches without a
@@ -27,16 +27,16 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Flag]:
         targets, list
     ) else []  # fmt: skip
     if unmatched:
-        yield Flag("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
+        yield Finding("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
     total = sum(m.weight.numel() for m in linears.values())
     reached = sum(m.weight.numel() for name, m in linears.items() if name in adapted)
     if total and reached / total < HALF:
         what = f"the adapter reaches {reached / total:.0%} of the linear parameters ({len(adapted)} modules)"
         left = sorted({name.rpartition(".")[2] for name in linears if name not in adapted})
-        yield Flag("warning", what, [f"not adapted: {', '.join(left)}"], 'target_modules = "all-linear"')
+        yield Finding("warning", what, [f"not adapted: {', '.join(left)}"], 'target_modules = "all-linear"')
 
 
-def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Flag]:
+def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
     """Experts that are neither adapted nor quantised.
 
     Mixtures of experts keep all experts of a layer in one parameter of three dimensions, which is no linear: LoRA on
@@ -53,7 +53,7 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Flag]:
         share = sum(p.numel() for _, p in fused) / sum(p.numel() for p in model.parameters())
         what = f"{share:.0%} of the parameters are fused experts that no adapter reaches and no 4-bit load shrinks"
         evidence = [f"{name}: {list(p.shape)}" for name, p in fused]
-        yield Flag("warning", what, evidence, 'target_parameters = ["…"] in [adapter]; count on the memory')
+        yield Finding("warning", what, evidence, 'target_parameters = ["…"] in [adapter]; count on the memory')
 
 
 def _meta(path: str) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness import Flag, ModelRef, Suite
+from harness import Finding, ModelRef, Suite
 
 LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
 BATCH, RANK = 32, 64
 
 
-def unusual_recipe(suite: Suite) -> Iterator[Flag]:
+def unusual_recipe(suite: Suite) -> Iterator[Finding]:
     """Options outside what works for LoRA.
 
     A learning rate of 0 trains nothing. A rate below 5e-5 is a full fine-tuning's: LoRA wants about ten times as
@@ -24,20 +24,20 @@ def unusual_recipe(suite: Suite) -> Iterator[Flag]:
     train: dict[str, Any] = dict(suite.train.options)
     rate = train.get("learning_rate")
     if rate is not None and rate <= 0:
-        yield Flag("error", f"learning_rate is {rate}: nothing is learnt", fix="2e-4 is a good start")
+        yield Finding("error", f"learning_rate is {rate}: nothing is learnt", fix="2e-4 is a good start")
     elif rate is not None and rate < LOW:
-        yield Flag("warning", f"learning_rate is {rate:g}, a full fine-tuning's", fix="LoRA wants 1e-4 to 5e-4")
+        yield Finding("warning", f"learning_rate is {rate:g}, a full fine-tuning's", fix="LoRA wants 1e-4 to 5e-4")
     elif rate is not None and rate > HIGH and not suite.model.path.startswith("tiny:"):
-        yield Flag("warning", f"learning_rate is {rate:g}, where LoRA diverges or forgets", fix="1e-4 to 5e-4")
+        yield Finding("warning", f"learning_rate is {rate:g}, where LoRA diverges or forgets", fix="1e-4 to 5e-4")
     batch = train.get("per_device_train_batch_size", 2) * train.get("gradient_accumulation_steps", 4)
     if batch > BATCH:
-        yield Flag("warning", f"a step is {batch} rows; LoRA loses more than full fine-tuning there", fix="16 to 32")
+        yield Finding("warning", f"a step is {batch} rows; LoRA loses more than full fine-tuning there", fix="16 to 32")
     options = suite.adapter.options if suite.adapter else {}
     if options.get("r", 0) > RANK and not options.get("use_rslora"):
-        yield Flag("warning", f"r is {options['r']} without use_rslora", fix="use_rslora = true, or a smaller r")
+        yield Finding("warning", f"r is {options['r']} without use_rslora", fix="use_rslora = true, or a smaller r")
 
 
-def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Flag]:
+def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Finding]:
     """An adapter whose scaling servers are known to get wrong.
 
     vLLM, SGLang and others apply alpha/r to every LoRA: the scale of rsLoRA, of patterns and the magnitudes of DoRA
@@ -53,4 +53,4 @@ def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Flag]:
     names = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
     if risky := [name for name in names if getattr(config, name, None)]:
         what = f"the exported adapter has {', '.join(risky)}, which servers have got wrong"
-        yield Flag("warning", what, fix="ship the merged model, or try the server on the rows of an evaluation")
+        yield Finding("warning", what, fix="ship the merged model, or try the server on the rows of an evaluation")

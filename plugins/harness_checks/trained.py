@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import Flag, ModelRef
+from harness import Finding, ModelRef
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
 RISE = 0.02  # nats a token
 
 
-def did_not_move(adapter: ModelRef) -> Iterator[Flag]:
+def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
     """Trained, and nothing changed.
 
     The B of a LoRA starts at zero, so one that still is zero has never had a gradient: a frozen module, a learning
@@ -26,10 +26,10 @@ def did_not_move(adapter: ModelRef) -> Iterator[Flag]:
     still = [name for name, tensor in matrices.items() if not tensor.any()]
     if still:
         what = f"{len(still)} of {len(matrices)} adapted modules did not move: their lora_B is zero"
-        yield Flag("error", what, still, "look at learning_rate, and at what is frozen")
+        yield Finding("error", what, still, "look at learning_rate, and at what is frozen")
 
 
-def not_finite(adapter: ModelRef) -> Iterator[Flag]:
+def not_finite(adapter: ModelRef) -> Iterator[Finding]:
     """Weights or a loss that are not finite.
 
     A NaN hides: Trainer logs a loss of 0.0 for it unless told not to, and attention on a CPU can give finite logits
@@ -40,13 +40,13 @@ def not_finite(adapter: ModelRef) -> Iterator[Flag]:
     for name, tensor in _tensors(adapter).items():
         if bad := int((~torch.isfinite(tensor)).sum()):
             what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
-            yield Flag("error", what, (), "lower learning_rate, or look for broken rows")
+            yield Finding("error", what, (), "lower learning_rate, or look for broken rows")
     loss = _note(adapter).get("facts", {}).get("train_loss", 0.0)
     if loss is None or not math.isfinite(loss):
-        yield Flag("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
+        yield Finding("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
 
 
-def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Flag]:
+def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Finding]:
     """A 4-bit weight that was rewritten in memory.
 
     On a CPU with AVX512-BF16 bitsandbytes repacks a 4-bit weight at its first evaluation and leaves everything that
@@ -60,11 +60,11 @@ def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Flag]:
     with load([adapter]) as [subject]:
         subject.generate(["a"], max_new_tokens=2)
         if (model := getattr(subject, "model", None)) is not None:
-            assert_not_repacked(model)  # a Finding, which becomes an error
+            assert_not_repacked(model)  # a CheckFailed, which becomes an error
     yield from ()
 
 
-def spiked(adapter: ModelRef) -> Iterator[Flag]:
+def spiked(adapter: ModelRef) -> Iterator[Finding]:
     """The loss leapt while training.
 
     The median of five losses was above each of the 20 before them, and above their median by six of their deviations,
@@ -75,10 +75,10 @@ def spiked(adapter: ModelRef) -> Iterator[Flag]:
     if spikes:
         lines = [f"steps {s['first']} to {s['last']}: {s['loss']:.3g}, {s['before']:.3g} before" for s in spikes]
         what = f"the loss leapt {len(spikes)} time{'s' if len(spikes) > 1 else ''} while training"
-        yield Flag("warning", what, lines, "lower learning_rate, raise warmup_ratio, or look at the rows")
+        yield Finding("warning", what, lines, "lower learning_rate, raise warmup_ratio, or look at the rows")
 
 
-def overfits(adapter: ModelRef) -> Iterator[Flag]:
+def overfits(adapter: ModelRef) -> Iterator[Finding]:
     """The validation loss rose.
 
     It is the mean negative log-likelihood a token on rows that are not trained on, after each epoch. Where it ends
@@ -93,12 +93,12 @@ def overfits(adapter: ModelRef) -> Iterator[Flag]:
     what = f"the validation loss rose from {min(losses):.3f} after validation {best} to {losses[-1]:.3f} at the end"
     lines = [", ".join(f"{loss:.3f}" for loss in losses)]
     if kept is not None:
-        yield Flag("note", f"{what}; the adapter is that of step {kept}", lines)
+        yield Finding("note", f"{what}; the adapter is that of step {kept}", lines)
     else:
-        yield Flag("warning", what, lines, "set patience = 1, train fewer epochs, or give more rows")
+        yield Finding("warning", what, lines, "set patience = 1, train fewer epochs, or give more rows")
 
 
-def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Flag]:
+def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """An adapter on a base it was not trained on.
 
     A revision of a model has the same names and shapes, so it loads and merges without a warning, and the result is
@@ -107,9 +107,9 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Flag]:
     made_for = _note(adapter).get("base_digest")
     if made_for and base.digest and made_for != base.digest:
         what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
-        yield Flag("error", what, (), "name the base it was trained on")
+        yield Finding("error", what, (), "name the base it was trained on")
     elif not made_for:
-        yield Flag("note", "the adapter does not say which weights it was trained on, so that is taken on trust")
+        yield Finding("note", "the adapter does not say which weights it was trained on, so that is taken on trust")
 
 
 def _tensors(adapter: ModelRef) -> dict[str, Any]:

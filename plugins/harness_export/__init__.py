@@ -37,7 +37,7 @@ def safetensors(ref: ModelRef, to: Path) -> Path:
 def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> Path:
     """Copy an adapter in PEFT's format, and swap it in on its base; it needs the base it was trained on.
 
-    `facts` gets the milliseconds that took. Raises Finding when it does not answer as the gated one.
+    `facts` gets the milliseconds that took. Raises CheckFailed when it does not answer as the gated one.
     """
     from harness_export.swap import Question, ask
 
@@ -68,7 +68,7 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization = "F16") -> Path
     """Write model.gguf for llama.cpp, from a merged Llama; read it back and compare.
 
     Vectors stay in F32; with 4 or 5 bits, input and output embeddings are Q8_0. Raises UsageError for a model that
-    cannot be written so, Finding when what was read back is another model.
+    cannot be written so, CheckFailed when what was read back is another model.
     """
     from harness_export.writing import export
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Finding, ModelRef, isolated
+from harness import CheckFailed, ModelRef, isolated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +32,13 @@ TEXTS = (
 
 
 def ask(parent: Path, copy: Path) -> dict[str, Any]:
-    """Read a copy back in a fresh process and return the facts; raises Finding, or UsageError when it cannot run."""
+    """Read a copy back in a fresh process and return the facts; raises CheckFailed, or UsageError when it cannot run."""
     question = {"parent": str(parent), "copy": str(copy)}
     return isolated.ask("harness_export.readback", question, "what was written could not be read back")
 
 
 def compare(parent: Path, copy: Path) -> dict[str, Any]:
-    """Compare every tensor, then what both predict. Raises Finding at a tensor that is further off than rounding."""
+    """Compare every tensor, then what both predict. Raises CheckFailed at a tensor that is further off than rounding."""
     from harness_hf import load
 
     refs = [ModelRef("copy", str(copy)), ModelRef("parent", str(parent))]
@@ -49,17 +49,17 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
         for name, there, here, allowed in _pairs(theirs.model, ours.model):  # type: ignore[attr-defined]
             off = (here - there).abs()
             if not bool((off <= allowed).all()):  # NaN is not
-                raise Finding(f'"{name}" is not its parent\'s, rounded: off by {float(off.max()):.3g}')
+                raise CheckFailed(f'"{name}" is not its parent\'s, rounded: off by {float(off.max()):.3g}')
             if bool(allowed.any()):
                 layers += 1
                 wrong += float(off.square().sum())
                 total += float(there.square().sum())
         if not layers:
-            raise Finding("no layer is quantised")
+            raise CheckFailed("no layer is quantised")
         pairs = ours.token_kl(TEXTS, theirs)  # type: ignore[attr-defined]
     kl = sum(nats for nats, _ in pairs) / sum(tokens for _, tokens in pairs)
     if not math.isfinite(kl):
-        raise Finding("its probabilities are not finite")
+        raise CheckFailed("its probabilities are not finite")
     return {"kl": round(kl, 6), "relative_error": round(math.sqrt(wrong / total), 6), "layers": layers}
 
 

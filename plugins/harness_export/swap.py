@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Finding, isolated
+from harness import CheckFailed, isolated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ class Question:
 
 
 def ask(question: Question) -> dict[str, Any]:
-    """Swap the exported adapter in and return the facts; raises Finding when its answers are not the gated one's."""
+    """Swap the exported adapter in and return the facts; raises CheckFailed when its answers are not the gated one's."""
     return isolated.ask("harness_export.swap", asdict(question), "export: the adapter could not be swapped in")
 
 
@@ -49,7 +49,7 @@ def swap(question: Question) -> dict[str, Any]:
     add_adapter(model, Path(question.exported), "exported").set_adapter("exported")
     took = time.perf_counter() - begun
     if _answers(model.eval(), tokenizer) != before:
-        raise Finding("export: swapped in, the exported adapter does not answer as the gated one")
+        raise CheckFailed("export: swapped in, the exported adapter does not answer as the gated one")
     return {"swap_in_ms": round(1000 * took, 1)}
 
 

@@ -18,7 +18,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
-from harness import ROPE_FACTORS, Finding, UsageError, template_digest
+from harness import ROPE_FACTORS, CheckFailed, UsageError, template_digest
 from harness_export.llama import Llama, name_of, read_config, reorder
 from harness_export.vocabulary import metadata_of
 from harness_hf import Tokens, resolve
@@ -39,7 +39,7 @@ TEXTS = (
 def export(folder: Path, to: Path, quantization: str) -> Path:
     """Write the model in a folder to `to`/model.gguf; memory: its largest tensor, and to read it back the model.
 
-    Raises UsageError when it cannot be written so, Finding when what was read back is another model.
+    Raises UsageError when it cannot be written so, CheckFailed when what was read back is another model.
     """
     llama, there = read_config(folder), read_headers(folder)
     names = {name_of(tensor, llama): tensor for tensor in sorted(there, key=_in_order)}
@@ -82,10 +82,10 @@ class _Source:
         return np.ascontiguousarray(reorder(name, read.float().numpy(), self.llama))
 
     def written(self, name: str, tensor: str, kind: GGMLQuantizationType) -> Any:
-        """Return a tensor's bytes in the file; raises Finding at NaN, UsageError where the type cannot hold it."""
+        """Return a tensor's bytes in the file; raises CheckFailed at NaN, UsageError where the type cannot hold it."""
         values = self.tensor(name, tensor)
         if not np.isfinite(values).all():
-            raise Finding(f'export "gguf": "{tensor}" is not finite')
+            raise CheckFailed(f'export "gguf": "{tensor}" is not finite')
         with np.errstate(over="ignore"):
             blocks = quantize(values, kind)
         if not np.isfinite(dequantize(blocks, kind)).all():
@@ -134,19 +134,19 @@ def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
 def _check(
     folder: Path, to: Path, names: Mapping[str, str], kinds: Mapping[str, GGMLQuantizationType], llama: Llama
 ) -> None:
-    """Compare what transformers reads of the file with the model; raises Finding where it is another one."""
+    """Compare what transformers reads of the file with the model; raises CheckFailed where it is another one."""
     back = resolve(str(to))
     _check_tensors(folder, back, names, kinds, llama)
     _check_config(folder, back, llama)
     ours, theirs = Tokens.of(str(folder)), Tokens.of(str(back))
     for text in TEXTS:
         if ours.texts([text]) != theirs.texts([text]):
-            raise Finding(f'export "gguf": the tokenizer read back cuts "{text[:24]}…" into other tokens')
+            raise CheckFailed(f'export "gguf": the tokenizer read back cuts "{text[:24]}…" into other tokens')
     special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stops) for t in (ours, theirs)]
     if special[0] != special[1]:
-        raise Finding('export "gguf": the tokenizer read back has other special tokens')
+        raise CheckFailed('export "gguf": the tokenizer read back has other special tokens')
     if ours.tokenizer.chat_template != theirs.tokenizer.chat_template or template_digest(to) != template_digest(folder):
-        raise Finding('export "gguf": the chat template read back is another one')
+        raise CheckFailed('export "gguf": the chat template read back is another one')
 
 
 def _check_tensors(
@@ -155,13 +155,13 @@ def _check_tensors(
     """Each must be, bit for bit, what the gguf package makes of the blocks that were to be written."""
     there = read_headers(back)
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
-        raise Finding(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
+        raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
     with ExitStack() as stack:
         source, read = (_Source(stack, headers, llama) for headers in (read_headers(folder), there))
         for name, tensor in names.items():
             wanted = dequantize(source.written(name, tensor, kinds[name]), kinds[name])
             if not np.array_equal(wanted, read.tensor(name, tensor)):
-                raise Finding(f'export "gguf": "{tensor}" was read back with other values')
+                raise CheckFailed(f'export "gguf": "{tensor}" was read back with other values')
 
 
 def _check_config(folder: Path, back: Path, llama: Llama) -> None:
@@ -176,9 +176,9 @@ def _check_config(folder: Path, back: Path, llama: Llama) -> None:
     _same("rms_norm_eps", np.float32(before.rms_norm_eps), np.float32(after.rms_norm_eps))
     ours, theirs = (LlamaRotaryEmbedding(config).inv_freq.numpy() for config in (before, after))
     if not np.allclose(ours, theirs, rtol=1e-5, atol=0):
-        raise Finding('export "gguf": the rotary frequencies read back are others')
+        raise CheckFailed('export "gguf": the rotary frequencies read back are others')
 
 
 def _same(name: str, before: Any, after: Any) -> None:
     if before != after:
-        raise Finding(f'export "gguf": {name} is {before} in the model, and {after} in what was read back')
+        raise CheckFailed(f'export "gguf": {name} is {before} in the model, and {after} in what was read back')

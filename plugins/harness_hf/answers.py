@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness import Finding, Sampling
+from harness import CheckFailed, Sampling
 from harness_hf.tokens import Tokens
 
 
@@ -95,7 +95,7 @@ class Draw:
 
 
 def chosen(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:
-    """Return the next token (B,) of each row; raises Finding where logits (B, V) are not finite."""
+    """Return the next token (B,) of each row; raises CheckFailed where logits (B, V) are not finite."""
     if not bool(logits.max(-1).values.isfinite().all()):  # the argmax of NaN is a token like any other
-        raise Finding("generation: the model's logits are not finite")
+        raise CheckFailed("generation: the model's logits are not finite")
     return choose(logits, answers)

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness import Finding, Generate, UsageError
+from harness import CheckFailed, Generate, UsageError
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.attention import can_cascade
 from harness_hf.batch import Batch, prefill
@@ -108,7 +108,7 @@ def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
             pass
         with torch.inference_mode():
             plain = [_plain(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
-    except Finding:
+    except CheckFailed:
         return True  # not finite: told when it answers
     except Exception as error:
         if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):

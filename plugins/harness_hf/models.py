@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from harness import Finding, UsageError, read_safetensors
+from harness import CheckFailed, UsageError, read_safetensors
 from harness_hf.linear import use_onednn
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def assert_not_repacked(model: PreTrainedModel) -> None:
     for module in _linear4bit(model):
         states = (getattr(module.weight, "quant_state", None), getattr(module, "quant_state", None))
         if any(getattr(state, "packing_format_for_cpu", False) for state in states):
-            raise Finding("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
+            raise CheckFailed("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
 
 
 def _linear4bit(model: PreTrainedModel) -> list[Any]:

@@ -204,7 +204,7 @@ class Lora:
         """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
 
         The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is for "original",
-        which for an adapter trained on 4 bits is another model than the one that was trained. Raises Finding.
+        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailed.
         """
         from harness_lora.parity import Question, ask
 

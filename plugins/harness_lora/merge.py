@@ -28,7 +28,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 
 from harness import (
-    Finding,
+    CheckFailed,
     Progress,
     Safetensors,
     copy_range,
@@ -75,14 +75,14 @@ class Merge:
                 self.tick()
 
     def tensor(self, name: str, before: torch.Tensor, to: IO[bytes], start: int) -> None:
-        """Write a tensor of the merged model in the dtype it has in the base; raises Finding when it is not finite."""
+        """Write a tensor of the merged model in the dtype it has in the base; raises CheckFailed when it is not finite."""
         before = as_rows(before)
         row = math.prod(before.shape[1:]) * before.element_size()
 
         def block(rows: slice, total: torch.Tensor) -> None:
             after = total.to(before.dtype)
             if not is_finite(after):
-                raise Finding(
+                raise CheckFailed(
                     f'merge: "{name}" is not finite in {dtype_name(before.dtype)} [merge-finite]: its greatest weight '
                     f"would be {float(total.abs().max()):.3g}, the limit is {torch.finfo(before.dtype).max:.3g}; the "
                     "adapter is broken: train again at a lower rate, or choose a base in bfloat16"
@@ -122,7 +122,7 @@ class Merge:
         _, parts = self.plan.added.get(name, ("", {}))
         given = as_rows(self.plan.replaced.get(name, parts.get("base_layer", weight)))  # an adapter may bring it along
         if given.shape != weight.shape:
-            raise Finding(f'merge: "{name}" has another shape than in the base')
+            raise CheckFailed(f'merge: "{name}" has another shape than in the base')
         if name in self.plan.replaced:
             return given
         new = given.to(weight.dtype)
@@ -172,7 +172,7 @@ def merge_folder(
     """Write the merged model to `out`; with `quantization`, onto the base as a 4-bit load has it.
 
     Memory: the adapter, and a block of rows a thread (the whole tensor, if it is rounded to 4 bits). Raises
-    UsageError when the base or the adapter is of a kind that cannot be merged, Finding when the result is not finite
+    UsageError when the base or the adapter is of a kind that cannot be merged, CheckFailed when the result is not finite
     or not what was to change.
     """
     there, names = check_base(base)
@@ -187,7 +187,9 @@ def merge_folder(
     with workers() as pool:
         merge = Merge(plan, quantization, dtype_of(note), pool, tick)
         if not any(merge.moves(name, _read(there[name].file, name)) for name in sorted(plan.must)):
-            raise Finding("merge: the adapter is zero, so the merged model would be its base; was anything trained?")
+            raise CheckFailed(
+                "merge: the adapter is zero, so the merged model would be its base; was anything trained?"
+            )
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
     _copy_rest(base, names, out)
@@ -235,7 +237,7 @@ def add_lora(
     """Return rows of W + s·B·A, W of shape (out, in), in W's dtype; for DoRA m·(W + s·B·A)/‖W + s·B·A‖, norms per row.
 
     s is alpha/r, or alpha/√r with rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024,
-    arXiv:2402.09353, section 4.1. Raises Finding when the rank is not the configuration's.
+    arXiv:2402.09353, section 4.1. Raises CheckFailed when the rank is not the configuration's.
     """
     a, b = parts["lora_A"], parts["lora_B"]
     if a.dim() == 3:
@@ -246,7 +248,7 @@ def add_lora(
         b = _diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
     r = rank_of(module, config)
     if a.shape[0] != r:
-        raise Finding(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
+        raise CheckFailed(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
     total: torch.Tensor = torch.addmm(
         weight, b[rows].to(weight.dtype), a.to(weight.dtype), alpha=scale_of(module, config)
     )

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Finding, isolated
+from harness import CheckFailed, isolated
 from harness_lora.headers import Header, read_headers
 from harness_lora.peft_folder import read_note
 from harness_lora.texts import WINDOW, windows
@@ -54,13 +54,13 @@ class Question:
 
 
 def ask(question: Question) -> dict[str, Any]:
-    """Verify a merge in a fresh process and return the facts; raises Finding, or UsageError when it cannot run."""
+    """Verify a merge in a fresh process and return the facts; raises CheckFailed, or UsageError when it cannot run."""
     lost = "merge: what was written could not be verified"
     return isolated.ask("harness_lora.parity", asdict(question), lost)
 
 
 def verify(question: Question) -> dict[str, Any]:
-    """Compare the merged model with the adapter on the same base; raises Finding when they are two models."""
+    """Compare the merged model with the adapter on the same base; raises CheckFailed when they are two models."""
     made = _Made.of(question)
     facts = made.check()
     ids = _windows(question.base)
@@ -116,7 +116,7 @@ class _Made:
         told = [{n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after)]
         if told[0] != told[1]:
             odd = sorted(n for n in told[0].keys() | told[1].keys() if told[0].get(n) != told[1].get(n))
-            raise Finding(
+            raise CheckFailed(
                 f'merge: "{odd[0]}" is missing, new, or of another shape or dtype than in the base [merge-tensors]: '
                 f"{len(odd)} of {len(told[0])} tensors are, the limit is 0; merge again"
             )
@@ -135,13 +135,13 @@ class _Made:
         told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
         again = "merge again; the disk, the copy or the merge is broken"
         if forgotten := sorted(off.keys() - changed):
-            raise Finding(
+            raise CheckFailed(
                 f'merge: "{forgotten[0]}" did not change, though the adapter has weights for it {told}; {again}'
             )
         if odd := sorted(changed - self.plan.must - self.plan.rounded):
-            raise Finding(f'merge: "{odd[0]}" changed, though nothing targets it {told}; {again}')
+            raise CheckFailed(f'merge: "{odd[0]}" changed, though nothing targets it {told}; {again}')
         for name, (wrong, of) in sorted(off.items()):
-            raise Finding(
+            raise CheckFailed(
                 f'merge: the merged model is not the adapter on its base: "{name}" has {wrong} of {of} weights other '
                 f"than the sum in float64 rounded once {told}; {again}"
             )
@@ -161,7 +161,7 @@ class _Made:
                 old, new = (opened[found[name].file].get_tensor(name) for found in (self.before, self.after))
                 if not is_finite(new):
                     many = int((~torch.isfinite(new)).sum())
-                    raise Finding(
+                    raise CheckFailed(
                         f'merge: "{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not, the '
                         "limit is 0; merge again"
                     )
@@ -260,7 +260,7 @@ class _Apart:
 
 
 def _compare(one: Any, other: Any, ids: Sequence[Any]) -> _Apart:
-    """Compare two models' distributions of the next token, a window at a time; raises Finding when not finite."""
+    """Compare two models' distributions of the next token, a window at a time; raises CheckFailed when not finite."""
     kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
     for window in ids:
         p, q = (_logprobs(model, window) for model in (one, other))
@@ -273,7 +273,7 @@ def _compare(one: Any, other: Any, ids: Sequence[Any]) -> _Apart:
         for i, logprobs in enumerate((p, q)):
             nll[i] -= float(logprobs.gather(-1, following).sum())
     if not math.isfinite(kl):
-        raise Finding(
+        raise CheckFailed(
             f"merge: the merged model's probabilities are not finite [merge-finite]: KL {kl} nats a token, any "
             "number is the limit; train again at a lower rate"
         )
@@ -318,10 +318,10 @@ def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
 
 
 def _check_forward(found: _Apart, kl: float, margin: float) -> None:
-    """Raise Finding when the merge, before it is rounded, is not the adapter as PEFT runs it."""
+    """Raise CheckFailed when the merge, before it is rounded, is not the adapter as PEFT runs it."""
     if found.kl < kl and found.margin <= margin:
         return
-    raise Finding(
+    raise CheckFailed(
         f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
         f"{found.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's leads "
         f"by {found.margin:.2g} nats, limit {margin:.2g}, on {found.tokens} tokens; {OTHERWISE}"
@@ -355,7 +355,7 @@ def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
 
 
 def _check_ends(merged: PreTrainedModel, adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
-    """Raise Finding for an answer without an end where the adapter's ends at a token that no longer stops anything.
+    """Raise CheckFailed for an answer without an end where the adapter's ends at a token that no longer stops anything.
 
     An answer that rounding made longer is for the gates.
     """
@@ -363,7 +363,7 @@ def _check_ends(merged: PreTrainedModel, adapter: Sequence[int | None], ours: Se
     stops = set(told) if isinstance(told, list) else {told}
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:
-            raise Finding(
+            raise CheckFailed(
                 f'merge: the adapter stops after "{prompt}", the merged model does not; see its stop tokens '
                 f"[merge-stops]: {end} is none of {sorted(stops - {None})}, and within {SMOKE_TOKENS} tokens there is "
                 "no other; copy generation_config.json from the base"

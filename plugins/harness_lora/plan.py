@@ -18,7 +18,7 @@ from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 
-from harness import Finding, UsageError, formats
+from harness import CheckFailed, UsageError, formats
 from harness_lora.fields import REFUSED, REWRITTEN, unknown
 from harness_lora.headers import Header, read_headers, split_name
 from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
@@ -93,9 +93,9 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
 
 
 def check_changed(changed: set[str], plan: Plan) -> None:
-    """Raise Finding when no tensor changed that was to change."""
+    """Raise CheckFailed when no tensor changed that was to change."""
     if not changed & plan.must:
-        raise Finding(
+        raise CheckFailed(
             f"merge: the merged model equals its base [merge-base]: 0 of {len(plan.must)} adapted tensors changed, "
             "at least 1 must; the adapter is too small for the base's dtype: train longer or at a higher rate, or ship "
             "the adapter"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness import hookimpl, schema, trainer
 
 if TYPE_CHECKING:
-    from harness import Adapter, Built, Flag, ModelRef, Progress, Subject
+    from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
 
 
 @hookimpl
@@ -56,7 +56,7 @@ def sft(
     *,
     progress: Callable[[Progress], None],
     seed: int,
-    flag: Callable[[str, Flag], None] | None = None,
+    flag: Callable[[str, Finding], None] | None = None,
     watch: Callable[[Subject], dict[str, float]] | None = None,
     num_train_epochs: float = 3,
     max_steps: int = -1,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import SFTConfig
 
-    from harness import Adapter, Flag, ModelRef, Progress, Subject
+    from harness import Adapter, Finding, ModelRef, Progress, Subject
     from harness_sft.trainer import CheckedTrainer
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -40,7 +40,7 @@ def train(
     *,
     seed: int,
     progress: Callable[[Progress], None],
-    flag: Callable[[str, Flag], None] | None = None,
+    flag: Callable[[str, Finding], None] | None = None,
     watch: Callable[[Subject], dict[str, float]] | None = None,
 ) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`."""

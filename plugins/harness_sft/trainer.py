@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
-from harness import Finding, Flag, Progress, UsageError, write_text
+from harness import CheckFailed, Finding, Progress, UsageError, write_text
 from harness_sft.config import whole_rows
 from harness_sft.rows import name_rows
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
@@ -65,7 +65,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
     ):
         self.counts: dict[str, Counts] = {}
         self.stamp = stamp
-        self.flag: Callable[[str, Flag], None] = raise_finding
+        self.flag: Callable[[str, Finding], None] = raise_finding
         self.watched: Callable[[], dict[str, float]] | None = None
         self.patience = 0  # epochs without a lower validation loss; 0 takes the last adapter
         trained = {name: p.data.clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -141,7 +141,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def diverged(self, what: str) -> None:
         """Stop at something that is not finite, which no one may ignore; the checkpoints before it stay."""
-        finding = Flag("error", what, (), "lower learning_rate, or look for broken rows")
+        finding = Finding("error", what, (), "lower learning_rate, or look for broken rows")
         self.flag("T2", finding)
         raise_finding("T2", finding)
 
@@ -150,7 +150,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         still = self.start.unmoved(self.model)
         if still:
             what = f"{len(still)} of {len(self.start.sums)} adapted weights have not moved after {FIRST_STEPS} steps"
-            self.flag("T1", Flag("error", what, still, "look at learning_rate, and at what is frozen"))
+            self.flag("T1", Finding("error", what, still, "look at learning_rate, and at what is frozen"))
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
@@ -324,9 +324,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
 
 
-def raise_finding(code: str, finding: Flag) -> None:
-    """Raise what was found while training as a Finding."""
-    raise Finding(f"training: {finding.what}; {finding.fix}")
+def raise_finding(code: str, finding: Finding) -> None:
+    """Raise what was found while training as a CheckFailed."""
+    raise CheckFailed(f"training: {finding.what}; {finding.fix}")
 
 
 def _leap(spike: Spike | None) -> str:

@@ -24,7 +24,7 @@ PLUGIN = ("-p", "house", "-p", "no:checks")
 REFUSED = "digests: manifest.json has format 1, this harness reads 2; export again"
 SHOWN = {  # modules and what README.md, docs/ and hookspec.py of that commit show of them
     "harness": ["Score", "hookimpl", "metric", "run", *harness.__all__],
-    "harness.check": ["Built", "Flag", "STAGES"],
+    "harness.check": ["Built", "Finding", "STAGES"],
     "harness.copies": ["NOTE"],
     "harness.marking": ["Marking"],
     "harness.measure": ["Measured"],

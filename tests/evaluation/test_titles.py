@@ -8,13 +8,13 @@ from harness.testing import ROWS, SUITE, TRAIN, Project
 
 PLUGIN = """
 from harness import hookimpl
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 
 def shouts(rows):
     \"\"\"Rows in capitals.\"\"\"
     for row in rows:
         if row.answer.isupper():
-            yield Flag("error", f"row {row.number} shouts", kind="loud")
+            yield Finding("error", f"row {row.number} shouts", kind="loud")
 
 shouts.title = "no-capitals"
 

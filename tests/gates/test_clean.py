@@ -15,7 +15,7 @@ from harness.evaluation.checks import Checks
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.plugins import Provided, load_plugins
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -138,7 +138,7 @@ def test_without_the_harness_own_check_there_is_no_clean_row(suite: Project) -> 
 
 def test_unknown_leaks_are_an_error() -> None:
     """A check that crashed, or said something that has no rows, leaves no row clean."""
-    for flag in (Flag("warning", "crashed", code="D10-crashed"), Flag("error", "?", code="D10")):
+    for flag in (Finding("warning", "crashed", code="D10-crashed"), Finding("error", "?", code="D10")):
         assert contamination.leaks_of([flag]) is None
     asked: list[Collection[str]] = []
     gate = Gate("g", "qa.acc", min=0.5, clean_only=True)
@@ -149,8 +149,8 @@ def test_unknown_leaks_are_an_error() -> None:
 def test_notes_leave_out_nothing() -> None:
     """Clusters that the split was never by are told in a note."""
     flags = [
-        Flag("note", "", rows={"qa": ["1"]}, code="D10-group"),
-        Flag("warning", "", rows={"qa": ["2"]}, code="D10-near"),
+        Finding("note", "", rows={"qa": ["1"]}, code="D10-group"),
+        Finding("warning", "", rows={"qa": ["2"]}, code="D10-near"),
     ]
     assert contamination.leaks_of(flags) == {"qa": {"2": "D10-near"}}
 

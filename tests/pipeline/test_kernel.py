@@ -16,7 +16,7 @@ import pytest
 import harness
 from harness import Score
 from harness.evaluation.evaluate import taken
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 from harness.records.frozen import isolated, plain
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
@@ -79,7 +79,7 @@ HEAD = """
 import sys
 from dataclasses import replace
 from harness import Score, hookimpl, metric
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 from harness.records.gates import Outcome
 from harness.records.waivers import Waiver
 """
@@ -125,7 +125,7 @@ def thief(tasks, rows, suite):
         row.row.clear()
     suite.train.options["skill"] = 0.99
     suite.model.options.clear()
-    yield Flag("note", "took some", rows={"qa": ["q0"]})
+    yield Finding("note", "took some", rows={"qa": ["q0"]})
 
 @hookimpl
 def harness_checks():
@@ -146,7 +146,7 @@ def test_no_check_chooses_the_rows(suite: Project) -> None:
 def test_a_check_says_an_error_as_an_error() -> None:
     """A severity that is misspelt would stop nothing, so there is no such flag."""
     with pytest.raises(ValueError, match="want one of error, warning, note"):
-        Flag("Error", "broken")  # type: ignore[arg-type]
+        Finding("Error", "broken")  # type: ignore[arg-type]
 
 
 EVALUATORS = {

@@ -73,12 +73,12 @@ def test_a_record_decides_nothing(suite: Project) -> None:
 
 SWALLOWS = """
 from pathlib import Path
-from harness import Flag, hookimpl
+from harness import Finding, hookimpl
 from harness.testing import write_fake
 
 def swallows(ref, adapter, rows, out: Path, *, progress, seed, flag):
     try:
-        flag("T1", Flag("error", "the loss is not finite"))
+        flag("T1", Finding("error", "the loss is not finite"))
     except Exception:
         pass
     write_fake(out, 0.6)

@@ -25,7 +25,7 @@ import pytest
 
 import harness_api
 from harness.data.chat import ARGUMENTS
-from harness.errors import Finding, UsageError
+from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.testing import Project
 from harness_api import server as server_module
@@ -958,7 +958,7 @@ def test_log_probs_that_are_no_numbers_are_a_finding(fake: Fake, scores: tuple[s
     fake.scores = scores
     with load(fake) as [subject]:
         fake.value = lambda token: value if token == " bad" else -1.0
-        with pytest.raises(Finding, match="the server sent what is not finite"):
+        with pytest.raises(CheckFailed, match="the server sent what is not finite"):
             subject.logprobs([("a", " bad b")])
 
 

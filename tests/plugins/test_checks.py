@@ -19,7 +19,7 @@ from harness.cli.main import main
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
 from harness.plugins import Provided
-from harness.records.findings import Flag, TrainingRow
+from harness.records.findings import Finding, TrainingRow
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
 from harness.testing import ROWS as TEST
@@ -154,17 +154,17 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 PLUGIN = """
 from harness import hookimpl
-from harness.records.findings import Flag
+from harness.records.findings import Finding
 
 def shouts(rows):
     \"\"\"Rows in capitals.\"\"\"
     for row in rows:
         if row.answer.isupper():
-            yield Flag("error", f"row {row.number} shouts", fix="speak")
+            yield Finding("error", f"row {row.number} shouts", fix="speak")
 
 def after(adapter):
     \"\"\"An adapter.\"\"\"
-    yield Flag(SEVERITY, f"{adapter.name} is odd")
+    yield Finding(SEVERITY, f"{adapter.name} is odd")
 
 @hookimpl
 def harness_checks():
@@ -204,7 +204,7 @@ def test_error_after_training_is_exit_1(suite: Project) -> None:
 
 def test_crashing_check_proves_nothing(suite: Project) -> None:
     """A check that raises is told as a warning, and is not remembered as if it had looked."""
-    broken = PLUGIN.replace('yield Flag(SEVERITY, f"{adapter.name} is odd")', "1 / 0")
+    broken = PLUGIN.replace('yield Finding(SEVERITY, f"{adapter.name} is odd")', "1 / 0")
     suite.write({"harnessfile.py": broken})
     for _ in range(2):
         outcome = suite.run()
@@ -227,7 +227,7 @@ def rows_of(texts: Lines) -> list[TrainingRow]:
     return [TrainingRow(i, "train", row, row) for i, row in enumerate(rows, 1)]
 
 
-def found(texts: Lines, test: Lines, data: str | None = "d") -> dict[str, Flag]:
+def found(texts: Lines, test: Lines, data: str | None = "d") -> dict[str, Finding]:
     """Compare prompts with the inputs of one evaluation, or with rows it brings itself; return the flags by kind."""
     spec = SimpleNamespace(name="qa", data=data, columns={}, cluster=None, select=None, fewshot_data=None)
     spec.use, spec.options = "task", {"tasks": ["things"]}
@@ -350,7 +350,7 @@ def test_seen_by_a_reader(suite: Project) -> None:
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"warning"')})
     outcome = suite.run()
     assert outcome.code == 0
-    assert outcome.report.flags[-1] == Flag("warning", "adapter is odd", (), code="X2")
+    assert outcome.report.flags[-1] == Finding("warning", "adapter is odd", (), code="X2")
     raw = json.loads(max(suite.folder.glob("reports/*/report.json")).read_text("utf-8"))
     assert raw["flags"][-1]["code"] == "X2"
 

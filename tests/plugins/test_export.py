@@ -15,7 +15,7 @@ pytest.importorskip("bitsandbytes")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from harness.errors import Finding, UsageError  # noqa: E402
+from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import ModelRef  # noqa: E402
 from harness.release.verify import verify  # noqa: E402
 from harness.testing import Project  # noqa: E402
@@ -205,7 +205,7 @@ def test_damage_is_found(damage: str, settings: dict[str, Any], tiny_model: Path
     whole = tensors[name]
     tensors[name] = whole.flip(0).contiguous() if damage != "NaN" else whole.index_fill(0, torch.tensor([3]), torch.nan)
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Finding, match=f'"{name}" is not its parent\'s, rounded'):
+    with pytest.raises(CheckFailed, match=f'"{name}" is not its parent\'s, rounded'):
         compare(tiny_model, copy)
 
 
@@ -232,5 +232,5 @@ def test_width_that_a_cpu_reads_wrongly(tmp_path: Path) -> None:
 
 def test_a_whole_model_is_not_the_quantised_one(tiny_model: Path) -> None:
     """A copy in which nothing is quantised is no copy."""
-    with pytest.raises(Finding, match="no layer is quantised"):
+    with pytest.raises(CheckFailed, match="no layer is quantised"):
         compare(tiny_model, tiny_model)

@@ -16,7 +16,7 @@ from harness import ModelRef, UsageError
 from harness.artifacts.digests import file_digest, template_digest, weights_digest
 from harness.artifacts.formats import check_files
 from harness.artifacts.gguf import read_gguf
-from harness.errors import Finding
+from harness.errors import CheckFailed
 from harness.release import model_card
 from harness_hf import sources, splits
 from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
@@ -191,7 +191,7 @@ def test_values_that_do_not_fit_are_refused(llama: Path, tmp_path: Path) -> None
 
     model = shutil.copytree(llama, tmp_path / "model")
     weights = load_file(model / "model.safetensors")
-    for value, quantization, error in ((1e5, "F16", UsageError), (float("nan"), "Q8_0", Finding)):
+    for value, quantization, error in ((1e5, "F16", UsageError), (float("nan"), "Q8_0", CheckFailed)):
         weights["model.layers.0.mlp.up_proj.weight"][0, 0] = value
         save_file(weights, model / "model.safetensors", {"format": "pt"})
         with pytest.raises(error, match=r"too large for F16|is not finite"):
@@ -212,7 +212,7 @@ def test_another_file_is_found_out(llama: Path, tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patched:
         patched.setattr(writing, "resolve", flipped)
-        with pytest.raises(Finding, match="read back with other values"):
+        with pytest.raises(CheckFailed, match="read back with other values"):
             export(llama, tmp_path / "flipped")
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 import harness_export  # noqa: E402
 import harness_hf  # noqa: E402
 from bench import merges  # noqa: E402
-from harness.errors import Finding, UsageError  # noqa: E402
+from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E402
 from harness_export import swap  # noqa: E402
@@ -383,7 +383,7 @@ def test_merge_of_another_adapter_is_found(tiny_model: Path, tmp_path: Path) -> 
     merge(tiny_model, lora(), tmp_path, "original")
     shutil.rmtree(tmp_path / "adapter")
     make_adapter(tiny_model, lora(lora_alpha=16), tmp_path / "adapter")
-    with pytest.raises(Finding, match="the merged model is not the adapter on its base"):
+    with pytest.raises(CheckFailed, match="the merged model is not the adapter on its base"):
         lora().verify(str(tiny_model), tmp_path / "adapter", tmp_path / "merged", variant="original")
 
 
@@ -413,7 +413,7 @@ def test_damage_after_the_merge_is_found(case: str, tiny_model: Path, tmp_path: 
     make_adapter(tiny_model, lora(), tmp_path / "adapter")
     merge(tiny_model, lora(), tmp_path, "original")
     reseat(tmp_path / "merged", damage)
-    with pytest.raises(Finding, match=told):
+    with pytest.raises(CheckFailed, match=told):
         parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
@@ -423,7 +423,7 @@ def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -
     merge(tiny_model, lora(), tmp_path, "original")
     old = load_file(tiny_model / "model.safetensors")[UP]
     reseat(tmp_path / "merged", lambda weights: weights.update({UP: old}))
-    with pytest.raises(Finding, match=f'"{UP}" did not change, though the adapter has weights for it'):
+    with pytest.raises(CheckFailed, match=f'"{UP}" did not change, though the adapter has weights for it'):
         parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
@@ -449,7 +449,7 @@ def test_mistake_of_the_merge_itself_is_found(
     if not wrong:
         assert parity.verify(question)["tokens"] == 500
         return
-    with pytest.raises(Finding, match=r"merge-forward\]: before it is rounded it is KL \S+ nats .+, limit"):
+    with pytest.raises(CheckFailed, match=r"merge-forward\]: before it is rounded it is KL \S+ nats .+, limit"):
         parity.verify(question)
 
 
@@ -496,7 +496,7 @@ def test_broken_twin_of_a_healthy_merge_is_found(way: str, tmp_path: Path) -> No
     (tmp_path / "ours").mkdir()
     lora().merge(str(base), adapter, tmp_path / "ours", variant="original")
     merges.WAYS[way](base, adapter, tmp_path / "broken", "bfloat16")
-    with pytest.raises(Finding, match=r"merge-bits\]: \d+ of 39 tensors are not what they must be, the limit is 0"):
+    with pytest.raises(CheckFailed, match=r"merge-bits\]: \d+ of 39 tensors are not what they must be, the limit is 0"):
         parity.verify(parity.Question(str(base), str(adapter), str(tmp_path / "broken")))
     merged, twin = ModelRef("m", str(tmp_path / "broken"), "m"), ModelRef("a", str(base), adapter=adapter)
     sums = [flag for flag in equals_base(merged, twin, ModelRef("base", str(base))) if flag.kind == "sum"]
@@ -540,7 +540,7 @@ def test_merged_model_that_does_not_stop_is_found(tiny_model: Path, tmp_path: Pa
     question = parity.Question(str(base), str(made), str(tmp_path / "merged"))
     assert parity.verify(question)["stops"] == [True, True]
     (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")
-    with pytest.raises(Finding, match="the merged model does not; see its stop tokens"):
+    with pytest.raises(CheckFailed, match="the merged model does not; see its stop tokens"):
         parity.verify(question)
 
 
@@ -621,7 +621,7 @@ def test_exported_adapter_is_swapped_in(tiny_model: Path, tmp_path: Path) -> Non
     weights = load_file(tmp_path / "to/adapter_model.safetensors")
     save_file({k: -w if "lora_B" in k else w for k, w in weights.items()}, tmp_path / "to/adapter_model.safetensors")
     question = swap.Question(str(tiny_model), str(tmp_path / "gated"), str(tmp_path / "to"), None, dict(ref.options))
-    with pytest.raises(Finding, match="does not answer as the gated one"):
+    with pytest.raises(CheckFailed, match="does not answer as the gated one"):
         swap.ask(question)
 
 
