@@ -67,7 +67,7 @@ def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence
     if not whole or verdict.outcome is Outcome.PASS or verdict.method in SLOW:
         return ""
     worst: list[tuple[float, str]] = []
-    for name, rows in _slices(case.rows, columns):
+    for name, rows in _by_column(case.rows, columns):
         hypothesis = hypothesis_on(case, rows)
         few = hypothesis.clusters is not None and len(set(hypothesis.clusters)) < FEW_CLUSTERS
         if len(hypothesis.ours) < case.gate.min_n or few:
@@ -79,7 +79,7 @@ def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence
     return min(worst)[1] if worst else ""
 
 
-def _slices(rows: Sequence[Sample], columns: Sequence[str]) -> Iterator[tuple[str, list[Sample]]]:
+def _by_column(rows: Sequence[Sample], columns: Sequence[str]) -> Iterator[tuple[str, list[Sample]]]:
     """Yield the rows of each value of each column that has several."""
     for column in columns:
         groups: dict[str, list[Sample]] = {}

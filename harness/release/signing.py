@@ -54,7 +54,7 @@ def sign(folder: Path, key: Path) -> str:
     found = verify(folder)
     if not found.ok:
         raise UsageError(f"{folder}: is not signed: {found.refused}")
-    _refuse_secrets(folder)
+    _check_secrets(folder)
     keyid = str(signer.public_key.keyid)
     path = folder / EVIDENCE / CLAIMS
     text = path.read_text("utf-8")
@@ -76,7 +76,7 @@ def _sign(payload: bytes, signer: Any) -> attestation.Envelope:
     return attestation.Envelope(payload, {str(signature.keyid): bytes.fromhex(signature.signature)})
 
 
-def _refuse_secrets(folder: Path) -> None:
+def _check_secrets(folder: Path) -> None:
     """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
     names = [n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")]
     for name in names:
