@@ -18,8 +18,8 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 def ask(module: str, question: Mapping[str, Any], lost: str, *, seconds: float | None = None) -> dict[str, Any]:
     """Run a module that calls `answer`, with the question as JSON on its stdin, and return the facts.
 
-    Raises the CheckFailed that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds`
-    where they are given.
+    Raises the CheckFailed that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in
+    `seconds` where they are given.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
     command = [sys.executable, "-m", module]

@@ -183,8 +183,8 @@ class Loader(Protocol):
 class Adapter(Protocol):
     """`[adapter] use = …`: what PEFT and the loader are told, and how the adapter is merged.
 
-    It may have `verify(base, adapter, merged, *, variant) -> dict`: read the merged model back, raise CheckFailed when it
-    is not the adapter on that base, return facts for the report. `merge` may take `progress` as well.
+    It may have `verify(base, adapter, merged, *, variant) -> dict`: read the merged model back, raise CheckFailed when
+    it is not the adapter on that base, return facts for the report. `merge` may take `progress` as well.
     """
 
     quantization: Mapping[str, Any] | None

@@ -44,7 +44,8 @@ def make(
 ) -> ModelRef:
     """Return a copy as it lies on the disk, written into a folder by its exporter unless it is there.
 
-    Raises CheckFailed when what was written has no weights or its parent's, another chat template, or may not be deployed.
+    Raises CheckFailed when what was written has no weights or its parent's, another chat template, or may not be
+    deployed.
     """
     if not folder.is_dir():
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}

@@ -55,8 +55,8 @@ def export(
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
-    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, CheckFailed when
-    what was written is not what was gated.
+    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, CheckFailed
+    when what was written is not what was gated.
     """
     reasons = [*why, *([run.problem] if run.problem else [])]
     if ref is None:
