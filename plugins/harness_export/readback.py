@@ -32,13 +32,13 @@ TEXTS = (
 
 
 def ask(parent: Path, copy: Path) -> dict[str, Any]:
-    """Read a copy back in a fresh process and return the facts; raises CheckFailed, or UsageError when it cannot run."""
+    """Read a copy back in a fresh process and return the facts; raises CheckFailed, or UsageError if it cannot run."""
     question = {"parent": str(parent), "copy": str(copy)}
     return isolated.ask("harness_export.readback", question, "what was written could not be read back")
 
 
 def compare(parent: Path, copy: Path) -> dict[str, Any]:
-    """Compare every tensor, then what both predict. Raises CheckFailed at a tensor that is further off than rounding."""
+    """Compare every tensor, then what both predict. Raises CheckFailed at a tensor that is off by more."""
     from harness_hf import load
 
     refs = [ModelRef("copy", str(copy)), ModelRef("parent", str(parent))]

@@ -33,7 +33,7 @@ class Question:
 
 
 def ask(question: Question) -> dict[str, Any]:
-    """Swap the exported adapter in and return the facts; raises CheckFailed when its answers are not the gated one's."""
+    """Swap the exported adapter in and return the facts; raises CheckFailed when it answers otherwise."""
     return isolated.ask("harness_export.swap", asdict(question), "export: the adapter could not be swapped in")
 
 

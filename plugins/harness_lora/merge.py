@@ -75,7 +75,7 @@ class Merge:
                 self.tick()
 
     def tensor(self, name: str, before: torch.Tensor, to: IO[bytes], start: int) -> None:
-        """Write a tensor of the merged model in the dtype it has in the base; raises CheckFailed when it is not finite."""
+        """Write a tensor of the merged model in the base's dtype; raises CheckFailed when it is not finite."""
         before = as_rows(before)
         row = math.prod(before.shape[1:]) * before.element_size()
 
@@ -172,8 +172,8 @@ def merge_folder(
     """Write the merged model to `out`; with `quantization`, onto the base as a 4-bit load has it.
 
     Memory: the adapter, and a block of rows a thread (the whole tensor, if it is rounded to 4 bits). Raises
-    UsageError when the base or the adapter is of a kind that cannot be merged, CheckFailed when the result is not finite
-    or not what was to change.
+    UsageError when the base or the adapter is of a kind that cannot be merged, CheckFailed when the result is not
+    finite or not what was to change.
     """
     there, names = check_base(base)
     plan = make_plan(base, adapter, there, quantization)
