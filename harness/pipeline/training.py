@@ -43,25 +43,28 @@ class _Ended(Exception):
 
 def train(session: Session, record: Record) -> Trained | Stop:
     """Train, or take the adapter that was made elsewhere, and look at it."""
-    facts: Mapping[str, Any] | Stop = {}
     begun = time.monotonic()
-    if not session.suite.candidate:
-        facts = _train(session, record)
-    if isinstance(facts, Stop):
-        return facts
-    seconds, adapter = time.monotonic() - begun, _adapter(session)
+    made = _there(session) if session.suite.candidate else _train(session, record)
+    if isinstance(made, Stop):
+        return made
+    seconds, (folder, facts) = time.monotonic() - begun, made
+    adapter = _on_base(session, folder)
     return look(session, record, "adapter", adapter=adapter) or Trained(session, adapter, facts, seconds)
 
 
-def _adapter(session: Session) -> ModelRef:
+def _there(session: Session) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of an adapter that was made elsewhere; nothing is known of its training."""
+    return artifacts_of(session).adapter, {}
+
+
+def _on_base(session: Session, folder: Path) -> ModelRef:
     """Return the base as trained, with the adapter on it."""
     base, made = session.base, session.opened.adapter
     assert made  # there is no adapter candidate without one
-    folder = artifacts_of(session).adapter
     return sealed(replace(base, name="adapter", adapter=folder, quantization=made.quantization), base=base.digest)
 
 
-def _train(session: Session, record: Record) -> dict[str, Any] | Stop:
+def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | Stop:
     """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
     train, training, out = session.suite.train, session.collection.training, artifacts_of(session).adapter
     assert train and training is not None
@@ -75,7 +78,7 @@ def _train(session: Session, record: Record) -> dict[str, Any] | Stop:
                 kept.seal(out)
             facts = read_facts(out / FACTS)
         record.fact("training", facts)
-    return facts
+    return out, facts
 
 
 def _call_trainer(session: Session, record: Record, out: Path) -> Stop | None:

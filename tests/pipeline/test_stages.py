@@ -102,6 +102,29 @@ def test_a_trainer_that_goes_on_after_its_error_trained_for_nothing(suite: Proje
     assert not (suite.folder / "exports/fake").exists()
 
 
+TOUCHES = """
+from pathlib import Path
+from harness import hookimpl
+from harness.testing import write_fake
+
+def touches(ref, adapter, rows, out: Path, *, progress, seed):
+    Path(ref.path, "tokenizer.json").write_text("another")
+    write_fake(out, 0.9)
+    return out
+
+@hookimpl
+def harness_trainers():
+    return {"touches": touches}
+"""
+
+
+def test_an_adapter_is_taken_from_where_it_was_trained(suite: Project) -> None:
+    """Also where the base's folder holds another file by then, by which the recipe would have another digest."""
+    text = SUITE.replace('use = "fake"\ndata', 'use = "touches"\ndata')
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": TOUCHES}).run()
+    assert (outcome.code, outcome.verdict("floor", "adapter")) == (0, "PASS")
+
+
 class Watches:
     """A listener that keeps what it was shown at every trial."""
 
