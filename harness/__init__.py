@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExitCode, UsageError
 from harness.hookspec import hookimpl
-from harness.lazy import lazily
-from harness.moved import keep_old_paths
+from harness.lazy import keep_old_paths, lazily
 from harness.records.metrics import Metric, metric
 from harness.records.models import Logprob, ModelRef, Progress, Sampling, Subject
 from harness.records.samples import Caveat, Labels, Sample, Score

@@ -10,7 +10,7 @@ import pytest
 
 import harness
 from harness import errors
-from harness.moved import MOVED
+from harness.lazy import MOVED
 
 OLD = {
     "harness.check": ("Built", "Flag", "STAGES"),
