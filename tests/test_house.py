@@ -65,6 +65,13 @@ def test_plugins_import_the_public_face_only() -> None:
     assert not strange
 
 
+def test_no_name_hides_a_module_of_a_plugin() -> None:
+    """What a plugin's `__init__` imports from `harness` has the name of none of its modules, which it would hide."""
+    for package in PLUGINS:
+        taken = {name for place, name in imports(f"plugins/{package}/__init__.py") if place == "harness"}
+        assert not taken & {path.stem for path in (ROOT / "plugins" / package).glob("*.py")}, package
+
+
 def test_the_harness_names_no_plugin() -> None:
     """No module of the harness imports a plugin, has its name in a text, or that of an adapter or trainer of ours."""
     hooks = {name for name in vars(hookspec) if name.startswith("harness_")}

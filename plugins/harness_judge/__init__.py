@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from harness import hookimpl, loader
+import harness
+from harness import hookimpl
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
@@ -30,7 +31,7 @@ def identity(ref: ModelRef, **options: Any) -> str | None:
     return identity(ref.path, **options)
 
 
-@loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",))
+@harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",))
 @contextmanager
 def load(
     refs: Sequence[ModelRef],

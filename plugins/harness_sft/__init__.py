@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import hookimpl, schema, trainer
+import harness
+from harness import hookimpl, schema
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
@@ -47,7 +48,7 @@ def _recipe() -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in schema.INJECTED}
 
 
-@trainer(check=check, build=build, measure=measure)
+@harness.trainer(check=check, build=build, measure=measure)
 def sft(
     ref: ModelRef,
     adapter: Adapter,
