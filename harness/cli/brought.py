@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import inspect
 from collections.abc import Collection
 
@@ -19,8 +18,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     `command`, a function of the parsed arguments that returns the exit code. Raises UsageError where it cannot be
     loaded, or has a name that is taken.
     """
+    from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
+
     taken = set(own)
-    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         where = f'command "{point.name}" of {point.value}'
         if point.name in taken:
             raise UsageError(f"{where}: there is one of this name; give it another")

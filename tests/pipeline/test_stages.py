@@ -15,8 +15,7 @@ from harness.pipeline.record import Record, Stop
 from harness.pipeline.run import Options, opened, prepare, run
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Report, Run
-from harness.testing import Project
-from tests.suite.test_suite import ROWS, SUITE, TRAIN
+from harness.testing import ROWS, SUITE, TRAIN, Project
 
 OPTIONS = Options(plugins=("harness.testing",))
 SWEEP = '\n[sweep]\n"train.skill" = [0.3, 0.9]\nby = "qa.exact_match"\n'
