@@ -361,7 +361,8 @@ def test_copies_are_plain_all_the_way_down() -> None:
 
 def start(suite: Project, *words: str, out: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Start a command in a process of its own."""
-    code = "import sys; from harness.cli.main import main; sys.exit(main())"
+    code = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup lets it be ignored
+    code += "from harness.cli.main import main; sys.exit(main())"
     root = Path(harness.__file__).parent.parent
     path = os.pathsep.join([str(root), str(root / "plugins"), *filter(None, sys.path)])
     return subprocess.Popen(
