@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from harness_hf.linear import available, product
 
 TILE = 1 << 17  # scores of one tile: half a megabyte
+TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
 LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 
 
@@ -31,15 +32,16 @@ def tiled() -> Iterator[None]:
     def attend(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
     ) -> tuple[torch.Tensor, None]:
-        plain = query.dtype == torch.float32 and query.is_cpu and not _odd(options)
+        plain = query.dtype in TILED and query.is_cpu and not _odd(options)
         if not plain or len(query) > 1 or query.shape[2] < LONG:
             done: tuple[torch.Tensor, None] = sdpa_attention_forward(
                 module, query, key, value, attention_mask, **options
             )
             return done
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        mask = None if attention_mask is None else _additive(attention_mask, query.dtype)[0, 0]
-        return _by_tiles(query[0], key[0], value[0], mask, scale)[None], None
+        mask = None if attention_mask is None else _additive(attention_mask, query.dtype)[0, 0].float()
+        found = _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale)
+        return found.to(query.dtype)[None], None
 
     with _standing_for_sdpa(attend):
         yield
@@ -92,7 +94,7 @@ def can_cascade(model: PreTrainedModel) -> bool:
 
 def can_tile(model: PreTrainedModel) -> bool:
     """Return whether `tiled` changes anything for a model; whether it is right is to be tried."""
-    return model.device.type == "cpu" and model.dtype == torch.float32 and available() and _calls_sdpa(model)
+    return model.device.type == "cpu" and model.dtype in TILED and available() and _calls_sdpa(model)
 
 
 def _calls_sdpa(model: PreTrainedModel) -> bool:
