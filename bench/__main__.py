@@ -87,7 +87,7 @@ def _write(path: Path, records: dict[str, Record]) -> None:
 
 
 def _notes(records: dict[str, Record]) -> list[str]:
-    """Say how long it took, what else the machine was doing, and which parts were not at their default sizes."""
+    """Report how long it took, what else the machine was doing, and which parts were not at their default sizes."""
     minutes = sum(record["seconds"] for record in records.values()) / 60
     load = max((record["load"] for record in records.values()), default=0.0)
     notes = [f"It took {minutes:.0f} minutes; the load average before a part was {load:.1f} at most."]

@@ -131,7 +131,7 @@ def main() -> int:
 
 
 def causal() -> list[str]:
-    """Name every class that AutoModelForCausalLM knows."""
+    """Return the name of every class that AutoModelForCausalLM knows."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))

@@ -89,6 +89,7 @@ class Exporter(Capabilities):
 class Check(Capabilities):
     """Of `check(…)`."""
 
+    title: str = ""  # its name beside its code, in kebab-case
     leaks: bool = False  # it tells which rows of an evaluation were trained on
 
 
@@ -129,6 +130,8 @@ def _wanted(field: Field[Any], value: Any) -> str:
         return "" if fits else "names"
     if field.default is None:
         return "" if value is None or callable(value) else "a function"
+    if field.type == "str":
+        return "" if isinstance(value, str) else "a text"
     return "" if callable(value) or value in ("", "answers", "pairs") else '"answers", "pairs" or a function'
 
 

@@ -62,7 +62,7 @@ class Mistakes:
 
 
 def disk_full(error: BaseException) -> str:
-    """Say in a line that a disk is full, where that is what an error is, else nothing."""
+    """Return in a line that a disk is full, where that is what an error is, else nothing."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f'"{error.filename}": ' if error.filename else ""
         return f"{where}{error.strerror}; make room and run again, and what was finished is not done again"
@@ -83,7 +83,7 @@ NO_MEMORY = (
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Say in a line that memory ran out, where that is what an error is or came of, else nothing."""
+    """Return in a line that memory ran out, where that is what an error is or came of, else nothing."""
     said, cause = "", error
     for _ in range(20):  # a chain may be a ring
         text = str(cause)
@@ -104,7 +104,7 @@ MEMORY_ADVICE = (
 
 
 def of_the_machine(error: BaseException) -> str:
-    """Say in a line what the machine had too little of, disk or memory, where an error tells that, else nothing."""
+    """Return in a line what the machine had too little of, disk or memory, where an error tells that, else nothing."""
     return disk_full(error) or out_of_memory(error)
 
 

@@ -79,12 +79,12 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
 
 
 def wants(function: Callable[..., Any], name: str) -> bool:
-    """Say whether a callable has a parameter of this name."""
+    """Return whether a callable has a parameter of this name."""
     return name in inspect.signature(function).parameters
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
-    """Tell every option of a table that the plugin's callable does not have, has with another type, or lacks."""
+    """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
     known, open_ended = options_of(function)
     try:
         hints = get_type_hints(function)
@@ -103,7 +103,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], comp
 
 
 def is_deep(value: Any) -> bool:
-    """Say whether tables and lists lie in each other more than DEEPEST deep."""
+    """Return whether tables and lists lie in each other more than DEEPEST deep."""
     level = [value]
     for _ in range(DEEPEST + 1):
         level = [
@@ -141,7 +141,7 @@ def unsound(value: Any) -> str:
 
 
 def fits(value: Any, want: Any) -> bool:
-    """Say whether a TOML value has the wanted type; an integer is a float, a list is a sequence or a tuple."""
+    """Return whether a TOML value has the wanted type; an integer is a float, a list is a sequence or a tuple."""
     origin, args = get_origin(want), get_args(want)
     if want is Any or want is inspect.Parameter.empty:
         return True
@@ -165,7 +165,7 @@ def fits(value: Any, want: Any) -> bool:
 
 
 def kind(want: Any) -> str:
-    """Name a type as a person who writes TOML would."""
+    """Return the name of a type, as a person who writes TOML would say it."""
     origin, args = get_origin(want), get_args(want)
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table"}
     if origin is Literal:

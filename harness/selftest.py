@@ -238,7 +238,7 @@ def _check(planted: Plan, options: Options) -> Trial:
     """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
     begun = time.monotonic()
     found, gates = check_collection(planted, options)[0], planted.suite.gates
-    flags = [f"{f.code}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates)]
+    flags = [f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates)]
     why = "Training rows stand among the rows of every eval."
     return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)
 

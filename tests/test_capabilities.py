@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness import UsageError, adapter, capabilities, exporter, trainer
+from harness import UsageError, adapter, capabilities, checker, exporter, trainer
 from harness.cli.brought import GROUP
 from harness.plugins import load_plugins
 from harness.testing import Project
@@ -101,6 +101,8 @@ def test_each_kind_has_its_own() -> None:
     assert capabilities.Adapter.of(adapter(measured_like=("a",))(lambda: None)).measured_like == ("a",)
     with pytest.raises(TypeError, match="measured_like is 'qlora', want names"):
         adapter(measured_like="qlora")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="title is 3, want a text"):
+        checker(title=3)  # type: ignore[arg-type]
 
 
 def test_adapters_made_elsewhere_have_a_reader() -> None:

@@ -145,7 +145,7 @@ class Served(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Write nothing to the log."""
 
 
 @pytest.fixture

@@ -49,7 +49,6 @@ CRASHED = "crashed"  # the kind of a check that could not look
 LARGE = {"built"}  # objects that checks share: a copy of every token for each would take longer than the checks
 TITLED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHOWN = 5  # lines of evidence that are kept
-TITLE = "title"  # the attribute by which a check has a name beside its code
 
 
 class Checks:
@@ -147,7 +146,7 @@ def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Finding]:
 
 def title_of(provided: Provided) -> str:
     """Return the name that a check declares beside its code, or nothing."""
-    return str(getattr(provided.function, TITLE, ""))
+    return capabilities.Check.of(provided.function).title
 
 
 def stage_of(provided: Provided) -> str:

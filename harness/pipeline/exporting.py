@@ -31,7 +31,7 @@ def refuse_exports(session: Session, record: Record, adjudicator: Adjudicator, w
 def _export(session: Session, record: Record, adjudicator: Adjudicator, declared: Export, why: list[str]) -> None:
     """Export a candidate unless there is a reason not to, of those in `why`, of the run or of the verdicts."""
     why = [*why, *_of_options(session)]
-    why += [f"{one.code}: {one.what}" for one in record.findings if one.counts]
+    why += [f"{one.name}: {one.what}" for one in record.findings if one.counts]
     if limit := session.options.limit:
         why.append(f"--limit {limit}: some of the rows prove nothing about the rest")
     why += [record.unmade[declared.name]] if declared.name in record.unmade else []

@@ -102,14 +102,16 @@ def _open(plan: Plan, use: str, path: str, options: Mapping[str, Any]) -> Source
 
 
 def plan_digest(plan: Plan, source: Source) -> str:
-    """Name everything that the checks of a plan look at: suite, rows, model, code, libraries and switches."""
+    """Return a digest of all that the checks of a plan look at: suite, rows, model, code, libraries and switches."""
     where = [source.digest, source.path, source.context, _content(source)]
     suite = [plan.suite.digest, str(plan.suite.path.resolve()), plan.selecting]
     return digest_of([suite, plan.rows_digest, where, plan.plugins.code(), keys.versions(), keys.switches()])
 
 
 def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
-    """Name everything a trained adapter depends on: base, adapter, trainer, rows, seed, model options, code, libraries.
+    """Return a digest of all a trained adapter depends on.
+
+    Base, adapter, trainer, rows, seed, model options, code, libraries.
 
     Options stand with their defaults, so that a default which changes makes another recipe.
     """
@@ -205,7 +207,7 @@ def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
 
 
 def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:
-    """Tell what `verify` would refuse in an export of this folder, before anything is loaded of it."""
+    """Return whether `verify` would accept an export of this folder, else report why not, before anything is loaded."""
     try:
         formats.check_candidate(folder)
     except formats.Unsafe as error:
@@ -251,7 +253,7 @@ def _try(mistakes: Mistakes, where: str, call: Any) -> Any:
 
 
 def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
-    """Tell the rows that do not fit into the model's context with their worked examples and answer."""
+    """Report the rows that do not fit into the model's context with their worked examples and answer."""
     if source.context is None:
         return
     for task in plan.tasks.values():

@@ -159,4 +159,4 @@ def _findings(session: Session, record: Record) -> list[str]:
     order = ("error", "warning", "note")
     flags = recalled_before_training(session, record)
     counted = sorted((f for f in flags if f.ignored is None), key=lambda f: order.index(f.severity))
-    return [f"{f.severity} {f.code}: {f.what}" for f in counted]
+    return [f"{f.severity} {f.name}: {f.what}" for f in counted]

@@ -27,7 +27,7 @@ def open_source(path: str, **options: Any) -> APISource:
 
 
 def identity(ref: ModelRef, **options: Any) -> str | None:
-    """Name what an answer depends on; None without a `version`, for the model behind a name can change."""
+    """Return the identity of what an answer depends on; None without a `version`: the model behind may change."""
     return Options(**options).identity(ref.path)
 
 

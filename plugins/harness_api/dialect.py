@@ -55,7 +55,7 @@ class Dialect:
 
 
 def find(server: Server, model: str, options: Options) -> Dialect:
-    """Ask whether a server serves a model, and what it offers. Raises UsageError."""
+    """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = served(server, model)
     extra = dict(options.body or {})
     refusals: list[Refused] = []

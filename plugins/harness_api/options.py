@@ -76,11 +76,11 @@ class Options:
         return self.base_url.rstrip("/")
 
     def digest(self, path: str) -> str:
-        """Name the served model; there are no weights here to name it by."""
+        """Return a digest that identifies the served model; there are no weights here to hash."""
         return digest_of([self.url, path, self.version])
 
     def identity(self, path: str) -> str | None:
-        """Name everything that answers depend on, never the key; None when the model behind the name may change."""
+        """Return the identity of what answers depend on, never the key; None when the model may change."""
         if not self.version:
             return None
         how = [self.endpoint, self.logprobs, self.context, self.prefix, dict(self.body or {})]

@@ -148,7 +148,7 @@ class Server:
             raise Trouble("answered with something that is no JSON", passing=True) from None
 
     def _refusal(self, error: Any) -> Trouble:
-        """Say what an HTTP status means: something that may pass, or a mistake."""
+        """Return what an HTTP status means: something that may pass, or a mistake."""
         status, body = int(error.status_code), error.body
         if status == 401:  # what servers say here may show parts of a key
             what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"

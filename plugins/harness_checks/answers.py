@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from harness import Finding, Result, Task, quote
+from harness import Finding, Result, Task, checker, quote
 
 ENOUGH = 20  # answers: fewer may be the same by chance
 
 
+@checker(title="constant-answers")
 def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
     """One answer to every question.
 

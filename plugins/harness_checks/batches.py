@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harness import Built, Example, Finding, ModelRef, TrainingRow, chat, marked_text, quote
+from harness import Built, Example, Finding, ModelRef, TrainingRow, chat, checker, marked_text, quote
 from harness_checks import frames
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
@@ -40,6 +40,7 @@ class Document:
     labels: Sequence[int]
 
 
+@checker(title="masked-eos-token")
 def end_token(built: Built) -> Iterator[Finding]:
     """Answers whose end is not learnt: the model never stops.
 
@@ -62,6 +63,7 @@ def end_token(built: Built) -> Iterator[Finding]:
         )
 
 
+@checker(title="masked-end-of-turn")
 def end_of_turn(built: Built) -> Iterator[Finding]:
     """The end of a turn outside the loss.
 
@@ -77,6 +79,7 @@ def end_of_turn(built: Built) -> Iterator[Finding]:
         yield Finding("error", "the end-of-turn token of the chat template is outside the loss", (), fix)
 
 
+@checker(title="no-supervised-tokens")
 def nothing_supervised(built: Built) -> Iterator[Finding]:
     """Rows of which no token is learnt.
 
@@ -90,6 +93,7 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
         yield Finding("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
 
 
+@checker(title="misaligned-labels")
 def labels_out_of_place(built: Built) -> Iterator[Finding]:
     """Labels that are not the tokens at their places.
 
@@ -117,6 +121,7 @@ def _misplaced(built: Built, ids: Sequence[int], labels: Sequence[int]) -> str:
     return " ".join(f"{built.tokenizer.decode([a])}→{built.tokenizer.decode([b])}" for a, b in pairs)
 
 
+@checker(title="dropped-training-rows")
 def rows_that_vanish(built: Built) -> Iterator[Finding]:
     """Rows that have nothing left to learn once they are cut, or are not there any more.
 
@@ -136,6 +141,7 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
         )
 
 
+@checker(title="truncated-rows")
 def cut_rows(built: Built) -> Iterator[Finding]:
     """Rows that are longer than max_length.
 
@@ -155,6 +161,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
         yield Finding(level, what, evidence, f"max_length = {max(len(e.ids) for e in long)} keeps all")  # type: ignore[arg-type]
 
 
+@checker(title="double-bos-token")
 def doubled_start(built: Built) -> Iterator[Finding]:
     """Two beginning-of-sequence tokens.
 
@@ -169,6 +176,7 @@ def doubled_start(built: Built) -> Iterator[Finding]:
         yield Finding("error", what, evidence, "take it out of the text; the tokenizer puts it there")
 
 
+@checker(title="chat-template-mismatch")
 def other_template(
     built: Built, base: ModelRef, rows: list[TrainingRow], tasks: Mapping[str, Any]
 ) -> Iterator[Finding]:
@@ -229,6 +237,7 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
         yield Finding("error", what, odd, fix, "rows")
 
 
+@checker(title="prompt-tokenization-mismatch")
 def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Finding]:
     """Prompts that are tokenised differently once the answer follows.
 
@@ -244,6 +253,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
         yield Finding("error", what, evidence, "let the answer begin with the white space, not the prompt end with it")
 
 
+@checker(title="cross-document-attention")
 def documents_see_each_other(built: Built) -> Iterator[Finding]:
     """Packed rows that attend to their neighbours.
 

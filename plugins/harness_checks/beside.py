@@ -78,7 +78,7 @@ def generation(before: Path, after: Path) -> list[str]:
 
 
 def served(folder: Path) -> list[str]:
-    """Name the settings of generation_config.json that servers obey, and an evaluation here does not."""
+    """Return the settings of generation_config.json that servers obey, and an evaluation here does not."""
     said = NEUTRAL | _generation(folder)
     return [f"{name} = {_json(said[name])}" for name in SERVED if said[name] not in (None, NEUTRAL[name])]
 

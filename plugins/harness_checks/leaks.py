@@ -21,7 +21,7 @@ GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
 
 
-@checker(leaks=True)
+@checker(title="train-test-leak", leaks=True)
 def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
     """Training rows in the evaluations: a score for memory.
 

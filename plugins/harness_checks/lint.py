@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Sample, Task, TrainingRow, chat, quote, text_of
+from harness import Finding, ModelRef, Sample, Task, TrainingRow, chat, checker, quote, text_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -28,6 +28,7 @@ MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 
 
+@checker(title="training-data-quality")
 def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Rows that are broken, doubled, contradictory or private.
 
@@ -53,7 +54,7 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
 
 
 def place(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
-    """Name a row; by its source too where there are several."""
+    """Return the name of a row, with its source where there are several."""
     several = len({r.source for r in (rows[0], rows[-1], row)}) > 1
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
 
@@ -84,7 +85,7 @@ def _empty(row: TrainingRow) -> str | None:
 
 
 def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Tell the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
+    """Report the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
     for name, task in tasks.items():
         samples = task.samples or ()
         lacking = {"prompt": [s for s in samples if not s.input], "target": [s for s in samples if not _target(s)]}

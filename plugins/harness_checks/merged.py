@@ -13,7 +13,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Severity, TrainingRow, quote
+from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote
 from harness_checks import beside
 from harness_checks.frames import prompt_of
 
@@ -32,6 +32,7 @@ PLAIN = (
 )
 
 
+@checker(title="merged-weights-mismatch")
 def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iterator[Finding]:
     """A merged model that is its base, or that changed where nothing was trained.
 
@@ -60,6 +61,7 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
         yield Finding("error", what, off, "merge again; the disk, the copy or the merge is broken", "sum")
 
 
+@checker(title="merged-output-divergence")
 def differs_from_adapter(
     merged: ModelRef, twin: ModelRef | None, rows: list[TrainingRow], load: Callable[..., Any]
 ) -> Iterator[Finding]:
@@ -100,6 +102,7 @@ def differs_from_adapter(
         yield Finding("error", f"{what}; first choice kept {agree:.1%}", (), fix)
 
 
+@checker(title="tokenizer-config-mismatch")
 def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """A tokenizer, chat template or configuration that is not the base's, or embeddings that do not fit.
 
@@ -146,6 +149,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
 
 
+@checker(title="missing-stop-token")
 def never_stops(
     merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load: Callable[..., Any]
 ) -> Iterator[Finding]:

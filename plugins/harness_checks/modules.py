@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from harness import Built, Finding, ModelRef, Suite
+from harness import Built, Finding, ModelRef, Suite, checker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 HALF = 0.5
 
 
+@checker(title="low-adapter-coverage")
 def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
     """An adapter that reaches little of the model.
 
@@ -36,6 +37,7 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
         yield Finding("warning", what, [f"not adapted: {', '.join(left)}"], 'target_modules = "all-linear"')
 
 
+@checker(title="fused-moe-experts")
 def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
     """Experts that are neither adapted nor quantised.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness import Finding, ModelRef, Suite
+from harness import Finding, ModelRef, Suite, checker
 
 LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
 BATCH, RANK = 32, 64
 
 
+@checker(title="unusual-hyperparameters")
 def unusual_recipe(suite: Suite) -> Iterator[Finding]:
     """Options outside what works for LoRA.
 
@@ -37,6 +38,7 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
         yield Finding("warning", f"r is {options['r']} without use_rslora", fix="use_rslora = true, or a smaller r")
 
 
+@checker(title="unsupported-adapter-scaling")
 def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Finding]:
     """An adapter whose scaling servers are known to get wrong.
 

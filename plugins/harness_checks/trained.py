@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef
+from harness import Finding, ModelRef, checker
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
 RISE = 0.02  # nats a token
 
 
+@checker(title="untrained-adapter-weights")
 def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
     """Trained, and nothing changed.
 
@@ -29,6 +30,7 @@ def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
         yield Finding("error", what, still, "look at learning_rate, and at what is frozen")
 
 
+@checker(title="non-finite-weights")
 def not_finite(adapter: ModelRef) -> Iterator[Finding]:
     """Weights or a loss that are not finite.
 
@@ -46,6 +48,7 @@ def not_finite(adapter: ModelRef) -> Iterator[Finding]:
         yield Finding("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
 
 
+@checker(title="repacked-quantized-weights")
 def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Finding]:
     """A 4-bit weight that was rewritten in memory.
 
@@ -64,6 +67,7 @@ def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Finding]:
     yield from ()
 
 
+@checker(title="loss-spike")
 def spiked(adapter: ModelRef) -> Iterator[Finding]:
     """The loss leapt while training.
 
@@ -78,6 +82,7 @@ def spiked(adapter: ModelRef) -> Iterator[Finding]:
         yield Finding("warning", what, lines, "lower learning_rate, raise warmup_ratio, or look at the rows")
 
 
+@checker(title="rising-validation-loss")
 def overfits(adapter: ModelRef) -> Iterator[Finding]:
     """The validation loss rose.
 
@@ -98,6 +103,7 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
         yield Finding("warning", what, lines, "set patience = 1, train fewer epochs, or give more rows")
 
 
+@checker(title="base-model-mismatch")
 def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """An adapter on a base it was not trained on.
 

@@ -16,7 +16,7 @@ OURS = "local:"  # "local:chrf" is in this package, needs no network, and is an 
 
 
 def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
-    """Name the metric that a suite's table asks for; light, since collection calls it."""
+    """Return the metric that a suite's table asks for; light, since collection calls it."""
     metric, key = str(options.get("metric", "")), options.get("key")
     better = options.get("better", "higher")
     compute = {

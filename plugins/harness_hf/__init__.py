@@ -125,7 +125,7 @@ def open_source(
 
 
 def identify(ref: ModelRef, **options: Any) -> str:
-    """Name everything an answer depends on, without loading the model; raises UsageError when it is not there."""
+    """Return the identity of all an answer depends on, loading no model; raises UsageError when it is not there."""
     from harness_hf import identity
     from harness_hf.sources import resolve
 

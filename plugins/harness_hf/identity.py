@@ -34,7 +34,7 @@ def described(folder: Path) -> str:
 
 @cache
 def hardware() -> list[str]:
-    """Tell machines apart on which `auto` means another device or dtype."""
+    """Return what distinguishes machines on which `auto` means another device or dtype."""
     gpus = sorted(str(p) for p in Path("/dev").glob("nvidia[0-9]*")) + [
         d for d in ("/dev/kfd", "/dev/dxg") if Path(d).exists()
     ]

@@ -147,7 +147,7 @@ def check_found(found: Any, adapter: Path, name: str) -> None:
 
 
 def rewrites_base(adapter: Path) -> bool:
-    """Say whether an adapter changes weights of its base when loaded, so that the base cannot be shared.
+    """Return whether an adapter changes weights of its base when loaded, so that the base cannot be shared.
 
     True for anything but a plain LoRA: a bias, modules saved whole, weights of the base that were saved along, or an
     initialisation such as PiSSA or OLoRA that moves part of the base into the adapter.
@@ -180,7 +180,7 @@ def keep_4bit_layout(model: PreTrainedModel) -> None:
 
 
 def wrong_on_cpu(model: PreTrainedModel) -> str:
-    """Name a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or nothing.
+    """Return the name of a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or nothing.
 
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
     GPU reads them right.

@@ -302,7 +302,7 @@ class Scorer:
 
 
 def unshareable(model: PreTrainedModel) -> str:
-    """Say why rows with a mask of their own are not valid for a model; nothing when they are.
+    """Return why rows with a mask of their own are not valid for a model, or nothing when they are.
 
     They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
     length of what is run.
@@ -356,7 +356,7 @@ def not_causal(model: PreTrainedModel) -> str:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Say whether memory ran out; torch has a type for it on GPUs only."""
+    """Return whether memory ran out; torch has a type for it on GPUs only."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "out of memory" in text
 

@@ -263,7 +263,7 @@ def _package(spec: str, sha256: str | None) -> Path:
 
 
 def _conversion(*what: str) -> str:
-    """Name what a conversion is made of: its source, the code here, and the libraries."""
+    """Return a digest of what a conversion is made of: its source, the code here, and the libraries."""
     return digest_of([*what, keys.of_code([sys.modules[__package__]], core=False), keys.versions()])[:16]
 
 
@@ -360,5 +360,5 @@ def _room(what: str) -> Iterator[None]:
 
 
 def _disk_full(error: Exception) -> bool:
-    """Say whether the disk was full; safetensors tells it by the text of an error of its own."""
+    """Return whether the disk was full; safetensors tells it by the text of an error of its own."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)

@@ -266,7 +266,7 @@ def _context(model: PreTrainedModel, tokens: Tokens) -> int:
 
 
 def _digest(ref: ModelRef, files: Sequence[Path]) -> str:
-    """Name the weights that answer: the model's, and with an adapter or a quantisation those as well."""
+    """Return the digest of the weights that answer: the model's, and with an adapter or a quantisation those too."""
     parts = [sources.folder_digest(f) for f in files]
     if ref.quantization:
         parts.append(json.dumps(dict(ref.quantization), sort_keys=True, default=str))

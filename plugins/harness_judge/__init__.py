@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def open_source(path: str, **options: Any) -> AnthropicSource:
-    """Ask whether the API is there and knows the model."""
+    """Raise UsageError unless the API is there and knows the model."""
     from harness_judge.loader import open_source
 
     return open_source(path, **options)
 
 
 def identity(ref: ModelRef, **options: Any) -> str | None:
-    """Name what an answer depends on; None without a `version`."""
+    """Return the identity of what an answer depends on; None without a `version`."""
     from harness_judge.loader import identity
 
     return identity(ref.path, **options)

@@ -62,7 +62,7 @@ class Trial:
 
     @property
     def won(self) -> bool:
-        """Say whether it did better than the real answers; a judge that cannot tell gives it one half."""
+        """Return whether it did better than the real answers; a judge that cannot tell gives it one half."""
         return self.score > 0.5
 
     @property

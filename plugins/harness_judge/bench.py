@@ -73,7 +73,7 @@ def backend_of(options: Options) -> Any:
 
 
 def instrument(options: Options, models: dict[str, None]) -> dict[str, str]:
-    """Name what a calibration holds for: the model that replied, the wording, and what was asked."""
+    """Return the identity of what a calibration holds for: the model that replied, the wording, and what was asked."""
     asked = [options.mode, options.guideline, dict(options.criteria or {}), options.reference, options.k]
     rubric = digest_of([*asked, options.answer_chars, dict(options.body or {})])[:16]
     return {"model": next(reversed(models), ""), "prompt": prompts.digest()[:16], "rubric": rubric}

@@ -86,7 +86,7 @@ def calibrate(
 
 
 def describe(made: Calibration) -> list[str]:
-    """Say a calibration in lines."""
+    """Return the report of a calibration, in lines."""
     about = ", ".join(f"{name} {value}" for name, value in made.judge.items())
     lines = [f"judge        {about}", f"labels       {made.n}, and {made.errors} without a verdict of the judge"]
     lines.append(f"agreement    {made.agreement:.3f}")

@@ -45,7 +45,7 @@ class Calibration:
     differ: Sequence[Sequence[str]] = ()
 
     def expired(self, judge: dict[str, Any]) -> str:
-        """Say what changed since, or nothing."""
+        """Return what changed since, or nothing."""
         changed = [name for name in judge if judge[name] != self.judge.get(name)]
         return " and ".join(f"the {name} changed" for name in changed)
 

@@ -26,7 +26,7 @@ def judged(run: Path) -> Iterator[tuple[str, Row]]:
 
 
 def disputed(row: Row) -> bool:
-    """Say whether its verdicts differ, in two orders or at two times of asking, or one is lacking."""
+    """Return whether its verdicts differ, in two orders or at two times of asking, or one is lacking."""
     said: dict[str, set[Any]] = {}
     for one in _judgments(row):
         said.setdefault(one.get("criterion", ""), set()).add(one.get("verdict", one.get("met")))

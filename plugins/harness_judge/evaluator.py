@@ -18,7 +18,7 @@ def _marks(options: Mapping[str, Any]) -> str:
 
 
 def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
-    """Name the metrics of a mode; light, since collection calls it."""
+    """Return the metrics of a mode; light, since collection calls it."""
     labelled = bool(options.get("calibration")) and not options.get("trust_judge")
     if options.get("mode") == "rubric":
         criteria = options.get("criteria") or {}
@@ -48,7 +48,7 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
 
 
 def _needs(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the SDK of the backend; where any will do, none is needed."""
+    """Return the SDK that the backend needs; where any will do, none is needed."""
     return (options["backend"],) if options.get("backend") in ("anthropic", "openai") else ()
 
 
@@ -66,7 +66,7 @@ def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str
 def _estimate(
     options: Mapping[str, Any], samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
-    """Say what judging so many models, and answers that are known, may take, and which caps hold."""
+    """Return what judging so many models, and answers that are known, may take, and which caps hold."""
     from harness_judge.marking import estimate
 
     longest = int(options.get("max_new_tokens", MAX_NEW_TOKENS))

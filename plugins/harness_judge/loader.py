@@ -32,7 +32,7 @@ class AnthropicSource:
 
 
 def open_source(path: str, *, version: str = "", **options: Any) -> AnthropicSource:
-    """Ask whether the API is there, takes the key and knows the model. Raises UsageError."""
+    """Raise UsageError unless the API is there, takes the key and knows the model."""
     at = _service(path, options)
     anthropic, timeout = service.installed("anthropic"), float(options.get("timeout", 60.0))
     where = f'model "{path}" at "{at.url}"'
@@ -51,7 +51,7 @@ def open_source(path: str, *, version: str = "", **options: Any) -> AnthropicSou
 
 
 def identity(path: str, *, version: str = "", **options: Any) -> str | None:
-    """Name what an answer depends on, never the key; None without a version."""
+    """Return the identity of what an answer depends on, never the key; None without a version."""
     at = _service(path, options)
     if not version:
         return None

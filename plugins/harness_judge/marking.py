@@ -143,7 +143,7 @@ def estimate(
     answers: Sequence[Callable[[Prompt], str]],
     longest: int,
 ) -> str:
-    """Say what it takes to judge `models` and known `answers` on all rows: judgments, tokens and dollars at most.
+    """Return what it takes to judge `models` and known `answers` on all rows: judgments, tokens and dollars at most.
 
     What a model will say is not known, and is taken to be `longest` tokens of four characters.
     """
@@ -228,7 +228,7 @@ def _capped(judge: Bench) -> list[Caveat]:
 
 
 def _errors(judged: Sequence[Judged]) -> list[Caveat]:
-    """Tell rows without a verdict; above a few, nothing is concluded from the others."""
+    """Report rows without a verdict; above a few, nothing is concluded from the others."""
     wrong = [j for j in judged if j.error and j.asked]
     if not wrong:
         return []
@@ -242,7 +242,7 @@ def _errors(judged: Sequence[Judged]) -> list[Caveat]:
 
 
 def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator[str]:
-    """Say what was spent, and what a reader of the numbers should doubt."""
+    """Report what was spent, and what a reader of the numbers should doubt."""
     parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them remembered"]
     if judge.again:
         parts.append(f"{judge.again:,} tries again")
@@ -272,7 +272,7 @@ def _places(judged: Sequence[Judged]) -> Iterator[str]:
 
 
 def _lengths(judged: Sequence[Judged]) -> Iterator[str]:
-    """Say where length and quality cannot be told apart."""
+    """Report where length and quality cannot be told apart."""
     differ = [len(j.row.answer) - len(j.row.baseline) for j in judged if j.row.baseline is not None]
     for name, longer in (("longer", sum(d > 0 for d in differ)), ("shorter", sum(d < 0 for d in differ))):
         if differ and longer >= ONE_SIDED * len(differ) and len(differ) > 1:

@@ -85,7 +85,7 @@ class OpenAIJudge:
         )
 
     def _refusal(self, error: Any) -> Trouble:
-        """Say what a refusal means; a field that the model does not know is left out from now on."""
+        """Return what a refusal means; a field that the model does not know is left out from now on."""
         status, field = int(error.status_code), str(getattr(error, "param", None) or "")
         if status == 400 and field == "temperature" and field not in self._without:
             self._without |= {field}

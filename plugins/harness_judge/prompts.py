@@ -143,12 +143,12 @@ def cut(text: str, most: int) -> str:
 
 
 def speaks_to_the_judge(text: str) -> bool:
-    """Say whether an answer holds text that is meant for whoever judges it."""
+    """Return whether an answer holds text that is meant for whoever judges it."""
     return TO_A_JUDGE.search(text) is not None
 
 
 def digest() -> str:
-    """Name the wording of all prompts: a judge that is asked otherwise is another instrument."""
+    """Return a digest of the wording of all prompts: a judge that is asked otherwise is another instrument."""
     parts = [SYSTEM, PAIR, PAIR_JSON, PAIR_LETTER, CHECK, CHECK_JSON, CHECK_WORD, REFERENCE]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -67,7 +67,7 @@ class Service:
         return Trouble(self.clean(str(bad)), passing=bad.passing, fatal=isinstance(bad, wire.Moved), charged=True)
 
     def refusal(self, status: int, body: Any, text: str, headers: Mapping[str, str], model: str) -> Trouble:
-        """Say what an HTTP status means: something that may pass, or a mistake."""
+        """Return what an HTTP status means: something that may pass, or a mistake."""
         if status == 401:  # what servers say here may show parts of a key
             what = f"the key in {self.variable} is refused" if self.variable else "it wants a key; set api_key_env"
             return Trouble(f"{what} (HTTP 401)", fatal=True)

@@ -29,7 +29,7 @@ class Reply:
 
 
 def readable(reply: Reply) -> bool:
-    """Say whether a reply is JSON at all; one that was refused or cut needs not be."""
+    """Return whether a reply is JSON at all; one that was refused or cut needs not be."""
     if reply.problem:
         return True
     try:

@@ -15,7 +15,7 @@ from harness_lm_eval.tasks import Asked
 
 
 def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
-    """Name the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
+    """Return the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
     asked = Asked.of(options)
     found = []
     for gauge in gauges(find(asked.task, folder, asked.include_path)):

@@ -20,12 +20,12 @@ SEED, OTHER_SEED = 0, 1234  # lm_eval's, for tasks that shuffle while they read 
 
 
 def needs_hub(config: Config) -> bool:
-    """Say whether a task's data, or a metric of it, may have to come from somewhere else."""
+    """Return whether a task's data, or a metric of it, may have to come from somewhere else."""
     return remote_data(config) or bool(foreign_metrics(config))
 
 
 def remote_data(config: Config) -> bool:
-    """Say whether a task's data is not in local files, as far as its configuration tells."""
+    """Return whether a task's data is not in local files, as far as its configuration tells."""
     path = config.get("dataset_path")
     local = path in LOCAL or (isinstance(path, str) and Path(path).exists())
     return not local or "://" in repr(config.get("dataset_kwargs"))
@@ -79,7 +79,7 @@ def network(wanted: bool) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def reachable() -> bool:
-    """Say whether the hub answers: asked once, since its libraries would try for half a minute per data set."""
+    """Return whether the hub answers: asked once, since its libraries would try for half a minute per data set."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 

@@ -70,7 +70,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
 
     @property
     def tokenizer_name(self) -> str:
-        """Name the tokenizer; lm_eval keys caches by it."""
+        """Return the name of the tokenizer; lm_eval keys caches by it."""
         return str(self.subject.digest)
 
     def _pair(self, context: str, continuation: str) -> tuple[str, str]:

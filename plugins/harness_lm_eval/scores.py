@@ -216,7 +216,7 @@ def from_json(value: Any) -> Any:
 
 
 def remarks(scores: Sequence[Score]) -> list[str]:
-    """Say in a line how many prompts were too long for the model, if any were."""
+    """Report in a line how many prompts were too long for the model, if any were."""
     cut = sum(CUT in (one.note or "") for one in scores)
     what = "prompts were longer than the model's context and lost their beginning"
     return [f"{cut} of {len(scores)} {what}"] if cut else []

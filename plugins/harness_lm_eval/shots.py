@@ -24,7 +24,7 @@ class Fixed:
         self.doc: Doc | None = None
 
     def before(self, number: int, docs: Sequence[Doc], shots: int) -> None:
-        """Say which document comes next."""
+        """Set which document comes next."""
         self.doc = docs[number]
 
     def sample(self, n: int, eval_doc: Doc | None = None, **_: Any) -> Sequence[Doc]:
@@ -50,7 +50,7 @@ class Drawn:
         self.number = 0
 
     def before(self, number: int, docs: Sequence[Doc], shots: int) -> None:
-        """Say which document comes next, and draw for those before it."""
+        """Set which document comes next, and draw for those before it."""
         self.number = number
         for doc in docs[len(self.found) : number + 1] if shots else ():
             self.found.append(self.sampler.sample(n=shots, eval_doc=doc if self.excludes else None))

@@ -159,7 +159,7 @@ def _id(row: Mapping[str, Any], tasks: int) -> str:
 
 
 def said(error: Exception) -> str:
-    """Say an error of somebody else's code in one line."""
+    """Return an error of somebody else's code as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
@@ -196,7 +196,7 @@ def _build(leaf: Leaf, asked: Asked) -> Any:
 
 
 def _why(leaf: Leaf, error: Exception, barred: str) -> str:
-    """Say why a task could not be built; data that cannot be reached is the usual reason."""
+    """Return why a task could not be built; data that cannot be reached is the usual reason."""
     where, config = f'task "{leaf.name}"', leaf.config
     if not hub.remote_data(config) or not (isinstance(error, OSError) or "cache" in str(error)):
         return f"{where}: lm_eval cannot build it: {said(error)}"

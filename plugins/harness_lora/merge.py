@@ -309,7 +309,7 @@ def as_rows(weight: torch.Tensor) -> torch.Tensor:
 
 
 def is_finite(weight: torch.Tensor) -> bool:
-    """Say whether no element is NaN or infinite; a sum that is finite says so in a tenth of the time."""
+    """Return whether no element is NaN or infinite; a sum that is finite says so in a tenth of the time."""
     if not weight.is_floating_point() or torch.isfinite(weight.sum(dtype=torch.float32)):
         return True
     return bool(torch.isfinite(weight).all())

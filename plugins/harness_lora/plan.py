@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def must(self) -> set[str]:
-        """Name the tensors that a merge changes; one that is rounded to 4 bits may change too."""
+        """Return the tensors that a merge changes; one that is rounded to 4 bits may change too."""
         return {*self.added, *self.replaced}
 
 

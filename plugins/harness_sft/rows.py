@@ -115,7 +115,7 @@ def _question(row: Row) -> Any:
 
 
 def name_rows(numbers: Sequence[int]) -> str:
-    """Name rows: "row 3", or "rows 3, 5, 8, 9, 12 and 40 more"."""
+    """Return the names of rows: "row 3", or "rows 3, 5, 8, 9, 12 and 40 more"."""
     first = ", ".join(map(str, numbers[:5]))
     more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
     return f"row{'s' if len(numbers) > 1 else ''} {first}{more}"

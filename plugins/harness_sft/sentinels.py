@@ -97,7 +97,7 @@ class Start:
 
 
 def all_finite(parameters: list[Any]) -> bool:
-    """Say whether all weights are finite, from their norm."""
+    """Return whether all weights are finite, from their norm."""
     return not parameters or math.isfinite(float(torch.nn.utils.get_total_norm(parameters)))
 
 

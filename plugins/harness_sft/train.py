@@ -229,7 +229,7 @@ def base_bytes(model: PreTrainedModel) -> int:
 def _stamp(
     ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], seed: int
 ) -> str:
-    """Name a training by all that decides its result, so that no other one's checkpoint is taken up."""
+    """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up."""
     lora = {key: sorted(v) if isinstance(v, set) else v for key, v in adapter.peft_config().to_dict().items()}
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = [ref.path, ref.digest, dict(ref.options), adapter.quantization]

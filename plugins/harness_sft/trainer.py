@@ -146,7 +146,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         raise_finding("T2", finding)
 
     def look_whether_it_moved(self) -> None:
-        """Tell the weights of the adapter that have not moved in the first steps."""
+        """Report the weights of the adapter that have not moved in the first steps."""
         still = self.start.unmoved(self.model)
         if still:
             what = f"{len(still)} of {len(self.start.sums)} adapted weights have not moved after {FIRST_STEPS} steps"
@@ -251,7 +251,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return min((end for end in self.ends if end.loss is not None), key=lambda end: end.loss or 0.0, default=None)
 
     def enough(self) -> bool:
-        """Say whether the validation loss has not fallen below its lowest for `patience` epochs."""
+        """Return whether the validation loss has not fallen below its lowest for `patience` epochs."""
         best, patience = self.best(), self.trainer.patience
         return bool(patience and best and len(self.ends) - 1 - self.ends.index(best) >= patience)
 

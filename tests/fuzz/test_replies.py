@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST  # noqa: N815 -- http.server's name
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Write nothing to the log."""
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ class Seen:
     code: int
 
     def has(self, code: str) -> bool:
-        """Say whether a check of this code, or a line with this text, told."""
+        """Return whether there is an alarm of this code, or one with this text."""
         return any(alarm == code or alarm.startswith(f"{code}-") or code in alarm for alarm in self.alarms)
 
     def __str__(self) -> str:

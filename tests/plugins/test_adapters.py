@@ -119,7 +119,7 @@ def bases(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def identify(value: Any) -> str | None:
-    """Name a case by its options."""
+    """Return the name of a case, from its options."""
     return " ".join(f"{k}={v}" for k, v in value.items()) or "plain" if isinstance(value, dict) else None
 
 

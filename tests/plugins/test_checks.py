@@ -18,12 +18,13 @@ pytest.importorskip("torch")
 from harness.cli.main import main
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
-from harness.plugins import Provided
+from harness.plugins import Provided, load_plugins
 from harness.records.findings import Finding, TrainingRow
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
 from harness.testing import ROWS as TEST
 from harness.testing import SUITE, TRAIN, Project
+from harness_checks import harness_checks
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
@@ -80,7 +81,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "an evaluation without a target": (
         ROWS,
         [*EVAL, {"input": "Where?"}],
-        'warning  D11-blank: 1 of 9 rows of "qa": no target, where others have one',
+        'warning  D11-blank training-data-quality: 1 of 9 rows of "qa": no target, where others have one',
     ),
     "a line of brackets": ("[" * 100_000 + "\n", EVAL, "train.jsonl:1: is nested too deeply"),
     "empty answers": ([*ROWS[:2], {"prompt": "Where?", "completion": ""}], EVAL, 'row 3: no answer after "Where?"'),
@@ -117,9 +118,9 @@ def test_preview_and_evidence(lab: Lab, capsys: pytest.CaptureFixture[str]) -> N
     code, printed = told(lab, capsys)
     assert code == 4
     assert "row 1: 32 tokens, 11 learnt\n    <s>Where is the anvil?\\n⟦in room 10</s>⟧" in printed
-    assert 'error    D10-exact: 1 of 8 rows of "qa" are in the training data' in printed
+    assert 'error    D10-exact train-test-leak: 1 of 8 rows of "qa" are in the training data' in printed
     assert 'row "2" = training row 4: "Which shelf has the saddle?\\n"' in printed
-    assert "warning  D11-secret: 1 of 17 rows" in printed
+    assert "warning  D11-secret training-data-quality: 1 of 17 rows" in printed
     assert "A" * 16 not in printed  # what may be a secret is not printed
     assert printed.endswith("s\n") and "1 error, 1 warning, 0 notes, 0 ignored" in printed
 
@@ -131,10 +132,11 @@ def test_ignored_with_a_reason(lab: Lab, capsys: pytest.CaptureFixture[str]) -> 
     lab._write(rows, EVAL, '\n[checks]\nignore = { D10-exact = "it is asked in both on purpose" }\n', ())
     code, printed = told(lab, capsys)
     assert code == 0
-    assert "ignored  D10-exact: 1 of 8 rows" in printed
+    assert "ignored  D10-exact train-test-leak: 1 of 8 rows" in printed
     assert "it is asked in both on purpose" in printed
     lab._write(rows, EVAL, "", ())
-    assert told(lab, capsys, "--ignore", "D10")[0] == 0
+    for name in ("D10", "train-test-leak"):
+        assert told(lab, capsys, "--ignore", name)[0] == 0
     code, printed = told(lab, capsys, "--ignore", "D99")
     assert (code, 'ignore "D99": is the code of no check' in printed) == (4, True)
 
@@ -150,6 +152,22 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "D10-near"]) == 0
     assert main(["explain", "D77"]) == 4
     assert 'no check "D77"' in capsys.readouterr().err
+
+
+def test_titles() -> None:
+    """Every check of our own has a title, no two the same, and docs/checks.md names it beside its code."""
+    titles = Checks(load_plugins(None), {}).titles
+    assert set(titles) == set(harness_checks())
+    assert len(set(titles.values())) == len(titles)
+    page = (Path(__file__).parents[2] / "docs/checks.md").read_text("utf-8")
+    assert not [code for code, title in titles.items() if f"| {code} | {title} |" not in page]
+
+
+def test_finding_ignored_by_title() -> None:
+    """A leak is ignored by the title of its check as by its code."""
+    for name in ("D10", "D10-exact", "train-test-leak"):
+        checks = Checks(load_plugins(None), {name: "meant"})
+        assert checks.stamped("D10", Finding("error", "leaks", kind="exact")).ignored == "meant"
 
 
 PLUGIN = """

@@ -598,7 +598,7 @@ def plain(verdict: Verdict) -> dict[str, Any]:
 
 
 def unproven(verdict: Verdict) -> bool:
-    """Say whether it passed by slices alone that had nothing to prove."""
+    """Return whether it passed by slices alone that had nothing to prove."""
     return verdict.outcome is Outcome.PASS and bool(verdict.slices) and all(s.alarm for s in verdict.slices)
 
 
