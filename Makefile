@@ -16,7 +16,7 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
-# what trains and loads nothing: under 90 seconds on two free cores
+# what trains and loads nothing: about two minutes on two free cores
 quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
