@@ -10,7 +10,7 @@ Imports torch and TRL: import this module inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,13 @@ class FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: Any, targets: torch.Tensor, scale: float
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        scale: float,
+        outputs: Sequence[str],
     ) -> tuple[torch.Tensor, ...]:
         size = max(1, LOGITS // len(weight))  # tokens at a time
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (N, H)
@@ -38,14 +44,14 @@ class FrozenHead(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             here = slice(start, start + size)
             z = _times(hidden[here], weight, bias).float().mul_(scale)  # (n, V)
-            parts.append(_facts(z, targets[here]))
+            logp = z - z.logsumexp(-1, keepdim=True)
+            p = logp.exp()
+            parts.append(_facts(z, logp, p, targets[here], outputs))
             if gradient is not None:
-                z -= parts[-1][-1][:, None]
-                p = z.exp_().neg_()
-                p.scatter_add_(1, targets[here, None], torch.ones_like(p[:, :1]))
+                p.neg_().scatter_add_(1, targets[here, None], torch.ones_like(p[:, :1]))
                 gradient[here] = _times(p.mul_(scale).to(hidden.dtype), weight.t(), None)
         ctx.save_for_backward(gradient)
-        logprobs, *others = (torch.cat(each) for each in list(zip(*parts, strict=True))[:-1])
+        logprobs, *others = (torch.cat(each) for each in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         return logprobs, *others
@@ -54,7 +60,7 @@ class FrozenHead(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
         [gradient] = ctx.saved_tensors
-        return None if grad is None else (grad[:, None] * gradient).to(gradient.dtype), None, None, None, None
+        return None if grad is None else (grad[:, None] * gradient).to(gradient.dtype), *(None,) * 5
 
 
 class LogProbs:
@@ -79,10 +85,12 @@ class LogProbs:
                 hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs
             )
             return found
+        wanted = [name for name in OPTIONAL if name in outputs]
         logprobs, *others = FrozenHead.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, targets, logit_scale / temperature
+            hidden, weight, bias, targets, logit_scale / temperature, wanted
         )
-        return logprobs, *(each if name in outputs else None for name, each in zip(OPTIONAL, others, strict=True))
+        given = dict(zip(wanted, others, strict=True))
+        return logprobs, *map(given.get, OPTIONAL)
 
 
 @contextmanager
@@ -106,16 +114,18 @@ def _times(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     return torch.nn.functional.linear(x, weight, bias)
 
 
-def _facts(z: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the log-probabilities (n,) of targets, and of softmax(z) (n, V) what TRL logs.
+def _facts(
+    z: torch.Tensor, logp: torch.Tensor, p: torch.Tensor, targets: torch.Tensor, wanted: Sequence[str]
+) -> list[torch.Tensor]:
+    """Return the log-probabilities (n,) of targets, and of distributions p (n, V) what is wanted of OPTIONAL.
 
-    These are entropy, log of the sum of squares, mean logit, whether the target is the first of the likeliest, and
-    last the log of the normaliser.
+    These are the entropy, the log of the sum of squares, the mean logit, and whether the target is the first of the
+    likeliest tokens.
     """
-    log_z = z.logsumexp(-1)
-    logp = z - log_z[:, None]
-    p = logp.exp()
-    entropy = -(p * logp).sum(-1)
-    top = z.argmax(-1) == targets
-    at = logp.gather(1, targets[:, None])[:, 0]
-    return at, entropy, (p * p).sum(-1).log(), z.mean(-1), top, log_z
+    make: dict[str, Callable[[], torch.Tensor]] = {
+        "entropy": lambda: -(p * logp).sum(-1),
+        "log_sum_sq_probs": lambda: (p * p).sum(-1).log(),
+        "mean_logits": lambda: z.mean(-1),
+        "is_top1": lambda: z.argmax(-1) == targets,
+    }
+    return [logp.gather(1, targets[:, None])[:, 0], *(make[name]() for name in wanted)]
