@@ -27,7 +27,13 @@ LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 
 @contextmanager
 def tiled() -> Iterator[None]:
-    """Let long float32 rows attend by tiles, wherever a model calls PyTorch's own attention."""
+    """Let long rows attend by tiles, in float32, wherever a model calls PyTorch's own attention."""
+    masks: list[tuple[torch.Tensor, torch.Tensor]] = []  # the last mask and what is added: layers share theirs
+
+    def additive(mask: torch.Tensor) -> torch.Tensor:
+        if not masks or masks[0][0] is not mask:
+            masks[:] = [(mask, _additive(mask, torch.float32)[0, 0].float())]
+        return masks[0][1]
 
     def attend(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
@@ -39,7 +45,7 @@ def tiled() -> Iterator[None]:
             )
             return done
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        mask = None if attention_mask is None else _additive(attention_mask, query.dtype)[0, 0].float()
+        mask = None if attention_mask is None else additive(attention_mask)
         found = _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale)
         return found.to(query.dtype)[None], None
 
