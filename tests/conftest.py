@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from harness.testing import Project
 
 pytest_plugins = ["harness.testing"]
 
@@ -16,6 +20,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from harness_hf.tiny import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """Return a project whose suite passes."""
+    from harness.testing import ROWS, SUITE, TRAIN  # pytest rewrites the asserts of a plugin not yet imported
+
+    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.controls import Constant, Shuffled
 from harness.records.models import Sampling
-from harness.testing import ROWS, SUITE, TRAIN, FakeSubject, Project
+from harness.testing import SUITE, FakeSubject, Project
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["train rows in the test"]
@@ -24,12 +24,6 @@ def harness_saboteurs():
         write_fake(out, 0.29)
     return {"a hair worse": worse}
 """
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def selftest(suite: Project, *flags: str) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from harness import Generate, Sampling
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import VERSION, Responses, _checksum, request_key
 from harness.records.models import Logprob, ModelRef
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import Project
 
 
 class Model:
@@ -311,12 +311,6 @@ def test_a_locked_cache_costs_a_warning(world: World, monkeypatch: pytest.Monkey
 def test_odd_texts_have_keys() -> None:
     """Lone surrogates and every kind of request part can be named."""
     assert request_key("m", "generate", "\ud800", [1, None, 0.5]) != request_key("m", "generate", "\ud801", [1, None])
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def test_an_unchanged_suite_loads_no_model(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:

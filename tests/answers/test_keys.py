@@ -239,12 +239,6 @@ def test_what_is_no_input_leaves_the_keys_alone(world: World, seconds: int, rand
 # -- end to end --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
-
-
 def trained(suite: Project) -> list[str]:
     """Return the folders of the recipes that were trained."""
     return sorted(p.parent.name for p in (suite.folder / "cache/trained").glob("*/adapter"))

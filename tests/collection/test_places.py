@@ -6,15 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import SUITE, Project
 
 SECOND = '\n[[export]]\nuse = "safetensors"\nto = "{to}"\n'
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from harness import Score
 from harness.evaluation.evaluate import taken
 from harness.records.findings import Finding
 from harness.records.frozen import isolated, plain
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import ROWS, SUITE, Project
 
 BAD = ("--set", "train.skill=0.2")  # below the floor of one half
 
@@ -83,12 +83,6 @@ from harness.records.findings import Finding
 from harness.records.gates import Outcome
 from harness.records.waivers import Waiver
 """
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def shipped(suite: Project) -> bool:

@@ -10,15 +10,9 @@ import pytest
 
 import harness
 from harness import testing
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import ROWS, SUITE, Project
 
 COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0')
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def test_failing_gate_exports_nothing(suite: Project) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.stats import tests
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import ROWS, SUITE, Project
 
 SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
 
@@ -27,12 +27,6 @@ HIGH = 'id = "high"\nmetric = "other.contains"\nmin = 0.99'
 AFTER = 'id = "after"\nmetric = "qa.exact_match"\nmin = 0.1\nrequires = ["high"]'
 ANY = 'id = "somehow"\nany_of = ["high", "better"]'
 BETTER = 'id = "better"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.0'
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def test_gate_whose_required_gate_did_not_pass_is_an_error(suite: Project) -> None:

@@ -15,16 +15,10 @@ from harness.pipeline.record import Record, Stop
 from harness.pipeline.run import Options, opened, prepare, run
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Report, Run
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import ROWS, SUITE, Project
 
 OPTIONS = Options(plugins=("harness.testing",))
 SWEEP = '\n[sweep]\n"train.skill" = [0.3, 0.9]\nby = "qa.exact_match"\n'
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def test_a_run_lies_where_its_session_says(suite: Project) -> None:

@@ -7,13 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from harness.testing import ROWS, SUITE, TRAIN, Project
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project whose suite passes."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+from harness.testing import SUITE, TRAIN, Project
 
 
 def test_healthy_suite_ships(suite: Project) -> None:
