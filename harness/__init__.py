@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.artifacts.kept import seal as seal_folder
     from harness.artifacts.safetensors import Safetensors, read_safetensors
     from harness.capabilities import adapter, checker, evaluator, exporter, loader, trainer
-    from harness.collection.collect import Task
+    from harness.collection.plan import Task
     from harness.data import chat
     from harness.data.fewshot import choose as choose_shots
     from harness.data.pypi import fetch_wheel, sha256_of
@@ -173,7 +173,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Scale": "harness.records.metrics",
     "Severity": "harness.records.findings",
     "Suite": "harness.suite.tables",
-    "Task": "harness.collection.collect",
+    "Task": "harness.collection.plan",
     "TrainingRow": "harness.records.findings",
     "adapter": "harness.capabilities",
     "cache_dir": "harness.files",

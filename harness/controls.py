@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import capabilities
 from harness.artifacts.digests import weights_digest
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.errors import UsageError
 from harness.records.models import Logprob, ModelRef, Subject
 from harness.records.samples import Prompt

@@ -19,7 +19,8 @@ from typing import Any
 from harness.answers.keys import versions
 from harness.artifacts.attestation import EVIDENCE, ITEMS, LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import digest_of
-from harness.collection.collect import Plan, Task, collect
+from harness.collection.collect import collect
+from harness.collection.plan import Plan, Task
 from harness.errors import UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.pipeline.preflight import make_adapter, open_folder, open_model

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import capabilities
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.controls import FIX, ITSELF, Adversary, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import Checks, stage_of

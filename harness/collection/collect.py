@@ -12,7 +12,7 @@ from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
 from harness.collection.items import items_of, shot_evals
-from harness.collection.plan import COMPARATIVE, Item, Plan, Task
+from harness.collection.plan import Plan, Task
 from harness.collection.sources import Sources
 from harness.collection.tasks import task_of, with_shots
 from harness.collection.training import training_rows
@@ -20,8 +20,6 @@ from harness.errors import UsageError
 from harness.gates.validate import order_mistakes
 from harness.plugins import Plugins
 from harness.suite.tables import Suite
-
-__all__ = ["COMPARATIVE", "Item", "Plan", "Task", "collect"]
 
 
 def collect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 
 
 def trials(plan: Plan) -> list[Plan]:

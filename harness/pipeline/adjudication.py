@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 
-from harness.collection.collect import Item, Plan
+from harness.collection.plan import Item, Plan
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.gates.eligibility import unjudged

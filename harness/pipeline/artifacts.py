@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.answers import keys
 from harness.artifacts import kept
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.files import cache_dir
 from harness.pipeline.preflight import Ready, recipe_digest
 from harness.pipeline.record import Record

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.answers.cache import Models, awake
-from harness.collection.collect import Item, Task
+from harness.collection.plan import Item, Task
 from harness.errors import RAISES, ExitCode
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate

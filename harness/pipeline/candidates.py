@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from harness.answers.cache import Models
-from harness.collection.collect import Item
+from harness.collection.plan import Item
 from harness.errors import RAISES, CheckFailed, UsageError, of_the_machine
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.artifacts import artifacts_of, making

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.collection.trials import trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.errors import ExitCode
 from harness.gates.decide import judge
 from harness.gates.wording import more_rows

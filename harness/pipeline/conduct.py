@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, of_the_machine
 from harness.files import cache_dir, write_text
 from harness.pipeline.adjudication import Adjudicator

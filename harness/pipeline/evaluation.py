@@ -12,7 +12,7 @@ from functools import partial
 from harness import capabilities
 from harness.answers.cache import Models, awake, tally
 from harness.collection import select
-from harness.collection.collect import Item, Task
+from harness.collection.plan import Item, Task
 from harness.errors import RAISES, CheckFailed, ExitCode, UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, sliced, standard_errors

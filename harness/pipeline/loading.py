@@ -9,7 +9,7 @@ from functools import partial
 
 from harness import capabilities
 from harness.answers.cache import CachedSubject, Models
-from harness.collection.collect import Item
+from harness.collection.plan import Item
 from harness.data import fewshot
 from harness.errors import of_the_machine
 from harness.pipeline.session import Session

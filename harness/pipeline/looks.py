@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from harness.collection.collect import Plan, Task
+from harness.collection.plan import Plan, Task
 from harness.data import chat
 from harness.records.gates import Gate
 from harness.records.samples import Result, Sample

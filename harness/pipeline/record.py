@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers import keys
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.errors import ExitCode
 from harness.gates.wording import told_by_sizes
 from harness.pipeline.preflight import Ready

@@ -10,8 +10,9 @@ from typing import Any
 
 from harness.answers.store import Responses
 from harness.collection import needs, select
-from harness.collection.collect import Plan, collect
+from harness.collection.collect import collect
 from harness.collection.places import check_places
+from harness.collection.plan import Plan
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
 from harness.files import cache_dir

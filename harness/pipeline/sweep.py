@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.collection.collect import Task
+from harness.collection.plan import Task
 from harness.collection.trials import trials
 from harness.files import write_text
 from harness.gates.decide import judge

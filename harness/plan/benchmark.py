@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
-from harness.collection.collect import Item, Plan, Task
+from harness.collection.plan import Item, Plan, Task
 from harness.errors import UsageError
 from harness.files import cache_dir, write_text
 from harness.release.lockfile import rows_digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.files import cache_dir
 from harness.pipeline.attempts import FILE, Ledger
 from harness.pipeline.checking import recalled_before_training

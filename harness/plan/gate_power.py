@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.collection.collect import Plan, Task
+from harness.collection.plan import Plan, Task
 from harness.gates.min_rows import unprovable_error
 from harness.plan.chance import Case
 from harness.plan.past import FEWEST, History, name_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.errors import UsageError
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run

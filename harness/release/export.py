@@ -14,7 +14,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.artifacts.formats import LEGAL
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
 from harness.gates.contamination import Leaks

@@ -17,7 +17,7 @@ from typing import Any
 from harness import schema
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
-from harness.collection.collect import Plan
+from harness.collection.plan import Plan
 from harness.gates import contamination
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
