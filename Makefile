@@ -7,6 +7,9 @@ READY = $(VENV)/.ready
 
 FUZZ ?= 300s
 
+# the tests start hundreds of processes, and each would compile the harness anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate clean
 
 demo: $(READY)
