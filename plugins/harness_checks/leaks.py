@@ -199,9 +199,10 @@ def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
     """Return a test whether grams are a template's: counted in a table by their first bits, where few collide."""
     import numpy as np
 
-    bits = np.uint64(64 - 24)
-    table = np.bincount((hashes >> bits).astype(np.int64), minlength=1 << 24) > max(2, COMMON * rows)
-    return lambda some: table[(some >> bits).astype(np.int64)]
+    size = min(24, len(hashes).bit_length() + 6)  # 64 places a gram, up to 16 million
+    shift = np.uint64(64 - size)
+    table = np.bincount((hashes >> shift).astype(np.int64), minlength=1 << size) > max(2, COMMON * rows)
+    return lambda some: table[(some >> shift).astype(np.int64)]
 
 
 def _covered(ours: Encoded, theirs: Encoded) -> Hits:
