@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from harness_hf.linear import available, product
 
-TILE = 1 << 17  # scores of one tile: half a megabyte
+TILE = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
 LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 
@@ -32,7 +32,7 @@ def tiled() -> Iterator[None]:
 
     def additive(mask: torch.Tensor) -> torch.Tensor:
         if not masks or masks[0][0] is not mask:
-            masks[:] = [(mask, _additive(mask, torch.float32)[0, 0].float())]
+            masks[:] = [(mask, _own(_additive(mask, torch.float32)[0, 0].float()))]
         return masks[0][1]
 
     def attend(
@@ -53,29 +53,38 @@ def tiled() -> Iterator[None]:
         yield
 
 
+def _own(mask: torch.Tensor) -> torch.Tensor:
+    """Return an additive mask (T, L) without the columns of the keys before the queries' own, if all see all of them."""
+    before = mask.shape[1] - mask.shape[0]
+    return mask if mask[:, :before].any() else mask[:, before:].contiguous()
+
+
 def _by_tiles(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
     """Return attention (T, H, D) of queries (H, T, D) to keys and values (G, L, D), of which the last T are their own.
 
-    A query sees none after its own, and of the others what an additive mask (T, L) leaves it, or all.
+    A query sees none after its own, and of the others what an additive mask (T, S) leaves it, which is of the last S
+    keys, or all. The heads that share keys are multiplied together.
     """
-    heads, length, _ = query.shape
-    groups, width = key.shape[0], key.shape[1]
-    before, size = width - length, max(16, TILE // width)
-    later = torch.full((size, size), float("-inf")).triu_(1) if mask is None else None
+    heads, length, width = query.shape
+    groups, there = key.shape[:2]
+    each, before = heads // groups, there - length
+    size = max(16, TILE // (there * each))
+    if mask is None:
+        mask = query.new_full((length, length), float("-inf")).triu_(1)
+    first = there - mask.shape[-1]  # all see the keys before it
+    query = query.view(groups, each, length, width) * scale
     found = query.new_empty(length, heads, value.shape[-1])
-    for head in range(heads):
-        mine, keys, values = query[head], key[head * groups // heads], value[head * groups // heads]
+    for group in range(groups):
         for start in range(0, length, size):
             end = min(start + size, length)
             seen = before + end
-            scores = product(mine[start:end], keys[:seen]).mul_(scale)  # (t, seen)
-            if mask is not None:
-                scores += mask[start:end, :seen]
-            elif later is not None:
-                scores[:, before + start :] += later[: end - start, : end - start]
-            found[start:end, head] = product(scores.softmax(-1), values[:seen].t())
+            mine = query[group, :, start:end].reshape(-1, width)  # (H/G * t, D)
+            scores = product(mine, key[group, :seen]).view(each, end - start, seen)
+            scores[:, :, first:] += mask[start:end, : seen - first]
+            part = product(scores.view(-1, seen).softmax(-1), value[group, :seen].t())
+            found[start:end, group * each : (group + 1) * each] = part.view(each, end - start, -1).transpose(0, 1)
     return found
 
 
