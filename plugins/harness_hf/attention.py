@@ -54,7 +54,7 @@ def tiled() -> Iterator[None]:
 
 
 def _own(mask: torch.Tensor) -> torch.Tensor:
-    """Return an additive mask (T, L) without the columns of the keys before the queries' own, if all see all of them."""
+    """Return an additive mask (T, L) without the columns of keys before the queries' own, if all see all of them."""
     before = mask.shape[1] - mask.shape[0]
     return mask if mask[:, :before].any() else mask[:, before:].contiguous()
 
