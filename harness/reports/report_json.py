@@ -16,7 +16,8 @@ from harness.errors import UsageError
 from harness.records.run import Run
 from harness.texts.secrets import hide, struck
 
-FORMAT = 1  # of report.json; raised when an older reader would misread
+FORMAT = 2  # of report.json; raised when an older reader would misread
+READ = (1, 2)  # 1 has no training, shown, memory or changes, counts no rows won and lost, and tells of absolute paths
 
 
 def to_json(run: Run) -> str:
@@ -38,7 +39,7 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise UsageError(f"{path}: no report can be read: {why}; name a folder in reports/") from None
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+    if not isinstance(data, dict) or data.pop("format", None) not in READ:
         raise UsageError(f"{path}: is not a report of this version of the harness")
     try:
         found: Run = _made(Run, data, "it")
