@@ -35,7 +35,7 @@ def outcome_of(p_pass: float, p_fail: float, alpha: float) -> Outcome:
 def conclude(blank: Verdict, inference: Inference, hypothesis: Hypothesis) -> Verdict:
     """Return the verdict of one test, but for its reason."""
     test = inference.test
-    changed = _changed_rows(hypothesis)
+    changed = changed_rows(hypothesis)
     outcome = outcome_of(test.p_pass, test.p_fail, hypothesis.alpha)
     verdict = replace(
         blank,
@@ -104,7 +104,8 @@ class Changed:
     lost_count: int = 0
 
 
-def _changed_rows(h: Hypothesis) -> Changed:
+def changed_rows(h: Hypothesis) -> Changed:
+    """Return which rows of a comparison changed; none of a metric that is made from all rows at once."""
     if h.theirs is None or h.metric.combine:
         return Changed()
     name = h.metric.name

@@ -14,11 +14,12 @@ from harness.answers import keys
 from harness.collection.plan import Plan
 from harness.errors import ExitCode
 from harness.gates.wording import told_by_sizes
+from harness.pipeline.memory import Memory
 from harness.pipeline.preflight import Ready
 from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef
-from harness.records.run import Exported, Report, Run, Swept, Trial
+from harness.records.run import Change, Exported, Report, Run, ShownRow, Swept, TrainingStep, Trial
 from harness.records.samples import Result
 from harness.suite.waivers import read_waivers, void
 
@@ -92,6 +93,10 @@ class Record:
         self.facts: dict[str, dict[str, Any]] = {}
         self.digests: dict[str, str] = {}  # of every subject's weights
         self.seconds: list[tuple[str, float]] = []  # of stages, as they ended
+        self.memory = Memory()
+        self.training: tuple[TrainingStep, ...] = ()
+        self.rows: tuple[ShownRow, ...] = ()
+        self.changes: tuple[Change, ...] = ()
         self.folders: list[Path] = []
         self.sweeps: list[Swept] = []  # the same sweep, trial by trial
         self.choices: list[str] = []
@@ -121,6 +126,10 @@ class Record:
             facts={**self.facts},
             digests={**self.digests},
             stages=stages,
+            memory={**self.memory.peaks},
+            training=self.training,
+            shown=self.rows,
+            changes=self.changes,
             problem=ending.problem,
             traceback=ending.traceback,
         )
@@ -148,11 +157,12 @@ class Record:
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
-        """Announce a stage, and add its seconds when it ends."""
+        """Announce a stage, and add its seconds and the peak of its memory when it ends."""
         self.announce(name, detail)
         begun = time.monotonic()
         try:
-            yield
+            with self.memory.stage(name):
+                yield
         finally:
             self.seconds.append((name, time.monotonic() - begun))
 
@@ -191,6 +201,20 @@ class Record:
     def fact(self, name: str, told: Mapping[str, Any]) -> None:
         """Add what a person would ask of a model or a training; of a sweep the last told stands."""
         self.facts[name] = dict(told)
+
+    def add(
+        self,
+        training: Iterable[TrainingStep] = (),
+        shown: Iterable[ShownRow] = (),
+        changes: Iterable[Change] = (),
+    ) -> None:
+        """Add steps of a training, training rows as the model sees them, what changed between models.
+
+        Of each the last told stand.
+        """
+        self.training = tuple(training) or self.training
+        self.rows = tuple(shown) or self.rows
+        self.changes = tuple(changes) or self.changes
 
     def swept(self, sweep: Swept) -> None:
         self.sweeps.append(sweep)

@@ -13,6 +13,7 @@ from harness.errors import UsageError
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run
 from harness.records.samples import Sample
+from harness.reports.places import placed_text
 from harness.reports.report_json import read_run
 from harness.reports.run_folder import read_rows
 
@@ -96,4 +97,4 @@ def _read(path: Path, model: str) -> Run | None:
         run = read_run(path)
     except (UsageError, TypeError, KeyError, AttributeError, ValueError):
         return None  # of an older version; there is nothing to learn from it
-    return run if run.model == model else None
+    return run if run.model in (model, placed_text(model, run)) else None

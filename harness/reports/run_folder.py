@@ -16,6 +16,7 @@ from harness.files import write_text
 from harness.records.run import Run
 from harness.records.samples import Result, Sample
 from harness.reports.junit import junit
+from harness.reports.places import placed
 from harness.reports.report_json import dumps, read_run, to_json
 
 
@@ -49,7 +50,7 @@ class RunFolder:
         """Write report.json, a results file for every subject, and junit.xml."""
         for subject in dict.fromkeys(r.subject for r in run.reports):
             path = self.path / subject / f"results_{self.stamp}.json"
-            write_text(path, dumps(_results(run, subject)))
+            write_text(path, dumps(placed(_results(run, subject), run)))
         write_text(self.path / "junit.xml", junit(run))
         write_text(self.path / "report.json", to_json(run))
 
