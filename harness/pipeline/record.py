@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,15 @@ class Locked:
 
 @dataclass(frozen=True)
 class Answered:
-    """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered."""
+    """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered.
+
+    `sent` holds the prompts as they went to the model, by row, where it can tell.
+    """
 
     result: Result | BaseException
     asked: int
     remembered: int
+    sent: Mapping[str, str] = field(default_factory=dict)
 
 
 class Record:
