@@ -43,12 +43,13 @@ if TYPE_CHECKING:
     from harness.records.findings import marked as marked_text
     from harness.records.metrics import Scale
     from harness.records.models import Adapter, Generate, Generation
-    from harness.records.run import Run
+    from harness.records.run import Run, TrainingStep
     from harness.records.samples import Prompt, Result
     from harness.release.conversions import NOTE as CONVERSION_NOTES
     from harness.release.conversions import copy_files
     from harness.reports.report_json import read_run
     from harness.reports.run_folder import read_rows as read_answers
+    from harness.reports.training import write_steps
     from harness.stats.tests import cluster_t, numbered
     from harness.suite.reader import read_suite
     from harness.suite.tables import Eval, Suite
@@ -95,6 +96,7 @@ __all__ = [
     "Suite",
     "Task",
     "TrainingRow",
+    "TrainingStep",
     "UsageError",
     "adapter",
     "cache_dir",
@@ -143,6 +145,7 @@ __all__ = [
     "weights_digest",
     "whole_text",
     "wire",
+    "write_steps",
     "write_text",
 ]
 __version__ = "0.1.0"
@@ -175,6 +178,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Suite": "harness.suite.tables",
     "Task": "harness.collection.plan",
     "TrainingRow": "harness.records.findings",
+    "TrainingStep": "harness.records.run",
     "adapter": "harness.capabilities",
     "cache_dir": "harness.files",
     "chat": "harness.data.chat:",
@@ -218,6 +222,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "weights_digest": "harness.artifacts.digests",
     "whole_text": "harness.texts.shown:whole",
     "wire": "harness.answers.wire:",
+    "write_steps": "harness.reports.training",
     "write_text": "harness.files",
 }
 keep_old_paths()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import astuple
 from typing import Any, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
-from harness.errors import UsageError
+from harness.errors import RAISES, UsageError
 from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject
 from harness.records.samples import Prompt
 from harness.texts.shown import whole
@@ -38,6 +39,11 @@ class Models:
             self._open = opened
         return self._loaded[number]
 
+    @property
+    def loaded(self) -> Sequence[Subject]:
+        """Those that are in memory: all, or none."""
+        return self._loaded
+
     def notes(self) -> list[str]:
         """Take what the loaded models have to say about themselves."""
         found = [
@@ -45,7 +51,7 @@ class Models:
             for name, n in self.mended.items()
         ]
         self.mended.clear()
-        for subject in self._loaded:
+        for subject in self.loaded:
             notes = getattr(subject, "notes", [])
             found += notes
             notes.clear()
@@ -70,6 +76,7 @@ class CachedSubject:
         self.identity, self.responses = identity, responses
         self._models, self._number = models, number
         self.asked = self.found = 0
+        self._sent: set[str] = set()  # prompts, since they were last told
 
     @property
     def loaded(self) -> Any:
@@ -79,6 +86,7 @@ class CachedSubject:
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
         how = Generate(**options)
+        self._sent.update(map(_spelt, prompts))
         asked = (how.max_new_tokens, list(how.stop), how.truncate)
         drawn = [how.sampling.temperature, how.sampling.top_p, how.sampling.top_k] if how.sampling else None
         seeds = how.sampling.seeds if how.sampling else (None,) * len(prompts)
@@ -93,6 +101,7 @@ class CachedSubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
+        self._sent.update(_spelt(prompt) for prompt, _ in pairs)
         keys = [self._key("logprob", *pair, truncate) for pair in pairs]
         options = {"truncate": True} if truncate else {}
 
@@ -128,6 +137,29 @@ class CachedSubject:
             yield 0, self.loaded.render(messages)
 
         return self._answers([self._key("render", messages)], ask, str, _text)[0]
+
+    def sent(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """Return each prompt as the model got it since the last call; None for what it did not get or nobody knows.
+
+        No model is loaded for it: messages are rendered by one that is in memory, and remembered.
+        """
+        keys = {i: self._key("render", p) for i, p in enumerate(prompts) if isinstance(p, list) and self._has(p)}
+        known: dict[bytes, str] = self.responses.find(keys.values(), _text) if keys else {}
+        loaded = self._models.loaded[self._number] if keys and self._models.loaded else None
+        if render := getattr(loaded, "render", None):
+            with suppress(*RAISES):  # what cannot be told is left out
+                for number, key in keys.items():
+                    if key not in known:
+                        known[key] = whole(str(render(prompts[number])))
+                        self.responses.keep(key, known[key])
+            self.responses.flush()
+        texts = (known.get(keys[i]) if i in keys else p if isinstance(p, str) else None for i, p in enumerate(prompts))
+        told = [text if self._has(prompt) else None for prompt, text in zip(prompts, texts, strict=True)]
+        self._sent.clear()
+        return told
+
+    def _has(self, prompt: Prompt) -> bool:
+        return _spelt(prompt) in self._sent
 
     def _whole(self, answer: str) -> str:
         """Return an answer that every file, metric and judge can take, and note where that changed it."""
@@ -177,6 +209,10 @@ class CachedSubject:
         if lacking := sum(key not in known for key in keys):
             raise ValueError(f'model "{self.name}" left {lacking} of {len(keys)} requests without an answer')
         return [known[key] for key in keys]
+
+
+def _spelt(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, default=str)
 
 
 def _text(value: Any) -> str:

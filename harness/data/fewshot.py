@@ -30,6 +30,11 @@ class FewShot:
         """Write chat messages after the examples, as the template does."""
         return str(self.subject.render(with_examples(messages, self.examples)))  # type: ignore[attr-defined]
 
+    def sent(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """Return each prompt as the model got it, after the examples; see `harness.answers.cache.CachedSubject`."""
+        tell = getattr(self.subject, "sent", None)
+        return list(tell([with_examples(p, self.examples) for p in prompts])) if tell else [None] * len(prompts)
+
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after the examples and its prompt; whole texts are scored as they are."""
         return self.subject.logprobs([(with_examples(p, self.examples) if p else p, c) for p, c in pairs], **options)

@@ -35,7 +35,7 @@ def outcome_of(p_pass: float, p_fail: float, alpha: float) -> Outcome:
 def conclude(blank: Verdict, inference: Inference, hypothesis: Hypothesis) -> Verdict:
     """Return the verdict of one test, but for its reason."""
     test = inference.test
-    won, lost = _changed_rows(hypothesis)
+    changed = changed_rows(hypothesis)
     outcome = outcome_of(test.p_pass, test.p_fail, hypothesis.alpha)
     verdict = replace(
         blank,
@@ -53,8 +53,10 @@ def conclude(blank: Verdict, inference: Inference, hypothesis: Hypothesis) -> Ve
         method=test.method,
         n=len(hypothesis.ours),
         weightless=hypothesis.weightless,
-        won=won,
-        lost=lost,
+        won=changed.won,
+        lost=changed.lost,
+        won_count=changed.won_count,
+        lost_count=changed.lost_count,
     )
     if outcome is Outcome.INCONCLUSIVE and not hypothesis.labels:  # of which there would have to be more, too
         return _with_rows_needed(verdict, inference, hypothesis)
@@ -89,22 +91,34 @@ def conclude_slices(
     return SlicedOutcome(verdict, parts, slices, driver)
 
 
-def _changed_rows(h: Hypothesis) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the ids of the rows won and lost against the baseline, the largest change first.
+@dataclass(frozen=True)
+class Changed:
+    """The ids of the rows won and lost against the baseline, the largest change first, and how many there are.
 
-    All of them where most rows stay as they are (0/1, shares), else the SHOWN largest each.
+    All ids where most rows stay as they are (0/1, shares), else the SHOWN largest each.
     """
+
+    won: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    won_count: int = 0
+    lost_count: int = 0
+
+
+def changed_rows(h: Hypothesis) -> Changed:
+    """Return which rows of a comparison changed; none of a metric that is made from all rows at once."""
     if h.theirs is None or h.metric.combine:
-        return (), ()
+        return Changed()
     name = h.metric.name
     change = [
         (h.sign * (o.values[name] - t.values[name]) * o.weight_of(name), o.id)
         for o, t in zip(h.ours, h.theirs, strict=True)
     ]
     kept = None if h.metric.scale == "proportion" else SHOWN
-    won = sorted((c for c in change if c[0] > 0), key=lambda c: -c[0])[:kept]
-    lost = sorted((c for c in change if c[0] < 0), key=lambda c: c[0])[:kept]
-    return tuple(i for _, i in won), tuple(i for _, i in lost)
+    won, lost = (
+        sorted((c for c in change if c[0] > 0), key=lambda c: -c[0]),
+        sorted((c for c in change if c[0] < 0), key=lambda c: c[0]),
+    )
+    return Changed(tuple(i for _, i in won[:kept]), tuple(i for _, i in lost[:kept]), len(won), len(lost))
 
 
 def _with_rows_needed(verdict: Verdict, inference: Inference, h: Hypothesis) -> Verdict:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.answers import keys
+from harness.artifacts import kept
 from harness.artifacts.digests import digest_of
 from harness.collection.plan import Plan
 from harness.collection.trials import trials
@@ -23,8 +24,13 @@ from harness.pipeline.locking import lock_suite
 from harness.pipeline.record import Record, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, prepare
 from harness.records.findings import Built, Finding
+from harness.records.run import Segment, ShownRow
+from harness.reports.report_json import made
 from harness.schema import show
 from harness.suite.tables import Sweep
+from harness.texts.shown import whole
+
+LONGEST = 20_000  # characters of a training row that a report shows
 
 
 def check_suite(path: Path, options: Options) -> tuple[list[Finding], Built | None, Plan]:
@@ -61,8 +67,38 @@ def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Finding]]) -> list[F
 
 
 def recalled_before_training(session: Session, record: Record) -> list[Finding]:
-    """Run the same checks, unless they were run on exactly this collection and base by exactly this code."""
-    return _recall(session, record, lambda: before_training(session)[0], "before training")
+    """Run the same checks, unless they were run on exactly this collection and base by exactly this code.
+
+    The record gets the rows that the trainer was built with, as the model sees them.
+    """
+    note = _note(session, "before training")
+    rows = note and note.with_name(f"{note.stem}-rows.json")
+
+    def look() -> list[Finding]:
+        found, built = before_training(session)
+        record.add(shown=shown_rows(built))
+        if rows:
+            kept.keep(rows, [asdict(row) for row in record.rows])
+        return found
+
+    found = _recall(session, record, look, note)
+    if rows and not record.rows:
+        record.add(shown=made(tuple[ShownRow, ...], kept.read(rows, record.warn) or [], "it"))
+    return found
+
+
+def shown_rows(built: Built | None) -> list[ShownRow]:
+    """Return the first, the middle and the last training row as the model sees them."""
+    examples, found = built.examples if built else (), []
+    for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})] if examples else ():
+        assert built
+        left, segments = LONGEST, []
+        for learnt, text in built.parts(example):
+            cut = text if len(text) <= left else text[:left] + "…"
+            segments += [Segment(whole(cut), learnt)] if left > 0 else []
+            left -= len(text)
+        found.append(ShownRow(example.number, tuple(segments)))
+    return found
 
 
 def check_data(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
@@ -96,7 +132,7 @@ def look(session: Session, record: Record, stage: str, **objects: Any) -> Stop |
         data = _data(session)
         looked = {name: ref and keys.of_model(ref) for name, ref in objects.items()}
         run = partial(session.checks.run, stage, **data, **objects)
-        found = _recall(session, record, run, stage, looked)
+        found = _recall(session, record, run, _note(session, stage, looked))
         # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
         return tell_findings(record, found, ExitCode.USAGE if session.suite.candidate else ExitCode.FAILED)
 
@@ -129,9 +165,14 @@ def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Finding], 
     return checks.run("trainer", built=built) if built else [], built
 
 
-def _recall(session: Session, record: Record, look: Callable[[], list[Finding]], *what: Any) -> list[Finding]:
-    """Look, unless it was done on exactly this collection, these models and this code."""
+def _recall(session: Session, record: Record, look: Callable[[], list[Finding]], note: Path | None) -> list[Finding]:
+    """Look, unless it was noted that this was done."""
+    return session.checks.recall(note, look, record.warn) if note else look()
+
+
+def _note(session: Session, *what: Any) -> Path | None:
+    """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
     if not session.options.cache:
-        return look()
+        return None
     key = digest_of([preflight.plan_digest(session.collection, session.opened.source), what])
-    return session.checks.recall(cache_dir() / "checks" / f"{key}.json", look, record.warn)
+    return cache_dir() / "checks" / f"{key}.json"

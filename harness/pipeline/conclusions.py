@@ -14,6 +14,7 @@ from harness.gates.decide import judge
 from harness.gates.wording import more_rows
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.attempts import attempts_said
+from harness.pipeline.changes import changes_of, sentences
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
 from harness.records.gates import Gate, Outcome, Verdict
@@ -41,7 +42,10 @@ def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None
     verdicts, plan = adjudicator.verdicts, session.collection
     attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend")
     idle = unneeded(record.about.waivers, verdicts)
-    record.concluded([*record.choices, *conclusions(plan, adjudicator.results, verdicts), *attempts, *idle])
+    changes = changes_of(plan, adjudicator.results)
+    record.add(changes=changes)
+    said = [*conclusions(plan, adjudicator.results, verdicts), *sentences(plan, changes)]
+    record.concluded([*record.choices, *said, *attempts, *idle])
 
 
 def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts: Sequence[Verdict]) -> list[str]:

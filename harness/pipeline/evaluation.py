@@ -10,9 +10,10 @@ from dataclasses import replace
 from functools import partial
 
 from harness import capabilities
-from harness.answers.cache import Models, awake, tally
+from harness.answers.cache import CachedSubject, Models, awake, tally
 from harness.collection import select
 from harness.collection.plan import Item, Task
+from harness.data.fewshot import FewShot
 from harness.errors import RAISES, CheckFailed, ExitCode, UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, sliced, standard_errors
@@ -53,7 +54,7 @@ def evaluate_item(
         report = failed(session, adjudicator, item, error, time.monotonic() - begun)
     else:
         adjudicator.take(item, result)
-        _keep_rows(session, record, item, task, result)
+        _keep_rows(session, record, item, result, subject)
         asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
         if earlier := record.answers.get((item.subject, item.eval)):
             asked, found = earlier.asked, earlier.remembered
@@ -76,7 +77,7 @@ def ask(session: Session, record: Record, item: Item, models: Models, subject: S
             raise
         answers = error
     counts = tally(subject)[0] - asked, tally(subject)[1] - found
-    record.answered(item.subject, item.eval, Answered(answers, *counts))
+    record.answered(item.subject, item.eval, Answered(answers, *counts, _sent(session, item, subject)))
 
 
 def enough(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
@@ -169,13 +170,27 @@ def _marked(session: Session, record: Record, item: Item) -> Result:
     return grading.mark(task, answered, baseline, grading_of(session, item))
 
 
-def _keep_rows(session: Session, record: Record, item: Item, task: Task, result: Result) -> None:
+def _keep_rows(session: Session, record: Record, item: Item, result: Result, subject: Subject | None) -> None:
     """Write the rows of an item, and warn of what its evaluator has to say of them."""
+    task = session.collection.tasks[item.eval]
     assert task.samples is not None and session.folder  # preflight read what was remote
     remarks = capabilities.Evaluator.of(task.function).remarks
     for line in remarks(isolated(result.scores)) if remarks else ():
         record.warn(f"{item.subject}::{item.eval}: {line}")
-    session.folder.add(result, task.samples, list(result.metrics))
+    earlier = record.answers.get((item.subject, item.eval))
+    sent = earlier.sent if earlier else _sent(session, item, subject) if subject else {}
+    session.folder.add(result, task.samples, task.metrics, sent)
+
+
+def _sent(session: Session, item: Item, subject: Subject) -> dict[str, str]:
+    """Return the prompts of an item as its subject got them, by row, where it can tell."""
+    if not isinstance(subject, CachedSubject):
+        return {}
+    rows = [s for s in session.collection.tasks[item.eval].samples or () if s.input]
+    asked = prompted(session, item, subject)
+    assert isinstance(asked, (CachedSubject, FewShot))
+    told = asked.sent([s.input for s in rows])
+    return {s.id: text for s, text in zip(rows, told, strict=True) if text is not None}
 
 
 def _look_at_answers(session: Session, record: Record, item: Item, task: Task, result: Result) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from harness.answers import keys
 from harness.collection.plan import Plan
 from harness.errors import ExitCode
 from harness.gates.wording import told_by_sizes
+from harness.pipeline.memory import Memory
 from harness.pipeline.preflight import Ready
 from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef
-from harness.records.run import Exported, Report, Run, Swept, Trial
+from harness.records.run import Change, Exported, Report, Run, ShownRow, Swept, TrainingStep, Trial
 from harness.records.samples import Result
 from harness.suite.waivers import read_waivers, void
 
@@ -50,11 +51,15 @@ class Locked:
 
 @dataclass(frozen=True)
 class Answered:
-    """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered."""
+    """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered.
+
+    `sent` holds the prompts as they went to the model, by row, where it can tell.
+    """
 
     result: Result | BaseException
     asked: int
     remembered: int
+    sent: Mapping[str, str] = field(default_factory=dict)
 
 
 class Record:
@@ -92,6 +97,10 @@ class Record:
         self.facts: dict[str, dict[str, Any]] = {}
         self.digests: dict[str, str] = {}  # of every subject's weights
         self.seconds: list[tuple[str, float]] = []  # of stages, as they ended
+        self.memory = Memory()
+        self.training: tuple[TrainingStep, ...] = ()
+        self.rows: tuple[ShownRow, ...] = ()
+        self.changes: tuple[Change, ...] = ()
         self.folders: list[Path] = []
         self.sweeps: list[Swept] = []  # the same sweep, trial by trial
         self.choices: list[str] = []
@@ -121,6 +130,10 @@ class Record:
             facts={**self.facts},
             digests={**self.digests},
             stages=stages,
+            memory={**self.memory.peaks},
+            training=self.training,
+            shown=self.rows,
+            changes=self.changes,
             problem=ending.problem,
             traceback=ending.traceback,
         )
@@ -148,11 +161,12 @@ class Record:
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
-        """Announce a stage, and add its seconds when it ends."""
+        """Announce a stage, and add its seconds and the peak of its memory when it ends."""
         self.announce(name, detail)
         begun = time.monotonic()
         try:
-            yield
+            with self.memory.stage(name):
+                yield
         finally:
             self.seconds.append((name, time.monotonic() - begun))
 
@@ -191,6 +205,20 @@ class Record:
     def fact(self, name: str, told: Mapping[str, Any]) -> None:
         """Add what a person would ask of a model or a training; of a sweep the last told stands."""
         self.facts[name] = dict(told)
+
+    def add(
+        self,
+        training: Iterable[TrainingStep] = (),
+        shown: Iterable[ShownRow] = (),
+        changes: Iterable[Change] = (),
+    ) -> None:
+        """Add steps of a training, training rows as the model sees them, what changed between models.
+
+        Of each the last told stand.
+        """
+        self.training = tuple(training) or self.training
+        self.rows = tuple(shown) or self.rows
+        self.changes = tuple(changes) or self.changes
 
     def swept(self, sweep: Swept) -> None:
         self.sweeps.append(sweep)

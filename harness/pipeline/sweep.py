@@ -26,6 +26,7 @@ from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.run import Swept, Trial
 from harness.records.samples import Result, Sample
+from harness.reports.training import read_steps
 from harness.schema import show
 from harness.suite.tables import Sweep
 
@@ -53,6 +54,7 @@ def sweep(session: Session, record: Record) -> Trained | Stop:
         best = made, result
     assert best  # there is nothing that the first could fail to be better than
     record.fact("training", best[0].facts)
+    record.add(training=read_steps(artifacts_of(best[0].session).adapter))
     chosen = conclude(rule.swept(tried))
     record.swept(chosen)
     record.choice(words(chosen))

@@ -23,6 +23,7 @@ from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
 from harness.release.seal import sealed
+from harness.reports.training import read_steps
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
 
@@ -78,6 +79,7 @@ def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | St
                 kept.seal(out)
             facts = read_facts(out / FACTS)
         record.fact("training", facts)
+        record.add(training=read_steps(out))
     return out, facts
 
 

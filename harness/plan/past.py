@@ -13,8 +13,9 @@ from harness.errors import UsageError
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run
 from harness.records.samples import Sample
+from harness.reports.places import placed_text
 from harness.reports.report_json import read_run
-from harness.reports.run_folder import read_rows
+from harness.reports.run_folder import read_rows, value_of
 
 FEWEST = 30  # rows of an earlier run from which on it says more than the defaults
 
@@ -57,7 +58,8 @@ class History:
         try:
             sides = [self.rows(run, subject, gate.eval) for subject in (candidate, *filter(None, [gate.versus]))]
             told = [
-                {i: (float(r[name]), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()} for s in sides
+                {i: (value_of(r, name), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()}
+                for s in sides
             ]
             samples = [
                 Sample(i, row=dict(r["doc"]), cluster=r["cluster"] and str(r["cluster"])) for i, r in sides[0].items()
@@ -96,4 +98,4 @@ def _read(path: Path, model: str) -> Run | None:
         run = read_run(path)
     except (UsageError, TypeError, KeyError, AttributeError, ValueError):
         return None  # of an older version; there is nothing to learn from it
-    return run if run.model == model else None
+    return run if run.model in (model, placed_text(model, run)) else None

@@ -110,17 +110,25 @@ class Built:
         """Write a row as the model will see it, what is learnt between ⟦ and ⟧."""
         return marked(self.tokenizer, example.ids[self.left], example.labels[self.left])
 
+    def parts(self, example: Example) -> list[tuple[bool, str]]:
+        """Return a row as the model will see it in parts, each with whether it is learnt."""
+        return parts(self.tokenizer, example.ids[self.left], example.labels[self.left])
+
 
 def marked(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
     """Decode tokens; what is learnt stands between ⟦ and ⟧."""
-    parts: list[tuple[bool, list[int]]] = []
+    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in parts(tokenizer, ids, labels))
+
+
+def parts(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, str]]:
+    """Decode tokens, those that are learnt apart from the others."""
+    found: list[tuple[bool, list[int]]] = []
     for token, label in zip(ids, labels, strict=True):
         learnt = label != -100
-        if not parts or parts[-1][0] is not learnt:
-            parts.append((learnt, []))
-        parts[-1][1].append(token)
-    texts = [(learnt, tokenizer.decode(run, clean_up_tokenization_spaces=False)) for learnt, run in parts]
-    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in texts)
+        if not found or found[-1][0] is not learnt:
+            found.append((learnt, []))
+        found[-1][1].append(token)
+    return [(learnt, tokenizer.decode(run, clean_up_tokenization_spaces=False)) for learnt, run in found]
 
 
 def text_of(prompt: Any) -> str:

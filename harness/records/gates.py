@@ -160,7 +160,8 @@ class Verdict:
     `estimate`, `lower`, `upper` and `threshold` are the metric's value for a claim about a number, candidate
     minus baseline for a comparison (of log perplexity: the relative change), and candidate minus the allowed share
     of the baseline for a relative margin; where the gate is about clusters, all are means over clusters. With
-    several slices they are the `driver`'s. `won` and `lost` are the rows that changed, the largest change first.
+    several slices they are the `driver`'s. `won` and `lost` are the rows that changed, the largest change first; where
+    they are cut, `won_count` and `lost_count` are how many there are.
     `n` counts the rows but those of weight 0, which are `weightless`; very uneven `clusters` count as `effective` ones
     of equal size. `attempt` counts the candidates this question was put to. Of a gate with `clean_only`, `left_out`
     counts the rows it was judged without, `whole` and `whole_baseline` are the values with them. It `decides` unless
@@ -195,6 +196,8 @@ class Verdict:
     slices: tuple[Slice, ...] = ()
     won: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    won_count: int = 0
+    lost_count: int = 0
     digest: str = ""
     group: str = ""
     attempt: int = 0

@@ -88,9 +88,71 @@ class Swept:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class TrainingStep:
+    """A training after a step (from 1): seconds and tokens trained so far, epochs, losses in nats a token.
+
+    `loss` is of the step's own batch, `validation` of the rows held out, where they were measured after it.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    epoch: float | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    validation: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a training row as the model sees it, and whether that is learnt."""
+
+    text: str = ""
+    learnt: bool = False
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A training row as the model sees it: its number over all sources (from 1), and its parts."""
+
+    number: int = 0
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one step from a model to the next changed of a metric, on the rows that both were asked; it gates nothing.
+
+    `theirs` and `ours` are the values before and after, `estimate` and its bounds (one-sided at the suite's alpha each,
+    as a gate's) are after minus before, of a perplexity the change of its logarithm; None where nothing can be
+    inferred. `won_ids` and `lost_ids` are the rows with the largest changes, `won` and `lost` count all.
+    """
+
+    eval: str = ""
+    metric: str = ""
+    theirs: float | None = None
+    ours: float | None = None
+    n: int = 0
+    won: int = 0
+    lost: int = 0
+    won_ids: tuple[str, ...] = ()
+    lost_ids: tuple[str, ...] = ()
+    estimate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    scale: str = ""
+    before: str = ""  # the subjects
+    after: str = ""
+
+
 @dataclass
 class Run:
-    """One call of `harness run`. `facts` holds what a person would ask of the model and the training."""
+    """One call of `harness run`. `facts` holds what a person would ask of the model and the training.
+
+    `memory` is the peak of a stage in bytes: what the process held, and under "STAGE (cuda)" what PyTorch held of the
+    GPUs. `training` has no step where the trainer told of none.
+    """
 
     suite: str
     path: str
@@ -118,6 +180,10 @@ class Run:
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
     versions: dict[str, str] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)  # seconds
+    memory: dict[str, int] = field(default_factory=dict)
+    training: tuple[TrainingStep, ...] = ()
+    shown: tuple[ShownRow, ...] = ()  # training rows, of the beginning, the middle and the end
+    changes: tuple[Change, ...] = ()  # from a candidate to what was made of it
     problem: str | None = None
     traceback: str | None = None
 

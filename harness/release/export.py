@@ -213,12 +213,13 @@ def _answers(run: Run, candidate: str) -> dict[str, int]:
 
 
 def _public(run: Run, private: set[str]) -> Run:
-    """Return a run without what names the rows of private evaluations, or this machine's own troubles."""
+    """Return a run without training rows, names of rows of private evaluations, or this machine's own troubles."""
     reports = [
         dataclasses.replace(r, traceback=None, verdicts=tuple(_without_rows(v, private) for v in r.verdicts))
         for r in run.reports
     ]
-    return dataclasses.replace(run, reports=reports)
+    changes = tuple(dataclasses.replace(c, won_ids=(), lost_ids=()) if c.eval in private else c for c in run.changes)
+    return dataclasses.replace(run, reports=reports, changes=changes, shown=())
 
 
 def _without_rows(verdict: Verdict, private: set[str]) -> Verdict:

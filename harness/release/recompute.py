@@ -35,6 +35,7 @@ FLOATS = (
     "value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline",
 )  # fmt: skip
 SAME = ("n", "weightless", "clusters", "method", "left_out", "digest", "won", "lost")
+COUNTS = ("won_count", "lost_count")  # which older evidence does not tell
 TINY = 1e-12  # below which numbers are the same whatever their ratio
 
 
@@ -207,7 +208,8 @@ class _Case:
         for key in FLOATS:
             if not _near(said[key], again[key]):
                 return f"has {key} {said[key]}, the rows come to {again[key]}"
-        if key := next((key for key in SAME if said[key] != again[key]), ""):
+        told = (*SAME, *(key for key in COUNTS if key in said))
+        if key := next((key for key in told if said[key] != again[key]), ""):
             return f"has another {key} than its rows come to"
         for one, other in zip(said["slices"], again["slices"], strict=False):
             if not _same_slice(one, other):

@@ -14,15 +14,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness.errors import UsageError
 from harness.records.run import Run
+from harness.reports.places import placed
 from harness.texts.secrets import hide, struck
 
-FORMAT = 1  # of report.json; raised when an older reader would misread
+FORMAT = 2  # of report.json; raised when an older reader would misread
+READ = (1, 2)  # 1 has no training, shown, memory or changes, counts no rows won and lost, and tells of absolute paths
 
 
 def to_json(run: Run) -> str:
-    """Write a run as JSON; what plugins tell is struck as their options are."""
+    """Write a run as JSON; what plugins tell is struck as their options are, and no path is absolute."""
     facts = {name: struck(told) for name, told in run.facts.items()}
-    return dumps({"format": FORMAT, **dataclasses.asdict(run), "facts": facts})
+    return dumps({"format": FORMAT, **placed(dataclasses.asdict(run) | {"facts": facts}, run)})
 
 
 def dumps(value: Any) -> str:
@@ -31,36 +33,39 @@ def dumps(value: Any) -> str:
 
 
 def read_run(folder: Path) -> Run:
-    """Read the run in a folder (or its report.json). Raises UsageError when there is none, or of another format."""
+    """Read the run in a folder (or its report.json), which becomes the run's own.
+
+    Raises UsageError when there is none, or of another format.
+    """
     path = folder / "report.json" if folder.is_dir() else folder
     try:
         data = json.loads(path.read_text("utf-8"), parse_int=_int)
     except (OSError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise UsageError(f"{path}: no report can be read: {why}; name a folder in reports/") from None
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+    if not isinstance(data, dict) or data.pop("format", None) not in READ:
         raise UsageError(f"{path}: is not a report of this version of the harness")
     try:
-        found: Run = _made(Run, data, "it")
+        found: Run = made(Run, data, "it")
     except (TypeError, ValueError) as error:
         what = f"is not a report of this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
-    return found
+    return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
 
 
-def _made(want: Any, value: Any, place: str) -> Any:
+def made(want: Any, value: Any, place: str) -> Any:
     """Return plain data as what it was; raises TypeError with the place of what is something else."""
     origin, args = get_origin(want), get_args(want)
     if origin in (Union, UnionType):
         kinds = [a for a in args if a is not type(None)]
-        return None if value is None else _made(kinds[0], value, place)
+        return None if value is None else made(kinds[0], value, place)
     if want is float and type(value) is int:
         return float(value)
     if dataclasses.is_dataclass(want) and isinstance(value, dict) and isinstance(want, type):
         hints = _hints(want)
         if strange := [key for key in value if key not in hints]:
             raise TypeError(f'{place} has "{strange[0]}"')
-        return want(**{key: _made(hints[key], v, f'"{key}"') for key, v in value.items()})
+        return want(**{key: made(hints[key], v, f'"{key}"') for key, v in value.items()})
     if origin is not None and origin is not Literal:
         return _many(origin, args, value, place)
     fits = want is Any or (value in args if origin is Literal else type(value) is want)
@@ -74,11 +79,11 @@ def _made(want: Any, value: Any, place: str) -> Any:
 def _many(origin: Any, args: tuple[Any, ...], value: Any, place: str) -> Any:
     if issubclass(origin, Mapping) and isinstance(value, dict):
         nan = args[1] is float  # which JSON has no word for
-        return {key: math.nan if nan and v is None else _made(args[1], v, place) for key, v in value.items()}
+        return {key: math.nan if nan and v is None else made(args[1], v, place) for key, v in value.items()}
     if origin is tuple and args[-1] is not Ellipsis and isinstance(value, list) and len(value) == len(args):
-        return tuple(_made(kind, v, place) for kind, v in zip(args, value, strict=True))
+        return tuple(made(kind, v, place) for kind, v in zip(args, value, strict=True))
     if issubclass(origin, Sequence) and isinstance(value, list):
-        return (list if origin is list else tuple)(_made(args[0], v, place) for v in value)
+        return (list if origin is list else tuple)(made(args[0], v, place) for v in value)
     raise TypeError(f"{place} is {json.dumps(value):.40}")
 
 

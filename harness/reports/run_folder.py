@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 from harness.artifacts.digests import digest_of
 from harness.errors import UsageError
 from harness.files import write_text
+from harness.records.metrics import Metric
 from harness.records.run import Run
-from harness.records.samples import Result, Sample
+from harness.records.samples import Result, Sample, Score
 from harness.reports.junit import junit
+from harness.reports.places import placed
 from harness.reports.report_json import dumps, read_run, to_json
 
 
@@ -38,10 +41,17 @@ class RunFolder:
             except OSError as error:
                 raise UsageError(f'--out "{out}": cannot be written: {error.strerror}') from None
 
-    def add(self, result: Result, samples: Sequence[Sample], metrics: Sequence[str]) -> None:
-        """Write the rows of one item, as soon as it is done."""
-        rows = {s.id: s for s in result.scores}
-        lines = [row_of(i, s, rows[s.id], metrics) for i, s in enumerate(samples) if s.id in rows]
+    def add(
+        self, result: Result, samples: Sequence[Sample], metrics: Mapping[str, Metric], sent: Mapping[str, str]
+    ) -> None:
+        """Write the rows of one item, as soon as it is done; `sent` holds prompts as they went to the model, by row."""
+        rows, names = {s.id: s for s in result.scores}, list(result.metrics)
+        logs = [name for name in names if name in metrics and metrics[name].scale == "perplexity"]
+        lines = [
+            row_of(i, s, rows[s.id], names) | _nats(rows[s.id], logs) | _rendered(s, sent)
+            for i, s in enumerate(samples)
+            if s.id in rows
+        ]
         path = self.path / result.subject / f"samples_{result.eval}_{self.stamp}.jsonl"
         write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines))
 
@@ -49,7 +59,7 @@ class RunFolder:
         """Write report.json, a results file for every subject, and junit.xml."""
         for subject in dict.fromkeys(r.subject for r in run.reports):
             path = self.path / subject / f"results_{self.stamp}.json"
-            write_text(path, dumps(_results(run, subject)))
+            write_text(path, dumps(placed(_results(run, subject), run)))
         write_text(self.path / "junit.xml", junit(run))
         write_text(self.path / "report.json", to_json(run))
 
@@ -97,6 +107,30 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "note": score.note,
         **({"details": dict(score.details)} if score.details else {}),
     }
+
+
+def value_of(row: Mapping[str, Any], metric: str) -> float:
+    """Return what a row of a samples file scored, a perplexity in nats; older files have these under its own name."""
+    return float(row.get("nats", {}).get(metric, row[metric]))
+
+
+def _nats(score: Score, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return a row's perplexities, which its score holds as nats per unit of weight, and these as `nats`."""
+    nats = {name: score.values[name] for name in metrics if name in score.values}
+    return {**{name: _exp(value) for name, value in nats.items()}, "nats": nats} if nats else {}
+
+
+def _exp(nats: float) -> float | None:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return None
+
+
+def _rendered(sample: Sample, sent: Mapping[str, str]) -> dict[str, str]:
+    """Return a row's prompt as it went to the model, where that is another text."""
+    text = sent.get(sample.id)
+    return {} if text is None or text == sample.input else {"rendered": text}
 
 
 def _results(run: Run, subject: str) -> dict[str, Any]:

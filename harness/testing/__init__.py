@@ -25,8 +25,9 @@ from harness.capabilities import loader, trainer
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
 from harness.records.models import Logprob, ModelRef, Progress
-from harness.records.run import Run
+from harness.records.run import Run, TrainingStep
 from harness.records.samples import Prompt
+from harness.reports.training import write_steps
 from harness.testing.examples import ROWS, SUITE, TRAIN
 from harness.testing.judge_server import StubJudge
 
@@ -140,11 +141,13 @@ def train(
     ref: ModelRef, adapter: FakeAdapter, rows: Sequence[Any], out: Path, *, progress: Any, seed: int, skill: float = 0.9
 ) -> Path:
     """Write an adapter of the wanted skill."""
-    for step in range(3):
-        progress(Progress("train", step + 1, 3, {"loss": 1.0 / (step + 1)}))
+    losses = [1.0 / (step + 1) for step in range(3)]
+    for step, loss in enumerate(losses, 1):
+        progress(Progress("train", step, 3, {"loss": loss}))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.mkdir()
     write_fake(out, skill)
+    write_steps(out, [TrainingStep(i, float(i), i / 3, loss, 0.1, tokens=10 * i) for i, loss in enumerate(losses, 1)])
     return out
 
 

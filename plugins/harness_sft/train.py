@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import UsageError, folder_in_place, seal_folder, write_text
+from harness import UsageError, folder_in_place, seal_folder, write_steps, write_text
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
 from harness_sft.config import build_config
 from harness_sft.rows import Row, as_dataset, split_by
@@ -183,13 +183,14 @@ def _write_adapter(
         _sort_targets(work / "adapter_config.json")
         fold_scales(work)  # before it is evaluated: what is gated is what servers get
         write_text(work / ADAPTER_NOTE, json.dumps(note, indent=2) + "\n")
+        write_steps(work, trainer.watch.steps)
         seal_folder(work, out)
 
 
 def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
     counts, ends = trainer.counts["train"], trainer.watch.ends
     kept = {"kept_step": best.step} if trainer.patience and (best := trainer.watch.best()) else {}
-    last = trainer.watch.losses[-LAST_STEPS:]
+    last = [step.loss or 0.0 for step in trainer.watch.steps[-LAST_STEPS:]]
     return {
         "steps": trainer.state.global_step,
         "rows": counts.rows,

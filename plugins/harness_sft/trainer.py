@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
-from harness import CheckFailed, Finding, Progress, UsageError, write_text
+from harness import CheckFailed, Finding, Progress, TrainingStep, UsageError, write_text
 from harness_sft.config import whole_rows
 from harness_sft.rows import name_rows
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
@@ -155,16 +155,17 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        ends = [asdict(end) for end in self.watch.ends]
-        write_text(folder / WHOLE, json.dumps({"stamp": self.stamp, "losses": self.watch.losses, "ends": ends}))
+        steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
+        write_text(folder / WHOLE, json.dumps({"stamp": self.stamp, "steps": steps, "ends": ends}))
         self.watch.saved = self.state.global_step
         self._drop_worse()
 
     def resume(self, checkpoint: Path) -> None:
         """Train on from a checkpoint."""
         known = json.loads((checkpoint / WHOLE).read_text("utf-8"))
-        self.watch.losses, self.watch.ends = known["losses"], [End(**end) for end in known["ends"]]
-        self.watch.spikes = Spikes(self.watch.losses)
+        self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
+        self.watch.ends = [End(**end) for end in known["ends"]]
+        self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
         with suppress(_Enough):
             self.train(resume_from_checkpoint=str(checkpoint))
 
@@ -208,7 +209,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trainer: CheckedTrainer, progress: Callable[[Progress], None]) -> None:
         self.trainer, self.progress = trainer, progress
-        self.losses: list[float] = []  # one per step, those before an interruption too
+        self.steps: list[TrainingStep] = []  # those before an interruption too
         self.spikes = Spikes()
         self.ends: list[End] = []  # of epochs
         self.trained: list[Any] = []
@@ -216,6 +217,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.step_loss = 0.0
         self.at_rest, self.saved = False, 0
         self.began, self.began_at = 0.0, 0
+        self.rate: float | None = None  # of learning, in this step
 
     def add_loss(self, loss: float) -> None:
         """Add the loss of one accumulation step; TRL has divided it by the tokens of the whole step."""
@@ -233,9 +235,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.at_rest = False
+        self.rate = float(self.trainer.optimizer.param_groups[0]["lr"])  # before the scheduler moves on
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.losses.append(self.step_loss)
+        self._add_step(state)
         spike = self.spikes.add(self.step_loss)
         self.step_loss = 0.0
         self._look(state)
@@ -245,6 +248,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = control.should_training_stop or self.enough()
         remark = "; ".join(filter(None, remarks))
         self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
+
+    def _add_step(self, state: TrainerState) -> None:
+        before = self.steps[self.began_at - 1] if self.began_at else TrainingStep(tokens=0)
+        seconds = before.seconds + time.monotonic() - self.began
+        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens)
+        step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
+        self.steps.append(step)
 
     def best(self) -> End | None:
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
@@ -284,6 +294,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             return ""
         end = End(step, self._validation_loss(step, control), self._watched())
         self.ends.append(end)
+        self.steps[-1] = replace(self.steps[-1], validation=end.loss)
         if self.trainer.patience and self.best() == end:
             self.trainer.keep_best(step)
         numbers = {"validation loss": end.loss} if end.loss is not None else {}
@@ -317,7 +328,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def _facts(self, state: TrainerState) -> dict[str, str | float]:
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
         left = duration(per_step * (state.max_steps - state.global_step))
-        return {"loss": round(self.losses[-1], 4), "tokens/s": round(self.tokens_per_second(), 1), "left": left}
+        return {
+            "loss": round(self.steps[-1].loss or 0.0, 4),
+            "tokens/s": round(self.tokens_per_second(), 1),
+            "left": left,
+        }
 
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness.artifacts.kept import NOTES  # noqa: E402
 from harness.data.rows import to_training_rows  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
+from harness.reports.training import read_steps  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
@@ -170,6 +172,7 @@ def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "harness-adapter.json",
+        "harness-training.jsonl",
     ]
     assert [out, out.parent / NOTES] == sorted(out.parent.iterdir())  # checkpoints are for going on, not for keeping
     assert (note["base_digest"], note["dtype"]) == ("d" * 64, "float32")
@@ -182,6 +185,14 @@ def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
     assert facts["trainable_parameters"] == seen[0].facts["trainable"]
     assert [(i, 32) for i in range(1, 33)] == [(p.done, p.total) for p in seen[1:]]
     assert {"loss", "tokens/s", "left"} == seen[-1].facts.keys()
+    curve = read_steps(out)
+    assert [s.step for s in curve] == list(range(1, 33))
+    assert [s.validation for s in curve if s.validation is not None] == facts["validation_loss"]
+    assert facts["train_loss"] == pytest.approx(sum(s.loss or 0 for s in curve[-10:]) / 10)
+    rates = [s.learning_rate or 0 for s in curve]
+    assert (rates[0], max(rates)) == (0, 5e-3) and rates[-1] < 1e-4  # a warmup and a cosine, each step at its own rate
+    assert (curve[-1].epoch, curve[-1].tokens) == (8, 8 * facts["tokens"])
+    assert all(0 < a.seconds < b.seconds for a, b in itertools.pairwise(curve))
     assert {"F32"} == {header.dtype for header in read_headers(out).values()}
     qlora().check_fits(str(tiny_model), "d" * 64, out)
 
@@ -223,6 +234,9 @@ def test_resume(stop: int, error: BaseException, left: str, trained: Train, tmp_
     assert_same(whole, again)
     facts = [json.loads((out / "harness-adapter.json").read_text())["facts"] for out in (whole, again)]
     assert facts[0] | {"tokens_per_second": 0} == facts[1] | {"tokens_per_second": 0}
+    curves = [read_steps(out) for out in (whole, again)]
+    assert [replace(s, seconds=0) for s in curves[0]] == [replace(s, seconds=0) for s in curves[1]]
+    assert [s.seconds for s in curves[1]] == sorted(s.seconds for s in curves[1])
 
 
 RISING = [

@@ -1,0 +1,80 @@
+"""Reports name no place of the machine that a suite was run on."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.records.run import Run
+from harness.reports.places import placed
+from harness.reports.report_json import read_run
+from harness.testing import Project
+
+
+def about(folder: str = "/work/project/reports/x-1", path: str = "/work/project/suite.toml") -> Run:
+    return Run("x", path, "d", 0, 0.05, "m", "now", "0", folder=folder)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("breaks", [False, True])
+def test_report_holds_no_absolute_path(suite: Project, again: bool, breaks: bool) -> None:
+    """Of a run that trains, one that reuses it and one that crashes, in folders told by whole paths."""
+    suite.run() if again else None
+    if breaks:
+        crash = "from harness import hookimpl\n@hookimpl\ndef harness_stage(run, stage):\n"
+        suite.write({"harnessfile.py": crash + '    if stage == "merge": raise OSError(5, "broken", __file__)\n'})
+    suite.run("--set", f"model.path={suite.folder}/base")
+    folder = max(suite.folder.glob("reports/*"))
+    texts = [path.read_text("utf-8") for path in (folder / "report.json", *folder.glob("*/results_*.json"))]
+    run = read_run(folder)
+    assert (run.traceback is not None) is breaks
+    for place in {str(suite.folder), str(Path.cwd()), str(Path.home()), tempfile.gettempdir(), "site-packages/harness"}:
+        assert not any(place in text for text in texts), [
+            line for t in texts for line in t.splitlines() if place in line
+        ]
+    assert json.loads(texts[0])["folder"] == f"reports/{folder.name}"
+    assert (run.path, run.model, run.folder) == ("suite.toml", "base", str(folder))
+    if again and not breaks:
+        assert run.facts["training"]["reused"].startswith("$HARNESS_CACHE/trained/")
+
+
+def test_paths_are_what_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whole names only, the longest folder first; rows' names stay, and so does what lies elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HARNESS_CACHE", raising=False)
+    monkeypatch.setenv("HOME", "/home/ada")
+    text = "/work/project/data/a.jsonl:3: see file:///work/project/x, /work/projects, /srv/work/project and /home/ada"
+    told = placed({"why": text, "won": ["/work/project/1"], "deep": [{"at": "/work/project"}]}, about())
+    assert told["why"] == "data/a.jsonl:3: see file://x, /work/projects, /srv/work/project and ~"
+    assert (told["won"], told["deep"]) == (["/work/project/1"], [{"at": "."}])
+    assert placed(f"{tmp_path}/reports/x", about()) == "reports/x"
+    assert placed("/out/x-1/training", about(folder="/out/x-1")) == "x-1/training"
+
+
+def test_old_reports_are_read_as_they_are(suite: Project) -> None:
+    """A report of format 1 with whole paths is shown, and its folder is the one it was found in."""
+    suite.run()
+    [path] = suite.folder.glob("reports/*/report.json")
+    old = json.loads(path.read_text("utf-8"))
+    for key in ("training", "shown", "memory", "changes"):
+        del old[key]
+    for report in old["reports"]:
+        for verdict in report["verdicts"]:
+            del verdict["won_count"], verdict["lost_count"]
+    path.write_text(json.dumps(old | {"format": 1, "path": "/somewhere/suite.toml", "folder": "/gone/x"}), "utf-8")
+    run = read_run(path.parent)
+    assert (run.path, run.folder, run.training, run.memory) == ("/somewhere/suite.toml", str(path.parent), (), {})
+    assert suite.harness("show", str(path.parent), "--flips").code == 0
+    path.write_text(json.dumps(old | {"format": 3}), "utf-8")
+    outcome = suite.harness("show", str(path.parent))
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
+
+
+def test_run_that_is_returned_names_where_its_folder_is(suite: Project) -> None:
+    """In Python the folder can be opened from wherever one goes on."""
+    run = harness.run("suite.toml", plugins=("harness.testing",))
+    assert (Path(run.folder) / "report.json").is_file()
