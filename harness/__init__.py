@@ -39,21 +39,24 @@ if TYPE_CHECKING:
     from harness.evaluation.grading import Marking
     from harness.files import cache_dir, copy_range, folder_in_place, write_text
     from harness.gates import labels
+    from harness.gates.decide import judge
     from harness.records.findings import Built, Example, Finding, Flag, Severity, TrainingRow, text_of
     from harness.records.findings import marked as marked_text
+    from harness.records.gates import Gate, Outcome, Verdict
     from harness.records.metrics import Scale
     from harness.records.models import Adapter, Generate, Generation
-    from harness.records.run import Run, TrainingStep
+    from harness.records.run import Report, Run, TrainingStep
     from harness.records.samples import Prompt, Result
     from harness.release.conversions import NOTE as CONVERSION_NOTES
     from harness.release.conversions import copy_files
+    from harness.reports import sentence
     from harness.reports.report_json import read_run
     from harness.reports.run_folder import read_rows as read_answers
     from harness.reports.training import write_steps
-    from harness.stats.tests import cluster_t, numbered
+    from harness.stats.tests import cluster_t, numbered, wilson
     from harness.suite.reader import read_suite
     from harness.suite.tables import Eval, Suite
-    from harness.texts.shown import shorten, shown
+    from harness.texts.shown import markdown, shorten, shown
     from harness.texts.shown import whole as whole_text
 
 __all__ = [
@@ -71,6 +74,7 @@ __all__ = [
     "ExitCode",
     "Finding",
     "Flag",
+    "Gate",
     "Generate",
     "Generation",
     "Gguf",
@@ -81,8 +85,10 @@ __all__ = [
     "Mistakes",
     "ModelRef",
     "Models",
+    "Outcome",
     "Progress",
     "Prompt",
+    "Report",
     "Responses",
     "Result",
     "Run",
@@ -98,6 +104,7 @@ __all__ = [
     "TrainingRow",
     "TrainingStep",
     "UsageError",
+    "Verdict",
     "adapter",
     "cache_dir",
     "chat",
@@ -117,10 +124,12 @@ __all__ = [
     "gguf_of",
     "hookimpl",
     "isolated",
+    "judge",
     "keys",
     "labels",
     "lazily",
     "loader",
+    "markdown",
     "marked_text",
     "metric",
     "numbered",
@@ -136,6 +145,7 @@ __all__ = [
     "run",
     "schema",
     "seal_folder",
+    "sentence",
     "sha256_of",
     "shorten",
     "shown",
@@ -144,6 +154,7 @@ __all__ = [
     "trainer",
     "weights_digest",
     "whole_text",
+    "wilson",
     "wire",
     "write_steps",
     "write_text",
@@ -224,6 +235,14 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "wire": "harness.answers.wire:",
     "write_steps": "harness.reports.training",
     "write_text": "harness.files",
+    "Gate": "harness.records.gates",
+    "Outcome": "harness.records.gates",
+    "Verdict": "harness.records.gates",
+    "Report": "harness.records.run",
+    "sentence": "harness.reports.sentence:",
+    "wilson": "harness.stats.tests",
+    "markdown": "harness.texts.shown",
+    "judge": "harness.gates.decide",
 }
 keep_old_paths()
 __getattr__ = lazily(__name__, LATER)

@@ -1,0 +1,23 @@
+"""A run folder as one HTML page, two runs compared, and the history of a suite: it listens, and decides nothing."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from harness import Run, hookimpl, shown
+
+
+@hookimpl(tryfirst=True)
+def harness_run_finish(run: Run) -> None:
+    """Write report.html into the run folder, before the terminal names it; what goes wrong is a warning."""
+    if not run.folder or find_spec("jinja2") is None:
+        return
+    from harness_report.writing import write_page
+
+    try:
+        write_page(Path(run.folder))
+    except Exception as error:  # whatever it is, the run is decided and written
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        print(shown(f"warning: {run.folder}/report.html: was not written: {why}"), file=sys.stderr)

@@ -1,0 +1,192 @@
+"""The page of two runs, and of a suite's history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from harness import UsageError, Verdict, shown
+from harness_report import drawing, pairs
+from harness_report.compare import Between, Both, Compared, compare
+from harness_report.drawing import FAIL, OPEN, PASS, draw
+from harness_report.gates import Driver, Shown, axes, bounds_of, drive, interval_of, show_gate, write_of
+from harness_report.history import Past, Trend, trends_of
+from harness_report.page import ROWS, fill, folded, folder_name, headline, says
+from harness_report.pairs import LOST, WON, Change
+from harness_report.reading import Kept
+from harness_report.strips import Axis, Interval, axis_of, strip
+from harness_report.words import counted, day, listed, minus, number, percent
+
+COLOURS = {"worse": FAIL, "better": PASS, "not told apart": OPEN}
+SECTIONS = (
+    ("gates", "Gates"),
+    ("between", "Between the runs"),
+    ("changed", "What changed"),
+    ("settings", "Configuration"),
+)
+CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric between two runs, as the page shows it."""
+
+    reading: str
+    style: str
+    metric: str
+    values: str
+    svg: str
+    estimate: str
+    bounds: str
+    method: str
+    rows: str
+    flips: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template shows of two runs, or of a history."""
+
+    sentence: str
+    lead: list[str]
+    facts: list[tuple[str, str]]
+    driver: Driver | None
+    notes: list[str]
+    gates: list[Shown]
+    same: str
+    lines: list[Line]
+    ours: str
+    changes: list[Change]
+    compared: Compared | None
+    labels: tuple[str, str]
+    trends: list[Trend]
+    runs: str
+    released: bool
+    sure: str
+    drawn: bool
+
+
+def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
+    """Return the page of a run beside another one, and with the history of its suite.
+
+    Raises UsageError where there is neither, ModuleNotFoundError without jinja2.
+    """
+    if other is None and not past:
+        raise UsageError(f'harness report: the folder holds no run of suite "{kept.run.suite}"; name another --history')
+    compared = compare(kept, other) if other else None
+    page = _page(kept, compared, past)
+    sections = [
+        ("gates", "Gates"),
+        ("between", "Between the runs"),
+        ("changed", "What changed"),
+        ("settings", "Configuration"),
+    ]
+    chosen = [s for s in sections if compared] + ([("history", "History")] if past else [])
+    name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
+    return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name, sections=chosen)
+
+
+def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> Page:
+    return Page(
+        sentence=headline(kept.run),
+        lead=_lead(c) if c else [],
+        facts=_facts(kept, c, past),
+        driver=drive(kept),
+        notes=c.notes if c else [],
+        gates=_gates(c) if c else [],
+        same=_same(c) if c else "",
+        lines=[_line(c, b) for b in c.metrics] if c else [],
+        ours=kept.ours,
+        changes=_changes(c) if c else [],
+        compared=c,
+        labels=c.labels if c else ("", ""),
+        trends=trends_of(past),
+        runs=counted(len(past), "run"),
+        released=any(p.release for p in past),
+        sure=percent(kept.run.alpha),
+        drawn=drawing.can_draw(),
+    )
+
+
+def _lead(c: Compared) -> list[str]:
+    """Return in a sentence which metrics are worse, better and not told apart."""
+    found = []
+    for reading, verb in (("worse", "worse"), ("better", "better"), ("not told apart", "not told apart")):
+        names = [b.metric for b in c.metrics if b.reading == reading]
+        if names:
+            found.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {verb}")
+    return [f"Against {c.labels[0]}: {'; '.join(found)}."] if found else []
+
+
+def _facts(kept: Kept, c: Compared | None, past: Sequence[Past]) -> list[tuple[str, str]]:
+    found = [("This run", _run(kept))]
+    if c:
+        found.append(("Against", _run(c.before)))
+        found.append(("Differs", listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
+    if past:
+        found.append(("History", f"{counted(len(past), 'run')} of {shown(kept.run.suite)}"))
+    return found
+
+
+def _run(kept: Kept) -> str:
+    verdicts = kept.run.verdicts
+    passed = sum(v.outcome == "PASS" for v in verdicts)
+    return f"{day(kept.run.started)}: {passed} of {len(verdicts)} gates passed; {folder_name(kept)}"
+
+
+def _gates(c: Compared) -> list[Shown]:
+    """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
+    axis = axes([c.now, c.before])
+    return [_gate(c, b, axis) for b in c.gates]
+
+
+def _gate(c: Compared, b: Both, axis: Callable[[Kept, Verdict], Axis | None]) -> Shown:
+    earlier = b.before
+    parts = [interval_of(earlier, other=True) if earlier else None, interval_of(b.now)]
+    write = write_of(c.now, b.now)
+    return show_gate(
+        *(c.now, b.now, axis(c.now, b.now), parts),
+        links=False,
+        before=write(earlier.estimate) if earlier and earlier.estimate is not None else "–",
+        before_bounds=bounds_of(earlier, write) if earlier else "",
+        before_outcome=str(earlier.outcome) if earlier else "not asked",
+    )
+
+
+def _same(c: Compared) -> str:
+    names = [f"{shown(b.now.gate)} on {shown(b.now.candidate)}" for b in c.same]
+    return f"{counted(len(names), 'gate')} came to the same numbers in both runs: {', '.join(names)}." if names else ""
+
+
+def _line(c: Compared, b: Between) -> Line:
+    v, colour = b.verdict, COLOURS.get(b.reading, OPEN)
+    write, svg = write_of(c.now, v), ""
+    if v.estimate is not None:
+        side = -1 if c.now.is_lower(b.metric) else 1
+        shares = c.now.scale(b.metric) == "perplexity"
+        part = Interval(v.estimate, v.lower, v.upper, colour)
+        tick = (lambda x: minus(f"{x:+.3g}") if x else "0") if not shares else write
+        svg = draw(strip(axis_of([part], 0.0, side, tick, shares=shares, zero=True), [part]))
+    unit = c.now.unit(b.metric)
+    return Line(
+        reading=b.reading,
+        style=CLASSES.get(b.reading, "slice"),
+        metric=b.metric,
+        values=f"{number(b.before, unit)}, now {number(b.now, unit)}",
+        svg=svg,
+        estimate=write(v.estimate) if v.estimate is not None else "–",
+        bounds=bounds_of(v, write),
+        method=v.method or shown(v.why),
+        rows=counted(len(b.pairs.rows), "pair"),
+        flips=f"{b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won",
+    )
+
+
+def _changes(c: Compared) -> list[Change]:
+    """Return the rows that changed between the runs, by metric."""
+    found = []
+    for b in c.metrics:
+        if says(b.pairs):
+            one = pairs.change(c.now, b.metric, b.metric.partition(".")[0], b.pairs, most=ROWS, links="-")
+            found.append(folded(replace(one, theirs=c.labels[0], ours=c.labels[1])))
+    return found

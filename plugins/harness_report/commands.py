@@ -1,0 +1,128 @@
+"""`harness report`, `harness history` and `harness compare`."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import ExitCode, UsageError, write_text
+
+if TYPE_CHECKING:
+    from harness_report.compare import Compared
+    from harness_report.reading import Kept
+
+FORMATS = ("text", "markdown", "json")
+
+
+def report(parser: ArgumentParser) -> None:
+    """write a run as one HTML page, or as Markdown"""
+    parser.set_defaults(command=_report)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run, row by row")
+    parser.add_argument("--history", type=Path, metavar="FOLDER", help="show every run of the suite in a folder, too")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown for a pull request instead")
+    parser.add_argument("-o", type=Path, metavar="FILE", help="where to write (RUN/report.html, RUN/compare.html)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+
+
+def history(parser: ArgumentParser) -> None:
+    """print how the gates of a suite stood in every run"""
+    parser.set_defaults(command=_history)
+    parser.add_argument("suite", metavar="SUITE", help="the name of a suite, or its file")
+    where = "where the run folders are (reports)"
+    parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help=where)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def compare(parser: ArgumentParser) -> None:
+    """compare two runs: gates, metrics on the same rows, configuration"""
+    parser.set_defaults(command=_compare)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run that is looked at")
+    parser.add_argument("against", type=Path, metavar="RUN", help="the one before it")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="how to print it (text)")
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+
+
+def _report(args: Namespace) -> int:
+    """Write a page, or print Markdown."""
+    from harness_report.reading import read_folder
+
+    kept = read_folder(args.run)
+    if args.markdown:
+        from harness_report.markdown import compared, summary
+
+        sys.stdout.write(
+            summary(kept) if args.against is None else compared(_compared(kept, read_folder(args.against)))
+        )
+        return ExitCode.OK
+    html, path = _page(kept, args)
+    path = args.o or path
+    try:
+        write_text(path, html)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; make room, or say -o") from None
+    sys.stdout.write(f"{path}\n")
+    if args.open:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+    return ExitCode.OK
+
+
+def _page(kept: Kept, args: Namespace) -> tuple[str, Path]:
+    """Return the page that is asked for, and where it goes. Raises UsageError without jinja2."""
+    from harness_report.page import FILE, render
+    from harness_report.writing import before
+
+    try:
+        if args.against is None and args.history is None:
+            return render(kept, before(kept)), kept.folder / FILE
+        from harness_report.beside import render_beside
+        from harness_report.history import runs_of
+        from harness_report.reading import read_folder
+
+        other = read_folder(args.against) if args.against else None
+        past = runs_of(kept.run.suite, args.history) if args.history else []
+        name = "compare.html" if other else "history.html"
+        return render_beside(kept, other, past), kept.folder / name
+    except ModuleNotFoundError as error:
+        if error.name != "jinja2":
+            raise
+        hint = "pip install 'finetune-harness[report]', or say --markdown"
+        raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
+
+
+def _history(args: Namespace) -> int:
+    """Print the history of a suite."""
+    from harness_report.history import as_json, runs_of, told
+
+    name = Path(args.suite)
+    suite = name.stem if name.suffix == ".toml" else args.suite
+    if name.suffix == ".toml" and name.is_file():
+        from harness import read_suite
+
+        suite = read_suite(name).name
+    runs = runs_of(suite, args.out)
+    if not runs:
+        raise UsageError(f'{args.out}: holds no run of suite "{suite}"; name one that was run, or say --out')
+    sys.stdout.write(as_json(suite, runs) if args.json else told(suite, runs))
+    return ExitCode.OK
+
+
+def _compare(args: Namespace) -> int:
+    """Print what differs between two runs."""
+    from harness_report.markdown import compared
+    from harness_report.reading import read_folder
+    from harness_report.terminal import as_json, told
+
+    found = _compared(read_folder(args.run), read_folder(args.against))
+    sys.stdout.write({"text": told, "markdown": compared, "json": as_json}[args.format](found))
+    return ExitCode.OK
+
+
+def _compared(kept: Kept, other: Kept) -> Compared:
+    from harness_report.compare import compare as compare_runs
+
+    return compare_runs(kept, other)

@@ -1,0 +1,279 @@
+"""Gates as the page shows them: a claim in words, where it stands, and what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from harness import Verdict, sentence, shown
+from harness_report.drawing import BASE, VERDICTS, draw
+from harness_report.reading import Kept
+from harness_report.strips import Axis, Interval, axis_of, strip
+from harness_report.words import GLYPHS, NONE, bytes_, claimed, counted, figure, measured, number, percent, plain, told
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One gate on one candidate, in the words of the page."""
+
+    outcome: str
+    glyph: str
+    gate: str
+    candidate: str
+    claim: str
+    aside: str  # why it does not block
+    details: list[str]
+    svg: str
+    estimate: str
+    bounds: str
+    second: str
+    rows: str
+    lost: int
+    won: int
+    evaluation: str
+    links: str  # what stands after the outcome in a link to its rows; "-" where there is none
+    before: str = ""  # of the run it is compared with
+    before_bounds: str = ""
+    before_outcome: str = ""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The gate that decided, or the closest one: its number in large, and what it means in a sentence."""
+
+    title: str
+    number: str
+    said: str
+    svg: str
+
+
+def scale_of(kept: Kept, v: Verdict) -> tuple[str, str]:
+    """Return the scale and unit that a verdict's numbers are written in."""
+    counts = v.method == "failures counted"
+    return ("count", "count") if counts else (kept.scale(v.metric), kept.unit(v.metric))
+
+
+def write_of(kept: Kept, v: Verdict) -> Callable[[float | None], str]:
+    """Return how a number on a verdict's scale is written."""
+    scale, unit = scale_of(kept, v)
+    return lambda x: figure(x, scale, versus=bool(v.versus), unit=unit)
+
+
+def tick_of(kept: Kept, v: Verdict) -> Callable[[float], str]:
+    """Return how a number on the axis of a verdict's strip is written: shorter."""
+    scale, unit = scale_of(kept, v)
+
+    def write(x: float) -> str:
+        if scale == "perplexity":
+            if v.versus:
+                share = 100 * math.expm1(x)
+                return plain(round(share, 1)) + " %" if share < 0 else f"+{share:.4g} %" if share else "0"
+            return number(math.exp(x))
+        if unit == "bytes":
+            return bytes_(x)
+        text = f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
+        return ("+" if v.versus and x > 0 and x != v.threshold else "") + text.replace("-", "\u2212")
+
+    return write
+
+
+def interval_of(v: Verdict, *, other: bool = False) -> Interval | None:
+    """Return what a strip shows of a verdict, or None where nothing was estimated."""
+    if v.estimate is None or not math.isfinite(v.estimate):
+        return None
+    bounds = (None, None) if v.method == "failures counted" else (v.lower, v.upper)
+    return Interval(v.estimate, *bounds, BASE if other else VERDICTS[v.outcome], hollow=other)
+
+
+def axes(kepts: Sequence[Kept]) -> Callable[[Kept, Verdict], Axis | None]:
+    """Return the axis that the verdicts of one metric, claim and limit share, over all runs that are shown."""
+    parts: dict[tuple[object, ...], list[Interval]] = {}
+
+    def key(v: Verdict) -> tuple[object, ...]:
+        return v.metric, v.versus, v.threshold, v.method == "failures counted"
+
+    for kept in kepts:
+        for v in kept.run.verdicts:
+            if part := interval_of(v):
+                parts.setdefault(key(v), []).append(part)
+
+    def axis(kept: Kept, v: Verdict) -> Axis | None:
+        if v.threshold is None or key(v) not in parts:
+            return None
+        side = sentence.sign(kept.run, v)
+        shares = kept.scale(v.metric) == "perplexity" and bool(v.versus)
+        return axis_of(parts[key(v)], v.threshold, side, tick_of(kept, v), shares=shares, zero=bool(v.versus))
+
+    return axis
+
+
+def show_gates(kept: Kept, *, links: bool) -> list[Shown]:
+    """Return all gates, the worst first."""
+    axis = axes([kept])
+    return [show_gate(kept, v, axis(kept, v), [interval_of(v)], links=links) for v in sentence.worst_first(kept.run)]
+
+
+def show_gate(
+    kept: Kept, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
+) -> Shown:
+    """Return one gate in words, with its strip."""
+    scale, unit = scale_of(kept, v)
+    write, found = write_of(kept, v), [p for p in parts if p is not None]
+    svg = draw(strip(axis, found)) if axis and found else ""
+    claim = claimed(v, scale, unit, lower=kept.is_lower(v.metric)) if v.metric else v.claim
+    return Shown(
+        outcome=v.outcome.value,
+        glyph=GLYPHS[v.outcome],
+        gate=shown(v.gate),
+        candidate=shown(v.candidate),
+        claim=told(claim),
+        aside=_aside(v),
+        details=_details(v),
+        svg=svg,
+        estimate=write(v.estimate) if v.estimate is not None else NONE,
+        bounds=bounds_of(v, write),
+        second=_second(kept, v, write),
+        rows=_rows(v),
+        lost=_count(kept, v, "lost"),
+        won=_count(kept, v, "won"),
+        evaluation=v.metric.partition(".")[0],
+        links=link_of(kept, v, links),
+        **before,
+    )
+
+
+def link_of(kept: Kept, v: Verdict, links: bool) -> str:
+    """Return how a link to a gate's rows names the two models; "-" where the browser tells rows by another metric."""
+    evaluation, _, metric = v.metric.partition(".")
+    if not links or not v.versus or kept.against(evaluation)[0] != metric:
+        return "-"
+    return comparison(kept, evaluation, v.versus, v.candidate)
+
+
+def comparison(kept: Kept, evaluation: str, theirs: str, ours: str) -> str:
+    """Return the part of a link that names two models, where they are not those that the browser compares anyway."""
+    others = {
+        "against": theirs if theirs != kept.against(evaluation)[1] else "",
+        "of": ours if ours != kept.ours else "",
+    }
+    query = urlencode({k: v for k, v in others.items() if v}, quote_via=quote)
+    return f"?{query}" if query else ""
+
+
+def bounds_of(v: Verdict, write: Callable[[float | None], str]) -> str:
+    """Return a verdict's bounds in brackets; nothing where it was counted."""
+    if v.lower is None or v.upper is None or v.lower == v.upper or v.method == "failures counted":
+        return ""
+    return f"[{write(v.lower)}, {write(v.upper)}]"
+
+
+def _second(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
+    """Return the line under an estimate: both values, or the limit, or what would decide it."""
+    unit = kept.unit(v.metric)
+    if v.outcome == "INCONCLUSIVE" and v.rows_needed:
+        return f"about {v.rows_needed:,} rows would decide it"
+    if v.estimate is None:
+        return ""
+    if v.versus:
+        return f"{number(v.value, unit)} against {number(v.baseline, unit)}"
+    limit = write(v.threshold) if kept.scale(v.metric) == "perplexity" or unit == "bytes" else plain(v.threshold or 0.0)
+    return f"limit {limit}"
+
+
+def _rows(v: Verdict) -> str:
+    if v.method == "point":
+        return "counted"
+    if not v.n:
+        return NONE
+    return counted(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
+
+
+def _count(kept: Kept, v: Verdict, which: str) -> int:
+    """Return how many rows a gate won or lost: as it was stored, else those that are named."""
+    stored = getattr(v, f"{which}_count", None)
+    return int(stored) if isinstance(stored, int) and stored else len(getattr(v, which))
+
+
+def _aside(v: Verdict) -> str:
+    if v.waived and v.waiver:
+        return shown(v.waiver.says())
+    if v.group:
+        return f"one of “{shown(v.group)}”"
+    if not v.blocking:
+        return "only warns"
+    return "" if v.decides or v.outcome == "PASS" else "not what ships"
+
+
+def _details(v: Verdict) -> list[str]:
+    """Return what unfolds under a claim: method, p, alpha, attempt, slices, and the reason in full."""
+    found = []
+    if v.method:
+        p = (
+            ""
+            if v.p_pass is None or v.method in ("point", "failures counted")
+            else f"; p = {_p(v.p_pass)} for the claim"
+        )
+        p += "" if not p or v.p_fail is None else f", {_p(v.p_fail)} against it"
+        risk = f", α = {v.alpha:g}, one-sided" if p and v.alpha else ""
+        found.append(f"{v.method[:1].upper()}{v.method[1:]}{p}{risk}" + (f"; attempt {v.attempt}" if v.attempt else ""))
+    found.append(shown(v.why))
+    if v.driver:
+        found.append(f"The slice that decides, or the worst: {shown(v.driver)}")
+    for s in v.slices:
+        alarm = ", an alarm" if s.alarm else ""
+        found.append(f"{s.outcome} {shown(s.name)}, {counted(s.n, 'row')}{alarm}: {shown(s.why)}")
+    if v.left_out:
+        found.append(f"Judged without {counted(v.left_out, 'row')} that leak; with them {number(v.whole)}")
+    return found
+
+
+def _p(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+# -- what decided ----------------------------------------------------------------------------------
+
+
+def drive(kept: Kept) -> Driver | None:
+    """Return the gate that decided with its number, interval and limit in a sentence; None where there was none."""
+    v = sentence.driver(kept.run)
+    if v is None:
+        return None
+    write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
+    closest = v.outcome == "PASS"
+    title = f"{'The closest gate' if closest else 'What decided'}: {shown(v.gate)}"
+    svg = draw(strip(axis, [part])) if axis and part else ""
+    number_ = write(v.estimate) if v.estimate is not None else GLYPHS[v.outcome]
+    return Driver(title, number_, told(_said(kept, v, write)), svg)
+
+
+def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
+    """Return what the driver's number means: what was claimed, and what its bounds say of that."""
+    if v.estimate is None or v.threshold is None:
+        return v.why
+    sure = f"{percent(v.alpha)} one-sided"
+    limit = tick_of(kept, v)(v.threshold)
+    what, unit = f"{measured(v.metric)} of {v.candidate}", kept.unit(v.metric)
+    if not v.versus or v.lower is None or v.upper is None:
+        side = "at least" if sentence.sign(kept.run, v) > 0 else "at most"
+        bounds = bounds_of(v, write)
+        told = f", {bounds} with {sure} bounds" if bounds else ""
+        return f"{what}{told}; {side} {limit} is allowed."
+    both = f"{what} against {v.versus}, {number(v.value, unit)} against {number(v.baseline, unit)}."
+    sign = sentence.sign(kept.run, v)
+    bound = v.lower if (v.outcome == "PASS") == (sign > 0) else v.upper
+    word = "above" if (v.outcome == "PASS") == (sign > 0) else "below"
+    if v.outcome == "INCONCLUSIVE":
+        needed = f"; about {v.rows_needed:,} rows would decide it" if v.rows_needed else ""
+        return f"{both} The limit is {limit}, and the {sure} bounds {bounds_of(v, write)} hold it{needed}."
+    return f"{both} The limit is {limit}; with {sure} confidence the difference is {word} {write(bound)}."
+
+
+def conclusions_of(kept: Kept) -> Mapping[str, list[str]]:
+    """Return what follows from the verdicts: the first sentence for the head of the page, the others below it."""
+    said = [f"{c[:1].upper()}{c[1:]}" for c in map(shown, kept.run.conclusions)]
+    said = [c if c.endswith(".") else f"{c}." for c in said]
+    short = [c for c in said if len(c) < 260]
+    return {"lead": short[:2], "rest": [c for c in said if c not in short[:2]]}

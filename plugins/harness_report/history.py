@@ -1,0 +1,208 @@
+"""Every run of a suite in a folder: how each gate's estimate and bounds moved, and what was released."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from harness import Run, UsageError, Verdict, sentence, shown
+from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Chart, draw
+from harness_report.gates import axes, interval_of, scale_of, tick_of, write_of
+from harness_report.reading import Kept, read_folder
+from harness_report.strips import Axis, layer, nice, rule, written
+from harness_report.terminal import FORMAT, STYLES, numbers, printed
+from harness_report.words import GLYPHS, claimed, day
+
+BARS = "▁▂▃▄▅▆▇█"
+MOST = 24  # runs that a chart or a line of the terminal shows, the last ones
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
+
+
+@dataclass(frozen=True)
+class Past:
+    """One run of a suite, and the release that it became."""
+
+    kept: Kept
+    release: str = ""
+
+    @property
+    def run(self) -> Run:
+        return self.kept.run
+
+
+@dataclass(frozen=True)
+class Track:
+    """One gate on one candidate over the runs; None where a run did not judge it."""
+
+    gate: str
+    candidate: str
+    verdicts: list[Verdict | None]
+
+    @property
+    def last(self) -> Verdict:
+        return next(v for v in reversed(self.verdicts) if v is not None)
+
+
+def runs_of(suite: str, folder: Path) -> list[Past]:
+    """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
+    found = []
+    for path in sorted(folder.glob("*/report.json")):
+        try:
+            kept = read_folder(path.parent)
+        except UsageError:
+            continue  # of another version, or cut off: it has no place in a line
+        if kept.run.suite == suite and kept.run.verdicts and not kept.run.selecting:
+            found.append(Past(kept, _release(kept.run)))
+    return sorted(found, key=lambda p: (p.run.started, p.kept.folder.name))
+
+
+def _release(run: Run) -> str:
+    """Return the day on which what a run exported was promoted, or nothing."""
+    for export in run.exports:
+        record = Path(f"{export.to}.releases", "releases.jsonl")
+        try:
+            lines = [json.loads(line) for line in record.read_text("utf-8").split("\n") if line.strip()]
+        except (OSError, ValueError, RecursionError):
+            continue
+        for line in lines:
+            if isinstance(line, dict) and export.digest and line.get("weights") == export.digest:
+                return str(line.get("at", ""))[:10] or "released"
+    return ""
+
+
+def tracks_of(past: Sequence[Past]) -> list[Track]:
+    """Return every gate that any run judged on a candidate, as the last run orders them."""
+    by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
+    last = [(v.gate, v.candidate) for v in sentence.worst_first(past[-1].run)] if past else []
+    keys = dict.fromkeys([*last, *(key for run in by_run for key in run)])
+    return [Track(*key, [run.get(key) for run in by_run]) for key in keys]
+
+
+# -- the terminal ----------------------------------------------------------------------------------
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """Return numbers as a line of bars from their least to their greatest; a space where there is none."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+
+    def bar(v: float | None) -> str:
+        if v is None or not math.isfinite(v):
+            return " "
+        return BARS[round((v - low) / (high - low) * 7)] if high > low else BARS[3]
+
+    return "".join(map(bar, values))
+
+
+def told(suite: str, past: Sequence[Past]) -> str:
+    """Return the history of a suite as lines for a terminal: a gate a line, the runs from left to right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("gate", "estimates", "verdicts", "last", "limit"):
+        table.add_column(name, overflow="fold")
+    for track in tracks_of(past):
+        verdicts, kept = track.verdicts[-MOST:], past[-1].kept
+        marks = Text("")
+        for v in verdicts:
+            marks.append(GLYPHS[v.outcome] if v else " ", STYLES[v.outcome] if v else "")
+        v = track.last
+        write, limit = write_of(kept, v), "" if v.threshold is None else tick_of(kept, v)(v.threshold)
+        line = sparkline([None if v is None else v.estimate for v in verdicts])
+        now = write(v.estimate) if v.estimate is not None else "–"
+        table.add_row(Text(shown(f"{track.gate} on {track.candidate}")), Text(line), marks, Text(now), Text(limit))
+    first, last = past[0].run.started, past[-1].run.started
+    head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
+    said = [f"{day(p.run.started)}  {shown(sentence.verdict_sentence(p.run))}" for p in past[-MOST:]]
+    released = [f"released: {p.kept.folder.name} on {p.release}" for p in past if p.release]
+    return printed(head, "", table, "", *said, *released)
+
+
+def as_json(suite: str, past: Sequence[Past]) -> str:
+    """Return the history of a suite as JSON."""
+    runs = []
+    for p in past:
+        gates = [{"gate": v.gate, "candidate": v.candidate, **(numbers(v) or {})} for v in p.run.verdicts]
+        about: dict[str, Any] = {"folder": p.kept.folder.name, "started": p.run.started, "released": p.release or None}
+        said = sentence.verdict_sentence(p.run)
+        runs.append({**about, "exit_code": int(p.run.exit_code), "sentence": said, "gates": gates})
+    return json.dumps({"format": FORMAT, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trend:
+    """One gate's chart on the page."""
+
+    outcome: str
+    glyph: str
+    chart: Chart
+
+
+def trends_of(past: Sequence[Past]) -> list[Trend]:
+    """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
+    if not past:
+        return []
+    shown_, kept = past[-MOST:], past[-1].kept
+    axis = axes([p.kept for p in shown_])
+    found = []
+    for track in tracks_of(shown_):
+        v, scale = track.last, axis(kept, track.last)
+        if track.candidate != kept.ours or scale is None:
+            continue
+        claim = claimed(v, *scale_of(kept, v), lower=kept.is_lower(v.metric))
+        spec = _trend(scale, track, shown_)
+        judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
+        rows = [(day(p.run.started), str(w.outcome), write_of(p.kept, w)(w.estimate)) for p, w in judged]
+        svg = draw(spec, f"{track.gate}: {claim}")
+        chart = Chart(shown(track.gate), shown(claim), spec, ("run", "verdict", "estimate"), rows, svg=svg)
+        found.append(Trend(v.outcome.value, GLYPHS[v.outcome], chart))
+    return found
+
+
+def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
+    """Return the spec of one gate over the runs: a dot and a bar a run, what is not allowed shaded."""
+    bottom, right = HEIGHT - BOTTOM, WIDTH - 8
+    step = (right - LEFT) / len(past)
+
+    def up(x: float) -> float:
+        return TOP + (axis.high - min(max(x, axis.low), axis.high)) / (axis.high - axis.low) * (bottom - TOP)
+
+    limit = up(axis.limit)
+    barred = (limit, bottom) if axis.side > 0 else (TOP, limit)
+    layers = [layer({"type": "rect", "color": BARRED}, x=LEFT, x2=right, y=barred[0], y2=barred[1])]
+    levels = [t for t in nice(axis.low, axis.high, 3) if abs(up(t) - limit) > 12] if not axis.shares else axis.ticks()
+    levels = [t for t in levels if abs(up(t) - limit) > 12]
+    named = written(LEFT - 6, limit, axis.write(axis.limit), align="right", colour=INK, weight=600)
+    layers += [written(LEFT - 6, up(t), axis.write(t), align="right") for t in levels]
+    layers += [rule(INK, 1.5, x=LEFT, x2=right, y=limit), named]
+    every = max(1, math.ceil(len(past) * 44 / (right - LEFT)))
+    places: list[tuple[float, float]] = []
+    for i, (p, v) in enumerate(zip(past, track.verdicts, strict=True)):
+        x = LEFT + step * (i + 0.5)
+        if p.release:
+            dashed = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
+            layers += [layer(dashed, x=x, y=TOP, y2=bottom), written(x, TOP - 8, "released")]
+        if i % every == 0:
+            layers.append(written(x, bottom + 12, " ".join(day(p.run.started, time=False).split()[:2])[:6]))
+        part = interval_of(v) if v else None
+        if v is None or part is None:
+            continue
+        if part.lower is not None and part.upper is not None and part.upper > part.lower:
+            layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.lower), y2=up(part.upper)))
+        places.append((x, up(part.estimate)))
+        dot = {"type": "point", "filled": True, "opacity": 1, "size": 58, "color": VERDICTS[v.outcome]}
+        layers.append(layer(dot, x=x, y=places[-1][1]))
+    lines = [rule(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
+    size = {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0}
+    return {**size, "layer": [layers[0], *lines, *layers[1:]]}

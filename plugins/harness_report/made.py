@@ -1,0 +1,242 @@
+"""The sections on training and on how a run was made: series, rows as they were seen, configuration, stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from harness import Run, shown
+from harness_report import charts
+from harness_report.drawing import Chart, draw
+from harness_report.pairs import Part
+from harness_report.reading import Kept
+from harness_report.words import bytes_, counted, cut, day, number, seconds, told
+
+SEEN = 3  # training rows that are shown
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of the configuration; `before` is what the run it is compared with had, where that differs."""
+
+    key: str
+    value: str
+    before: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the run, its share of the longest, and its peak of memory where that was kept."""
+
+    name: str
+    seconds: str
+    share: float
+    memory: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training left: in words, as charts, three rows as the model saw them, and what was found."""
+
+    said: list[str]
+    charts: list[Chart]
+    rows: list[list[Part]]
+    findings: list[str]
+    missing: str
+
+
+def training_of(kept: Kept) -> Training | None:
+    """Return the section on training; None of a run that trained nothing."""
+    facts = kept.run.facts.get("training", {})
+    steps = _steps(kept.told("training"))
+    if not facts and not steps:
+        return None
+    drawn = [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in _series(steps, facts)]
+    missing = "" if steps else "This report keeps no series of the training, only its means."
+    return Training(_told(facts), drawn, seen_rows(kept.told("shown")), _found(kept.run), missing)
+
+
+def _steps(kept: object) -> list[Mapping[str, Any]]:
+    return [s for s in kept if isinstance(s, Mapping) and "step" in s] if isinstance(kept, list) else []
+
+
+def _series(steps: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Iterator[Chart]:
+    """Yield loss with validation and epochs, learning rate, and tokens a second."""
+    loss, validation = _of(steps, "loss"), _of(steps, "validation")
+    if loss or validation:
+        lines = {name: points for name, points in (("training", loss), ("validation", validation)) if points}
+        mean = f"; mean of the run {number(facts['train_loss'])}" if _is_number(facts.get("train_loss")) else ""
+        ends = _epochs(steps)
+        epochs = "; dashed: an epoch ends" if ends else ""
+        yield charts.series("Loss", f"nats a token{mean}{epochs}", lines, marks=ends)
+    if rate := _of(steps, "learning_rate"):
+        yield charts.series("Learning rate", "as the optimiser had it", {"learning rate": rate})
+    if speed := _speed(steps):
+        mean = f"mean of the run {number(facts['tokens_per_second'])}" if "tokens_per_second" in facts else ""
+        yield charts.series("Tokens a second", mean, {"tokens a second": speed})
+
+
+def _of(steps: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(float(s["step"]), float(s[key])) for s in steps if _is_number(s.get(key)) and _is_number(s["step"])]
+
+
+def _epochs(steps: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the steps at which an epoch ended, but for the last."""
+    found, last = [], 0
+    for step, epoch in _of(steps, "epoch")[:-1]:
+        if int(epoch) > last:
+            last = int(epoch)
+            found.append(step)
+    return found if len(found) <= 12 else []
+
+
+def _speed(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """Return tokens a second from step to step, from the totals of tokens and seconds."""
+    known = [s for s in steps if _is_number(s.get("tokens")) and _is_number(s.get("seconds"))]
+    found = []
+    for one, other in pairwise(known):
+        time = float(other["seconds"]) - float(one["seconds"])
+        if time > 0 and other["tokens"] > one["tokens"]:
+            found.append((float(other["step"]), (other["tokens"] - one["tokens"]) / time))
+    return found
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _told(facts: Mapping[str, Any]) -> list[str]:
+    """Return in sentences what the trainer told of itself."""
+    said = []
+    if "steps" in facts and "rows" in facts:
+        tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
+        learnt = (
+            f", {facts['supervised_tokens']:,} of them learnt" if _is_number(facts.get("supervised_tokens")) else ""
+        )
+        said.append(f"{counted(facts['steps'], 'step')} over {counted(facts['rows'], 'row')}{tokens}{learnt}.")
+    if _is_number(facts.get("trainable_parameters")) and _is_number(facts.get("total_parameters")):
+        said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
+    if "truncated_rows" in facts:
+        said.append(f"{counted(facts['truncated_rows'], 'row')} cut." if facts["truncated_rows"] else "No row was cut.")
+    if "spikes" in facts:
+        said.append(f"The loss leapt at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss leapt.")
+    return said
+
+
+def seen_rows(kept: object) -> list[list[Part]]:
+    """Return training rows as the model saw them, in parts, those that are learnt marked."""
+    found = []
+    for row in kept if isinstance(kept, list) else ():
+        segments = row.get("segments") if isinstance(row, Mapping) else row
+        parts = [s for s in segments if isinstance(s, Mapping) and "text" in s] if isinstance(segments, list) else []
+        if parts:
+            found.append([(cut(str(s["text"]), 1200), bool(s.get("learnt"))) for s in parts])
+    return found[:SEEN]
+
+
+def _found(run: Run) -> list[str]:
+    """Return what the checks found, in a line each."""
+    found = []
+    for f in run.flags:
+        kind = "ignored" if f.ignored is not None else f.severity
+        fix = f"; {f.fix}" if f.fix else ""
+        found.append(shown(f"{kind}: {f.name}: {f.what}{fix}"))
+    return found
+
+
+# -- how it was made -------------------------------------------------------------------------------
+
+
+def settings_of(kept: Kept, before: Kept | None = None) -> list[Setting]:
+    """Return the configuration as keys and values, those that were other in `before` with what they were."""
+    ours, theirs = flat(kept), flat(before) if before else {}
+    found = [
+        Setting(k, v, theirs.get(k, "not set") if before and theirs.get(k) != v else None) for k, v in ours.items()
+    ]
+    gone = [Setting(k, "not set", v) for k, v in theirs.items() if k not in ours]
+    return found + gone
+
+
+def flat(kept: Kept) -> dict[str, str]:
+    """Return the suite as dotted keys, what is secret struck out as in the lock, and without what names no choice."""
+    suite = kept.suite
+    found: dict[str, Any] = {}
+    for table in ("model", "adapter", "train", "sweep", "candidate"):
+        keys = suite.get(table)
+        if isinstance(keys, Mapping):
+            found |= {f"{table}.{k}": v for k, v in keys.items() if k != "options"}
+            found |= {f"{table}.{k}": v for k, v in dict(keys.get("options") or {}).items()}
+    found["merge"] = suite.get("merge")
+    about = suite.get("about") if isinstance(suite.get("about"), Mapping) else {}
+    found |= {k: v for k, v in dict(about or {}).items() if k not in ("name", "description")}
+    for e in suite.get("evals", ()):
+        if isinstance(e, Mapping):
+            options = dict(e.get("options") or {})
+            data = {k: e.get(k) for k in ("use", "data", "limit", "cluster") if e.get(k) not in (None, "")}
+            found |= {f"{e.get('name')}.{k}": v for k, v in {**data, **options}.items()}
+    return {k: _setting(v) for k, v in found.items() if v not in (None, "", [], {})}
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    if isinstance(value, str):
+        return cut(value.replace("\n", "⏎"), 160)
+    return cut(str(value), 160)
+
+
+def stages_of(kept: Kept) -> list[Stage]:
+    """Return the stages with their time, and peak memory where the report keeps it."""
+    longest = max(kept.run.stages.values(), default=0.0) or 1.0
+    memory = kept.told("memory")
+    peaks = memory if isinstance(memory, Mapping) else {}
+    found = []
+    for name, took in kept.run.stages.items():
+        peak = peaks.get(name)
+        known = bytes_(float(peak)) if peak is not None and _is_number(peak) else ""
+        found.append(Stage(told(name), seconds(took), took / longest, known))
+    return found
+
+
+def attempts_of(run: Run) -> list[str]:
+    """Return waivers and attempts in sentences."""
+    said = [f"{w.gate}: {w.says()}" for w in run.waivers] or ["No waiver."]
+    most = max((v.attempt for v in run.verdicts), default=0)
+    said.append("First attempt at these gates." if most == 1 else f"Attempt {most} at these gates." if most else "")
+    return [shown(s) for s in said if s]
+
+
+def facts_of(kept: Kept) -> list[tuple[str, str]]:
+    """Return the lines under the sentence: suite, model, what it is compared with, run, export."""
+    run, about = kept.run, kept.suite.get("about") if isinstance(kept.suite.get("about"), Mapping) else {}
+    described = str((about or {}).get("description") or "")
+    attempt = max((v.attempt for v in run.verdicts), default=0)
+    suite = ", ".join(filter(None, [run.suite, described])) + (f"; attempt {attempt}" if attempt else "")
+    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [_model(run), _adapter(kept), kept.ours])))]
+    versus = list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours))
+    if versus:
+        lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
+    lines.append(("Run", f"{day(run.started)}, {seconds(run.seconds)}, exit {run.exit_code}"))
+    for e in run.exports:
+        where = e.to.replace("\\", "/").split("/exports/")[-1] if "/exports/" in e.to else e.to.rsplit("/", 1)[-1]
+        where = f"exports/{where}" if "/exports/" in e.to else where
+        done = f"{where}, {bytes_(e.bytes)}, weights {e.digest[:12]}"
+        lines.append(("Export", done if e.written else f"{where} was not written: {'; '.join(e.reasons)}"))
+    return [(name, told(text[:400])) for name, text in lines]
+
+
+def _adapter(kept: Kept) -> str:
+    table = kept.suite.get("adapter")
+    if not isinstance(table, Mapping):
+        return ""
+    rank = dict(table.get("options") or {}).get("r")
+    return f"{table.get('use', '')} of rank {rank}" if rank else str(table.get("use", ""))
+
+
+def _model(run: Run) -> str:
+    """Return the model's name without the folder or the address it came from."""
+    name = run.model.rstrip("/").rsplit("/", 1)[-1]
+    return name.removesuffix(".gguf")

@@ -1,0 +1,199 @@
+"""The section on metrics: subjects as columns, slices as small multiples, and what single rows say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from harness import Verdict, wilson
+from harness_report import charts
+from harness_report.drawing import ACCENT, BASE, Chart, draw
+from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
+from harness_report.reading import Kept, answer_of, value_of
+from harness_report.words import NAMES, NONE, minus, number
+
+MIN_N = 60  # rows of a slice below which it decides no gate, unless a gate says otherwise
+MOST_SLICES = 40  # values of a column that are drawn
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric: its value of every subject, and the candidate's difference from the base."""
+
+    name: str
+    lower: bool
+    cells: list[str]
+    change: str
+    bar: float  # from -1 to 1; its sign is that of the difference
+    worse: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """All metrics by subject; on a narrow page only the columns that are `kept`."""
+
+    subjects: list[str]
+    kept: list[bool]
+    ours: str
+    base: str
+    lines: list[Line]
+
+
+def table_of(kept: Kept) -> Table:
+    """Return every metric of every subject, and the candidate's differences from the base."""
+    subjects = kept.subjects
+    base = next((s for s in ("base", *subjects) if s in subjects and s != kept.ours), "")
+    narrow = [s in (base, kept.ours) for s in subjects]
+    lines = []
+    for name in dict.fromkeys(f"{r.eval}.{m}" for r in kept.run.reports for m in r.metrics):
+        evaluation, _, metric = name.partition(".")
+        found = {r.subject: r.metrics[metric] for r in kept.run.reports if r.eval == evaluation and metric in r.metrics}
+        unit = kept.unit(name)
+        change, bar = _change(found.get(base), found.get(kept.ours), kept.scale(name))
+        cells = [number(found[s], unit) if s in found else NONE for s in subjects]
+        worse = bar < 0 if not kept.is_lower(name) else bar > 0
+        lines.append(Line(name, kept.is_lower(name), cells, change, bar, worse))
+    return Table(subjects, narrow, kept.ours, base, lines)
+
+
+def _change(base: float | None, ours: float | None, scale: str) -> tuple[str, float]:
+    """Return a difference in words, and as a bar: a share of the whole, or of the base where there is no whole."""
+    if base is None or ours is None or not math.isfinite(base + ours):
+        return NONE, 0.0
+    if base == ours:
+        return "same", 0.0
+    if scale == "proportion":
+        return minus(f"{ours - base:+.3f}"), max(-1.0, min(1.0, ours - base))
+    if not base:
+        return minus(f"{ours - base:+.4g}"), 0.0
+    share = ours / base - 1
+    return minus(f"{share:+.1%}"), max(-1.0, min(1.0, share))
+
+
+# -- slices ----------------------------------------------------------------------------------------
+
+
+def slices_of(kept: Kept) -> list[list[Chart]]:
+    """Return a row of charts for each sliced metric, a chart a subject, in one order: the candidate's worst first."""
+    found = []
+    for name, columns in _sliced(kept).items():
+        evaluation, _, metric = name.partition(".")
+        for column in columns:
+            mine = kept.report(kept.ours, evaluation)
+            values = mine.slices.get(column, {}) if mine else {}
+            lower = kept.is_lower(name)
+            order = sorted(values, key=lambda v: (values[v].get(metric, math.nan) * (-1 if lower else 1), v))[
+                :MOST_SLICES
+            ]
+            row = [_slices(kept, s, name, column, order) for s in kept.subjects if kept.report(s, evaluation)]
+            found.append([c for c in row if c is not None])
+    return [row for row in found if row]
+
+
+def min_n_of(kept: Kept) -> int:
+    """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
+    told = [g.get("min_n") for g in kept.lock.get("gates", ()) if isinstance(g, dict) and g.get("min_n")]
+    return max([int(n) for n in told if isinstance(n, int)], default=MIN_N)
+
+
+def _sliced(kept: Kept) -> dict[str, list[str]]:
+    """Return the first metric of each evaluation that has slices, with their columns."""
+    found: dict[str, list[str]] = {}
+    for r in kept.run.reports:
+        if r.subject == kept.ours and r.slices and not kept.is_private(r.eval):
+            found[f"{r.eval}.{kept.against(r.eval)[0]}"] = list(r.slices)
+    return found
+
+
+def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) -> Chart | None:
+    evaluation, _, metric = name.partition(".")
+    report = kept.report(subject, evaluation)
+    values = report.slices.get(column, {}) if report else {}
+    rows, share, least = [], kept.scale(name) == "proportion", min_n_of(kept)
+    for label in order:
+        told = values.get(label, {})
+        value, n = told.get(metric, math.nan), int(told.get("n", 0))
+        if not math.isfinite(value) or not n:
+            continue
+        low, high = wilson(round(value * n), n, kept.run.alpha) if share and 0 <= value <= 1 else (value, value)
+        rows.append({"slice": label[:60], "value": value, "lower": low, "upper": high, "n": n, "few": n < least})
+    if not rows:
+        return None
+    top = 1.0 if share else max(float(str(r["value"])) for r in rows) * 1.1 or 1.0
+    colour = ACCENT if subject == kept.ours else BASE
+    chart = charts.slices(subject, name, column, rows, colour=colour, top=top)
+    return replace(chart, svg=draw(chart.spec, f"{subject}: {chart.title}"))
+
+
+# -- single rows -----------------------------------------------------------------------------------
+
+
+def by_row(kept: Kept) -> list[Chart]:
+    """Return what single rows say: paired outcomes, values in their order, base against candidate, lengths."""
+    found = [*_paired(kept), *_numbers(kept), *_lengths(kept)]
+    return [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in found]
+
+
+def _paired(kept: Kept) -> Iterator[Chart]:
+    rows = []
+    for evaluation in dict.fromkeys(r.eval for r in kept.run.reports if r.subject == kept.ours):
+        pairs = pairs_of(kept, evaluation)
+        if pairs.binary:
+            words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
+            counts = {word: pairs.count(outcome) for word, outcome in words.items()}
+            rows.append((f"{evaluation} against {pairs.theirs}", counts))
+    if rows:
+        chart = charts.outcomes(rows)
+        yield replace(chart, note=f"share of rows; {kept.ours} against what its gate names")
+
+
+def _numbers(kept: Kept) -> Iterator[Chart]:
+    """Yield a chart of each evaluation whose rows are numbers: against the baseline where it has one."""
+    for r in kept.run.reports:
+        metric, baseline = kept.against(r.eval)
+        name = f"{r.eval}.{metric}"
+        if r.subject != kept.ours or r.n < 3 or kept.scale(name) in ("count", "agreement", "other"):
+            continue
+        pairs, title = pairs_of(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
+        unit = "nats a token" if kept.scale(name) == "perplexity" or metric == "kl" else metric.replace("_", " ")
+        if pairs.rows and not pairs.binary:
+            both = [(value_of(p.theirs, metric), value_of(p.ours, metric)) for p in pairs.rows]
+            points = [(t, o) for t, o in both if t is not None and o is not None]
+            side = "below" if kept.is_lower(name) else "above"
+            note = f"{unit}, {baseline} across and {kept.ours} up; {side} the line is better"
+            yield charts.scatter(title[:1].upper() + title[1:], note, points, (baseline, kept.ours))
+        elif not pairs.rows:
+            values = [value_of(row, metric) for row in kept.rows(kept.ours, r.eval).values()]
+            known = [v for v in values if v is not None and math.isfinite(v)]
+            if len(set(known)) > 2:
+                limit, note = _limit(kept, name), f"{unit}, {len(known):,} rows; a gate is on their weighted mean"
+                yield charts.ordered(title[:1].upper() + title[1:], note, known, what="rows, in order", limit=limit)
+
+
+def _limit(kept: Kept, name: str) -> float | None:
+    """Return the limit of a gate on a metric's mean, where it is on the scale of its rows."""
+    if kept.scale(name) == "perplexity":
+        return None
+    mine: list[Verdict] = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours]
+    return next((v.threshold for v in mine if not v.versus), None)
+
+
+def _lengths(kept: Kept) -> Iterator[Chart]:
+    """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
+    for r in kept.run.reports:
+        if r.subject != kept.ours or kept.is_private(r.eval) or _chosen(kept, r.eval):
+            continue
+        found: dict[str, list[int]] = {}
+        for s in kept.subjects:
+            said = [answer_of(row) for row in kept.rows(s, r.eval).values()] if kept.report(s, r.eval) else []
+            if known := [len(a) for a in said if a is not None]:
+                found[s] = known
+        if kept.ours in found:
+            note = "characters; the bar holds half of the answers, the line all of them"
+            yield charts.lengths(f"Answer lengths of {r.eval}", note, found, kept.ours)
+
+
+def _chosen(kept: Kept, evaluation: str) -> bool:
+    """Return whether answers were picked from choices, whose length says nothing."""
+    return "choices" in (kept.evals.get(evaluation, {}).get("options") or {})

@@ -1,0 +1,246 @@
+"""A run folder -> one HTML page that opens without a server and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+from harness import Run, sentence, shown
+from harness_report import drawing, made, metrics, pairs
+from harness_report.gates import Driver, Shown, comparison, conclusions_of, drive, link_of, show_gates
+from harness_report.pairs import LOST, WON, Change
+from harness_report.reading import Kept, answer_of
+from harness_report.words import cut, percent, seconds
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FILE = "report.html"
+ROWS = (4, 3)  # rows lost and won that are shown of a comparison
+PHONE = (2, 1)  # and on a narrow page
+MOST_CHANGES = 8  # comparisons whose rows are shown
+SECTIONS = (
+    ("gates", "Gates"),
+    ("changed", "What changed"),
+    ("metrics", "Metrics"),
+    ("training", "Training"),
+    ("rows", "All rows"),
+    ("made", "How it was made"),
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template shows of one run."""
+
+    sentence: str
+    lead: list[str]
+    rest: list[str]
+    problems: list[str]
+    facts: list[tuple[str, str]]
+    driver: Driver | None
+    missing: list[str]
+    gates: list[Shown]
+    gates_note: str
+    drawn: bool
+    changes: list[Change]
+    metrics: metrics.Table
+    slices: list[list[drawing.Chart]]
+    sure: str
+    min_n: int
+    by_row: list[drawing.Chart]
+    training: made.Training | None
+    rows: list[dict[str, Any]]
+    rows_note: str
+    settings: list[made.Setting]
+    last: str
+    stages: list[made.Stage]
+    memory: bool
+    took: str
+    digests: list[tuple[str, str]]
+    versions: str
+    attempts: list[str]
+    warnings: list[str]
+    commands: list[str]
+
+
+def render(kept: Kept, last: Kept | None = None) -> str:
+    """Return the page of a run; two renderings of one folder are the same bytes.
+
+    `last` is an earlier run of the suite, whose other settings are marked. Raises ModuleNotFoundError without jinja2.
+    """
+    environment()
+    page = page_of(kept, last)
+    sections = [s for s in SECTIONS if s[0] != "training" or page.training]
+    return fill("run.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=folder_name(kept),
+                sections=sections, data=embedded(page.rows))  # fmt: skip
+
+
+def page_of(kept: Kept, last: Kept | None) -> Page:
+    """Return what the page of a run shows."""
+    run, said = kept.run, conclusions_of(kept)
+    rows, note = pairs.browser(kept)
+    stages = made.stages_of(kept)
+    found = {
+        "changes": changes_of(kept, {e["name"] for e in rows}),
+        "slices": metrics.slices_of(kept),
+        "by_row": metrics.by_row(kept),
+    }
+    return Page(
+        sentence=headline(run),
+        lead=said["lead"],
+        rest=said["rest"],
+        problems=_problems(kept),
+        facts=made.facts_of(kept),
+        driver=drive(kept),
+        gates=show_gates(kept, links=bool(rows)),
+        gates_note=_note(kept),
+        drawn=drawing.can_draw(),
+        metrics=metrics.table_of(kept),
+        sure=percent(run.alpha),
+        min_n=metrics.min_n_of(kept),
+        training=made.training_of(kept),
+        rows=rows,
+        rows_note=note,
+        settings=made.settings_of(kept, last),
+        last=folder_name(last) if last else "",
+        stages=stages,
+        memory=any(s.memory for s in stages),
+        took=seconds(run.seconds),
+        digests=[(shown(name), digest[:24] + "…") for name, digest in run.digests.items()],
+        versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
+        attempts=made.attempts_of(run),
+        warnings=[cut(w, 500) for w in run.warnings],
+        commands=_commands(kept),
+        missing=[cut(m, 300) for m in dict.fromkeys(kept.missing)],
+        **found,  # type: ignore[arg-type]
+    )
+
+
+def headline(run: Run) -> str:
+    """Return the sentence; a candidate's name keeps its case."""
+    said = shown(sentence.verdict_sentence(run))
+    return said[:1].upper() + said[1:] if said.startswith("nothing") else said
+
+
+def _problems(kept: Kept) -> list[str]:
+    """Return what ended the run where that was no verdict, and what was not evaluated."""
+    run = kept.run
+    found = run.problem.split("\n") if run.problem else []
+    found += [f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error"]
+    if run.deselected:
+        found.append(f"{len(run.deselected)} items were deselected: a part proves nothing about the whole.")
+    return [cut(f, 500) for f in found]
+
+
+def _note(kept: Kept) -> str:
+    passed = all(v.outcome == "PASS" for v in kept.run.verdicts)
+    first = "Closest to its limit first." if passed else "Worst first."
+    sure = percent(kept.run.alpha)
+    drawn = " Line: the limit; what is shaded is not allowed. Dashed: no difference. One scale a metric."
+    bars = f" Dot: estimate. Bar: {sure} one-sided bounds, one to each side." if drawing.can_draw() else ""
+    return first + (bars + drawn if bars else f" In brackets: {sure} one-sided bounds, one to each side.")
+
+
+def _commands(kept: Kept) -> list[str]:
+    run = kept.run
+    found = [f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written]
+    again = f"harness run {shown(run.path)}"
+    return [*found, f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered"]
+
+
+def changes_of(kept: Kept, browsed: set[str]) -> list[Change]:
+    """Return the rows that changed on the candidate: by gate, then adapter as trained against what was merged."""
+    found: dict[tuple[str, str, str], Change] = {}
+    for v in sentence.worst_first(kept.run):
+        evaluation, _, metric = v.metric.partition(".")
+        key = evaluation, metric, v.versus or ""
+        if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric) == "count":
+            continue
+        rows = kept.rows(v.versus, evaluation), kept.rows(v.candidate, evaluation)
+        pair = pairs.paired(metric, *rows, (v.versus, v.candidate), lower=kept.is_lower(v.metric))
+        links = link_of(kept, v, evaluation in browsed)
+        if says(pair):
+            found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, most=ROWS, links=links)
+    for evaluation in kept.evals:
+        if merged := _merged(kept, evaluation, evaluation in browsed):
+            found[evaluation, "", "adapter"] = merged
+    return [folded(c) for c in found.values()][:MOST_CHANGES]
+
+
+def says(pair: pairs.Pairs) -> bool:
+    """Return whether rows were answered in words, and some changed."""
+    said = any(answer_of(p.ours) is not None for p in pair.rows[:1])
+    return said and bool(pair.count(LOST) + pair.count(WON))
+
+
+def _merged(kept: Kept, evaluation: str, browsed: bool) -> Change | None:
+    """Return the rows on which the candidate differs from the adapter as it was trained."""
+    if kept.ours == "adapter" or not kept.report("adapter", evaluation) or not kept.report(kept.ours, evaluation):
+        return None
+    metric, _ = kept.against(evaluation)
+    name, rows = f"{evaluation}.{metric}", (kept.rows("adapter", evaluation), kept.rows(kept.ours, evaluation))
+    pair = pairs.paired(metric, *rows, ("adapter", kept.ours), lower=kept.is_lower(name))
+    if not says(pair):
+        return None
+    title = f"{name}, adapter against {kept.ours}"
+    links = comparison(kept, evaluation, "adapter", kept.ours) if browsed else "-"
+    return pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
+
+
+def folded(c: Change) -> Change:
+    """Return a change with the rows marked that a narrow page leaves out."""
+    seen = {"lost": 0, "won": 0}
+    rows = []
+    for r in c.rows:
+        seen[r.outcome] += 1
+        rows.append(replace(r, fold=seen[r.outcome] > PHONE[r.outcome == "won"]))
+    return replace(c, rows=rows)
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def folder_name(kept: Kept) -> str:
+    return shown(kept.folder.resolve().name)
+
+
+def embedded(value: object) -> str:
+    """Return a value as JSON that no HTML parser takes for the end of a script."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@cache
+def environment() -> Environment:
+    """Return the templates, which escape whatever they are given. Raises ModuleNotFoundError without jinja2."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("harness_report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def fill(template: str, **given: Any) -> str:
+    """Return a page from its template, with style, script, and the policy that lets this script alone run."""
+    style = _file("style.css") + drawing_rules()
+    script = _file("rows.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"'sha256-{digest}'"
+    own = {"style": style, "script": script, "policy": policy, "version": harness.__version__}
+    html: str = environment().get_template(template).render(**own, **given)
+    return html.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@cache
+def _file(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text("utf-8")
+
+
+def drawing_rules() -> str:
+    return "@media screen and (prefers-color-scheme:dark){" + drawing.dark_rules() + "}"

@@ -1,0 +1,195 @@
+"""A run folder read for a page: report.json, the lock beside it and the rows of every item, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import Report, Run, UsageError, Verdict, read_answers, read_run
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Kept:
+    """What a run left in its folder; `missing` says in words what was not there."""
+
+    folder: Path
+    run: Run
+    lock: Mapping[str, Any]
+    missing: list[str] = field(default_factory=list)
+    rows_: dict[tuple[str, str], dict[str, Row]] = field(default_factory=dict)
+
+    # -- the suite ---------------------------------------------------------------------------------
+
+    @property
+    def suite(self) -> Mapping[str, Any]:
+        return _table(self.lock, "suite")
+
+    @cached_property
+    def evals(self) -> dict[str, Mapping[str, Any]]:
+        """The suite's evaluations by name; of a folder without a lock those that were measured, with nothing said."""
+        told: dict[str, Mapping[str, Any]]
+        told = {str(e["name"]): e for e in self.suite.get("evals", ()) if isinstance(e, dict) and "name" in e}
+        return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.reports)}
+
+    def is_private(self, evaluation: str) -> bool:
+        """Return whether rows may be shown as digests only: where nothing says that they are public, they are not."""
+        return bool(self.evals.get(evaluation, {}).get("private", not self.suite))
+
+    def scale(self, metric: str) -> str:
+        """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
+        evaluation, _, name = metric.partition(".")
+        told = _table(_table(_table(self.lock, "metrics"), evaluation), name).get("scale")
+        if told:
+            return str(told)
+        values = [r.metrics[name] for r in self.run.reports if r.eval == evaluation and name in r.metrics]
+        shares = bool(values) and all(0 <= v <= 1 for v in values) and not self.is_lower(metric)
+        return "perplexity" if "perplexity" in name else "proportion" if shares else "mean"
+
+    def unit(self, metric: str) -> str:
+        """Return the unit that a metric's numbers are written in: "bytes", "count" or none."""
+        return "" if self.scale(metric) != "count" else "bytes" if metric.endswith("bytes") else "count"
+
+    def is_lower(self, metric: str) -> bool:
+        """Return whether less of EVAL.METRIC is better."""
+        evaluation, _, name = metric.partition(".")
+        return any(r.better.get(name) == "lower" for r in self.run.reports if r.eval == evaluation)
+
+    def column(self, evaluation: str) -> str:
+        """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
+        own = list(self.evals.get(evaluation, {}).get("slices", ()))
+        row = next(iter(self.rows(self.ours, evaluation).values()), {})
+        doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
+        others = [c for e in self.evals.values() for c in e.get("slices", ()) if c in (doc or {})]
+        return str(next(iter([*own, *others]), ""))
+
+    # -- subjects ----------------------------------------------------------------------------------
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        """Everything that was measured, in its order, the base first."""
+        return list(dict.fromkeys(r.subject for r in self.run.reports if r.outcome == "done"))
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        judged = dict.fromkeys(v.candidate for v in self.run.verdicts)
+        return [*judged, *(c for c in dict.fromkeys(e.candidate for e in self.run.exports) if c not in judged)]
+
+    @cached_property
+    def ours(self) -> str:
+        """The candidate that the page is about: what ships, or the last that was measured."""
+        shipping = [e.candidate for e in self.run.exports if e.candidate in self.subjects]
+        judged = [c for c in self.candidates if c in self.subjects]
+        return next(iter([*shipping, *judged[-1:], *self.subjects[-1:]]), "")
+
+    def report(self, subject: str, evaluation: str) -> Report | None:
+        found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
+        return next(found, None)
+
+    def gates_on(self, evaluation: str) -> list[Verdict]:
+        """Return the verdicts on the page's candidate that compare rows of an evaluation."""
+        mine = (v for v in self.run.verdicts if v.candidate == self.ours and v.versus)
+        return [v for v in mine if v.metric.partition(".")[0] == evaluation]
+
+    def against(self, evaluation: str) -> tuple[str, str]:
+        """Return the metric and the baseline by which rows of an evaluation are told apart."""
+        for v in self.gates_on(evaluation):
+            return v.metric.partition(".")[2], v.versus or ""
+        report = self.report(self.ours, evaluation)
+        metric = next(iter(report.metrics), "") if report else ""
+        return metric, str(self.evals.get(evaluation, {}).get("against", "base"))
+
+    # -- rows and series ---------------------------------------------------------------------------
+
+    def rows(self, subject: str, evaluation: str) -> dict[str, Row]:
+        """Return an item's rows by id; where they cannot be read none, which `missing` says once."""
+        key = subject, evaluation
+        if key not in self.rows_:
+            try:
+                self.rows_[key] = {str(i): r for i, r in read_answers(self.folder, *key).items()}
+            except UsageError as error:
+                self.rows_[key] = {}
+                self.missing.append(str(error).replace(f"{self.folder}/", "").replace(f"{self.folder}: ", ""))
+        return self.rows_[key]
+
+    def told(self, name: str) -> Any:
+        """Return what newer reports hold under a key, as plain data; None where this one does not."""
+        return _plain(getattr(self.run, name, None))
+
+
+def read_folder(path: Path) -> Kept:
+    """Read a run folder, or its report.json. Raises UsageError in one line where there is no run in it."""
+    run = read_run(path)
+    folder = path if path.is_dir() else path.parent
+    lock, missing = {}, []
+    try:
+        lock = json.loads((folder / "suite.lock.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        missing.append("no suite.lock.json can be read: the configuration is not known, and no row's text is shown")
+    return Kept(folder, run, lock if isinstance(lock, dict) else {}, missing)
+
+
+def value_of(row: Row, metric: str) -> float | None:
+    """Return a row's value of a metric, or None where it is no number."""
+    value = row.get(metric)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def answer_of(row: Row) -> str | None:
+    """Return what a model said to a row, or None where it was only scored."""
+    try:
+        said = row["resps"][0][0]
+    except (LookupError, TypeError):
+        return None
+    return None if said is None else str(said)
+
+
+def prompt_of(row: Row) -> str:
+    """Return what a model was asked: as it was rendered where that was kept, else the turns of the chat."""
+    if isinstance(rendered := row.get("rendered"), str) and rendered:
+        return rendered
+    try:
+        asked = row["arguments"][0][0]
+    except (LookupError, TypeError):
+        return ""
+    if isinstance(asked, list):
+        turns = [m for m in asked if isinstance(m, dict)]
+        return "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in turns)
+    return str(asked)
+
+
+def last_turn(row: Row) -> str:
+    """Return the line of a row's prompt that tells it from the others: the last turn's or paragraph's first."""
+    try:
+        asked = row["arguments"][0][0]
+    except (LookupError, TypeError):
+        return ""
+    if isinstance(asked, list):
+        asked = asked[-1].get("content", "") if asked and isinstance(asked[-1], dict) else ""
+    paragraphs = [p for p in str(asked).split("\n\n") if p.strip()]
+    line = next((x.strip() for x in (paragraphs[-1] if paragraphs else "").split("\n") if x.strip()), "")
+    return re.sub(r"^[A-Z]\w{1,15}: ", "", line)
+
+
+def target_of(row: Row) -> str:
+    target = row.get("target", "")
+    return " | ".join(map(str, target)) if isinstance(target, list) else str(target)
+
+
+def _table(value: Any, key: str) -> Mapping[str, Any]:
+    found = value.get(key) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,142 @@
+"""Numbers, times and claims as the report writes them: digits that matter, and a real minus sign."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime
+
+from harness import Verdict, shown
+
+GLYPHS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "ERROR": "!"}
+NAMES = {
+    "acc": "accuracy",
+    "acc_norm": "accuracy by length",
+    "kl": "KL from the base",
+    "bits_per_byte": "bits per byte",
+    "exact_match": "exact match",
+}
+NONE = "–"
+CUT = 2000  # characters of a text of others on the page, unless there are very many rows
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+
+
+def told(text: str) -> str:
+    """Return a text as it may be shown; spaces that do not break are ours and stay."""
+    return "\u00a0".join(map(shown, text.split("\u00a0")))
+
+
+def minus(text: str) -> str:
+    """Return a number with the minus sign that is as wide as a plus, and a space before a per cent sign."""
+    return text.replace("-", "\u2212").replace("%", "\u00a0%")
+
+
+def number(x: float | None, unit: str = "") -> str:
+    """Write a metric's value with the digits that matter; `unit` is "bytes" or "count"."""
+    if x is None or not math.isfinite(x):
+        return NONE
+    if unit == "bytes":
+        return bytes_(x)
+    if x == int(x) and (abs(x) >= 10 or unit == "count"):
+        return minus(f"{x / 1e6:,.1f}\u00a0M" if abs(x) >= 1e6 else f"{int(x):,}")
+    return minus(f"{x:.3f}" if abs(x) < 10 else f"{x:.1f}" if abs(x) < 1000 else f"{x:,.0f}")
+
+
+def bytes_(x: float) -> str:
+    for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(x) >= size:
+            return minus(f"{x / size:,.1f}").removesuffix(".0") + f"\u00a0{name}"
+    return f"{x:,.0f}\u00a0B"
+
+
+def figure(x: float | None, scale: str, *, versus: bool, unit: str = "") -> str:
+    """Write a number on a claim's own scale: a value, or a difference; of a perplexity its logarithm is given."""
+    if x is None or not math.isfinite(x):
+        return NONE
+    if scale == "perplexity":
+        return minus(f"{math.expm1(min(x, 50)):+.1%}") if versus else number(math.exp(min(x, 50)))
+    if not versus:
+        return number(x, unit)
+    if unit == "bytes":
+        return ("+" if x > 0 else "") + bytes_(x)
+    return minus(f"{x:+.3f}" if abs(x) < 10 else f"{x:+,.4g}")
+
+
+def plain(x: float) -> str:
+    """Write a limit as its suite says it, without digits that say nothing."""
+    return minus(f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}")
+
+
+def seconds(x: float) -> str:
+    """Write a time: 12.3 s, 4 min 5 s, 2 h 10 min."""
+    if x < 60:
+        return f"{x:.1f} s"
+    whole = int(x)
+    return f"{whole // 60} min {whole % 60} s" if x < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def day(stamp: str, *, time: bool = True) -> str:
+    """Write an ISO 8601 time as 25 November 2026, 09:52 UTC."""
+    try:
+        at = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    return f"{at.day} {MONTHS[at.month - 1]} {at.year}" + (f", {at:%H:%M} UTC" if time else "")
+
+
+def percent(alpha: float | None) -> str:
+    """Return the confidence of bounds at a risk: 95 %."""
+    return f"{100 * (1 - (alpha or 0.05)):.4g}\u00a0%"
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def measured(metric: str) -> str:
+    """Return a metric in words: EVAL.METRIC as "accuracy on capitals"."""
+    evaluation, _, name = metric.partition(".")
+    said = NAMES.get(name, name.replace("_", " "))
+    return said if evaluation in ("size", name) or not name else f"{said} on {evaluation}"
+
+
+def claimed(v: Verdict, scale: str, unit: str = "", *, lower: bool = False) -> str:
+    """Return a verdict's claim in words; `lower` where less is better."""
+    text = v.claim
+    if found := re.match(r"(at least|at most) ([\d.,]+)$", text):
+        return f"{measured(v.metric)}, {found[1]} {number_of(found[2], unit)}"
+    if found := re.match(r"worse than (.+) by at most ([\d.]+%?)(.*)$", text):
+        side = "above" if lower else "below"
+        return f"{measured(v.metric)}, at most {share(found[2], scale)} {side} {found[1]}’s{found[3]}"
+    if found := re.match(r"better than (.+) by ([\d.]+%?)(.*)$", text):
+        side = "below" if lower else "above"
+        return f"{measured(v.metric)}, more than {share(found[2], scale)} {side} {found[1]}’s{found[3]}"
+    return f"{measured(v.metric)}, {text}" if v.metric else text
+
+
+def number_of(text: str, unit: str) -> str:
+    """Return a bound of a claim in its unit."""
+    return bytes_(float(text.replace(",", ""))) if unit == "bytes" else text
+
+
+def share(margin: str, scale: str) -> str:
+    """Return a margin; of a perplexity it is a share, whatever it is written as."""
+    if scale == "perplexity" and not margin.endswith("%"):
+        return f"{100 * float(margin):g}\u00a0%"
+    return margin.replace("%", "\u00a0%")
+
+
+def cut(text: str, most: int = CUT) -> str:
+    """Return a text of others as it may be shown: spelt out, without secrets, its middle left out when it is long."""
+    left = len(text) - most
+    if left > 0:
+        half = most // 2
+        text = f"{text[:half]} […{left:,} characters left out…] {text[-half:]}"
+    return shown(text, lines=True)
