@@ -1,0 +1,132 @@
+"""What a run came to in one sentence, and the gate that decided it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Run
+
+RANKS = {Outcome.FAIL: 0, Outcome.ERROR: 1, Outcome.INCONCLUSIVE: 2, Outcome.PASS: 3}
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+NOT_ASKED = ("--no-export",)  # the reasons of an export that verdicts allow
+WORDS = {Outcome.FAIL: "failed", Outcome.ERROR: "could not be judged"}
+
+
+def worst_first(run: Run) -> list[Verdict]:
+    """Return the verdicts: what holds something up, then by outcome, then the bound closest to or past its limit."""
+
+    def place(v: Verdict) -> tuple[bool, int, bool, float]:
+        return not v.holds_up, RANKS[v.outcome], not (v.blocking and v.decides), distance(run, v)
+
+    return sorted(run.verdicts, key=place)
+
+
+def driver(run: Run) -> Verdict | None:
+    """Return the verdict that decided: the worst of those that block, or where all passed the closest one."""
+    found = worst_first(run)
+    return next((v for v in found if v.blocking and v.decides), found[0] if found else None)
+
+
+def distance(run: Run, v: Verdict) -> float:
+    """Return how far the bound that has to clear the limit is beyond it, in half-widths of the interval.
+
+    Below zero it is on the wrong side; infinite where there is no interval.
+    """
+    bound = v.lower if sign(run, v) > 0 else v.upper
+    if bound is None or v.threshold is None or v.estimate is None or v.method == "failures counted":
+        return math.inf if v.outcome is Outcome.PASS else -math.inf
+    beyond = sign(run, v) * (bound - v.threshold)
+    half = abs(v.estimate - bound) if v.lower is None or v.upper is None else (v.upper - v.lower) / 2
+    return beyond / half if half else math.copysign(math.inf, beyond or (1 if v.outcome is Outcome.PASS else -1))
+
+
+def sign(run: Run, v: Verdict) -> int:
+    """Return 1 where a verdict's claim wants its number above the threshold, -1 where below."""
+    if not v.versus:
+        return 1 if v.claim.startswith("at least") else -1
+    evaluation, _, metric = v.metric.partition(".")
+    better = (r.better.get(metric) for r in run.reports if r.eval == evaluation)
+    return -1 if "lower" in better else 1
+
+
+def verdict_sentence(run: Run) -> str:
+    """Return what may ship and why not, such as "nothing ships: one gate failed, one is not proven"."""
+    gates = [v for v in run.verdicts if not v.group]
+    if not gates:
+        return _without_gates(run)
+    shipping, why = _shipping(run, gates)
+    if not shipping:
+        return f"nothing ships: {why}"
+    passed = sum(v.outcome is Outcome.PASS for v in gates)
+    return f"{_listed(shipping)} may ship: {passed} of {_count(len(gates), 'gate')} passed" + _beside(gates)
+
+
+def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
+    """Return the candidates that may ship, or why there are none."""
+    held = [v for v in gates if v.holds_up]
+    declared = [e.candidate for e in run.exports] or [v.candidate for v in gates if v.blocking and v.decides]
+    written = [e.candidate for e in run.exports if e.written]
+    free = [c for c in dict.fromkeys(declared) if not any(v.candidate == c for v in held)]
+    findings = [f for f in run.flags if f.counts]
+    if run.problem:
+        return [], _joined([*_tally(held), "the run broke off"])
+    if run.selecting:
+        return [], "on select splits nothing is confirmed"
+    if findings:
+        return [], _joined([*_tally(held), f"{_count(len(findings), 'check', words=True)} failed"])
+    if len(run.verdicts) < run.gates:
+        return [], _joined([*_tally(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not put"])
+    refused = {e.candidate: e.reasons[0] for e in run.exports if not e.written and e.reasons not in ((), NOT_ASKED)}
+    if run.exit_code == 0:
+        return [c for c in free if c not in refused], next(iter(refused.values()), "no blocking gate is on what ships")
+    return list(dict.fromkeys(written)), _joined(_tally(held)) or "something was not evaluated"
+
+
+def _without_gates(run: Run) -> str:
+    if run.problem:
+        return "nothing ships: the run broke off before a gate was reached"
+    if any(f.counts for f in run.flags):
+        return "nothing ships: a check failed before a gate was reached"
+    return "nothing ships: nothing was gated"
+
+
+def _beside(gates: Sequence[Verdict]) -> str:
+    """Return what did not pass and yet does not keep anything from shipping, as an ending of the sentence."""
+    left = [v for v in gates if v.outcome is not Outcome.PASS]
+    waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
+    other = [v for v in left if v not in waived and v not in warned]
+    parts = [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
+    parts += [f"{part} as a warning" for part in _tally(warned, bare=True)]
+    parts += [f"{part} on what does not ship" for part in _tally([v for v in other if not v.holds_up], bare=True)]
+    held = [v for v in other if v.holds_up]
+    parts += [f"{_listed(sorted({v.candidate for v in held}))} may not: {_joined(_tally(held))}"] if held else []
+    return "".join(f", {part}" for part in parts)
+
+
+def _tally(verdicts: Sequence[Verdict], *, bare: bool = False) -> list[str]:
+    """Return how many failed, could not be judged and are not proven, the first with the noun unless `bare`."""
+    found: list[str] = []
+    for outcome in sorted(RANKS, key=lambda o: RANKS[o])[:-1]:
+        n = sum(v.outcome is outcome for v in verdicts)
+        if n:
+            what = WORDS.get(outcome) or ("is not proven" if n == 1 else "are not proven")
+            found.append(f"{_number(n) if bare or found else _count(n, 'gate', words=True)} {what}")
+    return found
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return ", ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _number(n: int) -> str:
+    return NUMBERS[n] if n < len(NUMBERS) else f"{n:,}"
+
+
+def _count(n: int, noun: str, *, words: bool = False) -> str:
+    return f"{_number(n) if words else n} {noun}{'' if n == 1 else 's'}"

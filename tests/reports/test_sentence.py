@@ -1,0 +1,83 @@
+"""The sentence of a run, and the gate that decided it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness.records.findings import Finding
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Exported, Report, Run
+from harness.records.waivers import Waiver
+from harness.reports.sentence import distance, driver, verdict_sentence, worst_first
+
+PASSED = Verdict("floor", "merged", Outcome.PASS, "", "qa.acc", "at least 0.5", True)
+PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5)
+CLOSE = replace(PASSED, gate="close", lower=0.55, upper=0.95)
+FAILED = replace(PASSED, gate="fails", outcome=Outcome.FAIL, estimate=0.3, lower=0.2, upper=0.4)
+OPEN = replace(PASSED, gate="open", outcome=Outcome.INCONCLUSIVE, estimate=0.5, lower=0.4, upper=0.6)
+WARN = replace(FAILED, gate="warns", blocking=False)
+WAIVED = replace(FAILED, waiver=Waiver("fails", "", "r", "9999-01-01", "ada", "2026-01-01"))
+ASIDE = replace(FAILED, candidate="adapter", decides=False)
+WRITTEN = Exported("folder", "merged", "out", True)
+REFUSED = Exported("folder", "merged", "out", False, ("a reason",))
+
+
+def made(*verdicts: Verdict, **fields: Any) -> Run:
+    reports = [Report("s::merged::qa", "merged", "qa", "done", better={"acc": "higher", "loss": "lower"})]
+    reports[0] = replace(reports[0], verdicts=verdicts)
+    codes = [v.outcome for v in verdicts if v.holds_up]
+    given: dict[str, Any] = {"exit_code": int(bool(codes)), "gates": len(verdicts), "reports": reports}
+    return Run("s", "s.toml", "", 0, 0.05, "m", "2026-11-26T09:00:00+00:00", "0", **given | fields)
+
+
+SAID = {
+    "merged may ship: 2 of 2 gates passed": made(PASSED, CLOSE),
+    "merged may ship: 1 of 1 gate passed": made(PASSED, exports=[WRITTEN]),
+    "nothing ships: one gate failed, one is not proven": made(PASSED, FAILED, OPEN),
+    "nothing ships: two gates are not proven": made(OPEN, OPEN),
+    "nothing ships: one gate could not be judged": made(replace(OPEN, outcome=Outcome.ERROR)),
+    "merged may ship: 1 of 2 gates passed, one is waived": made(PASSED, WAIVED),
+    "merged may ship: 1 of 2 gates passed, one failed as a warning": made(PASSED, WARN),
+    "merged may ship: 1 of 2 gates passed, one failed on what does not ship": made(PASSED, ASIDE),
+    "nothing ships: a reason": made(PASSED, exports=[REFUSED]),
+    "merged may ship: 1 of 2 gates passed, nf4 may not: one gate failed": made(
+        PASSED, replace(FAILED, candidate="nf4"), exports=[WRITTEN, replace(REFUSED, candidate="nf4")]
+    ),
+    "nothing ships: nothing was gated": made(),
+    "nothing ships: the run broke off before a gate was reached": made(problem="interrupted"),
+    "nothing ships: one gate failed, the run broke off": made(FAILED, problem="interrupted"),
+    "nothing ships: one check failed": made(PASSED, flags=[Finding("error", "what")], exit_code=1),
+    "nothing ships: 1 of 2 gates were not put": made(PASSED, gates=2, exit_code=6),
+    "nothing ships: on select splits nothing is confirmed": made(PASSED, selecting=True, exit_code=6),
+    "nothing ships: no blocking gate is on what ships": made(replace(PASSED, blocking=False)),
+}
+
+
+@pytest.mark.parametrize("sentence", SAID)
+def test_sentence_hides_no_failure(sentence: str) -> None:
+    """The sentence says what ships, and counts what failed apart from what is not proven."""
+    assert verdict_sentence(SAID[sentence]) == sentence
+
+
+def test_worst_gate_comes_first() -> None:
+    """What holds something up comes first, worst outcome first, then the bound that is closest to its limit."""
+    run = made(PASSED, CLOSE, OPEN, WAIVED, FAILED, WARN)
+    assert [v.gate for v in worst_first(run)] == ["fails", "open", "fails", "warns", "close", "floor"]
+    assert (driver(run) or PASSED).gate == "fails"
+    assert driver(made(PASSED, CLOSE, WARN)) == CLOSE
+    assert driver(made()) is None
+
+
+def test_distance_is_in_half_widths() -> None:
+    """From the bound that must clear the limit, on the side that the claim or the metric's direction says."""
+    run = made()
+    assert distance(run, PASSED) == pytest.approx(2)
+    assert distance(run, FAILED) == pytest.approx(-3)
+    assert distance(run, replace(PASSED, claim="at most 1", threshold=1.0)) == pytest.approx(1)
+    versus = replace(PASSED, metric="qa.loss", versus="base", claim="better than base", threshold=1.1)
+    assert distance(run, versus) == pytest.approx(2)
+    assert distance(run, replace(PASSED, lower=0.8, upper=0.8)) == float("inf")
+    assert distance(run, replace(OPEN, lower=None)) == float("-inf")
