@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.markup import escape as unmarked
 
@@ -11,6 +13,7 @@ from harness.records.gates import Outcome, Verdict
 from harness.texts.shown import shown
 
 SAME = "for the same reason"
+TEST = re.compile(r"(, n=\d[^;]*?), [A-Za-z][^,;:]*(?=;|$)")  # in a reason: rows and clusters, then the test
 NAMED = 5  # rows that are named where there may be many
 
 
@@ -31,6 +34,16 @@ def reasons(verdicts: Sequence[Verdict]) -> list[str]:
         SAME if v.why == said and v.estimate is None and len(v.why) > len(SAME) else v.why
         for v, said in zip(verdicts, before, strict=False)
     ]
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Write a number of things: 1 item, 2 items."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def untested(why: str) -> str:
+    """Return the reason of a verdict without the name of its test, which says nothing to most readers."""
+    return TEST.sub(r"\1", why)
 
 
 def some(ids: Sequence[str]) -> str:
@@ -81,4 +94,24 @@ def fact(value: object) -> str:
     """Write a number with four digits that matter, anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, with as many digits as it has: 95 %, 97.5 %."""
+    return f"{round(100 * share, 3):g} %"
+
+
+def size(n: int) -> str:
+    """Write bytes as a person would: 0.4 MB, 273 MB."""
+    return f"{n / 1e6:,.1f} MB" if n < 10e6 else f"{n / 1e6:,.0f} MB"
+
+
+def place(path: str | Path) -> str:
+    """Write a path as short as it can be given from here."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (OSError, ValueError):  # elsewhere, or there is no here
+        return str(path)

@@ -52,12 +52,16 @@ def choose(session: Session, record: Record, refs: Mapping[str, ModelRef]) -> Mo
     return refs[best]
 
 
+def _detail(variant: str, whole: bool) -> str:
+    return f"not again: what is merged onto the {variant} base is there" if whole else f"onto the {variant} base"
+
+
 def _merge(session: Session, record: Record, adapter: ModelRef, variant: str) -> ModelRef:
     """Write the merged model, unless it is there, and return it as it lies on the disk."""
     name, made = session.suite.merged(variant), session.opened.adapter
     assert adapter.adapter and made and variant in MERGES
     out = artifacts_of(session).merged(variant)
-    with record.stage("merge", f"onto the {variant} base"), making(session, record, out) as whole:
+    with making(session, record, out) as whole, record.stage("merge", _detail(variant, whole)):
         if not whole:
             told = {"progress": session.progress} if schema.wants(made.merge, "progress") else {}
             with folder_in_place(out) as folder:

@@ -69,7 +69,7 @@ def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | St
     """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
     train, training, out = session.suite.train, session.collection.training, artifacts_of(session).adapter
     assert train and training is not None
-    with record.stage("train", f"{train.use}, {len(training)} rows"), making(session, record, out) as whole:
+    with making(session, record, out) as whole, record.stage("train", _detail(train.use, len(training), whole)):
         if whole:
             facts = {"reused": str(out), **read_facts(out / FACTS)}
         else:
@@ -81,6 +81,11 @@ def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | St
         record.fact("training", facts)
         record.add(training=read_steps(out))
     return out, facts
+
+
+def _detail(use: str, rows: int, whole: bool) -> str:
+    """Return what a person reads of the stage: nothing is trained where the adapter of this recipe is there."""
+    return "not again: the adapter of this recipe is there" if whole else f"{use}, {rows} rows"
 
 
 def _call_trainer(session: Session, record: Record, out: Path) -> Stop | None:

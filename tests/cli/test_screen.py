@@ -1,0 +1,189 @@
+"""What a person sees: lines wrapped at words on a screen, whole lines in a pipe and in a CI log."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from harness.cli.screen import Screen
+from harness.cli.summary import Summary, outcomes
+from harness.cli.terminal import Terminal
+from harness.cli.words import counted, fact, percent, untested
+from harness.records.gates import Outcome, Verdict
+from harness.records.models import Progress
+from harness.testing import ROWS, SUITE, TRAIN, Project
+
+WARN = SUITE + '\n[[gate]]\nid = "perfect"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
+
+
+class Tty(io.StringIO):
+    """A file that claims to be a terminal, as the pty of a CI job does."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def screen(width: int, file: io.StringIO | None = None) -> Screen:
+    """Return a screen of so many columns."""
+    console = Console(
+        file=file or Tty(), width=width, highlight=False, soft_wrap=True, force_terminal=True, no_color=True
+    )
+    return Screen(console)
+
+
+def printed(one: Screen) -> list[str]:
+    """Return the lines on a screen."""
+    assert isinstance(one.console.file, io.StringIO)
+    return one.console.file.getvalue().splitlines()
+
+
+@pytest.fixture(autouse=True)
+def nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here runs in a CI job, unless it says so."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 130])
+def test_lines_wrap_between_words_and_keep_their_indent(width: int) -> None:
+    """No line is wider than the screen, no word is cut, and what is continued stands where it was told to."""
+    text = "    word " + "some-hyphened-words and [brackets], numbers such as 0.123 " * 8
+    one = screen(width)
+    one.line(text, hang=9)
+    first, *rest = printed(one)
+    assert max(map(len, [first, *rest])) <= width
+    assert all(line.startswith(" " * 9) and line[9] != " " for line in rest)
+    assert " ".join(first.split() + [w for line in rest for w in line.split()]) == " ".join(text.split())
+
+
+def test_a_word_wider_than_the_screen_stays_whole() -> None:
+    """A path can be copied, whatever the width."""
+    one, path = screen(40), "/a/long/path/" + "x" * 80
+    one.line(f"run      {path}", hang=9)
+    assert any(path in line for line in printed(one))
+
+
+@pytest.mark.parametrize("variable", [None, "CI"])
+def test_pipes_and_ci_logs_get_whole_lines_and_no_bars(variable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is no screen, and neither is the terminal of a CI job: nothing is wrapped or drawn over."""
+    if variable:
+        monkeypatch.setenv(variable, "true")
+    file = Tty() if variable else io.StringIO()
+    one = Terminal(console=Console(file=file, width=60, soft_wrap=True, force_terminal=True, no_color=True))
+    text = "word " * 40
+    one.line(text)
+    one.harness_progress(Progress("train", 1, 3, {"loss": 1.0}))
+    assert one.bar is None
+    assert file.getvalue() == f"{text}\n"
+
+
+def test_a_table_too_wide_goes_on_below() -> None:
+    """Columns that do not fit beside each other stand in a second table, which begins with the same first column."""
+    one = screen(40)
+    one.columns([["metric", "a" * 15, "b" * 15, "c" * 15], ["qa.em", "1", "2", "3"]])
+    lines = printed(one)
+    assert [line.split()[0] for line in lines if line] == ["metric", "qa.em"] * 2
+    assert max(map(len, lines)) <= 40
+    assert lines[-1].split() == ["qa.em", "3"]
+
+
+def test_numbers_are_counted_and_shortened_as_a_person_would() -> None:
+    """1 item, 2 items; large numbers with commas; as many digits of a percentage as it has."""
+    assert [counted(1, "item"), counted(1200, "item"), counted(2, "entry", "entries")] == [
+        "1 item",
+        "1,200 items",
+        "2 entries",
+    ]
+    assert [fact(11302.7), fact(292.94), fact(12)] == ["11,303", "292.9", "12"]
+    assert [percent(0.95), percent(0.975), percent(1 - 0.05 / 3)] == ["95 %", "97.5 %", "98.333 %"]
+
+
+REASONS = {
+    "0.620 [0.544, 0.687], n=300 in 152 clusters, cluster t": "0.620 [0.544, 0.687], n=300 in 152 clusters",
+    "+0.1 [0, 1], 2 won and 1 lost, n=16, McNemar exact; at least 58 rows would be needed": (
+        "+0.1 [0, 1], 2 won and 1 lost, n=16; at least 58 rows would be needed"
+    ),
+    "1.2 [1, 2], n=300 in 152 clusters, so uneven that they count as 81, cluster t; attempt 2": (
+        "1.2 [1, 2], n=300 in 152 clusters, so uneven that they count as 81; attempt 2"
+    ),
+    "no row of 60 failed; at 95% confidence at most 4.87% of such rows do": (
+        "no row of 60 failed; at 95% confidence at most 4.87% of such rows do"
+    ),
+    "123,840": "123,840",
+}
+
+
+@pytest.mark.parametrize("why", REASONS)
+def test_names_of_tests_are_left_out(why: str) -> None:
+    """The name of the statistical test is left out of a reason, and nothing else."""
+    assert untested(why) == REASONS[why]
+
+
+def verdict(outcome: Outcome, **other: object) -> Verdict:
+    """Return a verdict."""
+    given = {
+        "gate": "g",
+        "candidate": "merged",
+        "why": "",
+        "metric": "qa.em",
+        "claim": "at least 0.5",
+        "blocking": True,
+    }
+    return Verdict(outcome=outcome, **{**given, **other})  # type: ignore[arg-type]
+
+
+def test_what_holds_nothing_up_is_counted_apart() -> None:
+    """A warn gate that fails is no failure in the last line; one that blocks is."""
+    found = [
+        verdict(Outcome.PASS),
+        verdict(Outcome.PASS, blocking=False),
+        verdict(Outcome.FAIL, blocking=False),
+        verdict(Outcome.INCONCLUSIVE, decides=False),
+    ]
+    assert outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
+    assert outcomes([verdict(Outcome.FAIL)]) == "1 FAIL"
+    assert outcomes([]) == "nothing was gated"
+
+
+def test_the_last_lines_say_what_was_decided_and_where_things_are(project: Project) -> None:
+    """After the outcomes: the decision in a sentence, the export, the folder; a warn gate is no failure."""
+    project.write({"suite.toml": WARN, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    outcome = project.run()
+    assert outcome.code == 0
+    *_, rule, sentence, export, folder = outcome.out.splitlines()
+    assert "(warn)" in rule and "exit 0" in rule
+    assert sentence.startswith("merged may ship: ")
+    assert export.startswith("exported merged to exports/")
+    assert folder.split()[0] == "run" and (project.folder / folder.split()[1] / "report.json").is_file()
+
+
+def test_what_did_not_pass_is_told_with_its_threshold(project: Project) -> None:
+    """The summary names what was claimed beside what was found, and bounds are labelled once."""
+    text = SUITE.replace("min = 0.5", "min = 0.999")
+    project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    outcome = project.run()
+    (line, *_) = [x for x in outcome.out.splitlines() if x.startswith(("FAIL merged", "INCONCLUSIVE merged"))]
+    assert "qa.exact_match at least 0.999: " in line
+    assert outcome.out.count("one-sided") == 1
+    assert project.harness("show", str(max(project.folder.glob("reports/*"))), "-q").out.count("one-sided") == 1
+
+
+def test_nothing_is_said_to_be_trained_that_is_there(project: Project) -> None:
+    """A second run of a recipe says that it is there, not what it would be trained with."""
+    project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    first, second = project.run().out, project.run().out
+    assert "train  fake, " in first and "train  fake, " not in second
+    assert "train  not again: " in second
+
+
+def test_the_summary_is_made_of_the_same_run(project: Project) -> None:
+    """`show -q` prints the summary alone, beginning with its rule."""
+    project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    run = project.run().report
+    one = screen(80)
+    Summary(one, run, -1).tell()
+    lines = printed(one)
+    assert lines[0].strip("= ") == "summary"
+    assert "0 items" not in "\n".join(lines)
