@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from harness import schema
+from harness.data.readings import several_readings
+from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
 from harness.suite.tables import Suite, Use
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,18 @@ class Context:
     def complain(self, where: str) -> Callable[[str], None]:
         """Return what adds mistakes of one place."""
         return partial(self.mistakes.add, where)
+
+    def readable(
+        self, rows: Rows, columns: Mapping[str, str], template: str | None, where: str, *, training: bool = False
+    ) -> bool:
+        """Return whether rows can be read in one way; a mistake tells why not."""
+        what = template_error(template) if template is not None else ""
+        if template is not None and "input" in columns:
+            what = 'makes the input, and columns names one as well; remove "input"'
+        what = f"template {what}" if what else several_readings(rows, columns, template, training=training)
+        if what:
+            self.mistakes.add(where, what)
+        return not what
 
     def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
         """Return the callable that a table uses, its options checked; None when there is none of this name."""

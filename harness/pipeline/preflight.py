@@ -285,7 +285,8 @@ def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]
     found = []
     for s in task.samples or ():
         if s.input and (s.target or "text" not in s.row):
-            choices = s.row.get(str(task.spec.options.get("choices", "choices"))) or [s.target]
+            given = task.spec.options.get("choices", "choices")
+            choices = given if isinstance(given, list) else s.row.get(str(given)) or [s.target]
             choices = choices.get("text") if isinstance(choices, dict) else choices
             choices = choices if isinstance(choices, list) else [s.target]
             targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
