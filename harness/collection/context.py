@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.data.readings import several_readings
 from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
+from harness.records.frozen import isolated
 from harness.suite.tables import Suite, Use
 
 Rows = Sequence[Mapping[str, Any]]
@@ -69,14 +70,25 @@ def check_tables(context: Context) -> None:
     for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
         context.use("loader", model.use, model.options, model.where)
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
-        if table:
-            context.use(kind, table.use, table.options, table.where)
+        if table and (function := context.use(kind, table.use, table.options, table.where)) and kind == "trainer":
+            context.mistakes.found += _seen(function, table.options, table.where)
     for export in suite.exports:
         context.use("exporter", export.use, export.options, export.where)
         if export.from_ not in made:
             known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
             context.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
     _check_sweep(context)
+
+
+def _seen(trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> list[str]:
+    """Return what a trainer sees of its options without its library, of those that its signature does not name."""
+    look, known = capabilities.Trainer.of(trainer).look, schema.options_of(trainer)[0]
+    try:
+        if look:
+            look(**isolated({name: value for name, value in options.items() if name not in known}))
+    except UsageError as error:
+        return [f"{where} {m}" for m in error.messages]
+    return []
 
 
 def _check_sweep(context: Context) -> None:
@@ -92,3 +104,5 @@ def _check_sweep(context: Context) -> None:
         schema.check_options(function, table.options, found.add)
         own = f"{sweep.option}: "
         context.mistakes.found += [f"{table.where}: {m.removeprefix(own)}" for m in found.found if m.startswith(own)]
+        if kind == "trainer":
+            context.mistakes.found += _seen(function, {sweep.option: value}, table.where)

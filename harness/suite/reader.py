@@ -15,7 +15,7 @@ from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates.validate import member_mistakes
 from harness.records.gates import Gate, grouped
-from harness.suite.lines import lines_of, refuse_deep_keys
+from harness.suite.lines import lines_of, refuse_deep_keys, twice_declared
 from harness.suite.overrides import apply_override
 from harness.suite.tables import (
     MERGES,
@@ -73,7 +73,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
         refuse_deep_keys(text)
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
+        raise UsageError(f"{path}{twice_declared(str(error), ARRAYS) or f': not valid TOML: {error}'}") from None
     except RecursionError:
         raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
