@@ -90,7 +90,7 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function)
     except NameError:
         inner = inspect.unwrap(function)
-        found = {}
+        found: dict[str, Any] = {}
         for name, annotation in inspect.get_annotations(inner).items():
             one = types.SimpleNamespace(__annotations__={name: annotation})
             with contextlib.suppress(NameError, AttributeError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from harness import Mistakes, did_you_mean, schema
 
@@ -74,8 +74,8 @@ FIELDS: dict[str, Any] = {  # the others, with what may be written for them in T
         str,
         "chat_template_path dataloader_multiprocessing_context ddp_backend debug eos_token fsdp length_column_name "
         "log_level log_level_replica logging_strategy loss_type lr_scheduler_type optim optim_args packing_strategy "
-        "pad_token project run_name save_strategy torch_compile_backend torch_compile_mode trackio_bucket_id trackio_space_id "
-        "train_sampling_strategy truncation_mode",
+        "pad_token project run_name save_strategy torch_compile_backend torch_compile_mode trackio_bucket_id "
+        "trackio_space_id train_sampling_strategy truncation_mode",
     ),
     **_named(
         bool,
@@ -94,7 +94,8 @@ FIELDS: dict[str, Any] = {  # the others, with what may be written for them in T
     **_named(str | list[str], "optim_target_modules report_to"),
     **_named(list[str], "label_names"),
     **_named(dict[str, bool], "liger_kernel_config"),
-    **_named(bool | str, "include_num_input_tokens_seen trackio_static_space_id"),
+    **_named(bool | str, "include_num_input_tokens_seen"),
+    **_named(Literal[False] | str, "trackio_static_space_id"),
     **_named(int | str, "pad_to_multiple_of"),
 }
 

@@ -11,7 +11,7 @@ from harness import schema
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_sft import fields, look
 
-VALUES: list[Any] = [True, 1, 1.5, "x", ["x"], {"a": 1}, {"a": True}]
+VALUES: list[Any] = [True, False, 1, 1.5, "x", ["x"], {"a": 1}, {"a": True}]
 
 
 def test_two_tables_of_a_list_are_told_in_our_words(project: Project) -> None:
