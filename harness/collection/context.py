@@ -77,6 +77,9 @@ def check_tables(context: Context) -> None:
         if export.from_ not in made:
             known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
             context.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
+    if suite.candidate and suite.candidate.adapter and not suite.merges:
+        what = "the adapter alone is judged, and not what it is merged into; add [merge] for that"
+        context.warnings.append(f"{suite.candidate.where} {what}")
     _check_sweep(context)
 
 

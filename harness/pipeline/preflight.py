@@ -181,6 +181,10 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
         loader = capabilities.Loader.of(plan.plugins.find("loader", plan.suite.model.use).function)
         # What a server serves has a name, not a folder.
         path = declared.merged if loader.remote else str(plan.suite.resolve(declared.merged))
+        if not loader.remote and not Path(path).is_dir():
+            what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
+            mistakes.add(declared.where, what)
+            return None
         if not loader.remote and not _is_safe(Path(path), declared.where, mistakes):
             return None
         opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
