@@ -54,8 +54,9 @@ class Adapter(Capabilities):
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer(Capabilities):
-    """Of `train(ref, adapter, rows, out, *, progress, seed, …)`."""
+    """Of `train(ref, adapter, rows, out, *, progress, seed, …)`; `look` is a `check` that imports no library."""
 
+    look: Given = None
     check: Given = None
     build: Given = None
     measure: Given = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -83,13 +84,24 @@ def wants(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a callable's parameters by name, without those that only type checkers can resolve."""
+    try:
+        return get_type_hints(function)
+    except NameError:
+        inner = inspect.unwrap(function)
+        found: dict[str, Any] = {}
+        for name, annotation in inspect.get_annotations(inner).items():
+            one = types.SimpleNamespace(__annotations__={name: annotation})
+            with contextlib.suppress(NameError, AttributeError):
+                found |= get_type_hints(one, globalns=getattr(inner, "__globals__", {}))
+        return found
+
+
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
     """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
     known, open_ended = options_of(function)
-    try:
-        hints = get_type_hints(function)
-    except NameError:  # a plugin's annotation that only type checkers can resolve
-        hints = {}
+    hints = hints_of(function)
     for key, value in options.items():
         if key in known:
             want = hints.get(key, Any)

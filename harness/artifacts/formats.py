@@ -33,8 +33,9 @@ ADAPTER = "adapter_config.json"
 # Keys of configurations that make a library import or fetch code: transformers' auto_map and custom pipelines, its
 # attention switch (CVE-2026-4372), what PEFT passes on to a tokenizer, the class PEFT imports for a base.
 FORBIDDEN = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
-FORBIDDEN |= {"auto_mapping", "_attn_implementation_internal", "_experts_implementation_internal"}
+FORBIDDEN |= {"_attn_implementation_internal", "_experts_implementation_internal"}
 FORBIDDEN |= {"megatron_config", "use_kernels", "kernel_config", "allow_all_kernels"}
+OWN_MODULE = re.compile(r"transformers\.models\.[a-z0-9_]+\.modeling_[a-z0-9_]+", re.ASCII)  # that a class may lie in
 IMPLEMENTATION = re.compile(r"[A-Za-z][\w|-]*", re.ASCII)  # the name of one, "paged|sdpa" too; never of a repository
 
 
@@ -269,6 +270,8 @@ def _all(table: Any, kind: type) -> bool:
 
 
 def _check_key(name: str, key: str, value: Any) -> None:
+    if key == "auto_mapping" and value and not _is_own_class(value):
+        raise Unsafe(f'{name}: "{key}" would have code loaded; PEFT needs it for nothing here: set it to null')
     if key in FORBIDDEN and value not in (None, False):
         raise Unsafe(f'{name}: "{key}" would have code loaded')
     if key.endswith("_implementation") and not all(map(_is_plain, _leaves(value))):
@@ -277,6 +280,16 @@ def _check_key(name: str, key: str, value: Any) -> None:
         raise Unsafe(f'{name}: "{key}" would have code loaded')
     if key == "use_pretrained_backbone" and value not in (None, False):
         raise Unsafe(f'{name}: "{key}" would have weights fetched')
+
+
+def _is_own_class(mapping: Any) -> bool:
+    """Return whether PEFT's mapping names a class of transformers' own models, as it writes without a task type."""
+    if not isinstance(mapping, dict):
+        return False
+    rest = {k: v for k, v in mapping.items() if k not in ("base_model_class", "parent_library")}
+    named = OWN_MODULE.fullmatch(str(mapping.get("parent_library")))
+    class_ = re.fullmatch(r"[A-Za-z]\w*", str(mapping.get("base_model_class")), re.ASCII)
+    return bool(named and class_) and all(value is None or isinstance(value, bool) for value in rest.values())
 
 
 def _is_plain(value: Any) -> bool:

@@ -42,28 +42,19 @@ def plugins(args: argparse.Namespace) -> int:
 def _print_provided(provided: Provided) -> None:
     import inspect
 
-    from harness.schema import kind, options_of, show
+    from harness.schema import hints_of, kind, options_of, show
 
     print(f"{provided.kind} {provided.name}  ({provided.plugin})")
     summary = (inspect.getdoc(provided.function) or "").partition("\n")[0]
     if summary:
         print(f"    {summary}")
     named, open_ended = options_of(provided.function)
-    hints = _hints(provided)
+    hints = hints_of(provided.function)
     for name, parameter in named.items():
         default = "required" if parameter.default is parameter.empty else f"default {show(parameter.default)}"
         print(f"    {name}: {kind(hints.get(name, parameter.annotation))}, {default}")
     if open_ended:
         print("    … and the options of the library behind it")
-
-
-def _hints(provided: Provided) -> dict[str, object]:
-    from typing import get_type_hints
-
-    try:
-        return get_type_hints(provided.function)
-    except NameError:
-        return {}
 
 
 def explain(args: argparse.Namespace) -> int:

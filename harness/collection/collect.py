@@ -79,6 +79,12 @@ def _made(suite: Suite) -> tuple[str, ...]:
 def _check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
     """Check the gates one by one and in their order, and that what stops early or is copied is gated."""
     suite, checks = context.suite, GateChecks(context, tasks)
+    if not suite.gates:
+        what = "there is no [[gate]], so nothing is decided and the run will end with exit 5"
+        context.warnings.append(f"{suite.path}: {what}; add one, or read the numbers alone")
+    elif not context.candidates:
+        what = "there are gates and no candidate to judge, so the run will end with exit 5"
+        context.warnings.append(f"{suite.path}: {what}; add [adapter] and [train], or give --candidate")
     for gate in suite.gates:
         checks.check(gate)
     for spec in suite.evals:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
+from harness.data.readings import several_readings
+from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
+from harness.records.frozen import isolated
 from harness.suite.tables import Suite, Use
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,18 @@ class Context:
         """Return what adds mistakes of one place."""
         return partial(self.mistakes.add, where)
 
+    def readable(
+        self, rows: Rows, columns: Mapping[str, str], template: str | None, where: str, *, training: bool = False
+    ) -> bool:
+        """Return whether rows can be read in one way; a mistake tells why not."""
+        what = template_error(template) if template is not None else ""
+        if template is not None and "input" in columns:
+            what = 'makes the input, and columns names one as well; remove "input"'
+        what = f"template {what}" if what else several_readings(rows, columns, template, training=training)
+        if what:
+            self.mistakes.add(where, what)
+        return not what
+
     def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
         """Return the callable that a table uses, its options checked; None when there is none of this name."""
         try:
@@ -53,14 +70,28 @@ def check_tables(context: Context) -> None:
     for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
         context.use("loader", model.use, model.options, model.where)
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
-        if table:
-            context.use(kind, table.use, table.options, table.where)
+        if table and (function := context.use(kind, table.use, table.options, table.where)) and kind == "trainer":
+            context.mistakes.found += _seen(function, table.options, table.where)
     for export in suite.exports:
         context.use("exporter", export.use, export.options, export.where)
         if export.from_ not in made:
             known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
             context.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
+    if suite.candidate and suite.candidate.adapter and not suite.merges:
+        what = "the adapter alone is judged, and not what it is merged into; add [merge] for that"
+        context.warnings.append(f"{suite.candidate.where} {what}")
     _check_sweep(context)
+
+
+def _seen(trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> list[str]:
+    """Return what a trainer sees of its options without its library, of those that its signature does not name."""
+    look, known = capabilities.Trainer.of(trainer).look, schema.options_of(trainer)[0]
+    try:
+        if look:
+            look(**isolated({name: value for name, value in options.items() if name not in known}))
+    except UsageError as error:
+        return [f"{where} {m}" for m in error.messages]
+    return []
 
 
 def _check_sweep(context: Context) -> None:
@@ -76,3 +107,5 @@ def _check_sweep(context: Context) -> None:
         schema.check_options(function, table.options, found.add)
         own = f"{sweep.option}: "
         context.mistakes.found += [f"{table.where}: {m.removeprefix(own)}" for m in found.found if m.startswith(own)]
+        if kind == "trainer":
+            context.mistakes.found += _seen(function, {sweep.option: value}, table.where)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from harness.data.reading import sliced
 from harness.data.rows import is_remote
 from harness.errors import Mistakes
 from harness.files import cache_dir
@@ -68,7 +69,8 @@ def _read(suite: Suite) -> Iterator[_Place]:
         if path:
             yield _Place("model", "", f'the candidate "{path}"', suite.resolve(path))
     sources = [s for e in suite.evals for s in (e.data, e.select, e.fewshot_data) if s]
-    for source in dict.fromkeys([*(suite.train.sources if suite.train else ()), *sources]):
+    sources += [*(suite.train.sources if suite.train else ())]
+    for source in dict.fromkeys(sliced(source, "data")[0] for source in sources):
         if not is_remote(source) and os.path.isfile(file := suite.resolve(source)):  # noqa: PTH113
             yield _Place("data", "", f'the data "{source}"', file)
     yield _Place("data", "", f'the suite "{suite.path}"', suite.path.resolve())

@@ -59,9 +59,11 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
         return task
     if task.samples is None or (rows := sources.rows(source, spec.where)) is None:
         return task
-    columns = spec.columns or (train.columns if train and not spec.fewshot_data else {})
+    columns, template = spec.columns, spec.template
+    if train and not spec.fewshot_data and (train.template or not (columns or template)):  # read as it is trained on
+        columns, template = train.columns, train.template
     try:
-        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=())
+        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=(), template=template)
     except UsageError as error:
         context.mistakes.found.extend(error.messages)
         return task
@@ -112,6 +114,8 @@ def _samples(
     brings = capabilities.Evaluator.of(function).rows_for if function else None
     if spec.chat_template_kwargs and spec.data is None:
         context.mistakes.add(spec.where, f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these')
+    if spec.template is not None and spec.data is None:
+        context.mistakes.add(spec.where, f'template is for rows of "data"; "{spec.use}" has none of these')
     if spec.data is None and brings is None:
         return (Sample("model"),), None  # an evaluation of the model itself, such as its size
     if spec.data is not None and brings is not None:
@@ -128,6 +132,9 @@ def _made(context: Context, spec: Eval, rows: Rows) -> Samples | None:
     rows = rows[: spec.limit] if spec.limit else rows
     rows = rows[: context.limit] if context.limit else rows
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
+    about["template"] = spec.template
+    if spec.data is not None and not context.readable(rows, spec.columns, spec.template, spec.where):
+        return None
     try:
         given = spec.chat_template_kwargs if spec.data is not None else None
         return tuple(to_samples(rows, spec.where, **about, arguments=given))

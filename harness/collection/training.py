@@ -27,7 +27,9 @@ def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, An
             return None, origins
         try:
             where = f'{train.where} data "{source}"'
-            made = to_training_rows(found, train.columns, where, train.chat_template_kwargs)
+            if not context.readable(found, train.columns, train.template, where, training=True):
+                continue
+            made = to_training_rows(found, train.columns, where, train.chat_template_kwargs, train.template)
             rows += _with_group(context, train, source, made, found)
             origins += [(source, row) for row in found]
         except UsageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +41,21 @@ def read_file(folder: Path, source: str, where: str) -> list[Row]:
         return _rows_of(_parse(text, f"{path}"), path)
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
     return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
+
+
+def sliced(source: str, where: str) -> tuple[str, slice | None]:
+    """Return a source without the slice that it ends in, and the slice; raises UsageError where that is none."""
+    name, bracket, inner = source.removesuffix("]").rpartition("[")
+    if not (source.endswith("]") and bracket and ":" in inner):
+        return source, None
+    numbers = inner.split(":")
+    if (
+        not all(re.fullmatch("(-?[0-9]{1,18})?", n) for n in numbers)
+        or len(numbers) > 3
+        or numbers[2:] in (["0"], ["-0"])
+    ):
+        raise UsageError(f'{where}: data "{source}": "[{inner}]" is no slice; want one as Python has, such as "[:960]"')
+    return name, slice(*(int(n) if n else None for n in numbers))
 
 
 def read_hub(source: str, where: str) -> list[Row]:

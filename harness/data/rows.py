@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import chat, reading
+from harness.data.readings import ALIASES
+from harness.data.templates import filled
 from harness.errors import Mistakes, UsageError
 from harness.records.samples import Prompt, Sample
 
 Row = dict[str, Any]
-ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
+PAIR = ("input", "target")
 GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
 LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
 
@@ -26,13 +28,17 @@ def is_remote(source: str) -> bool:
 def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None], where: str) -> list[Row]:
     """Return the rows of a source: a plugin's, a file relative to `folder`, or `hub:NAME[/CONFIG]:SPLIT`.
 
-    `ask` asks the plugins. Raises UsageError when the source is not there, empty, or malformed.
+    `ask` asks the plugins. A source may end in a slice as Python has them, `x.csv[:960]`; of a data set of the Hub
+    that is the library's own. Raises UsageError when the source is not there, empty, or malformed.
     """
     rows = ask(source)
     if rows is None and is_remote(source):
         rows = reading.read_hub(source, where)
     if rows is None:
-        rows = reading.read_file(folder, source, where)
+        name, part = reading.sliced(source, where)
+        rows = ask(name) if part else None
+        rows = reading.read_file(folder, name, where) if rows is None else rows
+        rows = rows[part] if part else rows
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an empty evaluation proves nothing')
     if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
@@ -49,8 +55,10 @@ def to_samples(
     cluster: str | None,
     slices: Sequence[str],
     arguments: Mapping[str, Any] | None = None,
+    template: str | None = None,
 ) -> list[Sample]:
-    """Return one Sample for each row. `columns` maps our names (id, input, target) to the data's.
+    """Return one Sample for each row. `columns` maps our names (id, input, target) to the data's, `template` is what
+    the inputs are written by.
 
     With `arguments`, the template arguments of all rows, the prompts are given theirs; without, a row's are not read.
 
@@ -71,18 +79,14 @@ def to_samples(
                 where, f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows); it has {here}'
             )
     mistakes.raise_if_any()
-    named = [_named(row, columns) for row in rows]
+    named = _all_named(rows, columns, template, where)
     for what in (*_odd_values(named, rows, cluster, slices), *_odd_prompts(named)):
         mistakes.add(where, what)
     mistakes.raise_if_any()
     if arguments is not None:
         used = [*columns.values(), *slices, *([cluster] if cluster else [])]
-        for i, (row, own) in enumerate(zip(rows, named, strict=True)):
-            try:
-                own["input"] = _argued(own.get("input", ""), chat.arguments_of(row, arguments, used))
-            except UsageError as error:
-                mistakes.add(where, f"row {i} {error}")
-                break
+        for what in _give_arguments(rows, named, arguments, used):
+            mistakes.add(where, what)
     mistakes.raise_if_any()
     samples = [_sample(i, row, own, cluster) for i, (row, own) in enumerate(zip(rows, named, strict=True))]
     if not any(s.input or "text" in s.row for s in samples):
@@ -98,10 +102,15 @@ def to_samples(
 
 
 def to_training_rows(
-    rows: Sequence[Row], columns: Mapping[str, str], where: str, arguments: Mapping[str, Any] | None = None
+    rows: Sequence[Row],
+    columns: Mapping[str, str],
+    where: str,
+    arguments: Mapping[str, Any] | None = None,
+    template: str | None = None,
 ) -> list[Row]:
     """Return rows as trainers take them: {prompt, completion}, {messages} or {text}.
 
+    `columns` and `template` are those of `to_samples`; one that maps "text" or "messages" chooses that shape.
     An input and a target become a prompt and a completion; between texts stands one space, as it does in evaluation.
     Rows of messages may have {tools} and {chat_template_kwargs} as well; `arguments` are template arguments of all.
     """
@@ -109,11 +118,22 @@ def to_training_rows(
     if lacking:
         here = ", ".join(f'"{c}"' for c in rows[0])
         raise UsageError(f'{where}: no column "{lacking[0][1]}" for {lacking[0][0]}; its columns are {here}')
+    named = _all_named(rows, columns, template, where)
     mistakes = Mistakes()
-    made = []
+    made: list[Row] = []
+    shapeless = [i for i, own in enumerate(named) if not _shape(own, columns, template)]
+    if shapeless:
+        here = ", ".join(f'"{c}"' for c in rows[shapeless[0]])
+        want = "input and target, prompt and completion, messages, or text"
+        if template is not None:
+            want = 'a target beside the template; name its column with columns = { target = "…" }'
+        mistakes.add(where, f"row {shapeless[0]} has {here} ({len(shapeless)} rows); want {want}")
+    mistakes.raise_if_any()
     for i, row in enumerate(rows):
         try:
-            made.append(_training_row(i, row, columns, where) | _extras(i, row, columns, where, arguments or {}))
+            made.append(
+                _training_row(i, named[i], where, columns, template) | _extras(i, row, columns, where, arguments or {})
+            )
         except UsageError as error:
             mistakes.found += error.messages
     reading.shorten(mistakes, where)
@@ -194,11 +214,20 @@ def _has_content(message: Row) -> bool:
     return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))
 
 
-def _named(row: Row, columns: Mapping[str, str]) -> Row:
+def _all_named(rows: Sequence[Row], columns: Mapping[str, str], template: str | None, where: str) -> list[Row]:
+    """Return rows under our names, their inputs written by the template where there is one."""
+    if template is None:
+        return [_named(row, columns, {}) for row in rows]
+    return [
+        _named(row, columns, {"input": text}) for row, text in zip(rows, filled(template, rows, where), strict=True)
+    ]
+
+
+def _named(row: Row, columns: Mapping[str, str], written: Row) -> Row:
     """Return a row under our names; of messages that an answer ends, the answer is the target."""
     aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
-    named = {**row, **aliased, **{name: row[column] for name, column in columns.items()}}
-    messages = row.get("messages")
+    named = {**row, **aliased, **{ALIASES.get(name, name): row[column] for name, column in columns.items()}, **written}
+    messages = row.get(columns.get("messages", "messages"))
     if "input" not in named and isinstance(messages, list) and messages:
         last = messages[-1]
         answered = isinstance(last, dict) and last.get("role") == "assistant"
@@ -207,28 +236,28 @@ def _named(row: Row, columns: Mapping[str, str]) -> Row:
     return named
 
 
-def _training_row(number: int, row: Row, columns: Mapping[str, str], where: str) -> Row:
-    if not columns:
-        for shape in (("prompt", "completion"), ("messages",), ("text",)):
-            if all(key in row for key in shape):
-                return {key: "" if row[key] is None else row[key] for key in shape}
-    named = _named(row, columns)
-    if "input" in named and "target" in named:
-        prompt, value = named["input"], named["target"]
-        if not _is_prompt(prompt):
-            raise UsageError(
-                f"{where}: row {number} has {prompt!r:.60} as its input; want text, or messages with role and content"
-            )
-        if isinstance(value, list) or not _is_target(value):
-            raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; want text or a number")
-        target = str(_target(value))
-        if isinstance(prompt, list):
-            return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
-        return {"prompt": prompt, "completion": continuation(prompt, target)}
-    here = ", ".join(f'"{c}"' for c in row)
-    raise UsageError(
-        f"{where}: row {number} has {here}; want input and target, prompt and completion, messages, or text"
-    )
+def _shape(named: Row, columns: Mapping[str, str], template: str | None) -> tuple[str, ...]:
+    """Return the names under which a row is trained on, or none where it has no shape that can be."""
+    shapes: list[tuple[str, ...]] = [(name,) for name in ("messages", "text") if name in columns]
+    if not columns and template is None:
+        shapes = [("prompt", "completion"), ("messages",), ("text",)]
+    return next((shape for shape in (*shapes, PAIR) if all(key in named for key in shape)), ())
+
+
+def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str], template: str | None) -> Row:
+    if (shape := _shape(named, columns, template)) != PAIR:
+        return {key: "" if named[key] is None else named[key] for key in shape}
+    prompt, value = named["input"], named["target"]
+    if not _is_prompt(prompt):
+        raise UsageError(
+            f"{where}: row {number} has {prompt!r:.60} as its input; want text, or messages with role and content"
+        )
+    if isinstance(value, list) or not _is_target(value):
+        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; want text or a number")
+    target = str(_target(value))
+    if isinstance(prompt, list):
+        return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
+    return {"prompt": prompt, "completion": continuation(prompt, target)}
 
 
 def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, common: Mapping[str, Any]) -> Row:
@@ -246,6 +275,18 @@ def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, commo
         raise UsageError(f"{where}: row {number} {error}") from None
     tools = {chat.TOOLS: found.pop(chat.TOOLS)} if chat.TOOLS in found else {}
     return tools | ({chat.ARGUMENTS: found} if found else {})
+
+
+def _give_arguments(
+    rows: Sequence[Row], named: Sequence[Row], arguments: Mapping[str, Any], used: Sequence[str]
+) -> Iterator[str]:
+    """Give the inputs of rows their template arguments; yield what the first has that cannot be given."""
+    for i, (row, own) in enumerate(zip(rows, named, strict=True)):
+        try:
+            own["input"] = _argued(own.get("input", ""), chat.arguments_of(row, arguments, used))
+        except UsageError as error:
+            yield f"row {i} {error}"
+            return
 
 
 def _argued(prompt: Prompt, arguments: Mapping[str, Any]) -> Prompt:

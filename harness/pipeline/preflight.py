@@ -181,6 +181,10 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
         loader = capabilities.Loader.of(plan.plugins.find("loader", plan.suite.model.use).function)
         # What a server serves has a name, not a folder.
         path = declared.merged if loader.remote else str(plan.suite.resolve(declared.merged))
+        if not loader.remote and not Path(path).is_dir():
+            what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
+            mistakes.add(declared.where, what)
+            return None
         if not loader.remote and not _is_safe(Path(path), declared.where, mistakes):
             return None
         opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
@@ -285,7 +289,8 @@ def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]
     found = []
     for s in task.samples or ():
         if s.input and (s.target or "text" not in s.row):
-            choices = s.row.get(str(task.spec.options.get("choices", "choices"))) or [s.target]
+            given = task.spec.options.get("choices", "choices")
+            choices = given if isinstance(given, list) else s.row.get(str(given)) or [s.target]
             choices = choices.get("text") if isinstance(choices, dict) else choices
             choices = choices if isinstance(choices, list) else [s.target]
             targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]

@@ -33,7 +33,7 @@ from harness.stats import tests
 from harness.suite.tables import Export
 
 ADAPTER = "adapter_config.json"
-PLACES = ("base_model_name_or_path", "revision")  # where an adapter's base lay on the machine that trained it
+PLACES = ("base_model_name_or_path", "revision", "auto_mapping")  # where an adapter's base and its class lay
 
 
 @dataclass(frozen=True)

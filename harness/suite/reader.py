@@ -15,7 +15,7 @@ from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates.validate import member_mistakes
 from harness.records.gates import Gate, grouped
-from harness.suite.lines import lines_of, refuse_deep_keys
+from harness.suite.lines import lines_of, refuse_deep_keys, twice_declared
 from harness.suite.overrides import apply_override
 from harness.suite.tables import (
     MERGES,
@@ -73,7 +73,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
         refuse_deep_keys(text)
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
+        raise UsageError(f"{path}{twice_declared(str(error), ARRAYS) or f': not valid TOML: {error}'}") from None
     except RecursionError:
         raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
@@ -354,20 +354,19 @@ def _order_error(values: Any) -> str:
 
 
 def _candidate(given: str) -> dict[str, str]:
-    """Return the table of a candidate that came with the command."""
+    """Return the table of a candidate that came with the command; what is no path may be the name of a served model."""
     try:
-        folder = Path(given)
-        return {_kind_of_candidate(folder): str(folder.resolve())}
+        path = Path(given)
+        if path.suffix == ".gguf" and path.is_file():
+            path = _alone(path)
+        kind = "adapter" if (path / "adapter_config.json").is_file() else "merged"
+        return {kind: str(path.resolve()) if path.exists() else given}
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"--candidate {schema.show(given)}: is no path: {error}; name an adapter or a model") from None
 
 
-def _kind_of_candidate(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return "adapter"
-    if (folder / "config.json").is_file() or any(folder.glob("*.gguf")):
-        return "merged"
-    raise UsageError(
-        f'--candidate "{folder}": no adapter_config.json, config.json or .gguf file is there; '
-        "name an adapter or a model"
-    )
+def _alone(file: Path) -> Path:
+    """Return the folder of a GGUF file; raises UsageError when it holds another one."""
+    if others := [p.name for p in file.parent.glob("*.gguf") if p.name != file.name]:
+        raise UsageError(f'--candidate "{file}": "{min(others)}" lies beside it; put the one in a folder of its own')
+    return file.parent

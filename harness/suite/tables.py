@@ -63,6 +63,7 @@ class Train:
 
     `cluster` names a column whose rows are held out together, `validation_data` a source of rows that are only
     validated with, `watch` evals of which some select rows are looked at after each epoch.
+    `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     """
 
@@ -70,6 +71,7 @@ class Train:
     data: str | list[str]
     where: str
     columns: dict[str, str] = field(default_factory=dict)
+    template: str | None = None
     cluster: str | None = None
     validation_data: str | None = None
     watch: list[str] = field(default_factory=list)
@@ -152,6 +154,7 @@ class Eval:
 
     `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like. `stop` says
     whether a candidate answers every row, or in a random order only as many as its gates need.
+    `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     """
 
@@ -161,6 +164,7 @@ class Eval:
     data: str | None = None
     select: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    template: str | None = None
     cluster: str | None = None
     slices: list[str] = field(default_factory=list)
     limit: int | None = None

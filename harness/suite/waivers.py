@@ -153,15 +153,15 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     return {
         **keys,
         "alpha": gate.alpha or suite.about.alpha,
-        "eval": {k: getattr(spec, k) for k in CLAIMED} | _arguments(spec) if spec else None,
+        "eval": {k: getattr(spec, k) for k in CLAIMED} | _later(spec) if spec else None,
         "baseline": dataclasses.asdict(replace(baseline, where="")) if baseline else None,
         "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
     }
 
 
-def _arguments(spec: Eval) -> dict[str, Any]:
-    """Return the template arguments of an eval, where it has any: without them a claim is what it always was."""
-    return {"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}
+def _later(spec: Eval) -> dict[str, Any]:
+    """Return what an eval has of keys that came later: without them a claim is what it always was."""
+    return {k: value for k in ("chat_template_kwargs", "template") if (value := getattr(spec, k))}
 
 
 def _line(option: str, text: str, instead: str) -> str:

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from harness import Logprob, Sample, Score, Subject, UsageError, metric
+from harness import Logprob, Sample, Score, Subject, UsageError, evaluator, metric
+
+
+def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
+    """Raise UsageError on a list of choices between which nobody could choose."""
+    given = options.get("choices")
+    if isinstance(given, list) and (len(given) < 2 or not all(given) or len(set(given)) < len(given)):
+        twice = next((c for c, n in Counter(given).items() if n > 1), None)
+        what = f'has "{twice}" twice' if twice else f"is {given!r}"
+        raise UsageError(f"choices {what}, want two or more texts, all different and not empty")
 
 
 @metric("acc", better="higher", scale="proportion")
 @metric("acc_norm", better="higher", scale="proportion")
+@evaluator(check=_check)
 def multiple_choice(
-    subject: Subject, samples: Sequence[Sample], *, choices: str = "choices", gold: str = "gold", delimiter: str = " "
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    choices: str | list[str] = "choices",
+    gold: str = "gold",
+    delimiter: str = " ",
 ) -> Iterator[Score]:
     """Score 1 where the likeliest choice is the right one; `acc_norm` divides by the characters of a choice.
 
     The formulas are lm-evaluation-harness's: log-probabilities summed over the choice's tokens; the
     length is that of the choice without the delimiter; the first wins a tie, which the note then calls
-    "uniform". Column `choices` holds a list of texts, or {text, label}; column `gold` the right one: its
-    label, else its text, else its letter from A, else its number from 0; without that column the row's
-    target says it. After a text prompt a choice follows the delimiter, after chat messages it follows the
-    template. A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose
-    columns do not fit.
+    "uniform". Column `choices` holds a list of texts, or {text, label}, or `choices` is itself the list that
+    all rows choose from; column `gold` holds the right one: its label, else its text, else its letter from A,
+    else its number from 0; without that column the row's target says it. After a text prompt a choice follows
+    the delimiter, after chat messages it follows the template. A log-probability that is not finite makes the row
+    NaN. Raises UsageError on a row whose columns do not fit.
     """
     texts = [_choices(s, choices) for s in samples]
     right = [_gold(s, gold, options, _labels(s, choices)) for s, options in zip(samples, texts, strict=True)]
@@ -52,7 +69,9 @@ def _argmax(numbers: Sequence[float]) -> int:
     return max(range(len(numbers)), key=numbers.__getitem__)
 
 
-def _choices(sample: Sample, column: str) -> list[str]:
+def _choices(sample: Sample, column: str | list[str]) -> list[str]:
+    if isinstance(column, list):
+        return column  # `_check` has looked at it
     found = sample.row.get(column)
     found = found.get("text") if isinstance(found, dict) else found
     where = f'row "{sample.id}": column "{column}"'
@@ -65,8 +84,10 @@ def _choices(sample: Sample, column: str) -> list[str]:
     return list(found)
 
 
-def _labels(sample: Sample, column: str) -> list[str]:
+def _labels(sample: Sample, column: str | list[str]) -> list[str]:
     """Return the labels that a row's choices come with, if they do."""
+    if isinstance(column, list):
+        return []
     found = sample.row.get(column)
     return list(found.get("label", ())) if isinstance(found, dict) else []
 

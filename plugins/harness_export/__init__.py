@@ -1,8 +1,8 @@
 """[[export]]: merged models ("safetensors") and adapters ("adapter") as they were gated; copies in fewer bits ("nf4",
 "int8") and GGUF files ("gguf"), which are candidates of their own.
 
-The first two are copied byte by byte. Of an adapter one thing is not copied: where its base lay on this machine, or on
-the Hub; who loads it says. A GGUF file holds other weights, so it is a candidate of its own.
+The first two are copied byte by byte. Of an adapter one thing is not copied: where its base and the base's class lay,
+on this machine or on the Hub; who loads it says. A GGUF file holds other weights, so it is a candidate of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from harness import ModelRef, UsageError, copy_files, exporter, hookimpl
 
-NOWHERE = {"base_model_name_or_path": None, "revision": None}
+NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 

@@ -117,6 +117,7 @@ def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") ->
 
     with fitting(adapter), quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # told below
+        warnings.filterwarnings("ignore", "Unexpected keyword arguments", UserWarning)  # notes of other tools
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # of parameters
         if isinstance(model, PeftModel):
             found = model.load_adapter(str(adapter), adapter_name=name)

@@ -14,6 +14,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 CHECKED: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": dict, "alpha_pattern": dict}
 CHECKED |= {"target_modules": list[str] | str | None, "modules_to_save": list[str] | None}
+NOTES = ("unsloth_",)  # how keys begin that other tools note there, and PEFT leaves alone
 NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
 
 
@@ -21,6 +22,9 @@ def read_config(adapter: Path) -> Any:
     """Return the LoraConfig of a PEFT folder; raises UsageError when it or the weights are missing or no LoRA."""
     from peft import LoraConfig
 
+    if (adapter / "adapters.safetensors").is_file():
+        what = "is of mlx_lm and not of PEFT; fuse it with mlx_lm.fuse, and name the folder of the fused model"
+        raise UsageError(f'adapter "{adapter}": {what}')
     for name in (CONFIG, WEIGHTS):
         if not (adapter / name).is_file():
             why = "; pickles are not read, save it as safetensors" if (adapter / "adapter_model.bin").exists() else ""
@@ -30,9 +34,10 @@ def read_config(adapter: Path) -> Any:
         if (what := raw.get("peft_type")) != "LORA":
             raise UsageError(f'adapter "{adapter}": is of type {what}, only LORA is known here')
         plain, known = LoraConfig(), {field.name for field in dataclasses.fields(LoraConfig)}
-        if new := sorted(name for name, value in raw.items() if value and name not in known):
+        if new := sorted(n for n, value in raw.items() if value and n not in known and not n.startswith(NOTES)):
             raise UsageError(
-                f'adapter "{adapter}": its {CONFIG} has "{new[0]}", which this PEFT does not know; update peft'
+                f'adapter "{adapter}": its {CONFIG} has "{new[0]}", which this PEFT does not know; update peft, or '
+                "remove it where it is no field of PEFT's but a note of another tool"
             )
         for name, want in CHECKED.items():  # what PEFT takes as it is, and fails at later
             value = raw.get(name, getattr(plain, name))

@@ -26,6 +26,13 @@ def check(**options: Any) -> None:
     build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
 
 
+def look(**options: Any) -> None:
+    """Look at the options without TRL; raises UsageError on what is none of its fields, or of another type."""
+    from harness_sft import fields
+
+    fields.look(**options)
+
+
 def build(ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any) -> Built:
     """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
     from harness_sft.build import build
@@ -48,7 +55,7 @@ def _recipe() -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in schema.INJECTED}
 
 
-@harness.trainer(check=check, build=build, measure=measure)
+@harness.trainer(look=look, check=check, build=build, measure=measure)
 def sft(
     ref: ModelRef,
     adapter: Adapter,

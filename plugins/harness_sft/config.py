@@ -12,42 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean, schema
+from harness_sft.fields import add_mistakes
 
 if TYPE_CHECKING:
     from trl import SFTConfig
 
-OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
-    "output_dir": "checkpoints go to the run folder",
-    "seed": "set seed in [suite]",
-    "data_seed": "set seed in [suite]",
-    "use_cpu": "set device in [model]",
-    "model_init_kwargs": "set options in [model]",
-    "trust_remote_code": "code of a model is never run",
-    "warmup_steps": "set warmup_ratio",
-    "activation_checkpointing": "set gradient_checkpointing",
-    "disable_tqdm": "the harness shows the progress",
-    "logging_nan_inf_filter": "a loss that is not finite stops the training",
-    "dataset_text_field": 'map the column to "text" in [train] columns',
-    "dataset_kwargs": "the rows are always prepared here",
-    "eval_strategy": "set validation, a share of the rows",
-    "do_eval": "set validation, a share of the rows",
-    "load_best_model_at_end": "set patience",
-    "push_to_hub": "use [[export]]",
-    "resume_from_checkpoint": "the last whole checkpoint is found by itself",
-    "ignore_data_skip": "a resumed run must see the same rows",
-    "save_only_model": "a run is resumed from its checkpoints",
-    "metric_for_best_model": "patience goes by the validation loss",
-    "greater_is_better": "patience goes by the validation loss",
-    "do_train": "a [train] is trained",
-    "do_predict": "use [[eval]]",
-    "include_for_metrics": "use [[eval]]",
-} | dict.fromkeys(
-    ("eval_steps", "eval_on_start", "eval_delay"), "validation is measured after each epoch"
-) | dict.fromkeys(
-    ("eval_packing", "batch_eval_metrics", "eval_accumulation_steps", "eval_do_concat_batches",
-     "eval_use_gather_object", "prediction_loss_only", "bf16_full_eval", "fp16_full_eval"),
-    "validation is the mean loss of rows that are not packed, computed as the training is",
-)  # fmt: skip
 REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> module and extra
 
 
@@ -93,15 +62,7 @@ def _check_names(recipe: Mapping[str, Any]) -> None:
 
     mistakes = Mistakes()
     hints = get_type_hints(SFTConfig)
-    ours = {"validation", "patience", "warmup_ratio", "report_to", "bf16"}
-    known = {f.name for f in dataclasses.fields(SFTConfig)} - set(OURS) | ours
-    for name, value in recipe.items():
-        if name in OURS or name.startswith("hub_"):
-            mistakes.add(f'option "{name}"', f"cannot be set: {OURS.get(name, 'use [[export]]')}")
-        elif name not in known:
-            mistakes.add(f'option "{name}"', f"is no field of TRL's SFTConfig{did_you_mean(name, known)}")
-        elif name not in ours and not schema.fits(value, hints[name]):
-            mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(hints[name])}")
+    add_mistakes(recipe, {f.name: hints[f.name] for f in dataclasses.fields(SFTConfig)}, mistakes)
     if not 0 <= recipe["warmup_ratio"] < 1:
         mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
     if (saves := recipe.get("save_strategy", "steps")) not in ("steps", "epoch"):

@@ -10,6 +10,7 @@ import pytest
 
 import harness
 from harness import testing
+from harness.suite.reader import read_suite
 from harness.testing import ROWS, SUITE, Project
 
 COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0')
@@ -78,11 +79,22 @@ def test_candidate_is_compared_with_few_shot_prompting_too(suite: Project) -> No
 
 
 def test_candidate_that_is_no_model_is_refused(suite: Project) -> None:
-    """A folder without a configuration is neither adapter nor model."""
+    """What is neither adapter nor model is told by the loader, and what is not there by its name."""
     (suite.folder / "empty").mkdir()
     outcome = suite.run("--candidate", str(suite.folder / "empty"))
-    assert outcome.code == 4
-    assert "no adapter_config.json, config.json or .gguf file is there" in outcome.err
+    assert (outcome.code, "no model is there" in outcome.err) == (4, True)
+    outcome = suite.run("--candidate", "nowhere")
+    assert (outcome.code, '"nowhere" is no folder' in outcome.err) == (4, True)
+
+
+def test_gguf_file_is_its_folder(suite: Project) -> None:
+    """A GGUF file that is given as the candidate stands for its folder; one of two that lie there is not guessed."""
+    (suite.folder / "good/model.gguf").write_bytes(b"GGUF")
+    read = read_suite(suite.folder / "suite.toml", candidate=str(suite.folder / "good/model.gguf"))
+    assert read.candidate and read.candidate.merged == str(suite.folder / "good")
+    (suite.folder / "good/other.gguf").write_bytes(b"GGUF")
+    outcome = suite.run("--candidate", "good/model.gguf")
+    assert (outcome.code, '"other.gguf" lies beside it' in outcome.err) == (4, True)
 
 
 def test_limit_proves_nothing(suite: Project) -> None:

@@ -1,0 +1,55 @@
+"""`template = "Customer: {text}\\nIntent:"`: an input that is written out of a row's columns."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.errors import UsageError, did_you_mean
+
+BRACES = '"{{" and "}}" are braces'
+
+
+def template_error(template: str) -> str:
+    """Return why a text is no template, or nothing.
+
+    Braces hold the name of a column and nothing else: what Python's `str.format` may do beside that is refused.
+    """
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return f"has a brace that has no other; want the name of a column between two, {BRACES}"
+    for _, name, form, conversion in parts:
+        if name is not None and (conversion or form or not name.strip() or set(name) & set(".[]{}")):
+            odd = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            return f'has "{{{odd}}}", want the name of a column alone between braces, {BRACES}'
+    if not columns_of(template):
+        return 'has no column, want one between braces, for instance "{text}"'
+    return ""
+
+
+def columns_of(template: str) -> list[str]:
+    """Return the columns that a template names, each once, in their order."""
+    return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None))
+
+
+def filled(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
+    """Return a template filled in with each row's columns; raises UsageError on one that is missing or no text."""
+    for name in columns_of(template):
+        lacking = [i for i, row in enumerate(rows) if name not in row]
+        if lacking:
+            known = did_you_mean(name, rows[lacking[0]])
+            what = f'template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}'
+            raise UsageError(f"{where}: {what}")
+        odd = [i for i, row in enumerate(rows) if not _is_text(row[name])]
+        if odd:
+            found = "null" if rows[odd[0]][name] is None else f"{rows[odd[0]][name]!r:.60}"
+            what = f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} rows); want text or a number'
+            raise UsageError(f"{where}: {what}")
+    parts = [(text, name) for text, name, _, _ in string.Formatter().parse(template)]
+    return ["".join(text + ("" if name is None else str(row[name])) for text, name in parts) for row in rows]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool) and value == value

@@ -1,0 +1,85 @@
+"""What is told at collection, before anything is measured."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, get_type_hints
+
+import pytest
+
+from harness import schema
+from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness_sft import fields, look
+
+VALUES: list[Any] = [True, False, 1, 1.5, "x", ["x"], {"a": 1}, {"a": True}]
+
+
+def test_two_tables_of_a_list_are_told_in_our_words(project: Project) -> None:
+    """Two [eval] tables are a line that says [[eval]], and two [train] tables one that says to remove one."""
+    for name, told in (("eval", "write [[eval]] for each"), ("train", "remove one of them")):
+        suite = f'[suite]\nname = "x"\n[{name}]\nuse = "a"\n[{name}]\nuse = "b"\n'
+        outcome = project.write({"suite.toml": suite}).run("--collect-only")
+        assert (outcome.code, f"suite.toml:5: [{name}] stands twice; {told}" in outcome.err) == (4, True)
+
+
+def test_suite_that_decides_nothing_is_told_before_it_runs(project: Project) -> None:
+    """A suite without a gate, and one with gates and no candidate, are warned of at collection."""
+    project.write({"test.jsonl": ROWS, "train.jsonl": TRAIN})
+    start, end = SUITE.index("[[gate]]"), SUITE.index("[[export]]")
+    measured = SUITE[:start] + SUITE[end:]
+    bare = SUITE[: SUITE.index("[adapter]")] + SUITE[SUITE.index("[[eval]]") : end]
+    for suite, told in ((measured, "there is no [[gate]]"), (bare, "gates and no candidate"), (SUITE, "")):
+        outcome = project.write({"suite.toml": suite}).run("--collect-only")
+        assert outcome.code == 0
+        assert told in outcome.err and ("exit 5" in outcome.err) == bool(told)
+
+
+def test_options_of_the_trainer_are_told_without_its_library(project: Project) -> None:
+    """Names and types of [train] are checked at collection: of our options and of the library's, in a sweep too."""
+    keys = 'learning_rte = 1\nmax_step = 3\nnum_train_epochs = "60"\nweight_decay = "much"\nseed = 1\nhub_token = "x"\n'
+    suite = SUITE.replace('use = "fake"\ndata', f'use = "sft"\n{keys}data')
+    project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    outcome = project.run("--collect-only")
+    assert outcome.code == 4
+    for told in (
+        'option "learning_rte": is no field of TRL\'s SFTConfig; did you mean "learning_rate"?',
+        'option "max_step": is no field of TRL\'s SFTConfig; did you mean "max_steps"?',
+        '"num_train_epochs" is "60", want a number',
+        'option "weight_decay": is "much", want a number',
+        'option "seed": cannot be set: set seed in [suite]',
+        'option "hub_token": cannot be set: use [[export]]',
+    ):
+        assert told in outcome.err
+    assert outcome.err.count("\n") == 6
+
+
+def test_values_of_a_sweep_are_told_without_the_library(project: Project) -> None:
+    """Every value of a sweep is looked at, not only the one that stands in the table."""
+    suite = SUITE.replace('use = "fake"\ndata', 'use = "sft"\ndata').replace(
+        'slices = ["kind"]', 'slices = ["kind"]\nselect = "train.jsonl"'
+    )
+    suite += '\n[sweep]\n"train.weight_decay" = [0.1, "much"]\nby = "qa.exact_match"\n'
+    outcome = project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run("--collect-only")
+    assert outcome.code == 4
+    assert 'option "weight_decay": is "much", want a number' in outcome.err
+
+
+@pytest.mark.slow
+def test_known_fields_are_those_of_the_library() -> None:
+    """The kept list has the names of SFTConfig's fields, and takes of each what the library's own types take."""
+    trl = pytest.importorskip("trl")
+    assert {name: version(name) for name in fields.VERSIONS} == fields.VERSIONS
+    theirs = {name: hint for name, hint in get_type_hints(trl.SFTConfig).items() if not name.startswith("_")}
+    theirs = {name: theirs[name] for name in trl.SFTConfig.__dataclass_fields__}
+    hub = {name for name in theirs if name.startswith("hub_")}
+    assert fields.FIELDS.keys() | fields.OURS.keys() | hub == theirs.keys()
+    for name, want in fields.FIELDS.items():
+        assert [schema.fits(v, want) for v in VALUES] == [schema.fits(v, theirs[name]) for v in VALUES], name
+
+
+def test_field_of_another_version_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another TRL is installed, a name that is not known here is no mistake yet, but one of ours still is."""
+    monkeypatch.setitem(fields.VERSIONS, "trl", "0.0.1")
+    look(brand_new=1)
+    with pytest.raises(Exception, match="cannot be set"):
+        look(output_dir="x")
