@@ -15,8 +15,9 @@ from harness.errors import of_the_machine
 from harness.pipeline.session import Session
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
-from harness.release import conversions
 from harness.suite.tables import Model
+from harness.workers.loading import load_each, load_here
+from harness.workers.pieces import APPETITE
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,14 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
     """Yield a subject per ref; the models are loaded when something is asked that is not remembered."""
     model = model or session.suite.model
     loader = session.collection.plugins.find("loader", model.use).function
-    models = Models(partial(conversions.load_each, loader, isolated(list(refs))))
-    identify = capabilities.Loader.of(loader).identity if session.responses else None
+    about = capabilities.Loader.of(loader)
+    own = isolated(list(refs))
+    # What is served elsewhere has workers of its own.
+    models = Models(
+        partial(load_each, loader, own) if about.remote else partial(load_here, loader, own, session.progress)
+    )
+    appetite = None if about.remote else APPETITE
+    identify = about.identity if session.responses else None
     try:
         subjects: list[Subject] = []
         for i, ref in enumerate(refs):
@@ -41,7 +48,7 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
             if identity is None or session.responses is None:
                 subjects.append(models[i])
             else:
-                subjects.append(CachedSubject(ref, identity, models, i, session.responses))
+                subjects.append(CachedSubject(ref, identity, models, i, session.responses, appetite))
         yield Loaded(models, subjects)
     finally:
         models.close()
