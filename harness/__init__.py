@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from harness.suite.tables import Eval, Suite
     from harness.texts.shown import shorten, shown
     from harness.texts.shown import whole as whole_text
+    from harness.workers.child import Desk
+    from harness.workers.protocol import Lost, Worker
 
 __all__ = [
     "CONVERSION_NOTES",
@@ -65,6 +67,7 @@ __all__ = [
     "CachedSubject",
     "Caveat",
     "CheckFailed",
+    "Desk",
     "Eval",
     "Example",
     "ExitCode",
@@ -75,6 +78,7 @@ __all__ = [
     "Gguf",
     "Labels",
     "Logprob",
+    "Lost",
     "Marking",
     "Metric",
     "Mistakes",
@@ -96,6 +100,7 @@ __all__ = [
     "Task",
     "TrainingRow",
     "UsageError",
+    "Worker",
     "adapter",
     "cache_dir",
     "chat",
@@ -151,6 +156,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Built": "harness.records.findings",
     "CONVERSION_NOTES": "harness.release.conversions:NOTE",
     "CachedSubject": "harness.answers.cache",
+    "Desk": "harness.workers.child",
     "Eval": "harness.suite.tables",
     "Example": "harness.records.findings",
     "CheckFailed": "harness.errors",
@@ -161,6 +167,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Generation": "harness.records.models",
     "Gguf": "harness.artifacts.gguf",
     "HELD_OUT": "harness.data.rows",
+    "Lost": "harness.workers.protocol",
     "Marking": "harness.evaluation.grading",
     "Mistakes": "harness.errors",
     "Models": "harness.answers.cache",
@@ -175,6 +182,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Suite": "harness.suite.tables",
     "Task": "harness.collection.plan",
     "TrainingRow": "harness.records.findings",
+    "Worker": "harness.workers.protocol",
     "adapter": "harness.capabilities",
     "cache_dir": "harness.files",
     "chat": "harness.data.chat:",

@@ -30,6 +30,7 @@ KINDS = {  # what a table's `use` names -> the hook that provides it
     "exporter": "harness_exporters",
     "saboteur": "harness_saboteurs",
     "check": "harness_checks",
+    "workers": "harness_workers",
 }
 
 
