@@ -25,6 +25,8 @@ from harness.pipeline.session import Options, Session, checks_of, open_collectio
 from harness.records.findings import Built, Finding
 from harness.schema import show
 from harness.suite.tables import Sweep
+from harness.workers.loading import load_now
+from harness.workers.on import PYTHON
 
 
 def check_suite(path: Path, options: Options) -> tuple[list[Finding], Built | None, Plan]:
@@ -114,8 +116,10 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
 
 def _data(session: Session) -> dict[str, Any]:
     """Return what checks of the data see."""
-    model = session.suite.model
-    load = partial(session.collection.plugins.find("loader", model.use).function, **model.options)
+    model, plugins = session.suite.model, session.collection.plugins
+    load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
+    if PYTHON in model.options:
+        load = partial(load_now, plugins, session.suite.path, model.use, options=model.options)
     return check.data_objects(session.collection, session.base, load)
 
 

@@ -67,8 +67,8 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
 
 def _pool(session: Session, crew: Workers, loader: str, refs: Sequence[ModelRef]) -> Pool:
     """Return the workers of a stage, not started."""
-    suite, plugins = session.suite.path.resolve(), [*session.options.plugins]
-    return Pool(crew, Opening(loader, refs, str(suite), plugins), session.progress)
+    opening = Opening(loader, refs, str(session.suite.path.resolve()), session.collection.plugins.asked)
+    return Pool(crew, opening, session.progress)
 
 
 def prompted(session: Session, item: Item, subject: Subject) -> Subject:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from harness.artifacts.digests import digest_of
+from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
+from harness.workers.on import workers
 from harness.workers.pieces import InPieces
+from harness.workers.pool import Opening, Pool
 
 Loader = Callable[..., AbstractContextManager[list[Subject]]]
 
@@ -31,3 +37,17 @@ def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Callable[[Progress
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
         yield [InPieces(subject, tell) for subject in subjects]
+
+
+@contextmanager
+def load_now(
+    plugins: Plugins, suite: Path, use: str, refs: Sequence[ModelRef], options: Mapping[str, Any]
+) -> Iterator[list[Subject]]:
+    """Yield a subject per ref from a loader itself, or from one worker where its options name another interpreter."""
+    if crew := workers("", plugins, options):
+        own = [replace(ref, options=options) for ref in refs]
+        with Pool(crew, Opening(use, own, str(suite.resolve()), plugins.asked), lambda _: None).loaded() as subjects:
+            yield subjects
+    else:
+        with plugins.find("loader", use).function(refs, **options) as subjects:
+            yield subjects
