@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from harness.suite.tables import Eval, Suite
     from harness.texts.shown import markdown, shorten, shown
     from harness.texts.shown import whole as whole_text
+    from harness.workers.child import Desk
+    from harness.workers.protocol import Lost, Worker
 
 __all__ = [
     "CONVERSION_NOTES",
@@ -69,6 +71,7 @@ __all__ = [
     "CachedSubject",
     "Caveat",
     "CheckFailed",
+    "Desk",
     "Eval",
     "Example",
     "ExitCode",
@@ -80,6 +83,7 @@ __all__ = [
     "Gguf",
     "Labels",
     "Logprob",
+    "Lost",
     "Marking",
     "Metric",
     "Mistakes",
@@ -105,6 +109,7 @@ __all__ = [
     "TrainingStep",
     "UsageError",
     "Verdict",
+    "Worker",
     "adapter",
     "cache_dir",
     "chat",
@@ -165,6 +170,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Built": "harness.records.findings",
     "CONVERSION_NOTES": "harness.release.conversions:NOTE",
     "CachedSubject": "harness.answers.cache",
+    "Desk": "harness.workers.child",
     "Eval": "harness.suite.tables",
     "Example": "harness.records.findings",
     "CheckFailed": "harness.errors",
@@ -175,6 +181,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Generation": "harness.records.models",
     "Gguf": "harness.artifacts.gguf",
     "HELD_OUT": "harness.data.rows",
+    "Lost": "harness.workers.protocol",
     "Marking": "harness.evaluation.grading",
     "Mistakes": "harness.errors",
     "Models": "harness.answers.cache",
@@ -190,6 +197,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Task": "harness.collection.plan",
     "TrainingRow": "harness.records.findings",
     "TrainingStep": "harness.records.run",
+    "Worker": "harness.workers.protocol",
     "adapter": "harness.capabilities",
     "cache_dir": "harness.files",
     "chat": "harness.data.chat:",

@@ -36,9 +36,10 @@ def harness_loaders() -> Provided:  # type: ignore[empty-body]
     `(path, *, …)`, returns a Source without loading weights into memory. Its `identity`, of `(ref, *, …)`,
     names everything an answer of the model depends on (weights, tokenizer, dtype, library versions, your own code)
     as a string, without loading it: answers are remembered under it. Without it, or where it returns None, they are
-    not remembered, and the model is loaded for every run. `probe(path)` raises UsageError at a candidate's folder that
-    cannot be loaded, `needs(options)` names the modules that are imported late, and `remote=True` says that a
-    candidate's path is a name, not a folder.
+    not remembered, and the model is loaded for every run. A loader with an option `python` is called, and asked for
+    identities, in a process of that interpreter where the suite gives one. `probe(path)` raises UsageError at a
+    candidate's folder that cannot be loaded, `needs(options)` names the modules that are imported late, and
+    `remote=True` says that a candidate's path is a name, not a folder.
     """
 
 
@@ -135,6 +136,18 @@ def harness_checks() -> Provided:  # type: ignore[empty-body]
     `twin`), results (`result`, `task`); harness.evaluation.checks.STAGES says what each is. An error stops the run,
     before training with exit code 4, after it with 1. The docstring is what `harness explain CODE` prints.
     `@checker(leaks=True)` tells which rows of an evaluation were trained on.
+    """
+
+
+@hookspec
+def harness_workers() -> Provided:  # type: ignore[empty-body]
+    """Return workers for `--on NAME:PLACE`: `workers(place, *, python) -> Workers`, started when they are needed.
+
+    They carry messages to processes that answer with a loader's models, elsewhere if need be, and know nothing of them:
+    see harness.workers.protocol. At the other end `harness.Desk().answer(message)` returns the reply, in any
+    environment that has the harness and the loader's plugin. `python` is another interpreter, where the suite's
+    [model] names one. Raises UsageError at a place that is none. A worker that died is `harness.Lost`, never
+    another error.
     """
 
 

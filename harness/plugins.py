@@ -30,6 +30,7 @@ KINDS = {  # what a table's `use` names -> the hook that provides it
     "exporter": "harness_exporters",
     "saboteur": "harness_saboteurs",
     "check": "harness_checks",
+    "workers": "harness_workers",
 }
 
 
@@ -46,8 +47,8 @@ class Provided:
 class Plugins:
     """The loaded plugins, and everything they provide by kind and name."""
 
-    def __init__(self, manager: pluggy.PluginManager) -> None:
-        self.manager = manager
+    def __init__(self, manager: pluggy.PluginManager, asked: Sequence[str] = ()) -> None:
+        self.manager, self.asked = manager, tuple(asked)
         self.hook = manager.hook
         self.provided = self._gather()
         self._codes: dict[tuple[tuple[str, str], ...], str] = {}
@@ -125,7 +126,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
         _register(manager, str(harnessfile), lambda: _import_file(harnessfile))
     _refuse_misspelt(manager)
-    return Plugins(manager)
+    return Plugins(manager, asked)
 
 
 def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any]) -> None:

@@ -32,6 +32,7 @@ from harness.release.lockfile import plugins_of, rows_digest, table_of
 from harness.release.previous import shipped
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
+from harness.workers.loading import load_now
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how
@@ -96,8 +97,8 @@ def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequ
     if ref.digest != told.weights:
         found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
         return
-    loader = plan.plugins.find("loader", plan.suite.model.use).function
-    with loader([ref], **plan.suite.model.options) as [subject]:
+    model = plan.suite.model
+    with load_now(plan.plugins, suite, model.use, [ref], model.options) as [subject]:
         _compare(found, plan, known, drawn, ref.name, subject)
     if not found.rows:
         raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))

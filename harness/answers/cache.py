@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import astuple
 from typing import Any, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
 from harness.errors import RAISES, UsageError
-from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject
+from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject, streamed
 from harness.records.samples import Prompt
 from harness.texts.shown import whole
 
@@ -71,8 +71,16 @@ class CachedSubject:
     `asked` counts the requests so far, `found` those that were answered before.
     """
 
-    def __init__(self, ref: ModelRef, identity: str, models: Models, number: int, responses: Responses) -> None:
-        self.name, self.digest = ref.name, ref.digest
+    def __init__(
+        self,
+        ref: ModelRef,
+        identity: str,
+        models: Models,
+        number: int,
+        responses: Responses,
+        appetite: int | None = None,
+    ) -> None:
+        self.name, self.digest, self.appetite = ref.name, ref.digest, appetite
         self.identity, self.responses = identity, responses
         self._models, self._number = models, number
         self.asked = self.found = 0
@@ -94,7 +102,7 @@ class CachedSubject:
 
         def ask(numbers: Sequence[int]) -> Stream[str]:
             keywords = how.some(numbers).keywords
-            for number, answer in _stream(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
+            for number, answer in streamed(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
                 yield number, self._whole(answer)
 
         return self._answers(keys, ask, str, _text)
@@ -106,7 +114,7 @@ class CachedSubject:
         options = {"truncate": True} if truncate else {}
 
         def ask(numbers: Sequence[int]) -> Stream[Logprob]:
-            return _stream(self.loaded, "logprobs", [pairs[i] for i in numbers], options)
+            return streamed(self.loaded, "logprobs", [pairs[i] for i in numbers], options)
 
         return self._answers(keys, ask, astuple, _score)
 
@@ -252,12 +260,3 @@ def awake(subject: Subject) -> Subject:
 def tally(subject: Subject | None) -> tuple[int, int]:
     """Count the requests so far, and those that were answered from the cache."""
     return (subject.asked, subject.found) if isinstance(subject, CachedSubject) else (0, 0)
-
-
-def _stream(subject: Any, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Stream[Any]:
-    """Yield (number, answer) as answers come, or all at once from a subject that cannot stream."""
-    stream = getattr(subject, f"stream_{method}", None)
-    if stream:
-        yield from stream(requests, **options)
-    else:
-        yield from enumerate(getattr(subject, method)(requests, **options))

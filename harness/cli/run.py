@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         select=args.select,
         cache=not args.no_cache,
         plugins=tuple(args.p),
+        on=args.on,
         ignore=tuple(args.ignore),
         junit_xml=args.junit_xml,
     )
@@ -92,6 +94,12 @@ def run_parser(commands: Commands) -> None:
     one.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
     one.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
     one.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
+    one.add_argument(
+        "--on",
+        default=os.environ.get("HARNESS_ON", ""),
+        metavar="WORKERS",
+        help="where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)",
+    )
     with_plugins(one)
     with_overrides(one)
     one.add_argument(

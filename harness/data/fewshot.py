@@ -22,6 +22,11 @@ class FewShot:
     def digest(self) -> str:
         return self.subject.digest
 
+    @property
+    def appetite(self) -> int | None:
+        """Return the rows to be given at once, as the subject wants them."""
+        return getattr(self.subject, "appetite", None)
+
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt after the examples."""
         return self.subject.generate([with_examples(p, self.examples) for p in prompts], **options)

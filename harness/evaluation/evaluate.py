@@ -17,10 +17,10 @@ from harness.records.frozen import isolated, plain
 from harness.records.metrics import Metric
 from harness.records.models import Progress, Subject, chunks
 from harness.records.samples import Result, Sample, Score
+from harness.stats.eprocess import looks
 from harness.texts.shown import whole
 
-CHUNK = 64  # rows given to an evaluator at once: enough to share prompts, and a sign of life in between
-STEP = 16  # rows between two looks, where it may stop early
+CHUNK = 64  # rows given to an evaluator at once, where its subject says nothing: a sign of life in between
 
 
 def evaluate(
@@ -35,7 +35,7 @@ def evaluate(
 ) -> Result:
     """Evaluate a subject on a task's rows; `against` goes to evaluators that compare.
 
-    With `enough` the rows are asked in a random order, and no more once it is true of what there is.
+    With `enough` the rows are asked in a random order, and no more once it is true at one of the `looks`.
     A row without a score is listed in `missing`, and stays an error. Raises ValueError on scores
     for rows that do not exist or that were scored already, and whatever the evaluator raises.
     """
@@ -62,13 +62,19 @@ def evaluate(
     what = f"{name}::{task.spec.name}"
     progress(Progress(what, 0, len(samples)))
     done = 0
-    for rows in chunks(samples, STEP if enough else CHUNK):
-        scores += _unique(task.function(subject, isolated(rows), **options), {s.id for s in rows})
-        done += len(rows)
-        progress(Progress(what, done, len(samples)))
+    for end in looks(len(samples)) if enough else [len(samples)]:
+        for rows in chunks(samples[done:end], appetite(task, subject)):
+            scores += _unique(task.function(subject, isolated(rows), **options), {s.id for s in rows})
+            done += len(rows)
+            progress(Progress(what, done, len(samples)))
         if enough and done < len(samples) and enough(result(samples[:done])):
             break
     return result(samples[:done])
+
+
+def appetite(task: Task, subject: Subject) -> int:
+    """Return how many rows to hand out at once; what is timed is asked a few at a time."""
+    return CHUNK if task.uncached else getattr(subject, "appetite", None) or CHUNK
 
 
 def asked_digest(samples: Sequence[Sample]) -> str:

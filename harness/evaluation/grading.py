@@ -15,14 +15,13 @@ from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
 from harness.collection.plan import Task
-from harness.evaluation.evaluate import asked_digest, taken
+from harness.evaluation.evaluate import appetite, asked_digest, taken
 from harness.gates import labels as by_people
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks
 from harness.records.samples import Caveat, Labels, Result, Score
 from harness.texts.shown import whole
 
-CHUNK = 64  # rows asked at once: a sign of life in between
 ASKED = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
 
 
@@ -51,7 +50,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     named, _ = schema.options_of(task.function)
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
-    for rows in chunks(samples, CHUNK):
+    for rows in chunks(samples, appetite(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         found = thought.answers(subject, [s.input for s in rows], **how)
         scores += [Score(s.id, {}, answer=whole(said)) for s, (said, _) in zip(rows, found, strict=True)]

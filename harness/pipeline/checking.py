@@ -29,6 +29,8 @@ from harness.reports.report_json import made
 from harness.schema import show
 from harness.suite.tables import Sweep
 from harness.texts.shown import whole
+from harness.workers.loading import load_now
+from harness.workers.on import PYTHON
 
 LONGEST = 20_000  # characters of a training row that a report shows
 
@@ -150,8 +152,10 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
 
 def _data(session: Session) -> dict[str, Any]:
     """Return what checks of the data see."""
-    model = session.suite.model
-    load = partial(session.collection.plugins.find("loader", model.use).function, **model.options)
+    model, plugins = session.suite.model, session.collection.plugins
+    load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
+    if PYTHON in model.options:
+        load = partial(load_now, plugins, session.suite.path, model.use, options=model.options)
     return check.data_objects(session.collection, session.base, load)
 
 

@@ -1,9 +1,9 @@
-"""Load models for a stage: none is in memory before something is asked of it that is not remembered."""
+"""Load models for a stage, here or in workers: none before something is asked of it that is not remembered."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,8 +15,12 @@ from harness.errors import of_the_machine
 from harness.pipeline.session import Session
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
-from harness.release import conversions
 from harness.suite.tables import Model
+from harness.workers.loading import load_each, load_here
+from harness.workers.on import workers
+from harness.workers.pieces import APPETITE
+from harness.workers.pool import Opening, Pool, WorkersGone
+from harness.workers.protocol import Workers
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,39 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
     """Yield a subject per ref; the models are loaded when something is asked that is not remembered."""
     model = model or session.suite.model
     loader = session.collection.plugins.find("loader", model.use).function
-    models = Models(partial(conversions.load_each, loader, isolated(list(refs))))
-    identify = capabilities.Loader.of(loader).identity if session.responses else None
-    try:
+    about = capabilities.Loader.of(loader)
+    own = isolated(list(refs))
+    crew = None if about.remote else workers(session.options.on, session.collection.plugins, model.options)
+    with ExitStack() as stack:
+        if crew:
+            pool = stack.enter_context(closing(_pool(session, crew, model.use, own)))
+            models = Models(pool.loaded)
+        elif about.remote:
+            models = Models(partial(load_each, loader, own))  # elsewhere, and cut there
+        else:
+            models = Models(partial(load_here, loader, own, session.progress))
+        stack.callback(models.close)
+        identify = about.identity if session.responses else None
+        if crew and crew.elsewhere and session.responses:
+            identities: Sequence[str | None] = pool.open()
+        else:
+            identities = [identify(isolated(ref), **ref.options) if identify else None for ref in refs]
+            if crew and not crew.elsewhere and identify:
+                pool.identities = tuple(identities)
+        appetite = None if about.remote else APPETITE
         subjects: list[Subject] = []
-        for i, ref in enumerate(refs):
-            identity = identify(isolated(ref), **ref.options) if identify else None
+        for i, (ref, identity) in enumerate(zip(refs, identities, strict=True)):
             if identity is None or session.responses is None:
                 subjects.append(models[i])
             else:
-                subjects.append(CachedSubject(ref, identity, models, i, session.responses))
+                subjects.append(CachedSubject(ref, identity, models, i, session.responses, appetite))
         yield Loaded(models, subjects)
-    finally:
-        models.close()
+
+
+def _pool(session: Session, crew: Workers, loader: str, refs: Sequence[ModelRef]) -> Pool:
+    """Return the workers of a stage, not started."""
+    opening = Opening(loader, refs, str(session.suite.path.resolve()), session.collection.plugins.asked)
+    return Pool(crew, opening, session.progress)
 
 
 def prompted(session: Session, item: Item, subject: Subject) -> Subject:
@@ -58,4 +82,5 @@ def prompted(session: Session, item: Item, subject: Subject) -> Subject:
 
 def is_fatal(error: BaseException, models: Models | None) -> bool:
     """Return whether an error of one evaluation would be that of every other: no model, no disk or no memory."""
-    return (models is not None and error is models.broken) or bool(of_the_machine(error))
+    gone = isinstance(error, WorkersGone) or (models is not None and error is models.broken)
+    return gone or bool(of_the_machine(error))

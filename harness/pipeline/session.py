@@ -24,6 +24,7 @@ from harness.records.models import ModelRef, Progress
 from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
+from harness.workers.on import workers
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Options:
     cache: bool = True
     counts: bool = True  # as an attempt, in the ledger
     plugins: tuple[str, ...] = ()
+    on: str = ""  # where models answer: NAME:PLACE of workers, or in this process
     ignore: tuple[str, ...] = ()  # codes of checks
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
@@ -94,6 +96,7 @@ def prepare(path: Path, options: Options) -> Plan:
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)
+    workers(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
     plan = collect(suite, plugins, limit=options.limit, selecting=options.select)
     check_places(suite, options.out, options.junit_xml)
     return select.select(plan, options.keyword, options.out if options.last_failed else None)

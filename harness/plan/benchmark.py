@@ -24,6 +24,7 @@ from harness.collection.plan import Item, Plan, Task
 from harness.errors import UsageError
 from harness.files import cache_dir, write_text
 from harness.release.lockfile import rows_digest
+from harness.workers.loading import load_now
 
 if TYPE_CHECKING:
     from harness.pipeline.session import Session
@@ -224,9 +225,8 @@ def _evaluation(session: Session) -> Measured:
 
     seconds: dict[str, float] = {}
     begun = time.monotonic()
-    model = session.suite.model
-    loader = session.collection.plugins.find("loader", model.use).function
-    with loader([session.base], **model.options) as [subject]:
+    suite, plugins = session.suite, session.collection.plugins
+    with load_now(plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [subject]:
         setup = time.monotonic() - begun
         for item, task in _timed(session.collection):
             asked = prompted(session, item, subject)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,8 +119,9 @@ class Subject(Protocol):
     It may have more, and works without: `stream_generate` and `stream_logprobs` take the same arguments and yield
     (number, answer) as answers come, in any order, so that a killed run keeps them; `count_tokens(pairs)`, `context`
     in tokens; `render(messages)`, the chat template with the answer's turn opened; `prefix`, the text of the token
-    before a text without a prompt; and `notes`, a list of what a person should know about how answers came to be,
-    which the report takes over.
+    before a text without a prompt; `notes`, a list of what a person should know about how answers came to be, which the
+    report takes over; `forget()`, which drops what it keeps of earlier requests to be faster, so that an answer depends
+    on those that are asked with it alone; and `appetite`, the rows that an evaluator should be given at once (64).
     """
 
     @property
@@ -230,6 +231,17 @@ class Progress:
     total: int
     facts: Mapping[str, str | float] = field(default_factory=dict)
     remark: str = ""
+
+
+def streamed(
+    subject: Any, method: str, requests: Sequence[Any], options: Mapping[str, Any]
+) -> Generator[tuple[int, Any], None, None]:
+    """Yield (number, answer) as answers come, or all at once from a subject that cannot stream."""
+    stream = getattr(subject, f"stream_{method}", None)
+    if stream:
+        yield from stream(requests, **options)
+    else:
+        yield from enumerate(getattr(subject, method)(requests, **options))
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

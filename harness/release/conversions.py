@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from harness.errors import CheckFailed
 from harness.files import folder_in_place, read_facts
 from harness.records.frozen import isolated
 from harness.records.gates import Verdict, ships
-from harness.records.models import ModelRef, Subject
+from harness.records.models import ModelRef
 from harness.release.seal import sealed
 from harness.suite.tables import Export, Suite
 
 OURS = formats.OURS
 NOTE = f"{OURS}copy.json"  # an exporter's facts about a copy, for the report
-Loader = Callable[..., AbstractContextManager[list[Subject]]]
 
 
 def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:
@@ -85,20 +83,6 @@ def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> 
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return what an exporter noted of a copy; it owes us nothing."""
     return read_facts(folder / NOTE)
-
-
-@contextmanager
-def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject]]:
-    """Yield a subject per ref; those with the same options are loaded by one call, to share what they can."""
-    alike: dict[str, list[int]] = {}
-    for i, ref in enumerate(refs):
-        alike.setdefault(digest_of(dict(ref.options)), []).append(i)
-    found: dict[int, Subject] = {}
-    with ExitStack() as stack:
-        for numbers in alike.values():
-            loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
-            found.update(zip(numbers, loaded, strict=True))
-        yield [found[i] for i in range(len(refs))]
 
 
 def parent_reasons(suite: Suite, declared: Export, verdicts: Iterable[Verdict]) -> list[str]:

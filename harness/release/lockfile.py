@@ -23,6 +23,7 @@ from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Sample
+from harness.stats.eprocess import looks
 from harness.texts import secrets
 
 FORMAT = 1
@@ -44,6 +45,7 @@ def lock(plan: Plan, run: Run, leaks: contamination.Leaks | None = None) -> dict
         "subjects": dict(run.digests),
         "metrics": {name: _metrics(task.metrics.values()) for name, task in plan.tasks.items()},
         "data": _data(plan),
+        **({"looks": stops} if (stops := _looks(plan)) else {}),
         **({"left_out": left_out} if left_out else {}),
         "harness": run.harness,
         "plugins": list(plugins_of(plan.plugins)),
@@ -113,6 +115,12 @@ def _data(plan: Plan) -> dict[str, dict[str, Any]]:
             if rows:
                 found[what] = {"rows": len(rows), "sha256": rows_digest(rows)}
     return found
+
+
+def _looks(plan: Plan) -> dict[str, list[int]]:
+    """Return after how many rows an eval that may stop early is looked at, whatever machine it runs on."""
+    early = {name: task.samples for name, task in plan.tasks.items() if task.spec.stop == "early"}
+    return {name: looks(len(samples)) for name, samples in early.items() if samples}
 
 
 def rows_digest(samples: Sequence[Sample]) -> str:

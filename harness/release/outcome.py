@@ -38,6 +38,7 @@ class Locked:
     evals: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, int]  # of every evaluation
     left_out: Mapping[str, Mapping[str, Any]]
+    looks: Mapping[str, Sequence[int]]  # after how many rows evaluations may stop; older locks do not tell
 
     def metric(self, gate: Gate) -> Metric | None:
         return self.metrics.get(gate.eval, {}).get(gate.metric_name)
@@ -59,14 +60,15 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}")
     tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
-    metrics: dict[str, dict[str, Metric]] = {}
+    metrics: dict[str, dict[str, Metric]] = {name: {} for name, _ in tables}
     for (name, metric), table in tables.items():
-        combine = _elsewhere if table["combine"] else None
-        metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine)
+        makes = _elsewhere if table["combine"] else None
+        metrics[name][metric] = Metric(metric, table["better"], table["scale"], makes)
     combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in tables.items() if t["combine"]}
     rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
-    evals = {e["name"]: e for e in suite["evals"]}
-    return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}))
+    evals, left = {e["name"]: e for e in suite["evals"]}, lock.get("left_out", {})
+    looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
+    return Locked(about, gates, metrics, combines, evals, rows, left, looks)
 
 
 def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
@@ -218,8 +220,7 @@ class _Case:
 
     def unjudged_error(self) -> str:
         """Return that an outcome has no p-values to follow from, or nothing."""
-        outcome = self.verdict["outcome"]
-        return f"is {outcome} without p-values" if outcome != Outcome.INCONCLUSIVE else ""
+        return "" if (o := self.verdict["outcome"]) == Outcome.INCONCLUSIVE else f"is {o} without p-values"
 
     def difference_error(self, want: Outcome, because: str) -> str:
         """Return that the outcome is not the one wanted, because of what, or nothing."""
@@ -233,13 +234,14 @@ class _Case:
 
         Early stopping, slices, leaks and weights of 0 make them fewer.
         """
-        there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
-        if there is None:
+        n = self.verdict["n"]
+        if (there := self.locked.rows.get(self.gate.eval)) is None:
             return ""
         judged = n + self.weightless + (self.verdict["left_out"] or 0)
-        fewer = self.gate.slice is not None or self.early
-        if judged > there or (judged < there and not fewer):
+        if judged > there or (judged < there and self.gate.slice is None and not self.early):
             return f"was judged on {judged} rows, the lock has {there}"
+        if judged not in self.locked.looks.get(self.gate.eval, [judged]) and not self.gate.clean_only:  # they count all
+            return f"stopped at {judged} rows, where the lock has no look"
         return "" if n else "was judged on no row"
 
     @property

@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 BETS = (0.06, 0.1, 0.16, 0.27, 0.45, 0.75)  # shares of the wealth at risk, for differences from small to clear
 GRID = 500  # means that the confidence sequence tries
 BLOCK = 256  # rows at a time, for memory
+FIRST_LOOK = 64  # rows
+
+
+def looks(rows: int) -> list[int]:
+    """Return after how many rows it is asked whether a claim is decided: 64, then twice as many each time, and all.
+
+    However one looks the risk is the same. The counts double, so that many machines find rows to answer between two of
+    them, and none can change a verdict; what is decided between two looks takes the rows up to the next.
+    """
+    counts = [FIRST_LOOK]
+    while counts[-1] < rows:
+        counts.append(2 * counts[-1])
+    return [*counts[:-1], rows]
 
 
 class EProcess:

@@ -115,7 +115,7 @@ class Scorer:
 
     def close(self) -> None:
         """Forget the cache and the model."""
-        self._forget()
+        self.forget()
         self.model = None
 
     def _packed(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
@@ -156,14 +156,15 @@ class Scorer:
             start = end
 
     def _shrink(self) -> None:
-        self._forget()
+        self.forget()
         self.budget //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.budget < SMALLEST:
             raise UsageError("[model]: not enough memory to score a single row; use a smaller dtype or model") from None
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the prefixes that are kept: what follows is computed as if nothing had been asked before."""
         self.cache, self.path = None, []
 
     def _walk_to(self, prefix: list[int]) -> None:
@@ -250,7 +251,7 @@ class Scorer:
         except Exception as error:
             if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
                 raise
-            self._forget()
+            self.forget()
             self.apart = []
             if self.tiles:  # once more, with PyTorch's own attention
                 self.tiles = self.probed = False
@@ -272,7 +273,7 @@ class Scorer:
         # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
         for row in Planner(pieces, range(len(pieces)), 2 * (last + predicted)).rows():
             self._take(row, self.logits(row), shared)
-        self._forget()
+        self.forget()
         for i, alone in self._plain(pieces):
             self._compare(shared[i], alone)
 

@@ -97,6 +97,10 @@ class HFSubject:
                     yield i, Logprob(sums[i].total, sums[i].tokens, len(pairs[i][1].encode()), sums[i].greedy)
         self._tell_why_plain()
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier requests, which others are computed from."""
+        self.scorer.forget()
+
     @property
     def prefix(self) -> str:
         """The text of the token that stands before a text without a prompt."""

@@ -251,6 +251,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     ),
     "early stopping": (GATES, each("close", outcome="PASS", method="e-process"), "as if it could stop early"),
     "no early stopping": (GATES, each("soon", method="exact binomial"), "was judged as if it could not"),
+    "a look of its own": (GATES, each("soon", n=100), "stopped at 100 rows, where the lock has no look"),
     "a member of another model": (GATES, each("other", candidate="adapter"), '"other" judged other weights'),
     "a warning on other weights": (GATES, each("hope", digest="0" * 64), '"hope" judged other weights'),
     "a wealth": (GATES, each("soon", lower=0.3), "is PASS with 0.3, on the wrong side of 0.5"),

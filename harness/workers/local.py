@@ -1,0 +1,138 @@
+"""Workers on this machine: child processes over pipes, one a GPU, or of one thread each where there is none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from harness.errors import UsageError
+from harness.texts import secrets
+from harness.texts.shown import shorten
+from harness.workers.protocol import Lost, Worker, read, write
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+GRACE = 5.0  # seconds that a process has to end by itself
+
+
+class Local:
+    """`--on local:N`: N child processes of this interpreter, or of another."""
+
+    def __init__(self, place: str, python: str | None = None) -> None:
+        self.said, self.elsewhere, self.python = f"local:{place}", python is not None, python or sys.executable
+        if not place.isdecimal() or int(place) < 1:
+            raise UsageError(f'--on "{self.said}": want a number of workers, such as "local:2"')
+        self.count, self.gpus = int(place), gpus()
+        most, what = (len(self.gpus), "GPUs") if self.gpus else (os.cpu_count() or 1, "cores, and no GPU")
+        if self.count > most:
+            raise UsageError(f'--on "{self.said}": this machine has {most} {what}; ask for {most} workers at most')
+        self.started = 0
+
+    def start(self) -> list[Worker]:
+        """Start the processes."""
+        return [self.again() for _ in range(self.count)]
+
+    def again(self) -> Worker:
+        """Start one more, on the GPU of the one that it follows where there are several."""
+        self.started += 1
+        device = self.gpus[(self.started - 1) % self.count % len(self.gpus)] if self.gpus else None
+        return Child(self.python, f"worker {self.started}", environment(device, ours=not self.elsewhere))
+
+
+class Child:
+    """A process that answers messages."""
+
+    def __init__(self, python: str, name: str, environment: dict[str, str]) -> None:
+        self.name, self.python, self._killed = name, python, False
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)  # a pipe that nobody reads holds nobody up
+        try:
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                [python, "-m", "harness.workers"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is the driver's, and what it starts ends with it
+            )
+        except OSError as error:
+            self._errors.close()
+            raise UsageError(f'python "{python}": {error.strerror}; want the interpreter of an environment') from None
+
+    def send(self, message: str) -> Future[str]:
+        """Give a message; its future holds the reply, or raises Lost."""
+        return self._thread.submit(self._exchange, message)
+
+    def _exchange(self, message: str) -> str:
+        assert self._process.stdin and self._process.stdout
+        try:
+            write(self._process.stdin, message)
+            reply = read(self._process.stdout)
+        except (OSError, ValueError) as error:
+            self._kill()
+            raise Lost(self._why(str(error))) from None
+        if reply is None:
+            raise Lost(self._why("it said no more"))
+        return reply
+
+    def _why(self, otherwise: str) -> str:
+        """Return how the process ended, and the last that it said."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+        code = self._process.returncode
+        how = otherwise if code in (None, 0) else f"ended by {_signal(-code)}" if code < 0 else f"ended with {code}"
+        words = ""
+        with suppress(OSError, ValueError):
+            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
+            lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            words = shorten(lines[-1]) if lines else ""
+        return f"{how}: {words}" if words else how
+
+    def close(self) -> None:
+        """End the process and all that it started."""
+        self._kill()
+        self._thread.shutdown(wait=True)
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+
+    def _kill(self) -> None:
+        if not self._killed:  # once: what is gone may have left its number
+            self._killed = True
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get(VISIBLE)
+    if named is not None:
+        return [name for name in named.split(",") if name.strip() not in ("", "-1")]
+    return [str(i) for i, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*")))]
+
+
+def environment(device: str | None, *, ours: bool) -> dict[str, str]:
+    """Return the environment of a worker: one GPU or one thread unless told, nobody's keys, and our modules if ours."""
+    found = {name: value for name, value in os.environ.items() if not secrets.is_secret(name)}
+    if device is not None:
+        found[VISIBLE] = device
+    for name in THREADS:
+        found.setdefault(name, os.environ.get("OMP_NUM_THREADS", "1"))
+    if ours:
+        found["PYTHONPATH"] = os.pathsep.join(p or "." for p in sys.path)
+    return found
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

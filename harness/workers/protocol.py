@@ -1,0 +1,220 @@
+"""What a driver and its workers say to each other: JSON, each message behind its length.
+
+A message is data and never code: what a worker answers is held to the types of answers, and an error it tells becomes
+one of a few kinds, whatever it calls itself.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from harness.errors import CheckFailed, UsageError
+from harness.records.models import Logprob, ModelRef, Sampling, Seal
+
+PROTOCOL = 1  # of the messages; a worker of another one is refused
+LARGEST = 1 << 28  # bytes of a message
+LENGTH = struct.Struct(">Q")
+METHODS = ("generate", "logprobs", "token_kl", "count_tokens", "render", "fact")
+RAISED: dict[str, type[Exception]] = {  # what a worker's error may become here; all others are RuntimeErrors
+    e.__name__: e for e in (ValueError, TypeError, KeyError, MemoryError, OSError, ArithmeticError, AttributeError)
+}
+
+
+class Lost(Exception):
+    """A worker that answers no more, and why; any other error is the model's own."""
+
+
+class Worker(Protocol):
+    """One that answers messages, in their order. `name` says which it is, for a person."""
+
+    name: str
+
+    def send(self, message: str) -> Future[str]:
+        """Give a message; its future holds the reply, or raises Lost."""
+        ...
+
+    def close(self) -> None:
+        """End it, whatever it is doing, and all that it started."""
+        ...
+
+
+class Workers(Protocol):
+    """What `--on` names. `elsewhere` says that they run in another environment, whose identity only they can tell."""
+
+    elsewhere: bool
+    said: str  # as `--on` says it
+
+    def start(self) -> list[Worker]:
+        """Start them; raises UsageError where they cannot be started."""
+        ...
+
+    def again(self) -> Worker | None:
+        """Start one in the place of a lost one, or return None: it goes on with fewer."""
+        ...
+
+
+def write(stream: IO[bytes], message: str) -> None:
+    """Write a message; raises OSError where nobody reads it."""
+    data = message.encode("ascii")
+    stream.write(LENGTH.pack(len(data)) + data)
+    stream.flush()
+
+
+def read(stream: IO[bytes]) -> str | None:
+    """Read a message, or None where there is none to come; raises ValueError at what is none."""
+    head = stream.read(LENGTH.size)
+    if not head:
+        return None
+    if len(head) < LENGTH.size or (size := LENGTH.unpack(head)[0]) > LARGEST:
+        raise ValueError(f"what came is no message: {head!r}")
+    data = stream.read(size)
+    if len(data) < size:
+        raise ValueError(f"a message of {size} bytes was cut off after {len(data)}")
+    return data.decode("ascii")
+
+
+def packed(message: Mapping[str, Any]) -> str:
+    """Return a message as text, in ASCII: half a surrogate pair has no other bytes."""
+    return json.dumps(message, default=_plain)
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    """Return a message; raises ValueError where a text is none."""
+    message = json.loads(text)
+    if not isinstance(message, dict):
+        raise ValueError("a message is no object")
+    return message
+
+
+# -- models and requests -----------------------------------------------------------------------------
+
+
+def told_ref(ref: ModelRef) -> dict[str, Any]:
+    """Return a reference to a model as JSON has it."""
+    return {**asdict(ref), "adapter": str(ref.adapter) if ref.adapter else None}
+
+
+def read_ref(told: Mapping[str, Any]) -> ModelRef:
+    """Return the reference that `told_ref` wrote."""
+    adapter, seal = told["adapter"], told["seal"]
+    ours = {"adapter": Path(adapter) if adapter else None, "seal": Seal(**seal) if seal else None}
+    return ModelRef(**{**told, **ours})
+
+
+def told_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of requests as JSON has them."""
+    drawn = options.get("sampling")
+    return {**options, **({"sampling": asdict(drawn)} if drawn else {})}
+
+
+def read_options(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that `told_options` wrote."""
+    drawn = told.get("sampling")
+    return {**told, **({"sampling": Sampling(**{**drawn, "seeds": tuple(drawn["seeds"])})} if drawn else {})}
+
+
+# -- answers -----------------------------------------------------------------------------------------
+
+
+def told_answers(method: str, answers: Sequence[Any]) -> list[Any]:
+    """Return a subject's answers as JSON has them."""
+    return [astuple(answer) if method == "logprobs" else answer for answer in answers]
+
+
+def read_answers(method: str, told: Any, wanted: int) -> list[Any]:
+    """Return answers; raises ValueError or TypeError where they are none, or not as many as were wanted."""
+    if not isinstance(told, list) or len(told) != wanted:
+        raise ValueError(f"it gave no {wanted} answers")
+    return [READ[method](value) for value in told]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("an answer is no text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("an answer is no whole number")
+    return value
+
+
+def _score(value: Any) -> Logprob:
+    total, tokens, size, greedy = value
+    return Logprob(_number(total), _count(tokens), _count(size), _switch(greedy))
+
+
+def _divergence(value: Any) -> tuple[float, int]:
+    total, tokens = value
+    return _number(total), _count(tokens)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError("an answer is no number")
+    return float(value)
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("an answer is neither true nor false")
+    return value
+
+
+def _fact(value: Any) -> Any:
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise TypeError("a fact is no text and no number")
+    return value
+
+
+READ: dict[str, Callable[[Any], Any]] = {
+    "generate": _text,
+    "logprobs": _score,
+    "token_kl": _divergence,
+    "count_tokens": _count,
+    "render": _text,
+    "fact": _fact,
+}
+
+
+# -- errors ------------------------------------------------------------------------------------------
+
+
+def told_error(error: BaseException) -> dict[str, Any]:
+    """Return an error as JSON has it."""
+    kind = next((c for c in type(error).__mro__ if c in (UsageError, CheckFailed)), type(error)).__name__
+    messages = list(error.messages) if isinstance(error, UsageError) else [str(error)]
+    number = error.errno if isinstance(error, OSError) else None
+    return {"kind": kind, "messages": messages, "errno": number, "trace": traceback.format_exc()}
+
+
+def read_error(told: Any) -> Exception:
+    """Return the error that a worker tells of: a mistake of the user, a finding, or one of the model's."""
+    told = told if isinstance(told, dict) else {}
+    kind, messages = str(told.get("kind")), [str(m) for m in told.get("messages") or ["without a word"]]
+    if kind == "UsageError":
+        return UsageError(*messages)
+    if kind == "CheckFailed":
+        return CheckFailed(messages[0])
+    if kind == "OSError" and isinstance(told.get("errno"), int):
+        return OSError(told["errno"], messages[0])
+    said = messages[0] if kind in (*RAISED, "RuntimeError") else f"{kind}: {messages[0]}"
+    error = RAISED.get(kind, RuntimeError)(said)
+    error.add_note(f"in a worker:\n{told.get('trace')}")
+    return error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a request holds {type(value).__name__}, which has no JSON")

@@ -1,0 +1,292 @@
+"""Pools of workers that die, hang, lie and answer in any order: every request is answered once, or the run stops."""
+
+from __future__ import annotations
+
+import json
+import random
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.answers import keys
+from harness.errors import CheckFailed, UsageError
+from harness.records.models import ModelRef, Progress, Sampling
+from harness.workers import pieces, pool
+from harness.workers.pool import Opening, Pool, WorkersGone
+from harness.workers.protocol import PROTOCOL, Lost, Worker
+
+OPENING = Opening("fake", [ModelRef("one", "x"), ModelRef("two", "y")], "suite.toml", [])
+ABOUT = {"protocol": PROTOCOL, "harness": keys.versions()["harness"], "versions": {"torch": "2"}}
+
+
+class Clock:
+    """Time that passes when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Fake:
+    """A worker that answers when it is told to."""
+
+    def __init__(self, crew: Crew, name: str) -> None:
+        self.crew, self.name, self.closed = crew, name, 0
+        self.at: tuple[dict[str, Any], Future[str]] | None = None
+
+    def send(self, message: str) -> Future[str]:
+        future: Future[str] = Future()
+        asked = json.loads(message)
+        if asked["do"] == "open":
+            future.set_result(json.dumps(self.crew.opened(self)))
+        else:
+            assert self.at is None
+            self.at = asked, future
+        return future
+
+    def close(self) -> None:
+        self.closed += 1
+        self.end(Lost("closed"))
+
+    def end(self, with_: str | Exception) -> None:
+        if self.at:
+            (_, future), self.at = self.at, None
+            future.set_result(with_) if isinstance(with_, str) else future.set_exception(with_)
+
+
+class Crew:
+    """Workers that do what a seed says: answer, die, or say what is no answer."""
+
+    elsewhere, said = False, "fake:3"
+
+    def __init__(
+        self, seed: int, *, deaths: float = 0.0, lies: float = 0.0, poison: str = "", most: int = 10**6
+    ) -> None:
+        self.random, self.deaths, self.lies, self.poison, self.most = random.Random(seed), deaths, lies, poison, most
+        self.all: list[Fake] = []
+        self.asked: list[list[str]] = []
+
+    def start(self) -> list[Worker]:
+        return [self.made() for _ in range(3)]
+
+    def again(self) -> Worker | None:
+        return self.made() if len(self.all) < self.most else None
+
+    def made(self) -> Worker:
+        self.all.append(Fake(self, f"worker {len(self.all) + 1}"))
+        return self.all[-1]
+
+    def opened(self, worker: Fake) -> dict[str, Any]:
+        return {"about": ABOUT, "identity": ["a", "b"]}
+
+    def step(self) -> None:
+        """Let one of those that are at something end it."""
+        if busy := [worker for worker in self.all if worker.at]:
+            worker = self.random.choice(busy)
+            assert worker.at
+            worker.end(self.reply(worker, worker.at[0]))
+
+    def reply(self, worker: Fake, asked: dict[str, Any]) -> str | Exception:
+        if asked["do"] == "load":
+            return json.dumps({"digests": ["d1", "d2"], "notes": [["slow"], []]})
+        rows = [json.dumps(request) for request in asked["requests"]]
+        if self.random.random() < self.deaths or (self.poison and any(self.poison in row for row in rows)):
+            return Lost("ended by SIGKILL")
+        if self.random.random() < self.lies:
+            return self.random.choice(["", "[]", "{}", '{"answers": [1]}', '{"answers": "x"}', "\x00", '{"notes": 3}'])
+        self.asked.append(rows)
+        seeds = (asked["options"].get("sampling") or {}).get("seeds") or [0] * len(rows)
+        if asked["method"] == "generate":
+            answers: list[Any] = [f"{r}|{s}|{len(rows)}" for r, s in zip(rows, seeds, strict=True)]
+        else:
+            answers = [[-float(len(r)), asked["number"], len(r), True] for r in rows]
+        return json.dumps({"answers": answers, "notes": [["slow"], []]})
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A pool's clock, and pieces so small that there are many."""
+    made = Clock()
+    monkeypatch.setattr(pool, "time", made)
+    monkeypatch.setattr(pieces, "COST", 300)
+    return made
+
+
+def running(crew: Crew, clock: Clock, monkeypatch: pytest.MonkeyPatch, tell: Any = lambda _: None) -> Pool:
+    """Return a pool of a crew, one of which ends something whenever it is waited for."""
+
+    def wait(futures: Any, timeout: float, return_when: str) -> tuple[set[Any], set[Any]]:
+        crew.step()
+        clock.now += timeout
+        ended = {future for future in futures if future.done()}
+        return ended, {*futures} - ended
+
+    monkeypatch.setattr(pool, "wait", wait)
+    return Pool(crew, OPENING, tell)
+
+
+@pytest.mark.parametrize("seeds", [range(n, n + 50) for n in range(0, 300, 50)], ids=str)
+def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 300 random rounds answers are those of a pool whose workers live: same pieces, own seeds, in order."""
+    for seed in seeds:
+        rng = random.Random(seed)
+        prompts = [f"question {rng.randrange(40)} " + "x" * rng.randrange(200) for _ in range(rng.randrange(1, 60))]
+        options = {"max_new_tokens": 4, "stop": (), "sampling": Sampling(1.0, seeds=tuple(range(len(prompts))))}
+        told: list[Progress] = []
+        found = []
+        for deaths, lies in ((0.0, 0.0), (rng.choice((0.05, 0.2)), rng.choice((0.0, 0.1)))):
+            crew = Crew(seed, deaths=deaths, lies=lies)
+            monkeypatch.setattr(pool, "DEATHS", 1000)
+            made = running(crew, clock, monkeypatch, told.append)
+            with made.loaded() as [one, two]:
+                answers = one.generate(prompts, **options)  # type: ignore[arg-type]
+                scores = two.logprobs([(p, " end") for p in prompts])
+            assert all(worker.closed for worker in crew.all)
+            assert made.lost == len(crew.all) - 3
+            assert sum("was lost" in note for note in one.notes) == made.lost  # type: ignore[attr-defined]
+            assert sorted(r for rows in crew.asked for r in rows) == sorted(
+                [json.dumps(p) for p in prompts] + [json.dumps([p, " end"]) for p in prompts]
+            )
+            found.append((answers, scores))
+        assert found[0] == found[1]
+        assert [a.split("|")[:2] for a in found[0][0]] == [[json.dumps(p), str(i)] for i, p in enumerate(prompts)]
+        assert all(0 < sign.done <= sign.total and sign.facts["workers"] == 3 for sign in told)
+
+
+def test_requests_on_which_three_workers_die_stop_the_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their first row is named, and the error is not one of a single evaluation."""
+    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
+    crew = Crew(0, poison="007")
+    with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGone) as caught:
+        one.generate(prompts, max_new_tokens=1)
+    assert "3 workers died on the same rows, the first is" in str(caught.value)
+    assert '"006 xxx' in str(caught.value) or '"007 xxx' in str(caught.value)
+    assert "SIGKILL" in str(caught.value)
+    assert all(worker.closed for worker in crew.all)
+
+
+def test_without_successors_it_goes_on_with_fewer(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crew that has no more workers ends with those it has, and the run stops when none is left."""
+    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
+    crew = Crew(3, most=3)
+    with running(crew, clock, monkeypatch).loaded() as [one, _]:
+        crew.deaths = 1.0
+        with pytest.raises(WorkersGone, match="no worker is left"):
+            one.generate(prompts, max_new_tokens=1)
+
+
+def test_a_worker_that_hangs_is_ended(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes, or ten median pieces if those take longer, are enough; its piece goes to another."""
+    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
+    crew = Crew(0)
+    made = running(crew, clock, monkeypatch)
+    with made.loaded() as [one, _]:
+        one.generate(prompts[:3], max_new_tokens=1)
+        step, stuck = crew.step, list[Fake]()
+
+        def hang() -> None:
+            if not stuck:
+                stuck.extend([worker for worker in crew.all if worker.at and worker.at[0]["do"] == "ask"][:1])
+            busy = [worker for worker in crew.all if worker.at and worker not in stuck]
+            if busy:
+                worker = busy[0]
+                assert worker.at
+                worker.end(crew.reply(worker, worker.at[0]))
+
+        monkeypatch.setattr(crew, "step", hang)
+        begun = clock.now
+        assert len(one.generate(prompts, max_new_tokens=1)) == 20
+        assert 600 <= clock.now - begun < 700
+        monkeypatch.setattr(crew, "step", step)
+    assert made.lost == len(stuck) == 1
+
+
+@pytest.mark.parametrize("kind", [UsageError, CheckFailed, ValueError])
+def test_the_models_own_errors_arrive_as_they_are(
+    kind: type[Exception], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No worker is lost by one, and the next evaluation is answered, also by those that were busy."""
+    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
+    crew = Crew(0)
+    made = running(crew, clock, monkeypatch)
+    reply = crew.reply
+
+    def fails(worker: Fake, asked: dict[str, Any]) -> str | Exception:
+        if asked["do"] == "ask" and any("013" in r for r in asked["requests"]):
+            return json.dumps({"error": {"kind": kind.__name__, "messages": ["row 13 is odd"], "trace": "Traceback"}})
+        return reply(worker, asked)
+
+    with made.loaded() as [one, _]:
+        monkeypatch.setattr(crew, "reply", fails)
+        with pytest.raises(kind, match="row 13 is odd"):
+            one.generate(prompts, max_new_tokens=1)
+        monkeypatch.setattr(crew, "reply", reply)
+        assert len(one.generate(prompts, max_new_tokens=1)) == 20
+    assert (made.lost, len(crew.all)) == (0, 3)
+
+
+def test_an_abandoned_stream_leaves_the_workers_to_others(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stops listening, or asks something else in between, gets no one else's answers."""
+    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
+    made = running(Crew(5), clock, monkeypatch)
+    with made.loaded() as [one, two]:
+        stream = one.stream_generate(prompts, max_new_tokens=1)  # type: ignore[attr-defined]
+        first = next(stream)
+        assert [s.tokens for s in two.logprobs([(p, " end") for p in prompts])] == [1] * 20
+        rest = dict([first, *stream])
+        assert [json.loads(rest[i].split("|")[0]) for i in range(20)] == prompts
+        stream = one.stream_generate(prompts, max_new_tokens=1)  # type: ignore[attr-defined]
+        next(stream)
+        stream.close()
+        assert [s.tokens for s in two.logprobs([(p, " end") for p in prompts])] == [1] * 20
+
+
+@pytest.mark.parametrize(
+    ("opened", "says"),
+    [
+        ({"identity": ["a", "c"]}, 'worker 2 has identity c of model "two", others have b: the same versions, so'),
+        ({"about": {**ABOUT, "versions": {"torch": "3"}}, "identity": ["a", "c"]}, "torch 3 against 2"),
+        ({"about": {**ABOUT, "harness": "0.0.1"}}, "worker 2 has harness 0.0.1 (protocol 1), this is"),
+        ({"about": {**ABOUT, "protocol": 9}}, "(protocol 9)"),
+        ({"about": None}, "harness None"),
+        ({"error": {"kind": "UsageError", "messages": ['no loader "fake"']}}, 'worker 2: no loader "fake"'),
+    ],
+)
+def test_a_worker_unlike_the_others_is_refused(
+    opened: dict[str, Any], says: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another identity, harness or protocol ends it before anything is asked, and both are shown."""
+    crew = Crew(0)
+    same = crew.opened
+    monkeypatch.setattr(crew, "opened", lambda w: {**same(w), **(opened if w.name == "worker 2" else {})})
+    with pytest.raises(WorkersGone) as caught, running(crew, clock, monkeypatch).loaded():
+        pass
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert all(worker.closed for worker in crew.all)
+
+
+def test_workers_that_die_while_they_load_stop_the_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of them are enough to know."""
+    crew = Crew(0)
+    monkeypatch.setattr(crew, "reply", lambda *_: Lost("ended by SIGKILL"))
+    with (
+        pytest.raises(WorkersGone, match="3 workers died while they loaded"),
+        running(crew, clock, monkeypatch).loaded(),
+    ):
+        pass
+    assert all(worker.closed for worker in crew.all)
+
+
+def test_the_opening_names_models_as_they_are(tmp_path: Path) -> None:
+    """References go there and back."""
+    from harness.records.models import Seal
+    from harness.workers.protocol import read_ref
+
+    seal = Seal("w", {"a": "b"}, None, "base")
+    refs = [ModelRef("a", "p", "d", tmp_path, {"load_in_4bit": True}, {"dtype": "float32"}, seal), ModelRef("b", "q")]
+    assert [read_ref(told) for told in json.loads(Opening("hf", refs, "s", ()).message())["refs"]] == refs
