@@ -73,8 +73,10 @@ class Evaluator(Capabilities):
     remarks: Given = None
     adversaries: Given = None
     estimate: Given = None
+    check_rows: Given = None
     marks: str | Callable[..., str] = ""  # "answers" or "pairs", or a function of the options that says which
     uncached: bool = False  # it measures time, and gets models that remember nothing
+    json_targets: bool = False  # a target is any JSON value, of which it gets the text
 
 
 @dataclass(frozen=True, kw_only=True)

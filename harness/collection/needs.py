@@ -17,7 +17,7 @@ STATISTICS = ("numpy", "scipy")
 RECOMPUTE = "recompute"  # the extra of the statistics alone, which is part of every other that can gate
 EXTRAS = {
     **dict.fromkeys(STATISTICS, RECOMPUTE),
-    **{"openai": "api", "anthropic": "judge", "lm_eval": "lm-eval"},
+    **{"openai": "api", "anthropic": "judge", "jsonschema": "json", "lm_eval": "lm-eval"},
     **dict.fromkeys(("cryptography", "securesystemslib"), "sign"),
 }
 

@@ -14,7 +14,7 @@ from harness.collection.plan import COMPARATIVE, Task
 from harness.collection.sources import Sources, overlap
 from harness.data import chat
 from harness.data.rows import to_samples
-from harness.errors import UsageError, did_you_mean
+from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.frozen import isolated, plain
 from harness.records.gates import PARENT
 from harness.records.metrics import Metric
@@ -63,7 +63,12 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
     if train and not spec.fewshot_data and (train.template or not (columns or template)):  # read as it is trained on
         columns, template = train.columns, train.template
     try:
+<<<<<<< HEAD
         pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=(), template=template)
+=======
+        structured = capabilities.Evaluator.of(task.function).json_targets
+        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=(), json_targets=structured)
+>>>>>>> room/evaluators
     except UsageError as error:
         context.mistakes.found.extend(error.messages)
         return task
@@ -124,26 +129,40 @@ def _samples(
     rows = sources.rows(spec.data, spec.where) if spec.data is not None else sources.own_rows(brings, spec)
     chosen = None
     if spec.select is not None:
-        rows, chosen = _split(context, sources, spec, rows)
-    return (None if rows is None else _made(context, spec, rows)), chosen
+        rows, chosen = _split(context, sources, spec, rows, function)
+    return (None if rows is None else _made(context, spec, rows, function)), chosen
 
 
-def _made(context: Context, spec: Eval, rows: Rows) -> Samples | None:
+def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any] | None) -> Samples | None:
+    """Return rows as samples, which its evaluator accepts; None where they are wrong."""
     rows = rows[: spec.limit] if spec.limit else rows
     rows = rows[: context.limit] if context.limit else rows
+    able = capabilities.Evaluator.of(function) if function else capabilities.Evaluator()
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
     about["template"] = spec.template
     if spec.data is not None and not context.readable(rows, spec.columns, spec.template, spec.where):
         return None
     try:
         given = spec.chat_template_kwargs if spec.data is not None else None
-        return tuple(to_samples(rows, spec.where, **about, arguments=given))
+        samples = tuple(to_samples(rows, spec.where, **about, arguments=given, json_targets=able.json_targets))
     except UsageError as error:
         context.mistakes.found.extend(error.messages)
         return None
+    told = Mistakes()
+    if function:
+        schema.check_options(function, spec.options, told.add)
+    if able.check_rows and not told.found:
+        try:
+            able.check_rows(isolated(samples), isolated(dict(spec.options)), context.suite.path.parent)
+        except UsageError as error:
+            context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
+            return None
+    return samples
 
 
-def _split(context: Context, sources: Sources, spec: Eval, confirm: Rows | None) -> tuple[Rows | None, Samples | None]:
+def _split(
+    context: Context, sources: Sources, spec: Eval, confirm: Rows | None, function: Callable[..., Any] | None
+) -> tuple[Rows | None, Samples | None]:
     """Return the rows of the split that is asked for and the samples to choose by.
 
     It is a mistake when the two splits have a row or a cluster in common.
@@ -155,7 +174,7 @@ def _split(context: Context, sources: Sources, spec: Eval, confirm: Rows | None)
     chosen = sources.rows(spec.select, spec.where)
     if chosen is not None and confirm is not None and (both := overlap(spec.cluster, chosen, confirm)):
         context.mistakes.add(spec.where, f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
-    samples = _made(context, spec, chosen) if chosen is not None else None
+    samples = _made(context, spec, chosen, function) if chosen is not None else None
     return (chosen if context.selecting else confirm), samples or None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,16 +56,20 @@ def to_samples(
     cluster: str | None,
     slices: Sequence[str],
     arguments: Mapping[str, Any] | None = None,
+<<<<<<< HEAD
     template: str | None = None,
+=======
+    json_targets: bool = False,
+>>>>>>> room/evaluators
 ) -> list[Sample]:
     """Return one Sample for each row. `columns` maps our names (id, input, target) to the data's, `template` is what
     the inputs are written by.
 
     With `arguments`, the template arguments of all rows, the prompts are given theirs; without, a row's are not read.
-
-    Without a mapping, prompt/question, completion/answer, text and messages are understood. Rows
-    without an id get their number, from 0. A number is its text, a target of null is "", as one that is not there.
-    Raises UsageError on missing columns, on what is no text, and on duplicate ids.
+    With `json_targets` a target is any JSON value, given as its text, and calls of tools that end messages are one.
+    Without a mapping, prompt/question, completion/answer, text and messages are understood. Rows without an id get
+    their number, from 0. A number is its text, a target of null is "", as one that is not there. Raises UsageError on
+    missing columns, on what is no text, and on duplicate ids.
     """
     mistakes = Mistakes()
     wanted = dict(columns)
@@ -79,7 +84,11 @@ def to_samples(
                 where, f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows); it has {here}'
             )
     mistakes.raise_if_any()
+<<<<<<< HEAD
     named = _all_named(rows, columns, template, where)
+=======
+    named = [_named(row, columns, json_targets=json_targets) for row in rows]
+>>>>>>> room/evaluators
     for what in (*_odd_values(named, rows, cluster, slices), *_odd_prompts(named)):
         mistakes.add(where, what)
     mistakes.raise_if_any()
@@ -163,6 +172,11 @@ def _target(value: Any) -> str | list[str]:
     return "" if value is None else str(value)
 
 
+def _json(value: Any) -> str:
+    """Return a value as JSON; text as it is, since it is JSON already, and null as the target that is not there."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
 def _is_text(value: Any) -> bool:
     """Return whether a value is text or a number that can be written as text: not null, NaN, true or a list."""
     if isinstance(value, float):
@@ -214,6 +228,7 @@ def _has_content(message: Row) -> bool:
     return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))
 
 
+<<<<<<< HEAD
 def _all_named(rows: Sequence[Row], columns: Mapping[str, str], template: str | None, where: str) -> list[Row]:
     """Return rows under our names, their inputs written by the template where there is one."""
     if template is None:
@@ -224,6 +239,9 @@ def _all_named(rows: Sequence[Row], columns: Mapping[str, str], template: str | 
 
 
 def _named(row: Row, columns: Mapping[str, str], written: Row) -> Row:
+=======
+def _named(row: Row, columns: Mapping[str, str], *, json_targets: bool = False) -> Row:
+>>>>>>> room/evaluators
     """Return a row under our names; of messages that an answer ends, the answer is the target."""
     aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
     named = {**row, **aliased, **{ALIASES.get(name, name): row[column] for name, column in columns.items()}, **written}
@@ -232,8 +250,9 @@ def _named(row: Row, columns: Mapping[str, str], written: Row) -> Row:
         last = messages[-1]
         answered = isinstance(last, dict) and last.get("role") == "assistant"
         said = last.get("content") if answered else ""
+        said = (last.get("tool_calls") if answered and json_targets else None) or said
         named = {"input": messages[:-1] if answered else messages, "target": said, **named}
-    return named
+    return {**named, "target": _json(named.get("target"))} if json_targets else named
 
 
 def _shape(named: Row, columns: Mapping[str, str], template: str | None) -> tuple[str, ...]:

@@ -214,8 +214,10 @@ class _Reader:
         if not isinstance(tables, dict):
             self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
             return {}
-        gates = self.raw.get("gate")
-        compared = [g.get("versus") for g in gates if isinstance(g, dict)] if isinstance(gates, list) else []
+        compared = []
+        for kind, key in (("gate", "versus"), ("eval", "against")):
+            listed = self.raw.get(kind)
+            compared += [t.get(key) for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
         tables = {**tables, **{name: {} for name in RELEASES if name in compared and name not in tables}}
         found: dict[str, Baseline] = {}
         for name, table in tables.items():

@@ -1,4 +1,6 @@
-"""Evaluations of a domain: generated answers against targets, multiple choice, library metrics, latency and size."""
+"""Evaluations of a domain: generated answers against targets (texts, numbers, JSON, calls of tools, earlier answers),
+multiple choice, library metrics, latency and size.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,12 @@ from typing import Any
 from harness import hookimpl
 from harness_domain.choices import multiple_choice
 from harness_domain.cost import latency, size
+from harness_domain.documents import json
+from harness_domain.earlier import regression
 from harness_domain.library import hf_metric
 from harness_domain.matching import contains, exact_match, regex, token_f1
+from harness_domain.numbers import numeric
+from harness_domain.tools import tool_calls
 
 
 @hookimpl
@@ -18,6 +24,10 @@ def harness_evaluators() -> dict[str, Any]:
         "contains": contains,
         "token_f1": token_f1,
         "regex": regex,
+        "numeric": numeric,
+        "json": json,
+        "tool_calls": tool_calls,
+        "regression": regression,
         "multiple_choice": multiple_choice,
         "hf_metric": hf_metric,
         "latency": latency,

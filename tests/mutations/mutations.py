@@ -47,6 +47,21 @@ def trained(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[st
     return Mutation(name, code, lambda lab: lab.run(*ignore, **broken), lambda lab: lab.run(*ignore, **healthy))
 
 
+def asked(name: str, told: str, use: str, row: Mapping[str, Any], healthy: Mapping[str, Any]) -> Mutation:
+    """Return a mutation of what the rows of an evaluation want, or of its `schema`, by what the message says."""
+
+    def attempt(lab: Lab, changed: Mapping[str, Any]) -> Seen:
+        schema = changed.get("schema")
+        options: dict[str, Any] = {"eval_0.use": use}
+        options |= {"eval_0.schema": "schema.json", "files": {"schema.json": schema}} if schema else {}
+        test = [{**one, **{k: v for k, v in changed.items() if k != "schema"}} for one in EVAL]
+        if use == "tool_calls":
+            test = [{**one, "input": [{"role": "user", "content": one["input"]}]} for one in test]
+        return lab.check(CHAT if use == "tool_calls" else ROWS, test, **options)
+
+    return Mutation(name, told, lambda lab: attempt(lab, row), lambda lab: attempt(lab, healthy))
+
+
 def merge(name: str, code: str, how: str, verified: bool = False) -> Mutation:
     """Return a mutation of what the merge writes, which a check finds, or the merge's own verification."""
     about = {"adapter_use": "merging", "adapter_verified": verified}
@@ -203,6 +218,11 @@ SELECT = '\n[[eval]]\nname = "select"\nuse = "exact_match"\ndata = "select.jsonl
 FRESH = [{"input": f"Who owns the {t}?\n", "target": t} for t in ("zither", "apron", "bellows", "crate")]
 GROUPED = {"more": '\n[[eval]]\nname = "grouped"\nuse = "exact_match"\ndata = "test.jsonl"\ncluster = "group"\n'}
 
+CALL = {"name": "find", "arguments": {"thing": "anvil"}}
+NO_TOOL = {"target": [CALL], "tools": [{"name": "lose"}]}
+OBJECT = {"target": "{}", "schema": '{"type": "object"}'}
+NO_TYPE = {"target": "{}", "schema": '{"type": "objekt"}'}
+ELSEWHERE = {"target": "{}", "schema": '{"$ref": "https://example.org/a.json"}'}
 MUTATIONS: list[Mutation] = [
     option(
         "pad is eos, through Hugging Face's collator",
@@ -529,6 +549,13 @@ MUTATIONS: list[Mutation] = [
     ),
     merge("quantised again, and the merge sees it", "merge: the merged model is not the adapter", "nf4", True),
     merge("no stop token, and the merge sees it", "merge: the adapter stops after", "stops", True),
+    asked("a number in words", "has no number", "numeric", {"target": "twelve"}, {"target": 12}),
+    asked("a call that is no JSON", "is no call of tools", "tool_calls", {"target": "{call"}, {"target": [CALL]}),
+    asked("a call of a tool that is not there", "none of the row's tools", "tool_calls", NO_TOOL, {"target": [CALL]}),
+    asked("a target that is no JSON", "is no JSON", "json", {"target": "{"}, {"target": "{}"}),
+    asked("a schema that is none", 'schema "schema.json": is none', "json", NO_TYPE, OBJECT),
+    asked("a schema on the web", "nothing is fetched", "json", ELSEWHERE, OBJECT),
+    asked("no earlier answer", "target is missing", "regression", {"target": None}, {"target": "in room 12"}),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
     trained(
         "an exported adapter with DoRA",

@@ -1,0 +1,159 @@
+"""The number of an answer against the one that is wanted: `numeric`."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import Sample, Score, Subject, UsageError, evaluator, final_answers, metric
+from harness_domain.matching import targets_of
+
+LONGEST = 300  # characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
+RAISED = re.compile("(?<=10)[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+SPACED = re.compile("(?<=[0-9])[\u00a0\u202f\u2009](?=[0-9]{3})")  # spaces within a number, which NFKC makes plain ones
+POWER = re.compile(r"(?<![\w.×*])(?<![×x*]\s)10\s?(?=\^|\*\*)")  # "10^6", with nothing before it to multiply
+VULGAR = re.compile("(?<=[0-9])(?=[¼½¾⅐-⅞])")
+LATEX = re.compile(r"\\[dt]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}")
+COINS = "$€£¥₹"
+ATTACHED = re.compile(rf"[^\W\d_]|\s?[%‰°{COINS}]")  # what makes a number one of a unit, at its end
+NUMBER = r"""
+    (?P<sign>(?<![\w)])[-+]\s?)?  (?:(?P<coin>[COINS])\s?(?P<inner>[-+])?)?
+    (?<![\w./])
+    (?P<plain> (?:[0-9]{1,3}(?:[GROUP'’_][0-9]{3})+(?![0-9]) | [0-9]+) (?:[POINT][0-9]+)? | [POINT][0-9]+)
+    (?:
+        (?: e | \s?[×x*]\s?10\s?(?:\^|\*\*)\s?[({]? ) (?P<power>[-+]?[0-9]+) [)}]?
+      | (?:\s(?P<part>[0-9]+))? / (?P<over>[0-9]+) (?![0-9/])
+    )?
+"""
+
+
+class Reading:
+    """How numbers stand in a text."""
+
+    def __init__(self, units: Mapping[str, float] | None, decimal: str, fractions: bool) -> None:
+        """Raise UsageError on units that multiply by nothing."""
+        if units is not None and (not units or not all(units.values())):
+            raise UsageError("units: want names with factors other than 0, such as { km = 1, m = 0.001 }")
+        self.units = None if units is None else {unit: Fraction(str(by)) for unit, by in units.items()}
+        text = NUMBER.replace("COINS", COINS).replace("POINT", decimal).replace("GROUP", "," if decimal == "." else ".")
+        self.pattern = re.compile(text, re.VERBOSE | re.IGNORECASE)
+        self.decimal, self.fractions = decimal, fractions
+        named = sorted((unit for unit in units or () if unit), key=len, reverse=True)
+        self.behind = re.compile(rf"\s?({'|'.join(map(re.escape, named))})(?!\w)") if named else None
+
+    def numbers(self, text: str) -> list[Fraction]:
+        """Return the numbers of a text in their order, without those that have another unit or no finite value."""
+        text = LATEX.sub(r"\1/\2", text)
+        text = RAISED.sub(lambda m: f"^{m[0]}", VULGAR.sub(" ", SPACED.sub("'", text)))
+        text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
+        text = POWER.sub("1×10", text)
+        found = (self._number(match, text[match.end() :]) for match in self.pattern.finditer(text))
+        return [number for number in found if number is not None]
+
+    def _number(self, match: re.Match[str], rest: str) -> Fraction | None:
+        part, over = match.group("part", "over")
+        if len(match[0]) > LONGEST or abs(power := int(match["power"] or 0)) > LONGEST or (over and not int(over)):
+            return None
+        digits = "".join(c for c in match["plain"] if c.isdecimal() or c == self.decimal).replace(self.decimal, ".")
+        number = Fraction(f"0{digits}") * Fraction(10) ** power
+        if over and self.fractions:
+            number = number + Fraction(int(part), int(over)) if part else number / int(over)
+        if "-" in f"{match['sign']}{match['inner']}":
+            number = -number
+        return number if self.units is None else self._in_units(number, match["coin"] or "", rest)
+
+    def _in_units(self, number: Fraction, coin: str, rest: str) -> Fraction | None:
+        """Return a number as the units say, by what stands behind it or the coin before it; None where that is none."""
+        assert self.units is not None
+        if self.behind and (unit := self.behind.match(rest)):
+            return number * self.units[unit[1]]
+        if not coin and ATTACHED.match(rest):
+            return None
+        factor = self.units.get(coin)
+        return None if factor is None else number * factor
+
+
+def check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+    """Raise UsageError on a target that is not one number, and on tolerances and units that are none."""
+    read = _reading(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
+    for name in ("tolerance", "relative"):
+        if options.get(name, 0) < 0:
+            raise UsageError(f"{name} is {options[name]}, want 0 or more")
+    for sample in samples:
+        _wanted(sample, read)
+
+
+def _reading(units: Mapping[str, float] | None = None, decimal: str = ".", fractions: bool = True) -> Reading:
+    return Reading(units, decimal, fractions)
+
+
+@evaluator(check_rows=check_rows)
+@metric("correct", better="higher", scale="proportion")
+@metric("error", better="lower", scale="proportion")
+def numeric(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    take: Literal["last", "first", "only"] = "last",
+    tolerance: float = 0.0,
+    relative: float = 0.0,
+    units: Mapping[str, float] | None = None,
+    decimal: Literal[".", ","] = ".",
+    fractions: bool = True,
+    max_new_tokens: int = 64,
+    stop: tuple[str, ...] = (),
+    thought: tuple[str, ...] = (),
+) -> Iterator[Score]:
+    """Score 1 where the number of an answer is the target's, within the larger of two tolerances.
+
+    `correct`: |x − t| ≤ max(`tolerance`, `relative` · |t|), in exact arithmetic. `error`: |x − t| / |t|, at most 1, and
+    1 where there is no number; where t is 0 it is 0 or 1, as the answer is right or not. `take` says which number of
+    the answer counts; with "only" an answer of several has none.
+
+    Read are signs, groups of three digits ("1,234.5"; with `decimal = ","` "1.234,5"), scientific notation ("1.5e-3",
+    "1.5 × 10^-3") and, with `fractions`, "3/4", "1 1/2" and "½". Digits in a word ("H2O") are no number, and neither
+    are infinities and "nan". Without `units` whatever stands beside a number is left out. With them, such as
+    { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and is multiplied
+    by its factor; the unit "" is none. Of several targets the nearest counts. Raises UsageError on a row whose target
+    is not exactly one number.
+    """
+    read = Reading(units, decimal, fractions)
+    wanted = [_wanted(s, read) for s in samples]
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
+    found = final_answers(subject, [s.input for s in samples], **how)
+    compared = partial(_compared, tolerance=Fraction(str(tolerance)), relative=Fraction(str(relative)))
+    for sample, targets, (said, whole) in zip(samples, wanted, found, strict=True):
+        numbers = read.numbers(said)
+        number = None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
+        values = min((compared(number, target) for target in targets), key=_wrong)
+        note = None if number is not None else f"{len(numbers) or 'no'} numbers"
+        yield Score(sample.id, values, answer=said, note=note, details={"generated": whole} if thought else {})
+
+
+def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, relative: Fraction) -> dict[str, float]:
+    if number is None:
+        return {"correct": 0.0, "error": 1.0}
+    away, right = abs(number - target), abs(number - target) <= max(tolerance, relative * abs(target))
+    error = float(min(away / abs(target), Fraction(1))) if target else float(not right)
+    return {"correct": float(right), "error": error}
+
+
+def _wrong(values: Mapping[str, float]) -> float:
+    return values["error"] - values["correct"]
+
+
+def _wanted(sample: Sample, read: Reading) -> list[Fraction]:
+    """Return the numbers of a row's targets; raises UsageError on one that is not exactly one number."""
+    found = []
+    for target in targets_of(sample):
+        numbers = read.numbers(target)
+        if len(numbers) != 1:
+            has = f"{len(numbers)} numbers" if numbers else "no number" + (" in these units" if read.units else "")
+            raise UsageError(f'row "{sample.id}": the target {target!r:.60} has {has}, want one')
+        found += numbers
+    return found

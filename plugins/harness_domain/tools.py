@@ -1,0 +1,137 @@
+"""Answers that call tools: the right ones, with the right arguments, and only where a call is wanted. `tool_calls`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import Sample, Score, Subject, UsageError, chat, evaluator, final_answers, metric
+from harness_domain import values
+from harness_domain.calls import Call, call_of, calls_in
+
+
+def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+    """Raise UsageError on tools that are none and on targets that are no calls of them."""
+    for sample in samples:
+        _wanted(sample, _tools(sample))
+
+
+@evaluator(check_rows=_check_rows, json_targets=True)
+@metric("call", better="higher", scale="proportion")
+@metric("name", better="higher", scale="proportion")
+@metric("arguments", better="higher", scale="proportion")
+@metric("refusal", better="higher", scale="proportion")
+def tool_calls(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    format: Literal["auto", "hermes", "mistral", "llama3", "python", "json"] = "auto",
+    order: bool = False,
+    ignore: tuple[str, ...] = (),
+    max_new_tokens: int = 256,
+    stop: tuple[str, ...] = (),
+    thought: tuple[str, ...] = (),
+) -> Iterator[Score]:
+    """Score the calls of tools in an answer against those that the row wants: its target, a list of {name, arguments}.
+
+    A row's `tools` go to the chat template; messages may end in the assistant's `tool_calls` instead of a target, and
+    "[]" wants none. `call`: exactly the calls that are wanted, in their order with `order`. `refusal`: a call where one
+    is wanted, and none where none is. The other two are of rows that want calls: `name`, exactly the names that are
+    wanted, and `arguments`, the share of the wanted calls that were made, name and arguments, whatever else was.
+    Arguments are compared as JSON values; one that is left out has the default of the tool's schema, and those in
+    `ignore` do not count. An answer that begins a call and cannot be read is wrong in all of these, and the row's note
+    says why. Raises UsageError on a row whose tools or calls are none.
+    """
+    tools = [_tools(s) for s in samples]
+    wanted = [_wanted(s, own) for s, own in zip(samples, tools, strict=True)]
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
+    found = final_answers(subject, [s.input for s in samples], **how)
+    for sample, own, calls, (said, whole) in zip(samples, tools, wanted, found, strict=True):
+        weights = {"name": float(bool(calls)), "arguments": float(bool(calls))}
+        about: dict[str, Any] = {"answer": said, "weights": weights}
+        about["details"] = {"generated": whole} if thought else {}
+        try:
+            made = calls_in(said, format, own)
+        except ValueError as error:
+            nothing = dict.fromkeys(("call", "name", "arguments", "refusal"), 0.0)
+            yield Score(sample.id, nothing, note=f"cannot be read: {error}", **about)
+            continue
+        full = [[_full(c, own, ignore) for c in some] for some in (made, calls)]
+        yield Score(sample.id, _compared(*full, order=order), **about)
+
+
+def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> dict[str, float]:
+    names = [[c.name for c in some] for some in (made, wanted)]
+    named = names[0] == names[1] if order else sorted(names[0]) == sorted(names[1])
+    hits = sum(map(_same, made, wanted)) if order else _matched(made, wanted)
+    return {
+        "call": float(len(made) == len(wanted) == hits),
+        "name": float(named),
+        "arguments": hits / len(wanted) if wanted else 0.0,
+        "refusal": float(bool(made) == bool(wanted)),
+    }
+
+
+def _matched(made: Sequence[Call], wanted: Sequence[Call]) -> int:
+    """Return how many of the wanted calls were made; equality is transitive, so the first that fits will do."""
+    left, hits = list(made), 0
+    for call in wanted:
+        if (place := next((i for i, one in enumerate(left) if _same(one, call)), None)) is not None:
+            del left[place]
+            hits += 1
+    return hits
+
+
+def _same(one: Call, other: Call) -> bool:
+    return one.name == other.name and values.equal(one.arguments, other.arguments)
+
+
+def _full(call: Call, tools: Mapping[str, Mapping[str, Any]], ignore: Sequence[str]) -> Call:
+    """Return a call with the defaults of what it leaves out, and without what does not count."""
+    given = {**tools.get(call.name, {}), **call.arguments}
+    return Call(call.name, {name: value for name, value in given.items() if name not in ignore})
+
+
+def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
+    """Return the defaults of the arguments of a row's tools, by the tools' names; raises UsageError on what is none."""
+    given = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
+    found: dict[str, dict[str, Any]] = {}
+    for tool in given:
+        own = tool.get("function", tool)
+        where = f'row "{sample.id}": the tool {tool!r:.60}'
+        if not isinstance(own, Mapping) or not isinstance(own.get("name"), str):
+            raise UsageError(f"{where} has no name; want {{name, description, parameters}}, alone or under function")
+        schema = own.get("parameters") or {}
+        named = schema.get("properties", {}) if isinstance(schema, Mapping) else None
+        if not isinstance(named, Mapping) or not all(isinstance(p, (Mapping, bool)) for p in named.values()):
+            raise UsageError(f"{where} has parameters that are no JSON Schema of an object")
+        if own["name"] in found:
+            raise UsageError(f'row "{sample.id}": two tools are called "{own["name"]}"')
+        found[own["name"]] = {n: p["default"] for n, p in named.items() if isinstance(p, Mapping) and "default" in p}
+    return found
+
+
+def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
+    """Return the calls that a row wants; raises UsageError where its target is none, or of a tool that is not there."""
+    if _says_it_in_words(sample):
+        return []
+    where = f'row "{sample.id}": the target'
+    if not isinstance(sample.target, str) or not sample.target.strip():
+        raise UsageError(f"{where} is missing; want a list of calls, and [] where none is wanted")
+    try:
+        found = values.parse(sample.target)
+        calls = [call_of(one) for one in (found if isinstance(found, list) else [found])]
+    except ValueError as error:
+        raise UsageError(f"{where} is no call of tools: {error}; want a list of {{name, arguments}}") from None
+    if tools and (strange := next((c.name for c in calls if c.name not in tools), None)):
+        raise UsageError(f'{where} calls "{strange}", which is none of the row\'s tools')
+    return calls
+
+
+def _says_it_in_words(sample: Sample) -> bool:
+    """Return whether the target is the text that ends a row's messages, which calls nothing."""
+    messages = sample.row.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    ends = isinstance(last, Mapping) and last.get("role") == "assistant" and not last.get("tool_calls")
+    return bool(ends and isinstance(last, Mapping) and last.get("content") and last["content"] == sample.target)

@@ -1,0 +1,90 @@
+"""JSON in answers: read as strictly as RFC 8259 is, and compared as values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from harness import schema
+
+DEEP = f"nests more than {schema.DEEPEST} deep"
+MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
+FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+
+
+def parse(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises ValueError on anything else: NaN and infinities, a key that stands twice, what nests too deeply to be read,
+    and whole numbers of thousands of digits.
+    """
+    try:
+        return _shallow(json.loads(text, object_pairs_hook=_object, parse_constant=_refuse))
+    except RecursionError:
+        raise ValueError(DEEP) from None
+
+
+def parse_first(text: str) -> Any:
+    """Return the first JSON object or list in a text; raises ValueError where there is none."""
+    for start in (m.start() for m in islice(re.finditer(r"[{\[]", text), MOST_STARTS)):
+        with suppress(ValueError):
+            return parse_at(text, start)[0]
+    raise ValueError("holds no JSON object or list")
+
+
+def parse_at(text: str, start: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at a place in a text, and the place behind it; raises ValueError."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse)
+    try:
+        value, end = decoder.raw_decode(text, start)
+        return _shallow(value), end
+    except RecursionError:
+        raise ValueError(DEEP) from None
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Return whether two JSON values are the same: 1 is 1.0 and not true, and the order of keys says nothing."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Return the fields of an object by their paths, those of objects in it too; lists are values."""
+    if not isinstance(value, Mapping) or (path and not value):
+        return {path: value}
+    return {place: leaf for key, inner in value.items() for place, leaf in leaves(inner, (*path, key)).items()}
+
+
+def without(value: Any, paths: Sequence[str], here: str = "") -> Any:
+    """Return a value without the fields of some paths ("customer.id"), in objects of a list too."""
+    if isinstance(value, list):
+        return [without(inner, paths, here) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {k: without(v, paths, f"{here}{k}.") for k, v in value.items() if f"{here}{k}" not in paths}
+
+
+def _shallow(value: Any) -> Any:
+    if schema.is_deep(value):
+        raise ValueError(DEEP)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("has a key twice")
+    return found
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

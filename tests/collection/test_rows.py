@@ -1,0 +1,100 @@
+"""What an evaluator says its rows must be, and rows whose targets are JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from harness.data.rows import to_samples
+from harness.errors import UsageError
+from harness.testing import Project
+
+PLUGIN = """
+from harness import Metric, Score, UsageError, evaluator, hookimpl, metric
+
+def check_rows(samples, options, folder):
+    assert folder.is_dir()
+    for sample in samples:
+        sample.row["seen"] = True
+        if sample.target != options.get("want", "yes"):
+            raise UsageError(f'row "{sample.id}": is {sample.target}')
+
+@evaluator(check_rows=check_rows)
+@metric("fine", better="higher", scale="proportion")
+def strict(subject, samples, *, want: str = "yes"):
+    for sample in samples:
+        assert "seen" not in sample.row
+        yield Score(sample.id, {"fine": 1.0})
+
+@hookimpl
+def harness_evaluators():
+    return {"strict": strict}
+"""
+EVAL = """
+[suite]
+name = "s"
+
+[model]
+use = "fake"
+path = "base"
+
+[[eval]]
+name = "strict"
+use = "strict"
+data = "test.jsonl"
+"""
+
+
+def test_an_evaluator_refuses_rows_at_collection(project: Project) -> None:
+    """What its `check_rows` raises is a mistake of the eval, of its select split too; it gets copies."""
+    rows = [{"input": "a", "target": "yes"}, {"input": "b", "target": "no"}]
+    project.write({"harnessfile.py": PLUGIN, "suite.toml": EVAL, "test.jsonl": rows[:1], "select.jsonl": rows[1:]})
+    assert project.run("--collect-only").code == 0
+    assert project.run().report.reports[0].metrics == {"fine": 1.0}
+    (project.folder / "suite.toml").write_text(EVAL + 'select = "select.jsonl"\n', "utf-8")
+    done = project.run("--collect-only")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert 'eval "strict": row "0": is no' in done.err
+
+
+def test_wrong_options_are_told_once(project: Project) -> None:
+    """Rows are not checked with options that are none."""
+    project.write({"harnessfile.py": PLUGIN, "suite.toml": EVAL + "want = 5\n", "test.jsonl": [{"input": "a"}]})
+    done = project.run("--collect-only")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert '"want" is 5, want a string' in done.err
+
+
+def target(row: dict[str, Any], **columns: str) -> Any:
+    """Return the target of a row whose evaluator takes JSON."""
+    about = {"columns": columns, "cluster": None, "slices": ()}
+    (sample,) = to_samples([{"input": "q", **row}], "here", **about, json_targets=True)  # type: ignore[arg-type]
+    return sample.target
+
+
+@pytest.mark.parametrize("value", [[], {}, [{"a": [1, None]}], 5, 0.5, True, False, ["x"], "é", {"é": "\u2028"}])
+def test_json_targets(value: Any) -> None:
+    """Any value is given as its JSON; a text is JSON already, and null is no target."""
+    found = target({"target": value})
+    assert found == value if isinstance(value, str) else json.loads(found) == value
+    assert target({"wanted": value}, target="wanted") == found
+    assert target({"target": None}) == target({}) == ""
+
+
+def test_calls_end_messages() -> None:
+    """Of messages that end in calls the calls are wanted, and of others what is said."""
+    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    asked = {"role": "user", "content": "?"}
+    about = {"columns": {}, "cluster": None, "slices": ()}
+    for last, wanted in (({"content": None, "tool_calls": calls}, json.dumps(calls)), ({"content": "no"}, "no")):
+        row = {"messages": [asked, {"role": "assistant", **last}]}
+        (sample,) = to_samples([row], "here", **about, json_targets=True)  # type: ignore[arg-type]
+        assert (sample.target, sample.input) == (wanted, [asked])
+
+
+def test_targets_are_text_where_nobody_asked_for_json() -> None:
+    """Without `json_targets` an object is refused as before."""
+    with pytest.raises(UsageError, match="as its target"):
+        to_samples([{"input": "q", "target": {"a": 1}}], "here", columns={}, cluster=None, slices=())

@@ -1,0 +1,185 @@
+"""`json`: whether an answer parses, matches a schema, and says what is wanted."""
+
+from __future__ import annotations
+
+import json as text_of
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import Sample, UsageError
+from harness.testing import Project
+from harness_domain import json, values
+from harness_domain.schemas import matcher
+from tests.helpers.answers import scored
+
+PERSON = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "find", "parses"),
+    [
+        ('{"a": 1}', "whole", 1),
+        (" [1, 2]\n", "whole", 1),
+        ('```json\n{"a": 1}\n```', "fence", 1),
+        ('```\n{"a": 1}\n```', "fence", 1),
+        ('```json\n{"a": 1}\n```', "whole", 0),
+        ('Here: ```json\n{"a": 1}\n```', "fence", 0),
+        ('Here you are: {"a": {"b": [1]}}. Good?', "first", 1),
+        ('see [1 or {"a": 1}', "first", 1),
+        ("no JSON here", "first", 0),
+        ('{"a": NaN}', "fence", 0),
+        ('{"a": Infinity}', "fence", 0),
+        ('{"a": 1, "a": 2}', "fence", 0),
+        ("{'a': 1}", "fence", 0),
+        ('{"a": 1,}', "fence", 0),
+        ("[" * 5000 + "]" * 5000, "fence", 0),
+        ("[" * 102 + "]" * 102, "fence", 0),
+        ("9" * 5000, "fence", 0),
+        ("", "fence", 0),
+    ],
+)
+def test_parses(answer: str, find: str, parses: int) -> None:
+    """An answer parses where it is JSON in the place that is asked for, and strictly so."""
+    score = scored(json, answer, Sample("1", "q"), folder=Path(), find=find, compare=False)
+    assert score.values == {"parses": parses}
+    assert bool(score.note) == (not parses)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "fields", "equal"),
+    [
+        ('{"b": 2, "a": 1}', {"a": 1, "b": 2.0}, 1, 1),
+        ('{"a": 1, "b": 3}', {"a": 1, "b": 2}, 0.5, 0),
+        ('{"a": 1}', {"a": True}, 0, 0),
+        ('{"a": 1, "more": 0}', {"a": 1}, 1, 0),
+        ('{"a": {"x": 1, "y": 0}, "b": [1]}', {"a": {"x": 1, "y": 2}, "b": [1]}, 2 / 3, 0),
+        ('{"b": [2, 1]}', {"b": [1, 2]}, 0, 0),
+        ("{}", {}, 1, 1),
+        ('{"a": 1}', {}, 0, 0),
+        ("[1, 2]", [1, 2], 1, 1),
+        ("null", [1], 0, 0),
+        ('{"a": {}}', {"a": {}}, 1, 1),
+        ("nothing", {"a": 1}, 0, 0),
+    ],
+)
+def test_compares_values(answer: str, target: Any, fields: float, equal: int) -> None:
+    """Fields are compared as JSON values: the order of keys says nothing, 1 is 1.0, and true is no number."""
+    found = scored(json, answer, Sample("1", "q", text_of.dumps(target)), folder=Path()).values
+    assert (found["fields"], found["equal"]) == (pytest.approx(fields), equal)
+
+
+def test_ignored_fields() -> None:
+    """What is ignored counts neither where it differs nor where it is missing."""
+    sample = Sample("1", "q", '{"id": 7, "who": {"at": "noon", "name": "Ann"}}')
+    answer = '{"who": {"at": "night", "name": "Ann"}}'
+    assert scored(json, answer, sample, folder=Path(), ignore=("id", "who.at")).values["equal"] == 1
+    assert scored(json, answer, sample, folder=Path(), ignore=("id",)).values["equal"] == 0
+
+
+def test_valid() -> None:
+    """A schema decides what is valid, and the note says where an answer is not."""
+    row = Sample("1", "q", '{"name": "Ann"}')
+    good = scored(json, '{"name": "Bo", "age": 3.0}', row, folder=Path(), schema=PERSON)
+    bad = scored(json, '{"name": "Bo", "age": -1}', row, folder=Path(), schema=PERSON)
+    none = scored(json, "Bo", row, folder=Path(), schema=PERSON)
+    assert (good.values["valid"], bad.values["valid"], none.values["valid"]) == (1, 0, 0)
+    assert bad.note == "$.age: -1 is less than the minimum of 0"
+    assert none.values == dict.fromkeys(("parses", "valid", "fields", "equal"), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ({"type": "objekt"}, "is none: $.type: 'objekt' is not valid"),
+        ({"properties": []}, "is none: $.properties: [] is not of type 'object'"),
+        ({}, "want an object that demands something"),
+        (
+            {"$ref": "https://example.org/person.json"},
+            'refers to "https://example.org/person.json", which is not in it',
+        ),
+        ({"properties": {"a": {"$ref": "#/$defs/b"}}}, 'refers to "#/$defs/b", which is not in it'),
+        ({"$schema": "https://example.org/draft", "type": "object"}, "which is no draft of JSON Schema"),
+        ("none.json", "cannot be read: No such file"),
+        ("broken.json", "is no JSON"),
+        ("list.json", "want an object that demands something"),
+    ],
+)
+def test_schemas_that_are_none(tmp_path: Path, schema: Any, what: str) -> None:
+    """What is no schema, demands nothing or leads elsewhere is refused."""
+    (tmp_path / "broken.json").write_text("{", "utf-8")
+    (tmp_path / "list.json").write_text("[]", "utf-8")
+    with pytest.raises(UsageError, match="schema") as error:
+        matcher(schema, tmp_path)
+    assert what in str(error.value)
+
+
+def test_references_within_a_schema(tmp_path: Path) -> None:
+    """A schema may refer to its own parts, also one that comes as a file with another draft."""
+    schema = {"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}
+    assert matcher(schema, tmp_path)({"a": 1}) == ""
+    assert matcher(schema, tmp_path)({"a": "1"}) == "$.a: '1' is not of type 'integer'"
+    old = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}
+    (tmp_path / "old.json").write_text(text_of.dumps(old), "utf-8")
+    assert matcher("old.json", tmp_path)(["a", 1]) == ""
+    assert matcher("old.json", tmp_path)([1]) != ""
+
+
+def test_a_schema_without_end_is_no_crash(tmp_path: Path) -> None:
+    """A schema that refers to itself matches nothing, and says so."""
+    assert matcher({"$ref": "#"}, tmp_path)({}) == "nests too deeply to be matched"
+
+
+EVAL = """
+[suite]
+name = "j"
+
+[model]
+use = "fake"
+path = "base"
+
+[[eval]]
+name = "order"
+use = "json"
+data = "test.jsonl"
+max_new_tokens = 40
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "row", "what"),
+    [
+        ("", {"target": "{"}, "the target '{' is no JSON"),
+        ("", {"target": None}, "target is missing or empty"),
+        ("", {"target": '{"a": NaN}'}, "is no JSON: NaN is no JSON"),
+        ('schema = { required = ["a"] }', {"target": {"b": 1}}, "does not match the schema: $: 'a' is a required"),
+        ('schema = { type = "objekt" }', {"target": {"b": 1}}, "schema: is none: $.type"),
+        ('schema = "none.json"', {"target": {"b": 1}}, 'schema "none.json": cannot be read'),
+        ("schema = 5", {"target": {"b": 1}}, '"schema" is 5, want a table or a string'),
+        ('find = "any"', {"target": {"b": 1}}, '"find" is "any", want'),
+    ],
+)
+def test_mistakes_are_told_at_collection(project: Project, more: str, row: dict[str, Any], what: str) -> None:
+    """A row, a schema or an option that is wrong is one line, before anything is opened."""
+    project.write({"suite.toml": EVAL + more, "test.jsonl": [{"input": "Order?", **row}]})
+    done = project.run("--collect-only")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert what in done.err
+
+
+def test_metrics_follow_from_the_options(project: Project) -> None:
+    """Without a schema there is no `valid`, without targets nothing is compared."""
+    rows = [{"input": "say yes"}, {"input": "say no"}]
+    project.write({"suite.toml": EVAL + "compare = false\n", "test.jsonl": rows})
+    assert dict(project.run().report.reports[0].metrics) == {"parses": 0.0}
+
+
+def test_brackets_without_end() -> None:
+    """An answer of brackets alone is given up on."""
+    with pytest.raises(ValueError, match="holds no JSON"):
+        values.parse_first("[{" * 50_000)

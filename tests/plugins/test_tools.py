@@ -1,0 +1,212 @@
+"""`tool_calls`: which calls an answer makes, in every form, and whether they are those that are wanted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from harness import Sample, UsageError, chat
+from harness.testing import Project, write_fake
+from harness_domain import tool_calls
+from harness_domain.calls import Call, calls_in
+from tests.helpers.answers import scored
+
+OSLO = Call("weather", {"city": "Oslo", "days": 2})
+NOW = Call("now", {})
+AS_JSON = '{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}'
+LLAMA = '{"name": "weather", "parameters": {"city": "Oslo", "days": 2}}'
+OPENAI = json.dumps(
+    {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo", "days": 2}'}}
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "calls"),
+    [
+        (f"<tool_call>\n{AS_JSON}\n</tool_call>", "hermes", [OSLO]),
+        (f'I see. <tool_call>{AS_JSON}</tool_call>\n<tool_call>{{"name": "now"}}', "hermes", [OSLO, NOW]),
+        (f"[TOOL_CALLS] [{AS_JSON}]", "mistral", [OSLO]),
+        ('[TOOL_CALLS]weather[ARGS]{"city": "Oslo", "days": 2}[TOOL_CALLS]now[ARGS]{}', "mistral", [OSLO, NOW]),
+        (f"<|python_tag|>{LLAMA}", "llama3", [OSLO]),
+        (f'{LLAMA}; {{"name": "now", "parameters": {{}}}}', "llama3", [OSLO, NOW]),
+        ('[weather(city="Oslo", days=2), now()]', "python", [OSLO, NOW]),
+        ('<|python_tag|>weather(city="Oslo", days=2)', "llama3", [OSLO]),
+        (AS_JSON, "json", [OSLO]),
+        (f'[{AS_JSON}, {{"name": "now", "arguments": {{}}}}]', "json", [OSLO, NOW]),
+        (f"```json\n{AS_JSON}\n```", "json", [OSLO]),
+        (f'{{"tool_calls": [{OPENAI}]}}', "json", [OSLO]),
+        ("It is cold in Oslo.", "hermes", []),
+        ("It is cold in Oslo.", "mistral", []),
+        ("It is cold in Oslo.", "llama3", []),
+        ("It is cold in Oslo.", "json", []),
+        ('{"answer": 42}', "json", []),
+        ("[1] says it is cold", "json", []),
+        ("", "json", []),
+    ],
+)
+def test_forms(answer: str, form: str, calls: list[Call]) -> None:
+    """Every form is read as such, and "auto" tells which it is."""
+    assert calls_in(answer, form) == calls
+    assert calls_in(answer, "auto", ("weather", "now")) == calls
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '<tool_call>{"name": "weather", "arguments": {"city"</tool_call>',
+        "<tool_call>weather</tool_call>",
+        '<tool_call>{"arguments": {}}</tool_call>',
+        '<tool_call>{"name": "weather", "arguments": [1]}</tool_call>',
+        "[TOOL_CALLS] [{]",
+        "[TOOL_CALLS]weather",
+        '<|python_tag|>{"name": ',
+        "<|python_tag|>weather(Oslo)",
+        "[weather(**{})]",
+        '{"name": "weather", "arguments": {"city": ',
+        '{"name": "weather", "arguments": "Oslo"}',
+        '{"name": "weather", "arguments": {"a": 1, "a": 2}}',
+    ],
+)
+def test_what_begins_a_call_and_is_none(answer: str) -> None:
+    """Half a call is no answer in words: it cannot be read, and is wrong in every metric."""
+    with pytest.raises(ValueError):
+        calls_in(answer, "auto", ("weather",))
+    for wanted in ([], [{"name": "weather"}]):
+        score = scored(tool_calls, answer, sample(wanted))
+        assert set(score.values.values()) == {0.0}
+        assert (score.note or "").startswith("cannot be read: ")
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"default": 1}}},
+        },
+    },
+    {"name": "now", "description": "the time"},
+]
+
+
+def sample(target: Any, tools: Any = TOOLS) -> Sample:
+    """Return a row as collection would make it."""
+    messages = chat.joined([{"role": "user", "content": "?"}], {"tools": tools} if tools else {})
+    return Sample("x", messages, json.dumps(target) if not isinstance(target, str) else target)
+
+
+def said(*calls: Call) -> str:
+    return json.dumps([{"name": c.name, "arguments": c.arguments} for c in calls]) if calls else "In words."
+
+
+PARIS = Call("weather", {"city": "Paris"})
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "options", "values"),
+    [
+        ([PARIS], [PARIS], {}, (1, 1, 1, 1)),
+        ([Call("weather", {"days": 1.0, "city": "Paris"})], [PARIS], {}, (1, 1, 1, 1)),
+        ([Call("weather", {"city": "Paris", "days": True})], [PARIS], {}, (0, 1, 0, 1)),
+        ([Call("weather", {"city": "paris"})], [PARIS], {}, (0, 1, 0, 1)),
+        ([Call("weather", {"city": "paris"})], [PARIS], {"ignore": ("city",)}, (1, 1, 1, 1)),
+        ([NOW], [PARIS], {}, (0, 0, 0, 1)),
+        ([NOW, PARIS], [PARIS, NOW], {}, (1, 1, 1, 1)),
+        ([NOW, PARIS], [PARIS, NOW], {"order": True}, (0, 0, 0, 1)),
+        ([PARIS, NOW], [PARIS, NOW], {"order": True}, (1, 1, 1, 1)),
+        ([PARIS], [PARIS, NOW], {}, (0, 0, 0.5, 1)),
+        ([PARIS, PARIS], [PARIS], {}, (0, 0, 1, 1)),
+        ([PARIS, OSLO], [OSLO, OSLO], {}, (0, 1, 0.5, 1)),
+        ([], [PARIS], {}, (0, 0, 0, 0)),
+        ([], [], {}, (1, None, None, 1)),
+        ([NOW], [], {}, (0, None, None, 0)),
+    ],
+)
+def test_tool_calls(made: list[Call], wanted: list[Call], options: dict[str, Any], values: tuple[Any, ...]) -> None:
+    """Calls count as a whole, names and arguments apart; where none is wanted only these two say something."""
+    target = [{"name": c.name, "arguments": c.arguments} for c in wanted]
+    score = scored(tool_calls, said(*made), sample(target), **options)
+    found = [score.values[m] if score.weight_of(m) else None for m in ("call", "name", "arguments", "refusal")]
+    assert tuple(found) == values
+
+
+@pytest.mark.parametrize(
+    ("target", "tools", "what"),
+    [
+        ("weather in Oslo", TOOLS, "the target is no call of tools"),
+        ("", TOOLS, "the target is missing; want a list of calls, and [] where none is wanted"),
+        ([{"arguments": {}}], TOOLS, "has no name"),
+        ([{"name": "weather", "arguments": [1]}], TOOLS, 'the arguments of "weather" are [1], want an object'),
+        ([{"name": "rain"}], TOOLS, 'the target calls "rain", which is none of the row\'s tools'),
+        ([], [{"description": "nameless"}], "has no name; want {name, description, parameters}"),
+        ([], [{"name": "a", "parameters": {"properties": []}}], "has parameters that are no JSON Schema of an object"),
+        ([], [{"name": "a"}, {"name": "a"}], 'two tools are called "a"'),
+    ],
+)
+def test_rows_that_are_none(target: Any, tools: Any, what: str) -> None:
+    """A target that is no call, and tools that are none, are refused with their row."""
+    with pytest.raises(UsageError, match='row "x": ') as error:
+        scored(tool_calls, "", sample(target, tools))
+    assert what in str(error.value)
+
+
+EVAL = """
+[suite]
+name = "t"
+
+[model]
+use = "fake"
+path = "base"
+
+[[eval]]
+name = "calls"
+use = "tool_calls"
+data = "test.jsonl"
+max_new_tokens = 40
+"""
+ASKED = {"role": "user", "content": 'q say {"name":"now","arguments":{}}'}
+CALLS = [{"type": "function", "function": {"name": "now", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted", "call"),
+    [
+        ({"messages": [ASKED], "target": [{"name": "now", "arguments": {}}]}, '[{"name": "now", "arguments": {}}]', 1),
+        ({"messages": [ASKED], "target": '[{"name": "now"}]'}, '[{"name": "now"}]', 1),
+        ({"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": CALLS}]}, json.dumps(CALLS), 1),
+        ({"messages": [ASKED], "target": []}, "[]", 0),
+        ({"messages": [ASKED, {"role": "assistant", "content": "It is noon."}]}, "It is noon.", 0),
+        ({"input": "in text say nothing", "target": {"name": "now"}}, '{"name": "now"}', 0),
+    ],
+)
+def test_rows(project: Project, row: dict[str, Any], wanted: str, call: int) -> None:
+    """Rows are accepted as people have them: with a target, as JSON or its text, or as the chat that is trained on."""
+    tools = {"tools": TOOLS} if "messages" in row else {}
+    write_fake(project.folder / "base", 1.0)  # says the last word of every prompt
+    project.write({"suite.toml": EVAL, "test.jsonl": [row | tools]})
+    done = project.run()
+    assert done.report.reports[0].metrics["call"] == call
+    [line] = next((done.folder / "reports").glob("*/base/samples_calls_*.jsonl")).read_text("utf-8").splitlines()
+    assert json.loads(line)["target"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"messages": [ASKED], "target": "call now"}, "the target is no call of tools"),
+        ({"messages": [ASKED], "target": None}, "the target is missing"),
+        ({"messages": [ASKED], "target": [{"name": "now"}], "tools": [{"name": "never"}]}, "none of the row's tools"),
+        ({"messages": [ASKED], "target": [], "tools": "now"}, 'as its "tools", want a list of objects'),
+        ({"messages": "now?", "target": []}, 'no column "input"'),
+        ({"input": "now?", "target": [], "tools": TOOLS}, 'has "tools" for a chat template, and is no chat'),
+        ({"messages": [ASKED], "target": [5]}, "5 is no call, want an object with a name and arguments"),
+    ],
+)
+def test_mistakes_are_told_at_collection(project: Project, row: dict[str, Any], what: str) -> None:
+    """A row that is wrong is one line, before anything is opened."""
+    project.write({"suite.toml": EVAL, "test.jsonl": [row]})
+    done = project.run("--collect-only")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert what in done.err
