@@ -63,12 +63,9 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
     if train and not spec.fewshot_data and (train.template or not (columns or template)):  # read as it is trained on
         columns, template = train.columns, train.template
     try:
-<<<<<<< HEAD
-        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=(), template=template)
-=======
         structured = capabilities.Evaluator.of(task.function).json_targets
-        pool = to_samples(rows, spec.where, columns=columns, cluster=None, slices=(), json_targets=structured)
->>>>>>> room/evaluators
+        how: dict[str, Any] = {"columns": columns, "template": template, "json_targets": structured}
+        pool = to_samples(rows, spec.where, cluster=None, slices=(), **how)
     except UsageError as error:
         context.mistakes.found.extend(error.messages)
         return task

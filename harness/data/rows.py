@@ -56,11 +56,8 @@ def to_samples(
     cluster: str | None,
     slices: Sequence[str],
     arguments: Mapping[str, Any] | None = None,
-<<<<<<< HEAD
     template: str | None = None,
-=======
     json_targets: bool = False,
->>>>>>> room/evaluators
 ) -> list[Sample]:
     """Return one Sample for each row. `columns` maps our names (id, input, target) to the data's, `template` is what
     the inputs are written by.
@@ -84,11 +81,7 @@ def to_samples(
                 where, f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows); it has {here}'
             )
     mistakes.raise_if_any()
-<<<<<<< HEAD
-    named = _all_named(rows, columns, template, where)
-=======
-    named = [_named(row, columns, json_targets=json_targets) for row in rows]
->>>>>>> room/evaluators
+    named = _all_named(rows, columns, template, where, json_targets=json_targets)
     for what in (*_odd_values(named, rows, cluster, slices), *_odd_prompts(named)):
         mistakes.add(where, what)
     mistakes.raise_if_any()
@@ -228,20 +221,15 @@ def _has_content(message: Row) -> bool:
     return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))
 
 
-<<<<<<< HEAD
-def _all_named(rows: Sequence[Row], columns: Mapping[str, str], template: str | None, where: str) -> list[Row]:
+def _all_named(
+    rows: Sequence[Row], columns: Mapping[str, str], template: str | None, where: str, *, json_targets: bool = False
+) -> list[Row]:
     """Return rows under our names, their inputs written by the template where there is one."""
-    if template is None:
-        return [_named(row, columns, {}) for row in rows]
-    return [
-        _named(row, columns, {"input": text}) for row, text in zip(rows, filled(template, rows, where), strict=True)
-    ]
+    inputs = [{}] * len(rows) if template is None else [{"input": text} for text in filled(template, rows, where)]
+    return [_named(row, columns, own, json_targets) for row, own in zip(rows, inputs, strict=True)]
 
 
-def _named(row: Row, columns: Mapping[str, str], written: Row) -> Row:
-=======
-def _named(row: Row, columns: Mapping[str, str], *, json_targets: bool = False) -> Row:
->>>>>>> room/evaluators
+def _named(row: Row, columns: Mapping[str, str], written: Row, json_targets: bool) -> Row:
     """Return a row under our names; of messages that an answer ends, the answer is the target."""
     aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
     named = {**row, **aliased, **{ALIASES.get(name, name): row[column] for name, column in columns.items()}, **written}
