@@ -12,9 +12,7 @@ from harness import hookimpl, lazily, loader, schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
-    from harness_hf.linear import available as onednn_available
-    from harness_hf.linear import product as onednn_product
-    from harness_hf.linear import use_onednn
+    from harness_hf.linear import fast_linear, use_onednn
     from harness_hf.models import (
         BLOCK,
         add_adapter,
@@ -47,6 +45,7 @@ __all__ = [
     "add_adapter",
     "assert_not_repacked",
     "check_found",
+    "fast_linear",
     "fitting",
     "identify",
     "keep_4bit_layout",
@@ -54,8 +53,6 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "one_line",
-    "onednn_available",
-    "onednn_product",
     "open_source",
     "parameters_of",
     "quiet",
@@ -76,11 +73,10 @@ LATER = {  # what other plugins use of this one, imported when it is asked for
     "check_found": "harness_hf.models",
     "fitting": "harness_hf.models",
     "keep_4bit_layout": "harness_hf.models",
+    "fast_linear": "harness_hf.linear",
     "load_model": "harness_hf.models",
     "load_tokenizer": "harness_hf.models",
     "one_line": "harness_hf.models",
-    "onednn_available": "harness_hf.linear:available",
-    "onednn_product": "harness_hf.linear:product",
     "parameters_of": "harness_hf.sources",
     "quiet": "harness_hf.models",
     "resolve": "harness_hf.sources",

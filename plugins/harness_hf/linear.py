@@ -36,6 +36,12 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     return done
 
 
+def fast_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return x Wᵀ + b without a gradient, by oneDNN where that is the faster: x (N, I), weight (O, I), bias (O,)."""
+    fast = x.dtype == weight.dtype == torch.float32 and x.is_cpu and available()
+    return product(x, weight, bias) if fast else nn.functional.linear(x, weight, bias)
+
+
 class Product(torch.autograd.Function):
     """x Wᵀ + b and its gradients, for rows x (N, I): of more dimensions the result would be a view."""
 

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
-from harness_hf import onednn_available, onednn_product
+from harness_hf import fast_linear
 
 LOGITS = 1 << 24  # numbers in one tensor of logits, at most
 OPTIONAL = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")  # TRL's names and order
@@ -43,13 +43,13 @@ class FrozenHead(torch.autograd.Function):
         parts = []
         for start in range(0, len(hidden), size):
             here = slice(start, start + size)
-            z = _times(hidden[here], weight, bias).float().mul_(scale)  # (n, V)
+            z = fast_linear(hidden[here], weight, bias).float().mul_(scale)  # (n, V)
             logp = z - z.logsumexp(-1, keepdim=True)
             p = logp.exp()
             parts.append(_facts(z, logp, p, targets[here], outputs))
             if gradient is not None:
                 p.neg_().scatter_add_(1, targets[here, None], torch.ones_like(p[:, :1]))
-                gradient[here] = _times(p.mul_(scale).to(hidden.dtype), weight.t(), None)
+                gradient[here] = fast_linear(p.mul_(scale).to(hidden.dtype), weight.t(), None)
         ctx.save_for_backward(gradient)
         logprobs, *others = (torch.cat(each) for each in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*others)
@@ -106,12 +106,6 @@ def each_logit_once() -> Iterator[None]:
         yield
     finally:
         trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = before
-
-
-def _times(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    if x.dtype == torch.float32 and onednn_available():
-        return onednn_product(x, weight, bias)
-    return torch.nn.functional.linear(x, weight, bias)
 
 
 def _facts(
