@@ -181,9 +181,13 @@ def call(*words: str, cwd: Path | None = None, code: int = 0) -> str:
 
 
 def installed(wheel: Path, extra: str, folder: Path) -> str:
-    """Install the wheel with one extra into a new environment, and return its command."""
-    venv.create(folder, with_pip=True)
-    call(str(folder / "bin/python"), "-m", "pip", "install", "--quiet", f"finetune-harness[{extra}] @ {wheel.as_uri()}")
+    """Install the wheel with one extra into a new environment, and return its command.
+
+    Nothing is compiled that is not imported: most of torch is not.
+    """
+    venv.create(folder, with_pip=False)
+    into = ("--python", str(folder / "bin/python"), "install", "--quiet", "--no-compile")
+    call(sys.executable, "-m", "pip", *into, f"finetune-harness[{extra}] @ {wheel.as_uri()}")
     return str(folder / "bin/harness")
 
 
