@@ -165,6 +165,7 @@ class Run:
     gates: int = 0  # verdicts that the suite asks of its candidates
     items: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()  # evals whose rows go into nothing that is sent away
     selecting: bool = False  # on the select splits, so that nothing was confirmed
     folder: str = ""
     seconds: float = 0.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean, schema
+from harness_trackers import stay_alone
 
 if TYPE_CHECKING:
     from trl import SFTConfig
@@ -116,6 +117,7 @@ def _check_names(recipe: Mapping[str, Any]) -> None:
 
 
 def _check_reports(reports: list[str]) -> None:
+    stay_alone()
     mistakes = Mistakes()
     for name in reports:
         if name not in REPORTS:
