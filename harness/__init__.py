@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from harness.reports import sentence
     from harness.reports.report_json import read_run
     from harness.reports.run_folder import read_rows as read_answers
+    from harness.reports.training import LOGS as TRAINING_LOGS
     from harness.reports.training import write_steps
     from harness.stats.tests import cluster_t, numbered, wilson
     from harness.suite.reader import read_suite
@@ -66,6 +67,7 @@ __all__ = [
     "GROUP",
     "HELD_OUT",
     "ROPE_FACTORS",
+    "TRAINING_LOGS",
     "Adapter",
     "Built",
     "CachedSubject",
@@ -194,6 +196,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Scale": "harness.records.metrics",
     "Severity": "harness.records.findings",
     "Suite": "harness.suite.tables",
+    "TRAINING_LOGS": "harness.reports.training:LOGS",
     "Task": "harness.collection.plan",
     "TrainingRow": "harness.records.findings",
     "TrainingStep": "harness.records.run",

@@ -86,6 +86,7 @@ class Record:
             gates=sum(len(collection.gates(c)) for c in collection.candidates),
             items=tuple(i.id for i in collection.items),
             deselected=collection.deselected,
+            private=tuple(e.name for e in suite.evals if e.private),
             selecting=collection.selecting,
             waivers=waivers,
             versions=versions,

@@ -21,12 +21,12 @@ from harness.pipeline.artifacts import artifacts_of
 from harness.pipeline.evaluation import on_select
 from harness.pipeline.record import Record, Stop
 from harness.pipeline.session import Session
-from harness.pipeline.training import Trained, train
+from harness.pipeline.training import Trained, keep_logs, train
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.run import Swept, Trial
 from harness.records.samples import Result, Sample
-from harness.reports.training import read_steps
+from harness.reports.training import LOGS, read_steps
 from harness.schema import show
 from harness.suite.tables import Sweep
 
@@ -53,8 +53,9 @@ def sweep(session: Session, record: Record) -> Trained | Stop:
             break
         best = made, result
     assert best  # there is nothing that the first could fail to be better than
-    record.fact("training", best[0].facts)
-    record.add(training=read_steps(artifacts_of(best[0].session).adapter))
+    place = artifacts_of(best[0].session)
+    record.fact("training", {**best[0].facts, **keep_logs(session, record, place.work / LOGS)})
+    record.add(training=read_steps(place.adapter))
     chosen = conclude(rule.swept(tried))
     record.swept(chosen)
     record.choice(words(chosen))

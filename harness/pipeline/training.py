@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
 from harness.release.seal import sealed
-from harness.reports.training import read_steps
+from harness.reports.training import LOGS, read_steps
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
 
@@ -78,6 +79,7 @@ def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | St
             if not kept.is_sealed(out):
                 kept.seal(out)
             facts = read_facts(out / FACTS)
+        facts |= keep_logs(session, record, out.parent / LOGS)
         record.fact("training", facts)
         record.add(training=read_steps(out))
     return out, facts
@@ -86,6 +88,20 @@ def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | St
 def _detail(use: str, rows: int, whole: bool) -> str:
     """Return what a person reads of the stage: nothing is trained where the adapter of this recipe is there."""
     return "not again: the adapter of this recipe is there" if whole else f"{use}, {rows} rows"
+
+
+def keep_logs(session: Session, record: Record, logs: Path) -> dict[str, str]:
+    """Copy what a training logged into the run's folder, in place of another training's; return where it is."""
+    if not logs.is_dir() or session.folder is None:
+        return {}
+    place = session.folder.path / "training"
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(logs, place)
+    except (OSError, shutil.Error) as error:
+        record.warn(f'the training\'s logs stay in "{logs}": {error}')
+        return {"logs": str(logs)}
+    return {"logs": str(place)}
 
 
 def _call_trainer(session: Session, record: Record, out: Path) -> Stop | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal
 
 from harness.errors import ExitCode
@@ -165,6 +166,7 @@ class Run:
     gates: int = 0  # verdicts that the suite asks of its candidates
     items: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()  # evals whose rows go into nothing that is sent away
     selecting: bool = False  # on the select splits, so that nothing was confirmed
     folder: str = ""
     seconds: float = 0.0
@@ -193,3 +195,21 @@ class Run:
 
     def count(self, outcome: Outcome) -> int:
         return sum(v.outcome is outcome for v in self.verdicts)
+
+    def rows(self, evaluation: str) -> list[dict[str, Any]]:
+        """Return the rows of an evaluation with what every subject answered, from the run's folder, joined by id.
+
+        Raises UsageError where the folder holds none.
+        """
+        return self._notebook().rows(self, evaluation)  # type: ignore[no-any-return]
+
+    def frame(self, evaluation: str) -> Any:
+        """Return `rows` as a pandas DataFrame. Raises UsageError where pandas is not installed."""
+        return self._notebook().frame(self, evaluation)
+
+    def _repr_html_(self) -> str:
+        return self._notebook().html(self)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _notebook() -> Any:
+        return import_module("harness.reports.notebook")  # which reads folders, and so lies above records

@@ -13,6 +13,7 @@ from harness.records.run import TrainingStep
 from harness.reports.report_json import made
 
 STEPS = "harness-training.jsonl"  # in an adapter's folder, a step a line; never shipped
+LOGS = "logs"  # beside an adapter's folder: what its trainer logged for people, in whatever form
 MOST = 1000  # steps in a report; of a longer training every so many
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean, schema
 from harness_sft.fields import add_mistakes
+from harness_trackers import stay_alone
 
 if TYPE_CHECKING:
     from trl import SFTConfig
@@ -77,6 +78,7 @@ def _check_names(recipe: Mapping[str, Any]) -> None:
 
 
 def _check_reports(reports: list[str]) -> None:
+    stay_alone()
     mistakes = Mistakes()
     for name in reports:
         if name not in REPORTS:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import UsageError, folder_in_place, seal_folder, write_steps, write_text
+from harness import TRAINING_LOGS, UsageError, folder_in_place, seal_folder, write_steps, write_text
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
 from harness_sft.config import build_config
 from harness_sft.rows import Row, as_dataset, split_by
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harness_sft.trainer import CheckedTrainer
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
+EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
@@ -47,12 +48,11 @@ def train(
     from harness_hf import quiet, resolve_device
 
     checkpoints = out.parent / "checkpoints"
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out.parent / "tensorboard"))
     device = resolve_device(ref.options.get("device", "auto")).type
     config = build_config(recipe, checkpoints, seed=seed, device=device)
     kept, held_out = split_by(recipe, rows, seed)
     stamp = _stamp(ref, adapter, rows, recipe, seed)
-    with quiet(), _quiet_libraries():
+    with quiet(), _quiet_libraries(), _logs_in(out.parent / TRAINING_LOGS):
         from harness_sft.head import each_logit_once
         from harness_sft.trainer import last_whole_checkpoint, raise_finding
 
@@ -172,7 +172,7 @@ def _write_adapter(
     note = {
         "base_digest": ref.digest,
         "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
-        "facts": facts | _facts(trainer),
+        "facts": facts | _facts(trainer) | ({"report_to": recipe["report_to"]} if recipe["report_to"] else {}),
         "recipe": dict(recipe) | {"seed": trainer.args.seed},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
@@ -236,6 +236,18 @@ def _stamp(
     model = [ref.path, ref.digest, dict(ref.options), adapter.quantization]
     what = [model, lora, list(rows), dict(recipe), seed, versions]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def _logs_in(folder: Path) -> Iterator[None]:
+    """Let TensorBoard's events go to a folder, unless the user named another."""
+    given = os.environ.get(EVENTS)
+    os.environ[EVENTS] = given or str(folder)
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[EVENTS]
 
 
 @contextmanager

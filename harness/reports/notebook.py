@@ -1,0 +1,102 @@
+"""A run in a notebook: its gates as a table, its rows as plain data or a data frame."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RAISES, UsageError, did_you_mean
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Run
+from harness.reports.run_folder import read_rows
+from harness.texts.shown import shown
+
+DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
+GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # words, not colours
+OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
+COLUMNS = ("candidate", "gate", "outcome", "claim", "estimate", "bounds", "n", "why")
+
+
+def html(run: Run) -> str:
+    """Return a run's gates as an HTML table, under what it came to."""
+    passed = run.count(Outcome.PASS)
+    said = f"{passed} of {len(run.verdicts)} gates passed" if run.verdicts else "nothing was gated"
+    lines = [f"{run.suite}: {said}, exit {int(run.exit_code)}", *run.conclusions, *(run.problem or "").split("\n")]
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(v))}</tr>" for v in run.verdicts)
+    table = f"<table><caption>{_text(run.folder)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    told = "".join(f"<p>{_text(line)}</p>" for line in lines if line)
+    return told + (table if run.verdicts else "") + "".join(_drawn(run))
+
+
+def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
+    """Return the rows of an evaluation: id, prompt, target, cluster, other columns, SUBJECT.answer, SUBJECT.METRIC.
+
+    They are read from the run's folder. Raises UsageError where it holds none of such an evaluation.
+    """
+    there = [r for r in run.reports if r.outcome != "skipped" and r.n]
+    subjects = [r.subject for r in there if r.eval == evaluation]
+    if not subjects:
+        known = did_you_mean(evaluation, dict.fromkeys(r.eval for r in there))
+        raise UsageError(f'{run.folder or run.suite}: holds no rows of "{evaluation}"{known}')
+    found: dict[str, dict[str, Any]] = {}
+    for subject in subjects:
+        for name, row in read_rows(Path(run.folder), subject, evaluation).items():
+            try:
+                found.setdefault(name, _about(row)).update(_scored(subject, row))
+            except (LookupError, TypeError, AttributeError):
+                raise UsageError(f'{run.folder}: a row of "{evaluation}" on {subject} lacks its parts') from None
+    return list(found.values())
+
+
+def frame(run: Run, evaluation: str) -> Any:
+    """Return `rows` as a pandas DataFrame. Raises UsageError where pandas is not installed."""
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise UsageError("a data frame needs pandas; pip install pandas, or take rows(), a list of dicts") from None
+    return pandas.DataFrame(rows(run, evaluation))
+
+
+def _about(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row is, whoever was asked."""
+    own = {"id": row["id"], "prompt": row["arguments"][0][0], "target": row["target"], "cluster": row["cluster"]}
+    return {**own, **{k: v for k, v in row["doc"].items() if k not in OWN and k not in own}}
+
+
+def _scored(subject: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a subject answered, and its scores."""
+    return {f"{subject}.answer": row["resps"][0][0], **{f"{subject}.{m}": row.get(m) for m in row["metrics"]}}
+
+
+def _cells(v: Verdict) -> Iterator[str]:
+    yield from (_text(v.candidate), _text(v.gate), f"{GLYPHS[v.outcome]} {v.outcome}{_beside(v)}")
+    yield _text(f"{v.metric} {v.claim}".strip())
+    yield _number(v.estimate)
+    yield "" if v.lower is None or v.upper is None else f"[{_number(v.lower)}, {_number(v.upper)}]"
+    yield from (str(v.n), _text(v.why))
+
+
+def _beside(v: Verdict) -> str:
+    """Return what keeps a verdict from deciding what ships, in brackets."""
+    return " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
+
+
+def _number(x: float | None) -> str:
+    return "" if x is None else f"{x:.4g}"
+
+
+def _text(text: str) -> str:
+    return escape(shown(text))
+
+
+def _drawn(run: Run) -> Iterator[str]:
+    """Yield what others draw of a run; what fails to draw is left out."""
+    for point in importlib.metadata.entry_points(group=DRAWS):
+        try:
+            yield str(point.load()(run) or "")
+        except RAISES:
+            continue

@@ -1,0 +1,40 @@
+"""Verdicts in the tracker that a training reported to: MLflow, TensorBoard, Weights & Biases.
+
+It listens to the end of a run, and decides nothing. Nothing is sent anywhere that the user did not name.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from harness import hookimpl
+
+if TYPE_CHECKING:
+    from harness import Run
+
+__all__ = ["stay_alone"]
+TRACKERS = ("mlflow", "tensorboard", "wandb")
+ALONE = {  # what keeps the libraries from reporting to their makers, and off the network, unless the user set otherwise
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+}
+
+
+def stay_alone() -> None:
+    """Set the environment in which no tracker reports to its maker, before one is imported."""
+    for name, value in ALONE.items():
+        os.environ.setdefault(name, value)
+
+
+@hookimpl(trylast=True)  # after whoever writes report.html
+def harness_run_finish(run: Run) -> None:
+    told = run.facts.get("training", {}).get("report_to")
+    names = [name for name in TRACKERS if name in told] if isinstance(told, (list, tuple)) else []
+    if names:
+        from harness_trackers.log import log
+
+        stay_alone()
+        log(run, names)

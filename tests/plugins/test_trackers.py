@@ -1,0 +1,185 @@
+"""Verdicts in trackers: each with its real library, writing to a folder."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.records.run import Run
+from harness.testing import ROWS, SUITE, Outcome, Project
+from harness_trackers.log import COLUMNS, name_of, told_of
+
+REPORTS = """
+import json, os
+from pathlib import Path
+from harness import hookimpl
+from harness.testing import write_fake
+
+def reports(ref, adapter, rows, out: Path, *, progress, seed, skill: float = 0.9, report_to: list[str] | None = None):
+    write_fake(out, skill)
+    (out / "harness-adapter.json").write_text(json.dumps({"facts": {"report_to": report_to}}))
+    logs = out.parent / "logs"
+    logs.mkdir()
+    (logs / "events").write_text("of the training")
+    return out
+
+@hookimpl
+def harness_trainers():
+    return {"reports": reports}
+
+@hookimpl
+def harness_run_finish(run):
+    Path(run.folder, "report.html").write_text("<p>a page</p>")
+"""
+GATES = """
+[[gate]]
+id = "better ≥ base?"
+metric = "qa.exact_match"
+versus = "base"
+better_by = 0.1
+
+[[export]]"""
+TEXT = SUITE.replace('use = "fake"\ndata', 'use = "reports"\nreport_to = ["TRACKER"]\ndata').replace(
+    "[[export]]", GATES
+)
+
+
+@pytest.fixture
+def tracked(suite: Project) -> Project:
+    return suite.write({"harnessfile.py": REPORTS})
+
+
+def run(suite: Project, tracker: str, text: str = TEXT) -> Outcome:
+    return suite.write({"suite.toml": text.replace("TRACKER", tracker)}).run()
+
+
+def expected(run: Run) -> Mapping[str, float]:
+    """Return some of the numbers that must have been logged."""
+    verdict = next(v for v in run.verdicts if v.candidate == "merged" and v.versus == "base")
+    assert verdict.estimate and verdict.lower
+    gate = "gate/merged/better _ base_"
+    numbers = {f"{gate}/estimate": verdict.estimate, f"{gate}/lower": verdict.lower, f"{gate}/passed": 1.0}
+    return numbers | {f"{gate}/won": len(verdict.won), "base/qa/exact_match": run.reports[0].metrics["exact_match"]}
+
+
+def test_mlflow_gets_the_verdicts(tracked: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of its own, in the experiment and the store that the environment names, with tables and files."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tracked.folder / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "fine-tunes")
+    outcome = run(tracked, "mlflow")
+    assert (outcome.code, outcome.err) == (0, "")
+    client = mlflow.MlflowClient()
+    [logged] = client.search_runs([client.get_experiment_by_name("fine-tunes").experiment_id])
+    assert logged.info.status == "FINISHED" and logged.info.run_name == Path(outcome.report.folder).name
+    assert logged.data.metrics.items() >= {k: pytest.approx(v) for k, v in expected(outcome.report).items()}.items()
+    assert logged.data.tags["gate/merged/better _ base_"] == "PASS"
+    artifacts = Path(client.download_artifacts(logged.info.run_id, ""))
+    flips = json.loads((artifacts / "flips.json").read_text("utf-8"))
+    assert flips["columns"] == list(COLUMNS)
+    assert {tuple(row[:4]) for row in flips["data"]} >= {("better ≥ base?", "merged", "base", "won")}
+    assert json.loads((artifacts / "report.json").read_text("utf-8"))["suite"] == "fake"
+    assert (artifacts / "report.html").read_text("utf-8") == "<p>a page</p>"
+
+
+def test_tensorboard_gets_the_verdicts(tracked: Project) -> None:
+    """Beside the training's own events, which the run's folder holds and the run tells of."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    outcome = run(tracked, "tensorboard")
+    assert (outcome.code, outcome.err) == (0, "")
+    folder = Path(outcome.report.folder)
+    assert (folder / "training/events").read_text("utf-8") == "of the training"
+    logs = outcome.report.facts["training"]["logs"]
+    assert logs == f"reports/{folder.name}/training"
+    assert f"{logs}" in "".join(outcome.out.split())
+    events = EventAccumulator(str(folder / "training/verdicts")).Reload()
+    for name, value in expected(outcome.report).items():
+        assert events.Scalars(name)[0].value == pytest.approx(value)
+    texts = {name: events.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in events.Tags()["tensors"]}
+    assert "| merged | better ≥ base? | PASS |" in texts["gates"]
+    assert "| better ≥ base? | merged | base | won | q" in texts["flips"]
+
+
+def scanned(log: bytes) -> Iterator[bytes]:
+    """Yield what a log of LevelDB holds, after W&B's own seven bytes: blocks of 32 KiB, records in parts."""
+    place, parts = 7, b""
+    while place + 7 <= len(log):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        _, size, kind = struct.unpack("<IHB", log[place : place + 7])
+        parts += log[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # the whole, or the last part
+            yield parts
+            parts = b""
+
+
+@pytest.mark.slow
+def test_wandb_gets_the_verdicts_offline(tracked: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that waits to be synced: nothing is sent where nobody asked for it."""
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_DIR", str(tracked.folder))
+    outcome = run(tracked, "wandb")
+    assert (outcome.code, outcome.err) == (0, "")
+    [path] = tracked.folder.glob("wandb/offline-run-*/run-*.wandb")
+    records, until = [], time.monotonic() + 20
+    while not any(r.HasField("exit") for r in records) and time.monotonic() < until:  # its service writes on
+        records = [Record.FromString(data) for data in scanned(path.read_bytes())]
+    items = {"/".join(i.nested_key) or i.key: i.value_json for r in records for i in r.history.item}
+    for name, value in expected(outcome.report).items():
+        assert json.loads(items[name]) == pytest.approx(value)
+    assert json.loads(items["flips/ncols"]) == len(COLUMNS)
+    [artifact] = [r.artifact for r in records if r.artifact.type == "report"]
+    assert {entry.path for entry in artifact.manifest.contents} == {"report.json", "report.html"}
+
+
+@pytest.mark.parametrize("breaks", ["raise ValueError('no such\\n  place')", "raise SystemExit(3)", "import nowhere"])
+def test_a_tracker_that_fails_costs_a_warning(
+    tracked: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, breaks: str
+) -> None:
+    """The outcome, what is exported and the report are those of a run without it."""
+
+    def fails(told: Any) -> None:
+        exec(breaks)
+
+    monkeypatch.setattr("harness_trackers.to_tensorboard.log", fails)
+    outcome = run(tracked, "tensorboard")
+    assert (outcome.code, outcome.report.exit_code, outcome.report.exports[0].written) == (0, 0, True)
+    [record] = caplog.records
+    assert record.getMessage().startswith("warning: tensorboard: the verdicts were not logged: ")
+    assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("told", [None, "tensorboard", ["another"], 7, {}])
+def test_nothing_is_logged_where_nobody_reported(tracked: Project, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    """Or where a trainer tells of something else under that name."""
+    monkeypatch.setattr("harness_trackers.log.log", lambda *_: pytest.fail("logged"))
+    text = REPORTS.replace('{"report_to": report_to}', repr({"report_to": told}))
+    tracked.write({"harnessfile.py": text})
+    assert run(tracked, "x", TEXT.replace('report_to = ["TRACKER"]\n', "")).code == 0
+
+
+def test_private_rows_are_named_nowhere(tracked: Project) -> None:
+    """Neither in the table of what changed nor in the report that is sent."""
+    text = TEXT.replace('name = "qa"', 'name = "qa"\nprivate = true').replace("0.1\n\n[[export]]", "0.1\n\n[[export]]")
+    told = told_of(run(tracked, "another", text).report)
+    assert not told.flips
+    assert told.metrics["gate/merged/better _ base_/won"] > 0
+    assert not [row["id"] for row in ROWS if f'"{row["id"]}"' in told.report]
+
+
+def test_names_are_such_as_every_tracker_takes() -> None:
+    assert name_of("gate", "a/b", "100 % <x>\n", " ") == "gate/a/b/100 _ _x__/_"
