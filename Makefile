@@ -10,7 +10,7 @@ FUZZ ?= 300s
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate clean
+.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -53,6 +53,11 @@ architectures: $(READY)
 # how often each test of a gate is wrong; writes the tables of docs/statistics.md
 simulate: $(READY)
 	$(BIN)/python -m bench.simulate
+
+# the pictures of README and docs, from a real run: make pictures RUN=reports/domain-20261126T131146Z
+RUN ?= $(lastword $(sort $(wildcard reports/domain-*)))
+pictures: $(READY)
+	$(BIN)/python -m bench.pictures $(RUN)
 
 bench-merge: $(READY)
 	$(BIN)/python bench/merge.py

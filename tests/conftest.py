@@ -37,6 +37,18 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
+@pytest.fixture(autouse=True)
+def no_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs write no report.html, which takes them longer than all else, but where a test asks for `pages`."""
+    if "pages" not in request.fixturenames:
+        monkeypatch.setattr("harness_report.can_render", lambda: False)
+
+
+@pytest.fixture
+def pages() -> None:
+    """Let runs write report.html, as they do for a user."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what is done with the tiny model: it loads torch and, most of it, a model."""

@@ -9,10 +9,15 @@ from pathlib import Path
 from harness import Run, hookimpl, shown
 
 
+def can_render() -> bool:
+    """Return whether pages can be written here."""
+    return find_spec("jinja2") is not None
+
+
 @hookimpl(tryfirst=True)
 def harness_run_finish(run: Run) -> None:
     """Write report.html into the run folder, before the terminal names it; what goes wrong is a warning."""
-    if not run.folder or find_spec("jinja2") is None:
+    if not run.folder or not can_render():
         return
     from harness_report.writing import write_page
 

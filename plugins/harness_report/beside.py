@@ -55,6 +55,7 @@ class Page:
     gates: list[Shown]
     same: str
     lines: list[Line]
+    alike: str
     ours: str
     changes: list[Change]
     compared: Compared | None
@@ -95,7 +96,8 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> Page:
         notes=c.notes if c else [],
         gates=_gates(c) if c else [],
         same=_same(c) if c else "",
-        lines=[_line(c, b) for b in c.metrics] if c else [],
+        lines=_lines(c) if c else [],
+        alike=listed([b.metric for b in c.metrics if b.is_alike]) if c else "",
         ours=kept.ours,
         changes=_changes(c) if c else [],
         compared=c,
@@ -158,15 +160,27 @@ def _same(c: Compared) -> str:
     return f"{counted(len(names), 'gate')} came to the same numbers in both runs: {', '.join(names)}." if names else ""
 
 
-def _line(c: Compared, b: Between) -> Line:
-    v, colour = b.verdict, COLOURS.get(b.reading, OPEN)
-    write, svg = write_of(c.now, v), ""
-    if v.estimate is not None:
+def _lines(c: Compared) -> list[Line]:
+    """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
+    found = [b for b in c.metrics if not b.is_alike]
+    parts = {b.metric: _part(b) for b in found}
+    shares = [p for b in found if (p := parts[b.metric]) and c.now.scale(b.metric) == "proportion"]
+    return [_line(c, b, parts[b.metric], shares) for b in found]
+
+
+def _part(b: Between) -> Interval | None:
+    v = b.verdict
+    return None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, COLOURS.get(b.reading, OPEN))
+
+
+def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]) -> Line:
+    v, scale, svg = b.verdict, c.now.scale(b.metric), ""
+    write = write_of(c.now, v)
+    if part is not None:
         side = -1 if c.now.is_lower(b.metric) else 1
-        shares = c.now.scale(b.metric) == "perplexity"
-        part = Interval(v.estimate, v.lower, v.upper, colour)
-        tick = (lambda x: minus(f"{x:+.3g}") if x else "0") if not shares else write
-        svg = draw(strip(axis_of([part], 0.0, side, tick, shares=shares, zero=True), [part]))
+        tick = write if scale == "perplexity" else (lambda x: minus(f"{x:+.3g}") if x else "0")
+        on = shares if scale == "proportion" else [part]
+        svg = draw(strip(axis_of(on, 0.0, side, tick, shares=scale == "perplexity", zero=True), [part]))
     unit = c.now.unit(b.metric)
     return Line(
         reading=b.reading,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import Gate, Metric, Outcome, Result, Sample, Score, Verdict, judge, sentence, shown
 from harness_report.made import Setting, settings_of
@@ -40,6 +40,11 @@ class Between:
     before: float | None
     pairs: Pairs
     left: int  # rows that only one run asked, or that another text stands in
+
+    @property
+    def is_alike(self) -> bool:
+        """Return whether no row changed."""
+        return bool(self.pairs.rows) and not self.pairs.count(LOST) + self.pairs.count(WON)
 
 
 @dataclass(frozen=True)
@@ -103,9 +108,8 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
         reading = "the same model"
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
-    if verdict.estimate is None and pair.rows and not pair.count(LOST) + pair.count(WON):
-        reading = "the same on every row"
-    return Between(name, verdict, reading, *values, pair, left)
+    found = Between(name, verdict, reading, *values, pair, left)
+    return replace(found, reading="the same on every row") if found.is_alike else found
 
 
 def _asks(row: Row) -> tuple[object, object]:

@@ -20,6 +20,7 @@ from harness_report.reading import Kept, read_folder
 from harness_report.strips import Axis, layer, nice, rule, written
 from harness_report.terminal import FORMAT, STYLES, numbers, printed
 from harness_report.words import GLYPHS, claimed, day
+from harness_report.words import told as spelt
 
 BARS = "▁▂▃▄▅▆▇█"
 MOST = 24  # runs that a chart or a line of the terminal shows, the last ones
@@ -165,7 +166,7 @@ def trends_of(past: Sequence[Past]) -> list[Trend]:
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
         rows = [(day(p.run.started), str(w.outcome), write_of(p.kept, w)(w.estimate)) for p, w in judged]
         svg = draw(spec, f"{track.gate}: {claim}")
-        chart = Chart(shown(track.gate), shown(claim), spec, ("run", "verdict", "estimate"), rows, svg=svg)
+        chart = Chart(shown(track.gate), spelt(claim), spec, ("run", "verdict", "estimate"), rows, svg=svg)
         found.append(Trend(v.outcome.value, GLYPHS[v.outcome], chart))
     return found
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -76,10 +79,23 @@ def render(kept: Kept, last: Kept | None = None) -> str:
     `last` is an earlier run of the suite, whose other settings are marked. Raises ModuleNotFoundError without jinja2.
     """
     environment()
-    page = page_of(kept, last)
+    with _no_collection():
+        page = page_of(kept, last)
     sections = [s for s in SECTIONS if s[0] != "training" or page.training]
     return fill("run.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=folder_name(kept),
                 sections=sections, data=embedded(page.rows))  # fmt: skip
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let no garbage be looked for while very many rows are held: that takes half of the time, and finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def page_of(kept: Kept, last: Kept | None) -> Page:
@@ -163,8 +179,11 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[Change]:
         key = evaluation, metric, v.versus or ""
         if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric) == "count":
             continue
-        rows = kept.rows(v.versus, evaluation), kept.rows(v.candidate, evaluation)
-        pair = pairs.paired(metric, *rows, (v.versus, v.candidate), lower=kept.is_lower(v.metric))
+        if kept.against(evaluation)[0] == metric:
+            pair = pairs.pairs_of(kept, evaluation, v.versus)
+        else:
+            rows = kept.rows(v.versus, evaluation), kept.rows(v.candidate, evaluation)
+            pair = pairs.paired(metric, *rows, (v.versus, v.candidate), lower=kept.is_lower(v.metric))
         links = link_of(kept, v, evaluation in browsed)
         if says(pair):
             found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, most=ROWS, links=links)
@@ -185,8 +204,7 @@ def _merged(kept: Kept, evaluation: str, browsed: bool) -> Change | None:
     if kept.ours == "adapter" or not kept.report("adapter", evaluation) or not kept.report(kept.ours, evaluation):
         return None
     metric, _ = kept.against(evaluation)
-    name, rows = f"{evaluation}.{metric}", (kept.rows("adapter", evaluation), kept.rows(kept.ours, evaluation))
-    pair = pairs.paired(metric, *rows, ("adapter", kept.ours), lower=kept.is_lower(name))
+    name, pair = f"{evaluation}.{metric}", pairs.pairs_of(kept, evaluation, "adapter")
     if not says(pair):
         return None
     title = f"{name}, adapter against {kept.ours}"

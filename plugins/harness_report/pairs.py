@@ -72,13 +72,18 @@ def paired(
     return found
 
 
-def pairs_of(kept: Kept, evaluation: str) -> Pairs:
-    """Return the rows of an evaluation on the page's candidate, against what its gate or the suite names."""
-    metric, baseline = kept.against(evaluation)
-    rows = kept.rows(kept.ours, evaluation)
-    there = baseline and kept.report(baseline, evaluation) is not None
-    theirs = kept.rows(baseline, evaluation) if there else {}
-    return paired(metric, theirs, rows, (baseline, kept.ours), lower=kept.is_lower(f"{evaluation}.{metric}"))
+def pairs_of(kept: Kept, evaluation: str, theirs: str = "") -> Pairs:
+    """Return an evaluation's rows on the page's candidate, against `theirs` or what its gate or the suite names."""
+    metric, usual = kept.against(evaluation)
+    key = evaluation, theirs or usual
+    if key not in kept.pairs:
+        there = kept.report(key[1], evaluation) is not None
+        rows = kept.rows(key[1], evaluation) if there else {}
+        lower = kept.is_lower(f"{evaluation}.{metric}")
+        names = key[1], kept.ours
+        kept.pairs[key] = paired(metric, rows, kept.rows(kept.ours, evaluation), names, lower=lower)
+    found: Pairs = kept.pairs[key]
+    return found
 
 
 # -- words that differ -----------------------------------------------------------------------------

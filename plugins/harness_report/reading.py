@@ -24,6 +24,7 @@ class Kept:
     lock: Mapping[str, Any]
     missing: list[str] = field(default_factory=list)
     rows_: dict[tuple[str, str], dict[str, Row]] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], Any] = field(default_factory=dict)  # rows that were paired before
 
     # -- the suite ---------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 "use strict";
 // The row browser: plain functions first, which node tests too, then the page. Texts of others go through textContent.
-const LOST = 0, WON = 1, OTHER = 4, SHOWN = 15;
+const LOST = 0, WON = 1, OTHER = 4, SHOWN = 10;
 const [ID, OUTCOME, SLICE, LINE, PROMPT, TARGET, SAID, SCORES] = [0, 1, 2, 3, 4, 5, 6, 7];
 const BOTH = 2, NEITHER = 3;
 const KEYS = ["lost", "won", "both", "neither", "other"];

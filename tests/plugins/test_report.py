@@ -1,0 +1,408 @@
+"""The page of a run, two runs compared, and a suite's history, in a world of fakes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness_report
+from harness import UsageError
+from harness.testing import SUITE, TRAIN, Project
+from harness_report import drawing, made, pairs, strips, words, writing
+from harness_report.history import sparkline
+from harness_report.page import embedded, render
+from harness_report.reading import Kept, read_folder
+
+pytest.importorskip("jinja2")
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+ROWS = [
+    {
+        "id": f"q{i}",
+        "input": f"Country: question {i}\n\nCountry: ask {i} say w{i}",
+        "target": f"w{i}",
+        "kind": "ab"[i % 2],
+    }
+    for i in range(60)
+]
+GATES = """
+[[gate]]
+id = "better"
+metric = "qa.exact_match"
+versus = "base"
+better_by = 0.0
+
+[[gate]]
+id = "shape"
+metric = "size.parameters"
+max = 5
+severity = "warn"
+
+[[eval]]
+name = "size"
+use = "size"
+"""
+
+
+@pytest.fixture
+def ran(project: Project, pages: None) -> Path:
+    """Return the folder of a run that shipped, with a gate that compares rows and one that warns."""
+    project.write({"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    assert project.run().code == 0
+    return folder(project)
+
+
+def folder(project: Project) -> Path:
+    return max(project.folder.glob("reports/*/report.json"), key=lambda p: p.stat().st_mtime_ns).parent
+
+
+def changed(run: Path, subject: str, evaluation: str, change: Any) -> None:
+    """Rewrite the rows of an item of a run: `change` is given each as a dict and changes it."""
+    (path,) = run.glob(f"{subject}/samples_{evaluation}_*.jsonl")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for i, row in enumerate(rows):
+        change(i, row)
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+
+
+def rewritten(run: Path, name: str, change: Any) -> None:
+    """Rewrite a JSON file of a run."""
+    value = json.loads((run / name).read_text("utf-8"))
+    change(value)
+    (run / name).write_text(json.dumps(value), "utf-8")
+
+
+def data(html: str) -> Any:
+    """Return the rows that a page holds."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def test_run_writes_its_page(ran: Path) -> None:
+    """A run leaves report.html: the sentence and the number that decided, gates before rows before metrics."""
+    html = (ran / "report.html").read_text("utf-8")
+    body = html[html.index("<main>") :]
+    told = ["merged may ship: ", "The closest gate: ", "✓ PASS", "What changed", "qa.exact_match", "How it was made"]
+    places = [body.index(text) for text in told]
+    assert places == sorted(places)
+    assert "one that only warns failed" in html or "that only warn failed" in html
+    assert [e["name"] for e in data(html)] == ["qa"]
+
+
+def test_two_renderings_are_the_same_bytes(ran: Path) -> None:
+    """Rendering a folder again, from remembered pictures or not, gives the same bytes."""
+    first = (ran / "report.html").read_bytes()
+    shutil.rmtree(Path("cache", "charts"), ignore_errors=True)
+    assert writing.write_page(ran).read_bytes() == first
+    assert writing.write_page(ran).read_bytes() == first
+
+
+def test_page_asks_the_network_for_nothing(ran: Path) -> None:
+    """No address but SVG's name space, no script but the one whose sha256 the policy names."""
+    html = (ran / "report.html").read_text("utf-8")
+    assert set(re.findall(r"[a-z]+://[^\"' <)]+", html)) <= {"http://www.w3.org/2000/svg"}
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert len(scripts) == 1 and f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in html
+    assert not re.search(r"<(link|iframe|object|embed|img)\b|\son\w+=", html)
+
+
+def test_texts_of_others_are_shown_as_text(ran: Path) -> None:
+    """What a model answers is markup nowhere, neither in the tables nor in the script's data."""
+    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[[HOSTILE]], exact_match=float(i > 3)))
+    changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 30)))
+    html = render(read_folder(ran))
+    assert HOSTILE not in html and "<img" not in html
+    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in html
+    assert data(html)[0]["rows"][0][6][-1] == HOSTILE
+    assert embedded("<\u2028\u2029") == '"\\u003c\\u2028\\u2029"'
+
+
+def test_controls_and_directions_are_spelt_out(ran: Path) -> None:
+    """A control character or an override of direction is spelt out; text from right to left stays as it is."""
+    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[["\x1b[31m\x00 \u202e שלום"]], exact_match=0.0))
+    html = render(read_folder(ran))
+    assert "\x1b" not in html and "\x00" not in html and "\u202e" not in html
+    assert "שלום" in html and 'dir="auto"' in html
+
+
+def test_ten_megabytes_in_a_row_are_cut(ran: Path) -> None:
+    """A row of 10 MB does not make a page of 10 MB, and the page says that it was cut."""
+    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[["x" * 10_000_000 if i == 7 else "y"]]))
+    html = render(read_folder(ran))
+    assert len(html) < 1_500_000 and "9,998,000 characters left out" in html
+
+
+def test_private_rows_are_digests(ran: Path) -> None:
+    """Of a private evaluation no id, prompt, answer or slice is on the page, but counts and digests."""
+    rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(private=True))
+    html = render(read_folder(ran))
+    assert "say w1" not in html and "w17" not in html and '"q17"' not in html
+    (evaluation,) = data(html)
+    assert evaluation["private"] and evaluation["rows"][0][3].startswith("sha256 ")
+    assert "The rows are private." in html or "no row" in html.lower()
+
+
+def test_without_a_lock_no_text_is_shown(ran: Path) -> None:
+    """Where nothing says which evaluations are private, all are, and the page says what is missing."""
+    (ran / "suite.lock.json").unlink()
+    html = render(read_folder(ran))
+    assert "no suite.lock.json can be read" in html and "say w1" not in html
+    assert "merged may ship" in html
+
+
+def test_missing_samples_are_told(ran: Path) -> None:
+    """Without its samples a folder is rendered with what the report says, and what is missing is named."""
+    for path in ran.glob("*/samples_*"):
+        path.unlink()
+    html = render(read_folder(ran))
+    assert "holds no rows of" in html and "merged may ship" in html and 'id="data"' not in html
+
+
+def test_samples_cut_off_are_told(ran: Path) -> None:
+    """So are samples of which the last line is half there."""
+    (path,) = ran.glob("merged/samples_qa_*")
+    path.write_text(path.read_text("utf-8")[:-40], "utf-8")
+    assert "cannot be read as rows" in render(read_folder(ran))
+
+
+def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit a page holds every row won or lost and a seeded sample of the others, and says so."""
+    monkeypatch.setattr(pairs, "MOST", 20)
+    changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 50)))
+    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 45)))
+    kept = read_folder(ran)
+    (evaluation,), note = pairs.browser(kept)
+    ids = [row[0] for row in evaluation["rows"]]
+    assert {f"q{i}" for i in range(45, 50)} <= set(ids) and len(ids) == 20 and evaluation["total"] == 60
+    assert evaluation["counts"][pairs.LOST] == 5 and "60 rows: here are all" in note
+    assert [row[0] for row in pairs.browser(read_folder(ran))[0][0]["rows"]] == ids
+
+
+def test_without_vl_convert_there_are_tables(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing draws, the page has the same numbers in tables."""
+    monkeypatch.setattr(drawing, "can_draw", lambda: False)
+    html = render(read_folder(ran))
+    assert "<svg" not in html and "as numbers</caption>" in html and "Where it stands" not in html
+
+
+def test_options_of_others_stay_struck(ran: Path) -> None:
+    """The configuration is the lock's, in which secrets are struck; another run's keys are marked."""
+    rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(api_key="(struck)"))
+    now = read_folder(ran)
+    lock = json.loads(json.dumps(now.lock))
+    lock["suite"]["train"]["options"]["skill"] = 0.8
+    settings = {s.key: s for s in made.settings_of(now, replace(now, lock=lock))}
+    assert settings["train.api_key"].value == "(struck)"
+    assert (settings["train.skill"].before, settings["train.use"].before) == ("0.8", None)
+
+
+# -- a run goes on ---------------------------------------------------------------------------------
+
+
+def test_what_goes_wrong_is_one_warning(suite: Project, pages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that cannot be written, for want of room or by a bug, changes no outcome: a line, and the same exit."""
+    for error in (OSError(28, "No space left on device"), ZeroDivisionError("a bug")):
+
+        def fails(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("harness_report.writing.write_text", fails)
+        outcome = suite.run()
+        assert outcome.code == 0, outcome.err
+        assert outcome.err.count("report.html: was not written: ") == 1 and "Traceback" not in outcome.err
+        assert not (folder(suite) / "report.html").exists()
+
+
+def test_without_jinja2_a_run_says_nothing(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra a run writes no page and says nothing of it; the command names the extra."""
+    outcome = suite.run()
+    assert (outcome.code, outcome.err) == (0, "") and not (folder(suite) / "report.html").exists()
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    harness_report.page.environment.cache_clear()  # type: ignore[attr-defined]
+    refused = suite.harness("report", str(folder(suite)))
+    assert (refused.code, refused.err.count("\n")) == (4, 1) and "finetune-harness[report]" in refused.err
+
+
+@pytest.mark.parametrize("text", ['{"format": 99}', '{"format": 1, "suite"', "", "[]"])
+def test_other_folders_are_one_line(suite: Project, text: str) -> None:
+    """A folder of another format, one half-written, or none is one line and exit 4, whatever is asked of it."""
+    suite.write({"odd/report.json": text})
+    for words_ in (
+        ["report", "odd"],
+        ["report", "odd", "--markdown"],
+        ["compare", "odd", "odd"],
+        ["report", "nowhere"],
+    ):
+        outcome = suite.harness(*words_)
+        assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err
+    assert suite.harness("history", "fake", "--out", "nowhere").code == 4
+    assert "holds no run of suite" in suite.harness("history", "fake", "--out", ".").err
+
+
+def test_full_disk_is_one_line(ran: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page for which there is no room is a line of the command."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("harness_report.commands.write_text", full)
+    outcome = project.harness("report", str(ran))
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1) and "No space left on device" in outcome.err
+
+
+def test_page_needs_no_torch(ran: Path) -> None:
+    """Rendering a run loads neither torch nor numpy."""
+    code = "import sys; from harness.cli.main import main; main(['report', sys.argv[1]]);"
+    code += "print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, str(ran)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# -- two runs, and many ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(ran: Path) -> tuple[Path, Path]:
+    """Return a run and one before it, which answered otherwise: 8 rows lost since then and 2 won."""
+    before = ran.with_name("fake-20200101T000000Z")
+    shutil.copytree(ran, before)
+    rewritten(before, "report.json", lambda r: r.update(started="2020-01-01T00:00:00+00:00"))
+    rewritten(before, "report.json", lambda r: r["digests"].update(merged="0" * 64))
+    rewritten(before, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(skill=0.5))
+    changed(before, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 48)))
+    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(8 <= i < 50)))
+    return ran, before
+
+
+def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Project) -> None:
+    """Metrics of two runs are tested on the rows that both asked, by the test of a gate without a margin."""
+    outcome = project.harness("compare", *map(str, two), "--json")
+    found = json.loads(outcome.out)
+    (metric,) = [m for m in found["metrics"] if m["metric"] == "qa.exact_match"]
+    assert (metric["lost_count"], metric["won_count"], metric["method"], metric["n"]) == (8, 2, "McNemar exact", 60)
+    assert metric["estimate"] == pytest.approx(-0.1) and metric["reading"] == "not told apart"
+    assert {"key": "train.skill", "now": "0.9", "before": "0.5"} in found["settings"]
+    text, markdown = (project.harness("compare", *map(str, two), "--format", f).out for f in ("text", "markdown"))
+    assert "8 lost, 2 won" in text and "not told apart" in text
+    assert "| qa.exact\\_match | not told apart |" in markdown.replace("exact_match", "exact\\_match")
+
+
+def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Project) -> None:
+    """A row with another text under the same id is no pair, and that is said; so are two suites."""
+    changed(two[1], "merged", "qa", lambda i, row: row.update(prompt_hash="other") if i < 10 else None)
+    rewritten(two[1], "report.json", lambda r: r.update(suite="another"))
+    found = json.loads(project.harness("compare", *map(str, two), "--json").out)
+    assert found["metrics"][0]["n"] == 50 and found["metrics"][0]["left_out"] == 10
+    assert any("10 rows not asked alike" in n for n in found["notes"])
+    assert any("two suites, fake and another" in n for n in found["notes"])
+
+
+def test_pages_beside_others(two: tuple[Path, Path], project: Project) -> None:
+    """`--against` and `--history` write a page of their own, with charts that no script draws."""
+    words_ = ["report", str(two[0]), "--against", str(two[1]), "--history", str(two[0].parent)]
+    assert project.harness(*words_).out.strip() == str(two[0] / "compare.html")
+    html = (two[0] / "compare.html").read_text("utf-8")
+    for text in (
+        "Between the runs",
+        "8 lost, 2 won",
+        "Configuration that differs",
+        "train.skill",
+        "History of the suite",
+    ):
+        assert text in html, text
+    assert "<script" not in html
+    assert project.harness("report", str(two[0]), "--history", "cache").code == 4
+
+
+def test_history_is_a_line_a_gate(two: tuple[Path, Path], project: Project) -> None:
+    """`harness history` prints every gate over the runs of a suite, by its name or file, and JSON for programs."""
+    out = project.harness("history", "fake").out
+    assert "fake: 2 runs" in out and re.search(r"floor on merged\s+\S\S\s+✓✓", out)
+    found = json.loads(project.harness("history", "suite.toml", "--json").out)
+    assert [r["folder"] for r in found["runs"]] == [two[1].name, two[0].name]
+    assert sparkline([0.0, None, 1.0]) == "▁ █" and sparkline([2.0, 2.0]) == "▄▄"
+
+
+def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:
+    """A run whose export was promoted is told as a release."""
+    (export,) = read_folder(two[0]).run.exports
+    record = Path(f"{export.to}.releases/releases.jsonl")
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"weights": export.digest, "at": "2026-11-26T10:00:00+00:00"}) + "\n", "utf-8")
+    assert "on 2026-11-26" in project.harness("history", "fake").out
+
+
+def test_markdown_for_a_pull_request(ran: Path, project: Project) -> None:
+    """`harness report --markdown` has the sentence, the gates and some rows; no answer is markup in it."""
+    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[[f"{HOSTILE}|"]]))
+    out = project.harness("report", str(ran), "--markdown").out
+    assert out.startswith("## merged may ship: ") and "| ✓ PASS | better on merged" in out
+    assert "<img" not in out and "<script" not in out and "<details>" in out
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def test_words_that_differ_are_marked_where_answers_are_alike() -> None:
+    """Two answers that share a third of their words show what differs; others are shown whole."""
+    one, other = pairs.differing("Diseases of the nervous system", "Diseases of the digestive system")
+    assert [t for t, marked in one if marked] == ["nervous"] and [t for t, marked in other if marked] == ["digestive"]
+    assert pairs.differing("Paris", "Rome") == ([("Paris", False)], [("Rome", False)])
+
+
+def test_series_rows_and_memory_are_shown_where_they_were_kept() -> None:
+    """Newer reports keep steps, rows as they were seen and memory; anything else under these keys is left out."""
+    steps = [{"step": s, "loss": 1 / s, "learning_rate": 1e-4, "epoch": s / 4, "tokens": 100 * s, "seconds": s / 2}
+             for s in range(1, 9)]  # fmt: skip
+    charts = list(made._series(steps, {}))
+    assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens a second"]
+    assert {v for _, _, v in charts[2].table} == {"200"}
+    seen = [[{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}], {"segments": [{"text": "x"}]}, 3]
+    assert made.seen_rows(seen) == [[("Say: ", False), ("yes", True)], [("x", False)]]
+    assert made.seen_rows(None) == [] and made._steps([1, {"loss": 2}]) == []
+
+
+def test_strips_keep_their_labels_apart() -> None:
+    """A strip's labels collide neither with the limit's nor with each other, on any scale."""
+    for low, high, limit in ((-0.045, 0.02, -0.06), (0.2, 0.23, 0.25), (1e6, 3e8, 3e8), (0.5, 0.5, 0.5)):
+        part = strips.Interval((low + high) / 2, low, high, drawing.PASS)
+        axis = strips.axis_of([part], limit, 1, words.plain, shares=False, zero=False)
+        places = sorted(axis.place(x) for x in (*axis.ticks(), limit))
+        assert all(b - a >= strips.APART for a, b in pairwise(places))
+        assert all(0 <= axis.place(x) <= strips.WIDTH for x in (low, high, limit))
+
+
+def test_numbers_have_the_digits_that_matter() -> None:
+    """Numbers have a real minus sign, sizes their unit, and perplexities are told as shares where compared."""
+    assert (words.number(-0.0123), words.number(51.37)) == ("−0.012", "51.4")
+    assert words.number(134515000.0, "count") == "134.5\xa0M"
+    assert words.number(288.7e6, "bytes") == "288.7\xa0MB" and words.number(float("nan")) == "–"
+    assert words.figure(-0.69314718, "perplexity", versus=True) == "−50.0\xa0%"
+    assert words.seconds(453.0) == "7 min 33 s"
+
+
+def test_other_runs_are_read_in_order(ran: Path) -> None:
+    """The run before is the newest earlier one of the suite beside it, and none where there is none."""
+    kept = read_folder(ran)
+    assert writing.before(kept) is None
+    for name in ("fake-20200101T000000Z", "fake-20210101T000000Z"):
+        shutil.copytree(ran, ran.with_name(name))
+    found = writing.before(kept)
+    assert isinstance(found, Kept) and found.folder.name == "fake-20210101T000000Z"
+    with pytest.raises(UsageError, match="no report can be read"):
+        read_folder(ran / "merged")

@@ -1,0 +1,131 @@
+"""The page of a run in Chromium, and its script in node."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness_report.page import render
+from harness_report.reading import read_folder
+from tests.helpers.browser import CHROMIUM, Browser, browser
+
+pytest.importorskip("jinja2")
+SCRIPT = Path(__file__).parents[2] / "plugins/harness_report/templates/rows.js"
+NODE = shutil.which("node")
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+EVAL = """
+const e = {name: "qa", binary: true, lower: false, subjects: ["base", "adapter", "merged"], theirs: 0, ours: 2,
+  counts: [1, 1, 0, 1, 0], total: 3, rows: [
+  ["q10", 0, "a", "line", "Prompt one", "", ["x", "y", "z"], [1, 1, 0]],
+  ["q9", 1, "b", "line", "prompt TWO", "", ["x", "y", "z"], [0, 1, 1]],
+  ["q1", 3, "a", "line", "prompt three", "", ["x", "y", "zebra"], [0, 1, 0]]]};
+const ids = (found) => found.map((i) => e.rows[i][0]);
+"""
+
+
+def node(code: str) -> Any:
+    """Return what an expression gives after the page's script."""
+    whole = f"const {{parse, hashOf, filter, diff}} = require({json.dumps(str(SCRIPT))});{EVAL}"
+    words = [NODE or "node", "-e", f"{whole}console.log(JSON.stringify({code}))"]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node")
+def test_rows_are_filtered_and_sorted() -> None:
+    """By outcome, slice and words in any case; by change as they stand, or by id as numbers."""
+    asked = ["{}", "{outcome: 'lost'}", "{slice: 'a'}", "{text: 'two PROMPT'}", "{text: 'zebra'}", "{sort: 'id'}",
+             "{outcome: 'lost', against: 'adapter'}"]  # fmt: skip
+    found = node(f"[{', '.join(asked)}].map((s) => ids(filter(e, {{...parse(''), ...s}})))")
+    assert found == [["q10", "q9", "q1"], ["q10"], ["q10", "q1"], ["q9"], ["q1"], ["q1", "q9", "q10"], ["q10", "q1"]]
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node")
+def test_links_name_rows_and_filters() -> None:
+    """A link is read as it was written: a row, an outcome, and the rest of a filter; odd names and all."""
+    assert node("parse('#chapter/1234')")["row"] == "1234"
+    assert node("parse('#capitals:lost')") == node("({...parse(''), name: 'capitals', outcome: 'lost'})")
+    for state in ("{name: 'a:b/c', outcome: 'won', text: 'x & y', slice: '%'}", "{name: 'é', row: 'a/b?c'}"):
+        assert node(f"parse(hashOf({{...parse(''), ...{state}}}))") == node(f"({{...parse(''), ...{state}}})")
+    assert node("parse('#%')")["name"] == "%"
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node")
+def test_script_marks_words_as_the_page_does() -> None:
+    """The script's word diff is the page's: marked where a third is shared, else whole."""
+    same = "diff('Diseases of the nervous system', 'Diseases of the digestive system')"
+    assert node(same)[0] == [["Diseases of the", False], ["nervous", True], ["system", False]]
+    assert node("diff('Paris', 'Rome')") == [[["Paris", False]], [["Rome", False]]]
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Yield a tab of Chromium."""
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture
+def page(project: Project) -> Path:
+    """Write the page of a run that lost 4 rows and won 26, with a hostile answer in a row it lost."""
+    gate = '\n[[gate]]\nid = "better"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.0\n'
+    project.write({"suite.toml": SUITE + gate, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run()
+    (run,) = project.folder.glob("reports/*")
+    for subject, right in (("base", range(4, 30)), ("merged", range(4, 60)), ("adapter", range(60))):
+        (path,) = run.glob(f"{subject}/samples_qa_*")
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for i, row in enumerate(rows):
+            row["exact_match"] = float(i in right or (subject == "base" and i < 4))
+            row["resps"] = [[HOSTILE if subject == "merged" and i == 0 else f"{subject} said {i}"]]
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    html = run / "page.html"
+    html.write_text(render(read_folder(run)), "utf-8")
+    return html
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_hostile_answers_are_text_and_the_console_is_empty(tab: Browser, page: Path) -> None:
+    """An answer that would end the script is shown as text; nothing is logged, refused, loaded or asked."""
+    tab.open(page)
+    shown = tab.value("document.querySelector('#body').textContent")
+    assert HOSTILE in shown and tab.value("document.images.length") == 0
+    assert tab.value("performance.getEntriesByType('resource').length") == 0
+    assert tab.console == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [360, 800, 1300])
+def test_page_fits_its_window(tab: Browser, page: Path, width: int) -> None:
+    """Nothing makes the page scroll sideways on a phone, a tablet or a desk; the decision is on the first screen."""
+    tab.open(page, width, dark=width == 800)
+    assert tab.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert tab.value("document.querySelector('.driver .number').getBoundingClientRect().bottom") < 900
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_rows_are_browsed_by_link_and_key(tab: Browser, page: Path) -> None:
+    """Links filter and open rows, keys move and open them, and the address follows."""
+    tab.open(page, hash="#qa:lost")
+    count = "document.getElementById('count').textContent"
+    assert tab.value(count).startswith("rows 1 to 4 of 4 ")
+    tab.open(page, hash="#qa/q1")
+    assert "base said 1" in tab.value("document.querySelector('#body .detail').textContent")
+    tab.open(page)
+    press = "document.dispatchEvent(new KeyboardEvent('keydown', {key: '%s', bubbles: true}))"
+    tab.value(f"{press % 'j'}; {press % 'j'}")
+    tab.value("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}))")
+    assert tab.value("location.hash").startswith("#qa/q")
+    assert tab.value("document.querySelectorAll('#body .detail').length") == 1
+    tab.value("const f = document.getElementById('find'); f.value = 'question 17'; f.dispatchEvent(new Event('input'))")
+    assert tab.value(count).startswith("rows 1 to 1 of 1 ")
+    assert tab.value("location.hash") == "#qa?text=question+17"
+    assert tab.console == []
