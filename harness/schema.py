@@ -8,6 +8,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -78,6 +79,23 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
     return {n: p.default for n, p in named.items() if p.default is not p.empty} | dict(options)
 
 
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
+    try:
+        return get_type_hints(function)
+    except NameError:
+        pass
+    found = {}
+    for name, want in inspect.get_annotations(inspect.unwrap(function)).items():
+        with suppress(NameError):
+            found[name] = get_type_hints(types.SimpleNamespace(__annotations__={name: want}), _names_of(function))[name]
+    return found
+
+
+def _names_of(function: Callable[..., Any]) -> dict[str, Any]:
+    return dict(getattr(inspect.unwrap(function), "__globals__", {}))
+
+
 def wants(function: Callable[..., Any], name: str) -> bool:
     """Return whether a callable has a parameter of this name."""
     return name in inspect.signature(function).parameters
@@ -86,10 +104,7 @@ def wants(function: Callable[..., Any], name: str) -> bool:
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
     """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
     known, open_ended = options_of(function)
-    try:
-        hints = get_type_hints(function)
-    except NameError:  # a plugin's annotation that only type checkers can resolve
-        hints = {}
+    hints = hints_of(function)
     for key, value in options.items():
         if key in known:
             want = hints.get(key, Any)

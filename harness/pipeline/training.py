@@ -23,6 +23,7 @@ from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
 from harness.release.seal import sealed
+from harness.texts.counts import counted
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
 
@@ -83,7 +84,7 @@ def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | St
 
 def _detail(use: str, rows: int, whole: bool) -> str:
     """Return what a person reads of the stage: nothing is trained where the adapter of this recipe is there."""
-    return "not again: the adapter of this recipe is there" if whole else f"{use}, {rows} rows"
+    return "not again: the adapter of this recipe is there" if whole else f"{use}, {counted(rows, 'row')}"
 
 
 def _call_trainer(session: Session, record: Record, out: Path) -> Stop | None:
