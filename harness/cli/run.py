@@ -97,6 +97,8 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """`harness show [RUN]`: the report of a run again, or its rows."""
+    from dataclasses import replace
+
     from harness.reports.report_json import read_run
 
     if args.n < 1:
@@ -109,14 +111,10 @@ def show(args: argparse.Namespace) -> int:
     from harness.reports.report_json import to_json
 
     args.document = {"run": json.loads(to_json(report))}
-    if args.markdown:
-        from harness.reports.markdown import run_markdown
-
-        print(run_markdown(report, folder), end="")
-    elif not args.json:
+    if not args.json:
         from harness.cli.terminal import Terminal
 
-        Terminal(args.v - args.q).show(report)
+        Terminal(args.v - args.q).show(replace(report, folder=str(folder)))
     return ExitCode.OK
 
 
@@ -187,7 +185,6 @@ def show_parser(commands: Commands) -> None:
         "harness show                         # the last run",
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",
-        "harness show --markdown > comment.md",
     )
     one = command(commands, "show", show, "print a run's report again, or its rows", *examples)
     one.add_argument(
@@ -197,5 +194,4 @@ def show_parser(commands: Commands) -> None:
     one.add_argument("--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or all, what was lost first")
     one.add_argument("--wrong", action="store_true", help="only rows that what ships got wrong")
     one.add_argument("-n", type=int, default=SHOWN, metavar="N", help=f"rows of each gate or eval ({SHOWN})")
-    one.add_argument("--markdown", action="store_true", help="as Markdown, for a comment on a pull request")
     with_verbosity(one)

@@ -39,7 +39,8 @@ def exit_code(record: Record, adjudicator: Adjudicator) -> ExitCode:
 def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None:
     """Add to the record what follows from the verdicts, in words."""
     verdicts, plan = adjudicator.verdicts, session.collection
-    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend")
+    others = max((a.others for a in adjudicator.attempts.values()), key=len, default=())
+    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend", others)
     idle = unneeded(record.about.waivers, verdicts)
     record.concluded([*record.choices, *conclusions(plan, adjudicator.results, verdicts), *attempts, *idle])
 

@@ -93,7 +93,7 @@ def private_evals(folder: Path) -> frozenset[str]:
 
 def _failed(verdict: Verdict, metric: str, ours: Rows) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
-    values = {i: float(row[metric]) for i, row in ours.items() if metric in row}
+    values = {i: float(row.get("nats", {}).get(metric, row[metric])) for i, row in ours.items() if metric in row}
     if verdict.claim.startswith("fails on"):
         sign, limit = 1.0, 1.0
     else:
