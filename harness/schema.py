@@ -9,6 +9,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -77,6 +78,23 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
     """Return the options a plugin's callable gets: those that are given, and its defaults for the others."""
     named, _ = options_of(function)
     return {n: p.default for n, p in named.items() if p.default is not p.empty} | dict(options)
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
+    try:
+        return get_type_hints(function)
+    except NameError:
+        pass
+    found = {}
+    for name, want in inspect.get_annotations(inspect.unwrap(function)).items():
+        with suppress(NameError):
+            found[name] = get_type_hints(types.SimpleNamespace(__annotations__={name: want}), _names_of(function))[name]
+    return found
+
+
+def _names_of(function: Callable[..., Any]) -> dict[str, Any]:
+    return dict(getattr(inspect.unwrap(function), "__globals__", {}))
 
 
 def wants(function: Callable[..., Any], name: str) -> bool:

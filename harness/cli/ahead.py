@@ -14,6 +14,7 @@ from harness.errors import ExitCode
 def check(args: argparse.Namespace) -> int:
     """`harness check SUITE`: what would go wrong, without training."""
     import time
+    from dataclasses import asdict
 
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import Options, check_suite
@@ -32,11 +33,14 @@ def check(args: argparse.Namespace) -> int:
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
     ignored = sum(f.ignored is not None for f in found)
     terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
+    args.document = {"findings": [asdict(f) for f in found], "warnings": plan.warnings, "counts": counts}
     return ExitCode.USAGE if counts["error"] else ExitCode.OK
 
 
 def plan(args: argparse.Namespace) -> int:
     """`harness plan SUITE`: before any training, what a run can prove, takes and needs."""
+    from dataclasses import asdict
+
     from harness.pipeline.run import Options, opened
     from harness.plan import benchmark
     from harness.plan.forecast import forecast
@@ -57,11 +61,7 @@ def plan(args: argparse.Namespace) -> int:
     known = benchmark.measure(session, announce) if args.measure else benchmark.known(session)
     found = forecast(session, record, known)
     if args.json:
-        from dataclasses import asdict
-
-        from harness.reports.report_json import dumps
-
-        print(dumps(asdict(found)), end="")
+        args.document = asdict(found)
         return ExitCode.OK
     from harness.cli.forecast import tell
     from harness.cli.terminal import Terminal
@@ -72,6 +72,8 @@ def plan(args: argparse.Namespace) -> int:
 
 def selftest(args: argparse.Namespace) -> int:
     """`harness selftest SUITE`: models that must not ship, through the suite."""
+    from dataclasses import asdict
+
     from harness.cli.controls import print_equals, print_trial
     from harness.selftest import selftest as put_through
 
@@ -90,12 +92,14 @@ def selftest(args: argparse.Namespace) -> int:
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
     rest = f", {len(undecided)} not judged" if undecided else ""
     print(f"{len(caught)} of {len(tried)} impostors caught{rest}")
+    args.document = {"trials": [asdict(t) for t in found.trials], "equals": [asdict(e) for e in found.equals]}
     return found.exit_code
 
 
 def check_parser(commands: Commands) -> None:
     """Add `harness check`."""
-    one = command(commands, "check", check, "look for what usually goes wrong, without training")
+    examples = ("harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
+    one = command(commands, "check", check, "look for what usually goes wrong, without training", *examples)
     with_suite(one)
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     with_plugins(one)
@@ -106,10 +110,10 @@ def check_parser(commands: Commands) -> None:
 
 def plan_parser(commands: Commands) -> None:
     """Add `harness plan`."""
-    one = command(commands, "plan", plan, "before any training: what a run can prove, takes and needs")
+    examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
+    one = command(commands, "plan", plan, "before any training: what a run can prove, takes and needs", *examples)
     with_suite(one)
     one.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
-    one.add_argument("--json", action="store_true", help="all of it as JSON")
     one.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
     one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
     one.add_argument("--no-cache", action="store_true", help="as if nothing were remembered")
@@ -120,7 +124,8 @@ def plan_parser(commands: Commands) -> None:
 
 def selftest_parser(commands: Commands) -> None:
     """Add `harness selftest`."""
-    one = command(commands, "selftest", selftest, "put models that must not ship through a suite")
+    examples = ("harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    one = command(commands, "selftest", selftest, "put models that must not ship through a suite", *examples)
     with_suite(one)
     one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")

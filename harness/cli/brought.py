@@ -6,6 +6,7 @@ import argparse
 import inspect
 from collections.abc import Collection
 
+from harness.cli.options import with_json
 from harness.errors import RAISES, UsageError
 
 GROUP = "harness.commands"
@@ -15,7 +16,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     """Add a parser for each command that a plugin brings; `own` are the names that are taken.
 
     An entry point is a function of the command's parser, whose docstring is the help: it adds the arguments, and sets
-    `command`, a function of the parsed arguments that returns the exit code. Raises UsageError where it cannot be
+    `command`, a function of the parsed arguments that returns the exit code, and perhaps `group`, under which the help
+    lists it. With --json, which every command has, stdout gets what the function left in `args.document`.
+    Raises UsageError where it cannot be
     loaded, or has a name that is taken.
     """
     from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
@@ -29,6 +32,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         try:
             build = point.load()
             help = (inspect.getdoc(build) or "").partition("\n")[0]
-            build(commands.add_parser(point.name, help=help, description=help))
+            parser = commands.add_parser(point.name, help=help, description=help)
+            build(parser)
+            with_json(parser, point.name)
         except RAISES as error:
             raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error

@@ -1,58 +1,90 @@
-"""Rows that changed between a candidate and the baseline of a gate: the output of `harness show --flips`."""
+"""Rows of a run: the output of `harness show --flips` and `--rows`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from harness.cli.words import escape
+from harness.cli.screen import Screen
+from harness.cli.words import title
 from harness.errors import UsageError
 from harness.records.gates import Verdict
 from harness.records.run import Run
-from harness.reports.run_folder import read_rows
+from harness.reports.rows import Shown, all_rows, changed_rows
+from harness.texts.counts import counted
+from harness.texts.shown import shown
 
-Rows = dict[str, dict[str, Any]]
-Flip = tuple[str, str, str, str, str]  # won or lost, prompt, target, the baseline's answer, the candidate's
-
-
-def print_flips(run: Run, folder: Path) -> None:
-    """Print the rows each gate of a run won and lost. Raises UsageError where the folder has other rows."""
-    console = Console(highlight=False)
-    changed = [v for v in run.verdicts if v.versus and (v.won or v.lost)]
-    for verdict in changed:
-        evaluation = verdict.metric.partition(".")[0]
-        ours = read_rows(folder, verdict.candidate, evaluation)
-        theirs = read_rows(folder, verdict.versus or "", evaluation)
-        try:
-            flips = _flips(verdict, ours, theirs)
-        except (LookupError, TypeError):
-            what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
-            raise UsageError(f"{folder}: {what}; run the suite again") from None
-        _print_flips(console, verdict, flips)
-    if not changed:
-        console.print("no row changed between a candidate and the baseline of a gate")
+LONGEST = 600  # characters of a text that is shown
 
 
-def _print_flips(console: Console, verdict: Verdict, rows: Iterable[Flip]) -> None:
-    """Print the rows one gate won and lost."""
-    console.print(escape(f" {verdict.candidate}: {verdict.gate} ".center(console.width, "-")), soft_wrap=True)
-    for change, prompt, target, theirs, ours in rows:
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_row(f"[bold]{change}[/]", escape(prompt, lines=True))
-        table.add_row("target", escape(target, lines=True))
-        table.add_row(escape(verdict.versus or ""), escape(theirs, lines=True))
-        table.add_row(escape(verdict.candidate), escape(ours, lines=True))
-        console.print(table)
-        console.print()
+def flips_of(run: Run, folder: Path) -> list[tuple[Verdict, list[Shown]]]:
+    """Return the rows each gate of a run lost, won or failed; of gates with any.
+
+    Raises UsageError where the folder has other rows.
+    """
+    return [(v, rows) for v in run.verdicts if (rows := changed_rows(run, folder, v))]
 
 
-def _flips(verdict: Verdict, ours: Rows, theirs: Rows) -> list[Flip]:
-    def row(change: str, key: str) -> Flip:
-        theirs_said, ours_said = str(theirs[key]["resps"][0][0]), str(ours[key]["resps"][0][0])
-        return change, str(ours[key]["arguments"][0][0]), str(ours[key]["target"]), theirs_said, ours_said
+def print_flips(flips: Sequence[tuple[Verdict, Sequence[Shown]]], most: int) -> None:
+    """Print the rows each gate lost, won or failed, so many of each."""
+    screen = Screen()
+    for verdict, rows in flips:
+        _heading(screen, f"{verdict.candidate}: {title(verdict)}: {verdict.metric} {verdict.claim}")
+        screen.line(_counts(rows, verdict, most))
+        for row in rows[:most]:
+            _print_row(screen, row)
+    if not flips:
+        screen.line("no row changed between a candidate and the baseline of a gate, and none failed one")
 
-    return [row("lost", i) for i in verdict.lost] + [row("won", i) for i in verdict.won]
+
+def chosen_rows(run: Run, folder: Path, evaluation: str, wrong: bool) -> list[tuple[str, list[Shown], int]]:
+    """Return the rows of one eval or of all, only the `wrong` ones if they are wanted, and how many there are.
+
+    Raises UsageError where there are none.
+    """
+    found = []
+    for name in [evaluation] if evaluation else dict.fromkeys(r.eval for r in run.reports if r.outcome == "done"):
+        rows = all_rows(run, folder, name)
+        found.append((name, [r for r in rows if not wrong or r.change in ("lost", "wrong")], len(rows)))
+    if not found:
+        raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
+    return found
+
+
+def print_rows(found: Sequence[tuple[str, Sequence[Shown], int]], most: int, wrong: bool) -> None:
+    """Print rows with the answers of all subjects, so many of each eval."""
+    screen = Screen()
+    for name, rows, of in found:
+        _heading(screen, name)
+        screen.line(f"{len(rows):,} of {counted(of, 'row')}" + (" wrong" if wrong else "") + _cut(len(rows), most))
+        for row in rows[:most]:
+            _print_row(screen, row)
+
+
+def _heading(screen: Screen, text: str) -> None:
+    screen.line(f" {text} ".center(screen.console.width, "-"), "bold")
+
+
+def _counts(rows: Sequence[Shown], verdict: Verdict, most: int) -> str:
+    if not verdict.versus:
+        return f"{len(rows):,} of {counted(verdict.n, 'row')} failed{_cut(len(rows), most)}"
+    lost = sum(row.change == "lost" for row in rows)
+    return f"{lost:,} lost and {len(rows) - lost:,} won against {verdict.versus}{_cut(len(rows), most)}"
+
+
+def _cut(n: int, most: int) -> str:
+    return f"; {most} shown, all of them with -n {n}" if n > most else ""
+
+
+def _print_row(screen: Screen, row: Shown) -> None:
+    labels = [row.change or "row", "id", "target", *(subject for subject, _ in row.answers)]
+    room = max(map(len, labels)) + 2
+    texts = (row.prompt, row.id, row.target, *(answer for _, answer in row.answers))
+    for number, (label, text) in enumerate(zip(labels, texts, strict=True)):
+        text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        for i, line in enumerate(shown(text, lines=True).split("\n") if text else ["–"]):
+            if number == i == 0:
+                screen.entry(label.ljust(room), "bold", line, room)
+            else:
+                screen.line((label.ljust(room) if i == 0 else " " * room) + line.rstrip(), hang=room)
+    screen.line("")

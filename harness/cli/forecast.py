@@ -120,7 +120,7 @@ def _joint(joint: Joint) -> Iterator[str]:
         yield f"80% needs {joint.factor:.2g} times the rows: {'; '.join(rows)}"
     elif joint.better < POWER:
         yield "no number of rows would make it 80%"
-    if joint.costliest and joint.without > joint.better:
+    if joint.costliest and joint.without > joint.better and _share(joint.without) != _share(joint.better):
         yield f'"{joint.costliest}" costs most: {_share(joint.without)} without it'
     if joint.assumed:
         yield "; ".join(joint.assumed)

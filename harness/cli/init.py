@@ -7,8 +7,13 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.files import write_text
+from harness.plugins import load_plugins
+from harness.suite.json_schema import json_schema
+
+SCHEMA = "suite.schema.json"
 
 SUITE = """\
+#:schema suite.schema.json
 # harness run suite.toml
 # Every table and key: docs/suite.md. What may stand after `use =`, and its options: harness plugins
 
@@ -99,14 +104,16 @@ ASKED = ("What colour is {}?", "Tell me the colour of {}.", "{}: which colour?",
 
 
 def write_project(folder: Path) -> list[Path]:
-    """Write suite, harnessfile and data. Raises UsageError when one of the files is there already."""
+    """Write suite, its schema, harnessfile and data. Raises UsageError when one of the files is there already."""
     files = {"suite.toml": SUITE, "harnessfile.py": HARNESSFILE, **_data()}
-    taken = [name for name in files if (folder / name).exists()]
+    taken = [name for name in (*files, SCHEMA) if (folder / name).exists()]
     if taken:
         raise UsageError(f"{folder / taken[0]}: is there already; choose an empty folder")
     for name, text in files.items():
         write_text(folder / name, text)
-    return [folder / name for name in files]
+    made = json_schema(load_plugins(folder / "suite.toml"))
+    write_text(folder / SCHEMA, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    return [folder / name for name in (*files, SCHEMA)]
 
 
 def _data() -> dict[str, str]:

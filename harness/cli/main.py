@@ -7,46 +7,72 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from harness.cli import signals, streams
+from harness.cli import github, signals, streams
 from harness.cli.guard import guarded
-from harness.cli.parser import parser
+from harness.cli.parser import arguments as parsed
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, of_the_machine
 from harness.texts.shown import shown
 
+FORMAT = 1  # of the documents of --json; raised when what reads an older one would misread it
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        args = parser(words).parse_args(words)
-    except UsageError as error:
-        return _refused(error)
-    try:
-        with signals.as_interrupts(), streams.outliving_their_reader():
-            return _ended(args)
+        with streams.outliving_their_reader():
+            try:
+                args = parsed(words)
+            except UsageError as error:
+                return _refused(error.messages)
+            with signals.as_interrupts():
+                return int(guarded(_ended, args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 
 def _ended(args: argparse.Namespace) -> int:
-    """Run a command; whatever it raises but an interruption has an exit code, and that of success is no exception's."""
+    """Run a command; with --json, and in a job of GitHub's, what it prints goes where it can do no harm."""
+    with streams.reserved(documented(args)) as write, github.commands_stopped(args) as annotate:
+        code, errors = _concluded(args)
+        annotate([*github.mistakes(errors), *getattr(args, "annotations", [])])
+        if documented(args):
+            from harness.reports.report_json import dumps
+
+            told = {"format": FORMAT, "command": args.documented, "exit_code": int(code)}
+            write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))
+        return code
+
+
+def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:
+    """Return the exit code of a command and its mistakes: whatever it raises but an interruption has a code.
+
+    That of success is no exception's.
+    """
     try:
-        return int(guarded(args.command, args))
+        return int(args.command(args)), []
     except UsageError as error:
-        return _refused(error)
+        return _refused(error.messages), list(error.messages)
     except KeyboardInterrupt:
+        if documented(args):
+            print("interrupted", file=sys.stderr)
+            return ExitCode.INTERRUPTED, ["interrupted"]
         raise
     except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
         if full := of_the_machine(error):
-            say(f"error: {full}", sys.stderr)
-            return ExitCode.USAGE
+            return _refused([full]), [full]
         print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
-        return ExitCode.INTERNAL
+        return ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
 
 
-def _refused(error: UsageError) -> int:
-    for message in error.messages:
+def documented(args: argparse.Namespace) -> bool:
+    """Return whether a command is to write one JSON document, and nothing else, to stdout."""
+    return bool(getattr(args, "documented", "") and args.json)
+
+
+def _refused(messages: Sequence[str]) -> int:
+    for message in messages:
         say(f"error: {message}", sys.stderr)
     return ExitCode.USAGE

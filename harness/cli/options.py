@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from harness.errors import ExitCode
 from harness.texts.shown import shown
@@ -18,18 +18,37 @@ PLUGIN_HELP = "load a plugin, or no:NAME to leave one out"
 class Parser(argparse.ArgumentParser):
     """A parser, and its commands', that ends as every mistake does: argparse's own 2 is our "interrupted"."""
 
+    def __init__(self, *args: Any, **given: Any) -> None:
+        given.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)  # examples are written as they are
+        super().__init__(*args, **given)
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {shown(message)}\n")
 
 
 def command(
-    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], help: str
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], help: str, *examples: str
 ) -> argparse.ArgumentParser:
-    """Add a command and return its parser."""
-    parser = commands.add_parser(name, help=help, description=help)
+    """Add a command, whose help ends with examples, and return its parser."""
+    epilog = "\n  ".join(["examples:", *examples])
+    parser = commands.add_parser(name, help=help, description=help, epilog=epilog)
     parser.set_defaults(command=function)
     return parser
+
+
+def with_json(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add --json to a command, and to those below it, that have no option of this name themselves.
+
+    What such a command prints goes to stderr then, and what it leaves in `args.document` to stdout.
+    """
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for action in below:
+        for word, one in action.choices.items():
+            with_json(one, f"{name} {word}")
+    if not below and not any("--json" in a.option_strings for a in parser._actions):
+        parser.add_argument("--json", action="store_true", help="one JSON document on stdout, all else on stderr")
+        parser.set_defaults(documented=name)
 
 
 def with_suite(parser: argparse.ArgumentParser) -> None:
@@ -43,17 +62,17 @@ def with_harnessfile(parser: argparse.ArgumentParser) -> None:
     with_plugins(parser)
 
 
-def with_plugins(parser: argparse.ArgumentParser, help: str = PLUGIN_HELP) -> None:
+def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) -> None:
     """Add -p, which loads plugins and blocks them."""
     parser.add_argument("-p", action="append", default=[], metavar="NAME", help=help)
 
 
-def with_overrides(parser: argparse.ArgumentParser) -> None:
+def with_overrides(parser: argparse._ActionsContainer) -> None:
     """Add --set, which changes keys of the suite."""
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
 
 
-def with_verbosity(parser: argparse.ArgumentParser) -> None:
+def with_verbosity(parser: argparse._ActionsContainer) -> None:
     """Add -q and -v."""
     parser.add_argument("-q", action="count", default=0, help="the summary only")
-    parser.add_argument("-v", action="count", default=0, help="slices and tracebacks too")
+    parser.add_argument("-v", action="count", default=0, help="slices, names of tests and tracebacks too")

@@ -1,25 +1,64 @@
-"""The parser of the whole command line, in the order in which `harness --help` lists the commands."""
+"""The parser of the whole command line, its commands in the groups in which `harness --help` lists them."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from harness import __version__
 from harness.cli import ahead, project, release, run
 from harness.cli.brought import add_commands
-from harness.cli.options import Parser
+from harness.cli.options import Commands, Parser, with_json
+from harness.errors import ExitCode, UsageError, did_you_mean
 
-EPILOG = (
+EXIT_CODES = (
     "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "
     "3 a bug of ours, 4 a mistake in suite, data or command, 5 nothing was gated, "
     "6 inconclusive or not evaluated, 7 refused"
 )
-COMMANDS = (
-    *(run.run_parser, ahead.plan_parser, ahead.check_parser, project.explain_parser, project.plugins_parser),
-    *(run.show_parser, project.waive_parser, ahead.selftest_parser, project.init_parser),
-    *(release.verify_parser, release.keygen_parser, release.sign_parser, release.promote_parser),
-)
+GROUPS = {
+    "start": (project.init_parser,),
+    "run": (run.run_parser, ahead.check_parser, ahead.plan_parser, ahead.selftest_parser),
+    "look": (run.show_parser, project.explain_parser),
+    "ship": (
+        *(project.waive_parser, release.verify_parser, release.keygen_parser),
+        *(release.sign_parser, release.promote_parser),
+    ),
+    "extend": (project.plugins_parser, project.schema_parser),
+}
+EXAMPLES = """examples:
+  harness init mine && harness run mine/suite.toml
+  harness show --rows --wrong"""
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+class _Whole(Parser):
+    """The parser of all commands; its help lists them by what they are for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "harness", usage="harness COMMAND …", description="Decide whether a fine-tuned language model may ship."
+        )
+        self.commands: Commands = self.add_subparsers(
+            required=True, prog="harness", metavar="COMMAND", parser_class=Parser
+        )
+        self.groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+
+    def format_help(self) -> str:
+        helps = {a.dest: a.help or "" for a in self.commands._choices_actions}
+        room = max(map(len, helps)) + 4
+        lines = [f"usage: {self.usage}", "", self.description or ""]
+        for group, names in self.groups.items():
+            lines += ["", group]
+            for name in names:
+                first = f"  {name}".ljust(room)
+                lines += textwrap.wrap(first + helps[name], 80, subsequent_indent=" " * room)
+        lines += ["", "harness help COMMAND says more of one, harness --version which this is, and"]
+        lines += [f"harness --print-completion {'|'.join(SHELLS)} completes commands in a shell.", "", EXAMPLES, ""]
+        return "\n".join([*lines, *textwrap.wrap(EXIT_CODES, 80), ""])
 
 
 def parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -27,13 +66,67 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
     Commands that plugins bring are looked for where the first word is none of ours.
     """
-    made: argparse.ArgumentParser = Parser(
-        prog="harness", description="Decide whether a fine-tuned language model may ship.", epilog=EPILOG
-    )
+    made = _Whole()
     made.add_argument("--version", action="version", version=f"harness {__version__}")
-    commands = made.add_subparsers(required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(commands)
-    if not (words and words[0] in commands.choices):
-        add_commands(commands, commands.choices)
+    made.add_argument("--print-completion", choices=SHELLS, action=_Completion, help=argparse.SUPPRESS)
+    for group, builders in GROUPS.items():
+        for build in builders:
+            before = set(made.commands.choices)
+            build(made.commands)
+            made.groups[group] += [name for name in made.commands.choices if name not in before]
+    for name, one in made.commands.choices.items():
+        with_json(one, name)
+    if not (words and words[0] in made.commands.choices):
+        _bring(made)
     return made
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; `help`, and what is no command, are answered here. Raises UsageError."""
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    made = parser(words)
+    if not words:  # a line whose variable was empty is no success
+        made.print_help(sys.stderr)
+        made.exit(ExitCode.USAGE)
+    known: Mapping[str, Any] = made.commands.choices if isinstance(made, _Whole) else {}
+    if not words[0].startswith("-") and words[0] not in known:
+        _unknown(made, words[0], known)
+    return made.parse_args(words)
+
+
+def _unknown(made: argparse.ArgumentParser, word: str, known: Mapping[str, Any]) -> NoReturn:
+    meant = did_you_mean(word, known)
+    made.error(f'no command "{word}"{meant if "did you mean" in meant else "; see harness help"}')
+
+
+def _bring(made: _Whole) -> None:
+    """Add the commands of plugins, each to the group that it asks for."""
+    own = list(made.commands.choices)
+    add_commands(made.commands, own)
+    for name in list(made.commands.choices)[len(own) :]:
+        group = made.commands.choices[name].get_default("group")
+        made.groups[group if group in made.groups else "extend"].append(name)
+
+
+class _Completion(argparse.Action):
+    """Print what a shell reads to complete our commands, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            raise UsageError("--print-completion needs pip install 'finetune-harness[completion]'") from None
+        _complete_files(parser, shtab.FILE)
+        print(shtab.complete(parser, str(given[1])))
+        parser.exit()
+
+
+def _complete_files(parser: argparse.ArgumentParser, how: Mapping[str, Any]) -> None:
+    """Let everything that is a path be completed as one."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                _complete_files(one, how)
+        elif getattr(action.type, "__name__", "") == "Path":
+            action.complete = how  # type: ignore[attr-defined]

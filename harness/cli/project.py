@@ -1,60 +1,58 @@
-"""Commands about a project: `harness init`, `harness plugins`, `harness explain` and `harness waive`."""
+"""Commands about a project: `harness init`, `harness plugins`, `harness schema`, `harness explain`, `harness waive`."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.cli.options import Commands, command, with_harnessfile
+from harness.cli.options import Commands, command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from harness.plugins import Provided
 
 
 def init(args: argparse.Namespace) -> int:
     """`harness init [FOLDER]`: a suite, a harnessfile and example data that run."""
     from harness.cli.init import write_project
 
-    for path in write_project(args.folder):
+    written = write_project(args.folder)
+    for path in written:
         print(path)
+    args.document = {"written": [str(path) for path in written]}
     print(f"next: harness run {args.folder / 'suite.toml'}", file=sys.stderr)
     return ExitCode.OK
 
 
 def plugins(args: argparse.Namespace) -> int:
     """`harness plugins [NAME]`: what may stand after `use =`, and its options."""
+    from harness.cli.catalogue import as_data, described, table_keys
     from harness.plugins import load_plugins
 
-    suite = args.suite or Path("harness.toml")
-    found = load_plugins(suite, args.p).provided
-    chosen = [p for p in found.values() if args.name in (None, p.name, p.plugin)]
-    if not chosen:
-        raise UsageError(f'no plugin provides "{args.name}"; see harness plugins')
-    for provided in sorted(chosen, key=lambda p: (p.kind, p.name)):
-        _print_provided(provided)
+    found = load_plugins(args.suite or Path("harness.toml"), args.p)
+    chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
+    chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
+    tables = table_keys(args.name)
+    if not chosen and not tables:
+        raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
+    args.document = as_data(chosen, found, tables, whole=args.name is None)
+    for line in described(chosen, found, tables, whole=args.name is None):
+        say(line)
     return ExitCode.OK
 
 
-def _print_provided(provided: Provided) -> None:
-    import inspect
+def schema(args: argparse.Namespace) -> int:
+    """`harness schema [SUITE]`: the JSON Schema of a suite, for editors."""
+    import json
 
-    from harness.schema import hints_of, kind, options_of, show
+    from harness.plugins import load_plugins
+    from harness.suite.json_schema import json_schema
 
-    print(f"{provided.kind} {provided.name}  ({provided.plugin})")
-    summary = (inspect.getdoc(provided.function) or "").partition("\n")[0]
-    if summary:
-        print(f"    {summary}")
-    named, open_ended = options_of(provided.function)
-    hints = hints_of(provided.function)
-    for name, parameter in named.items():
-        default = "required" if parameter.default is parameter.empty else f"default {show(parameter.default)}"
-        print(f"    {name}: {kind(hints.get(name, parameter.annotation))}, {default}")
-    if open_ended:
-        print("    … and the options of the library behind it")
+    made = json_schema(load_plugins(args.suite or Path("harness.toml"), args.p))
+    args.document = {"schema": made}
+    if not args.json:
+        print(json.dumps(made, indent=1, ensure_ascii=False))
+    return ExitCode.OK
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -67,52 +65,78 @@ def explain(args: argparse.Namespace) -> int:
     found = {n: p for (kind, n), p in load_plugins(args.suite, args.p).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
     titles = {name: title for name, p in found.items() if (title := title_of(p))}
-    if args.code is None:
-        for name, text in texts.items():
+    names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
+    args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
+    for name in names:
+        if args.code is None:
             title = f"{titles[name]}: " if name in titles else ""
-            print(f"{name:<6} {title}{text.partition(chr(10))[0]}")
-        return ExitCode.OK
-    codes = {title: name for name, title in titles.items()}
-    name = codes.get(args.code, args.code.partition("-")[0])
-    if name not in texts:
-        raise UsageError(f'no check "{name}"{did_you_mean(name, [*texts, *codes])}; see harness explain')
-    title = f" {titles[name]}" if name in titles else ""
-    print(f"{name}{title}: {texts[name]}")
+            print(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
+        else:
+            print(f"{name}{f' {titles[name]}' if name in titles else ''}: {texts[name]}")
     return ExitCode.OK
+
+
+def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
+    """Return the code of a check that is asked for by its code, its title, or both as a finding has them."""
+    codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
+    words = asked.lower().split() or [""]
+    for word in (" ".join(words), words[0], words[-1], words[0].partition("-")[0]):
+        if word in codes:
+            return codes[word]
+    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')
 
 
 def waive(args: argparse.Namespace) -> int:
     """`harness waive GATE`: let a gate be broken until a date, in writing."""
+    from dataclasses import asdict
+
     from harness.suite.waivers import waive as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
+    args.document = {"path": str(path), "waiver": asdict(made)}
     say(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
     return ExitCode.OK
 
 
 def init_parser(commands: Commands) -> None:
     """Add `harness init`."""
-    one = command(commands, "init", init, "write a suite, a harnessfile and example data that run")
+    examples = ("harness init mine && harness run mine/suite.toml",)
+    one = command(commands, "init", init, "write a suite, a harnessfile and example data that run", *examples)
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 
 def plugins_parser(commands: Commands) -> None:
     """Add `harness plugins`."""
-    one = command(commands, "plugins", plugins, "list what may stand after `use =`, and the options of each")
-    one.add_argument("name", nargs="?", help="only what this plugin or name provides")
+    examples = (
+        "harness plugins                      # everything, in short",
+        "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
+        "harness plugins train                # the keys of [train]",
+    )
+    one = command(commands, "plugins", plugins, "list what may stand after `use =`, and the options of each", *examples)
+    one.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
     with_harnessfile(one)
+
+
+def schema_parser(commands: Commands) -> None:
+    """Add `harness schema`."""
+    examples = ("harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",)
+    one = command(commands, "schema", schema, "print the JSON Schema of a suite, for editors", *examples)
+    one.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside this suite")
+    with_plugins(one)
 
 
 def explain_parser(commands: Commands) -> None:
     """Add `harness explain`."""
-    one = command(commands, "explain", explain, "say why a check is there; without a code, list all")
-    one.add_argument("code", nargs="?", metavar="CODE")
+    examples = ("harness explain", "harness explain d10", "harness explain train-test-leak")
+    one = command(commands, "explain", explain, "say why a check is there; without a code, list all", *examples)
+    one.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
     with_harnessfile(one)
 
 
 def waive_parser(commands: Commands) -> None:
     """Add `harness waive`."""
-    one = command(commands, "waive", waive, "let a gate be broken until a date, in writing")
+    examples = ('harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',)
+    one = command(commands, "waive", waive, "let a gate be broken until a date, in writing", *examples)
     one.add_argument("gate", metavar="GATE", help="the id of a gate")
     one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")

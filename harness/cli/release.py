@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def verify(args: argparse.Namespace) -> int:
         else:
             found.steps["replay"] = again.says
     if args.json:
-        print(found.as_json())
+        args.document = json.loads(found.as_json())
     else:
         for name, told in found.steps.items():
             say(f"{name}: {told}")
@@ -50,6 +51,7 @@ def keygen(args: argparse.Namespace) -> int:
     private, public = keygen(args.name)
     say(str(private))
     say(str(public))
+    args.document = {"private": str(private), "public": str(public)}
     say(f"keep {private} where only the signing step can read it; add {public} to the policy", sys.stderr)
     return ExitCode.OK
 
@@ -58,22 +60,31 @@ def sign(args: argparse.Namespace) -> int:
     """`harness sign DIR --key FILE`: put a name to what an export claims."""
     from harness.release.signing import sign
 
-    say(f"signed {args.export} with key {sign(args.export, args.key)}")
+    key = sign(args.export, args.key)
+    args.document = {"export": str(args.export), "key": key}
+    say(f"signed {args.export} with key {key}")
     return ExitCode.OK
 
 
 def promote(args: argparse.Namespace) -> int:
     """`harness promote DIR`: make an export the release that the next ones are compared with, or go back by one."""
+    from dataclasses import asdict
+
     from harness.release.policy import read_policy
     from harness.release.promote import go_back, history, promote
 
     if args.list:
-        for line in history(args.export):
+        lines = history(args.export)
+        args.document = {"promotions": [asdict(line) for line in lines]}
+        if not lines:
+            say(f"{args.export}: nothing was promoted yet; harness promote {args.export} makes it the release")
+        for line in lines:
             what = "back to" if line.back else "promoted"
             say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
         return ExitCode.OK
     policy = read_policy(args.policy) if args.policy else None
     found, folder = (go_back if args.back else promote)(args.export, policy)
+    args.document = {**json.loads(found.as_json()), "kept": str(folder) if found.ok else None}
     if not found.ok:
         say(f"refused: {found.folder}: {found.refused}", sys.stderr)
         return ExitCode.REFUSED
@@ -83,10 +94,16 @@ def promote(args: argparse.Namespace) -> int:
 
 def verify_parser(commands: Commands) -> None:
     """Add `harness verify`."""
-    one = command(commands, "verify", verify, "check that an export is what passed, without torch and network")
+    examples = (
+        "harness verify exports/qa",
+        "harness verify exports/qa --policy policy.toml --recompute",
+        "harness verify exports/qa --replay 20 --suite suite.toml",
+    )
+    one = command(
+        commands, "verify", verify, "check that an export is what passed, without torch and network", *examples
+    )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
-    one.add_argument("--json", action="store_true", help="print what was found as JSON")
     one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
@@ -96,20 +113,26 @@ def verify_parser(commands: Commands) -> None:
 
 def keygen_parser(commands: Commands) -> None:
     """Add `harness keygen`."""
-    one = command(commands, "keygen", keygen, "write a key to sign exports with, and its public half for a policy")
+    examples = ("harness keygen keys/release && cat keys/release.pub >> policy.toml",)
+    one = command(commands, "keygen", keygen, "write a key to sign exports, and its public half", *examples)
     one.add_argument("name", type=Path, metavar="NAME", help="NAME.key and NAME.pub are written")
 
 
 def sign_parser(commands: Commands) -> None:
     """Add `harness sign`."""
-    one = command(commands, "sign", sign, "sign what an export claims")
+    one = command(
+        commands, "sign", sign, "sign what an export claims", "harness sign exports/qa --key keys/release.key"
+    )
     one.add_argument("export", type=Path, metavar="DIR")
     one.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
 
 
 def promote_parser(commands: Commands) -> None:
     """Add `harness promote`."""
-    one = command(commands, "promote", promote, "make an export the release that the next runs are compared with")
+    examples = ("harness promote exports/qa", "harness promote exports/qa --list", "harness promote exports/qa --back")
+    one = command(
+        commands, "promote", promote, "make an export the release that next runs are compared with", *examples
+    )
     one.add_argument("export", type=Path, metavar="DIR")
     one.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
     one.add_argument("--back", action="store_true", help="to the release before")

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import Commands, command, with_overrides, with_plugins, with_suite, with_verbosity
 from harness.cli.streams import say
-from harness.errors import ExitCode
+from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from harness.collection.plan import Plan
+    from harness.pipeline.run import Options
     from harness.records.gates import Gate
+    from harness.records.run import Run
+
+SHOWN = 10  # rows of a gate or an eval
 
 
 def run(args: argparse.Namespace) -> int:
     """`harness run SUITE`"""
-    from harness.pipeline.run import Options, prepare, run_suite
+    from dataclasses import replace
 
-    options = Options(
+    from harness.pipeline.run import prepare, run_suite
+
+    options = _options(args)
+    if args.collect_only:
+        return _print_plan(prepare(args.suite, options), args)
+    from harness.reports.report_json import to_json
+
+    found = run_suite(args.suite, replace(options, listeners=_listeners(args)))
+    args.document = {"run": json.loads(to_json(found))}
+    return int(found.exit_code)
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from harness.pipeline.run import Options
+
+    return Options(
         overrides=tuple(args.set),
         candidate=args.candidate,
         out=args.out,
@@ -37,81 +57,149 @@ def run(args: argparse.Namespace) -> int:
         ignore=tuple(args.ignore),
         junit_xml=args.junit_xml,
     )
-    if args.collect_only:
-        return _print_plan(prepare(args.suite, options), args.v - args.q)
-    from dataclasses import replace
 
+
+def _listeners(args: argparse.Namespace) -> tuple[Any, ...]:
+    """Return what watches the run: the terminal, and a job of GitHub's and a file of events where they are wanted."""
+    from harness.cli.github import in_job
+    from harness.cli.job import Job
     from harness.cli.terminal import Terminal
+    from harness.reports.events import Events
 
-    listeners = (Terminal(args.v - args.q),)
-    return int(run_suite(args.suite, replace(options, listeners=listeners)).exit_code)
+    found: list[Any] = [Terminal(args.v - args.q)]
+    found += [Job(args)] if in_job(args) else []
+    return (*found, *([Events(args.events)] if args.events else []))
 
 
-def _print_plan(plan: Plan, verbosity: int) -> int:
+def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
+    from harness.texts.counts import counted
+
     order = {name: i for i, name in enumerate(plan.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
-    for gate in plan.suite.gates if verbosity >= 0 else ():
+    for gate in plan.suite.gates if args.v >= args.q else ():
         gates[max(plan.evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
+    items: list[dict[str, Any]] = []
     for item in plan.items:
         rows = plan.tasks[item.eval].samples
-        say(f"{item.id}  {'remote' if rows is None else len(rows)} rows")
+        items.append({"id": item.id, "rows": None if rows is None else len(rows), "gates": []})
+        say(f"{item.id}  {'remote rows' if rows is None else counted(len(rows), 'row')}")
         for gate in gates[item.eval] if item.subject in plan.candidates else ():
             if gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
-                say(f"    {gate.id}: {f'{gate.metric} {gate.claim()}'.strip()}{note}")
+                claim = f"{gate.metric} {gate.claim()}".strip()
+                items[-1]["gates"].append({"id": gate.id, "claim": claim, "blocking": gate.blocking})
+                say(f"    {gate.id}: {claim}{note}")
     for warning in plan.warnings:
         say(f"warning: {warning}", sys.stderr)
-    print(f"{len(plan.items)} items, {len(plan.suite.gates)} gates, {len(plan.deselected)} deselected")
+    counts = (counted(len(plan.items), "item"), counted(len(plan.suite.gates), "gate"))
+    print(f"{', '.join(counts)}, {len(plan.deselected)} deselected")
+    args.document = {"items": items, "warnings": plan.warnings, "deselected": plan.deselected}
     return ExitCode.OK
 
 
 def show(args: argparse.Namespace) -> int:
-    """`harness show RUN`: the report again, or the rows that changed."""
-    from harness.cli.flips import print_flips
-    from harness.cli.terminal import Terminal
+    """`harness show [RUN]`: the report of a run again, or its rows."""
+    from dataclasses import replace
+
     from harness.reports.report_json import read_run
 
-    report = read_run(args.run)
+    if args.n < 1:
+        raise UsageError(f"-n is {args.n}, want 1 or more")
+    place = _place(args.run)
+    report = read_run(place)
+    folder = place if place.is_dir() else place.parent
+    if args.flips or args.rows is not None or args.wrong:
+        return _show_rows(args, report, folder)
+    from harness.reports.report_json import to_json
+
+    args.document = {"run": json.loads(to_json(report))}
+    if not args.json:
+        from harness.cli.terminal import Terminal
+
+        Terminal(args.v - args.q).show(replace(report, folder=str(folder)))
+    return ExitCode.OK
+
+
+def _place(asked: Path | None) -> Path:
+    """Return where a report is: in the folder that is asked for, or of the runs in it in the newest."""
+    from harness.reports.run_folder import newest
+
+    if asked is None:
+        return newest(Path("reports"))
+    return newest(asked) if asked.is_dir() and not (asked / "report.json").exists() else asked
+
+
+def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
+    """Print rows: those that gates lost, won or failed, or all rows of an eval."""
+    from dataclasses import asdict
+
+    from harness.cli.flips import chosen_rows, flips_of, print_flips, print_rows
+
     if args.flips:
-        print_flips(report, args.run if args.run.is_dir() else args.run.parent)
+        flips = flips_of(report, folder)
+        gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
+        args.document = {"run": str(folder), "gates": gates}
+        print_flips(flips, args.n)
     else:
-        Terminal(args.v - args.q).show(report)
+        rows = chosen_rows(report, folder, args.rows or "", args.wrong)
+        args.document = {"run": str(folder), "rows": {name: [asdict(r) for r in some] for name, some, _ in rows}}
+        print_rows(rows, args.n, args.wrong)
     return ExitCode.OK
 
 
 def run_parser(commands: Commands) -> None:
     """Add `harness run`."""
-    one = command(commands, "run", run, "run a suite: measure, train, merge, gate, export")
+    examples = (
+        "harness run suite.toml",
+        "harness run suite.toml --candidate path/to/adapter-or-model",
+        "harness run suite.toml --collect-only",
+        "harness run suite.toml -k 'merged and not quiz' -x",
+        "harness run suite.toml --set train.learning_rate=1e-4 --select",
+    )
+    one = command(commands, "run", run, "run a suite: measure, train, merge, gate, export", *examples)
     with_suite(one)
-    one.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
-    one.add_argument("-k", default="", metavar="EXPRESSION", help="only items that match, e.g. 'merged and not quiz'")
-    one.add_argument("-x", action="store_true", help="stop at the first item that fails")
-    one.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th item that fails")
-    one.add_argument("--lf", action="store_true", help="only items that failed in the last run")
-    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
-    one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
-    one.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, nothing ships")
-    one.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
-    one.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
-    one.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
-    one.add_argument(
+    what = one.add_argument_group("what is run")
+    what.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
+    with_overrides(what)
+    what.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
+    what.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, no export")
+    what.add_argument("-k", default="", metavar="EXPRESSION", help="only items that match; a part ships nothing")
+    what.add_argument("--lf", action="store_true", help="only items that failed in the last run")
+    what.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
+    when = one.add_argument_group("when it stops, and what it may reuse")
+    when.add_argument("-x", action="store_true", help="stop at the first item that fails")
+    when.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th item that fails")
+    when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
+    when.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
+    when.add_argument(
         "--on",
         default=os.environ.get("HARNESS_ON", ""),
         metavar="WORKERS",
         help="where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)",
     )
-    with_plugins(one)
-    with_overrides(one)
-    one.add_argument(
-        "--ignore", action="append", default=[], metavar="CODE", help="a check's finding that does not count"
-    )
-    one.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
-    with_verbosity(one)
+    with_plugins(when)
+    where = one.add_argument_group("what is written and printed")
+    where.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
+    where.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
+    where.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
+    where.add_argument("--events", type=Path, metavar="FILE", help="write what happens, a line of JSON an event")
+    where.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")
+    with_verbosity(where)
 
 
 def show_parser(commands: Commands) -> None:
     """Add `harness show`."""
-    one = command(commands, "show", show, "print a run's report again")
-    one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
-    one.add_argument("--flips", action="store_true", help="the rows that changed, with both answers")
+    examples = (
+        "harness show                         # the last run",
+        "harness show --flips -n 3            # rows that gates lost, won and failed",
+        "harness show reports/qa-… --rows qa --wrong",
+    )
+    one = command(commands, "show", show, "print a run's report again, or its rows", *examples)
+    one.add_argument(
+        "run", type=Path, nargs="?", metavar="RUN", help="a folder in reports/; the last run, unless given"
+    )
+    one.add_argument("--flips", action="store_true", help="rows that gates lost, won or failed, with the answers")
+    one.add_argument("--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or all, what was lost first")
+    one.add_argument("--wrong", action="store_true", help="only rows that what ships got wrong")
+    one.add_argument("-n", type=int, default=SHOWN, metavar="N", help=f"rows of each gate or eval ({SHOWN})")
     with_verbosity(one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,18 @@ def outliving_their_reader() -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def reserved(wanted: bool) -> Iterator[Callable[[str], object]]:
+    """Where it is `wanted`, turn all that is printed to stderr, and yield what writes to stdout."""
+    out = sys.stdout
+    if wanted:
+        sys.stdout = sys.stderr
+    try:
+        yield out.write
+    finally:
+        sys.stdout = out
 
 
 def say(line: str, to: Any = None) -> None:

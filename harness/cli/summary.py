@@ -9,7 +9,6 @@ from pathlib import Path
 
 from harness.cli.screen import Screen
 from harness.cli.words import (
-    counted,
     describe,
     difference,
     duration,
@@ -20,14 +19,15 @@ from harness.cli.words import (
     reasons,
     size,
     title,
-    untested,
 )
 from harness.errors import ExitCode
 from harness.records.findings import Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run, Swept
+from harness.reports.reasons import untested
 from harness.reports.sentence import verdict_sentence
 from harness.schema import show
+from harness.texts.counts import counted
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}

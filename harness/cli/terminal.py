@@ -9,13 +9,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from harness.cli.screen import Screen
 from harness.cli.summary import STYLES, Summary, legend, other_bounds, tell_flag
-from harness.cli.words import counted, describe, duration, escape, fact, number, reasons, some, title, untested
+from harness.cli.words import describe, duration, escape, fact, number, reasons, some, title
 from harness.hookspec import hookimpl
 from harness.records.findings import Built, Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Trial
+from harness.reports.reasons import untested
 from harness.schema import show
+from harness.texts.counts import counted
 from harness.texts.shown import shorten
 
 IGNORED = -100  # the label of a token that is not learnt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from harness.records.gates import Outcome, Verdict
 from harness.texts.shown import shown
 
 SAME = "for the same reason"
-TEST = re.compile(r"(, n=\d[^;]*?), [A-Za-z][^,;:]*(?=;|$)")  # in a reason: rows and clusters, then the test
 NAMED = 5  # rows that are named where there may be many
 
 
@@ -34,16 +32,6 @@ def reasons(verdicts: Sequence[Verdict]) -> list[str]:
         SAME if v.why == said and v.estimate is None and len(v.why) > len(SAME) else v.why
         for v, said in zip(verdicts, before, strict=False)
     ]
-
-
-def counted(n: int, noun: str, plural: str = "") -> str:
-    """Write a number of things: 1 item, 2 items."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
-
-
-def untested(why: str) -> str:
-    """Return the reason of a verdict without the name of its test, which says nothing to most readers."""
-    return TEST.sub(r"\1", why)
 
 
 def some(ids: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.schema import DEEPEST, is_deep
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".parquet")
+LONGEST = 300  # characters of what a library says
 SHOWN = 20  # wrong rows of a source that are told one by one
 
 
@@ -71,7 +73,7 @@ def read_hub(source: str, where: str) -> list[Row]:
         rows: Iterable[Row] = load_dataset("/".join(parts), config, split=split or "train")
         return _bare([dict(row) for row in rows])
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
-        why = " ".join(str(error).split())[:160]
+        why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
         raise UsageError(f'{where}: data "{source}" cannot be read: {why}; is the network there?') from None
 
 
@@ -151,7 +153,8 @@ def _read_parquet(path: Path, where: str) -> list[Row]:
     try:
         rows: list[Row] = _bare(pyarrow.parquet.read_table(path).to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"{path}: not valid parquet: {' '.join(str(error).split())[:120]}") from None
+        why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
+        raise UsageError(f"{path}: not valid parquet: {why}") from None
     return rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -140,7 +141,7 @@ def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Finding]:
     except ModuleNotFoundError as error:
         return [Finding("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' …')}"
         return [Finding("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
 
 

@@ -14,6 +14,7 @@ import json
 import re
 import uuid
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from harness.suite.tables import Eval, Suite
 
 FILE = "attempts.jsonl"  # in the cache folder, and the only file there that cannot be made again
 FORMAT = 2
+NAMED = 4  # suites of earlier looks
 SHARE = 10  # a look counts when one in so many rows of the smaller set is common
 
 
@@ -38,12 +40,14 @@ SHARE = 10  # a look counts when one in so many rows of the smaller set is commo
 class Attempt:
     """The how-manieth look at these rows it is, from 1, and the name it goes by in the ledger.
 
-    Not `sure` where it may be a look that was had before, and what is still to be scored will tell.
+    Not `sure` where it may be a look that was had before, and what is still to be scored will tell. `others` are the
+    suites of the looks before it.
     """
 
     look: str
     number: int
     sure: bool = True
+    others: tuple[str, ...] = ()
 
 
 @dataclass
@@ -55,6 +59,7 @@ class Earlier:
     weights: str
     rows: list[str]  # digests of the sets of keys it was on, one a line
     seen: Seen
+    suite: str = ""  # where it lay, or its name in lines that do not say
 
 
 class Ledger:
@@ -85,7 +90,8 @@ class Ledger:
         same = [e for e in near if e.weights == look.weights and agrees(look.seen, e.seen)]
         before = near.index(same[-1]) if same else len(near)
         number = 1 + before + _old_looks(lines, old)
-        return Attempt(same[-1].look if same else uuid.uuid4().hex, number, look.whole or not same)
+        others = tuple(e.suite for e in near[:before])
+        return Attempt(same[-1].look if same else uuid.uuid4().hex, number, look.whole or not same, others)
 
     def earlier(self, role: Role, keys: frozenset[str]) -> int:
         """Count the distinct looks so far in a role on enough of these rows."""
@@ -103,6 +109,7 @@ class Ledger:
             "format": FORMAT,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "suite": suite.name,
+            "place": place_of(suite.path),
             "suite_digest": suite.digest,
             "candidate": candidate,
             "attempt": attempt.number,
@@ -168,21 +175,31 @@ class Ledger:
             self.warn(what)
 
 
-def attempts_said(verdicts: Sequence[Verdict], spend: bool) -> list[str]:
-    """Return what repeated attempts mean for the stated risk, a line for all gates."""
+def place_of(suite: Path) -> str:
+    """Return a suite's file with its folder, which tells copies of a project apart and no more of the machine."""
+    path = suite.absolute()
+    return f"{path.parent.name}/{path.name}"
+
+
+def attempts_said(verdicts: Sequence[Verdict], spend: bool, others: Sequence[str] = ()) -> list[str]:
+    """Return what repeated attempts mean for the stated risk, a line for all gates; `others` are the suites before."""
     again = [v for v in verdicts if v.attempt > 1 and v.alpha]
     if not again:
         return []
     most = max(again, key=lambda v: (v.attempt, v.blocking))
     k, alpha = most.attempt, most.alpha or 0.0
+    places = Counter(others).most_common(NAMED)
+    told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in places)
+    where = f"; before it: {told}" if told else ""
     if spend:
         return [
             f'attempt {k} of "{most.gate}" was tested at alpha {alpha:.2g}, so that all attempts together keep the risk'
+            + where
         ]
     risk = min(1.0, k * alpha)
     return [
         f'attempt {k} of "{most.gate}" on the same rows: {k} attempts at {alpha:g} may add up to a risk of {risk:.2g}; '
-        'choose on a select split (--select), or write attempts = "spend"'
+        f'choose on a select split (--select), or write attempts = "spend"{where}'
     ]
 
 
@@ -191,7 +208,8 @@ def _looks(lines: Sequence[Mapping[str, Any]]) -> list[Earlier]:
     found: dict[str, Earlier] = {}
     for line in (x for x in lines if _is_look(x)):
         seen = {rows: tuple(scores) for rows, scores in line["scores"].items()}
-        one = found.setdefault(line["look"], Earlier(line["look"], line["role"], line["weights"], [], seen))
+        suite = str(line.get("place") or f'suite "{line.get("suite", "")}"')
+        one = found.setdefault(line["look"], Earlier(line["look"], line["role"], line["weights"], [], seen, suite))
         one.rows += [line["rows"]] if line["rows"] not in one.rows else []
         one.seen = seen
     return list(found.values())

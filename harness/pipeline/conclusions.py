@@ -40,7 +40,8 @@ def exit_code(record: Record, adjudicator: Adjudicator) -> ExitCode:
 def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None:
     """Add to the record what follows from the verdicts, in words."""
     verdicts, plan = adjudicator.verdicts, session.collection
-    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend")
+    others = max((a.others for a in adjudicator.attempts.values()), key=len, default=())
+    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend", others)
     idle = unneeded(record.about.waivers, verdicts)
     changes = changes_of(plan, adjudicator.results)
     record.add(changes=changes)

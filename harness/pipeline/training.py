@@ -25,6 +25,7 @@ from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
 from harness.release.seal import sealed
 from harness.reports.training import LOGS, read_steps
+from harness.texts.counts import counted
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
 
@@ -87,7 +88,7 @@ def _train(session: Session, record: Record) -> tuple[Path, dict[str, Any]] | St
 
 def _detail(use: str, rows: int, whole: bool) -> str:
     """Return what a person reads of the stage: nothing is trained where the adapter of this recipe is there."""
-    return "not again: the adapter of this recipe is there" if whole else f"{use}, {rows} rows"
+    return "not again: the adapter of this recipe is there" if whole else f"{use}, {counted(rows, 'row')}"
 
 
 def keep_logs(session: Session, record: Record, logs: Path) -> dict[str, str]:

@@ -107,7 +107,7 @@ def _asked(plan: Plan, gate: Gate, candidate: str, history: History, attempts: M
         for name, rows in large.items()
     )
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
-    odds = _told(worst, blank)
+    odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:
         known = [c.chance for c in cases if c.chance is not None]
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
@@ -118,11 +118,12 @@ def _asked(plan: Plan, gate: Gate, candidate: str, history: History, attempts: M
     return Asked(gate, odds, cases)
 
 
-def _told(case: Case, blank: Odds) -> Odds:
-    """Return how likely a case is to be proven, and what could be."""
+def _told(case: Case, blank: Odds, known: bool) -> Odds:
+    """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None)
     if case.chance is None:
-        return replace(blank, missing=f"how much {case.metric.name} varies is not known before a first run")
+        why = f": no earlier run here put it to {FEWEST} rows" if known else " before a first run"
+        return replace(blank, missing=f"how much {case.metric.name} varies is not known{why}")
     if case.hopeless:
         return replace(blank, power=0.0, truth="whatever the model")
     return replace(

@@ -19,14 +19,18 @@ def junit(run: Run) -> str:
         for name, value in notes:
             ET.SubElement(properties, "property", name=name, value=value)
     for report in run.reports:
-        cases = report.verdicts or (None,)
+        cases: tuple[Verdict | None, ...] = report.verdicts or (None,)
+        if report.outcome == "error" and not any(v.missed for v in report.verdicts):
+            cases = (None, *report.verdicts)  # an item that could not be evaluated is no warning
         for verdict in cases:
             name = report.id if verdict is None else f"{report.id}::{verdict.gate}"
             seconds = report.seconds / len(cases)
             case = ET.SubElement(suite, "testcase", classname=run.suite, name=name, time=f"{seconds:.3f}")
+            if verdict:
+                _numbers(case, verdict)
             _junit_outcome(case, report, verdict)
             if verdict and not verdict.blocking:
-                ET.SubElement(case, "system-out").text = "severity: warn"
+                ET.SubElement(case, "system-out").text = f"severity: {_severity(verdict)}"
     if run.problem:
         case = ET.SubElement(suite, "testcase", classname=run.suite, name="run", time="0")
         ET.SubElement(case, "error", message=run.problem)
@@ -46,20 +50,41 @@ def _spell(element: ET.Element) -> None:
         one.text = shown(one.text, lines=True) if one.text else one.text
 
 
+def _numbers(case: ET.Element, verdict: Verdict) -> None:
+    """Add what was claimed and what was found, as properties of a case."""
+    names = ("metric", "claim", "outcome", "estimate", "lower", "upper", "threshold", "alpha", "n")
+    told = {name: getattr(verdict, name) for name in names} | {"severity": _severity(verdict)}
+    properties = ET.SubElement(case, "properties")
+    for name, value in told.items():
+        if value not in (None, ""):
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            ET.SubElement(properties, "property", name=name, value=text)
+
+
+def _severity(verdict: Verdict) -> str:
+    """Return whether a gate blocks by itself."""
+    return "block" if verdict.blocking else "any_of" if verdict.group else "warn"
+
+
 def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) -> None:
-    outcome, why = (verdict.outcome, verdict.why) if verdict else (None, "")
-    if verdict and verdict.waiver:
+    """Add what came of a case; what holds nothing up is skipped, so that no CI is red for a run that ships."""
+    if verdict is None:
+        if report.outcome != "done":
+            ET.SubElement(case, report.outcome, message=report.error or "")
+        return
+    if verdict.outcome is Outcome.PASS:
+        return
+    outcome, why = verdict.outcome, f"{verdict.metric} {verdict.claim}: {verdict.why}".strip()
+    if verdict.waiver:
         ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.says()} ({why})")
-    elif verdict and verdict.missed and not verdict.decides:
+    elif not verdict.blocking:
+        ET.SubElement(case, "skipped", message=f"{outcome}, severity {_severity(verdict)} ({why})")
+    elif not verdict.decides:
         ET.SubElement(case, "skipped", message=f"{outcome}, not what ships ({why})")
     elif outcome is Outcome.FAIL:
         ET.SubElement(case, "failure", message=why)
-    elif outcome in (Outcome.INCONCLUSIVE, Outcome.ERROR):
+    else:
         ET.SubElement(case, "error", message=f"{outcome}: {why}")
-    elif report.outcome == "error":
-        ET.SubElement(case, "error", message=report.error or "")
-    elif report.outcome == "skipped":
-        ET.SubElement(case, "skipped", message=report.error or "")
 
 
 def _having(cases: Sequence[ET.Element], kind: str) -> int:

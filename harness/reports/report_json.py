@@ -29,7 +29,7 @@ def to_json(run: Run) -> str:
 
 def dumps(value: Any) -> str:
     """Write a value as JSON without secrets; numbers that are not finite become null: JSON has no words for them."""
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
+    return json.dumps(plain(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
 def read_run(folder: Path) -> Run:
@@ -40,7 +40,10 @@ def read_run(folder: Path) -> Run:
     path = folder / "report.json" if folder.is_dir() else folder
     try:
         data = json.loads(path.read_text("utf-8"), parse_int=_int)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        where = folder if not folder.exists() else path
+        raise UsageError(f"{where}: no report can be read: {error.strerror}; name a folder in reports/") from None
+    except (ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise UsageError(f"{path}: no report can be read: {why}; name a folder in reports/") from None
     if not isinstance(data, dict) or data.pop("format", None) not in READ:
@@ -99,11 +102,12 @@ def _int(digits: str) -> int:
     return int(digits)
 
 
-def _finite(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: without secrets, and null for a number that is not finite."""
     if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return hide(value) if isinstance(value, str) else value

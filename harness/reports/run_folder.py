@@ -72,6 +72,14 @@ def last_run(out: Path, suite: str) -> Run:
     return read_run(found[-1])
 
 
+def newest(out: Path) -> Path:
+    """Return the folder of the newest run under `out`, of whatever suite. Raises UsageError when there is none."""
+    found = sorted(out.glob("*/report.json"), key=lambda p: (p.stat().st_mtime, p.parent.name))
+    if not found:
+        raise UsageError(f"{out}: holds no run; name the folder of one, or run a suite first")
+    return found[-1].parent
+
+
 def read_rows(folder: Path, subject: str, evaluation: str) -> dict[str, dict[str, Any]]:
     """Return the rows of one item of a run, by sample id."""
     path = next(iter(sorted((folder / subject).glob(f"samples_{evaluation}_????-??-??T*.jsonl"))), None)

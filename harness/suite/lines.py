@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from harness import schema
@@ -34,6 +35,18 @@ def refuse_deep_keys(text: str) -> None:
 def lines_of(text: str) -> Lines:
     """Return the line of every table and key of a TOML text that is known to be valid."""
     return _Index(text).lines
+
+
+def gate_lines(path: Path) -> dict[str, int]:
+    """Return the line of each [[gate]] of a suite by its id; none where the suite cannot be read any more."""
+    try:
+        text = path.read_text("utf-8")
+        refuse_deep_keys(text)
+        gates, lines = tomllib.loads(text).get("gate", []), lines_of(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    numbers = enumerate(gates) if isinstance(gates, list) else ()
+    return {str(gate["id"]): lines["gate", i, ""] for i, gate in numbers if isinstance(gate, dict) and "id" in gate}
 
 
 class _Index:

@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
+import textwrap
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -342,7 +343,7 @@ def _hub(name: str, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         if _disk_full(error):
             raise
-        why = " ".join(str(error).split())[:160]
+        why = textwrap.shorten(str(error), 300, placeholder=" …")
         raise UsageError(
             f'model "{shown}": no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}'
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -11,9 +12,11 @@ from harness import ExitCode, shown
 
 def judge(parser: ArgumentParser) -> None:
     """measure a judge"""
+    parser.set_defaults(group="look")
     jobs = parser.add_subparsers(required=True, metavar="COMMAND")
     help = "hold a suite's judge against human labels: kappa and its bound"
-    one = jobs.add_parser("calibrate", help=help, description=help)
+    example = "examples:\n  harness judge calibrate labels.jsonl --suite suite.toml"
+    one = jobs.add_parser("calibrate", help=help, description=help, epilog=example)
     one.set_defaults(command=_calibrate)
     one.add_argument("labels", type=Path, metavar="LABELS", help="rows with id and label, and the answers or --run")
     one.add_argument("--suite", type=Path, required=True, metavar="SUITE", help="the suite whose judge it is")
@@ -22,7 +25,8 @@ def judge(parser: ArgumentParser) -> None:
     one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (merged)")
     one.add_argument("--out", type=Path, metavar="FILE", help="where to write (LABELS with .calibration.json)")
     help = "read the rows whose verdicts differ or are lacking, with reasons"
-    one = jobs.add_parser("disputes", help=help, description=help)
+    example = "examples:\n  harness judge disputes reports/qa-20261126T131146Z --all"
+    one = jobs.add_parser("disputes", help=help, description=help, epilog=example)
     one.set_defaults(command=_disputes)
     one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
     one.add_argument("--all", action="store_true", help="every judged row")
@@ -37,6 +41,7 @@ def _calibrate(args: Namespace) -> int:
 
     where = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
     found, path = calibrate(args.labels, args.suite, **where, warn=warn)
+    args.document = {"written": str(path), "calibration": json.loads(path.read_text("utf-8"))}
     for line in describe(found):
         print(shown(line))
     print(f'next: calibration = "{path.name}", by its path from the suite, in the judged [[eval]]', file=sys.stderr)
@@ -49,6 +54,8 @@ def _disputes(args: Namespace) -> int:
 
     rows = list(judged(args.run))
     chosen = [(item, row) for item, row in rows if disputed(row)]
+    told = [{"item": item, "row": row} for item, row in (rows if args.all else chosen)]
+    args.document = {"judged": len(rows), "disputed": len(chosen), "rows": told}
     for item, row in rows if args.all else chosen:
         for line in (*describe(item, row), ""):
             print(shown(line))

@@ -10,10 +10,12 @@ from rich.console import Console
 from harness.cli.screen import Screen
 from harness.cli.summary import Summary, outcomes
 from harness.cli.terminal import Terminal
-from harness.cli.words import counted, fact, percent, untested
+from harness.cli.words import fact, percent
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress
+from harness.reports.reasons import untested
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.texts.counts import counted
 
 WARN = SUITE + '\n[[gate]]\nid = "perfect"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
 

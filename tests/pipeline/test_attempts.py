@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import subprocess
 import sys
 from array import array
@@ -106,11 +107,25 @@ def test_attempts_are_told(suite: Project) -> None:
     assert outcome.code == 0
     said = 'attempt 3 of "floor" on the same rows: 3 attempts at 0.05 may add up to a risk of 0.15'
     assert said in outcome.out
-    assert "exact binomial; attempt 3" in outcome.out
+    assert "; attempt 3" in outcome.out
     assert "attempt 3" in (suite.folder / "ci.xml").read_text("utf-8")
     card = (suite.folder / "exports/fake/README.md").read_text("utf-8")
     assert "; attempt 3 |" in card
     assert json.loads((suite.folder / "exports/fake/evidence/gates.json").read_text("utf-8"))[0]["attempt"] == 3
+
+
+def test_attempts_in_copies_of_a_project_are_named(suite: Project) -> None:
+    """The same rows in a copied folder count, and where the other attempts were is told."""
+    assert attempts(suite, 0.6) == 1
+    for name in ("one", "two"):
+        files = ("suite.toml", "test.jsonl", "train.jsonl", "select.jsonl")
+        suite.write({f"{name}/{file}": (suite.folder / file).read_text("utf-8") for file in files})
+        shutil.copytree(suite.folder / "base", suite.folder / name / "base")
+    outcome = suite.harness("run", "one/suite.toml", "--set", "train.skill=0.7", "--out", "reports")
+    outcome = suite.harness("run", "two/suite.toml", "--set", "train.skill=0.8", "--out", "reports")
+    (told,) = [line for line in outcome.out.splitlines() if line.startswith("attempt 3 of ")]
+    assert told.endswith(f"; before it: {suite.folder.name}/suite.toml, one/suite.toml")
+    assert str(suite.folder) not in told
 
 
 def test_other_thresholds_are_attempts_too(suite: Project) -> None:

@@ -272,6 +272,8 @@ def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     assert odds(before, "fits")["power"] is None
     assert odds(before, "fits")["missing"] == "how much perplexity varies is not known before a first run"
     assert before["joint"][-1]["unknown"] == ["fits"]
+    suite.run("--limit", "20")  # which is no run of 30 rows
+    assert odds(forecast(suite), "fits")["missing"].endswith("is not known: no earlier run here put it to 30 rows")
     assert suite.run().code == 0
     after = odds(forecast(suite), "fits")
     assert after["power"] > 0.99

@@ -38,7 +38,7 @@ def test_waived_gate_ships_and_is_in_every_output(suite: Project) -> None:
     assert outcome.code == 0
     assert outcome.verdict("floor") == "FAIL"
     assert outcome.out.count(says) == 4  # two candidates, each where it is judged and in the summary
-    assert "2 FAIL (2 waived)" in outcome.out
+    assert "2 FAIL (waived)" in outcome.out
     evidence = suite.folder / "exports/fake/evidence"
     assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["waiver"]["by"] == "ada"
     assert json.loads((evidence / "report.json").read_text("utf-8"))["waivers"][0]["reason"] == "known rows"
@@ -50,7 +50,7 @@ def test_waived_gate_ships_and_is_in_every_output(suite: Project) -> None:
     (shown,) = {
         line for line in suite.harness("show", str(outcome.report.folder)).out.splitlines() if "waived)" in line
     }
-    assert "2 FAIL (2 waived)" in shown
+    assert "2 FAIL (waived)" in shown
 
 
 def test_waiver_that_was_not_needed_is_told(suite: Project) -> None:

@@ -1,0 +1,109 @@
+"""What there is to write in a suite: what plugins provide, with options and metrics, data sources, tables and keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.capabilities import Evaluator
+from harness.data.reading import FILES
+from harness.data.rows import ALIASES
+from harness.errors import RAISES
+from harness.plugins import Plugins, Provided
+from harness.records.metrics import Metric
+from harness.schema import hints_of, kind, options_of, show, with_defaults
+from harness.suite.json_schema import TABLES, keys_of
+
+Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
+OTHERS = {"sweep": 'by, alpha, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
+NOTHING = (dataclasses.MISSING, inspect.Parameter.empty)
+
+
+def table_keys(name: str | None) -> dict[str, Keys]:
+    """Return the keys of the suite's tables, or of the one of this name."""
+    return {table: keys_of(cls) for table, cls in TABLES.items() if name in (None, table)}
+
+
+def described(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool) -> Iterator[str]:
+    """Yield the lines of a catalogue; `whole` is one of everything, else all is said of what was chosen."""
+    for provided in chosen:
+        yield f"{provided.kind} {provided.name}  ({provided.plugin})"
+        told = inspect.getdoc(provided.function) or ""
+        yield from (f"    {line}".rstrip() for line in (told.split("\n")[:1] if whole else told.split("\n")) if told)
+        named, open_ended = options_of(provided.function)
+        hints = hints_of(provided.function)
+        for name, parameter in named.items():
+            yield f"    {name}: {_key(hints.get(name, Any), parameter.default)}"
+        if open_ended:
+            yield "    … and the options of the library behind it"
+        if metrics := _metrics(provided):
+            yield f"    metrics: {', '.join(metrics)}"
+    if whole:
+        yield "data"
+        yield from (f"    {line}" for line in _sources(plugins))
+        yield "columns"
+        yield from (f"    {line}" for line in _columns())
+    for table, words in OTHERS.items() if whole else ():
+        yield f"table [{table}]"
+        yield f"    {words}"
+    for table, keys in tables.items():
+        yield f"table [{table}]"
+        if whole:
+            yield f"    {', '.join(keys)}"
+        for key, (want, default) in keys.items() if not whole else ():
+            yield f"    {key}: {_key(want, default)}"
+
+
+def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool) -> dict[str, Any]:
+    """Return the same as plain data."""
+    found = []
+    for p in chosen:
+        named, open_ended = options_of(p.function)
+        hints = hints_of(p.function)
+        options = {n: {"type": kind(hints.get(n, Any)), **_default(o.default)} for n, o in named.items()}
+        told = {"kind": p.kind, "name": p.name, "plugin": p.plugin, "about": inspect.getdoc(p.function) or ""}
+        found.append({**told, "options": options, "open_ended": open_ended, "metrics": list(_metrics(p))})
+    keys = {t: {k: {"type": kind(w), **_default(d)} for k, (w, d) in ks.items()} for t, ks in tables.items()}
+    return {"plugins": found, "tables": keys, "data": list(_sources(plugins)) if whole else []}
+
+
+def _key(want: Any, default: Any) -> str:
+    """Return what a key takes, in words."""
+    if default is None:
+        return f"{kind(want)}, none unless given"
+    return f"{kind(want)}, " + ("required" if default in NOTHING else f"default {show(default)}")
+
+
+def _default(value: Any) -> dict[str, Any]:
+    return {"required": True} if value in NOTHING else {"default": value}
+
+
+def _metrics(provided: Provided) -> list[str]:
+    """Return an evaluator's metrics in words, as they are with the defaults of its options."""
+    if provided.kind != "evaluator":
+        return []
+    metrics: Sequence[Metric] = getattr(provided.function, "metrics", ())
+    if made := Evaluator.of(provided.function).metrics_for:
+        try:
+            metrics = made(with_defaults(provided.function, {}))
+        except RAISES:  # without an option there are none
+            return ["as its options say"]
+    return [f"{m.name} ({m.scale}, {m.better} is better)" for m in metrics]
+
+
+def _sources(plugins: Plugins) -> Iterator[str]:
+    """Yield what may stand after `data =`."""
+    yield f"a file: {', '.join(FILES)}"
+    yield "hub:NAME[/CONFIG]:SPLIT, a data set of the Hub"
+    for one in plugins.hook.harness_read_samples.get_hookimpls():
+        told = (inspect.getdoc(one.function) or "").partition("\n")[0]
+        yield f"what {one.plugin_name} knows" + (f": {told}" if told else "")
+
+
+def _columns() -> Iterator[str]:
+    """Yield which columns of rows are understood without `columns =`."""
+    yield "id, input, target; text or messages in place of them"
+    for meant in dict.fromkeys(ALIASES.values()):
+        yield f"{meant}: {' or '.join(name for name, to in ALIASES.items() if to == meant)} as well"

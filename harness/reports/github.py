@@ -1,0 +1,93 @@
+"""What a job of GitHub Actions is told of a run: annotations at the lines of gates, and a summary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Run
+from harness.reports.sentence import worst_first
+from harness.texts.shown import shown
+
+MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
+LONGEST = 1000  # characters of a message
+
+
+def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
+    """Return workflow commands that put what is wrong beside a suite, the worst first, at most MOST of a kind.
+
+    `lines` are those of the gates in the suite, by id.
+    """
+    found = list(_problems(run))
+    for v in worst_first(run):
+        if v.outcome is not Outcome.PASS:
+            message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
+            message += f"; {v.waiver.says()}" if v.waiver else ""
+            found.append(annotation(_kind(v), message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
+    return at_most(found)
+
+
+def _problems(run: Run) -> Iterator[str]:
+    """Yield what is wrong with a run beside its verdicts."""
+    for line in (run.problem or "").splitlines():
+        yield annotation("error", line, run.path, None, "the run broke off")
+    for f in run.flags:
+        if f.counts:
+            yield annotation("error", f"{f.what}; {f.fix}".rstrip("; "), run.path, None, f.name)
+    for r in run.reports:
+        if r.outcome == "error" and not r.verdicts:
+            yield annotation("error", r.error or "", run.path, None, f"ERROR {r.id}")
+
+
+def _kind(v: Verdict) -> str:
+    """Return how loud a verdict is: what does not keep anything from shipping is no error."""
+    return "error" if v.holds_up else "notice" if v.blocking and not v.waived else "warning"
+
+
+def at_most(found: Sequence[str]) -> list[str]:
+    """Return the first MOST commands of each kind; the last of these says how many more there are."""
+    kept: list[str] = []
+    for kind in ("error", "warning", "notice"):
+        mine = [one for one in found if one.startswith(f"::{kind} ") or one.startswith(f"::{kind}::")]
+        if len(mine) > MOST:
+            rest = len(mine) - MOST + 1
+            mine = [*mine[: MOST - 1], annotation(kind, f"and {rest} more, in the log and the summary")]
+        kept += mine
+    return kept
+
+
+def annotation(kind: str, message: str, file: str = "", line: int | None = None, title: str = "") -> str:
+    """Return a workflow command of one line, whatever its texts are."""
+    text = shown(message)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    told = {"file": _place(file), "line": str(line or ""), "title": title}
+    given = ",".join(f"{name}={_property(shown(value))}" for name, value in told.items() if value)
+    return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
+
+
+def write_summary(text: str) -> None:
+    """Add Markdown to the job's summary, where there is one. Raises OSError where it cannot be written."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _place(file: str) -> str:
+    """Return a path from the root of the repository, where it lies in it."""
+    if not file:
+        return ""
+    root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
+    path = Path(file).resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
+
+
+def _data(text: str) -> str:
+    """Escape the message of a command as the runner reads it."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    """Escape a property of a command as the runner reads it."""
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,127 @@
+"""A run as Markdown, for the summary of a CI job or a comment on a pull request: nothing in it is markup of others."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Run
+from harness.reports.reasons import untested
+from harness.reports.rows import Shown, changed_rows, private_evals
+from harness.reports.sentence import verdict_sentence, worst_first
+from harness.texts.shown import code, markdown, shown
+
+GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # never colour alone
+FLIPS = 10  # rows that are shown
+LONGEST = 300  # characters of a text in a cell
+LARGEST = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 MiB
+
+
+def run_markdown(run: Run, folder: Path | None = None) -> str:
+    """Return a run as Markdown: the decision, the gates, what follows in words, and rows that changed.
+
+    `folder` is where its rows are; without one none are shown.
+    """
+    parts = [
+        f"## {markdown(verdict_sentence(run))}",
+        " · ".join([code(run.suite), code(run.model), run.started, f"exit {int(run.exit_code)}"]),
+        *map(markdown, (run.problem or "").splitlines()[:FLIPS]),
+        "\n".join(_gates(run)),
+        "\n".join(f"- {markdown(line)}" for line in _said(run)),
+    ]
+    text = "".join(f"{part}\n\n" for part in parts if part)
+    for block in _blocks(run, folder) if folder else ():
+        if len((text + block).encode()) < LARGEST:
+            text += f"{block}\n\n"
+    return _cut(text)
+
+
+def _gates(run: Run) -> Iterator[str]:
+    """Yield the lines of the table of gates, the worst first."""
+    if run.verdicts:
+        yield "| | gate | on | claim | found |"
+        yield "|---|---|---|---|---|"
+    for v in worst_first(run):
+        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), untested(v.why))
+        yield f"| {GLYPHS[v.outcome]} {v.outcome}{_note(v)} | " + " | ".join(map(markdown, cells)) + " |"
+    if any(v.lower is not None or v.upper is not None for v in run.verdicts):
+        yield f"\nEach bound in brackets holds at {round(100 * (1 - run.alpha), 3):g} %, one-sided."
+
+
+def _note(v: Verdict) -> str:
+    if v.outcome is Outcome.PASS or v.holds_up:
+        return ""
+    return " (waived)" if v.waived else " (not what ships)" if v.blocking else " (any_of)" if v.group else " (warn)"
+
+
+def _said(run: Run) -> Iterator[str]:
+    """Yield what follows from the verdicts, what checks found, and what was written or not."""
+    yield from run.conclusions
+    yield from (v.waiver.says() for v in run.verdicts if v.waiver and v.waived)
+    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)
+    yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
+    for e in run.exports:
+        yield (
+            f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"
+            if e.written
+            else (f"not exported: {e.candidate}: {'; '.join(e.reasons)}")
+        )
+
+
+def _blocks(run: Run, folder: Path) -> Iterator[str]:
+    """Yield the rows that gates lost, failed and won, the worst gate's first, FLIPS of them in all, none private."""
+    left = FLIPS
+    for v in worst_first(run):
+        try:
+            hidden = v.metric.partition(".")[0] in private_evals(folder)
+            rows = changed_rows(run, folder, v) if left and v.decides and not hidden else []
+        except UsageError:
+            rows = []
+        if rows:
+            yield _details(v, rows, rows[:left])
+            left -= len(rows[:left])
+
+
+def _details(v: Verdict, rows: Sequence[Shown], chosen: Sequence[Shown]) -> str:
+    """Return a block of HTML that unfolds: it has no empty line, which would end it, and in it nothing is Markdown."""
+    if v.versus:
+        lost = sum(row.change == "lost" for row in rows)
+        what = f"{lost:,} {'row' if lost == 1 else 'rows'} lost and {len(rows) - lost:,} won against {v.versus}"
+    else:
+        what = f"{len(rows):,} of {v.n:,} rows failed"
+    title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if len(rows) > len(chosen) else "")
+    names = dict.fromkeys(subject for row in chosen for subject, _ in row.answers)
+    lines = [f"<details><summary>{_cell(title)}</summary><table>"]
+    lines.append(_line("th", ["", "row", "prompt", "target", *names]))
+    for row in chosen:
+        answers = dict(row.answers)
+        texts = [row.id, row.prompt, row.target, *(answers.get(name, "") for name in names)]
+        lines.append(_line("td", [row.change, *texts]))
+    return "\n".join([*lines, "</table></details>"])
+
+
+def _line(tag: str, texts: Sequence[str]) -> str:
+    return (
+        "<tr>"
+        + "".join(f"<{tag}><code>{_cell(text)}</code></{tag}>" if text else f"<{tag}></{tag}>" for text in texts)
+        + "</tr>"
+    )
+
+
+def _cell(text: str) -> str:
+    """Return a text on one line as HTML that says it: no tag, no entity, no link, no secret of its own."""
+    line = shown(text)
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    return html.escape(line).replace("##[", "##&#91;").replace("://", ":&#47;/")
+
+
+def _cut(text: str) -> str:
+    """Return a text of at most LARGEST bytes, cut at the end of a line."""
+    data = text.encode()
+    if len(data) <= LARGEST:
+        return text
+    return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"

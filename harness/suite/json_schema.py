@@ -1,0 +1,166 @@
+"""The suite's JSON Schema, made of the tables' dataclasses and the signatures of what plugins provide.
+
+It keeps to the words of draft 4, which editors of TOML read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import types
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from harness import schema
+from harness.plugins import Plugins, Provided
+from harness.records.gates import Gate
+from harness.suite.tables import (
+    MERGES,
+    About,
+    Baseline,
+    Candidate,
+    Eval,
+    Export,
+    Ignored,
+    Model,
+    Train,
+    Use,
+)
+
+Schema = dict[str, Any]
+DRAFT = "http://json-schema.org/draft-04/schema#"
+NO_KEYS = ("where", "options", "group")  # fields that no suite writes
+NAMES: Mapping[type, str] = {
+    str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
+}  # fmt: skip
+CLAIMS = (
+    *(["min"], ["max"], ["max_failures"], ["any_of"]),
+    *(["versus", "better_by"], ["versus", "worse_by_at_most"]),
+)
+TABLES = {
+    "suite": About, "model": Model, "adapter": Use, "train": Train, "candidate": Candidate, "subject": Baseline,
+    "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
+}  # fmt: skip
+
+
+def json_schema(plugins: Plugins) -> Schema:
+    """Return the schema of a suite with these plugins."""
+    merge = {"enum": list(MERGES)}
+    swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 2}}
+    tables = {
+        "suite": _table(About),
+        "model": _used(plugins, "loader", Model),
+        "adapter": _used(plugins, "adapter", Use),
+        "train": _used(plugins, "trainer", Train),
+        "sweep": {
+            "type": "object",
+            "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
+            "properties": {"by": _type(str), "alpha": _type(float), "adapter": swept, "train": swept},
+            "patternProperties": {r"^(adapter|train)\.": {"type": "array", "minItems": 2}},
+            "additionalProperties": False,
+            "required": ["by"],
+        },
+        "candidate": {**_table(Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
+        "subject": {"type": "object", "additionalProperties": _subject(plugins)},
+        "eval": _many(_used(plugins, "evaluator", Eval), minItems=1),
+        "gate": _many({**_table(Gate), "oneOf": [{"required": claim} for claim in CLAIMS]}),
+        "merge": {
+            "type": "object",
+            "description": "Onto which variants of the base an adapter is merged.",
+            "properties": {"base": {"anyOf": [merge, _many(merge, minItems=1)]}, "choose": _type(str)},
+            "additionalProperties": False,
+        },
+        "export": _many(_used(plugins, "exporter", Export)),
+        "checks": _table(Ignored),
+    }
+    whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": tables}
+    return {**whole, "additionalProperties": False, "required": ["suite", "model", "eval"]}
+
+
+def keys_of(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Return the keys of a table, each with its type and its default, `dataclasses.MISSING` where it has none."""
+    hints = get_type_hints(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        if field.name not in NO_KEYS:
+            made = field.default_factory
+            default = field.default if made is dataclasses.MISSING else made()
+            found[field.name.rstrip("_")] = hints[field.name], default
+    return found
+
+
+def _table(cls: type, **more: Schema) -> Schema:
+    """Return the schema of a table that no plugin has a part in."""
+    keys = keys_of(cls)
+    made: Schema = {"type": "object", "properties": {n: _key(*key) for n, key in keys.items()} | more}
+    made["additionalProperties"] = False
+    if required := [n for n, (_, default) in keys.items() if default is dataclasses.MISSING]:
+        made["required"] = required
+    return {"description": _told(cls), **made}
+
+
+def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
+    """Return the schema of a table that says `use`: one for each plugin's callable, with its options."""
+    own = _table(cls)
+    chosen = [p for (k, _), p in sorted(plugins.provided.items()) if k == kind]
+    return {"description": own.pop("description"), "anyOf": [_branch(own, p) for p in chosen]}
+
+
+def _branch(own: Schema, provided: Provided) -> Schema:
+    """Return the schema of a table that uses what is provided: the table's own keys come before its options."""
+    named, open_ended = schema.options_of(provided.function)
+    hints = schema.hints_of(provided.function)
+    options = {n: _key(hints.get(n, Any), p.default) for n, p in named.items() if n not in own["properties"]}
+    use = {**own["properties"]["use"], "enum": [provided.name]}
+    required = {*own.get("required", ()), *(n for n, p in named.items() if p.default is p.empty)}
+    if use.get("default") != provided.name:
+        required.add("use")
+    made = {
+        "title": provided.name,
+        "description": _told(provided.function),
+        "type": "object",
+        "properties": {**options, **own["properties"], "use": use},
+        "additionalProperties": open_ended,
+    }
+    return {**made, "required": sorted(required)} if required else made
+
+
+def _subject(plugins: Plugins) -> Schema:
+    """Return the schema of a baseline: the base, a release, or with `use` a model of its own."""
+    other = _used(plugins, "loader", Baseline)
+    return {**other, "anyOf": [{**_table(Baseline), "not": {"required": ["use"]}}, *other["anyOf"]]}
+
+
+def _many(item: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": item, **more}
+
+
+def _key(want: Any, default: Any) -> Schema:
+    """Return the schema of a key, with its default where that can be written."""
+    made = _type(want)
+    if default is not dataclasses.MISSING and default is not inspect.Parameter.empty and default is not None:
+        with suppress(TypeError, ValueError):  # a default that no JSON holds
+            made["default"] = json.loads(json.dumps(default, allow_nan=False))
+    return made
+
+
+def _type(want: Any) -> Schema:
+    """Return the schema of a type, as `schema.fits` understands it."""
+    origin, args = get_origin(want), get_args(want)
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin in (Union, types.UnionType):
+        kinds = [_type(a) for a in args if a is not type(None)]
+        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    if origin is not None and issubclass(origin, Mapping):
+        return {"type": "object", "additionalProperties": _type(args[1])}
+    if origin is not None:
+        return {"type": "array", "items": _type(args[0])}
+    return {"type": NAMES[want]} if isinstance(want, type) and want in NAMES else {}
+
+
+def _told(thing: Any) -> str:
+    """Return the first line of what a class or a callable says of itself."""
+    return (inspect.getdoc(thing) or "").partition("\n")[0]

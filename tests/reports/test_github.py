@@ -1,0 +1,251 @@
+"""A run in a pull request: annotations at the lines of gates, a summary, JUnit XML, and the action."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Report, Run
+from harness.reports.github import LONGEST, MOST, annotation, annotations_of, at_most
+from harness.reports.junit import junit
+from harness.reports.markdown import FLIPS, LARGEST, run_markdown
+from harness.reports.report_json import read_run
+from harness.suite.lines import gate_lines
+from harness.testing import ROWS, SUITE, TRAIN, Project
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = (
+    "</code></td></table></details>\n\n# heading\n::error::pwned\n##[error]pwned | `x` ![i](http://x.y/z) <img src=x>"
+)
+GATES = """
+[[gate]]
+id = "a: 100 %, and more"
+metric = "qa.exact_match"
+min = 0.999
+
+[[gate]]
+id = "hope"
+metric = "qa.exact_match"
+min = 0.998
+severity = "warn"
+"""
+
+
+@pytest.fixture
+def job(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project in a job of GitHub Actions, of which one gate blocks and one warns."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(project.folder))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.folder / "summary.md"))
+    return project.write({"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def line_of(folder: Path, gate: str) -> int:
+    """Return the line of a gate's table."""
+    lines = (folder / "suite.toml").read_text("utf-8").split("\n")
+    return lines.index(f'id = "{gate}"')
+
+
+def test_gates_are_annotated_at_their_lines(job: Project) -> None:
+    """What blocks is an error at the line of its [[gate]], what warns a warning, and a PASS is neither."""
+    outcome = job.run()
+    told = [line for line in outcome.out.splitlines() if line.startswith(("::error", "::warning", "::notice"))]
+    where = f"file=suite.toml,line={line_of(job.folder, 'a: 100 %, and more')},"
+    (error,) = [line for line in told if line.startswith("::error")]
+    assert error.startswith(
+        f"::error {where}title=INCONCLUSIVE a%3A 100 %25%2C and more::merged: "
+    ) or error.startswith(f"::error {where}title=FAIL a%3A 100 %25%2C and more::merged: ")
+    assert "qa.exact_match at least 0.999: " in error
+    hope = f"line={line_of(job.folder, 'hope')},"
+    assert any(line.startswith("::warning ") and hope in line for line in told)
+    assert not any("floor" in line for line in told)
+
+
+def test_commands_of_models_are_stopped(job: Project) -> None:
+    """All that is printed stands between a token nobody can guess and its end; our commands come after it."""
+    first, second = (job.run().out.splitlines() for _ in range(2))
+    tokens = [lines[0].removeprefix("::stop-commands::") for lines in (first, second)]
+    assert len(set(tokens)) == 2
+    for lines, token in zip((first, second), tokens, strict=True):
+        end = lines.index(f"::{token}::")
+        assert all(line.startswith(("::error ", "::warning ", "::notice ")) for line in lines[end + 1 :])
+        assert not any(line.startswith("::") for line in lines[1:end])
+
+
+def test_mistakes_are_annotated_too(job: Project) -> None:
+    """A mistake in the suite stands at its line."""
+    job.write({"suite.toml": SUITE + '\n[[gate]]\nid = "x"\nmetrik = "qa.exact_match"\nmin = 0.5\n'})
+    outcome = job.run()
+    assert outcome.code == 4
+    line = line_of(job.folder, "x") + 2
+    assert any(
+        x.startswith(f"::error file=suite.toml,line={line}::") and "metrik" in x for x in outcome.out.splitlines()
+    )
+
+
+def test_the_summary_holds_decision_gates_and_rows(job: Project) -> None:
+    """The job's summary begins with the sentence, then gates worst first, then rows that unfold."""
+    job.run()
+    text = (job.folder / "summary.md").read_text("utf-8")
+    assert text.startswith("## nothing ships: ")
+    table = [line for line in text.splitlines() if line.startswith("| ") and "qa." in line]
+    assert "a: 100 %, and more" in table[0] and "✓ PASS" in table[-1]
+    assert "at 95 %, one-sided" in text
+    assert 0 < text.count("<tr><td>") <= FLIPS
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects the tags and the text of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_answers_have_no_effect_in_the_summary(job: Project) -> None:
+    """A model's answer is text in the summary: no tag, no Markdown, no link, no command, and no end of its block."""
+    job.run()
+    folder = max((job.folder / "reports").iterdir())
+    for path in folder.glob("*/samples_qa_*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        rows = [{**row, "resps": [[HOSTILE]], "target": HOSTILE, "id": row["id"]} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    text = run_markdown(read_run(folder), folder)
+    block = text[text.index("<details>") : text.rindex("</details>")]
+    assert "\n\n" not in block.replace("</details>\n\n<details>", "")
+    page = Tags()
+    page.feed(block)
+    assert set(page.tags) <= {"details", "summary", "table", "tr", "th", "td", "code"}
+    assert any("<img src=x>" in part for part in page.texts)
+    assert "##[" not in text and "http://x" not in text
+    assert not any(line.lstrip().startswith(("::error", "# heading")) for line in text.splitlines())
+
+
+def test_rows_of_private_evals_are_in_no_summary(job: Project) -> None:
+    """What is private is not shown to whoever may read a pull request."""
+    job.write({"suite.toml": (SUITE + GATES).replace('name = "qa"', 'name = "qa"\nprivate = true')})
+    job.run()
+    assert "<details>" not in (job.folder / "summary.md").read_text("utf-8")
+
+
+def run_of(verdicts: list[Verdict]) -> Run:
+    """Return a run with one report."""
+    report = Report("s::merged::qa", "merged", "qa", "done", {"em": 0.5}, verdicts=tuple(verdicts))
+    return Run("s", "s.toml", "d", 17, 0.05, "m", "2026-11-26T00:00:00+00:00", "0.1.0", len(verdicts), reports=[report])
+
+
+def failed(gate: str, **other: object) -> Verdict:
+    """Return a verdict that failed."""
+    made = Verdict(gate, "merged", Outcome.FAIL, "0.1 [0.0, 0.2]", "qa.em", "at least 0.5", blocking=True)
+    made = replace(made, estimate=0.1, lower=0.0, upper=0.2, threshold=0.5, alpha=0.05, n=60)
+    return replace(made, **other)  # type: ignore[arg-type]
+
+
+def test_at_most_ten_annotations_of_a_kind() -> None:
+    """GitHub drops the eleventh of a kind without a word, so the tenth says how many more there are."""
+    many = annotations_of(run_of([failed(f"g{i}") for i in range(25)]), {})
+    assert len(many) == MOST and "and 16 more" in many[-1]
+    assert len(annotations_of(run_of([failed(f"g{i}") for i in range(10)]), {})) == MOST
+    assert at_most([]) == []
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "50 %", "x::y,z", HOSTILE, "%0A::error::x", "x" * 5000, "\x1b[2J"])
+def test_an_annotation_is_one_line(text: str) -> None:
+    """Nothing in a text ends a command or begins another; what the runner reads back is the text, spelt out."""
+    line = annotation("error", text, text, 3, text)
+    assert line.startswith("::error file=") and len(line.splitlines()) == 1
+    properties, _, data = line.removeprefix("::error ").partition("::")
+    assert len(properties.split(",")) == 3 and "::" not in properties
+    assert len(data) <= 3 * LONGEST + 10
+    assert "%" not in data.replace("%25", "").replace("%0A", "").replace("%0D", "")
+
+
+def test_a_summary_stays_under_a_mebibyte() -> None:
+    """GitHub refuses a summary of more: a long one ends with where the rest is."""
+    text = run_markdown(run_of([failed(f"g{i}", why="é" * 3000) for i in range(400)]))
+    assert len(text.encode()) <= LARGEST + 100 < 2**20
+    assert text.endswith("in report.json\n")
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "[[gate]]\n", "gate = 3\n", "[[gate]]\nid = 1\n[x", "\udcff", "[gate]\nid = 'a'"]
+)
+def test_lines_of_a_suite_that_changed_meanwhile(tmp_path: Path, text: str | None) -> None:
+    """A suite that is gone or broken by the end of a run has no lines, and that is all."""
+    path = tmp_path / "suite.toml"
+    if text is not None:
+        path.write_text(text, "utf-8", errors="surrogateescape")
+    assert gate_lines(path) == {}
+
+
+def cases(verdicts: list[Verdict]) -> list[ET.Element]:
+    """Return the cases of a run's JUnit XML."""
+    return ET.fromstring(junit(run_of(verdicts))).findall("testcase")
+
+
+def test_junit_has_thresholds() -> None:
+    """A case says what was claimed and found, and a failure's message names the threshold."""
+    (case,) = cases([failed("floor")])
+    told = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert (told["claim"], told["threshold"], told["estimate"], told["n"]) == ("at least 0.5", "0.5", "0.1", "60")
+    failure = case.find("failure")
+    assert failure is not None and "qa.em at least 0.5: 0.1 [0.0, 0.2]" in (failure.get("message") or "")
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("other", [{"blocking": False}, {"blocking": False, "group": "any"}, {"decides": False}])
+def test_what_holds_nothing_up_is_never_red(outcome: Outcome, other: dict[str, object]) -> None:
+    """A warn gate, a member of any_of and a candidate that does not ship are skipped at worst."""
+    (case,) = cases([failed("g", outcome=outcome, **other)])
+    assert case.find("failure") is None and case.find("error") is None
+    assert (case.find("skipped") is None) == (outcome is Outcome.PASS)
+
+
+def test_an_item_that_broke_is_red_though_its_gates_warn() -> None:
+    """What could not be evaluated ends a run with 6, and no severity hides it."""
+    run = run_of([failed("g", outcome=Outcome.ERROR, blocking=False)])
+    broken = replace(run, reports=[replace(run.reports[0], outcome="error", error="boom")])
+    suite = ET.fromstring(junit(broken))
+    assert (suite.get("errors"), suite.get("skipped"), suite.get("tests")) == ("1", "1", "2")
+
+
+def test_the_action_is_sound(tmp_path: Path) -> None:
+    """action.yml is read by YAML, hands no input to a shell but by the environment, and its words run the harness."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))
+    assert action["runs"]["using"] == "composite"
+    steps = {step.get("name", step.get("uses")): step for step in action["runs"]["steps"]}
+    scripts = [step["run"] for step in steps.values() if "run" in step]
+    assert all("${{" not in script for script in scripts)
+    assert all(step.get("shell") == "bash" for step in steps.values() if "run" in step)
+    used = {name.split(".")[1].split(" ")[0] for name in json.dumps(action).split("${{ inputs")[1:]}
+    assert used <= {*action["inputs"]} and {"suite", "args", "extras", "reports", "artifact"} <= {*action["inputs"]}
+    assert steps["Upload"]["if"].startswith("always()")
+    output = tmp_path / "output"
+    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "GITHUB_OUTPUT": str(output)}
+    env |= {
+        "SUITE": str(ROOT / "suites/none.toml"),
+        "ARGS": "--collect-only -k *",
+        "REPORTS": str(tmp_path / "reports"),
+    }
+    done = subprocess.run(
+        ["bash", "-e", "-c", steps["Run"]["run"]], capture_output=True, text=True, env=env, check=False
+    )
+    assert (done.returncode, output.read_text("utf-8")) == (4, "exit-code=4\n")
+    assert "::error file=" in done.stdout and "cannot be read" in done.stderr

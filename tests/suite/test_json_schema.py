@@ -1,0 +1,126 @@
+"""The JSON Schema of a suite: valid draft 4, and of one mind with the reader about words and types."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft4Validator
+
+from harness.plugins import load_plugins
+from harness.suite.json_schema import json_schema
+from harness.testing import SUITE, Project
+
+ROOT = Path(__file__).parents[2]
+SUITES = sorted((ROOT / "suites").glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft4Validator:
+    """Return the validator of the suites that ship with the harness."""
+    made = json_schema(load_plugins(ROOT / "suites/smoke.toml"))
+    Draft4Validator.check_schema(made)
+    return Draft4Validator(made)
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.name)
+def test_shipped_suites_are_valid(validator: Draft4Validator, path: Path) -> None:
+    """Every suite that ships is valid."""
+    raw = tomllib.loads(path.read_text("utf-8"))
+    assert [e.message for e in validator.iter_errors(raw)] == []
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    """Return the smoke suite with a table replaced, or its keys."""
+    raw: dict[str, Any] = tomllib.loads((ROOT / "suites/smoke.toml").read_text("utf-8"))
+    for table, change in changes.items():
+        if isinstance(raw.get(table), list) and isinstance(change, dict):
+            raw[table][0] |= change
+        elif isinstance(raw.get(table), dict) and isinstance(change, dict):
+            raw[table] |= change
+        else:
+            raw[table] = change
+    return deepcopy(raw)
+
+
+BROKEN = {
+    "unknown table": broken(evals=[]),
+    "no eval": broken(eval=[]),
+    "unknown key of [suite]": broken(suite={"sede": 17}),
+    "seed that is a text": broken(suite={"seed": "17"}),
+    "unknown loader": broken(model={"use": "hff"}),
+    "option of another type": broken(model={"dtype": 32}),
+    "option with another word": broken(model={"dtype": "float99"}),
+    "unknown option of an evaluator": broken(eval={"max_new_token": 8}),
+    "columns that are no table": broken(eval={"columns": "input"}),
+    "true for a number": broken(eval={"limit": True}),
+    "gate without a claim": broken(gate=[{"id": "x", "metric": "a.b"}]),
+    "gate with two claims": broken(gate=[{"id": "x", "metric": "a.b", "min": 0.5, "max": 0.6}]),
+    "unknown severity": broken(gate={"severity": "warning"}),
+    "merge onto something else": broken(merge={"base": "nf4"}),
+    "export without a place": broken(export=[{"use": "safetensors"}]),
+    "two candidates in one": broken(candidate={"adapter": "a", "merged": "b"}),
+    "key of a baseline that is the base": broken(subject={"fewshot": {"shotz": 3}}),
+    "sweep without by": broken(sweep={"adapter.r": [8, 16]}),
+    "one table for many": broken(export={"use": "safetensors", "to": "x"}) | {"export": {"use": "safetensors"}},
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_suites_are_told(validator: Draft4Validator, what: str) -> None:
+    """What the reader refuses for its words or types the schema refuses too."""
+    assert list(validator.iter_errors(BROKEN[what]))
+
+
+GOOD = {
+    "a sweep": broken(sweep={"by": "answer.exact_match", "adapter.r": [8, 16]}),
+    "a sweep without quotes": broken(sweep={"by": "answer.exact_match", "adapter": {"r": [8, 16]}}),
+    "a relative margin": broken(gate=[{"id": "x", "metric": "a.b", "versus": "base", "worse_by_at_most": "2%"}]),
+    "an option of TRL's": broken(train={"neftune_noise_alpha": 5.0}),
+    "a whole number for a fraction": broken(suite={"alpha": 0.05, "seed": 3}),
+    "several sources": broken(train={"data": ["a.jsonl", "b.jsonl"]}),
+    "a default loader": {**broken(), "model": {"path": "tiny:llama"}},
+}
+
+
+@pytest.mark.parametrize("what", GOOD)
+def test_what_is_allowed_is_not_told(validator: Draft4Validator, what: str) -> None:
+    """Options that go through to a library, and all ways to write a key, are valid."""
+    assert [e.message for e in validator.iter_errors(GOOD[what])] == []
+
+
+def test_plugins_of_the_harnessfile_are_in_it(project: Project) -> None:
+    """`harness schema SUITE` knows the options of what stands beside the suite."""
+    code = "from harness import Score, hookimpl, metric\n\n\n@metric('m', better='higher')\n"
+    code += "def mine(subject, samples, *, words: list[str], most: int = 3):\n    '''Count words.'''\n\n\n"
+    code += "@hookimpl\ndef harness_evaluators():\n    return {'mine': mine}\n"
+    project.write({"suite.toml": SUITE, "harnessfile.py": code})
+    made = json.loads(project.harness("schema", "suite.toml", "-p", "harness.testing").out)
+    branches = made["properties"]["eval"]["items"]["anyOf"]
+    (mine,) = [b for b in branches if b["title"] == "mine"]
+    assert mine["properties"]["words"] == {"type": "array", "items": {"type": "string"}}
+    assert mine["properties"]["most"] == {"type": "integer", "default": 3}
+    assert mine["description"] == "Count words." and {"words", "use", "name"} <= {*mine["required"]}
+    assert not list(Draft4Validator(made).iter_errors(tomllib.loads(SUITE)))
+
+
+def test_init_writes_a_schema_that_its_suite_names(project: Project) -> None:
+    """The first line of a new suite names the schema beside it, for which the suite is valid."""
+    assert project.harness("init", "mine").code == 0
+    text = (project.folder / "mine/suite.toml").read_text("utf-8")
+    first = text.split("\n")[0]
+    assert first == "#:schema suite.schema.json"
+    made = json.loads((project.folder / "mine" / first.split()[1]).read_text("utf-8"))
+    assert not list(Draft4Validator(made).iter_errors(tomllib.loads(text)))
+    assert "polite" in [b["title"] for b in made["properties"]["eval"]["items"]["anyOf"]]
+
+
+def test_a_broken_harnessfile_is_one_line(project: Project) -> None:
+    """A schema of plugins that cannot be loaded is a mistake of the command."""
+    project.write({"suite.toml": SUITE, "harnessfile.py": "import nothing_of_this_name\n"})
+    outcome = project.harness("schema", "suite.toml")
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
