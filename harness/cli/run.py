@@ -20,9 +20,11 @@ def run(args: argparse.Namespace) -> int:
     """`harness run SUITE`"""
     from harness.pipeline.run import Options, prepare, run_suite
 
+    several = len(args.candidate) > 1
     options = Options(
         overrides=tuple(args.set),
-        candidate=args.candidate,
+        candidate=args.candidate[0] if args.candidate else None,
+        candidates=tuple(args.candidate) if several else (),
         out=args.out,
         keyword=args.k,
         maxfail=1 if args.x else args.maxfail,
@@ -91,7 +93,13 @@ def run_parser(commands: Commands) -> None:
     one.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, nothing ships")
     one.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
     one.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
-    one.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
+    one.add_argument(
+        "--candidate",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="gate this adapter or model instead of training one; of several the best on the select rows",
+    )
     with_plugins(one)
     with_overrides(one)
     one.add_argument(
