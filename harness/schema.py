@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -100,20 +99,6 @@ def _names_of(function: Callable[..., Any]) -> dict[str, Any]:
 def wants(function: Callable[..., Any], name: str) -> bool:
     """Return whether a callable has a parameter of this name."""
     return name in inspect.signature(function).parameters
-
-
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of a callable's parameters by name, without those that only type checkers can resolve."""
-    try:
-        return get_type_hints(function)
-    except NameError:
-        inner = inspect.unwrap(function)
-        found: dict[str, Any] = {}
-        for name, annotation in inspect.get_annotations(inner).items():
-            one = types.SimpleNamespace(__annotations__={name: annotation})
-            with contextlib.suppress(NameError, AttributeError):
-                found |= get_type_hints(one, globalns=getattr(inner, "__globals__", {}))
-        return found
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:

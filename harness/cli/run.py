@@ -43,7 +43,8 @@ def _options(args: argparse.Namespace) -> Options:
 
     return Options(
         overrides=tuple(args.set),
-        candidate=args.candidate,
+        candidate=args.candidate[0] if args.candidate else None,
+        candidates=tuple(args.candidate) if len(args.candidate) > 1 else (),
         out=args.out,
         keyword=args.k,
         maxfail=1 if args.x else args.maxfail,
@@ -159,7 +160,13 @@ def run_parser(commands: Commands) -> None:
     one = command(commands, "run", run, "run a suite: measure, train, merge, gate, export", *examples)
     with_suite(one)
     what = one.add_argument_group("what is run")
-    what.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model instead of training one")
+    what.add_argument(
+        "--candidate",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="gate this adapter or model instead of training one; of several the best on the select rows",
+    )
     with_overrides(what)
     what.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
     what.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, no export")

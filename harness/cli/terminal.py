@@ -44,6 +44,7 @@ class Terminal(Screen):
     @hookimpl
     def harness_run_start(self, run: Run) -> None:
         self.alpha = run.alpha
+        self.opened, self.warned = False, 0
         if self.verbosity < 0:
             return
         self.rule(f"harness {run.harness}: {run.suite}")

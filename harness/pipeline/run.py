@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.pipeline.adjudication import Adjudicator
@@ -13,6 +14,7 @@ from harness.pipeline.conduct import begin, conduct
 from harness.pipeline.exporting import export_all
 from harness.pipeline.record import Ending, Record, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, prepare
+from harness.pipeline.several import among
 from harness.pipeline.sweep import sweep
 from harness.pipeline.training import train
 from harness.records.run import Run
@@ -22,8 +24,18 @@ __all__ = ["Options", "check_suite", "opened", "prepare", "run_suite"]
 
 def run_suite(path: Path, options: Options) -> Run:
     """Run a suite. Raises UsageError for mistakes found before anything was measured; everything
-    later is in the Run that is returned and in the folder that is written."""
+    later is in the Run that is returned and in the folder that is written.
+
+    Of several candidates the best on the select rows is run, and the Run is its own."""
+    why = ""
+    if len(options.candidates) > 1:
+        chosen = among(path, options, run_suite)
+        if isinstance(chosen, Run):
+            return chosen
+        why, options = chosen.why, replace(options, candidate=chosen.given, candidates=())
     session, record = begin(prepare(path, options), options)
+    if why:
+        record.choice(why)
     return conduct(session, record, run)[0]
 
 

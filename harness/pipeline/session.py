@@ -33,6 +33,7 @@ class Options:
 
     overrides: tuple[str, ...] = ()
     candidate: str | None = None
+    candidates: tuple[str, ...] = ()  # several, of which the best on the select rows is the candidate
     out: Path = Path("reports")
     keyword: str = ""
     maxfail: int = 0

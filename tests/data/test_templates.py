@@ -235,3 +235,50 @@ def test_choices_of_a_suite_that_are_none_are_told(project: Project, choices: st
     assert outcome.code == 4
     assert told in outcome.err + outcome.out
     assert "Traceback" not in outcome.err and "adapter::" not in outcome.out.partition("summary")[0]
+
+
+LABELS = [f"intent-{i}" for i in range(77)]
+CSV_SUITE = f"""
+[suite]
+name = "intents"
+
+[model]
+path = "tiny:llama"
+
+[adapter]
+use = "lora"
+
+[train]
+use = "sft"
+data = "intents.csv[:154]"
+template = "Customer: {{text}}\\nIntent:"
+columns = {{ target = "category" }}
+max_steps = 2
+
+[[eval]]
+name = "intent"
+use = "multiple_choice"
+data = "intents.csv[154:170]"
+template = "Customer: {{text}}\\nIntent:"
+columns = {{ target = "category" }}
+choices = [
+  {", ".join(f'"{label}"' for label in LABELS)}
+]
+
+[[gate]]
+id = "not worse than the base"
+metric = "intent.acc"
+versus = "base"
+worse_by_at_most = 0.5
+"""
+
+
+@pytest.mark.slow
+def test_csv_of_77_labels_takes_under_40_lines_and_no_plugin(project: Project) -> None:
+    """Two columns of a CSV are trained on and judged: no harnessfile, and a suite of fewer than 40 lines."""
+    assert len(CSV_SUITE.splitlines()) < 40
+    rows = [f'"No. {i}, please, about {i % 77}",{LABELS[i % 77]}' for i in range(170)]
+    project.write({"suite.toml": CSV_SUITE, "intents.csv": "text,category\n" + "\n".join(rows) + "\n"})
+    outcome = project.run("--ignore", "D10")
+    assert outcome.code in (0, 6), outcome.out + outcome.err
+    assert outcome.verdict("not worse than the base", "adapter") in ("PASS", "INCONCLUSIVE")
