@@ -35,15 +35,15 @@ def described(folder: Path) -> str:
 @cache
 def hardware() -> list[str]:
     """Return what distinguishes machines on which `auto` means another device or dtype."""
-    gpus = sorted(str(p) for p in Path("/dev").glob("nvidia[0-9]*")) + [
-        d for d in ("/dev/kfd", "/dev/dxg") if Path(d).exists()
-    ]
-    for about in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+    kinds = {str(p).rstrip("0123456789") for p in Path("/dev").glob("nvidia[0-9]*")}
+    kinds |= {d for d in ("/dev/kfd", "/dev/dxg") if Path(d).exists()}
+    for about in Path("/proc/driver/nvidia/gpus").glob("*/information"):
         with suppress(OSError):
-            gpus += [line for line in about.read_text("utf-8").splitlines() if line.startswith("Model")]
-    hidden = [os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")]
+            kinds |= {line for line in about.read_text("utf-8").splitlines() if line.startswith("Model")}
+    # Which of several GPUs of a kind a worker has changes nothing; that it has none does.
+    hidden = [str(os.environ.get(name) in ("", "-1")) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")]
     flags: set[str] = set()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         flags = set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
-    return [platform.system(), platform.machine(), *gpus, *hidden, *sorted(flags & BFLOAT16)]
+    return [platform.system(), platform.machine(), *sorted(kinds), *hidden, *sorted(flags & BFLOAT16)]
