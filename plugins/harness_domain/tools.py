@@ -41,10 +41,11 @@ def tool_calls(
     wanted, and `arguments`, the share of the wanted calls that were made, name and arguments, whatever else was.
     Arguments are compared as JSON values; one that is left out has the default of the tool's schema, and those in
     `ignore` do not count. An answer that begins a call and cannot be read is wrong in all of these, and the row's note
-    says why. Raises UsageError on a row whose tools or calls are none.
+    says why. Raises UsageError on a row whose tools or calls are none, and where the template leaves tools out.
     """
     tools = [_tools(s) for s in samples]
     wanted = [_wanted(s, own) for s, own in zip(samples, tools, strict=True)]
+    _check_template(subject, next((s for s, own in zip(samples, tools, strict=True) if own), None))
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
     found = final_answers(subject, [s.input for s in samples], **how)
     for sample, own, calls, (said, whole) in zip(samples, tools, wanted, found, strict=True):
@@ -59,6 +60,21 @@ def tool_calls(
             continue
         full = [[_full(c, own, ignore) for c in some] for some in (made, calls)]
         yield Score(sample.id, _compared(*full, order=order), **about)
+
+
+def _check_template(subject: Subject, sample: Sample | None) -> None:
+    """Raise UsageError where the chat template leaves a row's tools out: a model that sees none can call none."""
+    render = getattr(subject, "render", None)
+    if sample is None or render is None or not isinstance(sample.input, list):
+        return
+    messages, given = chat.split(sample.input)
+    try:
+        seen = [render(chat.joined(messages, some)) for some in (given, {**given, chat.TOOLS: []})]
+    except AttributeError:  # a server renders by itself
+        return
+    if seen[0] == seen[1]:
+        what = "the chat template writes the same with and without the tools"
+        raise UsageError(f'row "{sample.id}": {what}; describe them in a message, and drop the column')
 
 
 def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> dict[str, float]:

@@ -11,7 +11,7 @@ from harness import Sample, UsageError, chat
 from harness.testing import Project, write_fake
 from harness_domain import tool_calls
 from harness_domain.calls import Call, calls_in
-from tests.helpers.answers import scored
+from tests.helpers.answers import Says, scored
 
 OSLO = Call("weather", {"city": "Oslo", "days": 2})
 NOW = Call("now", {})
@@ -150,6 +150,28 @@ def test_rows_that_are_none(target: Any, tools: Any, what: str) -> None:
     with pytest.raises(UsageError, match='row "x": ') as error:
         scored(tool_calls, "", sample(target, tools))
     assert what in str(error.value)
+
+
+class Renders(Says):
+    """A model whose chat template writes tools, or leaves them out."""
+
+    writes: bool
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        turns, given = chat.split(messages)
+        return json.dumps([turns, given.get("tools") if self.writes else None])
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_template_that_leaves_tools_out(writes: bool) -> None:
+    """Tools that the model never sees are a mistake, and no failure of the model."""
+    model = Renders(said(NOW))
+    model.writes = writes
+    if writes:
+        assert next(tool_calls(model, [sample([{"name": "now"}])])).values["call"] == 1
+        return
+    with pytest.raises(UsageError, match="writes the same with and without the tools"):
+        next(tool_calls(model, [sample([{"name": "now"}])]))
 
 
 EVAL = """

@@ -1,0 +1,99 @@
+"""A pack as one evaluation: what a base knows, does as it is told, and can reckon, which a narrow fine-tune forgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import Metric, Sample, Score, Subject, UsageError, evaluator
+from harness_packs import rules
+from harness_packs.store import Row, read_pack
+
+Part = Literal["facts", "instructions", "arithmetic"]
+PARTS: tuple[Part, ...] = ("facts", "instructions", "arithmetic")
+LONGEST = {"instructions": 48, "arithmetic": 6}  # tokens of an answer
+
+
+def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+    """Return the share of right rows, of all and of each part; raises UsageError on a pack that there is not."""
+    parts = _parts(options.get("parts", PARTS))
+    read_pack(options.get("pack", "general-v1"), options.get("digest", ""))
+    return [Metric(name, "higher", "proportion") for name in ("acc", *parts)]
+
+
+def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
+    """Return the rows of the parts that are asked for, their messages as text where there is no chat template."""
+    parts = _parts(options.get("parts", PARTS))
+    rows = [row for row in read_pack(options.get("pack", "general-v1")) if row["part"] in parts]
+    return rows if options.get("chat", True) else [{**row, "input": _text(row["input"])} for row in rows]
+
+
+@evaluator(metrics_for=_metrics_for, rows_for=_rows_for)
+def pack(
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    pack: str = "general-v1",
+    parts: tuple[Part, ...] = PARTS,
+    digest: str = "",
+    chat: bool = True,
+) -> Iterator[Score]:
+    """Score the rows of a pack: `acc` over all of them, and a metric for each of its parts.
+
+    "facts" are multiple choice by log-probability, as `multiple_choice` does it; "arithmetic" is right where the first
+    line of the answer is the number; "instructions" where code sees that the answer keeps the instruction. A row has
+    weight 0 in the metrics of other parts, so a gate on one is judged on its own rows. `parts` takes some of them;
+    `digest` pins the rows; `chat = false` writes the instructions as text, for models without a chat template.
+    """
+    own = {part: [s for s in samples if s.row["part"] == part] for part in parts}
+    how: dict[str, Callable[[Subject, Sequence[Sample]], Iterable[tuple[bool | float, str, str | None]]]] = {
+        "facts": _chosen,
+        "instructions": _kept,
+        "arithmetic": _reckoned,
+    }
+    for part, rows in own.items():
+        elsewhere: dict[str, float] = {other: 0.0 for other in parts if other != part}
+        for sample, (right, answer, note) in zip(rows, how[part](subject, rows) if rows else (), strict=True):
+            values = {"acc": float(right), part: float(right), **elsewhere}
+            yield Score(sample.id, values, answer=answer, note=note, weights=elsewhere)
+
+
+def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[tuple[float, str, str | None]]:
+    """Yield whether the likeliest choice is the right one, which it is, and what is odd about it."""
+    scored = iter(subject.logprobs([(s.input, f" {choice}") for s in rows for choice in s.row["choices"]]))
+    for sample in rows:
+        choices = list(sample.row["choices"])
+        totals = [next(scored).total for _ in choices]
+        if not all(map(math.isfinite, totals)):
+            yield math.nan, "", "a log-probability is not finite"
+            continue
+        answer = choices[max(range(len(choices)), key=totals.__getitem__)]
+        yield answer == sample.target, answer, "uniform" if totals.count(max(totals)) > 1 else None
+
+
+def _kept(subject: Subject, rows: Sequence[Sample]) -> Iterator[tuple[bool, str, None]]:
+    answers = subject.generate([s.input for s in rows], max_new_tokens=LONGEST["instructions"])
+    for sample, answer in zip(rows, answers, strict=True):
+        yield rules.kept(answer, sample.row["rule"], sample.row["arguments"]), answer, None
+
+
+def _reckoned(subject: Subject, rows: Sequence[Sample]) -> Iterator[tuple[bool, str, None]]:
+    answers = subject.generate([s.input for s in rows], max_new_tokens=LONGEST["arithmetic"], stop=["\n"])
+    for sample, answer in zip(rows, answers, strict=True):
+        yield answer.strip() == sample.target, answer, None
+
+
+def _parts(parts: Sequence[str]) -> tuple[str, ...]:
+    if not parts or len(set(parts)) < len(parts):
+        raise UsageError(f"parts is {list(parts)}, want one or more of {', '.join(PARTS)}, each once")
+    return tuple(parts)
+
+
+def _text(prompt: str | list[dict[str, str]]) -> str:
+    """Return messages as a dialogue in plain text, which ends where the answer begins."""
+    if isinstance(prompt, str):
+        return prompt
+    said = [f"{'Question' if m['role'] == 'user' else 'Answer'}: {m['content']}" for m in prompt]
+    return "\n\n".join([*said, "Answer:"])

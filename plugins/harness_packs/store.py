@@ -1,0 +1,63 @@
+"""The rows that lie beside this module, each file under the digest of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from harness import UsageError, did_you_mean
+
+Row = dict[str, Any]
+HERE = Path(__file__).parent
+BUILTIN = "builtin:"
+SOURCES = {  # name -> sha256 of its file
+    "capitals": "e34121a60298e90ad3979df44f398cfe8f4dd6e02059a75a8e32b32e62a12db2",
+    "topics": "be6b0261a03cb6f5b72170b36ebfe3afb875d6fb60da4db52af2f7a11e33d64d",
+}
+PACKS = {
+    "general-v1": "986508c3220a9e7597afef1e017eb911cce2eb0a19149ec925ee6fa1aa0b7644",
+}
+
+
+def read_builtin(path: str) -> list[Row] | None:
+    """Return the rows of `builtin:NAME` or of the first N by `builtin:NAME[:N]`, None of any other source.
+
+    Raises UsageError on a name there is not, and on a file that was changed.
+    """
+    if not path.startswith(BUILTIN):
+        return None
+    name, first = re.fullmatch(r"(.*?)(?:\[:(\d+)\])?", path.removeprefix(BUILTIN), re.DOTALL).groups()  # type: ignore[union-attr]
+    if name not in SOURCES:
+        raise UsageError(f'data "{path}": there is no such source{did_you_mean(name, SOURCES)}')
+    return _rows(name, SOURCES[name], f'data "{path}"')[: int(first) if first else None]
+
+
+def read_pack(name: str, pinned: str = "") -> list[Row]:
+    """Return the rows of a pack.
+
+    Raises UsageError on a name there is not, on a file that was changed, and on another digest than the one `pinned`,
+    of which 8 hex digits will do.
+    """
+    if name not in PACKS:
+        raise UsageError(f'pack "{name}": there is none{did_you_mean(name, PACKS)}')
+    if pinned and not re.fullmatch("[0-9a-f]{8,64}", pinned):
+        raise UsageError(f'digest is "{pinned}", want 8 to 64 hex digits')
+    if not PACKS[name].startswith(pinned):
+        what = f'pack "{name}": has the digest {PACKS[name][: max(12, len(pinned))]}, and the suite pins {pinned}'
+        raise UsageError(f"{what}; its rows are others than those you measured")
+    return _rows(name, PACKS[name], f'pack "{name}"')
+
+
+def _rows(name: str, digest: str, where: str) -> list[Row]:
+    path = HERE / f"{name}.jsonl"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}; install the package again") from None
+    if (found := hashlib.sha256(content).hexdigest()) != digest:
+        what = f"{path} has the digest {found[:12]}, want {digest[:12]}; it was changed"
+        raise UsageError(f"{where}: {what}, so install the package again")
+    return [json.loads(line) for line in content.splitlines()]
