@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from harness import schema
+from harness.collection.plan import trains_whole
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
 from harness.suite.tables import Suite, Use
@@ -55,12 +56,25 @@ def check_tables(context: Context) -> None:
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
         if table:
             context.use(kind, table.use, table.options, table.where)
+    _check_whole(context)
     for export in suite.exports:
         context.use("exporter", export.use, export.options, export.where)
         if export.from_ not in made:
             known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
             context.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
     _check_sweep(context)
+
+
+def _check_whole(context: Context) -> None:
+    """Refuse to merge what is no adapter."""
+    suite = context.suite
+    if trains_whole(replace(suite, candidate=None), context.plugins) and suite.adapter:
+        if suite.merges not in ((), ("original",)):
+            what = "all weights are trained, so there is no adapter to merge onto another base; remove [merge]"
+            context.mistakes.add(str(suite.path), f"[merge] base: {what}")
+        if suite.candidate and suite.candidate.adapter:
+            what = f'use = "{suite.adapter.use}" reads no adapter, and the candidate is one; use = "lora"'
+            context.mistakes.add(suite.adapter.where, what)
 
 
 def _check_sweep(context: Context) -> None:
