@@ -50,6 +50,7 @@ class Adapter(Capabilities):
 
     reads_foreign: bool = False  # it reads and merges adapters made elsewhere, where the suite has no [adapter]
     measured_like: tuple[str, ...] = ()  # adapters with the same options, which `harness plan` measures beside it
+    whole: bool = False  # it returns None: all weights are trained, and what a trainer writes is a whole model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Trainer(Capabilities):
     check: Given = None
     build: Given = None
     measure: Given = None
+    columns: tuple[str, ...] = ()  # what a row must have, where that is not an answer or a text to learn
 
 
 @dataclass(frozen=True, kw_only=True)

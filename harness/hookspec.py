@@ -49,6 +49,7 @@ def harness_adapters() -> Provided:  # type: ignore[empty-body]
 
     `@adapter(reads_foreign=True)` reads and merges adapters made elsewhere, for suites without an [adapter];
     `measured_like` names adapters with the same options, which `harness plan --measure` measures beside it.
+    `whole=True` says that it returns None and all weights are trained: trainers get no adapter, and write a model.
     """
 
 
@@ -56,9 +57,9 @@ def harness_adapters() -> Provided:  # type: ignore[empty-body]
 def harness_trainers() -> Provided:  # type: ignore[empty-body]
     """Return trainers for `[train] use = …`.
 
-    `train(ref, adapter, rows, out, *, progress, seed, …)` writes the trained adapter to the folder
-    `out` and returns its path. `rows` are the dicts of the training data. Checkpoints go to
-    `out.parent`, and a second call after a kill goes on from the last one. A parameter named `flag` gets a function
+    `train(ref, adapter, rows, out, *, progress, seed, …)` writes the trained adapter, or the whole trained model where
+    `adapter` is None, to the folder `out` and returns its path. `rows` are the dicts of the training data. Checkpoints
+    go to `out.parent`, and a second call after a kill goes on from the last one. A parameter named `flag` gets
     `flag(code, Finding)` that tells what was found while training, under the code of a check; an error that is not
     ignored ends the training there. A parameter named `watch` gets, if the suite asks for it, a function that
     measures a Subject on select rows and returns numbers by name; call it after each epoch, with randomness restored.
@@ -68,6 +69,7 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     `build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks, and returns a
     harness.Built; `measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all weights where
     `adapter` is None, and returns what they took, as fields of a harness.plan.benchmark.Measured.
+    One that learns from other rows than answers says which: `columns=("prompt", "chosen", "rejected")`.
     """
 
 

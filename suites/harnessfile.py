@@ -128,6 +128,17 @@ def diagnoses(split: str) -> list[Row]:
     return [{**row, "target": titles[row["gold"]], "choices": titles} for row in ICD10.rows("icd10", split)]
 
 
+def preferences(split: str) -> list[Row]:
+    """Return the rows of a split as pairs: the right chapter is chosen, one of the others, drawn by id, rejected."""
+    rows = []
+    for row in diagnoses(split):
+        wrong = [title for title in row["choices"] if title != row["target"]]
+        rejected = wrong[hash_of("rejected" + row["id"]) % len(wrong)]
+        named = {name: row[name] for name in ("id", "chapter", "category")}
+        rows.append({**named, "prompt": row["input"], "chosen": f" {row['target']}", "rejected": f" {rejected}"})
+    return rows
+
+
 def terms_of(chapter: Any) -> Iterator[tuple[str, str, str]]:
     """Yield category, id and phrase of every inclusion term of a chapter element."""
     for category in chapter.findall("section/diag"):
@@ -265,6 +276,9 @@ READERS: dict[str, Callable[[], list[Row]]] = {
     "icd10:train": lambda: diagnoses("train"),
     "icd10:select": lambda: diagnoses("select"),
     "icd10:confirm": lambda: diagnoses("confirm"),
+    "icd10-pairs:train": lambda: preferences("train"),
+    "icd10-pairs:select": lambda: preferences("select"),
+    "icd10-pairs:confirm": lambda: preferences("confirm"),
     "shell:train": lambda: SHELL.rows("shell", "train"),
     "shell:test": lambda: SHELL.rows("shell", "test"),
 }

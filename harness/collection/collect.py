@@ -12,7 +12,7 @@ from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
 from harness.collection.items import items_of, shot_evals
-from harness.collection.plan import Plan, Task
+from harness.collection.plan import Plan, Task, trains_whole
 from harness.collection.sources import Sources
 from harness.collection.tasks import task_of, with_shots
 from harness.collection.training import training_rows
@@ -61,15 +61,15 @@ def collect(
 
 def _context(suite: Suite, plugins: Plugins, remote: bool, limit: int | None, selecting: bool) -> Context:
     suite = with_copies(suite, plugins)
-    made, copies = _made(suite), suite.copies.values()
+    made, copies = _made(suite, plugins), suite.copies.values()
     candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
     baselines = ("base", *suite.subjects)
     return Context(suite, plugins, remote, limit, selecting, baselines, candidates, made)
 
 
-def _made(suite: Suite) -> tuple[str, ...]:
+def _made(suite: Suite, plugins: Plugins) -> tuple[str, ...]:
     """Return the models that training and merging, or somebody else, make, in the order they come to be."""
-    if suite.candidate and suite.candidate.merged:
+    if (suite.candidate and suite.candidate.merged) or trains_whole(suite, plugins):
         return ("merged",)
     if not (suite.train or suite.candidate):
         return ()

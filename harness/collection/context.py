@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from harness import capabilities, schema
+from harness.collection.plan import trains_whole
 from harness.data.readings import several_readings
 from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
@@ -72,6 +73,7 @@ def check_tables(context: Context) -> None:
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
         if table and (function := context.use(kind, table.use, table.options, table.where)) and kind == "trainer":
             context.mistakes.found += _seen(function, table.options, table.where)
+    _check_whole(context)
     for export in suite.exports:
         context.use("exporter", export.use, export.options, export.where)
         if export.from_ not in made:
@@ -92,6 +94,18 @@ def _seen(trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -
     except UsageError as error:
         return [f"{where} {m}" for m in error.messages]
     return []
+
+
+def _check_whole(context: Context) -> None:
+    """Refuse to merge what is no adapter."""
+    suite = context.suite
+    if trains_whole(replace(suite, candidate=None), context.plugins) and suite.adapter:
+        if suite.merges not in ((), ("original",)):
+            what = "all weights are trained, so there is no adapter to merge onto another base; remove [merge]"
+            context.mistakes.add(str(suite.path), f"[merge] base: {what}")
+        if suite.candidate and suite.candidate.adapter:
+            what = f'use = "{suite.adapter.use}" reads no adapter, and the candidate is one; use = "lora"'
+            context.mistakes.add(suite.adapter.where, what)
 
 
 def _check_sweep(context: Context) -> None:

@@ -87,6 +87,11 @@ class Plan:
     selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
     deselected: tuple[str, ...] = field(default=())
 
+    @cached_property
+    def whole(self) -> bool:
+        """Return whether all weights are trained, so that what is trained is the merged model."""
+        return trains_whole(self.suite, self.plugins)
+
     def gates(self, candidate: str) -> list[Gate]:
         """Return the gates on a candidate; where one compares with the parent, with the parent's name in its place."""
         return [self.named(g, candidate) for g in self.suite.gates if g.applies_to(candidate)]
@@ -135,3 +140,9 @@ class Plan:
                 found[name].add(needed)
                 waiting += [(other, needed) for other in waits[name]]
         return found
+
+
+def trains_whole(suite: Suite, plugins: Plugins) -> bool:
+    """Return whether a suite trains all weights: its adapter is none."""
+    used = plugins.provided.get(("adapter", suite.adapter.use)) if suite.adapter and suite.trains else None
+    return bool(used and capabilities.Adapter.of(used.function).whole)

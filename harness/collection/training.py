@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import schema
+from harness import capabilities, schema
 from harness.collection.context import Context
 from harness.collection.sources import Sources, overlap
+from harness.data.pairs import to_judged_rows
 from harness.data.rows import GROUP, HELD_OUT, to_training_rows
 from harness.errors import UsageError
 from harness.suite.tables import Train
@@ -20,6 +21,8 @@ def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, An
     train, origins = context.suite.train, Origins()
     if train is None or not context.suite.trains:
         return None, origins
+    trainer = context.plugins.provided.get(("trainer", train.use))
+    judged = capabilities.Trainer.of(trainer.function).columns if trainer else ()
     rows: list[dict[str, Any]] = []
     for source in (*train.sources, *([train.validation_data] if train.validation_data else [])):
         found = sources.rows(source, train.where)
@@ -27,14 +30,28 @@ def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, An
             return None, origins
         try:
             where = f'{train.where} data "{source}"'
-            if not context.readable(found, train.columns, train.template, where, training=True):
+            made = _made(context, found, judged, train, where)
+            if made is None:
                 continue
-            made = to_training_rows(found, train.columns, where, train.chat_template_kwargs, train.template)
             rows += _with_group(context, train, source, made, found)
             origins += [(source, row) for row in found]
         except UsageError as error:
             context.mistakes.found.extend(error.messages)
     return (_validated(context, train, rows, origins) if train.validation_data else rows), origins
+
+
+def _made(
+    context: Context, rows: list[dict[str, Any]], judged: Sequence[str], train: Train, where: str
+) -> list[dict[str, Any]] | None:
+    """Return rows as the trainer takes them: with an answer to learn, or with the columns that it asks for.
+
+    None where they could be read in several ways. Raises UsageError on what is none.
+    """
+    if judged:
+        return to_judged_rows(rows, judged, train.columns, where, train.chat_template_kwargs)
+    if not context.readable(rows, train.columns, train.template, where, training=True):
+        return None
+    return to_training_rows(rows, train.columns, where, train.chat_template_kwargs, train.template)
 
 
 def _with_group(

@@ -35,7 +35,7 @@ STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may hav
         "load": "loads ModelRefs: a context manager of Subjects",
     },
     "trainer": {"built": "the Built trainer: labels and batches as they will be trained on"},
-    "adapter": {"adapter": "the base as trained with the adapter on it, a ModelRef"},
+    "adapter": {"adapter": "the base as trained with the adapter on it, or the whole trained model; a ModelRef"},
     "merged": {
         "merged": "the merged model as it lies on the disk, a ModelRef",
         "twin": "what the merged model must equal, a ModelRef; None when it was merged elsewhere",

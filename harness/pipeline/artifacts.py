@@ -34,11 +34,11 @@ class Artifacts:
 
     @property
     def adapter(self) -> Path:
-        """Return the folder of the adapter, trained or made elsewhere."""
+        """Return the folder of the adapter, trained or made elsewhere; of the model where all weights are trained."""
         suite = self.collection.suite
         if suite.candidate and suite.candidate.adapter:
             return suite.resolve(suite.candidate.adapter)
-        return self.work / "adapter"
+        return self.work / ("merged" if self.collection.whole else "adapter")
 
     def merged(self, variant: str) -> Path:
         """Return the folder of the merge onto a variant of the base."""

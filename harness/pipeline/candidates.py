@@ -13,7 +13,7 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.artifacts import artifacts_of, making
 from harness.pipeline.evaluation import ask, enough, evaluate_item, skip
 from harness.pipeline.loading import Loaded, load
-from harness.pipeline.merging import choose, merge, take_merged
+from harness.pipeline.merging import choose, merge, take_merged, take_whole
 from harness.pipeline.record import Record, Stop
 from harness.pipeline.session import Session
 from harness.pipeline.training import Trained
@@ -30,8 +30,11 @@ def evaluate_merged(session: Session, record: Record, adjudicator: Adjudicator) 
 
 
 def evaluate_trained(session: Session, record: Record, adjudicator: Adjudicator, trained: Trained) -> Stop | None:
-    """Evaluate an adapter, and what of it is merged for an item or a copy."""
+    """Evaluate an adapter, and what of it is merged for an item or a copy; or the whole model that was trained."""
     suite, wanted = session.suite, wanted_of(session)
+    if session.collection.whole:
+        whole = take_whole(session, record, trained.ref)
+        return whole if isinstance(whole, Stop) else evaluate_family(session, record, adjudicator, whole)
     if "adapter" in wanted and (stop := evaluate_candidate(session, record, adjudicator, trained.ref)):
         return stop
     parents = wanted | {e.from_ for e in suite.copies.values() if e.name in wanted}

@@ -129,7 +129,7 @@ def look(session: Session, record: Record, stage: str, **objects: Any) -> Stop |
     codes = session.checks.of(stage)
     if not codes:
         return None
-    name = "adapter" if stage == "adapter" else objects["merged"].name
+    name = objects[stage].name
     with record.stage("checks", f"{len(codes)} of {name}"):
         data = _data(session)
         looked = {name: ref and keys.of_model(ref) for name, ref in objects.items()}

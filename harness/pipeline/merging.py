@@ -36,6 +36,11 @@ def take_merged(session: Session, record: Record) -> ModelRef | Stop:
     return look(session, record, "merged", merged=ref, twin=None) or ref
 
 
+def take_whole(session: Session, record: Record, trained: ModelRef) -> ModelRef | Stop:
+    """Take a model of which all weights were trained, so that there is nothing to merge, and look at it."""
+    return look(session, record, "merged", merged=trained, twin=None) or trained
+
+
 def choose(session: Session, record: Record, refs: Mapping[str, ModelRef]) -> ModelRef:
     """Return the best of several merged models, by variant, on select rows; the first of equals."""
     by = session.suite.choose

@@ -32,7 +32,7 @@ FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
 
 @dataclass(frozen=True)
 class Trained:
-    """The base with an adapter on it, in the session it was trained in; what the trainer noted, and its seconds."""
+    """The base with an adapter on it, or a whole model, in the session it was trained in; the note of its trainer."""
 
     session: Session
     ref: ModelRef
@@ -61,8 +61,10 @@ def _there(session: Session) -> tuple[Path, dict[str, Any]]:
 
 
 def _on_base(session: Session, folder: Path) -> ModelRef:
-    """Return the base as trained, with the adapter on it."""
+    """Return the base as trained, with the adapter on it; or the model, where all weights were trained."""
     base, made = session.base, session.opened.adapter
+    if session.collection.whole:
+        return sealed(ModelRef("merged", str(folder), options=base.options))
     assert made  # there is no adapter candidate without one
     return sealed(replace(base, name="adapter", adapter=folder, quantization=made.quantization), base=base.digest)
 

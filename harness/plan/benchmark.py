@@ -83,6 +83,8 @@ def methods_of(plan: Plan) -> list[str]:
         return []
     if capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure is None:
         return []
+    if plan.whole:
+        return [FULL]
     own = plan.plugins.find("adapter", suite.adapter.use)
     known = {name for kind, name in plan.plugins.provided if kind == "adapter"}
     return [own.name, *(n for n in capabilities.Adapter.of(own.function).measured_like if n in known), FULL]

@@ -12,7 +12,7 @@ from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.looks import keys_of, risked, role_of
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
-from harness.plan.benchmark import EVALUATION, Measured, methods_of
+from harness.plan.benchmark import EVALUATION, FULL, Measured, methods_of
 from harness.plan.gate_power import Odds, odds_of
 from harness.plan.joint import Joint, joint_of
 from harness.plan.past import History, name_of
@@ -106,12 +106,12 @@ def _stages(
     there = {m.name for m in made if m.there}
     stages = [_evaluations("baselines", [a for a in asked if a.subject in plan.baselines], measured, history)]
     if plan.suite.trains and plan.suite.adapter:
-        own = measured.get(plan.suite.adapter.use)
+        own = measured.get(FULL if plan.whole else plan.suite.adapter.use)
         whole = own.whole if own else None
         if sweep := plan.suite.sweep:
             stages += _trials(plan, sweep, made, whole, measured, history)
         else:
-            done = "adapter" in there
+            done = ("merged" if plan.whole else "adapter") in there
             stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
     for name in plan.candidates:
         stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))

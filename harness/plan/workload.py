@@ -154,14 +154,16 @@ def made_of(session: Session) -> list[Made]:
 
 def _merged(session: Session) -> list[Made]:
     suite = session.suite
-    if not session.opened.adapter:
+    whole = session.collection.whole
+    if not (session.opened.adapter or whole):
         return []
     if sweep := suite.sweep:  # what is merged depends on which of them is chosen
         folders = [artifacts_of(replace(session, collection=t)).adapter for t in trials(session.collection)]
-        names = [f"adapter with {sweep.option} = {schema.show(value)}" for value in sweep.values]
+        what = f"{'model' if whole else 'adapter'} with {sweep.option}"
+        names = [f"{what} = {schema.show(value)}" for value in sweep.values]
         return [Made(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
     places = artifacts_of(session)
-    folders = [*([places.adapter] if suite.trains else []), *map(places.merged, suite.merges)]
+    folders = [*([places.adapter] if suite.trains else []), *map(places.merged, () if whole else suite.merges)]
     return [Made(folder.name, folder.is_dir(), str(folder)) for folder in folders]
 
 
@@ -186,7 +188,14 @@ def training_tokens(plan: Plan, source: Source) -> int | None:
     """Count the tokens of the training rows, once over, as text or with the model's own chat template."""
     if plan.training is None:
         return None
-    return sum(source.count_tokens([_pair(row) for row in plan.training]))
+    return sum(source.count_tokens([_pair(one) for row in plan.training for one in _answered(row)]))
+
+
+def _answered(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a pair of answers as two rows, and others as they are."""
+    if "chosen" not in row:
+        return [row]
+    return [{**row, "completion": row[name]} for name in ("chosen", "rejected")]
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:

@@ -64,10 +64,11 @@ class TrainingRow:
 
     @property
     def answer(self) -> str:
-        """Return what is learnt: the completion, the last message, or the text."""
+        """Return what is learnt: the completion, the chosen answer of a pair, the last message, or the text."""
         messages = self.row.get("messages")
-        last = messages[-1:] if isinstance(messages, list) else self.row.get("completion", self.row.get("text", ""))
-        return text_of(last)
+        if isinstance(messages, list):
+            return text_of(messages[-1:])
+        return text_of(next((self.row[name] for name in ("completion", "chosen", "text") if name in self.row), ""))
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     At the seam the tokenizer may melt the end of the prompt with the beginning of the answer. The model then learns
     to answer after tokens that it never gets when it is used. A prompt should end where a token ends.
     """
-    asked = [row for row in rows if "prompt" in row.row and "completion" in row.row]
+    asked = [row for row in rows if "prompt" in row.row and ("completion" in row.row or "chosen" in row.row)]
     sample = asked[:: max(1, len(asked) // SAMPLE)]
     odd = [row for row in sample if not _is_prefix(built, row)]
     if odd and len(odd) > 0.01 * len(sample):
@@ -323,7 +323,7 @@ def _begins(example: Example) -> int:
 
 
 def _is_prefix(built: Built, row: TrainingRow) -> bool:
-    prompt, completion = row.row["prompt"], row.row["completion"]
+    prompt, completion = row.row["prompt"], row.row.get("completion", row.row.get("chosen"))
     if isinstance(prompt, str):
         first, whole = (built.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
     else:

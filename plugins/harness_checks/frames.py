@@ -133,7 +133,7 @@ def _matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], 
 def messages_of(row: TrainingRow) -> list[Any]:
     """Return the messages of a chat row, the answer among them; none of another."""
     asked = row.row.get("messages", row.row.get("prompt"))
-    answered = row.row.get("completion", [])
+    answered = row.row.get("completion", row.row.get("chosen", []))
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 

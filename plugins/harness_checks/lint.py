@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, ModelRef, Sample, Task, TrainingRow, chat, checker, quote, text_of
+from harness_checks.frames import messages_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -25,6 +26,7 @@ SECRETS = {
 SECRET = re.compile("|".join(SECRETS.values()))
 # UTF-8 that was read as Latin-1 or CP1252, the replacement character, and halves of a character
 MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|ï¿½|\ufffd|[\ud800-\udfff]")
+JUDGED = {"chosen", "label"}  # columns of rows that say which answers are wanted
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 
 
@@ -105,8 +107,7 @@ def _target(sample: Sample) -> bool:
 def _roles(row: TrainingRow) -> str | None:
     chat = row.row.get("messages")
     if chat is None and isinstance(row.row.get("prompt"), list):
-        completion = row.row.get("completion")
-        chat = [*row.row["prompt"], *(completion if isinstance(completion, list) else [])]
+        chat = messages_of(row)
     if not isinstance(chat, list):
         return None if chat is None else f"messages is {str(chat)[:40]!r}, want a list"
     if not all(isinstance(message, dict) for message in chat):
@@ -144,9 +145,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         return
     refused = []
     for row in chats:
-        messages = row.row.get("messages")
-        if messages is None:
-            messages = [*row.row["prompt"], *(row.row.get("completion") or [])]
+        messages = messages_of(row)
         if not messages:
             continue  # D11-empty and D11-roles tell
         try:
@@ -161,8 +160,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
 def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        key = " ".join(row.prompt.split()).casefold()
-        by_prompt[key][" ".join(row.answer.split()).casefold()].append(row)
+        by_prompt[_plain(row.prompt)][_judgement(row)].append(row)
     again = [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]
     if again:
         extra = sum(len(same) - 1 for same in again)
@@ -171,7 +169,9 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
             "warning", f"{counted(extra, len(rows))}: the same as an earlier one", evidence, "keep one of each",
             "duplicate",
         )  # fmt: skip
-    torn = [answers for prompt, answers in by_prompt.items() if prompt and len(answers) > 1]
+    yield from _judged_twice(rows)
+    plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
+    torn = [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]
     if torn:
         evidence = []
         for answers in torn:
@@ -181,6 +181,32 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
         what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several answers"
         yield Finding("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
+
+
+def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+    """Report answers that are preferred in one row and refused in another."""
+    first: dict[tuple[str, ...], TrainingRow] = {}
+    torn = []
+    for row in (row for row in rows if JUDGED & row.row.keys()):
+        one, two = _plain(row.answer), _plain(text_of(row.row.get("rejected", "")))
+        wanted = row.row.get("label", True)
+        first.setdefault((_plain(row.prompt), one, two, str(bool(wanted))), row)
+        against = (_plain(row.prompt), *((two, one, "True") if two else (one, two, str(not wanted))))
+        if against in first and one != two:
+            torn.append((first[against], row))
+    if torn:
+        evidence = [f"{_numbers(pair, rows)}: {quote(pair[0].prompt, 60)} → {quote(pair[0].answer)}" for pair in torn]
+        what = f"{counted(len(torn), len(rows))}: judged the other way in an earlier row"
+        yield Finding("warning", what, evidence, "keep the right judgement", "conflict")
+
+
+def _judgement(row: TrainingRow) -> str:
+    """Return what a row says of its prompt: its answer, the one it is preferred to, whether it is wanted."""
+    return "\0".join([_plain(row.answer), _plain(text_of(row.row.get("rejected", ""))), str(row.row.get("label", ""))])
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _numbers(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:

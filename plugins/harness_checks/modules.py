@@ -20,6 +20,8 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     PEFT adapts q and v only where it is not told otherwise, and takes a list of which one name matches without a
     word (peft#3554). LoRA works as well as full fine-tuning where it is on all linears, the MLPs first.
     """
+    if suite.adapter and suite.adapter.use == "none":
+        return  # all of it is trained
     options = suite.adapter.options if suite.adapter else {}
     targets, model = options.get("target_modules", "all-linear"), _meta(base.path)
     linears = {name: m for name, m in _linears(model).items() if m is not model.get_output_embeddings()}
@@ -44,6 +46,8 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
     Mixtures of experts keep all experts of a layer in one parameter of three dimensions, which is no linear: LoRA on
     "all-linear" passes it by, and so does a 4-bit load (unsloth#11014). PEFT reaches it by target_parameters.
     """
+    if suite.adapter and suite.adapter.use == "none":
+        return
     model = _meta(base.path)
     named = (suite.adapter.options if suite.adapter else {}).get("target_parameters") or ()
     fused = [

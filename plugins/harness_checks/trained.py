@@ -1,4 +1,4 @@
-"""T1 to T5 and M1: the adapter as it came out of the training, and what its trainer wrote of it."""
+"""T1 to T5 and M1: the adapter, or the whole model, as it came out of the training, and what its trainer wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
     rate of zero, gradient checkpointing that cut the graph (transformers#42489, peft#1142). The merged model would
     be the base. `sft` looks after three steps, and at modules_to_save and starts other than zero (PiSSA, OLoRA) too.
     """
-    matrices = {name: t for name, t in _tensors(adapter).items() if "lora_B" in name or "lora_embedding_B" in name}
+    if adapter.adapter is None:
+        return  # M2 compares a whole model with its base
+    matrices = {name: t for name, t in _tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name}
     still = [name for name, tensor in matrices.items() if not tensor.any()]
     if still:
         what = f"{len(still)} of {len(matrices)} adapted modules did not move: their lora_B is zero"
@@ -39,11 +41,11 @@ def not_finite(adapter: ModelRef) -> Iterator[Finding]:
     """
     import torch
 
-    for name, tensor in _tensors(adapter).items():
+    for name, tensor in _tensors(adapter):
         if bad := int((~torch.isfinite(tensor)).sum()):
             what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
             yield Finding("error", what, (), "lower learning_rate, or look for broken rows")
-    loss = _note(adapter).get("facts", {}).get("train_loss", 0.0)
+    loss = note_of(adapter).get("facts", {}).get("train_loss", 0.0)
     if loss is None or not math.isfinite(loss):
         yield Finding("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
 
@@ -75,7 +77,7 @@ def spiked(adapter: ModelRef) -> Iterator[Finding]:
     a quarter of it, and a tenth of a nat. What was learnt until then may be lost: a learning rate that is too high, a
     warmup that is too short, or rows that are broken.
     """
-    spikes = _note(adapter).get("facts", {}).get("spikes", ())
+    spikes = note_of(adapter).get("facts", {}).get("spikes", ())
     if spikes:
         lines = [f"steps {s['first']} to {s['last']}: {s['loss']:.3g}, {s['before']:.3g} before" for s in spikes]
         what = f"the loss leapt {len(spikes)} time{'s' if len(spikes) > 1 else ''} while training"
@@ -90,7 +92,7 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
     0.02 nats above its lowest (2 % of a perplexity), the later epochs learnt the training rows by heart. With
     `patience` the adapter is the one of the best epoch, and this is a note.
     """
-    facts = _note(adapter).get("facts", {})
+    facts = note_of(adapter).get("facts", {})
     losses, kept = facts.get("validation_loss") or [], facts.get("kept_step")
     if not losses or losses[-1] - min(losses) < RISE:
         return
@@ -110,7 +112,7 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     A revision of a model has the same names and shapes, so it loads and merges without a warning, and the result is
     neither (peft#1567). Our trainer writes the digest of the base beside the adapter; it is compared here.
     """
-    made_for = _note(adapter).get("base_digest")
+    made_for = note_of(adapter).get("base_digest")
     if made_for and base.digest and made_for != base.digest:
         what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
         yield Finding("error", what, (), "name the base it was trained on")
@@ -118,18 +120,22 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
         yield Finding("note", "the adapter does not say which weights it was trained on, so that is taken on trust")
 
 
-def _tensors(adapter: ModelRef) -> dict[str, Any]:
-    path = Path(adapter.adapter or "") / WEIGHTS
-    if not path.is_file():
-        return {}
-    from safetensors.torch import load_file
+def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of an adapter, or of a whole model, one at a time."""
+    from safetensors import safe_open
 
-    return dict(load_file(path))
+    folder = adapter.adapter or Path(adapter.path)
+    for file in [folder / WEIGHTS] if adapter.adapter else sorted(folder.glob("*.safetensors")):
+        if file.is_file():
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 -- no mapping
+                    yield name, opened.get_tensor(name)
 
 
-def _note(adapter: ModelRef) -> dict[str, Any]:
+def note_of(adapter: ModelRef) -> dict[str, Any]:
+    """Return what a trainer wrote beside what it trained, or nothing."""
     try:
-        found: dict[str, Any] = json.loads((Path(adapter.adapter or "") / NOTE).read_text("utf-8"))
+        found: dict[str, Any] = json.loads((Path(adapter.adapter or adapter.path) / NOTE).read_text("utf-8"))
         return found
     except (OSError, ValueError):
         return {}

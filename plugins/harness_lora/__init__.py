@@ -1,4 +1,7 @@
-"""[adapter] use = "lora" or "qlora": what PEFT trains, on a base in full or in 4 bits, and how it is merged."""
+"""[adapter] use = "lora" or "qlora": what PEFT trains, on a base in full or in 4 bits, and how it is merged.
+
+use = "none" trains all weights.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ if TYPE_CHECKING:
     from harness_lora.fields import MOVES_BASE
     from harness_lora.fold import fold as fold_scales
     from harness_lora.headers import Header, find_tensor, read_headers, split_name
-    from harness_lora.merge import Merge, as_rows, workers
+    from harness_lora.merge import Merge, as_rows, copy_rest, workers
     from harness_lora.peft_folder import NOTE as ADAPTER_NOTE
     from harness_lora.peft_folder import read_config
-    from harness_lora.plan import make_plan
+    from harness_lora.plan import check_base, make_plan
     from harness_lora.targets import check_targets
 
 __all__ = [
@@ -25,7 +28,9 @@ __all__ = [
     "Header",
     "Merge",
     "as_rows",
+    "check_base",
     "check_targets",
+    "copy_rest",
     "find_tensor",
     "fold_scales",
     "make_plan",
@@ -40,6 +45,8 @@ LATER = {  # what other plugins use of this one, imported when it is asked for
     "MOVES_BASE": "harness_lora.fields",
     "Merge": "harness_lora.merge",
     "as_rows": "harness_lora.merge",
+    "check_base": "harness_lora.plan",
+    "copy_rest": "harness_lora.merge",
     "check_targets": "harness_lora.targets",
     "find_tensor": "harness_lora.headers",
     "fold_scales": "harness_lora.fold:fold",
@@ -56,7 +63,7 @@ ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 @hookimpl
 def harness_adapters() -> dict[str, Any]:
-    return {"lora": lora, "qlora": qlora}
+    return {"lora": lora, "qlora": qlora, "none": none}
 
 
 @hookimpl
@@ -111,6 +118,11 @@ def qlora(
     if compute_dtype != "auto":
         quantization["bnb_4bit_compute_dtype"] = compute_dtype
     return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options), quantization)
+
+
+@harness.adapter(whole=True)
+def none() -> None:
+    """Adapt nothing: all weights are trained, and the trained model is the one that is gated."""
 
 
 def _fields(

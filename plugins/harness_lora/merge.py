@@ -192,7 +192,7 @@ def merge_folder(
             )
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
-    _copy_rest(base, names, out)
+    copy_rest(base, names, out)
     check_changed(merge.changed, plan)  # one tensor may round to what it was, all of them may not
 
 
@@ -339,7 +339,7 @@ def _header(about: Safetensors) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
+def copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
     """Copy tokenizer, chat template, generation config and licence byte for byte; configurations without CODE."""
     for name in names:
         if not (out / name).exists():

@@ -1,4 +1,4 @@
-"""[train] use = "sft": supervised fine-tuning of an adapter with TRL's SFTTrainer."""
+"""[train] use = "sft": supervised fine-tuning of an adapter, or of all weights, with TRL's SFTTrainer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import hookimpl, schema
+from harness import hookimpl, lazily, schema
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
+    from harness_sft.build import skeleton
+    from harness_sft.config import build_config
+    from harness_sft.counts import Counts
+    from harness_sft.measure import measure as measure_by
+    from harness_sft.method import Method
+    from harness_sft.rows import Row, as_dataset, name_rows, split_by, take_columns
+    from harness_sft.train import PLACED
+    from harness_sft.train import _quiet_libraries as quiet_libraries
+    from harness_sft.train import train as train_by
+    from harness_sft.trainer import Checked
+
+__all__ = [
+    "PLACED",
+    "Checked",
+    "Counts",
+    "Method",
+    "Row",
+    "as_dataset",
+    "build_config",
+    "measure_by",
+    "name_rows",
+    "quiet_libraries",
+    "sft",
+    "skeleton",
+    "split_by",
+    "take_columns",
+    "train_by",
+]
+LATER = {  # what other trainers use of this one, imported when it is asked for
+    "PLACED": "harness_sft.train",
+    "Checked": "harness_sft.trainer",
+    "Counts": "harness_sft.counts",
+    "Method": "harness_sft.method",
+    "Row": "harness_sft.rows",
+    "as_dataset": "harness_sft.rows",
+    "build_config": "harness_sft.config",
+    "measure_by": "harness_sft.measure:measure",
+    "name_rows": "harness_sft.rows",
+    "quiet_libraries": "harness_sft.train:_quiet_libraries",
+    "skeleton": "harness_sft.build",
+    "split_by": "harness_sft.rows",
+    "take_columns": "harness_sft.rows",
+    "train_by": "harness_sft.train:train",
+}
+__getattr__ = lazily(__name__, LATER)
 
 
 @hookimpl
@@ -33,11 +78,13 @@ def look(**options: Any) -> None:
     fields.look(**options)
 
 
-def build(ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any) -> Built:
+def build(
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
+) -> Built:
     """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
     from harness_sft.build import build
 
-    return build(ref, rows, _recipe() | options, seed=seed)
+    return build(ref, adapter, rows, _recipe() | options, seed=seed)
 
 
 def measure(
@@ -58,7 +105,7 @@ def _recipe() -> dict[str, Any]:
 @harness.trainer(look=look, check=check, build=build, measure=measure)
 def sft(
     ref: ModelRef,
-    adapter: Adapter,
+    adapter: Adapter | None,
     rows: Sequence[Mapping[str, Any]],
     out: Path,
     *,
@@ -85,6 +132,8 @@ def sft(
     **options: Any,
 ) -> Path:
     """Train an adapter on prompt/completion, `messages` or `text` rows, write it to `out` and return `out`.
+
+    Without an adapter all weights are trained, in float32, and the whole model is written in the base's dtype.
 
     The loss is on the completion where there is a prompt. `warmup_ratio` and `validation` are shares (of the steps,
     of the rows held out by `seed`), lengths are in tokens; a packed batch is one flattened row, so with `packing` the

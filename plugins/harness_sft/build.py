@@ -17,6 +17,7 @@ from trl import SFTTrainer
 
 from harness import Built, Example, UsageError
 from harness_hf import load_tokenizer, one_line, quiet
+from harness_lora import check_base
 from harness_sft.config import build_config, whole_rows
 from harness_sft.rows import as_dataset, split_by
 from harness_sft.train import _quiet_libraries
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-    from harness import ModelRef
+    from harness import Adapter, ModelRef
 
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
@@ -49,8 +50,12 @@ class Preview(SFTTrainer):  # type: ignore[misc]
         return super()._prepare_dataset(self.whole, processing_class, args, packing, formatting_func, dataset_name)
 
 
-def build(ref: ModelRef, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, seed: int) -> Built:
+def build(
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, seed: int
+) -> Built:
     """Prepare rows as a training would; raises UsageError on what it would refuse."""
+    if adapter is None:
+        check_base(Path(ref.path))  # of which the trained model is written
     recipe = {**recipe, "report_to": None, "bf16": False, "fp16": False}
     with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
         config = build_config(recipe, Path(folder), seed=seed, device="cpu")

@@ -1,4 +1,4 @@
-"""The options of `sft` as TRL's SFTConfig. Imports TRL inside functions."""
+"""The options of a trainer as TRL's configuration, `sft`'s as its SFTConfig. Imports TRL inside functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean, schema
-from harness_sft.fields import add_mistakes
+from harness_sft.fields import OURS, add_mistakes
 from harness_trackers import stay_alone
 
 if TYPE_CHECKING:
@@ -21,12 +21,26 @@ if TYPE_CHECKING:
 REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> module and extra
 
 
-def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, device: str) -> Any:
-    """Return the SFTConfig of a recipe for a device ("cpu", "cuda" …); raises UsageError on what it refuses."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it makes
-    from trl import SFTConfig
+def build_config(
+    recipe: Mapping[str, Any],
+    checkpoints: Path,
+    *,
+    seed: int,
+    device: str,
+    name: str = "SFTConfig",
+    refused: Mapping[str, str] | None = None,
+) -> Any:
+    """Return the configuration of a recipe for a device ("cpu", "cuda" …); raises UsageError on what it refuses.
 
-    _check_names(recipe)
+    `name` is its class in TRL; `refused` has more fields that are not the user's, and what to do instead.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it makes
+    import trl
+
+    config = getattr(trl, name)
+    _check_names(recipe, config, {**OURS, **(refused or {})})
+    if recipe.get("use_liger_kernel"):
+        _check_liger()
     options = dict(recipe)
     share, reports = options.pop("validation"), options.pop("report_to") or []
     if options.pop("patience") < 0:
@@ -34,11 +48,15 @@ def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, dev
     if not 0 <= share < 1:
         raise UsageError(f"validation: is {share}, want a share of the rows, at least 0 and below 1")
     _check_reports(reports)
-    if options["packing"]:  # rows of a packed batch are flattened into one, whose attention is quadratic in all of them
+    if options.get("packing"):  # its rows are flattened into one, whose attention is quadratic in all of them
         options["gradient_accumulation_steps"] *= options["per_device_train_batch_size"]
         options["per_device_train_batch_size"] = 1
     options["warmup_steps"] = options.pop("warmup_ratio")
-    options["activation_checkpointing"] = options.pop("gradient_checkpointing")
+    checkpointing = options.pop("gradient_checkpointing")
+    if any(f.name == "activation_checkpointing" for f in dataclasses.fields(config)):
+        options["activation_checkpointing"] = checkpointing
+    else:
+        options["gradient_checkpointing"] = checkpointing
     if options["bf16"] is None:
         options["bf16"] = device == "cuda" and _native_bf16() and not options.get("fp16")
     options = {"save_total_limit": 2, "use_cpu": device == "cpu", "report_to": reports} | options
@@ -46,9 +64,10 @@ def build_config(recipe: Mapping[str, Any], checkpoints: Path, *, seed: int, dev
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"The `'keep_end'` truncation mode is deprecated", FutureWarning)
-            return SFTConfig(output_dir=str(checkpoints), **options, **fixed)
+            warnings.filterwarnings("ignore", r"`use_liger_kernel=True` is deprecated", FutureWarning)
+            return config(output_dir=str(checkpoints), **options, **fixed)
     except (TypeError, ValueError, ImportError, AssertionError) as error:
-        raise UsageError(f"SFTConfig: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{name}: {' '.join(str(error).split())}") from None
 
 
 def whole_rows(config: SFTConfig) -> Any:
@@ -58,18 +77,19 @@ def whole_rows(config: SFTConfig) -> Any:
     return found
 
 
-def _check_names(recipe: Mapping[str, Any]) -> None:
-    from trl import SFTConfig
-
+def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[str, str]) -> None:
     mistakes = Mistakes()
-    hints = get_type_hints(SFTConfig)
-    add_mistakes(recipe, {f.name: hints[f.name] for f in dataclasses.fields(SFTConfig)}, mistakes)
+    hints = get_type_hints(config)
+    if config.__name__ == "DPOConfig":
+        hints["loss_type"] = str | list[str]  # one of them need not be in a list
+    known = {f.name: hints[f.name] for f in dataclasses.fields(config)}
+    add_mistakes(recipe, known, mistakes, refused, config.__name__)
     if not 0 <= recipe["warmup_ratio"] < 1:
         mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
     if (saves := recipe.get("save_strategy", "steps")) not in ("steps", "epoch"):
         want = 'want "steps" or "epoch": an interrupted training goes on from its checkpoints'
         mistakes.add("save_strategy", f"is {schema.show(saves)}, {want}")
-    if recipe.get("truncation_mode") == "keep_end" and recipe["packing"]:
+    if recipe.get("truncation_mode") == "keep_end" and recipe.get("packing"):
         mistakes.add("truncation_mode", 'is "keep_end", and packed rows are cut at their end; set packing = false')
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "save_steps"):
         if recipe[name] < 1:
@@ -86,6 +106,16 @@ def _check_reports(reports: list[str]) -> None:
         elif find_spec(REPORTS[name]) is None:
             mistakes.add(f'report_to "{name}"', f"is not installed; pip install 'finetune-harness[{name}]'")
     mistakes.raise_if_any()
+
+
+def _check_liger() -> None:
+    """Refuse Liger's kernels where they cannot run, before a model is loaded."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("use_liger_kernel: its kernels are written for GPUs, and this is a CPU; remove it")
+    if find_spec("liger_kernel") is None:
+        raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
 
 
 def _native_bf16() -> bool:

@@ -111,13 +111,19 @@ def look(**options: Any) -> None:
     mistakes.raise_if_any()
 
 
-def add_mistakes(options: Mapping[str, Any], hints: Mapping[str, Any], mistakes: Mistakes) -> None:
+def add_mistakes(
+    options: Mapping[str, Any],
+    hints: Mapping[str, Any],
+    mistakes: Mistakes,
+    refused: Mapping[str, str] = OURS,
+    config: str = "SFTConfig",
+) -> None:
     """Tell which options are none of the fields in `hints`, or have a value of another type."""
-    known = set(hints) - set(OURS) | OWN
+    known = set(hints) - set(refused) | OWN
     for name, value in options.items():
-        if name in OURS or name.startswith("hub_"):
-            mistakes.add(f'option "{name}"', f"cannot be set: {OURS.get(name, 'use [[export]]')}")
+        if name in refused or name.startswith("hub_"):
+            mistakes.add(f'option "{name}"', f"cannot be set: {refused.get(name, 'use [[export]]')}")
         elif name not in known:
-            mistakes.add(f'option "{name}"', f"is no field of TRL's SFTConfig{did_you_mean(name, known)}")
+            mistakes.add(f'option "{name}"', f"is no field of TRL's {config}{did_you_mean(name, known)}")
         elif name not in OWN and not schema.fits(value, hints[name]):
             mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(hints[name])}")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
 from harness_sft.config import build_config
+from harness_sft.method import Method
 from harness_sft.rows import split_by
-from harness_sft.train import _build_trainer, _quiet_libraries
+from harness_sft.train import SFT, _build_trainer, _quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
     from harness import Adapter, ModelRef
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
+ANSWERED = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
 VALIDATED = 8  # rows that a validation is timed on
 BYTES = 16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
 
 
 def measure(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, seed: int
+    ref: ModelRef,
+    adapter: Adapter | None,
+    rows: Sequence[Mapping[str, Any]],
+    recipe: Mapping[str, Any],
+    *,
+    seed: int,
+    method: Method = SFT,
 ) -> dict[str, Any]:
     """Train a few steps, of an adapter or of all weights, and return the fields of `harness.plan.benchmark.Measured`.
 
@@ -37,7 +45,7 @@ def measure(
 
     device = resolve_device(ref.options.get("device", "auto")).type
     if adapter is None:
-        _fits(Path(ref.path), device)
+        _fits(Path(ref.path), device, BYTES + method.reference)
     begun = time.monotonic()
     given = {**recipe, "report_to": None, "patience": 0}
     with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
@@ -45,10 +53,10 @@ def measure(
 
         from harness_sft.head import each_logit_once
 
-        config = build_config(given, Path(folder), seed=seed, device=device)
+        config = build_config(given, Path(folder), seed=seed, device=device, name=method.config, refused=method.refused)
         config.save_strategy = SaveStrategy.NO
-        kept, held_out = split_by(given, rows, seed)
-        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, "", lambda _: None)
+        kept, held_out = split_by(given, rows, seed, method.select)
+        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, "", lambda _: None, method)
         held, trainer.held_out = trainer.held_out, []
         watch = _stopwatch(trainer)
         with each_logit_once():
@@ -101,7 +109,7 @@ def _stopwatch(trainer: SFTTrainer) -> Any:
 def _longest(trainer: SFTTrainer) -> None:
     """Run one step forward and backward on the longest rows there are."""
     data = trainer.train_dataset
-    lengths = [len(ids) for ids in data["input_ids"]]
+    lengths = [_size(row) for row in data]
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     trainer.train_dataset = data.select(order[: trainer.args.per_device_train_batch_size])
     batch = next(iter(trainer.get_train_dataloader()))
@@ -116,15 +124,20 @@ def _validation(trainer: SFTTrainer, held: Sequence[Mapping[str, Any]]) -> float
     begun = time.monotonic()
     trainer.validate()
     seconds = time.monotonic() - begun
-    share = sum(len(r["input_ids"]) for r in held) / sum(len(r["input_ids"]) for r in trainer.held_out)
+    share = sum(map(_size, held)) / sum(map(_size, trainer.held_out))
     return float(seconds * share * -(-trainer.state.max_steps // trainer.steps_per_epoch()))
 
 
-def _fits(folder: Path, device: str) -> None:
+def _size(row: Mapping[str, Any]) -> int:
+    """Return the tokens of a row: of a prompt and its answers, where these are apart."""
+    return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ANSWERED)
+
+
+def _fits(folder: Path, device: str, each: int) -> None:
     """Raise UsageError when a full training cannot fit, before a machine is brought down by trying."""
     from harness_hf import parameters_of
 
-    need, free = BYTES * parameters_of(folder), _free(device)
+    need, free = each * parameters_of(folder), _free(device)
     if free is not None and need > free:
         raise UsageError(
             f"needs more than {need / 1e9:,.1f} GB for weights and optimizer, and {free / 1e9:,.1f} are free"

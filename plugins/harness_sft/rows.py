@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import GROUP, HELD_OUT, UsageError, chat
@@ -31,6 +31,11 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         numbers = [i for i, shape in enumerate(shapes, 1) if shape != shapes[0]]
         raise UsageError(f"[train] data: {name_rows(numbers)}: of another shape than row 1; train on one shape")
     _, columns = shapes[0] or ("", ())
+    return take_columns(rows, columns)
+
+
+def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
+    """Return these columns of each row, with template arguments where any row has them, its number and its marks."""
     given = {name for name in (chat.TOOLS, chat.ARGUMENTS) if any(row.get(name) for row in rows)}
     blank: dict[str, Any] = {chat.TOOLS: None, chat.ARGUMENTS: {}}
     marks = [{mark: row[mark] for mark in (GROUP, HELD_OUT) if mark in row} for row in rows]
@@ -44,11 +49,14 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
+Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
+
+
 def as_dataset(rows: Sequence[Row]) -> Any:
     """Return rows as a Dataset that keeps messages and tools as they are: a table gives an object the keys of all."""
     from datasets import Dataset, Features, Json, Value
 
-    types = {str: Value("string"), int: Value("int64")}
+    types = {str: Value("string"), int: Value("int64"), bool: Value("bool")}
     return Dataset.from_list(rows, features=Features({c: types.get(type(v), Json()) for c, v in rows[0].items()}))
 
 
@@ -77,9 +85,11 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
     return [row for i, row in enumerate(bare) if i not in held], [row for i, row in enumerate(bare) if i in held]
 
 
-def split_by(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[list[Row], list[Row]]:
+def split_by(
+    recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seed: int, select: Select = select_columns
+) -> tuple[list[Row], list[Row]]:
     """Return the rows that a recipe trains on, and those it holds out; raises UsageError as `split_rows` does."""
-    kept, held_out = split_rows(select_columns(rows), recipe["validation"], seed)
+    kept, held_out = split_rows(select(rows), recipe["validation"], seed)
     if recipe["patience"] and not held_out:
         raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
     return kept, held_out

@@ -82,7 +82,7 @@ class Spikes:
 
 
 class Start:
-    """The weights of an adapter before its first step, each as one exact number, so that nothing is copied."""
+    """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
@@ -102,9 +102,10 @@ def all_finite(parameters: list[Any]) -> bool:
 
 
 def _moving(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
-    """Yield the weights of an adapter that a first gradient moves; the A of a LoRA waits for its B, which is zero."""
+    """Yield the weights that a first gradient moves: of an adapter not the A of a LoRA, which waits for its B."""
+    whole = not hasattr(model, "peft_config")
     for name, parameter in model.named_parameters():
-        if any(part in name for part in MOVING) and parameter.is_floating_point():
+        if (whole or any(part in name for part in MOVING)) and parameter.is_floating_point():
             yield name, parameter.detach()
 
 

@@ -1,4 +1,4 @@
-"""One training, from rows to an adapter on disk. Imports torch inside functions."""
+"""One training, from rows to an adapter, or to a whole model, on disk. Imports torch inside functions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 from harness import TRAINING_LOGS, UsageError, folder_in_place, seal_folder, write_steps, write_text
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
 from harness_sft.config import build_config
-from harness_sft.rows import Row, as_dataset, split_by
+from harness_sft.method import Method
+from harness_sft.rows import Row, as_dataset, select_columns, split_by
+from harness_sft.whole import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import SFTConfig
 
     from harness import Adapter, Finding, ModelRef, Progress, Subject
-    from harness_sft.trainer import CheckedTrainer
+    from harness_sft.trainer import Checked
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
@@ -32,9 +34,18 @@ LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
+def _supervised() -> Any:
+    from harness_sft.trainer import CheckedTrainer
+
+    return CheckedTrainer
+
+
+SFT = Method("SFTConfig", _supervised, select_columns)
+
+
 def train(
     ref: ModelRef,
-    adapter: Adapter,
+    adapter: Adapter | None,
     rows: Sequence[Mapping[str, Any]],
     out: Path,
     recipe: Mapping[str, Any],
@@ -43,14 +54,16 @@ def train(
     progress: Callable[[Progress], None],
     flag: Callable[[str, Finding], None] | None = None,
     watch: Callable[[Subject], dict[str, float]] | None = None,
+    method: Method = SFT,
 ) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
     from harness_hf import quiet, resolve_device
 
     checkpoints = out.parent / "checkpoints"
     device = resolve_device(ref.options.get("device", "auto")).type
-    config = build_config(recipe, checkpoints, seed=seed, device=device)
-    kept, held_out = split_by(recipe, rows, seed)
+    config = build_config(recipe, checkpoints, seed=seed, device=device, name=method.config, refused=method.refused)
+    method.fits(adapter)
+    kept, held_out = split_by(recipe, rows, seed, method.select)
     stamp = _stamp(ref, adapter, rows, recipe, seed)
     with quiet(), _quiet_libraries(), _logs_in(out.parent / TRAINING_LOGS):
         from harness_sft.head import each_logit_once
@@ -59,14 +72,19 @@ def train(
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         if checkpoint is None:
             shutil.rmtree(checkpoints, ignore_errors=True)
-        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress)
+        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress, method)
         trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
         if watch:
-            trainer.watched = lambda: _watched(trainer.model.get_base_model(), ref, watch)
-        initial = _save_initial(trainer.model, checkpoints)
+            inner = trainer.model.get_base_model() if adapter else trainer.model
+            trainer.watched = lambda: _watched(inner, ref, watch)
+        initial = _save_initial(trainer.model, checkpoints) if adapter else None
         with each_logit_once():
             _run(trainer, checkpoint)
-        _write_adapter(trainer, out, initial, ref, recipe, facts)
+        note = _note(trainer, ref, recipe, facts)
+        if adapter:
+            _write_adapter(trainer, out, initial, note)
+        else:
+            write_whole(trainer, Path(ref.path), out, note)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return out
 
@@ -79,14 +97,14 @@ def _build_trainer(
     config: SFTConfig,
     stamp: str,
     progress: Callable[[Progress], None],
-) -> tuple[CheckedTrainer, dict[str, Any]]:
+    method: Method = SFT,
+) -> tuple[Checked, dict[str, Any]]:
     """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held.
 
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
     from harness import Progress
     from harness_hf import load_model, load_tokenizer
-    from harness_sft.trainer import CheckedTrainer
 
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
     if adapter is None:
@@ -97,7 +115,7 @@ def _build_trainer(
     trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2
     progress(Progress("train", 0, 0, {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}))
     try:
-        trainer = CheckedTrainer(
+        trainer = method.trainer()(
             model,
             args=config,
             train_dataset=as_dataset(kept),
@@ -105,6 +123,7 @@ def _build_trainer(
             processing_class=load_tokenizer(ref.path),
             progress=progress,
             stamp=stamp,
+            **method.beside(ref, adapter),
         )
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
         raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
@@ -130,7 +149,7 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     return model
 
 
-def _run(trainer: CheckedTrainer, checkpoint: Path | None) -> None:
+def _run(trainer: Checked, checkpoint: Path | None) -> None:
     from harness_hf import assert_not_repacked
 
     assert_not_repacked(trainer.model)
@@ -164,18 +183,20 @@ def _save_initial(model: PreTrainedModel, checkpoints: Path) -> Path | None:
     return checkpoints / "initial"
 
 
-def _write_adapter(
-    trainer: CheckedTrainer, out: Path, initial: Path | None, ref: ModelRef, recipe: Mapping[str, Any], facts: Any
-) -> None:
-    from harness_lora import fold_scales
-
-    note = {
+def _note(trainer: Checked, ref: ModelRef, recipe: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is written beside what was trained."""
+    return {
         "base_digest": ref.digest,
         "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
-        "facts": facts | _facts(trainer) | ({"report_to": recipe["report_to"]} if recipe["report_to"] else {}),
+        "facts": {**facts, **_facts(trainer), **({"report_to": recipe["report_to"]} if recipe["report_to"] else {})},
         "recipe": dict(recipe) | {"seed": trainer.args.seed},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
+
+
+def _write_adapter(trainer: Checked, out: Path, initial: Path | None, note: Mapping[str, Any]) -> None:
+    from harness_lora import fold_scales
+
     with folder_in_place(out) as work:
         kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
         trainer.model.save_pretrained(work, **kwargs)
@@ -187,7 +208,7 @@ def _write_adapter(
         seal_folder(work, out)
 
 
-def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
+def _facts(trainer: Checked) -> dict[str, Any]:
     counts, ends = trainer.counts["train"], trainer.watch.ends
     kept = {"kept_step": best.step} if trainer.patience and (best := trainer.watch.best()) else {}
     last = [step.loss or 0.0 for step in trainer.watch.steps[-LAST_STEPS:]]
@@ -204,6 +225,7 @@ def _facts(trainer: CheckedTrainer) -> dict[str, Any]:
         "validation_loss": [end.loss for end in ends if end.loss is not None],
         "watched": [{"step": end.step, **end.watched} for end in ends if end.watched],
         **kept,
+        **trainer.told(),
     }
 
 
@@ -228,12 +250,13 @@ def base_bytes(model: PreTrainedModel) -> int:
 
 
 def _stamp(
-    ref: ModelRef, adapter: Adapter, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], seed: int
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], seed: int
 ) -> str:
     """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up."""
-    lora = {key: sorted(v) if isinstance(v, set) else v for key, v in adapter.peft_config().to_dict().items()}
+    config = adapter.peft_config().to_dict() if adapter else {}
+    lora = {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
-    model = [ref.path, ref.digest, dict(ref.options), adapter.quantization]
+    model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
     what = [model, lora, list(rows), dict(recipe), seed, versions]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 

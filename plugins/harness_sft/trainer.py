@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, with what it leaves to hope: rows that count, finite numbers, whole checkpoints, one progress.
+"""TRL's trainers, with what they leave to hope: rows that count, finite numbers, whole checkpoints, one progress.
 
 Imports torch and TRL: import this module inside functions.
 """
@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
-from harness import CheckFailed, Finding, Progress, TrainingStep, UsageError, write_text
+from harness import CheckFailed, Finding, Progress, TrainingStep, write_text
 from harness_sft.config import whole_rows
-from harness_sft.rows import name_rows
+from harness_sft.counts import Counts, check_endings, count_rows
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
 
 if TYPE_CHECKING:
@@ -32,16 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
 WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a set of rows is in tokens: all of them, those with a loss, and how many rows were cut."""
-
-    rows: int
-    tokens: int
-    supervised: int
-    truncated: int
 
 
 @dataclass(frozen=True)
@@ -57,8 +47,11 @@ class _Enough(Exception):
     """A training that is resumed had been stopped already."""
 
 
-class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that refuses rows it would drop, stops on what is not finite, and keeps adapters in float32."""
+class Checked(Trainer):  # type: ignore[misc]
+    """Put before one of TRL's trainers: it stops on what is not finite, and keeps adapters in float32.
+
+    What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
+    """
 
     def __init__(
         self, model: PreTrainedModel, *, progress: Callable[[Progress], None], held_out: Any, stamp: str, **given: Any
@@ -68,7 +61,8 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self.flag: Callable[[str, Finding], None] = raise_finding
         self.watched: Callable[[], dict[str, float]] | None = None
         self.patience = 0  # epochs without a lower validation loss; 0 takes the last adapter
-        trained = {name: p.data.clone() for name, p in model.named_parameters() if p.requires_grad}
+        cast = getattr(model, "is_loaded_in_4bit", False)
+        trained = {name: p.data.clone() for name, p in model.named_parameters() if cast and p.requires_grad}
         super().__init__(model=model, **given)
         # TRL casts adapters on a 4-bit base to bfloat16, where a step of Adam is often less than half a unit in the
         # last place and is lost; on most CPUs it is also several times slower.
@@ -81,48 +75,25 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self.watch = Watch(self, progress)
         self.add_callback(self.watch)
 
-    def _prepare_dataset(
-        self,
-        dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        args: TrainingArguments,
-        packing: bool,
-        formatting_func: Any,
-        dataset_name: str,
-    ) -> Any:
-        """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
-        uncut = whole_rows(args)
-        whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
-        cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
-        keep_end = args.truncation_mode == "keep_end"
-        self.counts[dataset_name] = count_rows(whole, cut, keep_end=keep_end)
-        if isinstance(dataset[0].get("completion", dataset[0].get("text")), str):
-            check_endings(whole, self._tokenizer, None if keep_end else cut)
-        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
+    def told(self) -> dict[str, Any]:
+        """Return further facts of the training."""
+        return {}
 
-    def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
-        prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
-        return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
+    def end_step(self) -> None:
+        """Look at what a step left behind."""
+
+    def remembered(self) -> dict[str, Any]:
+        """Return what else a training that goes on must know."""
+        return {}
+
+    def recall(self, known: dict[str, Any]) -> None:
+        """Take up what a checkpoint remembers."""
 
     def steps_per_epoch(self) -> int:
         """Return the optimizer steps of one epoch, the last of which may be a smaller one."""
         batches: int = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
         steps: int = -(-batches // self.args.gradient_accumulation_steps)
         return steps
-
-    def validate(self) -> float:
-        """Return the mean loss per supervised token of the held-out rows, in nats, whatever the batch size."""
-        total = tokens = 0.0
-        size = self.args.per_device_eval_batch_size
-        self.model.eval()
-        for start in range(0, len(self.held_out), size):
-            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
-            with torch.no_grad(), self.compute_loss_context_manager():
-                found = self.model(**batch, fused_lm_head=True, use_cache=False)
-            total -= float(found.log_probs.sum(dtype=torch.float64))
-            tokens += int(found.label_mask.sum())
-        self.model.train()
-        return total / tokens
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
@@ -146,17 +117,20 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         raise_finding("T2", finding)
 
     def look_whether_it_moved(self) -> None:
-        """Report the weights of the adapter that have not moved in the first steps."""
+        """Report the weights that have not moved in the first steps; of a whole model some may have no gradient."""
         still = self.start.unmoved(self.model)
-        if still:
-            what = f"{len(still)} of {len(self.start.sums)} adapted weights have not moved after {FIRST_STEPS} steps"
+        whole = not hasattr(self.model, "peft_config")
+        if still and not (whole and len(still) < len(self.start.sums)):
+            kind = "trained" if whole else "adapted"
+            what = f"{len(still)} of {len(self.start.sums)} {kind} weights have not moved after {FIRST_STEPS} steps"
             self.flag("T1", Finding("error", what, still, "look at learning_rate, and at what is frozen"))
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
-        write_text(folder / WHOLE, json.dumps({"stamp": self.stamp, "steps": steps, "ends": ends}))
+        known = {"stamp": self.stamp, "steps": steps, "ends": ends}
+        write_text(folder / WHOLE, json.dumps(known | self.remembered()))
         self.watch.saved = self.state.global_step
         self._drop_worse()
 
@@ -166,6 +140,7 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
         self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
         self.watch.ends = [End(**end) for end in known["ends"]]
         self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
+        self.recall(known)
         with suppress(_Enough):
             self.train(resume_from_checkpoint=str(checkpoint))
 
@@ -204,10 +179,55 @@ class CheckedTrainer(SFTTrainer):  # type: ignore[misc]
             self._save_checkpoint(self.model, None)
 
 
+class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
+    """An SFTTrainer that refuses rows it would drop."""
+
+    def _prepare_dataset(
+        self,
+        dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: TrainingArguments,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
+        uncut = whole_rows(args)
+        whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
+        cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
+        keep_end = args.truncation_mode == "keep_end"
+        self.counts[dataset_name] = count_rows(whole, cut, keep_end=keep_end)
+        if isinstance(dataset[0].get("completion", dataset[0].get("text")), str):
+            check_endings(whole, self._tokenizer, None if keep_end else cut)
+        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
+
+    def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
+        prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
+        return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
+
+    def sequences(self, count: int) -> list[list[int]]:
+        """Return the first rows as they are trained on, in tokens."""
+        return [list(row["input_ids"]) for row in self.train_dataset.select(range(min(count, len(self.train_dataset))))]
+
+    def validate(self) -> float:
+        """Return the mean loss per supervised token of the held-out rows, in nats, whatever the batch size."""
+        total = tokens = 0.0
+        size = self.args.per_device_eval_batch_size
+        self.model.eval()
+        for start in range(0, len(self.held_out), size):
+            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                found = self.model(**batch, fused_lm_head=True, use_cache=False)
+            total -= float(found.log_probs.sum(dtype=torch.float64))
+            tokens += int(found.label_mask.sum())
+        self.model.train()
+        return total / tokens
+
+
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Look at each step, tell the progress, validate after each epoch, remember the randomness between steps."""
 
-    def __init__(self, trainer: CheckedTrainer, progress: Callable[[Progress], None]) -> None:
+    def __init__(self, trainer: Checked, progress: Callable[[Progress], None]) -> None:
         self.trainer, self.progress = trainer, progress
         self.steps: list[TrainingStep] = []  # those before an interruption too
         self.spikes = Spikes()
@@ -239,6 +259,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._add_step(state)
+        self.trainer.end_step()
         spike = self.spikes.add(self.step_loss)
         self.step_loss = 0.0
         self._look(state)
@@ -307,7 +328,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def _validation_loss(self, step: int, control: TrainerControl) -> float | None:
         if not self.trainer.held_out:
             return None
-        loss = self.trainer.validate()
+        loss: float = self.trainer.validate()
         if not math.isfinite(loss):
             self.trainer.diverged(f"the validation loss is {loss} after step {step}")
         logs = control.should_log  # logging clears it, and the step's own loss would not be logged
@@ -347,40 +368,6 @@ def raise_finding(code: str, finding: Finding) -> None:
 def _leap(spike: Spike | None) -> str:
     """Write the beginning of a spike."""
     return f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
-
-
-def count_rows(whole: Any, cut: int | None, *, keep_end: bool = False) -> Counts:
-    """Count tokens; raises UsageError with the numbers of rows that have nothing left to learn from."""
-    left = slice(-cut, None) if cut and keep_end else slice(cut)
-    tokens = supervised = truncated = 0
-    empty = []
-    for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
-        learnt = sum(label != -100 for label in labels[left][1:])  # the first token is never predicted
-        tokens, supervised = tokens + len(ids[left]), supervised + learnt
-        truncated += bool(cut and len(ids) > cut)
-        if not learnt:
-            empty.append(number)
-    if empty:
-        raise UsageError(
-            f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; "
-            f"raise max_length (now {cut}) or remove the rows"
-        )
-    return Counts(len(whole), tokens, supervised, truncated)
-
-
-def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | None) -> None:
-    """Raise UsageError when an uncut text row does not end in one supervised EOS, or begins with two BOS."""
-    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
-    wrong = []
-    for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
-        ends = labels[-1] == eos and ids[-2:] != [eos, eos]
-        if (not ends and not (cut and len(ids) > cut)) or (bos is not None and bos != eos and ids[:2] == [bos, bos]):
-            wrong.append(number)
-    if wrong:
-        raise UsageError(
-            f"[train] data: {name_rows(wrong)}: must end in one end-of-sequence token and begin with at most one "
-            "beginning-of-sequence token; remove such tokens from the text, the tokenizer adds them"
-        )
 
 
 def duration(seconds: float) -> str:

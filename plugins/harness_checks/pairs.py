@@ -1,0 +1,99 @@
+"""P1 to P5: answers that somebody judged, and what a model learnt of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness import Finding, ModelRef, TrainingRow, checker, quote, text_of
+from harness_checks.lint import counted, place
+from harness_checks.trained import note_of
+
+FAR = 0.01  # of a first reward or loss: what rounding makes is far below
+LONGER, FEWEST = 0.8, 10  # of the pairs, of which there are so many at least
+
+
+@checker(title="reference-mismatch")
+def wrong_reference(adapter: ModelRef) -> Iterator[Finding]:
+    """A reference that is not the model before training.
+
+    DPO and KTO compare the model in training with what it was: at the first step both are one, so that no answer has a
+    reward and DPO's loss is ln 2. Where it is not, the reference is another base, another precision, or a base that
+    the adapter changed (PiSSA), and the model is held to what it never was. `dpo` and `kto` look at the first step.
+    """
+    facts = note_of(adapter).get("facts", {})
+    if (reward := facts.get("first_reward", 0.0)) is None or not reward <= FAR:
+        loss = facts.get("first_loss")
+        what = f"the first loss was {loss}, the first reward {reward}; want ln 2 = {math.log(2):.4f} for DPO, and 0"
+        yield Finding("error", what, (), "train again with the base itself as reference")
+
+
+@checker(title="identical-answers")
+def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+    """Pairs whose chosen answer is the rejected one.
+
+    Their loss is ln 2 whatever the model does, so they teach nothing, and they hide in a mean.
+    """
+    same = [row for row in _pairs(rows) if " ".join(row.answer.split()) == " ".join(_rejected(row).split())]
+    if same:
+        evidence = [f"{place(row, rows)}: {quote(row.answer, 60)}" for row in same]
+        yield Finding(
+            "error", f"{counted(len(same), len(rows))}: chosen and rejected are equal", evidence, "remove them"
+        )
+
+
+@checker(title="length-bias")
+def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+    """Chosen answers that are nearly always the longer ones.
+
+    What is common to all pairs is learnt first: where more than 80 % of the chosen answers are longer, that is to write
+    more (arXiv:2403.19159). An evaluation that only sees length cannot tell that from a better answer.
+    """
+    pairs = list(_pairs(rows))
+    longer = sum(len(row.answer.strip()) > len(_rejected(row).strip()) for row in pairs)
+    if len(pairs) >= FEWEST and longer > LONGER * len(pairs):
+        what = f"{counted(longer, len(pairs))} ({longer / len(pairs):.0%}): the chosen answer is the longer one"
+        fix = 'balance them, or loss_type = "sigmoid_norm", which goes by the mean of a token'
+        yield Finding("warning", what, (), fix)
+
+
+@checker(title="different-prompts")
+def other_questions(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+    """Pairs whose answers are to different questions.
+
+    Two conversations that part before the answer are no pair: the model would learn which question is the likelier.
+    """
+    odd = [row for row in _pairs(rows) if any(_asks(row.row[name]) for name in ("chosen", "rejected"))]
+    if odd:
+        evidence = [f"{place(row, rows)}: {quote(row.prompt, 40)} and {quote(_rejected(row), 40)}" for row in odd]
+        what = f"{counted(len(odd), len(rows))}: chosen and rejected answer different prompts"
+        yield Finding("error", what, evidence, "pair answers to the same messages")
+
+
+@checker(title="no-preference-learned")
+def learnt_nothing(adapter: ModelRef) -> Iterator[Finding]:
+    """A model that prefers the chosen answers no more than its reference does.
+
+    The margin is the mean reward of chosen answers less that of rejected ones, over the last steps. At zero nothing
+    was learnt of the pairs: too few steps, a learning rate that is too low, or labels that contradict each other.
+    """
+    facts = note_of(adapter).get("facts", {})
+    margin = facts.get("reward_margin")
+    if margin is not None and margin <= 0:
+        what = f"the reward margin of the last steps is {margin:.3g}: chosen answers are preferred no more than before"
+        yield Finding("warning", what, (), "train longer, or at a higher rate; are the labels right?")
+
+
+def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:
+    return (row for row in rows if "chosen" in row.row and "rejected" in row.row)
+
+
+def _rejected(row: TrainingRow) -> str:
+    return text_of(row.row["rejected"])
+
+
+def _asks(answer: Any) -> bool:
+    """Return whether messages that should answer begin with something else."""
+    first = answer[0] if isinstance(answer, list) and answer else {}
+    return isinstance(first, Mapping) and first.get("role", "assistant") != "assistant"

@@ -1,0 +1,59 @@
+"""Whether a model finds the chosen answer of a pair likelier than the rejected one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, metric
+
+
+@metric("preferred", better="higher", scale="proportion")
+@metric("preferred_norm", better="higher", scale="proportion")
+def preference(
+    subject: Subject, samples: Sequence[Sample], *, chosen: str = "chosen", rejected: str = "rejected"
+) -> Iterator[Score]:
+    """Score 1 where the chosen answer is likelier after the input than the rejected one; a tie is 0.
+
+    `preferred` compares log-probabilities summed over an answer's tokens, so that it favours the shorter one;
+    `preferred_norm` compares their means a token, as IPO and SimPO do. Columns `chosen` and `rejected` hold texts,
+    which follow the input as they are, or messages that end with the assistant's answer, after the template. A
+    log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
+    """
+    found = [_pair(s, chosen, rejected) for s in samples]
+    scored = iter(subject.logprobs([(prompt, text) for prompt, *answers in found for text in answers]))
+    for sample, (_, *answers) in zip(samples, found, strict=True):
+        yield _score(sample, answers, next(scored), next(scored))
+
+
+def _score(sample: Sample, answers: Sequence[str], one: Logprob, two: Logprob) -> Score:
+    if not (math.isfinite(one.total) and math.isfinite(two.total)):
+        nan = {"preferred": math.nan, "preferred_norm": math.nan}
+        return Score(sample.id, nan, note="a log-probability is not finite")
+    margin, by_token = one.total - two.total, one.total / one.tokens - two.total / two.tokens
+    values = {"preferred": float(margin > 0), "preferred_norm": float(by_token > 0)}
+    return Score(sample.id, values, answer=answers[margin <= 0], note="tie" if margin == 0 else None)
+
+
+def _pair(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
+    """Return what is asked, and both answers as texts."""
+    one, two = (_answer(sample, column) for column in (chosen, rejected))
+    if one == two:
+        raise UsageError(f'row "{sample.id}": columns "{chosen}" and "{rejected}" are equal; remove it')
+    if not sample.input:
+        raise UsageError(f'row "{sample.id}": the prompt is missing or empty; map a column to input')
+    return sample.input, one, two
+
+
+def _answer(sample: Sample, column: str) -> str:
+    said: Any = sample.row.get(column)
+    if isinstance(sample.input, list) and isinstance(said, list) and said:
+        rest = said[len(sample.input) :] if len(said) > len(sample.input) else said
+        if len(rest) != 1 or not isinstance(rest[0], Mapping) or rest[0].get("role") != "assistant":
+            raise UsageError(f'row "{sample.id}": column "{column}" does not end in one answer of the assistant')
+        said = rest[0].get("content")
+    if not isinstance(said, str) or not said.strip():
+        want = "want a text, or messages after messages"
+        raise UsageError(f'row "{sample.id}": column "{column}" is {said!r:.60}, {want}')
+    return said

@@ -1,0 +1,156 @@
+"""TRL's DPOTrainer and KTOTrainer, checked as `sft` is, with their rewards, and a reference that is the start.
+
+Imports torch and TRL: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from transformers import Trainer
+from trl import DPOTrainer, KTOTrainer
+
+from harness import Finding, UsageError
+from harness_sft import Checked, Counts, name_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+FAR = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
+KEPT = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}  # TRL's metrics
+LAST = 10  # steps whose mean is told
+FIX = "the reference must be the model before training: the same base, and no adapter that changes it"
+
+
+class WithoutCopy(Trainer):  # type: ignore[misc]
+    """Put before a trainer that copies an adapter for a reference: a new one changes nothing, so the base is that."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        if "ref" in getattr(self.model, "peft_config", ()):
+            self.model.delete_adapter("ref")
+
+
+class Referenced(Checked):
+    """What DPO and KTO share: their rewards, a reference that is the start, and rows of prompts and answers."""
+
+    answers: tuple[str, ...] = ()  # the columns of tokens beside the prompt's
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        self.rewards: list[dict[str, float]] = []  # of each step, those before an interruption too
+        self.step_rewards: list[dict[str, float]] = []  # of each batch of the step that runs
+        super().__init__(*args, **given)
+
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: TrainingArguments, dataset_name: str
+    ) -> Any:
+        """Let TRL tokenise the rows whole, count and check them, and let it drop none."""
+        whole = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        kept = set(whole["row"])
+        if lost := [row for row in dataset["row"] if row not in kept]:
+            raise UsageError(
+                f"[train] data: {name_rows(lost)}: no token of an answer is left to learn from; "
+                f"raise max_length (now {args.max_length}) or remove the rows"
+            )
+        cut, end = args.max_length, getattr(args, "truncation_mode", "keep_start") == "keep_end"
+        tokens = supervised = truncated = 0
+        for row in whole:
+            for name in self.answers:
+                prompt, answer = len(row["prompt_ids"]), len(row[name])
+                size = min(prompt + answer, cut or prompt + answer)
+                tokens, truncated = tokens + size, truncated + (prompt + answer > size)
+                supervised += min(answer, size) if end else size - prompt
+        self.counts[dataset_name] = Counts(len(whole), tokens, supervised, truncated)
+        return whole
+
+    def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
+        prepared = self._prepare_dataset(dataset, self.processing_class, self.args, name)
+        self._set_signature_columns_if_needed()
+        wanted = [c for c in self._signature_columns if c in prepared.column_names]
+        return [{c: row[c] for c in wanted} for row in prepared]
+
+    def sequences(self, count: int) -> list[list[int]]:
+        """Return prompts with their first answers, in tokens."""
+        rows = self.train_dataset.select(range(min(count, len(self.train_dataset))))
+        return [[*row["prompt_ids"], *row[self.answers[0]]] for row in rows]
+
+    def validate(self) -> float:
+        """Return the mean loss of the held-out rows."""
+        size, total = self.args.per_device_eval_batch_size, 0.0
+        self.model.eval()
+        for start in range(0, len(self.held_out), size):
+            rows = self.held_out[start : start + size]
+            batch = self._prepare_inputs(self.data_collator(rows))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += float(self.compute_loss(self.model, batch)) * len(rows)
+        self._metrics["eval"].clear()
+        self.model.train()
+        return total / len(self.held_out)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        metrics = self._metrics["train"]
+        before = {key: len(metrics.get(key, ())) for key in KEPT.values()}
+        loss = super().training_step(*args, **kwargs)
+        found = {name: metrics[key][-1] for name, key in KEPT.items() if len(metrics.get(key, ())) > before[key]}
+        if not self.state.global_step and self.args.disable_dropout:  # dropout alone makes two answers of one model
+            self._look_at_reference(found, float(loss) * self.current_gradient_accumulation_steps)
+        self.step_rewards.append(found)
+        return loss
+
+    def end_step(self) -> None:
+        """Add up the rewards of the batches of a step."""
+        self.rewards.append({name: _mean(self.step_rewards, name) for name in KEPT})
+        self.step_rewards = []
+
+    def remembered(self) -> dict[str, Any]:
+        """Return what a training that goes on must know."""
+        return {"rewards": self.rewards}
+
+    def recall(self, known: dict[str, Any]) -> None:
+        """Take up what a checkpoint remembers."""
+        self.rewards = known["rewards"]
+
+    def told(self) -> dict[str, Any]:
+        """Return the first loss, and the rewards of the last steps."""
+        last = {name: _mean(self.rewards[-LAST:], name) for name in KEPT}
+        told = {f"{name}_reward": last[name] for name in ("chosen", "rejected")}
+        told |= {"reward_margin": last["chosen"] - last["rejected"], "reward_accuracy": last["accuracy"]}
+        told["first_reward"] = max(abs(self.rewards[0][name]) for name in ("chosen", "rejected"))
+        told["first_loss"] = self.watch.steps[0].loss or 0.0
+        return {name: value for name, value in told.items() if math.isfinite(value)}
+
+    def _look_at_reference(self, found: dict[str, float], loss: float) -> None:
+        """Report a reference that is another model than the one whose training begins."""
+        rewards = [found[name] for name in ("chosen", "rejected") if name in found]
+        plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled
+        if plain and abs(loss - math.log(2)) > FAR:
+            what = f"the first loss is {loss:.4f}, want ln 2 = {math.log(2):.4f}: the reference is another model"
+        elif max(map(abs, rewards), default=0.0) > FAR:
+            said = ", ".join(f"{reward:.3g}" for reward in rewards)
+            what = f"the first rewards are {said}, want 0: the reference is another model"
+        else:
+            return
+        self.flag("P1", Finding("error", what, (), FIX))
+
+
+class CheckedDPO(Referenced, WithoutCopy, DPOTrainer):  # type: ignore[misc]
+    """A checked DPOTrainer."""
+
+    answers = ("chosen_ids", "rejected_ids")
+
+
+class CheckedKTO(Referenced, WithoutCopy, KTOTrainer):  # type: ignore[misc]
+    """A checked KTOTrainer."""
+
+    answers = ("completion_ids",)
+
+
+def _mean(steps: Sequence[dict[str, float]], name: str) -> float:
+    """Return the mean of those that have it; NaN where none has, as a batch of KTO may lack one kind of answers."""
+    found = [step[name] for step in steps if math.isfinite(step.get(name, math.nan))]
+    return sum(found) / len(found) if found else math.nan
