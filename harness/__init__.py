@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from harness.reports import sentence
     from harness.reports.report_json import read_run
     from harness.reports.run_folder import read_rows as read_answers
+    from harness.reports.run_folder import value_of as row_value
     from harness.reports.training import LOGS as TRAINING_LOGS
     from harness.reports.training import write_steps
     from harness.stats.tests import cluster_t, numbered, wilson
@@ -149,6 +150,7 @@ __all__ = [
     "read_safetensors",
     "read_suite",
     "request_key",
+    "row_value",
     "run",
     "schema",
     "seal_folder",
@@ -233,6 +235,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "read_safetensors": "harness.artifacts.safetensors",
     "read_suite": "harness.suite.reader",
     "request_key": "harness.answers.store",
+    "row_value": "harness.reports.run_folder:value_of",
     "schema": "harness.schema:",
     "seal_folder": "harness.artifacts.kept:seal",
     "sha256_of": "harness.data.pypi",

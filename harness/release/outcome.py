@@ -162,6 +162,7 @@ class _Case:
             if v[key] is not None and not 0 <= v[key] <= 1:
                 return f"has {key} {v[key]}, want 0 to 1"
         counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0, "weightless": self.weightless}
+        counts |= {key: v.get(key, 0) for key in ("won_count", "lost_count")}  # which older evidence does not tell
         odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
         return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
 

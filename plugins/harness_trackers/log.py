@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -44,7 +44,7 @@ def log(run: Run, names: Sequence[str]) -> None:
         except (Exception, SystemExit) as error:
             why = " ".join(str(error).split())[:300]
             what = f"warning: {name}: the verdicts were not logged: {type(error).__name__}: {why}"
-            logging.getLogger(__name__).warning(shown(what))
+            print(shown(what), file=sys.stderr)
 
 
 def told_of(run: Run) -> Told:

@@ -49,6 +49,18 @@ def test_floor(right: int, outcome: str) -> None:
     assert (found.outcome, found.method) == (outcome, "exact binomial")
 
 
+def test_rows_that_changed_are_counted_whole() -> None:
+    """Of a metric that changes on every row 20 each are named, and all are counted; of a share all are named."""
+    base, ours = [1.0] * 100, [0.0 if i < 70 else 2.0 for i in range(100)]
+    losses = result(base, "base", "loss"), result(ours, metric="loss")
+    found = verdict(gate(versus="base", better_by=0.0, metric="e.loss"), LOSS, losses[1], losses[0])
+    assert (len(found.won), len(found.lost), found.won_count, found.lost_count) == (20, 20, 70, 30)
+    right = verdict(gate(**BY_TWO), ACC, result(ones(50, 100)), result(ones(90, 100), "base"))
+    assert (len(right.won), len(right.lost), right.won_count, right.lost_count) == (0, 40, 0, 40)
+    alone = verdict(gate(min=0.5), ACC, result(ones(80, 100)))
+    assert (alone.won_count, alone.lost_count) == (0, 0)
+
+
 @pytest.mark.parametrize(("wrong", "outcome"), [(2, "PASS"), (60, "FAIL")])
 def test_ceiling(wrong: int, outcome: str) -> None:
     """`max` on a proportion is the same test on the other side, told on the metric's own scale."""

@@ -194,6 +194,14 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     assert {v["outcome"] for v in verdicts} == {"PASS", "FAIL", "INCONCLUSIVE", "ERROR"}
 
 
+def test_evidence_that_counts_no_rows_won_is_recomputed(export: Path) -> None:
+    """An older harness told the rows alone; what it tells is compared, and the rest is not asked for."""
+    counts = ("won_count", "lost_count")
+    edit(export, GATES, lambda verdicts: [{k: x for k, x in v.items() if k not in counts} for v in verdicts])
+    found = verify(export, recompute=True)
+    assert (found.ok, found.refused) == (True, "")
+
+
 def edit(export: Path, name: str, change: Callable[[Any], Any]) -> None:
     """Change a file of the evidence, line by line where it has lines, and make the rest of it agree."""
     path = export / EVIDENCE / name
@@ -235,6 +243,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "severity in the lock": (LOCK, gate_of("floor", severity="warn"), "is told in two ways"),
     "another metric": (GATES, each("floor", metric="qa.other"), 'has metric "qa.other"'),
     "another baseline": (GATES, each("better", versus="other"), 'has versus "other", the lock "base"'),
+    "rows won that count nothing": (GATES, each("better", won_count=-1), "has won_count -1, which counts nothing"),
     "fewer rows": (GATES, each("floor", n=10), "was judged on 10 rows, the lock has 180"),
     "more rows": (GATES, each("kind a", n=181), "was judged on 181 rows, the lock has 180"),
     "rows left out": (GATES, each("floor", left_out=3, n=177), "was judged without 3 rows"),
@@ -329,6 +338,7 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, the rows come to"),
     "clusters told": (GATES, each("clusters", clusters=180), "has another clusters than its rows come to"),
     "rows that were won": (GATES, each("better", won=[]), "has another won than its rows come to"),
+    "how many were won": (GATES, each("better", won_count=0), "has another won_count than its rows come to"),
     "a slice told": (
         GATES,
         lambda verdicts: [{**v, "slices": [{**s, "lower": 0.9} for s in v["slices"]]} for v in verdicts],
