@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.workers.pieces import APPETITE
+
 SLOTS = 256  # rows that a replica answers at a time before it becomes slower (a GPU that serves)
 STEP = 0.02  # seconds for a token of every row in work, as long as there are so many at most
 LONGEST, MEAN = 256, 64  # tokens of an answer
 PEAK, SHARE = 989e12, 0.4  # of an H100 in bfloat16, dense, and what of it is reached
 MODELS = {"8 B": 7.1e9, "70 B": 70e9}  # parameters that a token is multiplied with
 WHOLE, OWN = 1541, 92  # tokens of a row with ten examples, and of it what no other row begins with
-ROWS = 20_000
+ROWS = 200_000
 
 
 def lengths(rows: int, seed: int = 0) -> list[int]:
@@ -63,13 +65,9 @@ def paper() -> Iterator[str]:
     rows = lengths(ROWS)
     yield "| rows handed out | rows of a piece | 1 replica | 8 | 64 |"
     yield "|---|---|---|---|---|"
-    for appetite in (64, 4096, ROWS):
-        for size in (64, 256):
-            if size <= appetite:
-                found = (f"{100 * simulated(rows, n, appetite, size):.1f} %" for n in (1, 8, 64))
-                yield f"| {appetite:,} | {size} | {' | '.join(found)} |"
-    whole = (f"{100 * simulated(rows, n, 64, max(1, 64 // n)):.1f} %" for n in (1, 8, 64))
-    yield f"| 64 | shared out evenly | {' | '.join(whole)} |"
+    for appetite, size in ((64, 64), (APPETITE, 64), (APPETITE, 512), (APPETITE, 2048), (ROWS, 2048)):
+        found = (f"{100 * simulated(rows, n, appetite, size):.1f} %" for n in (1, 8, 64))
+        yield f"| {appetite:,} | {size:,} | {' | '.join(found)} |"
     yield ""
     yield "| model | prompt tokens a second, one H100 | 10^8 rows of ten examples, whole | with shared beginnings |"
     yield "|---|---|---|---|"
@@ -89,7 +87,7 @@ def measure(model: str, rows: int) -> Iterator[str]:
 
     options = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
     ref = ModelRef("base", str(harness_hf.open_source(model).path), options=options)
-    pairs = [pair for n in (0, 5) for pair in texts.choices(rows, n)[0]]
+    pairs = [pair for shots in (0, 5) for pair in texts.pairs(*texts.documents(rows, shots))]
     prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
 
     def ask(subject: Any, size: int) -> tuple[list[Any], float, float]:
