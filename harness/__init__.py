@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from harness.stats.tests import cluster_t, numbered, wilson
     from harness.suite.reader import read_suite
     from harness.suite.tables import Eval, Suite
+    from harness.texts.secrets import is_secret
     from harness.texts.shown import markdown, shorten, shown
     from harness.texts.shown import whole as whole_text
     from harness.workers.child import Desk
@@ -131,6 +132,7 @@ __all__ = [
     "formats",
     "gguf_of",
     "hookimpl",
+    "is_secret",
     "isolated",
     "judge",
     "keys",
@@ -220,6 +222,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "folder_in_place": "harness.files",
     "formats": "harness.artifacts.formats:",
     "gguf_of": "harness.artifacts.gguf",
+    "is_secret": "harness.texts.secrets",
     "isolated": "harness.isolated:",
     "keys": "harness.answers.keys:",
     "labels": "harness.gates.labels:",

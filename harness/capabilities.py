@@ -42,6 +42,7 @@ class Loader(Capabilities):
     probe: Given = None
     needs: Given = None
     remote: bool = False  # a candidate's path is a name, not a folder
+    piece: int = 1  # times as many requests as others' models are given at once: what serves wants dozens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ def _wanted(field: Field[Any], value: Any) -> str:
     """Return what the value of a capability must be, or nothing where it is that."""
     if isinstance(field.default, bool):
         return "" if isinstance(value, bool) else "true or false"
+    if isinstance(field.default, int):
+        return "" if type(value) is int and value > 0 else "a whole number above 0"
     if field.default == ():
         fits = isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value)
         return "" if fits else "names"

@@ -59,8 +59,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
 
     `train(ref, adapter, rows, out, *, progress, seed, …)` writes the trained adapter, or the whole trained model where
     `adapter` is None, to the folder `out` and returns its path. `rows` are the dicts of the training data. Checkpoints
-    go to `out.parent`, and a second call after a kill goes on from the last one. `harness.write_steps(out, steps)` tells
-    of each harness.TrainingStep, for the report, and is kept with the adapter. What is logged for people goes to
+    go to `out.parent`, and a second call after a kill goes on from the last one. `harness.write_steps(out, steps)`
+    tells of each harness.TrainingStep, for the report, and is kept with the adapter. What is logged for people goes to
     `out.parent / harness.TRAINING_LOGS`, and is copied into the folder of every run that uses the adapter. A parameter
     named `flag` gets a function `flag(code, Finding)` that tells what was found while training, under the code of a
     check; an error that is not ignored ends the training there. A parameter named `watch` gets, if the suite asks for

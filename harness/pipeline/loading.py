@@ -20,7 +20,6 @@ from harness.workers.loading import load_each, load_here
 from harness.workers.on import workers
 from harness.workers.pieces import APPETITE
 from harness.workers.pool import Opening, Pool, WorkersGone
-from harness.workers.protocol import Workers
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
     crew = None if about.remote else workers(session.options.on, session.collection.plugins, model.options)
     with ExitStack() as stack:
         if crew:
-            pool = stack.enter_context(closing(_pool(session, crew, model.use, own)))
+            opening = Opening.of(session.collection.plugins, session.suite.path, model.use, own)
+            pool = stack.enter_context(closing(Pool(crew, opening, session.progress)))
             models = Models(pool.loaded)
         elif about.remote:
             models = Models(partial(load_each, loader, own))  # elsewhere, and cut there
@@ -55,7 +55,7 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
             identities = [identify(isolated(ref), **ref.options) if identify else None for ref in refs]
             if crew and not crew.elsewhere and identify:
                 pool.identities = tuple(identities)
-        appetite = None if about.remote else APPETITE
+        appetite = None if about.remote else APPETITE * about.piece
         subjects: list[Subject] = []
         for i, (ref, identity) in enumerate(zip(refs, identities, strict=True)):
             if identity is None or session.responses is None:
@@ -63,12 +63,6 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
             else:
                 subjects.append(CachedSubject(ref, identity, models, i, session.responses, appetite))
         yield Loaded(models, subjects)
-
-
-def _pool(session: Session, crew: Workers, loader: str, refs: Sequence[ModelRef]) -> Pool:
-    """Return the workers of a stage, not started."""
-    opening = Opening(loader, refs, str(session.suite.path.resolve()), session.collection.plugins.asked)
-    return Pool(crew, opening, session.progress)
 
 
 def prompted(session: Session, item: Item, subject: Subject) -> Subject:

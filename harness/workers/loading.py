@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of
+from harness.capabilities import Loader as Capable
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
 from harness.workers.on import workers
@@ -36,7 +37,8 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
 def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Callable[[Progress], None]) -> Iterator[list[Subject]]:
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
-        yield [InPieces(subject, tell) for subject in subjects]
+        times = Capable.of(loader).piece
+        yield [InPieces(subject, tell, times) for subject in subjects]
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def load_now(
     """Yield a subject per ref from a loader itself, or from one worker where its options name another interpreter."""
     if crew := workers("", plugins, options):
         own = [replace(ref, options=options) for ref in refs]
-        with Pool(crew, Opening(use, own, str(suite.resolve()), plugins.asked), lambda _: None).loaded() as subjects:
+        with Pool(crew, Opening.of(plugins, suite, use, own), lambda _: None).loaded() as subjects:
             yield subjects
     else:
         with plugins.find("loader", use).function(refs, **options) as subjects:

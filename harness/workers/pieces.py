@@ -13,21 +13,24 @@ from typing import Any, Unpack
 from harness.records.models import Generate, Generation, Logprob, Progress, Subject, streamed
 from harness.records.samples import Prompt
 
-APPETITE = 4096  # rows to hand out at once: pieces for many workers, whatever their number
+APPETITE = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
 COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
 BEGINNINGS = 50  # times the length of what they begin with, at least: it is run again for each piece
 ANSWER = 4  # characters for a token that is generated
 
 
-def cut(method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[list[int]]:
-    """Return the numbers of requests, piece by piece: in the order of their texts, and those of a prompt together."""
+def cut(method: str, requests: Sequence[Any], options: Mapping[str, Any], times: int = 1) -> list[list[int]]:
+    """Return the numbers of requests, piece by piece: in the order of their texts, and those of a prompt together.
+
+    `times` makes pieces so many times as large, as a loader may ask for.
+    """
     texts = [_texts(request) if method == "logprobs" else (said := _text(request), said) for request in requests]
     answer = ANSWER * Generate(**options).max_new_tokens if method == "generate" else 0
     pieces: list[list[int]] = []
     cost, first, last = 0, "", ("", "")
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
-        full = cost >= COST and cost >= BEGINNINGS * common(first, text)
+        full = cost >= COST * times and cost >= BEGINNINGS * common(first, text)
         if pieces and (prompt == last[0] or not full):
             cost += len(text) - common(last[1], text) + answer
             pieces[-1].append(i)
@@ -55,10 +58,9 @@ def common(one: str, other: str) -> int:
 class InPieces:
     """A loaded subject that is asked in pieces: the one worker of a run that names no others."""
 
-    appetite = APPETITE
-
-    def __init__(self, subject: Subject, tell: Callable[[Progress], None]) -> None:
-        self.subject, self._tell = subject, tell
+    def __init__(self, subject: Subject, tell: Callable[[Progress], None], times: int = 1) -> None:
+        self.subject, self._tell, self._times = subject, tell, times
+        self.appetite = APPETITE * times
 
     @property
     def name(self) -> str:
@@ -97,7 +99,7 @@ class InPieces:
         return [found[i] for i in range(len(requests))]
 
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
-        pieces, done = cut(method, requests, options), 0
+        pieces, done = cut(method, requests, options, self._times), 0
         for numbers in pieces:
             fresh(self.subject, options.get("against"))
             asked = [requests[i] for i in numbers]

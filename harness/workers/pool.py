@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Unpack
 
+from harness import capabilities
 from harness.answers import keys
 from harness.errors import UsageError
+from harness.plugins import Plugins
 from harness.records.models import Generation, Logprob, ModelRef, Progress, Subject
 from harness.records.samples import Prompt
 from harness.texts.shown import shorten
@@ -54,6 +57,13 @@ class Opening:
     refs: Sequence[ModelRef]
     suite: str
     plugins: Sequence[str]
+    piece: int = 1
+
+    @classmethod
+    def of(cls, plugins: Plugins, suite: Path, loader: str, refs: Sequence[ModelRef]) -> Opening:
+        """Return what opens models with the plugins that are loaded here."""
+        piece = capabilities.Loader.of(plugins.find("loader", loader).function).piece
+        return cls(loader, refs, str(suite.resolve()), plugins.asked, piece)
 
     def message(self) -> str:
         """Return it as it is sent."""
@@ -141,7 +151,7 @@ class Pool:
         Raises what the model raises, and WorkersGone where no worker is left or three died on one piece.
         """
         whole = method in ("fact", "render", "count_tokens")
-        pieces = [list(range(len(requests)))] if whole else cut(method, requests, options)
+        pieces = [list(range(len(requests)))] if whole else cut(method, requests, options, self.opening.piece)
         waiting, deaths, done, owner = deque(range(len(pieces))), Counter[int](), 0, object()
         left = len(pieces)
         try:
@@ -299,9 +309,8 @@ class Pool:
 class Pooled:
     """One of a pool's models, as a Subject."""
 
-    appetite = APPETITE
-
     def __init__(self, pool: Pool, number: int, ref: ModelRef) -> None:
+        self.appetite = APPETITE * pool.opening.piece
         self.name, self.digest, self.number = ref.name, ref.digest, number
         self._pool, self._notes, self._heard = pool, list[str](), set[str]()
 

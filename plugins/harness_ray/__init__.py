@@ -1,0 +1,24 @@
+"""--on ray, --on ray:HOST:PORT: workers on one machine or many, as Ray actors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness import hookimpl
+
+if TYPE_CHECKING:
+    from harness_ray.cluster import Cluster
+
+__all__ = ["workers"]
+
+
+@hookimpl
+def harness_workers() -> dict[str, Any]:
+    return {"ray": workers}
+
+
+def workers(place: str, *, python: str | None = None) -> Cluster:
+    """Return workers on a cluster at HOST:PORT, or on one of this machine's own where no place is given."""
+    from harness_ray.cluster import Cluster
+
+    return Cluster(place, python)

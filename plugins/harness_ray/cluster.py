@@ -1,0 +1,165 @@
+"""Ray, quiet and private: a cluster of our own, or one that is there, with a token; no usage statistics, no dashboard.
+
+Ray restarts nothing and sends nothing again here: what became of a lost actor is for the pool to decide.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from harness import Lost, UsageError, Worker, is_secret, shorten
+
+INSTALL = "pip install 'finetune-harness[ray]'"
+STORE = 100 << 20  # bytes of shared memory: messages are small
+QUIET = {  # before Ray is imported
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_AUTH_MODE": "token",
+}
+TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 -- its name
+PATIENCE = 20.0  # seconds for what a lost worker had to be free again
+_held: dict[str, int] = {}  # by place: the workers of the stage before
+ANSWERS = 5.0  # seconds for a cluster to take a connection
+
+
+class Cluster:
+    """Workers of a cluster: one a GPU, or one a processor where there are none, as Ray counts them."""
+
+    def __init__(self, place: str, python: str | None) -> None:
+        self.place, self.said = place, f"ray:{place}" if place else "ray"
+        self.elsewhere = bool(place)  # other machines say themselves what they are
+        if place and not re.fullmatch(r"[^\s:/]+:\d{1,5}", place):
+            raise UsageError(f'--on "{self.said}": want "ray" or "ray:HOST:PORT"')
+        if python:
+            what = "and the model has an interpreter of its own"
+            raise UsageError(f'--on "{self.said}": the nodes decide what Python they run, {what}; use --on local:N')
+        self.started, self.kind = 0, "CPU"
+
+    def start(self) -> list[Worker]:
+        """Start an actor on every GPU or processor; raises UsageError where there is no Ray, no cluster or none."""
+        ray = connected(self)
+        offered = ray.cluster_resources()
+        self.kind = "GPU" if offered.get("GPU", 0) >= 1 else "CPU"
+        count = self._free(ray, _held.get(self.place, 1))
+        _held[self.place] = count
+        if not count:
+            raise UsageError(f'--on "{self.said}": of {offered.get(self.kind, 0):g} {self.kind}s none is free')
+        return [self._actor(ray) for _ in range(count)]
+
+    def again(self) -> Worker | None:
+        """Start an actor where there is room; None where there is none soon, as when a node went away."""
+        import ray
+
+        with suppress(ray.exceptions.RayError, ConnectionError):
+            return self._actor(ray) if self._free(ray, 1) else None
+        return None
+
+    def _free(self, ray: Any, wanted: int) -> int:
+        """Return how many GPUs or processors are free; what was in use a moment ago may take some seconds to be."""
+        until = time.monotonic() + PATIENCE
+        while (count := int(ray.available_resources().get(self.kind, 0))) < wanted and time.monotonic() < until:
+            time.sleep(0.2)
+        return count
+
+    def _actor(self, ray: Any) -> Worker:
+        from harness_ray.actor import Answers
+
+        self.started += 1
+        needs = {"num_gpus": 1, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": 1}
+        made = ray.remote(Answers).options(max_restarts=0, max_task_retries=0, **needs).remote()
+        return Actor(ray, made, f"worker {self.started}")
+
+
+class Actor:
+    """A Ray actor that answers messages."""
+
+    def __init__(self, ray: Any, actor: Any, name: str) -> None:
+        self.name, self._ray, self._actor = name, ray, actor
+
+    def send(self, message: str) -> Future[str]:
+        """Give a message; its future holds the reply, or raises Lost: an actor, a node or the cluster is gone."""
+        told: Future[str] = Future()
+
+        def ended(asked: Future[str]) -> None:
+            error = asked.exception()
+            if error is None:
+                told.set_result(asked.result())
+            else:
+                told.set_exception(Lost(f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 200)}"))
+
+        try:
+            self._actor.answer.remote(message).future().add_done_callback(ended)
+        except (self._ray.exceptions.RayError, RuntimeError) as error:
+            told.set_exception(Lost(shorten(str(error), 200)))
+        return told
+
+    def close(self) -> None:
+        """End the actor."""
+        with suppress(Exception):  # it is gone, or its cluster is
+            self._ray.kill(self._actor, no_restart=True)
+
+
+def connected(cluster: Cluster) -> Any:
+    """Return Ray, connected to a cluster, which stays for the process' later stages; raises UsageError."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not cluster.place:
+        os.environ.setdefault(TOKEN, secrets.token_hex(32))  # or Ray would write one into the user's home
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UsageError(f'--on "{cluster.said}": Ray is not installed; {INSTALL}') from None
+    if ray.is_initialized():
+        return ray
+    if cluster.place:
+        _check_there(cluster)
+    ours = {
+        "address": "local",
+        "include_dashboard": False,
+        "object_store_memory": STORE,
+        "_node_ip_address": "127.0.0.1",
+    }
+    given: dict[str, Any] = {"address": cluster.place} if cluster.place else ours
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with _without_secrets():
+            ray.init(**given, log_to_driver=False, logging_level="CRITICAL")
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        why = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 300)}"
+        raise UsageError(f'--on "{cluster.said}": no cluster can be had there: {why}') from None
+    finally:
+        signal.signal(signal.SIGTERM, before)  # Ray's own would end the run without a report
+    # It prints to stdout what happens to nodes, whatever it is told; the pool notes what of that matters.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    return ray
+
+
+def _check_there(cluster: Cluster) -> None:
+    """Raise UsageError where nobody listens: Ray itself would try for a minute, and end the process."""
+    host, _, port = cluster.place.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f'--on "{cluster.said}": no cluster is there ({why}); ray start --head makes one') from None
+
+
+@contextmanager
+def _without_secrets() -> Iterator[None]:
+    """Start what is started without the keys in this process' environment, but for Ray's own."""
+    names = [name for name in os.environ if is_secret(name) and not name.startswith("RAY_")]
+    held = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
