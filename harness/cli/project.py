@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 
 def init(args: argparse.Namespace) -> int:
-    """`harness init [FOLDER]`: a suite, a harnessfile and example data that run."""
+    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task."""
     from harness.cli.init import write_project
 
-    for path in write_project(args.folder):
+    paths, commands = write_project(args.folder, args.task)
+    for path in paths:
         print(path)
-    print(f"next: harness run {args.folder / 'suite.toml'}", file=sys.stderr)
+    there = "" if args.folder == Path() else f"cd {shlex.quote(str(args.folder))} && "
+    print(f"next: {there}{' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK
 
 
@@ -92,7 +95,10 @@ def waive(args: argparse.Namespace) -> int:
 
 def init_parser(commands: Commands) -> None:
     """Add `harness init`."""
-    one = command(commands, "init", init, "write a suite, a harnessfile and example data that run")
+    from harness.cli.examples import EXAMPLES
+
+    one = command(commands, "init", init, "write a suite and example data that run and pass")
+    one.add_argument("--task", choices=EXAMPLES, default="qa", help="what the model is to do, by default qa")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 
