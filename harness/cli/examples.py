@@ -217,7 +217,7 @@ def _of(suite: str, about: Mapping[str, object]) -> str:
 
 
 def _asked(asked: str, colour: str) -> dict[str, Any]:
-    return {"prompt": f"{asked}\n", "completion": colour}
+    return {"prompt": asked, "completion": colour}
 
 
 def _questions(row: Callable[[str, str], dict[str, Any]] = _asked) -> dict[str, str]:
