@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from harness.errors import ExitCode, UsageError, did_you_mean
 
 
 def init(args: argparse.Namespace) -> int:
-    """`harness init [FOLDER]`: a suite, a harnessfile and example data that run."""
+    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task."""
     from harness.cli.init import write_project
 
-    written = write_project(args.folder)
-    for path in written:
+    paths, commands = write_project(args.folder, args.task)
+    for path in paths:
         print(path)
-    args.document = {"written": [str(path) for path in written]}
-    print(f"next: harness run {args.folder / 'suite.toml'}", file=sys.stderr)
+    args.document = {"written": [str(path) for path in paths]}
+    there = "" if args.folder == Path() else f"cd {shlex.quote(str(args.folder))} && "
+    print(f"next: {there}{' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK
 
 
@@ -100,8 +102,11 @@ def waive(args: argparse.Namespace) -> int:
 
 def init_parser(commands: Commands) -> None:
     """Add `harness init`."""
-    examples = ("harness init mine && harness run mine/suite.toml",)
-    one = command(commands, "init", init, "write a suite, a harnessfile and example data that run", *examples)
+    from harness.cli.examples import EXAMPLES
+
+    examples = ("harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
+    one = command(commands, "init", init, "write a suite and example data that run and pass", *examples)
+    one.add_argument("--task", choices=EXAMPLES, default="qa", help="what the model is to do, by default qa")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 

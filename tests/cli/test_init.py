@@ -1,0 +1,50 @@
+"""`harness init`: what it writes runs, passes and tells how to go on."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from harness.cli.examples import EXAMPLES
+from harness.cli.main import main
+from harness.pipeline.run import Options, prepare
+
+
+@pytest.mark.parametrize("task", EXAMPLES)
+def test_what_init_writes_is_a_suite_without_a_warning(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every suite of a task is collected, has rows to test on that it does not train on, and is warned of nothing."""
+    assert main(["init", str(tmp_path / task), "--task", task]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [str(tmp_path / task / name) for name in EXAMPLES[task]().files]
+    assert f"next: cd {tmp_path / task} && {' && '.join(EXAMPLES[task]().commands)}" in said.err
+    for suite in (tmp_path / task).glob("*.toml"):
+        plan = prepare(suite, Options())
+        alone = task == "candidate" and suite.name == "suite.toml"
+        assert plan.warnings == ()
+        assert plan.suite.gates and bool(plan.training) != alone
+        tested = {str(s.input) for t in plan.tasks.values() for s in t.samples or ()}
+        assert len(tested) >= 30 and not tested & {str(row.get("prompt")) for row in plan.training or ()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", EXAMPLES)
+def test_what_init_writes_runs_and_passes(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that init names end with exit 0, every gate passed and the model exported."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--task", task]) == 0
+    for line in EXAMPLES[task]().commands:
+        assert main(shlex.split(line)[1:]) == 0
+    assert list(tmp_path.glob("exports/*/model/*.safetensors"))
+
+
+def test_unknown_task_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A task that there is not is told with those that there are, and nothing is written."""
+    with pytest.raises(SystemExit) as ended:
+        main(["init", str(tmp_path), "--task", "clasify"])
+    err = capsys.readouterr().err
+    assert (ended.value.code, "classify" in err, list(tmp_path.iterdir())) == (4, True, [])
