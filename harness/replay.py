@@ -167,7 +167,7 @@ def _plan(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins) -> Pl
 
 def _not_alone(task: Task) -> str:
     if task.marks:
-        return "is marked by another model"
+        return "is marked when all answers are there"
     return "compares with another model" if task.comparative else "measures time" if task.uncached else ""
 
 

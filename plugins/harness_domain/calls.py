@@ -10,7 +10,7 @@ from typing import Any
 
 from harness_domain import values
 
-TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 MISTRAL, PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
 NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
 ARGUMENTS = ("arguments", "parameters")  # Llama's word is the second

@@ -52,10 +52,10 @@ class Reading:
         text = RAISED.sub(lambda m: f"^{m[0]}", VULGAR.sub(" ", SPACED.sub("'", text)))
         text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
         text = POWER.sub("1×10", text)
-        found = (self._number(match, text[match.end() :]) for match in self.pattern.finditer(text))
+        found = map(self._number, self.pattern.finditer(text))
         return [number for number in found if number is not None]
 
-    def _number(self, match: re.Match[str], rest: str) -> Fraction | None:
+    def _number(self, match: re.Match[str]) -> Fraction | None:
         part, over = match.group("part", "over")
         if len(match[0]) > LONGEST or abs(power := int(match["power"] or 0)) > LONGEST or (over and not int(over)):
             return None
@@ -65,16 +65,16 @@ class Reading:
             number = number + Fraction(int(part), int(over)) if part else number / int(over)
         if "-" in f"{match['sign']}{match['inner']}":
             number = -number
-        return number if self.units is None else self._in_units(number, match["coin"] or "", rest)
+        return number if self.units is None else self._in_units(number, match)
 
-    def _in_units(self, number: Fraction, coin: str, rest: str) -> Fraction | None:
+    def _in_units(self, number: Fraction, match: re.Match[str]) -> Fraction | None:
         """Return a number as the units say, by what stands behind it or the coin before it; None where that is none."""
         assert self.units is not None
-        if self.behind and (unit := self.behind.match(rest)):
+        if self.behind and (unit := self.behind.match(match.string, match.end())):
             return number * self.units[unit[1]]
-        if not coin and ATTACHED.match(rest):
+        if not match["coin"] and ATTACHED.match(match.string, match.end()):
             return None
-        factor = self.units.get(coin)
+        factor = self.units.get(match["coin"] or "")
         return None if factor is None else number * factor
 
 

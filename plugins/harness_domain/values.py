@@ -13,7 +13,7 @@ from harness import schema
 
 DEEP = f"nests more than {schema.DEEPEST} deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
-FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)```", re.DOTALL)
 
 
 def parse(text: str) -> Any:

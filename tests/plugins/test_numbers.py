@@ -156,7 +156,7 @@ def test_mistakes_are_told_at_collection(project: Project, more: str, row: dict[
 
 def test_long_answers_cost_nothing() -> None:
     """Digits, groups and slashes without end are read in no time."""
-    begun = time.monotonic()
+    begun = time.process_time()
     for piece in ("1,111", "1/", "1 ", "-", "1e", "10^", "$"):
         Reading({"km": 1}, ".", True).numbers(piece * 20_000)
-    assert time.monotonic() - begun < 3
+    assert time.process_time() - begun < 3
