@@ -42,7 +42,7 @@ gradient_accumulation_steps = 1
 name = "colours"
 use = "exact_match"
 data = "data/test.jsonl"
-max_new_tokens = 8
+max_new_tokens = 24
 
 [[eval]]
 name = "polite"
@@ -62,7 +62,7 @@ versus = "base"
 better_by = 0.5                   # a perplexity's margin is relative: half of the base's
 
 [[gate]]
-id = "polite now and then"
+id = "polite"
 metric = "polite.polite"
 min = 0.1
 severity = "warn"                 # reports, and does not block
@@ -122,6 +122,11 @@ def _data() -> dict[str, str]:
     test: list[str] = []
     for i, (thing, colour) in enumerate(THINGS.items()):
         for j, form in enumerate(ASKED):
-            row = {"id": f"{thing}-{j}", "prompt": form.format(thing) + "\n", "completion": colour, "thing": thing}
+            row = {
+                "id": f"{thing}-{j}",
+                "prompt": form.format(thing) + "\n",
+                "completion": f"{colour}, please",
+                "thing": thing,
+            }
             (test if (i + j) % len(ASKED) == 0 else train).append(json.dumps(row) + "\n")
     return {"data/train.jsonl": "".join(train), "data/test.jsonl": "".join(test)}
