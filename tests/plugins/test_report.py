@@ -298,7 +298,7 @@ def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Proje
     assert metric["estimate"] == pytest.approx(-0.1) and metric["reading"] == "not told apart"
     assert {"key": "train.skill", "now": "0.9", "before": "0.5"} in found["settings"]
     text, markdown = (project.harness("compare", *map(str, two), "--format", f).out for f in ("text", "markdown"))
-    assert "8 lost, 2 won" in text and "not told apart" in text
+    assert "8 lost and 2 won" in text and "not told apart" in text
     assert "| qa.exact\\_match | not told apart |" in markdown.replace("exact_match", "exact\\_match")
 
 
@@ -375,6 +375,24 @@ def test_series_rows_and_memory_are_shown_where_they_were_kept() -> None:
     seen = [[{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}], {"segments": [{"text": "x"}]}, 3]
     assert made.seen_rows(seen) == [[("Say: ", False), ("yes", True)], [("x", False)]]
     assert made.seen_rows(None) == [] and made._steps([1, {"loss": 2}]) == []
+
+
+def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
+    """A sweep's trials stand under the training, the chosen value marked."""
+    trial = {"value": 8, "metric": 0.5, "change": 0.1, "change_lower": 0.02, "change_upper": 0.2, "seconds": 61.0}
+    swept = {
+        "key": "adapter.r",
+        "by": "qa.exact_match",
+        "alpha": 0.05,
+        "rows": 40,
+        "scale": "proportion",
+        "values": [8],
+    }
+    rewritten(ran, "report.json", lambda r: r.update(sweep=swept | {"trials": [trial], "chosen": 8, "why": "it is"}))
+    rewritten(ran, "report.json", lambda r: r["facts"].update(training={"steps": 3, "rows": 20}))
+    html = render(read_folder(ran))
+    for text in ("Sweep of adapter.r", "8 ✓ chosen", "+0.100 [+0.020, +0.200]", "1 min 1 s", "3 steps over 20 rows"):
+        assert text in html, text
 
 
 def test_strips_keep_their_labels_apart() -> None:
