@@ -226,9 +226,10 @@ def stages_of(kept: Kept) -> list[Stage]:
     peaks = memory if isinstance(memory, Mapping) else {}
     found = []
     for name, took in kept.run.stages.items():
-        peak = peaks.get(name)
-        known = bytes_(float(peak)) if peak is not None and _is_number(peak) else ""
-        found.append(Stage(told(name), seconds(took), took / longest, known))
+        known = [
+            bytes_(float(peaks[k])) + k.removeprefix(name) for k in (name, f"{name} (cuda)") if _is_number(peaks.get(k))
+        ]
+        found.append(Stage(told(name), seconds(took), took / longest, ", ".join(known)))
     return found
 
 

@@ -41,7 +41,8 @@ class Kept:
 
     def is_private(self, evaluation: str) -> bool:
         """Return whether rows may be shown as digests only: where nothing says that they are public, they are not."""
-        return bool(self.evals.get(evaluation, {}).get("private", not self.suite))
+        told = evaluation in (self.told("private") or ())
+        return told or bool(self.evals.get(evaluation, {}).get("private", not self.suite))
 
     def scale(self, metric: str) -> str:
         """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
@@ -88,6 +89,13 @@ class Kept:
         shipping = [e.candidate for e in self.run.exports if e.candidate in self.subjects]
         judged = [c for c in self.candidates if c in self.subjects]
         return next(iter([*shipping, *judged[-1:], *self.subjects[-1:]]), "")
+
+    @cached_property
+    def parent(self) -> str:
+        """What the page's candidate was made of: what the report says of its changes, else the adapter."""
+        told = [c for c in self.told("changes") or () if isinstance(c, Mapping) and c.get("after") == self.ours]
+        found = str(told[0].get("before")) if told else "adapter"
+        return found if found in self.subjects and found != self.ours else ""
 
     def report(self, subject: str, evaluation: str) -> Report | None:
         found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
@@ -222,7 +230,9 @@ def _list(value: object, key: str) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(v) for v in value]
     return value
