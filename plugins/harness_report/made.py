@@ -121,7 +121,7 @@ def _epochs(steps: Sequence[Mapping[str, Any]]) -> list[float]:
         if int(epoch) > last:
             last = int(epoch)
             found.append(step)
-    return found if len(found) <= 12 else []
+    return found if len(found) <= 6 else []
 
 
 def _speed(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -215,7 +215,7 @@ def _setting(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_setting, value))
     if isinstance(value, str):
-        return cut(value.replace("\n", "⏎"), 160)
+        return cut(value.replace("\n", "⏎"), 160) if value.strip(" ") else f'"{value}"'
     return cut(str(value), 160)
 
 

@@ -405,6 +405,15 @@ def test_strips_keep_their_labels_apart() -> None:
         assert all(0 <= axis.place(x) <= strips.WIDTH for x in (low, high, limit))
 
 
+def test_labels_keep_their_digits() -> None:
+    """Places are written with two decimals in a picture, labels as they are."""
+    pytest.importorskip("vl_convert")
+    chart = made.charts.series("Rate", "", {"rate": [(1.0, 0.0), (2.0, 0.0025)]})
+    svg = drawing.draw(chart.spec, 'a "label"')
+    assert ">0.0025<" in svg and 'aria-label="a &quot;label&quot;"' in svg
+    assert not re.search(r'="[^"]*\.\d{3}', svg)
+
+
 def test_numbers_have_the_digits_that_matter() -> None:
     """Numbers have a real minus sign, sizes their unit, and perplexities are told as shares where compared."""
     assert (words.number(-0.0123), words.number(51.37)) == ("−0.012", "51.4")
