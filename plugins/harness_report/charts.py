@@ -149,8 +149,8 @@ def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: st
                                                 "x2": {"field": "d"}, "color": colour}},
         {"mark": {"type": "rule", "strokeWidth": 7}, "encoding": {"y": y, "x": {"field": "b", "type": "quantitative"},
                                                                   "x2": {"field": "c"}, "color": colour}},
-        {"mark": {"type": "tick", "thickness": 2, "color": PAGE, "height": 9},
-         "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}}},
+        {"mark": {"type": "tick", "thickness": 2, "height": 15, "opacity": 1},
+         "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": colour}},
     ]  # fmt: skip
     spec = _panel(layers, left=104, height=26 * len(rows) + 48) | {"data": {"values": rows}}
     table = [(r["s"], *(f"{r[k]:,}" for k in "abmcd")) for r in rows]
@@ -165,8 +165,8 @@ def series(
     colours = {name: ACCENT if i == 0 else BASE for i, name in enumerate(lines)}
     top = max((y for points in lines.values() for _, y in points), default=1.0) or 1.0
     y = _axis("y", None, grid=True, scale={"domain": [min(0.0, *_all(lines)), top], "nice": True})
-    if top < 0.01:
-        y["axis"]["format"] = "~e"
+    if top < 0.1:
+        y["axis"]["labelExpr"] = f"format(datum.value, '{'~g' if top >= 0.001 else '.1~e'}')"
     for at in marks:
         layers.append({"data": {"values": [{"x": at}]}, "mark": {"type": "rule", "color": BASE, "strokeDash": [2, 2]},
                        "encoding": {"x": {"field": "x", "type": "quantitative"}}})  # fmt: skip
@@ -187,7 +187,7 @@ def _names(lines: Mapping[str, Sequence[tuple[float, float]]], colours: Mapping[
     """Name each series at its line: the first after its start, others at their end."""
     found: list[Spec] = []
     for i, (name, points) in enumerate(lines.items()):
-        at = points[min(len(points) - 1, len(points) // 12)] if i == 0 else points[-1]
+        at = points[min(len(points) - 1, len(points) // 16)] if i == 0 else points[-1]
         place = {"align": "left", "dx": 8} if i == 0 else {"align": "right", "dy": -8}
         mark = {"type": "text", "text": name, "baseline": "bottom", "color": ACCENT if i == 0 else MUTED, **place}
         encoding = {"x": {"field": "x", "type": "quantitative"}, "y": {"field": "y", "type": "quantitative"}}

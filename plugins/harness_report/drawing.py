@@ -31,6 +31,7 @@ CONFIG = {
     "font": "Roboto, Arial, sans-serif",
 }
 NOT_DRAWN = re.compile(r' (?:aria-\w+|role|class|xmlns:xlink|version|pointer-events)="[^"]*"')
+TAG = re.compile(r"<[^>]*>")
 LONG = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
 
 
@@ -69,7 +70,7 @@ def _remembered(spec: Mapping[str, Any]) -> str:
     """Return the SVG of a spec, from the cache where it is there."""
     path = None
     try:
-        name = digest_of([spec, version("vl-convert-python"), NOT_DRAWN.pattern])
+        name = digest_of([spec, version("vl-convert-python"), TAG.pattern])
         path = cache_dir() / "charts" / f"{name}.svg"
         return path.read_text("utf-8")
     except (UsageError, OSError, ValueError, PackageNotFoundError):
@@ -90,7 +91,7 @@ def _drawn(spec: Mapping[str, Any]) -> str:
     import vl_convert
 
     svg = str(vl_convert.vegalite_to_svg(json.dumps(spec), vl_version="v5.20", allowed_base_urls=[]))
-    return LONG.sub(r"\1", NOT_DRAWN.sub("", svg))
+    return TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
 
 
 def _attribute(text: str) -> str:

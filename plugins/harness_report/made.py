@@ -13,7 +13,7 @@ from harness_report import charts
 from harness_report.drawing import Chart, draw
 from harness_report.pairs import Part
 from harness_report.reading import Kept
-from harness_report.words import bytes_, counted, cut, day, number, seconds, told
+from harness_report.words import NONE, bytes_, counted, cut, day, figure, number, seconds, told
 
 SEEN = 3  # training rows that are shown
 
@@ -46,6 +46,17 @@ class Training:
     rows: list[list[Part]]
     findings: list[str]
     missing: str
+    sweep: Sweep | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The trials of a sweep: each value with its metric, the change from the one before, and what it took."""
+
+    said: str
+    key: str
+    by: str
+    trials: list[tuple[str, ...]]
 
 
 def training_of(kept: Kept) -> Training | None:
@@ -56,7 +67,27 @@ def training_of(kept: Kept) -> Training | None:
         return None
     drawn = [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in _series(steps, facts)]
     missing = "" if steps else "This report keeps no series of the training, only its means."
-    return Training(_told(facts), drawn, seen_rows(kept.told("shown")), _found(kept.run), missing)
+    return Training(_told(facts), drawn, seen_rows(kept.told("shown")), _found(kept.run), missing, _sweep(kept.run))
+
+
+def _sweep(run: Run) -> Sweep | None:
+    """Return what a sweep tried, the chosen value marked; None of a run without one."""
+    s = run.sweep
+    if s is None:
+        return None
+    lines = []
+    for t in s.trials:
+        change = NONE if t.change is None else figure(t.change, s.scale, versus=True)
+        bounds = (
+            ""
+            if t.change_lower is None or t.change_upper is None
+            else (f" [{figure(t.change_lower, s.scale, versus=True)}, {figure(t.change_upper, s.scale, versus=True)}]")
+        )
+        took = NONE if t.seconds is None else seconds(t.seconds)
+        mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""
+        lines.append((f"{t.value}{mark}", number(t.metric), change + bounds, took))
+    said = f"Tried on {s.rows:,} select rows, each step tested at α = {s.alpha:g}. {s.why}"
+    return Sweep(told(said), told(s.key), told(s.by), [tuple(map(told, line)) for line in lines])
 
 
 def _steps(kept: object) -> list[Mapping[str, Any]]:
@@ -90,7 +121,7 @@ def _epochs(steps: Sequence[Mapping[str, Any]]) -> list[float]:
         if int(epoch) > last:
             last = int(epoch)
             found.append(step)
-    return found if len(found) <= 12 else []
+    return found if len(found) <= 6 else []
 
 
 def _speed(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -184,7 +215,7 @@ def _setting(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_setting, value))
     if isinstance(value, str):
-        return cut(value.replace("\n", "⏎"), 160)
+        return cut(value.replace("\n", "⏎"), 160) if value.strip(" ") else f'"{value}"'
     return cut(str(value), 160)
 
 
@@ -195,9 +226,10 @@ def stages_of(kept: Kept) -> list[Stage]:
     peaks = memory if isinstance(memory, Mapping) else {}
     found = []
     for name, took in kept.run.stages.items():
-        peak = peaks.get(name)
-        known = bytes_(float(peak)) if peak is not None and _is_number(peak) else ""
-        found.append(Stage(told(name), seconds(took), took / longest, known))
+        known = [
+            bytes_(float(peaks[k])) + k.removeprefix(name) for k in (name, f"{name} (cuda)") if _is_number(peaks.get(k))
+        ]
+        found.append(Stage(told(name), seconds(took), took / longest, ", ".join(known)))
     return found
 
 

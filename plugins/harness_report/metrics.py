@@ -93,7 +93,7 @@ def slices_of(kept: Kept) -> list[list[Chart]]:
 
 def min_n_of(kept: Kept) -> int:
     """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
-    told = [g.get("min_n") for g in kept.lock.get("gates", ()) if isinstance(g, dict) and g.get("min_n")]
+    told = [g.get("min_n") for g in kept.lock.get("gates", ()) if g.get("min_n")]
     return max([int(n) for n in told if isinstance(n, int)], default=MIN_N)
 
 

@@ -189,7 +189,7 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[Change]:
             found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, most=ROWS, links=links)
     for evaluation in kept.evals:
         if merged := _merged(kept, evaluation, evaluation in browsed):
-            found[evaluation, "", "adapter"] = merged
+            found[evaluation, "", kept.parent] = merged
     return [folded(c) for c in found.values()][:MOST_CHANGES]
 
 
@@ -200,15 +200,14 @@ def says(pair: pairs.Pairs) -> bool:
 
 
 def _merged(kept: Kept, evaluation: str, browsed: bool) -> Change | None:
-    """Return the rows on which the candidate differs from the adapter as it was trained."""
-    if kept.ours == "adapter" or not kept.report("adapter", evaluation) or not kept.report(kept.ours, evaluation):
+    """Return the rows on which the candidate differs from what it was made of: the adapter as it was trained."""
+    if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
         return None
-    metric, _ = kept.against(evaluation)
-    name, pair = f"{evaluation}.{metric}", pairs.pairs_of(kept, evaluation, "adapter")
+    pair = pairs.pairs_of(kept, evaluation, kept.parent)
     if not says(pair):
         return None
-    title = f"{name}, adapter against {kept.ours}"
-    links = comparison(kept, evaluation, "adapter", kept.ours) if browsed else "-"
+    title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
+    links = comparison(kept, evaluation, kept.parent, kept.ours) if browsed else "-"
     return pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
 
 

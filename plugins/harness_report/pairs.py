@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from harness import sentence
-from harness_report.reading import Kept, Row, answer_of, last_turn, prompt_of, target_of, value_of
+from harness_report.reading import Kept, Row, answer_of, last_turn, prompt_of, slice_of, target_of, value_of
 from harness_report.words import CUT, cut
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
@@ -164,7 +164,7 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
         texts = _digests(row) if private else [cut(t, most) for t in (_line(row), prompt_of(row), target_of(row))]
-        label = "" if private or not column else cut(str((row.get("doc") or {}).get(column, "")), 80)
+        label = "" if private else cut(slice_of(row, column), 80)
         said = [_said(rows[s].get(i), private, most) for s in there]
         scores = [_score(rows[s].get(i), pairs.metric) for s in there]
         name = str(row.get("doc_hash", ""))[:16] if private else cut(i, 200)
@@ -262,7 +262,7 @@ def _differ_first(found: Sequence[Pair], most: int) -> Iterator[Pair]:
 
 def _row(kept: Kept, evaluation: str, pairs: Pairs, p: Pair) -> Changed:
     column = kept.column(evaluation)
-    label = cut(str((p.ours.get("doc") or {}).get(column, "")), 80) if column else ""
+    label = cut(slice_of(p.ours, column), 80)
     theirs, ours = (cut((answer_of(r) or "").strip(), 600) for r in (p.theirs, p.ours))
     parts = differing(theirs, ours)
     marks = _mark(p.theirs, pairs), _mark(p.ours, pairs)

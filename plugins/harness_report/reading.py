@@ -36,12 +36,13 @@ class Kept:
     def evals(self) -> dict[str, Mapping[str, Any]]:
         """The suite's evaluations by name; of a folder without a lock those that were measured, with nothing said."""
         told: dict[str, Mapping[str, Any]]
-        told = {str(e["name"]): e for e in self.suite.get("evals", ()) if isinstance(e, dict) and "name" in e}
+        told = {str(e["name"]): e for e in _list(self.suite, "evals")}
         return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.reports)}
 
     def is_private(self, evaluation: str) -> bool:
         """Return whether rows may be shown as digests only: where nothing says that they are public, they are not."""
-        return bool(self.evals.get(evaluation, {}).get("private", not self.suite))
+        told = evaluation in (self.told("private") or ())
+        return told or bool(self.evals.get(evaluation, {}).get("private", not self.suite))
 
     def scale(self, metric: str) -> str:
         """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
@@ -64,10 +65,10 @@ class Kept:
 
     def column(self, evaluation: str) -> str:
         """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
-        own = list(self.evals.get(evaluation, {}).get("slices", ()))
+        own = _list(self.evals.get(evaluation, {}), "slices")
         row = next(iter(self.rows(self.ours, evaluation).values()), {})
         doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
-        others = [c for e in self.evals.values() for c in e.get("slices", ()) if c in (doc or {})]
+        others = [c for e in self.evals.values() for c in _list(e, "slices") if c in (doc or {})]
         return str(next(iter([*own, *others]), ""))
 
     # -- subjects ----------------------------------------------------------------------------------
@@ -88,6 +89,13 @@ class Kept:
         shipping = [e.candidate for e in self.run.exports if e.candidate in self.subjects]
         judged = [c for c in self.candidates if c in self.subjects]
         return next(iter([*shipping, *judged[-1:], *self.subjects[-1:]]), "")
+
+    @cached_property
+    def parent(self) -> str:
+        """What the page's candidate was made of: what the report says of its changes, else the adapter."""
+        told = [c for c in self.told("changes") or () if isinstance(c, Mapping) and c.get("after") == self.ours]
+        found = str(told[0].get("before")) if told else "adapter"
+        return found if found in self.subjects and found != self.ours else ""
 
     def report(self, subject: str, evaluation: str) -> Report | None:
         found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
@@ -113,7 +121,8 @@ class Kept:
         key = subject, evaluation
         if key not in self.rows_:
             try:
-                self.rows_[key] = {str(i): r for i, r in read_answers(self.folder, *key).items()}
+                found = read_answers(self.folder, *key)
+                self.rows_[key] = {str(i): r for i, r in found.items() if isinstance(r, dict)}
             except UsageError as error:
                 self.rows_[key] = {}
                 self.missing.append(str(error).replace(f"{self.folder}/", "").replace(f"{self.folder}: ", ""))
@@ -128,18 +137,43 @@ def read_folder(path: Path) -> Kept:
     """Read a run folder, or its report.json. Raises UsageError in one line where there is no run in it."""
     run = read_run(path)
     folder = path if path.is_dir() else path.parent
-    lock, missing = {}, []
     try:
         lock = json.loads((folder / "suite.lock.json").read_text("utf-8"))
+        if _is_lock(lock):
+            return Kept(folder, run, lock)
     except (OSError, ValueError, RecursionError):
-        missing.append("no suite.lock.json can be read: the configuration is not known, and no row's text is shown")
-    return Kept(folder, run, lock if isinstance(lock, dict) else {}, missing)
+        pass  # told below
+    missing = "no suite.lock.json can be read: the configuration is not known, and no row's text is shown"
+    return Kept(folder, run, {}, [missing])
+
+
+def _is_lock(lock: object) -> bool:
+    """Return whether a lock has what a page reads of it, in the shape it is written in."""
+    suite, metrics, gates = _table(lock, "suite"), _table(lock, "metrics"), _list(lock, "gates")
+    evals = _list(suite, "evals")
+    if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
+        return False
+    if not all(isinstance(g.get("min_n", 0), int) for g in gates):
+        return False
+    tables = [suite.get(t) for t in ("about", "adapter", "train", "model") if suite.get(t) is not None]
+    tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
+    scales = [_table(m, name).get("scale") for m in metrics.values() for name in _table({"": m}, "")]
+    private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]
+    slices = [isinstance(c, str) for e in evals for c in _list(e, "slices")]
+    known = [isinstance(s, str) for s in scales]
+    return all([*private, *slices, *known, *(isinstance(t, Mapping) for t in tables)])
 
 
 def value_of(row: Row, metric: str) -> float | None:
     """Return a row's value of a metric, or None where it is no number."""
     value = row.get(metric)
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def slice_of(row: Row, column: str) -> str:
+    """Return a row's value of a column as text, or nothing."""
+    doc = row.get("doc")
+    return str(doc.get(column, "")) if column and isinstance(doc, dict) else ""
 
 
 def answer_of(row: Row) -> str | None:
@@ -183,14 +217,22 @@ def target_of(row: Row) -> str:
     return " | ".join(map(str, target)) if isinstance(target, list) else str(target)
 
 
-def _table(value: Any, key: str) -> Mapping[str, Any]:
+def _table(value: object, key: str) -> Mapping[str, Any]:
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
+def _list(value: object, key: str) -> list[Any]:
+    """Return a list of a table, empty where it has none."""
+    found = value.get(key) if isinstance(value, Mapping) else None
+    return found if isinstance(found, list) else []
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(v) for v in value]
     return value

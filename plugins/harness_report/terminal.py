@@ -15,20 +15,30 @@ from harness_report.compare import Between, Both, Compared
 from harness_report.gates import bounds_of, scale_of, write_of
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
-from harness_report.words import GLYPHS, claimed, number
+from harness_report.words import GLYPHS, claimed, counted, number
 
 FORMAT = 1  # of the JSON
+INDENT = 16  # columns of a verdict's word
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
 
 
-def printed(*parts: Table | Text | str) -> str:
-    """Return what rich makes of parts, in colours only where stdout is a terminal."""
+def printed(*parts: Table | Text | str | tuple[str, str, Text]) -> str:
+    """Return what rich makes of parts, in colours only where stdout is a terminal; a tuple is a word and what it is of.
+
+    Lines break between words; without a terminal they do not break.
+    """
     real = Console(highlight=False)
-    console = Console(
-        file=io.StringIO(), width=real.width, highlight=False, force_terminal=real.is_terminal, color_system="auto"
-    )
+    width = real.width if real.is_terminal else 10_000
+    console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=real.is_terminal)
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str), markup=False)
+        if isinstance(part, tuple):
+            word, style, text = part
+            grid = Table.grid(padding=(0, 1, 0, 0))
+            grid.add_column(width=INDENT, no_wrap=True)
+            grid.add_row(Text(word, style), text)
+            console.print(grid)
+        else:
+            console.print(part, markup=False)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
 
@@ -44,52 +54,43 @@ def estimate(kept: Kept, v: Verdict | None) -> str:
 def told(c: Compared) -> str:
     """Return what differs between two runs as lines for a terminal."""
     before, now = c.labels
-    parts: list[Table | Text | str] = [
+    parts: list[Text | str | tuple[str, str, Text]] = [
         f"{now}: {shown(sentence.verdict_sentence(c.now.run))}",
         f"{before}: {shown(sentence.verdict_sentence(c.before.run))}",
         *(f"note: {n}" for n in c.notes),
     ]
     if c.gates:
-        parts += ["", _table(("gate", before, now), [_gate_row(c, b) for b in c.gates])]
+        parts += ["", Text(f"gates, {now} and before", "bold"), *(_gate_line(c, b) for b in c.gates)]
     if c.same:
-        parts.append(f"{len(c.same)} gates came to the same numbers: {', '.join(_name(b) for b in c.same)}")
+        parts.append(f"{counted(len(c.same), 'gate')} came to the same numbers: {', '.join(_name(b) for b in c.same)}")
     if c.metrics:
-        rows = [_metric_row(c, b) for b in c.metrics]
-        parts += ["", _table((f"{shown(c.now.ours)} on the same rows", "reading", "difference", "rows"), rows)]
+        parts += ["", Text(f"{shown(c.now.ours)} on the rows that both asked", "bold")]
+        parts += [_metric_line(c, b) for b in c.metrics if not b.is_alike]
+        if alike := [b.metric for b in c.metrics if b.is_alike]:
+            parts.append(f"the same on every row: {shown(', '.join(alike))}")
     if c.settings:
-        rows = [[Text(s.key), Text(s.before or ""), Text(s.value)] for s in c.settings]
-        parts += ["", _table(("configuration", before, now), rows)]
+        parts += ["", Text("configuration that differs", "bold")]
+        parts += [f"{s.key}  {s.before}, now {s.value}" for s in c.settings]
     return printed(*parts)
-
-
-def _table(head: tuple[str, ...], rows: list[list[Text]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in head:
-        table.add_column(Text(name), overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _name(b: Both) -> str:
     return shown(f"{b.now.gate} on {b.now.candidate}")
 
 
-def _gate_row(c: Compared, b: Both) -> list[Text]:
-    return [Text(_name(b)), _outcome(c.before, b.before), _outcome(c.now, b.now)]
+def _gate_line(c: Compared, b: Both) -> tuple[str, str, Text]:
+    v, before = b.now, b.before
+    was = f"{before.outcome} {estimate(c.before, before)}" if before else "not asked"
+    text = Text(f"{_name(b)}\n{estimate(c.now, v)}, was {was}")
+    return f"{GLYPHS[v.outcome]} {v.outcome}", STYLES[v.outcome], text
 
 
-def _outcome(kept: Kept, v: Verdict | None) -> Text:
-    if v is None:
-        return Text("not asked")
-    return Text(f"{GLYPHS[v.outcome]} {v.outcome} ", STYLES[v.outcome]) + Text(estimate(kept, v))
-
-
-def _metric_row(c: Compared, b: Between) -> list[Text]:
-    unit = c.now.unit(b.metric)
-    name = f"{b.metric} {number(b.before, unit)}, now {number(b.now, unit)}"
-    rows = f"{len(b.pairs.rows)}: {b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won"
-    return [Text(shown(name)), Text(b.reading, STYLES.get(b.reading, "")), Text(estimate(c.now, b.verdict)), Text(rows)]
+def _metric_line(c: Compared, b: Between) -> tuple[str, str, Text]:
+    unit, v = c.now.unit(b.metric), b.verdict
+    rows = f"{counted(len(b.pairs.rows), 'row')}, {b.pairs.count(LOST)} lost and {b.pairs.count(WON)} won"
+    found = f"{estimate(c.now, v)}, {rows}" if v.estimate is not None else shown(v.why)
+    text = Text(f"{shown(b.metric)}  {number(b.before, unit)}, now {number(b.now, unit)}\n{found}")
+    return b.reading, STYLES.get(b.reading, ""), text
 
 
 # -- for programs ----------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ function filter(e, state) {
 
 // Both answers in [text, whether the other lacks it], where they share a third of their words: the page's own rule.
 function diff(one, other) {
+  [one, other] = [one.trim(), other.trim()];
   const a = one.split(/\s+/).slice(0, 300), b = other.split(/\s+/).slice(0, 300);
   const table = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--)
