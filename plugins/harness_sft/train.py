@@ -176,6 +176,7 @@ def _write_adapter(
         "recipe": dict(recipe) | {"seed": trainer.args.seed},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
+    write_steps(out, trainer.watch.steps)
     with folder_in_place(out) as work:
         kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
         trainer.model.save_pretrained(work, **kwargs)
@@ -183,7 +184,6 @@ def _write_adapter(
         _sort_targets(work / "adapter_config.json")
         fold_scales(work)  # before it is evaluated: what is gated is what servers get
         write_text(work / ADAPTER_NOTE, json.dumps(note, indent=2) + "\n")
-        write_steps(work, trainer.watch.steps)
         seal_folder(work, out)
 
 
