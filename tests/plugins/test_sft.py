@@ -21,7 +21,7 @@ from harness.artifacts.kept import NOTES  # noqa: E402
 from harness.data.rows import to_training_rows  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
-from harness.reports.training import read_steps  # noqa: E402
+from harness.reports.training import STEPS, read_steps  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
@@ -172,9 +172,10 @@ def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "harness-adapter.json",
-        "harness-training.jsonl",
     ]
-    assert [out, out.parent / NOTES] == sorted(out.parent.iterdir())  # checkpoints are for going on, not for keeping
+    assert [out, out.parent / NOTES, out.parent / STEPS] == sorted(
+        out.parent.iterdir()
+    )  # checkpoints are for going on, not for keeping
     assert (note["base_digest"], note["dtype"]) == ("d" * 64, "float32")
     assert (note["recipe"]["learning_rate"], note["recipe"]["seed"]) == (5e-3, 3)
     assert (facts["steps"], facts["validation_rows"], facts["rows"], len(facts["validation_loss"])) == (32, 8, 32, 8)
@@ -257,7 +258,7 @@ def test_patience(trained: Train) -> None:
     assert (facts["kept_step"], facts["steps"]) == (4 * best, 4 * (best + 2))
     assert "validation loss" in seen[-1].remark and f"no better than step {4 * best} for 2 epochs" in seen[-1].remark
     assert_same(out, trained(RISING, name="short", max_steps=4 * best, **recipe))
-    assert [out, out.parent / NOTES] == sorted(out.parent.iterdir())
+    assert [out, out.parent / NOTES, out.parent / STEPS] == sorted(out.parent.iterdir())
 
     def interrupt(progress: Progress) -> None:
         if progress.done == facts["steps"] - lag:
