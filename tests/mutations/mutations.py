@@ -238,6 +238,7 @@ SELECT = '\n[[eval]]\nname = "select"\nuse = "exact_match"\ndata = "select.jsonl
 FRESH = [{"input": f"Who owns the {t}?\n", "target": t} for t in ("zither", "apron", "bellows", "crate")]
 GROUPED = {"more": '\n[[eval]]\nname = "grouped"\nuse = "exact_match"\ndata = "test.jsonl"\ncluster = "group"\n'}
 
+PINNED = '[[eval]]\nname = "general"\nuse = "pack"\nparts = ["facts"]\ndigest = "{}"\n'
 CALL = {"name": "find", "arguments": {"thing": "anvil"}}
 NO_TOOL = {"target": [CALL], "tools": [{"name": "lose"}]}
 OBJECT = {"target": "{}", "schema": '{"type": "object"}'}
@@ -591,6 +592,12 @@ MUTATIONS: list[Mutation] = [
     asked("a schema that is none", 'schema "schema.json": is none', "json", NO_TYPE, OBJECT),
     asked("a schema on the web", "nothing is fetched", "json", ELSEWHERE, OBJECT),
     asked("no earlier answer", "target is missing", "regression", {"target": None}, {"target": "in room 12"}),
+    Mutation(
+        "another pack than the suite's",
+        "and the suite pins 0123456789",
+        lambda lab: lab.check(more=PINNED.format("0123456789")),
+        lambda lab: lab.check(more=PINNED.format("986508c3220a")),
+    ),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
     trained(
         "an exported adapter with DoRA",
