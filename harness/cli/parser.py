@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from harness import __version__
-from harness.cli import ahead, project, release, run
+from harness.cli import ahead, cache, project, release, run
 from harness.cli.brought import add_commands
 from harness.cli.options import Parser
 
@@ -17,7 +17,7 @@ EPILOG = (
 )
 COMMANDS = (
     *(run.run_parser, ahead.plan_parser, ahead.check_parser, project.explain_parser, project.plugins_parser),
-    *(run.show_parser, project.waive_parser, ahead.selftest_parser, project.init_parser),
+    *(run.show_parser, project.waive_parser, ahead.selftest_parser, project.init_parser, cache.cache_parser),
     *(release.verify_parser, release.keygen_parser, release.sign_parser, release.promote_parser),
 )
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import Commands, command, with_overrides, with_plugins, with_suite, with_verbosity
+from harness.cli.options import Commands, command, with_overrides, with_plugins, with_verbosity
 from harness.cli.streams import say
-from harness.errors import ExitCode
+from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from harness.collection.plan import Plan
+    from harness.pipeline.session import Options
     from harness.records.gates import Gate
 
 
+SHELF = 2  # sets of loaded models that several suites share: a base and a candidate
+WORST = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
+    ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.FAILED, ExitCode.INCONCLUSIVE,
+    ExitCode.NOTHING_GATED, ExitCode.OK,
+)  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
-    """`harness run SUITE`"""
-    from harness.pipeline.run import Options, prepare, run_suite
+    """`harness run SUITE…`"""
+    from harness.pipeline.run import Options, prepare
 
     options = Options(
         overrides=tuple(args.set),
@@ -37,14 +47,38 @@ def run(args: argparse.Namespace) -> int:
         ignore=tuple(args.ignore),
         junit_xml=args.junit_xml,
     )
-    if args.collect_only:
-        return _print_plan(prepare(args.suite, options), args.v - args.q)
+    if args.junit_xml and len(args.suite) > 1:
+        raise UsageError("--junit-xml is one file; run the suites one by one, or read reports/*/junit.xml")
+    if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
+        plans = [prepare(path, options) for path in args.suite]
+        if args.collect_only:
+            return max(_print_plan(plan, args.v - args.q) for plan in plans)
+    return _run_each(args.suite, options, args.v - args.q)
+
+
+def _run_each(suites: Sequence[Path], options: Options, verbosity: int) -> int:
+    """Run suites one after the other, which share loaded models; return the worst exit code."""
     from dataclasses import replace
 
     from harness.cli.terminal import Terminal
+    from harness.pipeline.run import run_suite
+    from harness.workers.loading import Shelf
 
-    listeners = (Terminal(args.v - args.q),)
-    return int(run_suite(args.suite, replace(options, listeners=listeners)).exit_code)
+    codes = []
+    with closing(Shelf(SHELF if len(suites) > 1 else 0)) as shelf:
+        for path in suites:
+            given = replace(options, shelf=shelf, listeners=(Terminal(verbosity),))
+            try:
+                codes.append(ExitCode(run_suite(path, given).exit_code))
+            except UsageError as error:
+                if len(suites) == 1:
+                    raise
+                for message in error.messages:
+                    say(f"error: {message}", sys.stderr)
+                codes.append(ExitCode.USAGE)
+            if codes[-1] is ExitCode.INTERRUPTED:
+                break
+    return min(codes, key=WORST.index)
 
 
 def _print_plan(plan: Plan, verbosity: int) -> int:
@@ -82,7 +116,7 @@ def show(args: argparse.Namespace) -> int:
 def run_parser(commands: Commands) -> None:
     """Add `harness run`."""
     one = command(commands, "run", run, "run a suite: measure, train, merge, gate, export")
-    with_suite(one)
+    one.add_argument("suite", type=Path, metavar="SUITE", nargs="+", help="one, or several that share loaded models")
     one.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
     one.add_argument("-k", default="", metavar="EXPRESSION", help="only items that match, e.g. 'merged and not quiz'")
     one.add_argument("-x", action="store_true", help="stop at the first item that fails")
