@@ -16,14 +16,6 @@ from tests.mutations.lab import Lab, Seen
 from tests.mutations.mutations import MUTATIONS, Mutation
 
 SHIPPED = ("smoke", "domain", "domain-forgets", "shell", "chat", "methods", "preference")
-    "smoke.toml",
-    "domain.toml",
-    "domain-forgets.toml",
-    "shell.toml",
-    "chat.toml",
-    "methods.toml",
-    "preference.toml",
-)
 SUITES = Path(__file__).parents[2] / "suites"
 
 
