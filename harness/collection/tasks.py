@@ -154,6 +154,9 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
         except UsageError as error:
             context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
             return None
+        except Exception as error:  # the plugin's own code; the line says whose
+            context.mistakes.add(spec.where, f'"{spec.use}" cannot check its rows: {error}')
+            return None
     return samples
 
 
