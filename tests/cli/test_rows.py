@@ -96,6 +96,18 @@ def test_rows_of_a_perplexity_have_numbers(ran: Project) -> None:
     assert "None" not in ran.harness("show", "--flips").out
 
 
+def test_rows_of_other_slices_are_left_out(project: Project) -> None:
+    """A gate on a slice shows the rows of that slice that failed."""
+    text = SUITE.replace("min = 0.5", 'min = 0.99\nslice = ["kind=a"]\nmin_n = 20')
+    project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    project.run()
+    report, folder = read_run(folder_of(project)), folder_of(project)
+    (verdict,) = [v for v in report.verdicts if v.candidate == "merged"]
+    kinds = {row["id"]: row["kind"] for row in ROWS}
+    rows = changed_rows(report, folder, verdict)
+    assert rows and {kinds[row.id] for row in rows} == {"a"}
+
+
 @pytest.mark.parametrize("most", [1, 3, 1000])
 def test_rows_are_limited_and_counted(ran: Project, most: int) -> None:
     """-n rows of each gate are shown, and how many there are is said."""

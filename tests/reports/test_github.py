@@ -82,6 +82,21 @@ def test_commands_of_models_are_stopped(job: Project) -> None:
         assert not any(line.startswith("::") for line in lines[1:end])
 
 
+def test_annotations_can_be_asked_for(project: Project) -> None:
+    """`run --github` annotates anywhere; where there is no summary to write none is."""
+    project.write({"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    assert "::warning " in project.run("--github").out
+    assert "::" not in project.run().out.replace("::qa", "")
+
+
+def test_a_summary_that_cannot_be_written_changes_nothing(job: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict and its exit code are what they are, and that there is no summary is told."""
+    code = job.run().code
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(job.folder))
+    outcome = job.run()
+    assert (outcome.code, "::warning::the summary cannot be written" in outcome.out) == (code, True)
+
+
 def test_files_hold_no_commands(job: Project) -> None:
     """What is written into a file, or read by a script, has no command in it; mistakes are still annotated."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
