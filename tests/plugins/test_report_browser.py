@@ -126,6 +126,9 @@ def test_rows_are_browsed_by_link_and_key(tab: Browser, page: Path) -> None:
     tab.value("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}))")
     assert tab.value("location.hash").startswith("#qa/q")
     assert tab.value("document.querySelectorAll('#body .detail').length") == 1
+    tab.value("const b = document.querySelector('#outcomes button:nth-child(2)'); b.focus(); b.click()")
+    assert tab.value("document.activeElement.textContent").startswith("lost 4")
+    tab.value("document.querySelector('#outcomes button').click()")
     tab.value("const f = document.getElementById('find'); f.value = 'question 17'; f.dispatchEvent(new Event('input'))")
     assert tab.value(count).startswith("rows 1 to 1 of 1 ")
     assert tab.value("location.hash") == "#qa?text=question+17"
