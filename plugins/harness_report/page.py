@@ -167,7 +167,8 @@ def _note(kept: Kept) -> str:
 def _commands(kept: Kept) -> list[str]:
     run = kept.run
     found = [f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written]
-    again = f"harness run {shown(run.path)}"
+    suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
+    again = f"harness run {shown(str(suite))}"
     return [*found, f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered"]
 
 
