@@ -95,7 +95,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _listeners(args: argparse.Namespace) -> tuple[Any, ...]:
-    """Return what watches all runs beside the terminal: a job of GitHub's and a file of events, where they are wanted."""
+    """Return what watches all runs beside the terminal: a job of GitHub's and a file of events, if wanted."""
     from harness.cli.github import in_job
     from harness.cli.job import Job
     from harness.reports.events import Events
