@@ -92,7 +92,7 @@ def test_rows_of_a_perplexity_have_numbers(ran: Project) -> None:
     kept = [json.loads(x) for x in next(folder.glob("base/samples_fit_*")).read_text("utf-8").splitlines()]
     for row in kept:
         if row["id"] in rows:
-            assert f"perplexity {math.exp(row['perplexity']):.4g}" in rows[row["id"]]["base"]
+            assert f"perplexity {math.exp(row['nats']['perplexity']):.4g}" in rows[row["id"]]["base"]
     assert "None" not in ran.harness("show", "--flips").out
 
 

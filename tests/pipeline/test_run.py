@@ -519,7 +519,9 @@ def test_private_rows_stay_private(suite: Project) -> None:
 
 def test_lock_tells_apart_what_a_file_of_an_option_says(suite: Project) -> None:
     """A schema that is kept in a file is told by its digest: another one is another claim."""
-    text = SUITE + '[[eval]]\nname = "form"\nuse = "json"\ndata = "test.jsonl"\nschema = "form.json"\nmax_new_tokens = 8\n'
+    text = (
+        SUITE + '[[eval]]\nname = "form"\nuse = "json"\ndata = "test.jsonl"\nschema = "form.json"\nmax_new_tokens = 8\n'
+    )
     digests = []
     for demands in ('{"minProperties": 0}', '{"type": "object"}'):
         rows = [{"input": "say {}", "target": "{}"}]
