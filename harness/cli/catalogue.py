@@ -15,6 +15,7 @@ from harness.plugins import Plugins, Provided
 from harness.records.metrics import Metric
 from harness.schema import hints_of, kind, options_of, show, with_defaults
 from harness.suite.json_schema import TABLES, keys_of
+from harness.texts.wrapping import paragraphs
 
 Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
 OTHERS = {"sweep": 'by, alpha, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
@@ -31,7 +32,8 @@ def described(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str,
     for provided in chosen:
         yield f"{provided.kind} {provided.name}  ({provided.plugin})"
         told = inspect.getdoc(provided.function) or ""
-        yield from (f"    {line}".rstrip() for line in (told.split("\n")[:1] if whole else told.split("\n")) if told)
+        lines = told.split("\n")[:1] if whole else paragraphs(told)
+        yield from (f"    {line}".rstrip() for line in lines if told)
         named, open_ended = options_of(provided.function)
         hints = hints_of(provided.function)
         for name, parameter in named.items():
@@ -73,11 +75,15 @@ def _key(want: Any, default: Any) -> str:
     """Return what a key takes, in words."""
     if default is None:
         return f"{kind(want)}, none unless given"
-    return f"{kind(want)}, " + ("required" if default in NOTHING else f"default {show(default)}")
+    return f"{kind(want)}, " + ("required" if _lacks(default) else f"default {show(default)}")
 
 
 def _default(value: Any) -> dict[str, Any]:
-    return {"required": True} if value in NOTHING else {"default": value}
+    return {"required": True} if _lacks(value) else {"default": value}
+
+
+def _lacks(default: Any) -> bool:
+    return any(default is nothing for nothing in NOTHING)
 
 
 def _metrics(provided: Provided) -> list[str]:

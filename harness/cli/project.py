@@ -63,6 +63,7 @@ def explain(args: argparse.Namespace) -> int:
 
     from harness.evaluation.checks import BUILD, title_of
     from harness.plugins import load_plugins
+    from harness.texts.wrapping import paragraphs
 
     found = {n: p for (kind, n), p in load_plugins(args.suite, args.p).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
@@ -72,9 +73,11 @@ def explain(args: argparse.Namespace) -> int:
     for name in names:
         if args.code is None:
             title = f"{titles[name]}: " if name in titles else ""
-            print(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
+            say(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
         else:
-            print(f"{name}{f' {titles[name]}' if name in titles else ''}: {texts[name]}")
+            title = f" {titles[name]}" if name in titles else ""
+            for line in paragraphs(f"{name}{title}: {texts[name]}"):
+                say(line)
     return ExitCode.OK
 
 

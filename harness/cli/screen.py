@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape as unmarked
 
+from harness.cli.streams import on_screen
 from harness.texts.shown import shown
-
-NARROWEST = 40  # columns below which lines are left to the terminal
+from harness.texts.wrapping import wrapped
 
 
 class Screen:
@@ -19,12 +17,13 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
-        self.is_drawn = is_drawn(self.console)  # bars are drawn and lines wrapped
+        capable = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.is_drawn = capable and on_screen(self.console.file)  # bars are drawn, and lines wrapped
 
     @property
     def width(self) -> int | None:
         """The columns that a line may have, or None where nothing is wrapped."""
-        return self.console.width if self.is_drawn and self.console.width >= NARROWEST else None
+        return self.console.width if self.is_drawn else None
 
     def line(self, text: str, style: str = "", hang: int | None = None) -> None:
         """Print a line; where it is wrapped, the rest of it stands at column `hang`, or two right of its beginning."""
@@ -40,13 +39,7 @@ class Screen:
 
     def wrapped(self, text: str, hang: int | None = None) -> list[str]:
         """Return a line in parts no wider than the screen; a word that is wider stays whole."""
-        if self.width is None or len(text) <= self.width:
-            return [text]
-        indent = len(text) - len(text.lstrip())
-        rest = " " * (indent + 2 if hang is None else hang)
-        return textwrap.wrap(
-            text, self.width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-        ) or [text]
+        return wrapped(text, self.width, hang)
 
     def lines(self, text: str, style: str = "") -> None:
         """Print each line of a text that is one of several, such as a traceback, set off from our own."""
@@ -79,11 +72,3 @@ class Screen:
             block.append(i)
             taken += 2 + width
         yield block
-
-
-def is_drawn(console: Console) -> bool:
-    """Return whether a person looks at a console; a pipe and the log of a CI job are no screen, whatever they claim."""
-    if os.environ.get("CI", "false").lower() not in ("", "0", "false"):
-        return False
-    file = console.file
-    return console.is_terminal and not console.is_dumb_terminal and bool(getattr(file, "isatty", bool)())

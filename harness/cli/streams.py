@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.texts.shown import shown
+from harness.texts.wrapping import wrapped
 
 
 class Outliving:
@@ -65,5 +66,21 @@ def reserved(wanted: bool) -> Iterator[Callable[[str], object]]:
 
 
 def say(line: str, to: Any = None) -> None:
-    """Print a line that may hold text of others to stdout, or to another stream."""
-    print(shown(line), file=to)
+    """Print a line that may hold text of others to stdout, or to another stream; on a screen it wraps at words."""
+    stream = sys.stdout if to is None else to
+    for part in wrapped(shown(line), _width(stream) if on_screen(stream) else None):
+        print(part, file=stream)
+
+
+def on_screen(file: Any) -> bool:
+    """Return whether a person looks at a file; a pipe and the log of a CI job are no screen, whatever they claim."""
+    if os.environ.get("CI", "false").lower() not in ("", "0", "false"):
+        return False
+    return bool(getattr(file, "isatty", bool)())
+
+
+def _width(file: Any) -> int | None:
+    try:
+        return os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError):
+        return None

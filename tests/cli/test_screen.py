@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from harness.cli.screen import Screen
+from harness.cli.streams import say
 from harness.cli.summary import Summary, outcomes
 from harness.cli.terminal import Terminal
 from harness.cli.words import fact, percent
@@ -16,6 +17,7 @@ from harness.records.models import Progress
 from harness.reports.reasons import untested
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.counts import counted
+from harness.texts.wrapping import paragraphs
 
 WARN = SUITE + '\n[[gate]]\nid = "perfect"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
 
@@ -79,6 +81,25 @@ def test_pipes_and_ci_logs_get_whole_lines_and_no_bars(variable: str | None, mon
     one.harness_progress(Progress("train", 1, 3, {"loss": 1.0}))
     assert one.bar is None
     assert file.getvalue() == f"{text}\n"
+
+
+def test_other_lines_wrap_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said without the terminal's console, such as a mistake, wraps on a screen and is whole in a pipe."""
+    text = "error: suite.toml:3: " + "what is wrong and what to do; " * 5
+    pipe, tty = io.StringIO(), Tty()
+    monkeypatch.setattr("harness.cli.streams._width", lambda file: 60)
+    say(text, pipe)
+    say(text, tty)
+    assert pipe.getvalue() == f"{text}\n"
+    lines = tty.getvalue().splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 60 and all(line.startswith("  ") for line in lines[1:])
+
+
+def test_paragraphs_of_a_docstring_are_lines() -> None:
+    """The lines of a paragraph are one, so that it wraps where the screen ends; lists and examples stay."""
+    assert paragraphs("A b\nc.\n\nD\ne:\n\n    x = 1\n    y\n- one\n- two") == [
+        *("A b c.", "", "D e:", "", "    x = 1", "    y", "- one", "- two"),
+    ]
 
 
 def test_a_table_too_wide_goes_on_below() -> None:

@@ -1,0 +1,32 @@
+"""Lines no wider than a screen, cut between words."""
+
+from __future__ import annotations
+
+import textwrap
+
+NARROWEST = 40  # columns below which lines are left to the terminal
+
+
+def wrapped(text: str, width: int | None, hang: int | None = None) -> list[str]:
+    """Return a line in parts of at most `width` columns; a word that is wider stays whole.
+
+    What goes on stands at column `hang`, or two right of where the line begins. Without a width it is one part.
+    """
+    if width is None or width < NARROWEST or len(text) <= width:
+        return [text]
+    indent = len(text) - len(text.lstrip())
+    rest = " " * (indent + 2 if hang is None else hang)
+    parts = textwrap.wrap(text, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+    return parts or [text]
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return a docstring's lines, those of a paragraph as one; what is indented or a list stays as it is."""
+    found: list[str] = []
+    for line in text.split("\n"):
+        goes_on = found and found[-1] and line and line[0] not in " -*|" and found[-1][0] not in " -*|"
+        if goes_on:
+            found[-1] += f" {line}"
+        else:
+            found.append(line)
+    return found
