@@ -47,7 +47,7 @@ def test_formats_are_read(project: Project, name: str, content: str) -> None:
     suite = SUITE.replace("test.jsonl", name)
     project.write({"suite.toml": suite, name: content, "train.jsonl": TRAIN})
     outcome = project.run("--collect-only")
-    assert (outcome.code, "base::qa  1 rows" in outcome.out) == (0, True)
+    assert (outcome.code, "base::qa  1 row\n" in outcome.out) == (0, True)
 
 
 def test_parquet_is_read(project: Project) -> None:

@@ -153,7 +153,7 @@ def test_init_writes_a_schema_that_its_suite_names(project: Project) -> None:
     assert first == "#:schema suite.schema.json"
     made = json.loads((project.folder / "mine" / first.split()[1]).read_text("utf-8"))
     assert not list(Draft4Validator(made).iter_errors(tomllib.loads(text)))
-    assert "polite" in [b["title"] for b in made["properties"]["eval"]["items"]["anyOf"]]
+    assert "a_colour" in [b["title"] for b in made["properties"]["eval"]["items"]["anyOf"]]
 
 
 def test_a_broken_harnessfile_is_one_line(project: Project) -> None:
