@@ -177,7 +177,6 @@ CONFIGURATIONS: dict[str, tuple[Any, bool, bool, dict[str, Any]]] = {  # trainer
     "kto, messages, accumulated": (kto, True, False, {"gradient_accumulation_steps": 2, "undesirable_weight": 1.5}),
     "apo, all weights": (kto, False, True, {"loss_type": "apo_zero_unpaired"}),
 }
-FAST = ("dpo", "kto")
 
 
 @slow
