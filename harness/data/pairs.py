@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.data import reading
 from harness.data.rows import Row, _extras
-from harness.errors import Mistakes, UsageError
+from harness.errors import Mistakes, UsageError, did_you_mean
 
 PAIR = ("chosen", "rejected")
 
@@ -21,24 +21,40 @@ def to_judged_rows(
     prompt; the prompt of two conversations is what both begin with. Raises UsageError, with the number of the row,
     where a column is not there.
     """
-    mistakes, made = Mistakes(), []
-    for i, row in enumerate(rows):
-        named = {**row, **{name: row[column] for name, column in columns.items() if column in row}}
-        asked = next((named[name] for name in ("prompt", "question", "input") if name in named), None)
-        named |= {"prompt": asked} if asked is not None else {}
-        named |= split_pair(named) if set(PAIR) <= {*names} & named.keys() else {}
+    mistakes = Mistakes()
+    here = ", ".join(f'"{c}"' for c in rows[0])
+    for name, column in columns.items():
+        if name not in names:
+            mistakes.add(where, f'columns: "{name}" is not trained on{did_you_mean(name, names)}')
+        elif any(column not in row for row in rows):
+            mistakes.add(where, f'no column "{column}" for {name}; its columns are {here}')
+    mistakes.raise_if_any()
+    named = [_named(row, names, columns) for row in rows]
+    want = f"want {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
+    for name in names:
+        if lacking := [i for i, row in enumerate(named) if name not in row]:
+            there = ", ".join(f'"{c}"' for c in rows[lacking[0]])
+            mistakes.add(where, f'row {lacking[0]} has {there} and no "{name}" ({len(lacking)} rows); {want}')
+            break
+    mistakes.raise_if_any()
+    made = []
+    for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
-            if lacking := [name for name in names if name not in named]:
-                here = ", ".join(f'"{c}"' for c in row)
-                want = f"{', '.join(names[:-1])} and {names[-1]}"
-                raise UsageError(f'{where}: row {i} has {here} and no "{lacking[0]}"; want {want}')
-            taken = {name: named[name] for name in names}
+            taken = {name: own[name] for name in names}
             made.append(taken | _extras(i, {**row, "prompt": taken["prompt"]}, columns, where, common))
         except UsageError as error:
             mistakes.found += error.messages
     reading.shorten(mistakes, where)
     mistakes.raise_if_any()
     return made
+
+
+def _named(row: Row, names: Sequence[str], columns: Mapping[str, str]) -> Row:
+    """Return a row under the names of what is trained on."""
+    found = {**row, **{name: row[column] for name, column in columns.items()}}
+    asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
+    found |= {"prompt": asked} if asked is not None else {}
+    return found | (split_pair(found) if set(PAIR) <= {*names} & found.keys() else {})
 
 
 def split_pair(row: Mapping[str, Any]) -> Row:

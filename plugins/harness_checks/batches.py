@@ -220,7 +220,7 @@ def other_template(
 
 def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
-    examples = {e.number: e for e in built.examples}
+    examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     chats = [row for row in rows if row.number in examples and messages_of(row) and theirs.chat_template]
     sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
     for row in sample:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness import Adapter, ModelRef
 
 IGNORED = -100
-ANSWERS = {"dpo": ("rejected_ids", "chosen_ids"), "kto": ("completion_ids",)}  # the last is what is to be learnt
+ANSWERS = {"dpo": ("chosen_ids", "rejected_ids"), "kto": ("completion_ids",)}  # the first is what is to be learnt
 
 
 def build(

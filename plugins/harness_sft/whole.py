@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from harness_sft.trainer import Checked
 
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
-LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}  # nats a token that rounding may cost, as M3 has them
+SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
 
 
 def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -> None:
     """Write all weights in the dtype of the base's, and everything else as the base has it; read it back and compare.
 
-    Raises CheckFailed when what lies on the disk answers otherwise than what was trained.
+    What rounding costs is a fact of the training, and the gates decide on the rounded model. Raises CheckFailed when
+    what lies on the disk answers otherwise than what was rounded.
     """
     import torch
     from transformers import GenerationConfig
@@ -44,10 +45,16 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -
         for name in ("config.json", "generation_config.json"):
             (work / name).unlink(missing_ok=True)
         copy_rest(base, names, work)
-        again = load_model(work, dtype="float32", device=model.device.type)
-        found = _compared(before, _distributions(again, rows), str(stored).removeprefix("torch."))
-        del again
-        facts: Mapping[str, Any] = {**note["facts"], "saved": found}
+        rounded = _distributions(model.float(), rows)
+        again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
+        off, _ = _apart(rounded, again)
+        if not off <= SAME:
+            raise CheckFailed(
+                f"training: what was saved answers otherwise than what was trained [saved-parity]: KL {off:.2g} nats a "
+                f"token, limit {SAME:g}; transformers did not save or load all of this architecture"
+            )
+        lost, kept = _apart(before, again)
+        facts: Mapping[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 
@@ -67,14 +74,8 @@ def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
         return [model(ids, use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in rows]
 
 
-def _compared(before: list[Any], after: list[Any], dtype: str) -> dict[str, Any]:
-    """Return KL(trained ‖ saved) in nats a token, the share of first choices kept, and on how many tokens."""
+def _apart(before: list[Any], after: list[Any]) -> tuple[float, float]:
+    """Return KL(before ‖ after) in nats a token, and the share of first choices that are the same."""
     tokens = sum(len(p) for p in before)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(before, after, strict=True)) / tokens
-    kept = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(before, after, strict=True)) / tokens
-    if not kl <= LIMITS[dtype]:
-        raise CheckFailed(
-            f"training: what was saved answers otherwise than what was trained [saved-parity]: KL {kl:.2g} nats a "
-            f"token on {tokens}, limit {LIMITS[dtype]:g} for {dtype}; train again, or take a base in bfloat16"
-        )
-    return {"kl": kl, "top1": kept, "tokens": tokens, "dtype": dtype}
+    return kl, sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(before, after, strict=True)) / tokens

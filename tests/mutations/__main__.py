@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.mutations.lab import Lab, Seen
 from tests.mutations.mutations import MUTATIONS, Mutation
 
-SHIPPED = ("smoke", "domain", "domain-forgets", "shell", "chat", "methods", "preference")
+SHIPPED = ("smoke", "domain", "domain-forgets", "shell", "chat", "methods", "preference", "latency")
 SUITES = Path(__file__).parents[2] / "suites"
 
 

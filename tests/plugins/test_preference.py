@@ -77,7 +77,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
     [
         (
             {"prompt": "a", "chosen": "b"},
-            'row 0 has "prompt", "chosen" and no "rejected"; want prompt, chosen and rejected',
+            'row 0 has "prompt", "chosen" and no "rejected" (1 rows); want prompt',
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": None},
@@ -103,7 +103,7 @@ def test_wrong_pairs(row: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a", "completion": "b"}, 'no "label"; want prompt, completion and label'),
+        ({"prompt": "a", "completion": "b"}, 'no "label" (1 rows); want prompt, completion and label'),
         ({"prompt": "a", "completion": "b", "label": "yes"}, "row 1: the label is 'yes', want true or false"),
         ({"prompt": "a", "completion": "b", "label": None}, "row 1: the label is None, want true or false"),
         ({"prompt": "a", "completion": "", "label": True}, "row 1: want prompt and completion, all texts, or all"),
@@ -134,6 +134,12 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
     assert to_judged_rows(named, PAIR, {"chosen": "good", "rejected": "bad"}, "here", {}) == [
         {"prompt": "a", "chosen": "b", "rejected": "c"}
     ]
+    with pytest.raises(
+        UsageError, match='here: no column "best" for chosen; its columns are "question", "good", "bad"'
+    ):
+        to_judged_rows(named, PAIR, {"chosen": "best"}, "here", {})
+    with pytest.raises(UsageError, match='"choosen" is not trained on; did you mean "chosen"'):
+        to_judged_rows(named, PAIR, {"choosen": "good"}, "here", {})
 
 
 @slow
@@ -177,7 +183,6 @@ CONFIGURATIONS: dict[str, tuple[Any, bool, bool, dict[str, Any]]] = {  # trainer
     "kto, messages, accumulated": (kto, True, False, {"gradient_accumulation_steps": 2, "undesirable_weight": 1.5}),
     "apo, all weights": (kto, False, True, {"loss_type": "apo_zero_unpaired"}),
 }
-FAST = ("dpo", "kto")
 
 
 @slow
