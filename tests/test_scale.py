@@ -33,6 +33,6 @@ def test_the_measurement_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a tiny model: four ways, the last three with the same bits."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(local, "gpus", list)
-    lines = list(scale.measure("tiny:llama", 2))
+    lines = list(scale.measure("tiny:llama", 2, words=4))
     assert len(lines) == 5
     assert all(line.endswith("the same bits") for line in lines[3:]), lines
