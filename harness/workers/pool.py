@@ -297,7 +297,10 @@ class Pool:
         if (about.get("protocol"), about.get("harness")) != (PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
             raise self._gone(f"{worker.name} has {theirs}, this is {VERSION} ({PROTOCOL}); install the same there")
-        told = tuple(reply.get("identity", ()))
+        given = reply.get("identity")
+        told = tuple(given) if isinstance(given, list) else ()
+        if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
+            raise Lost(f"{worker.name} does not say what its models are")
         if self.identities is None:
             self.identities, self._about = told, about
         if told != self.identities:
@@ -308,7 +311,7 @@ class Pool:
         pairs = zip(self.opening.refs, told, self.identities or (), strict=False)
         name, theirs, ours = next(((r.name, t, o) for r, t, o in pairs if t != o), ("all", None, None))
         before = (self._about or {"versions": keys.versions()}).get("versions", {})
-        now = about.get("versions", {})
+        before, now = (one if isinstance(one, dict) else {} for one in (before, about.get("versions")))
         other = [f"{n} {now.get(n)} against {before.get(n)}" for n in {**before, **now} if now.get(n) != before.get(n)]
         why = "; ".join(other) or 'the same versions, so another machine, weights, code or meaning of "auto"'
         return f'{worker.name} has identity {str(theirs)[:16]} of model "{name}", others have {str(ours)[:16]}: {why}'
