@@ -76,7 +76,7 @@ def paper() -> Iterator[str]:
         yield f"| {name} | {rate(parameters):,.0f} | {hours[0]:,.0f} GPU hours | {hours[1]:,.0f} GPU hours |"
 
 
-def measure(model: str, rows: int) -> Iterator[str]:
+def measure(model: str, rows: int, words: int = 0) -> Iterator[str]:
     """Yield what one process does by chunks of 64 rows and in pieces, and one worker and two, one thread each."""
     import harness_hf
     from bench import texts
@@ -87,7 +87,8 @@ def measure(model: str, rows: int) -> Iterator[str]:
 
     options = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
     ref = ModelRef("base", str(harness_hf.open_source(model).path), options=options)
-    pairs = [pair for shots in (0, 5) for pair in texts.pairs(*texts.documents(rows, shots))]
+    long = words or texts.BEGINNING
+    pairs = [pair for shots in (0, 5) for pair in texts.pairs(*texts.documents(rows, shots, words=long))]
     prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
 
     def ask(subject: Any, size: int) -> tuple[list[Any], float, float]:

@@ -88,6 +88,8 @@ class InPieces:
 
     def __getattr__(self, name: str) -> Any:
         """Answer all else as the subject does; comparing is cut as well, where it can compare."""
+        if name.startswith("__"):
+            raise AttributeError(name)
         found = getattr(self.subject, name)
         return self._token_kl if name == "token_kl" else found
 

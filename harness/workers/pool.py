@@ -40,6 +40,7 @@ from harness.workers.protocol import (
 DEATHS = 3  # of workers on one piece, or while they load, before it is the piece that is at fault
 HUNG = 10  # times the median piece, after which a worker answers no more
 PATIENCE = 600.0  # seconds that it has at least
+OPENS = 300.0  # seconds for a process to begin, and to say what it is
 FIRST = 3600.0  # seconds to load, and for a piece before any is known to have ended
 TICK = 1.0  # seconds between two looks at the clock
 VERSION = keys.versions()[keys.CORE]
@@ -117,6 +118,9 @@ class Pool:
             try:
                 for worker, future in [(worker, worker.send(self.opening.message())) for worker in self.alive]:
                     self._check(worker, future)
+            except Lost as lost:
+                self.close()
+                raise self._gone(str(lost)) from None
             except BaseException:
                 self.close()
                 raise
@@ -267,17 +271,24 @@ class Pool:
             raise self._gone(f"{DEATHS} workers died while they loaded the model, the last {why}")
         then = "" if loading else ", and what it was at went to another"
         self.notes.append(f"--on {self.workers.said}: {worker.name} was lost ({why}){then}")
-        if successor := self.workers.again():
+        while successor := self.workers.again():
             self.alive.append(successor)
-            self._check(successor, successor.send(self.opening.message()))
-            self._load(successor)
+            try:
+                self._check(successor, successor.send(self.opening.message()))
+                return self._load(successor)
+            except Lost as lost:  # as where its machine is about to go away too
+                successor.close()
+                self.alive.remove(successor)
+                self._failed += 1
+                if self._failed >= DEATHS:
+                    raise self._gone(str(lost)) from None
 
     def _check(self, worker: Worker, future: Future[str]) -> None:
-        """Refuse a worker of another harness, or whose models answer as others than the first one's."""
+        """Refuse a worker of another harness, or whose models answer as others than the first one's; raises Lost."""
         try:
-            reply = unpacked(future.result(FIRST))
+            reply = unpacked(future.result(OPENS))
         except (Lost, TimeoutError, ValueError) as why:
-            raise self._gone(f"{worker.name} cannot be started: {why}") from None
+            raise Lost(f"{worker.name} cannot be started: {why or f'it said nothing in {OPENS:g} s'}") from None
         about = reply.get("about")
         about = about if isinstance(about, dict) else {}
         if "error" in reply:
@@ -286,7 +297,10 @@ class Pool:
         if (about.get("protocol"), about.get("harness")) != (PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
             raise self._gone(f"{worker.name} has {theirs}, this is {VERSION} ({PROTOCOL}); install the same there")
-        told = tuple(reply.get("identity", ()))
+        given = reply.get("identity")
+        told = tuple(given) if isinstance(given, list) else ()
+        if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
+            raise Lost(f"{worker.name} does not say what its models are")
         if self.identities is None:
             self.identities, self._about = told, about
         if told != self.identities:
@@ -297,7 +311,7 @@ class Pool:
         pairs = zip(self.opening.refs, told, self.identities or (), strict=False)
         name, theirs, ours = next(((r.name, t, o) for r, t, o in pairs if t != o), ("all", None, None))
         before = (self._about or {"versions": keys.versions()}).get("versions", {})
-        now = about.get("versions", {})
+        before, now = (one if isinstance(one, dict) else {} for one in (before, about.get("versions")))
         other = [f"{n} {now.get(n)} against {before.get(n)}" for n in {**before, **now} if now.get(n) != before.get(n)]
         why = "; ".join(other) or 'the same versions, so another machine, weights, code or meaning of "auto"'
         return f'{worker.name} has identity {str(theirs)[:16]} of model "{name}", others have {str(ours)[:16]}: {why}'

@@ -199,7 +199,8 @@ def told_error(error: BaseException) -> dict[str, Any]:
 def read_error(told: Any) -> Exception:
     """Return the error that a worker tells of: a mistake of the user, a finding, or one of the model's."""
     told = told if isinstance(told, dict) else {}
-    kind, messages = str(told.get("kind")), [str(m) for m in told.get("messages") or ["without a word"]]
+    kind, given = str(told.get("kind")), told.get("messages")
+    messages = [str(m) for m in given] if isinstance(given, list) and given else ["without a word"]
     if kind == "UsageError":
         return UsageError(*messages)
     if kind == "CheckFailed":

@@ -179,6 +179,36 @@ def test_without_successors_it_goes_on_with_fewer(clock: Clock, monkeypatch: pyt
             one.generate(prompts, max_new_tokens=1)
 
 
+def test_a_successor_that_cannot_start_costs_no_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another is tried in its place, as where a whole machine goes away; three of them end the run."""
+    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
+    for broken in (1, 3):
+        crew = Crew(0)
+        made = running(crew, clock, monkeypatch)
+        sent, left = Fake.send, [broken]
+
+        def send(worker: Fake, message: str, sent: Any = sent, left: list[int] = left) -> Future[str]:
+            if json.loads(message)["do"] == "open" and left[0]:
+                left[0] -= 1
+                future: Future[str] = Future()
+                future.set_exception(Lost("its node died"))
+                return future
+            return sent(worker, message)
+
+        with made.loaded() as [one, _], monkeypatch.context() as patched:
+            patched.setattr(Fake, "send", send)
+            stream = one.stream_generate(prompts, max_new_tokens=1)  # type: ignore[attr-defined]
+            next(stream)
+            busy = next(worker for worker in crew.all if worker.at)
+            busy.end(Lost("ended by SIGKILL"))
+            if broken == 1:
+                assert len(dict(stream)) == 19
+            else:
+                with pytest.raises(WorkersGone, match="its node died"):
+                    dict(stream)
+        assert all(worker.closed for worker in crew.all)
+
+
 def test_a_worker_that_hangs_is_ended(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten minutes, or ten median pieces if those take longer, are enough; its piece goes to another."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
