@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.examples import EXAMPLES
+from harness.cli.init import SCHEMA
 from harness.cli.main import main
 from harness.pipeline.run import Options, prepare
 
@@ -19,7 +20,7 @@ def test_what_init_writes_is_a_suite_without_a_warning(
     """Every suite of a task is collected, has rows to test on that it does not train on, and is warned of nothing."""
     assert main(["init", str(tmp_path / task), "--task", task]) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines() == [str(tmp_path / task / name) for name in EXAMPLES[task]().files]
+    assert said.out.splitlines() == [str(tmp_path / task / name) for name in (*EXAMPLES[task]().files, SCHEMA)]
     assert f"next: cd {tmp_path / task} && {' && '.join(EXAMPLES[task]().commands)}" in said.err
     for suite in (tmp_path / task).glob("*.toml"):
         plan = prepare(suite, Options())
