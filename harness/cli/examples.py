@@ -279,7 +279,7 @@ def _of(suite: str, about: Mapping[str, object]) -> str:
 
 
 def _asked(asked: str, colour: str) -> dict[str, Any]:
-    return {"prompt": asked, "completion": colour}
+    return {"input": asked, "target": colour}
 
 
 def _questions(row: Callable[[str, str], dict[str, Any]] = _asked) -> dict[str, str]:
