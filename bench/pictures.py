@@ -53,11 +53,16 @@ def photograph(page: Path, to: Path, height: int, flags: tuple[str, ...]) -> Non
         subprocess.run([CHROMIUM, *FLAGS, *how, *flags, page.as_uri()], check=True, capture_output=True)
 
 
+def made() -> Console:
+    """Return a console that remembers what is printed."""
+    return Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, highlight=False)
+
+
 def terminal(run: Path) -> str:
     """Return the last lines of what `harness show` prints of a run, as SVG."""
     told = read_run(run)
     exports = [replace(e, to="/".join(Path(e.to).parts[-2:])) for e in told.exports]  # no folder of this machine
-    first, second = (Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True) for _ in range(2))
+    first, second = (made() for _ in range(2))
     Terminal(0, first).show(replace(told, exports=exports, folder=f"reports/{run.name}"))
     for line in first.export_text(styles=True).rstrip("\n").split("\n")[-LINES:]:
         second.print(Text.from_ansi(line), overflow="fold")

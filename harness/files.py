@@ -11,13 +11,15 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import UsageError
 
 CHUNK = 1 << 22  # bytes copied at a time
+USED = "used.lock"  # in the cache folder; held by every process that uses it
+_used: dict[Path, int] = {}
 OLD = ".old"
 
 
@@ -38,7 +40,34 @@ def cache_dir() -> Path:
         why = f"cannot be made: {getattr(error, 'strerror', None) or error}; point"
     if why:
         raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE elsewhere')
+    _use(folder)
     return folder
+
+
+def alone(folder: Path) -> bool:
+    """Return whether no other process uses a cache; from here on none can, until this one ends."""
+    _use(folder)
+    if folder not in _used:
+        return False
+    try:
+        fcntl.flock(_used[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks cannot tell
+        return True
+    return True
+
+
+def _use(folder: Path) -> None:
+    """Hold a cache until this process ends, so that nobody removes what it reads; waits for whoever does."""
+    if folder in _used:
+        return
+    for handle in _used.values():  # a process has one cache, and a test one after the other
+        os.close(handle)
+    _used.clear()
+    with suppress(OSError):
+        _used[folder] = os.open(folder / USED, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(_used[folder], fcntl.LOCK_SH)
 
 
 def _open_to_others(folder: Path) -> str:

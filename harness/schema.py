@@ -20,6 +20,7 @@ INJECTED = frozenset(  # given by the harness, not by the suite
 DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
 LARGEST = 2**63 - 1  # a whole number of TOML
 LONGEST = 200  # characters of a value that an error shows
+UNREADABLE = (NameError, AttributeError, SyntaxError, TypeError)  # what an annotation may raise that is not for us
 Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")
 
@@ -83,11 +84,11 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
     try:
         return get_type_hints(function)
-    except NameError:
+    except UNREADABLE:
         pass
     found = {}
     for name, want in inspect.get_annotations(inspect.unwrap(function)).items():
-        with suppress(NameError):
+        with suppress(*UNREADABLE):
             found[name] = get_type_hints(types.SimpleNamespace(__annotations__={name: want}), _names_of(function))[name]
     return found
 

@@ -241,3 +241,18 @@ def test_child_that_fails_tells_its_last_words() -> None:
     with pytest.raises(ChildError, match=r"(?s)exit 3: -c .*no room") as caught:
         run(["python3", "-c", "import sys; print('no room', file=sys.stderr); sys.exit(3)"], {})
     assert str(caught.value).splitlines()[-1] == "no room"
+
+
+def test_methods_are_compared_row_by_row() -> None:
+    """The difference of two models is that of the same rows, by their tokens, and rows of one cluster count as one."""
+    from bench.methods import against
+
+    ours = {str(i): {"acc": float(i % 2), "weight": 1.0, "cluster": str(i // 2)} for i in range(8)}
+    theirs = {name: {**row, "acc": 0.0} for name, row in ours.items()}
+    assert against(ours, theirs, "acc") == (0.5, 0.5, 0.5)  # each cluster has one of each
+    apart = {name: {**row, "cluster": name} for name, row in ours.items()}
+    mean, _, high = against(apart, theirs, "acc")
+    assert (mean, high - mean) == (0.5, pytest.approx(1.96 * 0.5 / 8**0.5))
+    weighted = {"a": {"perplexity": 2.0, "weight": 3.0}, "b": {"perplexity": 1.0, "weight": 1.0}}
+    other = {"b": {"perplexity": 1.0, "weight": 1.0}, "a": {"perplexity": 1.0, "weight": 3.0}}
+    assert against(weighted, other, "perplexity")[0] == 0.75

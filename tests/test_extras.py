@@ -231,3 +231,16 @@ def test_the_extra_sign_alone_signs(wheel: Path, tmp_path: Path) -> None:
     call(command, "verify", "exports/fake", "--policy", "policy.toml", cwd=folder, code=7)
     call(command, "sign", "exports/fake", "--key", "release.key", cwd=folder)
     assert "verified: " in call(command, "verify", "exports/fake", "--policy", "policy.toml", cwd=folder)
+
+
+@pytest.mark.slow
+def test_the_extra_report_alone_writes_pages(wheel: Path, tmp_path: Path) -> None:
+    """With `report` and nothing else a run's folder becomes a page with charts."""
+    command, folder = installed(wheel, "report", tmp_path / "env"), write(tmp_path / "suite", SUITE)
+    write_fake(folder / "base", 0.3)
+    here = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    call(sys.executable, "-c", here, "run", "suite.toml", "-p", "harness.testing", cwd=folder)
+    (run,) = folder.glob("reports/*")
+    (run / "report.html").unlink(missing_ok=True)
+    call(command, "report", str(run), cwd=folder)
+    assert "<svg" in (run / "report.html").read_text("utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import astuple
@@ -151,7 +150,9 @@ class CachedSubject:
 
         No model is loaded for it: messages are rendered by one that is in memory, and remembered.
         """
-        keys = {i: self._key("render", p) for i, p in enumerate(prompts) if isinstance(p, list) and self._has(p)}
+        got = [_spelt(prompt) in self._sent for prompt in prompts]
+        self._sent.clear()
+        keys = {i: self._key("render", p) for i, p in enumerate(prompts) if isinstance(p, list) and got[i]}
         known: dict[bytes, str] = self.responses.find(keys.values(), _text) if keys else {}
         loaded = self._models.loaded[self._number] if keys and self._models.loaded else None
         if render := getattr(loaded, "render", None):
@@ -161,13 +162,8 @@ class CachedSubject:
                         known[key] = whole(str(render(prompts[number])))
                         self.responses.keep(key, known[key])
             self.responses.flush()
-        texts = (known.get(keys[i]) if i in keys else p if isinstance(p, str) else None for i, p in enumerate(prompts))
-        told = [text if self._has(prompt) else None for prompt, text in zip(prompts, texts, strict=True)]
-        self._sent.clear()
-        return told
-
-    def _has(self, prompt: Prompt) -> bool:
-        return _spelt(prompt) in self._sent
+        texts = {i: known.get(key) for i, key in keys.items()}
+        return [(p if isinstance(p, str) else texts[i]) if got[i] else None for i, p in enumerate(prompts)]
 
     def _whole(self, answer: str) -> str:
         """Return an answer that every file, metric and judge can take, and note where that changed it."""
@@ -220,7 +216,7 @@ class CachedSubject:
 
 
 def _spelt(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, default=str)
+    return prompt if isinstance(prompt, str) else repr(prompt)
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,8 @@ class Job:
 
     @hookimpl
     def harness_run_finish(self, run: Run) -> None:
-        self.args.annotations = annotations_of(run, gate_lines(Path(run.path)))
+        before = getattr(self.args, "annotations", [])  # of suites that ran before it
+        self.args.annotations = [*before, *annotations_of(run, gate_lines(Path(run.path)))]
         try:
             write_summary(run_markdown(run, Path(run.folder) if run.folder else None))
         except OSError as error:

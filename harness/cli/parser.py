@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from harness import __version__
-from harness.cli import ahead, project, release, run
+from harness.cli import ahead, cache, project, release, run
 from harness.cli.brought import add_commands
 from harness.cli.options import Commands, Parser, with_json
 from harness.errors import ExitCode, UsageError, did_you_mean
@@ -27,7 +27,7 @@ GROUPS = {
         *(project.waive_parser, release.verify_parser, release.keygen_parser),
         *(release.sign_parser, release.promote_parser),
     ),
-    "extend": (project.plugins_parser, project.schema_parser),
+    "extend": (project.plugins_parser, project.schema_parser, cache.cache_parser),
 }
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml

@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import Commands, command, with_overrides, with_plugins, with_suite, with_verbosity
+from harness.cli.options import Commands, command, with_overrides, with_plugins, with_verbosity
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
@@ -20,22 +21,55 @@ if TYPE_CHECKING:
     from harness.records.run import Run
 
 SHOWN = 10  # rows of a gate or an eval
+SHELF = 2  # sets of loaded models that several suites share: a base and a candidate
+WORST = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
+    ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.FAILED, ExitCode.INCONCLUSIVE,
+    ExitCode.NOTHING_GATED, ExitCode.OK,
+)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """`harness run SUITE`"""
-    from dataclasses import replace
-
-    from harness.pipeline.run import prepare, run_suite
+    """`harness run SUITE…`"""
+    from harness.pipeline.run import prepare
 
     options = _options(args)
-    if args.collect_only:
-        return _print_plan(prepare(args.suite, options), args)
-    from harness.reports.report_json import to_json
+    if args.junit_xml and len(args.suite) > 1:
+        raise UsageError("--junit-xml is one file; run the suites one by one, or read reports/*/junit.xml")
+    if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
+        plans = [prepare(path, options) for path in args.suite]
+        if args.collect_only:
+            return max(_print_plan(plan, args) for plan in plans)
+    return _run_each(args, options)
 
-    found = run_suite(args.suite, replace(options, listeners=_listeners(args)))
-    args.document = {"run": json.loads(to_json(found))}
-    return int(found.exit_code)
+
+def _run_each(args: argparse.Namespace, options: Options) -> int:
+    """Run suites one after the other, which share loaded models; return the worst exit code."""
+    from dataclasses import replace
+
+    from harness.cli.terminal import Terminal
+    from harness.pipeline.run import run_suite
+    from harness.reports.report_json import to_json
+    from harness.workers.loading import Shelf
+
+    codes, told, others = [], [], _listeners(args)
+    several = len(args.suite) > 1
+    with closing(Shelf(SHELF if several else 0)) as shelf:
+        for path in args.suite:
+            listeners = (Terminal(args.v - args.q), *others)
+            try:
+                found = run_suite(path, replace(options, shelf=shelf, listeners=listeners))
+                codes.append(ExitCode(found.exit_code))
+                told.append(json.loads(to_json(found)))
+            except UsageError as error:
+                if not several:
+                    raise
+                for message in error.messages:
+                    say(f"error: {message}", sys.stderr)
+                codes.append(ExitCode.USAGE)
+            if codes[-1] is ExitCode.INTERRUPTED:
+                break
+    args.document = {"runs": told} if several else {"run": told[0]}
+    return min(codes, key=WORST.index)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -61,15 +95,12 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _listeners(args: argparse.Namespace) -> tuple[Any, ...]:
-    """Return what watches the run: the terminal, and a job of GitHub's and a file of events where they are wanted."""
+    """Return what watches all runs beside the terminal: a job of GitHub's and a file of events, if wanted."""
     from harness.cli.github import in_job
     from harness.cli.job import Job
-    from harness.cli.terminal import Terminal
     from harness.reports.events import Events
 
-    found: list[Any] = [Terminal(args.v - args.q)]
-    found += [Job(args)] if in_job(args) else []
-    return (*found, *([Events(args.events)] if args.events else []))
+    return (*([Job(args)] if in_job(args) else []), *([Events(args.events)] if args.events else []))
 
 
 def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
@@ -154,11 +185,12 @@ def run_parser(commands: Commands) -> None:
         "harness run suite.toml",
         "harness run suite.toml --candidate path/to/adapter-or-model",
         "harness run suite.toml --collect-only",
+        "harness run qa.toml chat.toml --on local:2",
         "harness run suite.toml -k 'merged and not quiz' -x",
         "harness run suite.toml --set train.learning_rate=1e-4 --select",
     )
     one = command(commands, "run", run, "run a suite: measure, train, merge, gate, export", *examples)
-    with_suite(one)
+    one.add_argument("suite", type=Path, metavar="SUITE", nargs="+", help="one, or several that share loaded models")
     what = one.add_argument_group("what is run")
     what.add_argument(
         "--candidate",

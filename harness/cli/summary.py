@@ -80,9 +80,9 @@ class Summary:
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(legend(self.run.alpha))
         for v, why in zip(left, reasons(left), strict=True):
-            claim = f"{v.metric} {v.claim}".strip()
+            claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
             why = (why if self.verbosity > 0 else untested(why)) + other_bounds(v, self.run.alpha)
-            self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}: {why}", STYLES[v.outcome])
+            self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
             if v.waiver:
                 self.line(f"  {v.waiver.says()}", "yellow")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import capabilities, schema
+from harness.collection import needs
 from harness.collection.context import Context
 from harness.collection.plan import COMPARATIVE, Task
 from harness.collection.sources import Sources, overlap
@@ -153,6 +154,12 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
             able.check_rows(isolated(samples), isolated(dict(spec.options)), context.suite.path.parent)
         except UsageError as error:
             context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
+            return None
+        except ModuleNotFoundError as error:
+            context.mistakes.add(spec.where, needs.said([error.name or "of a plugin"]))
+            return None
+        except Exception as error:  # the plugin's own code; the line says whose
+            context.mistakes.add(spec.where, f'"{spec.use}" cannot check its rows: {error}')
             return None
     return samples
 

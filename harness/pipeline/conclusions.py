@@ -43,9 +43,10 @@ def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None
     others = max((a.others for a in adjudicator.attempts.values()), key=len, default=())
     attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend", others)
     idle = unneeded(record.about.waivers, verdicts)
-    changes = changes_of(plan, adjudicator.results)
-    record.add(changes=changes)
-    said = [*conclusions(plan, adjudicator.results, verdicts), *sentences(plan, changes)]
+    if record.compared != len(adjudicator.results):
+        record.compared = len(adjudicator.results)
+        record.add(changes=changes_of(plan, adjudicator.results))
+    said = [*conclusions(plan, adjudicator.results, verdicts), *sentences(plan, record.changes)]
     record.concluded([*record.choices, *said, *attempts, *idle])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from harness import capabilities
 from harness.answers.cache import CachedSubject, Models
+from harness.artifacts.digests import digest_of
 from harness.collection.plan import Item
 from harness.data import fewshot
 from harness.errors import of_the_machine
@@ -20,6 +21,7 @@ from harness.workers.loading import load_each, load_here
 from harness.workers.on import workers
 from harness.workers.pieces import APPETITE
 from harness.workers.pool import Opening, Pool, WorkersGone
+from harness.workers.protocol import told_ref
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,23 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
     loader = session.collection.plugins.find("loader", model.use).function
     about = capabilities.Loader.of(loader)
     own = isolated(list(refs))
-    crew = None if about.remote else workers(session.options.on, session.collection.plugins, model.options)
+    plugins, on, shelf = session.collection.plugins, session.options.on, session.options.shelf
+    shelf.tell = session.progress
+    crew = None if about.remote else workers(on, plugins, model.options)
     with ExitStack() as stack:
-        if crew:
-            opening = Opening.of(session.collection.plugins, session.suite.path, model.use, own)
-            pool = stack.enter_context(closing(Pool(crew, opening, session.progress)))
-            models = Models(pool.loaded)
-        elif about.remote:
-            models = Models(partial(load_each, loader, own))  # elsewhere, and cut there
+        if about.remote:
+            opens: Callable[[], AbstractContextManager[list[Subject]]] = partial(load_each, loader, own)  # cut there
+        elif crew:
+            pool = Pool(crew, Opening.of(plugins, session.suite.path, model.use, own), shelf.told)
+            opens = pool.loaded
+            if crew.elsewhere:
+                stack.callback(pool.close)
         else:
-            models = Models(partial(load_here, loader, own, session.progress))
+            opens = partial(load_here, loader, own, shelf.told)
+        if not (about.remote or (crew and crew.elsewhere)):
+            key = digest_of([id(loader), on, [told_ref(ref) for ref in own]])
+            opens = partial(shelf.borrowed, key, opens)
+        models = Models(opens)
         stack.callback(models.close)
         identify = about.identity if session.responses else None
         if crew and crew.elsewhere and session.responses:

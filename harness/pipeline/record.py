@@ -102,6 +102,7 @@ class Record:
         self.training: tuple[TrainingStep, ...] = ()
         self.rows: tuple[ShownRow, ...] = ()
         self.changes: tuple[Change, ...] = ()
+        self.compared = 0  # results, of which the changes tell
         self.folders: list[Path] = []
         self.sweeps: list[Swept] = []  # the same sweep, trial by trial
         self.choices: list[str] = []

@@ -24,6 +24,7 @@ from harness.records.models import ModelRef, Progress
 from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
+from harness.workers.loading import Shelf
 from harness.workers.on import workers
 
 
@@ -45,6 +46,7 @@ class Options:
     counts: bool = True  # as an attempt, in the ledger
     plugins: tuple[str, ...] = ()
     on: str = ""  # where models answer: NAME:PLACE of workers, or in this process
+    shelf: Shelf = field(default_factory=Shelf, compare=False)  # where loaded models wait for other suites
     ignore: tuple[str, ...] = ()  # codes of checks
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal

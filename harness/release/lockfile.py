@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import schema
 from harness.answers import keys
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_of, file_digest
 from harness.collection.plan import Plan
 from harness.gates import contamination
 from harness.plugins import Plugins
@@ -65,9 +65,23 @@ def _tables(plan: Plan) -> dict[str, Any]:
         made["sweep"] = {**_plain(sweep), "alpha": sweep.alpha or suite.about.alpha}
         del made[sweep.table]["options"][sweep.option]  # there is no one value yet
     made["subjects"] = {name: use("loader", s) if s.use else _plain(s) for name, s in suite.subjects.items()}
-    made["evals"] = [use("evaluator", e) for e in suite.evals]
+    made["evals"] = [{**use("evaluator", e), **_files(suite.path.parent, e.options)} for e in suite.evals]
     made["exports"] = [use("exporter", e) for e in suite.exports]
     return made
+
+
+def _files(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sha256 of each file that an option names, such as a schema: it says what is measured, too."""
+    named = [v for value in options.values() for v in (value if isinstance(value, list) else [value])]
+    found = {v: file_digest(folder / v) for v in named if isinstance(v, str) and v and _is_file(folder / v)}
+    return {"files": found} if found else {}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that is no name
+        return False
 
 
 def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:

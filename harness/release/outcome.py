@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from harness import schema
 from harness.gates.hypothesis import Hypothesis
-from harness.records.gates import COUNTED, PARENT, Gate, Outcome
-from harness.records.metrics import Metric
-from harness.records.samples import Score
+from harness.records.gates import COUNTED, Gate, Outcome
+from harness.release.locked import Locked
 from harness.stats.tests import holm, spent
-from harness.suite.tables import About
 
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
@@ -25,50 +23,6 @@ SURE = 0.25  # the largest alpha at which a claim that is proven has its estimat
 COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 _FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
-
-
-@dataclass(frozen=True)
-class Locked:
-    """What the lock says that a candidate's verdicts must keep to; gates as they are put to the candidate."""
-
-    about: About
-    gates: Mapping[str, Gate]
-    metrics: Mapping[str, Mapping[str, Metric]]  # by evaluation; what makes one of all rows is not there to be called
-    combines: Mapping[str, str]  # EVAL.METRIC -> MODULE:NAME of what makes it of all rows
-    evals: Mapping[str, Mapping[str, Any]]
-    rows: Mapping[str, int]  # of every evaluation
-    left_out: Mapping[str, Mapping[str, Any]]
-    looks: Mapping[str, Sequence[int]]  # after how many rows evaluations may stop; older locks do not tell
-
-    def metric(self, gate: Gate) -> Metric | None:
-        return self.metrics.get(gate.eval, {}).get(gate.metric_name)
-
-
-def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
-    """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
-    suite = lock["suite"]
-    parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
-    gates: dict[str, Gate] = {}
-    for table in lock["gates"]:
-        gate = _gate(table, candidate)
-        if gate.id in gates:
-            raise ValueError(f'gate "{gate.id}" is there twice')
-        gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
-    if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
-        raise ValueError(f'gate "{stray[0]}" is named and not there')
-    about: About = _read(About, suite["about"])
-    if not 0 < about.alpha <= 0.5:
-        raise ValueError(f"alpha is {about.alpha}")
-    tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
-    metrics: dict[str, dict[str, Metric]] = {name: {} for name, _ in tables}
-    for (name, metric), table in tables.items():
-        makes = _elsewhere if table["combine"] else None
-        metrics[name][metric] = Metric(metric, table["better"], table["scale"], makes)
-    combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in tables.items() if t["combine"]}
-    rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
-    evals, left = {e["name"]: e for e in suite["evals"]}, lock.get("left_out", {})
-    looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
-    return Locked(about, gates, metrics, combines, evals, rows, left, looks)
 
 
 def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
@@ -79,30 +33,6 @@ def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
         if why := _Case(locked, verdicts, locked.gates[name], verdict).error():
             return f'gate "{name}" {why}'
     return ""
-
-
-def _gate(table: Mapping[str, Any], candidate: str) -> Gate:
-    """Return a gate of the lock; what is derived from it must be what stands beside it."""
-    own = {k: v for k, v in table.items() if k not in ("says", "blocking", "candidates")}
-    gate: Gate = _read(Gate, own, where="")
-    if mistakes := gate.mistakes():
-        raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
-    derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
-    if derived != (table["says"], table["blocking"], candidate in table["candidates"]):
-        raise ValueError(f'gate "{gate.id}" is told in two ways')
-    return gate
-
-
-def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
-    wrong: list[str] = []
-    record = schema.read(cls, table, lambda _, mistake: wrong.append(mistake), **given)
-    if record is None:
-        raise ValueError(wrong[0])
-    return record
-
-
-def _elsewhere(scores: Sequence[Score]) -> float:
-    raise ValueError(f"a metric of {len(scores)} rows is made by code that is not in the evidence")
 
 
 @dataclass(frozen=True)
@@ -221,7 +151,8 @@ class _Case:
 
     def unjudged_error(self) -> str:
         """Return that an outcome has no p-values to follow from, or nothing."""
-        return "" if (o := self.verdict["outcome"]) == Outcome.INCONCLUSIVE else f"is {o} without p-values"
+        outcome = self.verdict["outcome"]
+        return f"is {outcome} without p-values" if outcome != Outcome.INCONCLUSIVE else ""
 
     def difference_error(self, want: Outcome, because: str) -> str:
         """Return that the outcome is not the one wanted, because of what, or nothing."""
@@ -235,13 +166,15 @@ class _Case:
 
         Early stopping, slices, leaks and weights of 0 make them fewer.
         """
-        n = self.verdict["n"]
-        if (there := self.locked.rows.get(self.gate.eval)) is None:
+        there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
+        if there is None:
             return ""
         judged = n + self.weightless + (self.verdict["left_out"] or 0)
-        if judged > there or (judged < there and self.gate.slice is None and not self.early):
+        fewer = self.gate.slice is not None or self.early
+        if judged > there or (judged < there and not fewer):
             return f"was judged on {judged} rows, the lock has {there}"
-        if judged not in self.locked.looks.get(self.gate.eval, [judged]) and not self.gate.clean_only:  # they count all
+        looks = self.locked.looks.get(self.gate.eval)
+        if looks and judged not in looks and not self.gate.clean_only:  # looks count the rows that were left out, too
             return f"stopped at {judged} rows, where the lock has no look"
         return "" if n else "was judged on no row"
 

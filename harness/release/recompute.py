@@ -25,7 +25,8 @@ from harness.gates.decide import judge
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
-from harness.release.outcome import NEAR, Locked, Verdicts
+from harness.release.locked import Locked
+from harness.release.outcome import NEAR, Verdicts
 from harness.reports.report_json import dumps
 from harness.stats import tests
 

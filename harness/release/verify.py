@@ -20,7 +20,8 @@ from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.errors import UsageError
-from harness.release.outcome import Locked, read_lock, verdicts_error
+from harness.release.locked import Locked, read_lock
+from harness.release.outcome import verdicts_error
 from harness.release.policy import Policy
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole

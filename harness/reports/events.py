@@ -28,7 +28,7 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.file = path.open("w", encoding="utf-8")
+            self.file = path.open("w", encoding="utf-8", errors="backslashreplace")
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise UsageError(f'--events "{path}": cannot be written: {why}; name a file that can be') from None

@@ -10,7 +10,7 @@ from harness.errors import UsageError
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
 from harness.reports.reasons import untested
-from harness.reports.rows import Shown, changed_rows, private_evals
+from harness.reports.rows import Shown, changed_rows, failed_rows, private_evals
 from harness.reports.sentence import verdict_sentence, worst_first
 from harness.texts.shown import code, markdown, shown
 
@@ -91,7 +91,7 @@ def _details(v: Verdict, rows: Sequence[Shown], chosen: Sequence[Shown]) -> str:
         lost = sum(row.change == "lost" for row in rows)
         what = f"{lost:,} {'row' if lost == 1 else 'rows'} lost and {len(rows) - lost:,} won against {v.versus}"
     else:
-        what = f"{len(rows):,} of {v.n:,} rows failed"
+        what = failed_rows(v, len(rows))
     title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if len(rows) > len(chosen) else "")
     names = dict.fromkeys(subject for row in chosen for subject, _ in row.answers)
     lines = [f"<details><summary>{_cell(title)}</summary><table>"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from harness.errors import UsageError, did_you_mean
 from harness.records.gates import Verdict
 from harness.records.run import Report, Run
 from harness.reports.run_folder import read_rows
+from harness.texts.counts import counted
 
 Rows = Mapping[str, Mapping[str, Any]]  # of one item, by id
+SLICES = re.compile(r" on (\S+=.*?)(?: without rows that leak)?$")  # in a claim
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
 
 
@@ -91,8 +94,16 @@ def private_evals(folder: Path) -> frozenset[str]:
         raise UsageError(f"{folder / LOCK}: cannot be read; run the suite again") from None
 
 
+def failed_rows(verdict: Verdict, failed: int) -> str:
+    """Return how many rows failed, in words; of several slices a verdict counts the rows of one."""
+    return f"{counted(failed, 'row')} failed" if verdict.slices else f"{failed:,} of {counted(verdict.n, 'row')} failed"
+
+
 def _failed(verdict: Verdict, metric: str, ours: Rows) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
+    if told := SLICES.search(verdict.claim):
+        parts = [part.partition("=") for part in told[1].split(" and ")]
+        ours = {i: row for i, row in ours.items() if any(_is_in(row["doc"], *part) for part in parts)} or ours
     values = {i: float(row.get("nats", {}).get(metric, row[metric])) for i, row in ours.items() if metric in row}
     if verdict.claim.startswith("fails on"):
         sign, limit = 1.0, 1.0
@@ -100,6 +111,11 @@ def _failed(verdict: Verdict, metric: str, ours: Rows) -> list[str]:
         sign, limit = (1.0 if verdict.claim.startswith("at least") else -1.0), float(verdict.threshold or 0.0)
     failed = [i for i, value in values.items() if sign * (value - limit) < 0]
     return sorted(failed, key=lambda i: sign * values[i])
+
+
+def _is_in(doc: Mapping[str, Any], column: str, _: str, value: str) -> bool:
+    """Return whether a row is in the slice COLUMN=VALUE."""
+    return value == "*" or (column in doc and str(doc[column]) == value)
 
 
 def _change(report: Report, metric: str, ours: Any, theirs: Any) -> str:

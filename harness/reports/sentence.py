@@ -98,21 +98,26 @@ def _beside(gates: Sequence[Verdict]) -> str:
     waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
     other = [v for v in left if v not in waived and v not in warned]
     parts = [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
-    parts += [f"{part} as a warning" for part in _tally(warned, bare=True)]
-    parts += [f"{part} on what does not ship" for part in _tally([v for v in other if not v.holds_up], bare=True)]
+    parts += _tally(warned, of=("that only warns", "that only warn"))
+    parts += _tally([v for v in other if not v.holds_up], of=("on what does not ship",) * 2)
     held = [v for v in other if v.holds_up]
     parts += [f"{_listed(sorted({v.candidate for v in held}))} may not: {_joined(_tally(held))}"] if held else []
     return "".join(f", {part}" for part in parts)
 
 
-def _tally(verdicts: Sequence[Verdict], *, bare: bool = False) -> list[str]:
-    """Return how many failed, could not be judged and are not proven, the first with the noun unless `bare`."""
+def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> list[str]:
+    """Return how many failed, could not be judged and are not proven; `of` is said of one of them, and of several.
+
+    Without it the first has the noun.
+    """
     found: list[str] = []
     for outcome in sorted(RANKS, key=lambda o: RANKS[o])[:-1]:
         n = sum(v.outcome is outcome for v in verdicts)
         if n:
             what = WORDS.get(outcome) or ("is not proven" if n == 1 else "are not proven")
-            found.append(f"{_number(n) if bare or found else _count(n, 'gate', words=True)} {what}")
+            which = of[n > 1]
+            many = f"{_number(n)} {which}".rstrip() if which or found else _count(n, "gate", words=True)
+            found.append(f"{many} {what}")
     return found
 
 

@@ -12,24 +12,24 @@ from harness.files import write_text
 from harness.records.run import TrainingStep
 from harness.reports.report_json import made
 
-STEPS = "harness-training.jsonl"  # in an adapter's folder, a step a line; never shipped
+STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
 LOGS = "logs"  # beside an adapter's folder: what its trainer logged for people, in whatever form
 MOST = 1000  # steps in a report; of a longer training every so many
 
 
-def write_steps(folder: Path, steps: Iterable[TrainingStep]) -> None:
-    """Write the steps of a training into its adapter's folder, where they stay as long as the adapter."""
+def write_steps(adapter: Path, steps: Iterable[TrainingStep]) -> None:
+    """Write the steps of a training beside its adapter's folder, where they stay as long as that."""
     lines = (json.dumps({k: v for k, v in asdict(step).items() if v is not None}) + "\n" for step in steps)
-    write_text(folder / STEPS, "".join(lines))
+    write_text(adapter.with_name(STEPS), "".join(lines))
 
 
-def read_steps(folder: Path) -> tuple[TrainingStep, ...]:
+def read_steps(adapter: Path) -> tuple[TrainingStep, ...]:
     """Read the steps of a training, at most MOST of them; a trainer owes us none, so that what is no step is nothing.
 
     The first, the last and every one with a validation loss are kept, of the others every so many.
     """
     try:
-        lines = (folder / STEPS).read_text("utf-8").splitlines()
+        lines = adapter.with_name(STEPS).read_text("utf-8").splitlines()
         found = [made(TrainingStep, json.loads(line, parse_constant=lambda _: None), "it") for line in lines]
     except (OSError, ValueError, TypeError, RecursionError):
         return ()

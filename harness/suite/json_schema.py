@@ -150,14 +150,14 @@ def _type(want: Any) -> Schema:
     """Return the schema of a type, as `schema.fits` understands it."""
     origin, args = get_origin(want), get_args(want)
     if origin is Literal:
-        return {"enum": list(args)}
+        return {"enum": list(args)} if all(isinstance(a, (str, int, float)) for a in args) else {}
     if origin in (Union, types.UnionType):
         kinds = [_type(a) for a in args if a is not type(None)]
         return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     if origin is not None and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": _type(args[1])}
+        return {"type": "object", "additionalProperties": _type(args[1]) if args else {}}
     if origin is not None:
-        return {"type": "array", "items": _type(args[0])}
+        return {"type": "array", "items": _type(args[0]) if args else {}}
     return {"type": NAMES[want]} if isinstance(want, type) and want in NAMES else {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.artifacts.digests import digest_of
 from harness.capabilities import Loader as Capable
+from harness.errors import of_the_machine
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
 from harness.workers.on import workers
@@ -31,6 +32,48 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
             found.update(zip(numbers, loaded, strict=True))
         yield [found[i] for i in range(len(refs))]
+
+
+class Shelf:
+    """Loaded models that stay for later suites of one call: the last `most` sets that were asked, none by default."""
+
+    def __init__(self, most: int = 0, tell: Callable[[Progress], None] = lambda _: None) -> None:
+        self._most, self._held = most, dict[str, tuple[ExitStack, list[Subject]]]()
+        self.tell = tell  # of the suite that runs
+
+    def told(self, sign: Progress) -> None:
+        """Pass a sign of life on to whoever watches now."""
+        self.tell(sign)
+
+    @contextmanager
+    def borrowed(self, key: str, load: Callable[[], AbstractContextManager[list[Subject]]]) -> Iterator[list[Subject]]:
+        """Yield the models of a key, loaded unless they are here; where memory runs out others make room for them."""
+        stack, subjects = self._held.pop(key) if key in self._held else self._loaded(load)
+        try:
+            yield subjects
+        finally:
+            self._held[key] = stack, subjects
+            self._keep(self._most)
+
+    def close(self) -> None:
+        """Free all."""
+        self._keep(0)
+
+    def _loaded(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> tuple[ExitStack, list[Subject]]:
+        stack = ExitStack()
+        try:
+            return stack, stack.enter_context(load())
+        except Exception as error:
+            if not (self._held and of_the_machine(error)):
+                raise
+        self.close()
+        return stack, stack.enter_context(load())
+
+    def _keep(self, most: int) -> None:
+        for key in list(self._held)[: max(0, len(self._held) - most)]:
+            stack, subjects = self._held.pop(key)
+            del subjects
+            stack.close()
 
 
 @contextmanager

@@ -203,7 +203,8 @@ def other_template(
                 yield Finding("error", "the training's chat template differs from the base's", evidence, fix)
                 break
     chat = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
-    prompts = {name: next((s.input for s in t.samples or () if s.input), None) for name, t in tasks.items()}
+    own = {name: t for name, t in tasks.items() if not t.brings_rows}  # others make prompts as they must
+    prompts = {name: next((s.input for s in t.samples or () if s.input), None) for name, t in own.items()}
     asked = {name: isinstance(prompt, list) for name, prompt in prompts.items() if prompt is not None}
     plain = [name for name, is_chat in asked.items() if is_chat is not bool(chat)]
     if rows and plain and len(plain) == len(asked):

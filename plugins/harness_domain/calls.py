@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,6 @@ TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 MISTRAL, PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
 NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
 ARGUMENTS = ("arguments", "parameters")  # Llama's word is the second
-NAMELESS = "has no name"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def call_of(value: Any) -> Call:
     if not isinstance(inner, Mapping):
         raise ValueError(f"{value!r:.60} is no call, want an object with a name and arguments")
     if not isinstance(inner.get("name"), str) or not inner["name"]:
-        raise ValueError(f"{value!r:.60} {NAMELESS}")
+        raise ValueError(f"{value!r:.60} has no name")
     given: Any = next((inner[key] for key in ARGUMENTS if inner.get(key) is not None), {})
     given = values.parse(given or "{}") if isinstance(given, str) else given
     if not isinstance(given, Mapping):
@@ -73,7 +73,8 @@ def _mistral(text: str) -> Iterator[Call]:
     """Read Mistral's forms: [TOOL_CALLS] and a list of calls, or a name, [ARGS] and its arguments, for each call."""
     _, mark, rest = text.partition(MISTRAL)
     rest = rest.strip() if mark else text
-    if not mark and not NAMED.match(rest) and not rest.startswith("["):
+    if not mark and not NAMED.match(rest):  # the mark is a special token, which most answers come without
+        yield from _plain(rest)
         return
     if rest.startswith("["):
         yield from _listed(values.parse(rest))
@@ -88,14 +89,14 @@ def _mistral(text: str) -> Iterator[Call]:
 
 def _llama(text: str) -> Iterator[Call]:
     """Read Llama 3's form: {"name": …, "parameters": …}, several parted by ";", behind the Python tag or without it."""
-    rest = text.removeprefix(PYTHON).strip()
+    rest, tagged = text.removeprefix(PYTHON).strip(), text.startswith(PYTHON)
     if not rest.startswith("{"):
-        if rest != text:  # the tag promises a call
+        if tagged:  # the tag promises a call
             yield from _pythonic(f"[{rest}]")
         return
     while rest:
         value, end = values.parse_at(rest, 0)
-        yield call_of(value)
+        yield from _listed(value, strict=tagged)
         rest = rest[end:].strip().removeprefix(";").removeprefix(PYTHON).strip()
 
 
@@ -120,7 +121,8 @@ def _plain(text: str) -> Iterator[Call]:
 def _pythonic(text: str) -> Iterator[Call]:
     """Read a list of Python calls with literal keywords: [get_weather(city="Oslo"), now()]."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings(action="ignore"):  # of escapes in a model's texts
+            tree = ast.parse(text.strip(), mode="eval").body
         found = tree.elts if isinstance(tree, ast.List) else [tree]
         for one in found:
             if not isinstance(one, ast.Call) or one.args or any(k.arg is None for k in one.keywords):

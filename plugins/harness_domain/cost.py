@@ -28,35 +28,44 @@ def median_seconds(scores: Sequence[Score]) -> float:
 @metric("latency_ratio", better="lower", scale="other", combine=ratio_of_medians)
 @metric("seconds", better="lower", scale="other", combine=median_seconds)
 def latency(
-    subject: Subject, samples: Sequence[Sample], *, against: Subject, new_tokens: int = 16, repeats: int = 3
+    subject: Subject,
+    samples: Sequence[Sample],
+    *,
+    against: Subject,
+    new_tokens: int = 16,
+    repeats: int = 3,
+    batch: int = 1,
 ) -> Iterator[Score]:
-    """Time one answer of at most `new_tokens` tokens at a time, in turns with another model in the same process.
+    """Time `batch` answers of at most `new_tokens` tokens at a time, in turns with another model in the same process.
 
-    Each row is asked `repeats` times of both, the order changing every time, so that a machine that
-    slows down slows down both; a row counts with its medians, the metrics are the ratio of the
-    rows' medians and the median seconds. Raises UsageError when `repeats` or `new_tokens` is below 1.
+    Each row is asked `repeats` times of both, together with the `batch` - 1 rows after it, the order changing every
+    time, so that a machine that slows down slows down both; a row counts with its medians, the metrics are the ratio
+    of the rows' medians and the median seconds, which are those of the whole batch. Raises UsageError when `repeats`,
+    `new_tokens` or `batch` is below 1.
     """
-    if repeats < 1 or new_tokens < 1:
-        raise UsageError(f"latency: repeats is {repeats} and new_tokens is {new_tokens}, want 1 or more")
+    if min(repeats, new_tokens, batch) < 1:
+        given = f"repeats is {repeats}, new_tokens is {new_tokens} and batch is {batch}"
+        raise UsageError(f"latency: {given}, want 1 or more")
     if not samples:
         return
+    together = [[samples[(i + k) % len(samples)] for k in range(batch)] for i in range(len(samples))]
     for model in (subject, against):  # the first answer pays for what is set up once
-        _seconds(model, samples[0], new_tokens)
-    for sample in samples:
+        _seconds(model, together[0], new_tokens)
+    for sample, rows in zip(samples, together, strict=True):
         ours: list[float] = []
         theirs: list[float] = []
         for turn in range(repeats):
             pair = [(subject, ours), (against, theirs)]
             for model, seconds in pair if turn % 2 == 0 else reversed(pair):
-                seconds.append(_seconds(model, sample, new_tokens))
+                seconds.append(_seconds(model, rows, new_tokens))
         timed = median(ours) > 0 and median(theirs) > 0  # no answer takes no time: a clock or a cache is at fault
         ratio = median(ours) / median(theirs) if timed else math.nan
         yield Score(sample.id, {"latency_ratio": ratio, "seconds": median(ours) if timed else math.nan})
 
 
-def _seconds(model: Subject, sample: Sample, new_tokens: int) -> float:
+def _seconds(model: Subject, rows: Sequence[Sample], new_tokens: int) -> float:
     start = time.perf_counter()
-    model.generate([sample.input], max_new_tokens=new_tokens)
+    model.generate([row.input for row in rows], max_new_tokens=new_tokens)
     return time.perf_counter() - start
 
 

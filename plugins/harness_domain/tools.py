@@ -45,9 +45,10 @@ def tool_calls(
     """
     tools = [_tools(s) for s in samples]
     wanted = [_wanted(s, own) for s, own in zip(samples, tools, strict=True)]
-    _check_template(subject, next((s for s, own in zip(samples, tools, strict=True) if own), None))
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
     found = final_answers(subject, [s.input for s in samples], **how)
+    # behind what is asked, which `harness plan` listens to without a model
+    _check_template(subject, next((s for s, own in zip(samples, tools, strict=True) if own), None))
     for sample, own, calls, (said, whole) in zip(samples, tools, wanted, found, strict=True):
         weights = {"name": float(bool(calls)), "arguments": float(bool(calls))}
         about: dict[str, Any] = {"answer": said, "weights": weights}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 from harness import UsageError, Verdict, shown
 from harness_report import drawing, pairs
 from harness_report.compare import Between, Both, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, draw
-from harness_report.gates import Driver, Shown, axes, bounds_of, drive, interval_of, show_gate, write_of
-from harness_report.history import Past, Trend, trends_of
+from harness_report.gates import Shown, axes, bounds_of, drive, interval_of, show_gate, write_of
+from harness_report.history import Past, trends_of
 from harness_report.page import ROWS, fill, folded, folder_name, headline, says
 from harness_report.pairs import LOST, WON, Change
 from harness_report.reading import Kept
@@ -43,30 +44,6 @@ class Line:
     flips: str
 
 
-@dataclass(frozen=True)
-class Page:
-    """Everything the template shows of two runs, or of a history."""
-
-    sentence: str
-    lead: list[str]
-    facts: list[tuple[str, str]]
-    driver: Driver | None
-    notes: list[str]
-    gates: list[Shown]
-    same: str
-    lines: list[Line]
-    alike: str
-    ours: str
-    changes: list[Change]
-    compared: Compared | None
-    labels: tuple[str, str]
-    trends: list[Trend]
-    runs: str
-    released: bool
-    sure: str
-    drawn: bool
-
-
 def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
     """Return the page of a run beside another one, and with the history of its suite.
 
@@ -87,8 +64,8 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
     return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name, sections=chosen)
 
 
-def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> Page:
-    return Page(
+def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> SimpleNamespace:
+    return SimpleNamespace(
         sentence=headline(kept.run),
         lead=_lead(c) if c else [],
         facts=_facts(kept, c, past),

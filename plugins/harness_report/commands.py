@@ -18,7 +18,14 @@ FORMATS = ("text", "markdown", "json")
 
 def report(parser: ArgumentParser) -> None:
     """write a run as one HTML page, or as Markdown"""
-    parser.set_defaults(command=_report)
+    parser.set_defaults(command=_report, group="look")
+    parser.epilog = "\n  ".join(
+        (
+            "examples:",
+            "harness report reports/domain-20261126T131146Z --open",
+            "harness report reports/new --against reports/old",
+        )
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
     parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run, row by row")
     parser.add_argument("--history", type=Path, metavar="FOLDER", help="show every run of the suite in a folder, too")
@@ -29,7 +36,8 @@ def report(parser: ArgumentParser) -> None:
 
 def history(parser: ArgumentParser) -> None:
     """print how the gates of a suite stood in every run"""
-    parser.set_defaults(command=_history)
+    parser.set_defaults(command=_history, group="look")
+    parser.epilog = "\n  ".join(("examples:", "harness history suites/domain.toml"))
     parser.add_argument("suite", metavar="SUITE", help="the name of a suite, or its file")
     where = "where the run folders are (reports)"
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help=where)
@@ -38,7 +46,14 @@ def history(parser: ArgumentParser) -> None:
 
 def compare(parser: ArgumentParser) -> None:
     """compare two runs: gates, metrics on the same rows, configuration"""
-    parser.set_defaults(command=_compare)
+    parser.set_defaults(command=_compare, group="look")
+    parser.epilog = "\n  ".join(
+        (
+            "examples:",
+            "harness compare reports/new reports/old",
+            "harness compare reports/new reports/old --format markdown",
+        )
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run that is looked at")
     parser.add_argument("against", type=Path, metavar="RUN", help="the one before it")
     parser.add_argument("--format", choices=FORMATS, default="text", help="how to print it (text)")

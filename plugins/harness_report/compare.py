@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness import Gate, Metric, Outcome, Result, Sample, Score, Verdict, judge, sentence, shown
+from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict, judge, sentence, shown
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
 from harness_report.reading import Kept, Row, value_of
@@ -124,7 +124,11 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
     samples = [Sample(i, cluster=row.get("cluster"), row={}) for i, row in ours.items()]
     results = (_result(now, evaluation, metric, ours), _result(before, evaluation, metric, theirs))
-    return judge(gate, measured, *results, samples, now.run.alpha, name=now.ours)
+    try:
+        return judge(gate, measured, *results, samples, now.run.alpha, name=now.ours)
+    except ModuleNotFoundError as error:
+        hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
+        raise UsageError(f"two runs: the test of {name} {hint}") from None
 
 
 def _result(kept: Kept, evaluation: str, metric: str, rows: Mapping[str, Row]) -> Result:

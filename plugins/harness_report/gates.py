@@ -9,9 +9,12 @@ from urllib.parse import quote, urlencode
 
 from harness import Verdict, sentence, shown
 from harness_report.drawing import BASE, VERDICTS, draw
+from harness_report.pairs import LOST, WON, paired
 from harness_report.reading import Kept
 from harness_report.strips import Axis, Interval, axis_of, strip
 from harness_report.words import GLYPHS, NONE, bytes_, claimed, counted, figure, measured, number, percent, plain, told
+
+NAMED = 20  # rows that a report of format 1 names of those that changed, of a metric which changes on every row
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,14 @@ def _rows(v: Verdict) -> str:
 
 
 def _count(kept: Kept, v: Verdict, which: str) -> int:
-    """Return how many rows a gate won or lost: as it was stored, else those that are named."""
-    stored = getattr(v, f"{which}_count", None)
-    return int(stored) if isinstance(stored, int) and stored else len(getattr(v, which))
+    """Return how many rows a gate won or lost: as it was stored, else counted, for older reports name few of many."""
+    stored, named = getattr(v, f"{which}_count", 0), len(getattr(v, which))
+    if stored or named < NAMED or not v.versus:
+        return int(stored or named)
+    evaluation, _, metric = v.metric.partition(".")
+    rows = kept.rows(v.versus, evaluation), kept.rows(v.candidate, evaluation)
+    pair = paired(metric, *rows, (v.versus, v.candidate), lower=kept.is_lower(v.metric))
+    return max(named, pair.count(WON if which == "won" else LOST))
 
 
 def _aside(v: Verdict) -> str:

@@ -8,15 +8,16 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import Run, sentence, shown
 from harness_report import drawing, made, metrics, pairs
-from harness_report.gates import Driver, Shown, comparison, conclusions_of, drive, link_of, show_gates
+from harness_report.gates import comparison, conclusions_of, drive, link_of, show_gates
 from harness_report.pairs import LOST, WON, Change
 from harness_report.reading import Kept, answer_of
 from harness_report.words import cut, percent, seconds
@@ -36,41 +37,6 @@ SECTIONS = (
     ("rows", "All rows"),
     ("made", "How it was made"),
 )
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything the template shows of one run."""
-
-    sentence: str
-    lead: list[str]
-    rest: list[str]
-    problems: list[str]
-    facts: list[tuple[str, str]]
-    driver: Driver | None
-    missing: list[str]
-    gates: list[Shown]
-    gates_note: str
-    drawn: bool
-    changes: list[Change]
-    metrics: metrics.Table
-    slices: list[list[drawing.Chart]]
-    sure: str
-    min_n: int
-    by_row: list[drawing.Chart]
-    training: made.Training | None
-    rows: list[dict[str, Any]]
-    rows_note: str
-    settings: list[made.Setting]
-    last: str
-    stages: list[made.Stage]
-    memory: bool
-    took: str
-    digests: list[tuple[str, str]]
-    versions: str
-    attempts: list[str]
-    warnings: list[str]
-    commands: list[str]
 
 
 def render(kept: Kept, last: Kept | None = None) -> str:
@@ -98,17 +64,12 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def page_of(kept: Kept, last: Kept | None) -> Page:
+def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     """Return what the page of a run shows."""
     run, said = kept.run, conclusions_of(kept)
     rows, note = pairs.browser(kept)
     stages = made.stages_of(kept)
-    found = {
-        "changes": changes_of(kept, {e["name"] for e in rows}),
-        "slices": metrics.slices_of(kept),
-        "by_row": metrics.by_row(kept),
-    }
-    return Page(
+    return SimpleNamespace(
         sentence=headline(run),
         lead=said["lead"],
         rest=said["rest"],
@@ -134,8 +95,10 @@ def page_of(kept: Kept, last: Kept | None) -> Page:
         attempts=made.attempts_of(run),
         warnings=[cut(w, 500) for w in run.warnings],
         commands=_commands(kept),
-        missing=[cut(m, 300) for m in dict.fromkeys(kept.missing)],
-        **found,  # type: ignore[arg-type]
+        changes=changes_of(kept, {e["name"] for e in rows}),
+        slices=metrics.slices_of(kept),
+        by_row=metrics.by_row(kept),
+        missing=[cut(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
     )
 
 
@@ -167,7 +130,8 @@ def _note(kept: Kept) -> str:
 def _commands(kept: Kept) -> list[str]:
     run = kept.run
     found = [f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written]
-    again = f"harness run {shown(run.path)}"
+    suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
+    again = f"harness run {shown(str(suite))}"
     return [*found, f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered"]
 
 

@@ -61,6 +61,8 @@ def build(
         config = build_config(recipe, Path(folder), seed=seed, device="cpu")
         kept, _ = split_by(recipe, rows, seed)
         tokenizer = load_tokenizer(ref.path)
+        if config.assistant_only_loss and not config.chat_template_path:
+            _check_markers(tokenizer)
         # What a training draws later must not depend on whether the checks ran.
         with torch.random.fork_rng(devices=[]):
             model = skeleton(ref.path)
@@ -75,6 +77,19 @@ def build(
     packing, cut, left = config.packing, config.max_length, len(trainer.train_dataset)
     end = config.truncation_mode == "keep_end"
     return Built(tokenizer, examples, left, cut, packing, lambda n: _batches(trainer, n), model, config, template, end)
+
+
+def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UsageError where nobody says which tokens of a chat are the assistant's: neither the template nor TRL."""
+    from trl.chat_template_utils import get_training_chat_template
+
+    try:
+        get_training_chat_template(tokenizer)
+    except ValueError:
+        raise UsageError(
+            "[train] assistant_only_loss: the chat template has no generation markers, and TRL has none for it; give "
+            "one that has them as chat_template_path, or rows of prompt and completion"
+        ) from None
 
 
 def skeleton(path: str) -> Any:

@@ -81,6 +81,7 @@ def train(
         with each_logit_once():
             _run(trainer, checkpoint)
         note = _note(trainer, ref, recipe, facts)
+        write_steps(out, trainer.watch.steps)
         if adapter:
             _write_adapter(trainer, out, initial, note)
         else:
@@ -204,7 +205,6 @@ def _write_adapter(trainer: Checked, out: Path, initial: Path | None, note: Mapp
         _sort_targets(work / "adapter_config.json")
         fold_scales(work)  # before it is evaluated: what is gated is what servers get
         write_text(work / ADAPTER_NOTE, json.dumps(note, indent=2) + "\n")
-        write_steps(work, trainer.watch.steps)
         seal_folder(work, out)
 
 

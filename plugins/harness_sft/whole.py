@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import CheckFailed, folder_in_place, seal_folder, write_steps, write_text
+from harness import CheckFailed, folder_in_place, seal_folder, write_text
 from harness_lora import ADAPTER_NOTE, check_base, copy_rest
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -
         del again
         facts: Mapping[str, Any] = {**note["facts"], "saved": found}
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
-        write_steps(work, trainer.watch.steps)
         seal_folder(work, out)
 
 

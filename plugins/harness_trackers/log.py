@@ -17,7 +17,7 @@ from harness import Run, UsageError, read_answers, shown
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it
 COLUMNS = ("gate", "candidate", "against", "change", "row", "prompt", "target", "before", "after")
-STRANGE = re.compile(r"[^\w.\- /]")  # what no name of a metric may hold, in the strictest of the trackers
+STRANGE = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def told_of(run: Run) -> Told:
 
 def name_of(*parts: str) -> str:
     """Return a name that every tracker takes, parts between slashes."""
-    return "/".join(STRANGE.sub("_", part).strip(" /") or "_" for part in parts)
+    return "/".join(STRANGE.sub("_", part).strip(" .") or "_" for part in parts)
 
 
 def _metrics(run: Run) -> Iterator[tuple[str, float]]:

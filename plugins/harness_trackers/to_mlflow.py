@@ -24,7 +24,8 @@ def log(told: Told) -> None:
     run = client.create_run(_experiment(client), run_name=told.name).info.run_id
     try:
         outcomes = {name_of("gate", g["candidate"], g["gate"]): g["outcome"] for g in told.gates}
-        tags = [RunTag(name_of(k), v[:LENGTH]) for k, v in {**told.about, **outcomes}.items()]
+        about = {name_of(key): value for key, value in told.about.items()}
+        tags = [RunTag(key, value[:LENGTH]) for key, value in {**about, **outcomes}.items()]
         metrics = [Metric(name, value, now, 0) for name, value in told.metrics.items()]
         for some in _batches(metrics, METRICS):
             client.log_batch(run, metrics=some)

@@ -92,8 +92,20 @@ def test_rows_of_a_perplexity_have_numbers(ran: Project) -> None:
     kept = [json.loads(x) for x in next(folder.glob("base/samples_fit_*")).read_text("utf-8").splitlines()]
     for row in kept:
         if row["id"] in rows:
-            assert f"perplexity {math.exp(row['perplexity']):.4g}" in rows[row["id"]]["base"]
+            assert f"perplexity {math.exp(row['nats']['perplexity']):.4g}" in rows[row["id"]]["base"]
     assert "None" not in ran.harness("show", "--flips").out
+
+
+def test_rows_of_other_slices_are_left_out(project: Project) -> None:
+    """A gate on a slice shows the rows of that slice that failed."""
+    text = SUITE.replace("min = 0.5", 'min = 0.99\nslice = ["kind=a"]\nmin_n = 20')
+    project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    project.run()
+    report, folder = read_run(folder_of(project)), folder_of(project)
+    (verdict,) = [v for v in report.verdicts if v.candidate == "merged"]
+    kinds = {row["id"]: row["kind"] for row in ROWS}
+    rows = changed_rows(report, folder, verdict)
+    assert rows and {kinds[row.id] for row in rows} == {"a"}
 
 
 @pytest.mark.parametrize("most", [1, 3, 1000])

@@ -59,6 +59,15 @@ def test_an_evaluator_refuses_rows_at_collection(project: Project) -> None:
     assert 'eval "strict": row "0": is no' in done.err
 
 
+def test_a_check_that_crashes_is_told(project: Project) -> None:
+    """What a plugin's own code raises is one line that names the evaluator."""
+    broken = PLUGIN.replace("assert folder.is_dir()", "1 / 0")
+    project.write({"harnessfile.py": broken, "suite.toml": EVAL, "test.jsonl": [{"input": "a", "target": "yes"}]})
+    done = project.run("--collect-only")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert '"strict" cannot check its rows: division by zero' in done.err
+
+
 def test_wrong_options_are_told_once(project: Project) -> None:
     """Rows are not checked with options that are none."""
     project.write({"harnessfile.py": PLUGIN, "suite.toml": EVAL + "want = 5\n", "test.jsonl": [{"input": "a"}]})

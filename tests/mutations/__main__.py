@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.mutations.lab import Lab, Seen
 from tests.mutations.mutations import MUTATIONS, Mutation
 
-SHIPPED = ("smoke.toml", "domain.toml", "domain-forgets.toml", "shell.toml", "chat.toml")
+SHIPPED = ("smoke", "domain", "domain-forgets", "shell", "chat", "methods", "preference")
 SUITES = Path(__file__).parents[2] / "suites"
 
 
@@ -37,7 +37,7 @@ def main(words: list[str]) -> int:
             verdict = ("caught" if hit else "MISSED") + (", FALSE ALARM" if alarm else "")
             print(f"{verdict:<8} {mutation.code:<14} {mutation.name}: {told}", flush=True)
         for suite in SHIPPED if not words else ():
-            seen = _quietly(lambda suite=suite: Lab(Path(folder) / "shipped").check_file(SUITES / suite))
+            seen = _quietly(lambda suite=suite: Lab(Path(folder) / "shipped").check_file(SUITES / f"{suite}.toml"))
             alarms += [suite] if seen.alarms else []
             print(f"{'FALSE ALARM' if seen.alarms else 'clean':<23} {suite}: {seen}", flush=True)
     total = caught + len(missed)

@@ -16,6 +16,7 @@ from harness.hookspec import hookimpl
 from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.peft_folder import NOTE
+from harness_preference import dpo
 from harness_sft import sft
 
 
@@ -117,6 +118,26 @@ def _build_misread(ref: Any, adapter: Any, rows: Any, *, seed: int, how: str = "
 
 
 misreading.build = _build_misread  # type: ignore[attr-defined]
+
+
+def misreferenced(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, wrong: bool = True, **o: Any
+) -> Path:
+    """Train as `dpo` does, with a reference whose weights are a twentieth larger than the model's."""
+    from harness_hf import load_model
+    from harness_preference.methods import METHODS
+
+    def beside(ref: Any, adapter: Any) -> dict[str, Any]:
+        model = load_model(ref.path, dtype="float32", device="cpu")
+        for parameter in model.parameters() if wrong else ():
+            parameter.data.mul_(1.05)
+        return {"ref_model": model}
+
+    with patch.dict(vars(METHODS["dpo"]), {"beside": beside}):
+        return dpo(ref, adapter, rows, out, progress=progress, seed=seed, flag=flag, **o)
+
+
+misreferenced.columns = dpo.columns  # type: ignore[attr-defined]
 
 
 def another_note(
@@ -303,6 +324,7 @@ def harness_trainers() -> Mapping[str, Any]:
         "masking": masking,
         "misreading": misreading,
         "another_note": another_note,
+        "misreferenced": misreferenced,
         "damaged": damaged,
     }
 

@@ -122,6 +122,14 @@ def _template_file(lab: Lab, template: str) -> Seen:
     return lab.check(CHAT, _chat_eval(), train_chat_template_path=str(path))
 
 
+def _by_pairs(lab: Lab, wrong: bool) -> Seen:
+    """Train on pairs, with the right reference or a wrong one; so little teaches nobody to stop."""
+    about = {"train_wrong": wrong, "train_max_steps": 6, "train_data": "pairs.jsonl", "train_learning_rate": 5e-3}
+    about |= {"train_per_device_train_batch_size": 4}
+    files = {"pairs.jsonl": PAIRED}
+    return lab.run("M5", files=files, train_use="misreferenced", **about)
+
+
 def _with(number: int, **columns: Any) -> list[dict[str, Any]]:
     return [*ROWS[:number], {**ROWS[number], **columns}, *ROWS[number + 1 :]]
 
@@ -201,6 +209,18 @@ FOUR_TURNS = [
 ]
 NULL = [*({"input": r["prompt"], "target": r["completion"]} for r in ROWS), {"input": "Where?", "target": None}]
 chat = partial(data, healthy=CHAT, test=_chat_eval())
+PAIRED = [
+    {"prompt": row["prompt"], "chosen": row["completion"], "rejected": f"in room {30 + i}"}
+    for i, row in enumerate(ROWS)
+]
+ALIKE_PAIR = {**PAIRED[0], "rejected": f" {PAIRED[0]['chosen']} "}
+LEAKED_PAIR = {**PAIRED[0], "prompt": EVAL[5]["input"].upper()}
+BOTH = [
+    {"chosen": row["messages"], "rejected": [row["messages"][0], {"role": "assistant", "content": f"Room {30 + i}."}]}
+    for i, row in enumerate(CHAT)
+]
+ASKED = [*BOTH[:3], {**BOTH[3], "rejected": [{"role": "user", "content": "When?"}, BOTH[3]["rejected"][1]]}, *BOTH[4:]]
+judged = partial(data, healthy=PAIRED, train_use="dpo")
 LEAK = {**ROWS[3], "prompt": EVAL[5]["input"].upper()}
 PASSAGE = {"prompt": f"Read this: {PARAGRAPH} Where?\n", "completion": "at the harbour"}
 NEARLY = {"prompt": PARAGRAPH.replace("captain", "skipper") + "\n", "completion": "at sea"}
@@ -218,6 +238,7 @@ SELECT = '\n[[eval]]\nname = "select"\nuse = "exact_match"\ndata = "select.jsonl
 FRESH = [{"input": f"Who owns the {t}?\n", "target": t} for t in ("zither", "apron", "bellows", "crate")]
 GROUPED = {"more": '\n[[eval]]\nname = "grouped"\nuse = "exact_match"\ndata = "test.jsonl"\ncluster = "group"\n'}
 
+PINNED = '[[eval]]\nname = "general"\nuse = "pack"\nparts = ["facts"]\ndigest = "{}"\n'
 CALL = {"name": "find", "arguments": {"thing": "anvil"}}
 NO_TOOL = {"target": [CALL], "tools": [{"name": "lose"}]}
 OBJECT = {"target": "{}", "schema": '{"type": "object"}'}
@@ -363,6 +384,21 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(_framed("Question: ", "\n", ROWS), EVAL),
         lambda lab: lab.check(_framed("Question: ", "\n", ROWS), _framed("Question: ", "\n", EVAL, "input")),
     ),
+    Mutation(
+        "the reference is another model",
+        "P1",
+        lambda lab: _by_pairs(lab, wrong=True),
+        lambda lab: _by_pairs(lab, wrong=False),
+    ),
+    judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
+    judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),
+    data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_chat_eval(), train_use="dpo"),
+    judged(
+        "a pair is judged both ways",
+        "D11-conflict",
+        [*PAIRED, {**PAIRED[2], "chosen": PAIRED[2]["rejected"], "rejected": PAIRED[2]["chosen"]}],
+    ),
+    judged("a row of the test among the pairs", "D10-exact", [*PAIRED, LEAKED_PAIR]),
     option(
         "wrapped packing",
         "D9",
@@ -556,6 +592,12 @@ MUTATIONS: list[Mutation] = [
     asked("a schema that is none", 'schema "schema.json": is none', "json", NO_TYPE, OBJECT),
     asked("a schema on the web", "nothing is fetched", "json", ELSEWHERE, OBJECT),
     asked("no earlier answer", "target is missing", "regression", {"target": None}, {"target": "in room 12"}),
+    Mutation(
+        "another pack than the suite's",
+        "and the suite pins 0123456789",
+        lambda lab: lab.check(more=PINNED.format("0123456789")),
+        lambda lab: lab.check(more=PINNED.format("986508c3220a")),
+    ),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
     trained(
         "an exported adapter with DoRA",

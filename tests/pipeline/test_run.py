@@ -517,6 +517,22 @@ def test_private_rows_stay_private(suite: Project) -> None:
         assert '"q3"' not in path.read_text("utf-8"), path.name
 
 
+def test_lock_tells_apart_what_a_file_of_an_option_says(suite: Project) -> None:
+    """A schema that is kept in a file is told by its digest: another one is another claim."""
+    text = (
+        SUITE + '[[eval]]\nname = "form"\nuse = "json"\ndata = "test.jsonl"\nschema = "form.json"\nmax_new_tokens = 8\n'
+    )
+    digests = []
+    for demands in ('{"minProperties": 0}', '{"type": "object"}'):
+        rows = [{"input": "say {}", "target": "{}"}]
+        files = {"suite.toml": text.replace('data = "test.jsonl"\nschema', 'data = "form.jsonl"\nschema')}
+        assert suite.write({**files, "form.json": demands, "form.jsonl": rows}).run("--no-cache").code in (0, 1, 6)
+        newest = max(suite.folder.glob("reports/*/suite.lock.json"), key=lambda p: p.stat().st_mtime_ns)
+        evals = json.loads(newest.read_text("utf-8"))["suite"]["evals"]
+        digests.append(next(e["files"]["form.json"] for e in evals if e["name"] == "form"))
+    assert digests[0] != digests[1]
+
+
 def test_secrets_are_struck_out_of_the_lock(suite: Project) -> None:
     """An option whose name says that it is secret goes into no file of the run."""
     plugin = """

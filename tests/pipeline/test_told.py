@@ -57,7 +57,6 @@ def test_a_training_that_is_reused_has_its_curve(suite: Project) -> None:
     once, again = suite.run().report, suite.run().report
     assert "reused" not in once.facts["training"] and "reused" in again.facts["training"]
     assert once.training == again.training == CURVE
-    assert not (suite.folder / "exports/fake/model" / STEPS).exists()
 
 
 TELLS = """
@@ -108,17 +107,17 @@ def test_logs_that_cannot_be_copied_cost_a_warning(suite: Project, monkeypatch: 
 def test_a_trainer_owes_no_steps(tmp_path: Path, text: str) -> None:
     """What is no step is none, and costs nothing else."""
     (tmp_path / STEPS).write_text(text, "utf-8")
-    assert read_steps(tmp_path) == read_steps(tmp_path / "nowhere") == ()
+    assert read_steps(tmp_path / "adapter") == read_steps(tmp_path / "no/where") == ()
 
 
 def test_steps_are_read_as_they_were_written(tmp_path: Path) -> None:
     """Of many a part: the first, the last, those with a validation loss, and every so many of the others."""
-    write_steps(tmp_path, CURVE)
-    assert read_steps(tmp_path) == CURVE
+    write_steps(tmp_path / "adapter", CURVE)
+    assert read_steps(tmp_path / "adapter") == CURVE
     (tmp_path / STEPS).write_text('{"step": 1, "seconds": 2, "loss": NaN}\n', "utf-8")
-    assert read_steps(tmp_path) == (TrainingStep(1, 2.0),)
-    write_steps(tmp_path, [TrainingStep(i, validation=1.0 if i == 1500 else None) for i in range(1, 5001)])
-    found = [step.step for step in read_steps(tmp_path)]
+    assert read_steps(tmp_path / "adapter") == (TrainingStep(1, 2.0),)
+    write_steps(tmp_path / "adapter", [TrainingStep(i, validation=1.0 if i == 1500 else None) for i in range(1, 5001)])
+    found = [step.step for step in read_steps(tmp_path / "adapter")]
     assert (found[:2], found[-1], 1500 in found) == ([1, 6], 5000, True)
     assert len(found) <= MOST + 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as text_of
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,18 @@ def test_mistakes_are_told_at_collection(project: Project, more: str, row: dict[
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)
     assert what in done.err
+
+
+def test_the_extra_that_schemas_need(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without jsonschema a suite with a schema says what to install, and one without needs nothing."""
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    rows = [{"input": "Order?", "target": {"a": 1}}]
+    project.write({"suite.toml": EVAL, "test.jsonl": rows})
+    assert project.run("--collect-only").code == 0
+    project.write({"suite.toml": EVAL + "schema = { required = ['a'] }\n"})
+    done = project.run("--collect-only")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert "needs the module \"jsonschema\"; pip install 'finetune-harness[json]'" in done.err
 
 
 def test_metrics_follow_from_the_options(project: Project) -> None:

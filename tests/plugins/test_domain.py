@@ -461,10 +461,19 @@ def test_latency_combines_medians_of_both_models() -> None:
     assert math.isnan(seconds.value(broken))
 
 
-def test_latency_wants_at_least_one_repeat() -> None:
-    """No repeat is no timing, told at once."""
+def test_latency_of_a_batch() -> None:
+    """A batch is a row and those after it, asked in one call, and its seconds are those of all of them."""
+    model = Canned({"a": "x", "b": "x", "c": "x"})
+    scores = list(latency(model, [Sample(i, i) for i in "abc"], against=Canned(dict.fromkeys("abc", "x")), batch=2))
+    assert [s.id for s in scores] == ["a", "b", "c"]
+    assert [prompts for prompts, *_ in model.calls[1::3]] == [["a", "b"], ["b", "c"], ["c", "a"]]
+
+
+@pytest.mark.parametrize("options", [{"repeats": 0}, {"batch": 0}, {"new_tokens": 0}])
+def test_latency_wants_at_least_one_of_each(options: dict[str, int]) -> None:
+    """No repeat and no row are no timing, told at once."""
     with pytest.raises(UsageError, match="want 1 or more"):
-        list(latency(Canned(), [Sample("1", "q")], against=Canned(), repeats=0))
+        list(latency(Canned(), [Sample("1", "q")], against=Canned(), **options))
 
 
 def test_size_counts_bytes_and_parameters() -> None:

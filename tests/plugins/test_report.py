@@ -302,6 +302,19 @@ def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Proje
     assert "| qa.exact\\_match | not told apart |" in markdown.replace("exact_match", "exact\\_match")
 
 
+def test_without_numpy_two_runs_are_one_line(
+    two: tuple[Path, Path], project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the tests' library is missing, comparing names the extra that brings it."""
+
+    def lacks(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    monkeypatch.setattr("harness_report.compare.judge", lacks)
+    outcome = project.harness("compare", *map(str, two))
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1) and "finetune-harness[recompute]" in outcome.err
+
+
 def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Project) -> None:
     """A row with another text under the same id is no pair, and that is said; so are two suites."""
     changed(two[1], "merged", "qa", lambda i, row: row.update(prompt_hash="other") if i < 10 else None)

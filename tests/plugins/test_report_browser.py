@@ -74,8 +74,9 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def page(project: Project) -> Path:
     """Write the page of a run that lost 4 rows and won 26, with a hostile answer in a row it lost."""
-    gate = '\n[[gate]]\nid = "better"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.0\n'
-    project.write({"suite.toml": SUITE + gate, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run()
+    gate = '\n[[gate]]\nid = "better <b>"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.0\n'
+    rows = [{**r, "kind": HOSTILE} if r["kind"] == "a" else r for r in ROWS]  # in charts and lists, too
+    project.write({"suite.toml": SUITE + gate, "test.jsonl": rows, "train.jsonl": TRAIN}).run()
     (run,) = project.folder.glob("reports/*")
     for subject, right in (("base", range(4, 30)), ("merged", range(4, 60)), ("adapter", range(60))):
         (path,) = run.glob(f"{subject}/samples_qa_*")
@@ -125,6 +126,9 @@ def test_rows_are_browsed_by_link_and_key(tab: Browser, page: Path) -> None:
     tab.value("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}))")
     assert tab.value("location.hash").startswith("#qa/q")
     assert tab.value("document.querySelectorAll('#body .detail').length") == 1
+    tab.value("const b = document.querySelector('#outcomes button:nth-child(2)'); b.focus(); b.click()")
+    assert tab.value("document.activeElement.textContent").startswith("lost 4")
+    tab.value("document.querySelector('#outcomes button').click()")
     tab.value("const f = document.getElementById('find'); f.value = 'question 17'; f.dispatchEvent(new Event('input'))")
     assert tab.value(count).startswith("rows 1 to 1 of 1 ")
     assert tab.value("location.hash") == "#qa?text=question+17"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from harness.artifacts.kept import NOTES  # noqa: E402
 from harness.data.rows import to_training_rows  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
-from harness.reports.training import read_steps  # noqa: E402
+from harness.reports.training import STEPS, read_steps  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
@@ -63,6 +64,10 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         ({"validation": 1.0}, "validation: is 1.0, want a share"),
         ({"warmup_ratio": 5}, "warmup_ratio: is 5, want a share"),
         ({"max_length": 0}, "max_length: is 0, want at least 1"),
+        (
+            {"use_liger_kernel": True},
+            "use_liger_kernel: its kernels are written for GPUs, and this is a CPU; remove it",
+        ),
         ({"save_strategy": "no"}, 'save_strategy: is "no", want "steps" or "epoch": an interrupted training goes on'),
         ({"save_strategy": "best"}, 'save_strategy: is "best", want "steps" or "epoch"'),
         ({"truncation_mode": "keep_end", "packing": True}, 'truncation_mode: is "keep_end", and packed rows are cut'),
@@ -172,9 +177,10 @@ def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "harness-adapter.json",
-        "harness-training.jsonl",
     ]
-    assert [out, out.parent / NOTES] == sorted(out.parent.iterdir())  # checkpoints are for going on, not for keeping
+    assert [out, out.parent / NOTES, out.parent / STEPS] == sorted(
+        out.parent.iterdir()
+    )  # checkpoints are for going on, not for keeping
     assert (note["base_digest"], note["dtype"]) == ("d" * 64, "float32")
     assert (note["recipe"]["learning_rate"], note["recipe"]["seed"]) == (5e-3, 3)
     assert (facts["steps"], facts["validation_rows"], facts["rows"], len(facts["validation_loss"])) == (32, 8, 32, 8)
@@ -257,7 +263,7 @@ def test_patience(trained: Train) -> None:
     assert (facts["kept_step"], facts["steps"]) == (4 * best, 4 * (best + 2))
     assert "validation loss" in seen[-1].remark and f"no better than step {4 * best} for 2 epochs" in seen[-1].remark
     assert_same(out, trained(RISING, name="short", max_steps=4 * best, **recipe))
-    assert [out, out.parent / NOTES] == sorted(out.parent.iterdir())
+    assert [out, out.parent / NOTES, out.parent / STEPS] == sorted(out.parent.iterdir())
 
     def interrupt(progress: Progress) -> None:
         if progress.done == facts["steps"] - lag:
@@ -635,6 +641,100 @@ def test_packed_documents_have_the_losses_they_have_alone(shape: str, tiny_model
             seen[tuple(batch["input_ids"][0, begin:end].tolist())] = float(each[max(0, begin - 1) : end - 1].sum())
     assert len(seen) == len(rows)
     assert seen == pytest.approx(alone, rel=1e-5)
+
+
+def test_dynamic_fine_tuning(trained: Train, tiny_model: Path) -> None:
+    """With `loss_type = "dft"` the first loss is that of TRL's: each token's, weighted by its own probability."""
+    seen: dict[str, float] = {}
+    for name in ("nll", "dft"):
+        losses: list[float] = []
+        with contextlib.suppress(StopIteration):
+            trained(name=name, adapter=lora(lora_dropout=0.0), loss_type=name, progress=stopping(losses))
+        seen[name] = losses[0]
+    model, built = load_model(tiny_model, dtype="float32", device="cpu"), sft_build(tiny_model)
+    # The first step of the shuffled rows is not known here, so the means of all rows are compared: they are alike.
+    nll, dft = [], []
+    for example in built.examples:
+        ids, labels = torch.tensor([example.ids]), torch.tensor(example.labels)[1:]
+        with torch.no_grad():
+            logp = model(ids).logits[0, :-1].log_softmax(-1)
+        own = logp[labels != -100].gather(1, labels[labels != -100, None])[:, 0]
+        nll.append(-own)
+        dft.append(-own * own.exp())
+    assert seen["nll"] == pytest.approx(float(torch.cat(nll).mean()), rel=0.1)
+    assert seen["dft"] == pytest.approx(float(torch.cat(dft).mean()), rel=0.5)
+    assert seen["dft"] < seen["nll"] / 50
+
+
+def test_noisy_embeddings(trained: Train) -> None:
+    """NEFTune changes the training, and one that was killed goes on with the same noise."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 3:
+            raise OSError("killed")
+
+    recipe = {"adapter": lora(lora_dropout=0.0), "num_train_epochs": 1, "validation": 0.2, "save_steps": 2}
+    plain, noisy = trained(name="plain", **recipe), trained(name="noisy", neftune_noise_alpha=50.0, **recipe)
+    one, two = (load_file(out / "adapter_model.safetensors") for out in (plain, noisy))
+    assert not all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(OSError, match="killed"):
+        trained(progress=interrupt, neftune_noise_alpha=50.0, **recipe)
+    assert_same(noisy, trained(neftune_noise_alpha=50.0, **recipe))
+
+
+def stopping(losses: list[float]) -> Callable[[Progress], None]:
+    """Return what notes the loss of the first step and ends the training there."""
+
+    def note(progress: Progress) -> None:
+        if progress.done == 1:
+            losses.append(float(progress.facts["loss"]))
+            raise StopIteration
+
+    return note
+
+
+def sft_build(tiny_model: Path) -> Any:
+    """Return the rows as they are trained on."""
+    trainer: Any = sft
+    return trainer.build(ModelRef("base", str(tiny_model)), lora(), ROWS, seed=3, max_length=64)
+
+
+OTHERWISE = ("qwen3", "glm4moe")  # TRL's marked templates write something else than the models' own; D7-rows tells
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "llama3", "phi3", "gemma", *OTHERWISE])
+def test_assistant_only_loss_with_templates_that_trl_can_mark(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    """A template without generation markers that TRL has marked learns every answer and the end of its turn, only."""
+    import trl
+
+    folder = shutil.copytree(tiny_model, tmp_path / "base")
+    template = Path(trl.__file__).with_name("chat_templates") / f"{name}.jinja"
+    shutil.copyfile(template, folder / "chat_template.jinja")
+    roles = ("user", "assistant") * 2
+    said = [f"{word} {i}" for i, word in enumerate(("What is one?", "It is two.", "And three?", "It is four."))]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+    trainer: Any = sft
+    ref = ModelRef("base", str(folder))
+    built = trainer.build(ref, lora(), [{"messages": messages}], seed=3, assistant_only_loss=True, max_length=4096)
+    [example] = built.examples
+    parts = re.findall("⟦(.*?)⟧", built.show(example), re.DOTALL)
+    assert len(parts) == 2
+    for text, part in zip((said[1], said[3]), parts, strict=True):
+        assert text in part
+        assert not any(other in part for other in (said[0], said[2]))
+    tokenizer = load_tokenizer(folder)
+    plain = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert (tokenizer.decode(example.ids) == plain) is (name not in OTHERWISE)
+
+
+def test_assistant_only_loss_is_refused_without_markers(tiny_model: Path) -> None:
+    """A template that has no generation markers, and that TRL has not marked, is refused in one line."""
+    trainer: Any = sft
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    with pytest.raises(UsageError) as caught:
+        trainer.build(ModelRef("base", str(tiny_model)), lora(), rows, seed=3, assistant_only_loss=True)
+    [line] = caught.value.messages
+    assert line.startswith("[train] assistant_only_loss: ") and "generation" in line and "\n" not in line
 
 
 def facts_of(out: Path) -> dict[str, Any]:

@@ -179,4 +179,4 @@ def test_private_rows_are_named_nowhere(tracked: Project) -> None:
 
 
 def test_names_are_such_as_every_tracker_takes() -> None:
-    assert name_of("gate", "a/b", "100 % <x>\n", " ") == "gate/a/b/100 _ _x__/_"
+    assert name_of("gate", "a/../b", "100 % <x>\n", "..", " ") == "gate/a_.._b/100 _ _x__/_/_"

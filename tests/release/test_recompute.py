@@ -23,7 +23,8 @@ from harness.gates.decide import judge
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
-from harness.release.outcome import read_lock, verdicts_error
+from harness.release.locked import read_lock
+from harness.release.outcome import verdicts_error
 from harness.release.policy import Policy
 from harness.release.verify import verify
 from harness.reports.report_json import dumps

@@ -82,6 +82,32 @@ def test_commands_of_models_are_stopped(job: Project) -> None:
         assert not any(line.startswith("::") for line in lines[1:end])
 
 
+def test_annotations_can_be_asked_for(project: Project) -> None:
+    """`run --github` annotates anywhere; where there is no summary to write none is."""
+    project.write({"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    assert "::warning " in project.run("--github").out
+    assert "::" not in project.run().out.replace("::qa", "")
+
+
+def test_a_summary_that_cannot_be_written_changes_nothing(job: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict and its exit code are what they are, and that there is no summary is told."""
+    code = job.run().code
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(job.folder))
+    outcome = job.run()
+    assert (outcome.code, "::warning::the summary cannot be written" in outcome.out) == (code, True)
+
+
+def test_files_hold_no_commands(job: Project) -> None:
+    """What is written into a file, or read by a script, has no command in it; mistakes are still annotated."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for words in (["schema"], ["plugins"], ["show", "nowhere"], ["schema", "--json"]):
+        command = [sys.executable, "-c", "import sys; from harness.cli.main import main; sys.exit(main())", *words]
+        with (job.folder / "out").open("w") as out:
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=env, check=False)
+        assert "::" not in (job.folder / "out").read_text("utf-8"), words
+        assert done.stderr.count("::error") == (done.returncode != 0)
+
+
 def test_mistakes_are_annotated_too(job: Project) -> None:
     """A mistake in the suite stands at its line."""
     job.write({"suite.toml": SUITE + '\n[[gate]]\nid = "x"\nmetrik = "qa.exact_match"\nmin = 0.5\n'})

@@ -40,8 +40,8 @@ SAID = {
     "nothing ships: two gates are not proven": made(OPEN, OPEN),
     "nothing ships: one gate could not be judged": made(replace(OPEN, outcome=Outcome.ERROR)),
     "merged may ship: 1 of 2 gates passed, one is waived": made(PASSED, WAIVED),
-    "merged may ship: 1 of 2 gates passed, one failed as a warning": made(PASSED, WARN),
-    "merged may ship: 1 of 2 gates passed, one failed on what does not ship": made(PASSED, ASIDE),
+    "merged may ship: 1 of 2 gates passed, one that only warns failed": made(PASSED, WARN),
+    "merged may ship: 1 of 2 gates passed, one on what does not ship failed": made(PASSED, ASIDE),
     "nothing ships: a reason": made(PASSED, exports=[REFUSED]),
     "merged may ship: 1 of 2 gates passed, nf4 may not: one gate failed": made(
         PASSED, replace(FAILED, candidate="nf4"), exports=[WRITTEN, replace(REFUSED, candidate="nf4")]

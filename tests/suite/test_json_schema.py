@@ -108,6 +108,43 @@ def test_plugins_of_the_harnessfile_are_in_it(project: Project) -> None:
     assert not list(Draft4Validator(made).iter_errors(tomllib.loads(SUITE)))
 
 
+ODD = """
+from __future__ import annotations
+import typing
+from typing import TYPE_CHECKING, Any, Callable, Literal
+from harness import hookimpl, metric
+
+if TYPE_CHECKING:
+    from nowhere import Thing
+
+
+@metric("m", better="higher")
+def odd(subject, samples, *, a: Thing = None, b: Literal[b"x"] = b"x", c: typing.Mapping = {}, d=object(), e: int = 3,
+        f: typing.Sequence = (), g: Callable = print, h: float = float("nan"), i: "list[" = (), j: Any = "k"):
+    pass
+
+
+@hookimpl
+def harness_evaluators():
+    return {"odd": odd}
+"""
+
+
+def test_odd_signatures_of_plugins_are_taken_as_far_as_they_go(project: Project) -> None:
+    """An annotation that cannot be resolved allows anything, a default that no JSON holds is left out."""
+    project.write({"suite.toml": SUITE, "harnessfile.py": ODD.lstrip()})
+    outcome = project.harness("schema", "suite.toml", "-p", "harness.testing")
+    assert outcome.code == 0, outcome.err
+    made = json.loads(outcome.out)
+    Draft4Validator.check_schema(made)
+    (one,) = [b for b in made["properties"]["eval"]["items"]["anyOf"] if b["title"] == "odd"]
+    assert one["properties"]["e"] == {"type": "integer", "default": 3}
+    assert one["properties"]["a"] == one["properties"]["b"] == one["properties"]["h"].get("default", {}) == {}
+    assert "type" not in one["properties"]["i"]
+    assert project.harness("plugins", "odd", "--suite", "suite.toml").code == 0
+    assert project.harness("plugins", "odd", "--suite", "suite.toml", "--json").code == 0
+
+
 def test_init_writes_a_schema_that_its_suite_names(project: Project) -> None:
     """The first line of a new suite names the schema beside it, for which the suite is valid."""
     assert project.harness("init", "mine").code == 0

@@ -120,9 +120,10 @@ function page(doc, win, data) {
     return node;
   };
   const current = () => data.find((e) => e.name === state.name) || data[0];
-  const button = (text, pressed, act) => {
+  const button = (key, text, pressed, act) => {
     const node = make("button", text);
     node.type = "button";
+    node.dataset.key = key;
     node.setAttribute("aria-pressed", String(pressed));
     node.addEventListener("click", act);
     return node;
@@ -154,6 +155,7 @@ function page(doc, win, data) {
     const outcome = make("td", undefined, KEYS[outcome_]);
     const fold = make("button", words(e)[outcome_] || "open", "plain");
     fold.type = "button";
+    fold.dataset.key = `row ${row[ID]}`;
     fold.setAttribute("aria-expanded", String(opened === row[ID]));
     fold.setAttribute("aria-label", `${words(e)[outcome_] || ""} ${row[ID]}`.trim());
     outcome.append(fold);
@@ -196,16 +198,23 @@ function page(doc, win, data) {
     win.history.replaceState(null, "", hashOf(state));
   }
 
+  // Draw anew, and leave the focus where it was, on what was made anew.
   function draw() {
+    const key = doc.activeElement && doc.activeElement.dataset ? doc.activeElement.dataset.key : "";
+    drawAll();
+    const again = key && [...$("rows").querySelectorAll("button")].find((node) => node.dataset.key === key);
+    if (again) again.focus({ preventScroll: true });
+  }
+
+  function drawAll() {
     const e = current();
-    if (!e) return;
     state.name = e.name;
     found = filter(e, state);
-    $("evals").replaceChildren(...data.map((d) => button(d.name, d === e, () => choose({ ...parse(""), name: d.name }))));
+    $("evals").replaceChildren(...data.map((d) => button(`eval ${d.name}`, d.name, d === e, () => choose({ ...parse(""), name: d.name }))));
     const [t, o] = sidesOf(e, state), compared = compare(e, t, o);
     const counts = compared.counts.map((n, i) => [n, words(e)[i], i]).filter(([n, word]) => n && word);
-    $("outcomes").replaceChildren(button(`all ${e.total.toLocaleString("en")}`, !state.outcome, () => choose({ outcome: "" })),
-      ...counts.map(([n, word, i]) => button(`${word} ${n.toLocaleString("en")}`, state.outcome === KEYS[i], () => choose({ outcome: KEYS[i] }))));
+    $("outcomes").replaceChildren(button("all", `all ${e.total.toLocaleString("en")}`, !state.outcome, () => choose({ outcome: "" })),
+      ...counts.map(([n, word, i]) => button(`outcome ${i}`, `${word} ${n.toLocaleString("en")}`, state.outcome === KEYS[i], () => choose({ outcome: KEYS[i] }))));
     if ($("find").value !== state.text) $("find").value = state.text;
     const slices = [...new Set(e.rows.map((r) => r[SLICE]))].filter((s) => s).sort();
     $("slice").replaceChildren(...["", ...slices].map((s) => { const o = make("option", s || "every slice"); o.value = s; return o; }));

@@ -1,0 +1,83 @@
+"""`harness cache`: what is kept to be fast, and how to make room."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from typing import TYPE_CHECKING
+
+from harness.cli.options import Commands, command
+from harness.cli.streams import say
+from harness.errors import ExitCode, UsageError
+from harness.texts.shown import shown
+
+if TYPE_CHECKING:
+    from harness.artifacts.stored import Entry
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def cache(args: argparse.Namespace) -> int:
+    """`harness cache`"""
+    from harness.artifacts.stored import KINDS, entries, remove, to_remove
+    from harness.files import cache_dir
+
+    folder, most = cache_dir(), None if args.size is None else _bytes(args.size)
+    if args.older is not None and args.older < 0:
+        raise UsageError(f"--older is {args.older:g}, want days, 0 or more")
+    found = entries(folder)
+    args.document = {"folder": str(folder), "entries": [_told(e) for e in found], "removed": []}
+    if args.older is None and most is None:
+        if args.prune:
+            raise UsageError("--prune: say which, with --older DAYS or --size BYTES")
+        say(f"{folder}: {_size(sum(e.bytes for e in found))}")
+        for kind in ("answers", *KINDS, "damaged"):
+            if some := [e for e in found if e.kind == kind]:
+                what = {"answers": "what models said", "damaged": "set aside"} | KINDS
+                say(
+                    f"  {kind:<10} {len(some):>5}  {_size(sum(e.bytes for e in some)):>10}  {_ages(some)}  {what[kind]}"
+                )
+        return ExitCode.OK
+    gone = to_remove(found, args.older, most)
+    if args.prune:
+        remove(folder, gone)
+        args.document["removed"] = [_told(e) for e in gone]
+    for entry in gone:
+        say(f"  {shown(entry.name)}  {_size(entry.bytes)}  {_ages([entry])}")
+    said = "removed" if args.prune else "would be removed; --prune removes them"
+    say(f"{len(gone)} of {len(found)} entries, {_size(sum(e.bytes for e in gone))}, {said}")
+    return ExitCode.OK
+
+
+def cache_parser(commands: Commands) -> None:
+    """Add `harness cache`."""
+    examples = ("harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
+    one = command(commands, "cache", cache, "list what is kept to be fast, or make room", *examples)
+    one.add_argument("--older", type=float, metavar="DAYS", help="what was not used for so long")
+    one.add_argument("--size", metavar="BYTES", help="the longest unused until so much is left, for instance 20G")
+    one.add_argument("--prune", action="store_true", help="remove it; never while another harness uses the cache")
+
+
+def _told(entry: Entry) -> dict[str, object]:
+    return {"kind": entry.kind, "name": entry.name, "bytes": entry.bytes, "used": entry.used}
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper())
+    if not found:
+        raise UsageError(f'--size is "{text}", want bytes, for instance 500M or 20G')
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def _size(size: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size} B"
+
+
+def _ages(some: list[Entry]) -> str:
+    """Return how long ago the last of some entries was used, and the first if that was long before."""
+    days = sorted({max(0, int((time.time() - e.used) // 86400)) for e in some})
+    return f"used {days[0]} days ago" if len(days) == 1 else f"used {days[0]} to {days[-1]} days ago"
