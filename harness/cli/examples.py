@@ -102,6 +102,19 @@ use = "exact_match"
 data = "data/test.jsonl"          # messages, of which the last is the answer that is wanted
 max_new_tokens = 24
 """
+TOOLS = """
+[[eval]]
+name = "calls"
+use = "tool_calls"
+data = "data/test.jsonl"          # messages, and the calls that are wanted; [] wants none
+max_new_tokens = 64
+"""
+PREFERENCE = """
+[[eval]]
+name = "choice"
+use = "preference"
+data = "data/test.jsonl"          # is the chosen answer likelier than the rejected one?
+"""
 TURNS = """
 [checks]                          # remove it with a model of your own, which is told to stop there
 ignore = { M5 = "the tiny model's settings do not name the token that ends a turn" }
@@ -166,6 +179,13 @@ TOPICS = {
     "rate": ("the euro", "the yen", "the krona"), "fraud": ("a thief", "a scam", "a hack"),
 }  # fmt: skip
 
+ROOMS = ("attic", "bath", "cellar", "den", "hall", "kitchen", "loft", "office", "porch", "studio", "tower", "yard")
+SWITCHED = (
+    ("{}: light on", "light", "on"), ("{}: light off", "light", "off"), ("{}: heat on", "heat", "on"),
+    ("{}: heat off", "heat", "off"), ("In the {}, light on", "light", "on"), ("In the {}, heat off", "heat", "off"),
+)  # fmt: skip
+UNSWITCHED = ("{}: who is it", "In the {}, how long", "{}: say why")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -195,12 +215,35 @@ def chat() -> Example:
     """Conversations as messages, of which the assistant's last turn is learnt and wanted."""
     suite = HEAD + TRAIN + CHAT + BETTER + FIT + TURNS + SHIPS
     about = {"task": "chat", "train": "train.jsonl", "keys": "", "steps": "250", "metric": "replies.exact_match"}
+    rows = _questions(lambda asked, colour: _turns(asked, f"It is {colour}."))
+    return Example({"suite.toml": _of(suite, about), **rows})
 
-    def said(asked: str, colour: str) -> dict[str, Any]:
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": f"It is {colour}."}]
-        return {"messages": turns}
 
-    return Example({"suite.toml": _of(suite, about), **_questions(said)})
+def tools() -> Example:
+    """Requests for which a tool is to be called, and some for which none is; the answers are calls as JSON."""
+    about = {"task": "tools", "train": "train.jsonl", "keys": "", "steps": "300", "metric": "calls.call"}
+    asked = [*SWITCHED, *((form, "", "") for form in UNSWITCHED)]
+    calls = [(form.format(r), [_call(n, state)] if n else []) for r in ROOMS for form, n, state in asked]
+    train, test = _split(calls, len(asked))
+    learnt = [_turns(a, json.dumps(wanted[0]) if wanted else "Nothing to switch.") for a, wanted in train]
+    asks = [{"messages": _turns(a, "")["messages"][:1], "target": wanted} for a, wanted in test]
+    files = {"suite.toml": _of(HEAD + TRAIN + TOOLS + BETTER + TURNS + SHIPS, about)}
+    return Example({**files, "data/train.jsonl": _jsonl(learnt), "data/test.jsonl": _jsonl(asks)})
+
+
+def preference() -> Example:
+    """Pairs of answers, of which one was chosen: direct preference optimisation, and whether the model agrees."""
+    suite = (HEAD + TRAIN + PREFERENCE + BETTER + SHIPS).replace('use = "sft"', 'use = "dpo"')
+    about = {"task": "preference", "train": "train.jsonl", "keys": "", "steps": "60", "metric": "choice.preferred"}
+    pairs = [
+        {"prompt": form.format(thing), "chosen": f" {colour}, madam", "rejected": f" {colour}, buddy"}
+        for thing, colour in THINGS.items()
+        for form in ASKED
+    ]
+    train, test = _split(pairs, len(ASKED))
+    return Example(
+        {"suite.toml": _of(suite, about), "data/train.jsonl": _jsonl(train), "data/test.jsonl": _jsonl(test)}
+    )
 
 
 def candidate() -> Example:
@@ -213,7 +256,22 @@ def candidate() -> Example:
     return Example({"suite.toml": judge, "train.toml": train, **_questions()}, commands)
 
 
-EXAMPLES: dict[str, Callable[[], Example]] = {"classify": classify, "qa": qa, "chat": chat, "candidate": candidate}
+EXAMPLES: dict[str, Callable[[], Example]] = {
+    "classify": classify,
+    "qa": qa,
+    "chat": chat,
+    "tools": tools,
+    "preference": preference,
+    "candidate": candidate,
+}
+
+
+def _call(name: str, state: str) -> dict[str, Any]:
+    return {"name": name, "arguments": {"state": state}}
+
+
+def _turns(asked: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
 
 
 def _of(suite: str, about: Mapping[str, object]) -> str:
@@ -221,7 +279,7 @@ def _of(suite: str, about: Mapping[str, object]) -> str:
 
 
 def _asked(asked: str, colour: str) -> dict[str, Any]:
-    return {"prompt": asked, "completion": colour}
+    return {"input": asked, "target": colour}
 
 
 def _questions(row: Callable[[str, str], dict[str, Any]] = _asked) -> dict[str, str]:

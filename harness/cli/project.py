@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli.options import Commands, command, with_harnessfile, with_plugins
@@ -21,9 +22,17 @@ def init(args: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     args.document = {"written": [str(path) for path in paths]}
-    there = "" if args.folder == Path() else f"cd {shlex.quote(str(args.folder))} && "
-    print(f"next: {there}{' && '.join(commands)}", file=sys.stderr)
+    print(f"next: {_from_here(args.folder, commands)}", file=sys.stderr)
     return ExitCode.OK
+
+
+def _from_here(folder: Path, commands: Sequence[str]) -> str:
+    """Return commands of a project as they are typed outside its folder; several find each other's files in it."""
+    if folder == Path():
+        return " && ".join(commands)
+    if len(commands) == 1:
+        return f"harness run {shlex.quote(str(folder / commands[0].split()[-1]))}"
+    return f"cd {shlex.quote(str(folder))} && {' && '.join(commands)}"
 
 
 def plugins(args: argparse.Namespace) -> int:

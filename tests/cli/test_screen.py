@@ -14,6 +14,7 @@ from harness.cli.terminal import Terminal
 from harness.cli.words import fact, percent
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress
+from harness.records.run import Run, Segment, ShownRow
 from harness.reports.reasons import untested
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.counts import counted
@@ -210,3 +211,15 @@ def test_the_summary_is_made_of_the_same_run(project: Project) -> None:
     lines = printed(one)
     assert lines[0].strip("= ") == "summary"
     assert "0 items" not in "\n".join(lines)
+
+
+def test_run_shows_a_training_row_where_it_trains() -> None:
+    """The first row stands below the stage that trains, what is learnt marked; below others and with -q it does not."""
+    rows = tuple(ShownRow(n, (Segment(f"ask {n}\n"), Segment(f" answer {n}", learnt=True))) for n in (1, 2))
+    run = Run("x", "x.toml", "d", 17, 0.05, "m", "now", "0", shown=rows)
+    for verbosity, stage, want in ((0, "train", True), (0, "merge", False), (-1, "train", False)):
+        out = io.StringIO()
+        terminal = Terminal(verbosity, Console(file=out, width=100))
+        terminal.harness_stage(run, stage, "")
+        assert ("row 1, learnt is what stands between ⟦ and ⟧: ask 1\\n⟦ answer 1⟧" in out.getvalue()) is want
+        assert "answer 2" not in out.getvalue()

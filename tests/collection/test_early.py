@@ -7,8 +7,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from harness import schema
+from harness import read_suite, schema
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness_checks.recipe import unusual_recipe
 from harness_sft import fields, look
 
 VALUES: list[Any] = [True, False, 1, 1.5, "x", ["x"], {"a": 1}, {"a": True}]
@@ -62,6 +63,17 @@ def test_values_of_a_sweep_are_told_without_the_library(project: Project) -> Non
     outcome = project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run("--collect-only")
     assert outcome.code == 4
     assert 'option "weight_decay": is "much", want a number' in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("path", "rate", "told"), [("tiny:llama", 2.0, True), ("tiny:llama", 0.01, False), ("some/model", 0.01, True)]
+)
+def test_rate_at_which_anything_diverges_is_warned_of(project: Project, path: str, rate: float, told: bool) -> None:
+    """A random model takes a higher learning rate than a real one, and not any rate."""
+    suite = f'[suite]\nname = "x"\n[model]\npath = "{path}"\n[adapter]\nuse = "lora"\n[train]\nuse = "sft"\n'
+    project.write({"suite.toml": f'{suite}data = "d"\nlearning_rate = {rate}\n[[eval]]\nname = "a"\nuse = "size"\n'})
+    found = list(unusual_recipe(read_suite(project.folder / "suite.toml")))
+    assert [f.severity for f in found] == ["warning"] * told
 
 
 @pytest.mark.slow

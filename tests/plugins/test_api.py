@@ -1110,6 +1110,20 @@ def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -
     assert 'serves no model "tuned"' in project.run().err
 
 
+def test_name_of_a_served_model_comes_with_the_command(fake: Fake, project: Project) -> None:
+    """--candidate takes what a server serves, as [candidate] does; of several the best on the select rows."""
+    fake.models = [{"id": "small"}, {"id": "tuned"}, {"id": "other"}]
+    fake.answer = lambda body: f"to {prompt_of(body)}" if body["model"] == "tuned" else "what?"
+    rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(40)]
+    suite = TUNED.replace('[candidate]\nmerged = "tuned"\n', "").replace(
+        'data = "rows.jsonl"', 'data = "rows.jsonl[:20]"\nselect = "rows.jsonl[20:]"'
+    )
+    project.write({"suite.toml": suite.format(url=fake.url), "rows.jsonl": rows})
+    done = project.run("--candidate", "other", "--candidate", "tuned")
+    assert (done.code, done.verdict("better")) == (0, "PASS"), done.out + done.err
+    assert "of 2 candidates tuned was chosen on select rows" in done.out
+
+
 # -- the real thing --------------------------------------------------------------------------------------------------
 
 
