@@ -13,7 +13,7 @@ import pytest
 
 from harness.cli.main import main
 from harness.cli.parser import GROUPS, parser
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import SUITE, Project
 
 SOON = ("--reason", "r", "--until", "9999-01-01", "--by", "ada")
 
@@ -104,12 +104,6 @@ def test_completion_without_its_library_says_what_to_install(
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["--print-completion", "bash"]) == 4
     assert "finetune-harness[completion]" in capsys.readouterr().err
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project that passes and ships."""
-    return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def document(project: Project, *words: str) -> dict[str, object]:
