@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness_lora.merge import Merge, as_rows, workers
     from harness_lora.peft_folder import NOTE as ADAPTER_NOTE
     from harness_lora.peft_folder import read_config
-    from harness_lora.plan import make_plan
+    from harness_lora.plan import check_base, check_mergeable, make_plan
     from harness_lora.targets import check_targets
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "Header",
     "Merge",
     "as_rows",
+    "check_base",
+    "check_mergeable",
     "check_targets",
     "find_tensor",
     "fold_scales",
@@ -40,6 +42,8 @@ LATER = {  # what other plugins use of this one, imported when it is asked for
     "MOVES_BASE": "harness_lora.fields",
     "Merge": "harness_lora.merge",
     "as_rows": "harness_lora.merge",
+    "check_base": "harness_lora.plan",
+    "check_mergeable": "harness_lora.plan",
     "check_targets": "harness_lora.targets",
     "find_tensor": "harness_lora.headers",
     "fold_scales": "harness_lora.fold:fold",
