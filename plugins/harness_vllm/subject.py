@@ -32,7 +32,7 @@ class VLLMSubject(Described):
         dtype = str(self.dtype).removeprefix("torch.")
         self._compare(dtype)
         if ref.adapter:
-            self.tell(f"its adapter is folded into its base for vLLM, rounded once to {dtype}")
+            self.tell(f"folded into its base for vLLM, rounded once to {dtype}")
 
     def _compare(self, dtype: str) -> None:
         """Score some windows with and without the prefix cache; raises UsageError where they differ, or it cannot."""
