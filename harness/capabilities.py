@@ -42,7 +42,11 @@ class Loader(Capabilities):
     probe: Given = None
     needs: Given = None
     remote: bool = False  # a candidate's path is a name, not a folder
+<<<<<<< HEAD
     piece: int = 1  # times as many requests as others' models are given at once: what serves wants dozens
+=======
+    lacks: tuple[str, ...] = ()  # what its subjects cannot that others can: "token_kl", or a base in "4-bit"
+>>>>>>> room/vllm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,7 @@ class Evaluator(Capabilities):
     estimate: Given = None
     check_rows: Given = None
     marks: str | Callable[..., str] = ""  # "answers" or "pairs", or a function of the options that says which
+    asks: tuple[str, ...] = ()  # methods of a subject that not every loader's has, such as "token_kl"
     uncached: bool = False  # it measures time, and gets models that remember nothing
     json_targets: bool = False  # a target is any JSON value, of which it gets the text
 

@@ -39,7 +39,8 @@ def harness_loaders() -> Provided:  # type: ignore[empty-body]
     not remembered, and the model is loaded for every run. A loader with an option `python` is called, and asked for
     identities, in a process of that interpreter where the suite gives one. `probe(path)` raises UsageError at a
     candidate's folder that cannot be loaded, `needs(options)` names the modules that are imported late, and
-    `remote=True` says that a candidate's path is a name, not a folder.
+    `remote=True` says that a candidate's path is a name, not a folder. `lacks=("token_kl",)` names what its subjects
+    cannot that evaluators ask for, "4-bit" that it loads no base so: a suite that wants it is refused at collection.
     """
 
 
@@ -90,7 +91,8 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     folder. What a person should know of a result: `remarks=…`, `(scores) -> list[str]`. What can be
     checked before a model is loaded: `check=…`, `(options, folder, model's path)`, raising UsageError. The modules
     that it imports late: `needs=…`, `(options) -> names`. What its rows and options must be is checked at collection:
-    `check_rows=…`, `(samples, options, folder)`, raising UsageError. With `json_targets=True` a row's target is any
+    `check_rows=…`, `(samples, options, folder)`, raising UsageError. `asks=("token_kl",)` names what it
+    asks of a subject beyond answers and scores. With `json_targets=True` a row's target is any
     JSON value, or the calls of tools that end its messages, and a Sample's the text of it.
 
     An evaluator may mark answers after the model is gone: `marks="answers"`, or "pairs" (or a function

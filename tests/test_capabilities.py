@@ -160,3 +160,31 @@ def test_command_of_a_plugin(points: list[Point], capsys: pytest.CaptureFixture[
     points[1:] = [Point("run", greeting)]
     assert main(["greet", "you"]) == 4
     assert 'command "run" of somewhere:build: there is one of this name' in capsys.readouterr().err
+
+
+LACKING = """from contextlib import contextmanager
+
+from harness import hookimpl, loader
+from harness.testing import load, open_source
+
+
+@hookimpl
+def harness_loaders():
+    @loader(open=open_source, lacks=("token_kl",))
+    @contextmanager
+    def scant(refs):
+        with load(refs) as subjects:
+            yield subjects
+
+    return {"scant": scant}
+"""
+
+
+@pytest.mark.parametrize("use", ["fake", "scant"])
+def test_what_a_loader_lacks_is_refused_where_an_evaluator_asks_for_it(use: str, project: Project) -> None:
+    """A suite whose models cannot give what an evaluation asks of them exits 4 at collection."""
+    text = SUITE.replace('"fake"', f'"{use}"').replace('"polite"', '"drift"')
+    project.write({"suite.toml": text, "rows.jsonl": ROWS, "harnessfile.py": LACKING})
+    outcome = project.run("--collect-only")
+    said = '"drift" asks a model for token_kl, which those of "scant" do not give; use = "hf" in [model]'
+    assert (outcome.code, said in outcome.err) == (4, use == "scant"), outcome.err  # without a candidate in any case

@@ -35,6 +35,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         return None
     marks = Task(spec, function, {}, None).marks
     _check_against(context, spec, function, marks)
+    _check_asks(context, spec, function)
     if marks and not spec.cluster and samples:
         samples = by_prompt(samples)
     folder = context.suite.path.parent
@@ -108,6 +109,19 @@ def _check_against(context: Context, spec: Eval, function: Callable[..., Any], m
     if (schema.wants(function, COMPARATIVE) or marks == "pairs") and spec.against not in beside:
         known = did_you_mean(spec.against, beside)
         context.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
+
+
+def _check_asks(context: Context, spec: Eval, function: Callable[..., Any]) -> None:
+    """Refuse an evaluator that asks for what the models of the suite's loader do not give."""
+    use = context.suite.model.use
+    if ("loader", use) in context.plugins.provided:
+        lacks = capabilities.Loader.of(context.plugins.find("loader", use).function).lacks
+        for name in capabilities.Evaluator.of(function).asks:
+            if name in lacks:
+                what = (
+                    f'"{spec.use}" asks a model for {name}, which those of "{use}" do not give; use = "hf" in [model]'
+                )
+                context.mistakes.add(spec.where, what)
 
 
 def _samples(

@@ -151,6 +151,7 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Ada
     where = table.where if table else str(plan.suite.path)
     try:
         made = make_adapter(plan)
+        _check_bits(plan, made)
         if known:
             return made
         made.check()
@@ -162,6 +163,13 @@ def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Ada
         mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
         return None
     return made
+
+
+def _check_bits(plan: Plan, made: Adapter) -> None:
+    """Raise UsageError where the adapter stands on a base in 4 bits, and the loader has none such."""
+    use = plan.suite.model.use
+    if made.quantization and "4-bit" in capabilities.Loader.of(plan.plugins.find("loader", use).function).lacks:
+        raise UsageError(f'stands on a base in 4 bits, which "{use}" does not load; use = "lora", or "hf" in [model]')
 
 
 def make_adapter(plan: Plan) -> Adapter:

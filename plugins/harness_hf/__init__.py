@@ -12,7 +12,14 @@ from harness import hookimpl, lazily, loader, schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
+<<<<<<< HEAD
     from harness_hf.linear import fast_linear, use_onednn
+=======
+    from harness_hf.described import Described
+    from harness_hf.linear import available as onednn_available
+    from harness_hf.linear import product as onednn_product
+    from harness_hf.linear import use_onednn
+>>>>>>> room/vllm
     from harness_hf.models import (
         BLOCK,
         add_adapter,
@@ -32,15 +39,18 @@ if TYPE_CHECKING:
     from harness_hf.splits import SPLITS
     from harness_hf.splits import name_of as split_name
     from harness_hf.subject import HFSubject
-    from harness_hf.tokens import Tokens
+    from harness_hf.tokens import DEFAULT_CONTEXT, Tokens
 
 # When it is imported, by whomever, it advises to install kernels that are downloaded at run time.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "BLOCK",
+    "DEFAULT_CONTEXT",
     "SPLITS",
+    "Described",
     "HFSubject",
+    "LocalSource",
     "Tokens",
     "add_adapter",
     "assert_not_repacked",
@@ -65,7 +75,10 @@ __all__ = [
 ]
 LATER = {  # what other plugins use of this one, imported when it is asked for
     "BLOCK": "harness_hf.models",
+    "DEFAULT_CONTEXT": "harness_hf.tokens",
+    "Described": "harness_hf.described",
     "HFSubject": "harness_hf.subject",
+    "LocalSource": "harness_hf.sources",
     "SPLITS": "harness_hf.splits",
     "Tokens": "harness_hf.tokens",
     "add_adapter": "harness_hf.models",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ import torch
 
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError
 from harness_hf import generation, models, sources
+from harness_hf.described import Described
 from harness_hf.scoring import Scored, Scorer, not_causal
 from harness_hf.tokens import Pair, Tokens
 
@@ -22,25 +22,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
-DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 
 
-class HFSubject:
+class HFSubject(Described):
     """A causal LM: a model in memory, its tokens, and how to switch its adapter on or off."""
 
     def __init__(
         self, ref: ModelRef, folder: str, model: PreTrainedModel, tokens: Tokens, activate: Activate, **options: Any
     ) -> None:
-        self.name = ref.name
-        self.model, self.tokens, self._activate = model, tokens, activate
-        self.context = _context(model, tokens)
-        files = [Path(folder), *([ref.adapter] if ref.adapter else [])]
-        self.digest = ref.digest or _digest(ref, files)
-        self.parameters = sum(sources.parameters_of(f) for f in files)
-        self.nbytes = sum(sources.bytes_of(f) for f in files)
+        super().__init__(ref, folder, tokens, tokens.context(sources.context_of(model.config.to_dict())))
+        self.model, self._activate = model, activate
         self.scorer = Scorer(model, self.context, **options)
-        self.notes: list[str] = []
-        self._told: set[str] = set()
         self._tell_why_plain()
         if not self.scorer.packs and (why := not_causal(model)):
             what = f'model "{ref.name}": {type(model).__name__} {why}'
@@ -56,17 +48,10 @@ class HFSubject:
         A text ends before the first stop string or stop token. `truncate` cuts prompts from the left so that
         `max_new_tokens` have room; without it UsageError is raised where a prompt fills the context.
         """
-        how, encoded = Generate(**options), self.tokens.prompts(prompts)
-        if how.truncate:
-            room = max(1, self.context - how.max_new_tokens)
-            encoded = [ids[-room:] for ids in encoded]
-        longest = max(map(len, encoded), default=0)
-        if longest >= self.context:
-            raise UsageError(
-                f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
-            )
+        how = Generate(**options)
+        encoded = self.prompts(prompts, how)
         with self._active():
-            yield from generation.generate(self.model, self.tokens, encoded, how, context=self.context, tell=self._tell)
+            yield from generation.generate(self.model, self.tokens, encoded, how, context=self.context, tell=self.tell)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
@@ -81,9 +66,7 @@ class HFSubject:
         and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning. It
         does all as lm_eval does: a whole text has two BOS before it where the tokenizer adds one itself.
         """
-        windows: list[list[Pair]] = []
-        for (prompt, _), (context, target) in zip(pairs, self.tokens.pairs(pairs, as_lm_eval=truncate), strict=True):
-            windows.append([self._fitting(context, target, truncate)] if prompt else self._rolling(context, target))
+        windows = self.windows(pairs, truncate=truncate)
         owners = [i for i, several in enumerate(windows) for _ in several]
         waiting = [len(several) for several in windows]
         sums = [Scored() for _ in windows]
@@ -101,19 +84,6 @@ class HFSubject:
         """Drop what is kept of earlier requests, which others are computed from."""
         self.scorer.forget()
 
-    @property
-    def prefix(self) -> str:
-        """The text of the token that stands before a text without a prompt."""
-        return str(self.tokens.tokenizer.decode([self.tokens.prefix]))
-
-    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
-        """Count the tokens of each prompt and continuation together."""
-        return [len(context) + len(target) for context, target in self.tokens.pairs(pairs)]
-
-    def render(self, messages: list[dict[str, str]]) -> str:
-        """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
-        return self.tokens.render(messages)
-
     def token_kl(self, texts: Sequence[str], against: HFSubject) -> list[tuple[float, int]]:
         """Per text: the sum over its tokens of KL(against ‖ self) in nats, and the number of tokens.
 
@@ -124,7 +94,7 @@ class HFSubject:
             raise UsageError(
                 f'drift: "{self.name}" and "{against.name}" tokenise differently, so they cannot be compared'
             )
-        windows = [self._rolling(*pair) for pair in encoded]
+        windows = [self.rolling(*pair) for pair in encoded]
         flat = [window for several in windows for window in several]
         sums = iter(self._divergences(flat, against))
         sizes = [len(target) for _, target in encoded]
@@ -153,35 +123,9 @@ class HFSubject:
                 totals[number] += sum(kl[place] for place in places)
         return totals
 
-    def _fitting(self, context: list[int], target: list[int], truncate: bool) -> Pair:
-        length = len(context) + len(target)
-        if not target:
-            raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; check the choices')
-        if length > self.context + 1 and (not truncate or len(target) > self.context):
-            raise UsageError(
-                f'model "{self.name}": a row has {length} tokens, the context is {self.context}; shorten it'
-            )
-        return context[max(0, length - self.context - 1) :], target
-
-    def _rolling(self, context: list[int], ids: list[int]) -> list[Pair]:
-        """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
-        size = self.context
-        begun = size + 1 - len(context)  # tokens of the first window
-        windows = [(context, ids[:begun])] if ids else []
-        for start in range(begun, len(ids), size):
-            end = min(start + size, len(ids))
-            windows.append((ids[max(end - size - 1, 0) : start], ids[start:end]))
-        return windows
-
     def _tell_why_plain(self) -> None:
         if why := self.scorer.why_plain:
-            self._tell(f"prompts are not shared, each row is computed whole: {why}")
-
-    def _tell(self, what: str) -> None:
-        """Note something once."""
-        if what not in self._told:
-            self._told.add(what)
-            self.notes.append(f"{self.name}: {what}")
+            self.tell(f"prompts are not shared, each row is computed whole: {why}")
 
     @contextmanager
     def _active(self) -> Iterator[None]:
@@ -260,18 +204,3 @@ def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor,
     """Give the head its last hidden states in one piece: with a frozen weight, torch.matmul copies the vocabulary's
     matrix once a row otherwise (2.2 GB for 40 rows of a model of 135 M parameters)."""
     return tuple(x.contiguous() for x in inputs)
-
-
-def _context(model: PreTrainedModel, tokens: Tokens) -> int:
-    named = sources.context_of(model.config.to_dict())
-    if named is None and tokens.tokenizer.model_max_length < 1e9:
-        named = int(tokens.tokenizer.model_max_length)
-    return named or DEFAULT_CONTEXT
-
-
-def _digest(ref: ModelRef, files: Sequence[Path]) -> str:
-    """Return the digest of the weights that answer: the model's, and with an adapter or a quantisation those too."""
-    parts = [sources.folder_digest(f) for f in files]
-    if ref.quantization:
-        parts.append(json.dumps(dict(ref.quantization), sort_keys=True, default=str))
-    return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()

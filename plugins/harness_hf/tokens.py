@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
+DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 
 
 class Tokens:
@@ -34,6 +35,12 @@ class Tokens:
         if token is None:
             raise UsageError("tokenizer: has neither a BOS nor an EOS token, so a text without a prompt has no start")
         return int(token)
+
+    def context(self, named: int | None) -> int:
+        """Return the most tokens of a model whose config names so many, or none."""
+        if named is None and self.tokenizer.model_max_length < 1e9:
+            named = int(self.tokenizer.model_max_length)
+        return named or DEFAULT_CONTEXT
 
     @cached_property
     def front(self) -> list[int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from harness import Logprob, Sample, Score, Subject, UsageError, hookimpl, metric
+from harness import Logprob, Sample, Score, Subject, UsageError, evaluator, hookimpl, metric
 
 
 @metric("perplexity", better="lower", scale="perplexity")
@@ -26,6 +26,7 @@ def perplexity(
         yield _score(sample, logprob)
 
 
+@evaluator(asks=("token_kl",))
 @metric("kl", better="lower")
 def drift(subject: Subject, samples: Sequence[Sample], *, against: Subject, column: str = "text") -> Iterator[Score]:
     """Measure how far a model's next-token distributions moved: mean KL(against ‖ subject), nats per token.

@@ -236,7 +236,7 @@ def test_memory_running_out_halves_the_budget(subject: Any, monkeypatch: pytest.
         return forward(tokens, *rest)
 
     monkeypatch.setattr(subject.scorer, "_forward", small)
-    subject.scorer._forget()
+    subject.scorer.forget()
     assert [p.total for p in subject.logprobs(pairs)] == pytest.approx(expected, abs=1e-3)
     assert subject.scorer.budget == 50
     assert max(calls) > 60
@@ -415,7 +415,7 @@ def test_attention_by_tiles_is_tried(subject: Any, monkeypatch: pytest.MonkeyPat
     if not scorer.tiles:
         pytest.skip("no oneDNN for float32 here")
     scorer.probed = False
-    scorer._forget()
+    scorer.forget()
     tiles = attention._by_tiles
     monkeypatch.setattr(attention, "_by_tiles", lambda *a: tiles(*a) * 1.1)
     assert [found.total for found in subject.logprobs(pairs)] == pytest.approx([r.total for r in right], abs=1e-4)

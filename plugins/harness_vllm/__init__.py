@@ -1,0 +1,78 @@
+"""[model] use = "vllm": causal LMs answered by vLLM, in an environment of its own that `python` names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness import hookimpl, loader, schema
+
+if TYPE_CHECKING:
+    from harness import ModelRef, Subject
+    from harness_hf import LocalSource
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@hookimpl
+def harness_loaders() -> dict[str, Any]:
+    return {"vllm": load}
+
+
+def open_source(
+    path: str,
+    *,
+    dtype: DType = "auto",
+    tensor_parallel_size: int = 1,
+    gpu_memory_utilization: float | None = None,
+    max_model_len: int | None = None,
+    python: str | None = None,
+    batch_invariant: bool = False,
+    engine: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    sha256: str | None = None,
+) -> LocalSource:
+    """Bring a model onto this machine and tell what it is; raises UsageError where vLLM is not there to load it."""
+    from harness_vllm import environment, opening
+
+    opening.check(tensor_parallel_size, gpu_memory_utilization, max_model_len, engine or {})
+    environment.check(python)
+    return opening.source(path, max_model_len, revision=revision, sha256=sha256)
+
+
+def identify(ref: ModelRef, **options: Any) -> str | None:
+    """Return the identity of all an answer depends on, loading no model; None in an environment without vLLM."""
+    from harness_vllm import opening
+
+    return opening.identity(ref, schema.with_defaults(load, options))
+
+
+@loader(open=open_source, identity=identify, needs=lambda _: ("torch", "transformers"), lacks=("token_kl", "4-bit"))
+@contextmanager
+def load(
+    refs: Sequence[ModelRef],
+    *,
+    dtype: DType = "auto",
+    tensor_parallel_size: int = 1,
+    gpu_memory_utilization: float | None = None,
+    max_model_len: int | None = None,
+    python: str | None = None,
+    batch_invariant: bool = False,
+    engine: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    sha256: str | None = None,
+) -> Iterator[list[Subject]]:
+    """Load one Subject per ref, an adapter folded into its base; `engine` holds more of vLLM's arguments.
+
+    Raises UsageError where vLLM cannot load a model, or scores otherwise when it reads its prefix cache.
+    """
+    from harness_vllm.opening import Flags
+    from harness_vllm.subject import load_subjects, release
+
+    flags = Flags(dtype, tensor_parallel_size, gpu_memory_utilization, max_model_len, batch_invariant, engine or {})
+    subjects = load_subjects(refs, flags, {"revision": revision, "sha256": sha256})
+    try:
+        yield list(subjects)
+    finally:
+        release(subjects)

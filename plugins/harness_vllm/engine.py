@@ -1,0 +1,127 @@
+"""vLLM in this process: started with what makes its answers ours, asked with token ids.
+
+Imports torch: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a model is loaded)
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from harness import CheckFailed, Generate, UsageError
+from harness_hf import one_line
+from harness_vllm import environment
+from harness_vllm.opening import Flags
+from harness_vllm.scoring import Output
+
+ON_CPU = {
+    "block_size": 32,
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 2 << 30,
+}  # its own are 128, and all there is
+
+
+class Answer(Protocol):
+    """What vLLM returns of an answer."""
+
+    token_ids: Sequence[int]
+    text: str
+    stop_reason: int | str | None
+
+
+class VLLM:
+    """An engine with a model; `room` is how many tokens its cache holds, in blocks of `block`."""
+
+    def __init__(self, name: str, folder: Path, dtype: torch.dtype, length: int, flags: Flags, share: int) -> None:
+        vllm = environment.enter(batch_invariant=flags.batch_invariant)
+        self._params = vllm.SamplingParams
+        try:
+            self._llm = vllm.LLM(str(folder), **_arguments(dtype, length, flags, share))
+            about, inner = self._llm.llm_engine.vllm_config, self._llm.llm_engine.engine_core.engine_core
+            self.block = int(about.cache_config.block_size)
+            caches = inner.scheduler.kv_cache_config
+            self.room = caches.num_blocks // max(1, len(caches.kv_cache_groups)) * self.block
+            found = about.model_config.dtype
+        except torch.OutOfMemoryError as error:
+            what = f"does not fit: {one_line(error)}; choose a smaller dtype, or a tensor_parallel_size"
+            raise UsageError(f'model "{name}": {what}') from None
+        except Exception as error:  # whatever it calls what it does not take
+            raise UsageError(f'model "{name}": vLLM cannot load it: {one_line(error)}') from None
+        if found != dtype:
+            raise UsageError(
+                f'model "{name}": vLLM computes in {found} where {dtype} was asked for; name another dtype'
+            )
+
+    def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[Output]:
+        """Return what every token of each prompt is given."""
+        how = self._params(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        how.skip_reading_prefix_cache = not reads
+        found: Sequence[Output] = self._ask(prompts, [how] * len(prompts))
+        return found
+
+    def answer(
+        self, prompts: Sequence[list[int]], how: Generate, context: int, stops: Sequence[int]
+    ) -> Sequence[Answer]:
+        """Answer each prompt, to a stop string, one of `stops` or the end of the context; raises CheckFailed at NaN."""
+        drawn = how.drawn
+        seeds = drawn.seeds if drawn else (None,) * len(prompts)
+        chosen: dict[str, Any] = {"temperature": 0}
+        if drawn:
+            chosen = {"temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": drawn.top_k}
+        each = [
+            self._params(
+                max_tokens=min(how.max_new_tokens, context - len(prompt)),
+                stop=[s for s in how.stop if s],
+                stop_token_ids=list(stops),
+                logprobs=0,
+                seed=None if seed is None else seed % (1 << 63),
+                **chosen,
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        answers = [output.outputs[0] for output in self._ask(prompts, each)]
+        for answer in answers:
+            rows = zip(answer.token_ids, answer.logprobs or (), strict=True)
+            if not all(abs(row[token].logprob) < float("inf") for token, row in rows):
+                raise CheckFailed("generation: the model's logits are not finite")
+        found: Sequence[Answer] = answers
+        return found
+
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+        if not self._llm.reset_prefix_cache():
+            raise CheckFailed("vllm: did not empty its prefix cache")
+
+    def close(self) -> None:
+        """End the engine, and give its memory back."""
+        del self._llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _ask(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> Any:
+        given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        return self._llm.generate(given, list(params), use_tqdm=False) if given else []
+
+
+def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM`; `share` engines are to fit beside each other."""
+    ours: dict[str, Any] = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "tensor_parallel_size": flags.tensor_parallel_size,
+        "max_model_len": length,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # a model's own defaults of sampling are not asked for
+        "trust_remote_code": False,
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+    if torch.cuda.is_available():
+        ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or 0.9) / share
+        return dict(flags.engine) | ours
+    return ON_CPU | dict(flags.engine) | ours

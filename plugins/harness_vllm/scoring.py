@@ -1,0 +1,132 @@
+"""Log-probabilities through vLLM's prefix cache, of which no row is read that was not computed for it.
+
+vLLM computes no rows for the positions of a prompt that it finds in its cache, and returns what lies in their memory
+(its issue 42019). The row of position i comes from the hidden state of i - 1, so those of a continuation are whole
+where no more than len(context) - 1 tokens came from the cache. That count is of a request's first turn: one that is put
+back for want of memory and begun again reads more of the cache and keeps the count. So no more are asked at once than
+the cache has room for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness import CheckFailed, UsageError
+
+Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
+Row = Mapping[int, Any]  # by token: its `logprob` and its `rank`
+PROBES = 8  # windows that are scored both ways when a model is loaded
+APART = {"float32": 1e-3}  # nats a token that the two may differ by
+ROUGH = 0.1  # in half precision, where a row beside others differs
+SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "
+ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")
+
+
+class Output(Protocol):
+    """What vLLM returns for a prompt."""
+
+    prompt_logprobs: Sequence[Row | None] | None
+    num_cached_tokens: int | None
+
+
+class Engine(Protocol):
+    """What scores whole prompts; its cache has `room` for so many tokens, in blocks of `block`."""
+
+    room: int
+    block: int
+
+    def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[Output]:
+        """Return what every token of each prompt is given; `reads` says whether the prefix cache may be read."""
+        ...
+
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+        ...
+
+
+class NotFinite(CheckFailed):
+    """A model whose scores are no numbers, which is told where they are asked for."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The log-probability of a window's target in nats, and whether each token was the likeliest."""
+
+    total: float
+    greedy: bool
+
+
+def score(engine: Engine, windows: Sequence[Pair], *, reads: bool = True) -> list[Scored]:
+    """Score each window's target after its context, each once however often it is asked.
+
+    With `reads`, the first that could share a beginning warms the cache, and what had too much of it is asked again
+    without. Raises CheckFailed where a score is not finite, or vLLM has no whole row for a token.
+    """
+    keyed = [(tuple(context), tuple(target)) for context, target in windows]
+    distinct = sorted(set(keyed))
+    long = [pair for pair in distinct if reads and len(pair[0]) > engine.block]  # no other finds a block to read
+    found: dict[Any, Scored] = {}
+    for wave in [long[:1], *_waves(engine, long[1:])] if long else ():
+        for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=True), strict=True):
+            if _whole(output, pair):
+                found[pair] = _sum(output, pair)
+    for wave in _waves(engine, [pair for pair in distinct if pair not in found]):
+        for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=False), strict=True):
+            if not _whole(output, pair):
+                had = output.num_cached_tokens
+                raise CheckFailed(f"vllm: took {had} tokens from its cache where it was to read none; scores are stale")
+            found[pair] = _sum(output, pair)
+    return [found[pair] for pair in keyed]
+
+
+def compare(engine: Engine, windows: Sequence[Pair], name: str, dtype: str) -> None:
+    """Score windows with and without the prefix cache; raises UsageError where they differ."""
+    engine.forget()
+    try:
+        plain = score(engine, windows, reads=False)
+        engine.forget()
+        shared = score(engine, windows)
+    except NotFinite:
+        return
+    finally:
+        engine.forget()
+    for (_, target), one, other in zip(windows, plain, shared, strict=True):
+        apart = abs(one.total - other.total) / len(target)
+        if not apart <= APART.get(dtype, ROUGH):
+            what = f"scores by {apart:.3g} nats a token otherwise when it reads its prefix cache"
+            raise UsageError(f'model "{name}": vLLM {what}, so its scores prove nothing; use = "hf", or another vLLM')
+
+
+def _whole(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+    """Return whether every row of a target was computed for it."""
+    return output.num_cached_tokens is not None and output.num_cached_tokens <= len(pair[0]) - 1
+
+
+def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> Scored:
+    context, target = pair
+    rows = (output.prompt_logprobs or ())[len(context) :]
+    if len(rows) != len(target) or not all(row and token in row for row, token in zip(rows, target, strict=True)):
+        raise CheckFailed("vllm: gave no log-probability for a token of a continuation")
+    given = [row[token] for row, token in zip(rows, target, strict=True) if row]
+    total = math.fsum(each.logprob for each in given)
+    if not math.isfinite(total):
+        raise NotFinite("scoring: the model's log-probabilities are not finite")
+    return Scored(total, all(each.rank == 1 for each in given))
+
+
+def _waves(engine: Engine, pairs: Sequence[Any]) -> Iterator[list[Any]]:
+    """Cut pairs into those that the cache holds at once, so that none is put back and begun again."""
+    wave: list[Any] = []
+    room = 0
+    for pair in pairs:
+        blocks = 1 + math.ceil((len(pair[0]) + len(pair[1]) + 1) / engine.block)
+        if wave and blocks * engine.block > room:
+            yield wave
+            wave, room = [], 0
+        room = (room if wave else engine.room) - blocks * engine.block
+        wave.append(pair)
+    if wave:
+        yield wave

@@ -1,0 +1,110 @@
+"""A model in vLLM as the harness sees it: generate, logprobs; its tokens and windows are those of "hf".
+
+Imports torch: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Unpack
+
+import harness_hf
+from harness import CheckFailed, Generate, Generation, Logprob, ModelRef, Prompt, UsageError
+from harness_hf import Described, Tokens, one_line
+from harness_vllm import opening, scoring
+from harness_vllm.engine import VLLM, Answer
+from harness_vllm.folded import folded
+from harness_vllm.opening import Flags
+
+
+class VLLMSubject(Described):
+    """A causal LM in an engine of its own."""
+
+    def __init__(self, ref: ModelRef, folder: str, flags: Flags, share: int) -> None:
+        tokens, base = Tokens.of(folder), Path(folder)
+        named = harness_hf.open_source(folder).context
+        super().__init__(ref, folder, tokens, opening.context(tokens.context(named), flags.max_model_len, folder))
+        self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
+        self.stops = sorted(tokens.stops | opening.stops(base))
+        with folded(base, ref.adapter, self.dtype) as whole:
+            self.engine = VLLM(ref.name, whole, self.dtype, self.context + opening.SPARE, flags, share)
+        dtype = str(self.dtype).removeprefix("torch.")
+        self._compare(dtype)
+        if ref.adapter:
+            self.tell(f"folded into its base for vLLM, rounded once to {dtype}")
+
+    def _compare(self, dtype: str) -> None:
+        """Score some windows with and without the prefix cache; raises UsageError where they differ, or it cannot."""
+        try:
+            scoring.compare(self.engine, self._probes(), self.name, dtype)
+        except (UsageError, CheckFailed):
+            raise
+        except Exception as error:  # what the hardware's kernels have not shows when they are first used
+            what = f"vLLM loads it, and cannot run it: {one_line(error)}"
+            raise UsageError(f'model "{self.name}": {what}; use = "hf"') from None
+
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
+        """Answer each prompt, greedily unless told to sample; see `Subject`. Drawn tokens are vLLM's own."""
+        how = Generate(**options)
+        encoded = self.prompts(prompts, how)
+        if how.max_new_tokens <= 0:
+            return ["" for _ in prompts]
+        special = {i for i in map(self.tokens.special, how.stop) if i is not None}
+        stops = sorted({*self.stops, *special})
+        found = self.engine.answer(encoded, how, self.context, stops)
+        return [self._text(answer, how.stop, {*stops}) for answer in found]
+
+    def _text(self, answer: Answer, strings: Sequence[str], stops: set[int]) -> str:
+        """Return an answer as "hf" decodes it, up to the first stop string or token."""
+        ids = list(answer.token_ids)
+        text = self.tokens.decode(ids[:-1] if ids and ids[-1] in stops else ids)
+        found = [at for s in strings if s and (at := text.find(s)) >= 0]
+        if not found and isinstance(answer.stop_reason, str):  # it is there only as vLLM writes it
+            return answer.text
+        return text[: min(found)] if found else text
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
+        """Score each continuation after its prompt, or without one a whole text, in windows; see `Subject`."""
+        windows = self.windows(pairs, truncate=truncate)
+        scores = iter(scoring.score(self.engine, [window for several in windows for window in several]))
+        found = []
+        for several, (_, text) in zip(windows, pairs, strict=True):
+            own = [next(scores) for _ in several]
+            tokens = sum(len(target) for _, target in several)
+            found.append(Logprob(sum(s.total for s in own), tokens, len(text.encode()), all(s.greedy for s in own)))
+        return found
+
+    def forget(self) -> None:
+        """Drop what is kept of earlier requests, which others are computed from."""
+        self.engine.forget()
+
+    def _probes(self) -> list[scoring.Pair]:
+        """Return windows with a beginning in common that is long enough to be read from the cache."""
+        [ids] = self.tokens.texts([scoring.SHARED * 64])
+        room = min(self.context - 32, 4 * self.engine.block)
+        ends = self.tokens.texts(list(scoring.ENDS))
+        return [(ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(ends)]
+
+
+def load_subjects(refs: Sequence[ModelRef], flags: Flags, pins: Mapping[str, str | None]) -> list[VLLMSubject]:
+    """Load the models of some refs, each in an engine of its own; raises UsageError."""
+    subjects: list[VLLMSubject] = []
+    try:
+        for ref in refs:
+            if ref.quantization:
+                what = 'is held in 4 bits, which no test proves here with vLLM; use = "hf", or [adapter] use = "lora"'
+                raise UsageError(f'model "{ref.name}": {what}')
+            folder = harness_hf.resolve(ref.path, **({} if Path(ref.path).is_dir() else pins))
+            subjects.append(VLLMSubject(ref, str(folder), flags, len(refs)))
+    except BaseException:
+        release(subjects)
+        raise
+    return subjects
+
+
+def release(subjects: list[VLLMSubject]) -> None:
+    """End the engines."""
+    for subject in subjects:
+        subject.engine.close()
+    subjects.clear()
