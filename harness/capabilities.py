@@ -42,11 +42,8 @@ class Loader(Capabilities):
     probe: Given = None
     needs: Given = None
     remote: bool = False  # a candidate's path is a name, not a folder
-<<<<<<< HEAD
     piece: int = 1  # times as many requests as others' models are given at once: what serves wants dozens
-=======
     lacks: tuple[str, ...] = ()  # what its subjects cannot that others can: "token_kl", or a base in "4-bit"
->>>>>>> room/vllm
 
 
 @dataclass(frozen=True, kw_only=True)

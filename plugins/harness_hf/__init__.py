@@ -12,14 +12,8 @@ from harness import hookimpl, lazily, loader, schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
-<<<<<<< HEAD
-    from harness_hf.linear import fast_linear, use_onednn
-=======
     from harness_hf.described import Described
-    from harness_hf.linear import available as onednn_available
-    from harness_hf.linear import product as onednn_product
-    from harness_hf.linear import use_onednn
->>>>>>> room/vllm
+    from harness_hf.linear import fast_linear, use_onednn
     from harness_hf.models import (
         BLOCK,
         add_adapter,

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from harness_lora.merge import Merge, as_rows, copy_rest, workers
     from harness_lora.peft_folder import NOTE as ADAPTER_NOTE
     from harness_lora.peft_folder import read_config
-<<<<<<< HEAD
-    from harness_lora.plan import check_base, make_plan
-=======
     from harness_lora.plan import check_base, check_mergeable, make_plan
->>>>>>> room/vllm
     from harness_lora.targets import check_targets
 
 __all__ = [
@@ -33,10 +29,7 @@ __all__ = [
     "Merge",
     "as_rows",
     "check_base",
-<<<<<<< HEAD
-=======
     "check_mergeable",
->>>>>>> room/vllm
     "check_targets",
     "copy_rest",
     "find_tensor",
@@ -54,11 +47,8 @@ LATER = {  # what other plugins use of this one, imported when it is asked for
     "Merge": "harness_lora.merge",
     "as_rows": "harness_lora.merge",
     "check_base": "harness_lora.plan",
-<<<<<<< HEAD
     "copy_rest": "harness_lora.merge",
-=======
     "check_mergeable": "harness_lora.plan",
->>>>>>> room/vllm
     "check_targets": "harness_lora.targets",
     "find_tensor": "harness_lora.headers",
     "fold_scales": "harness_lora.fold:fold",

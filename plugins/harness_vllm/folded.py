@@ -1,4 +1,4 @@
-"""An adapter folded into its base, for vLLM: docs/decisions/0090-folded.md says why.
+"""An adapter folded into its base, for vLLM: docs/decisions/0092-folded.md says why.
 
 Imports torch: import this module inside functions.
 """
