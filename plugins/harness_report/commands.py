@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import ExitCode, UsageError, write_text
+from harness import ExitCode, UsageError, run_markdown, write_text
 
 if TYPE_CHECKING:
     from harness_report.compare import Compared
@@ -66,11 +66,7 @@ def _report(args: Namespace) -> int:
 
     kept = read_folder(args.run)
     if args.markdown:
-        from harness_report.markdown import compared, summary
-
-        sys.stdout.write(
-            summary(kept) if args.against is None else compared(_compared(kept, read_folder(args.against)))
-        )
+        sys.stdout.write(_markdown(kept, args.against))
         return ExitCode.OK
     html, path = _page(kept, args)
     path = args.o or path
@@ -84,6 +80,16 @@ def _report(args: Namespace) -> int:
 
         webbrowser.open(path.resolve().as_uri())
     return ExitCode.OK
+
+
+def _markdown(kept: Kept, against: Path | None) -> str:
+    """Return a run as a job's summary has it, or what differs from another one."""
+    if against is None:
+        return run_markdown(kept.run, kept.folder)
+    from harness_report.markdown import compared
+    from harness_report.reading import read_folder
+
+    return compared(_compared(kept, read_folder(against)))
 
 
 def _page(kept: Kept, args: Namespace) -> tuple[str, Path]:

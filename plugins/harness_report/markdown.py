@@ -1,34 +1,13 @@
-"""A run, or two, as Markdown for a pull request: the gates, what follows, and some rows that changed."""
+"""What differs between two runs as Markdown, for a pull request."""
 
 from __future__ import annotations
 
 from harness import Verdict, markdown, sentence
 from harness_report.compare import Compared
 from harness_report.gates import scale_of
-from harness_report.page import changes_of
-from harness_report.pairs import Change
 from harness_report.reading import Kept
 from harness_report.terminal import estimate
 from harness_report.words import GLYPHS, claimed, number
-
-MOST = 10  # rows that are shown
-LONGEST = 160  # characters of a text of others
-
-
-def summary(kept: Kept) -> str:
-    """Return a run as Markdown: the sentence, the gates, the conclusions, and the first rows that changed."""
-    lines = [f"## {markdown(sentence.verdict_sentence(kept.run))}", ""]
-    lines += ["| verdict | gate | estimate [one-sided bounds] | rows |", "|---|---|---|---|"]
-    for v in sentence.worst_first(kept.run):
-        rows = f"{v.n:,}" if v.n else "–"
-        lines.append(_cells(f"{GLYPHS[v.outcome]} {v.outcome}", _gate(kept, v), estimate(kept, v), rows))
-    lines += ["", *(f"- {markdown(c)}" for c in kept.run.conclusions)]
-    if kept.run.problem:
-        lines += ["", *(f"**{markdown(p)}**" for p in kept.run.problem.split("\n"))]
-    changes = changes_of(kept, set())
-    if changes:
-        lines += ["", "<details><summary>Rows that changed</summary>", *_flips(changes), "", "</details>"]
-    return "\n".join(lines) + "\n"
 
 
 def compared(c: Compared) -> str:
@@ -63,15 +42,3 @@ def _gate(kept: Kept, v: Verdict) -> str:
 
 def _outcome(kept: Kept, v: Verdict | None) -> str:
     return "not asked" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate(kept, v)}"
-
-
-def _flips(changes: list[Change]) -> list[str]:
-    """Return the first rows that changed, of every comparison some."""
-    lines, each = [], max(2, MOST // len(changes))
-    for c in changes[: MOST // 2]:
-        lines += ["", f"**{markdown(c.title)}**: {c.lost} lost, {c.won} won", ""]
-        lines += [f"| row | prompt | {markdown(c.theirs)} | {markdown(c.ours)} |", "|---|---|---|---|"]
-        for r in c.rows[:each]:
-            texts = ("".join(t for t, _ in parts)[:LONGEST] for parts in (r.theirs, r.ours))
-            lines.append(_cells(r.outcome, r.prompt[:LONGEST], *texts))
-    return lines

@@ -165,8 +165,9 @@ def _is_lock(lock: object) -> bool:
 
 
 def value_of(row: Row, metric: str) -> float | None:
-    """Return a row's value of a metric, or None where it is no number."""
-    value = row.get(metric)
+    """Return a row's value of a metric, a perplexity's in nats, or None where it is no number."""
+    nats = row.get("nats")
+    value = nats.get(metric) if isinstance(nats, dict) and metric in nats else row.get(metric)
     return float(value) if isinstance(value, (int, float)) else None
 
 

@@ -22,7 +22,7 @@ from harness.testing import SUITE, TRAIN, Project
 from harness_report import drawing, made, pairs, strips, words, writing
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
-from harness_report.reading import Kept, read_folder
+from harness_report.reading import Kept, read_folder, value_of
 
 pytest.importorskip("jinja2")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -364,7 +364,7 @@ def test_markdown_for_a_pull_request(ran: Path, project: Project) -> None:
     """`harness report --markdown` has the sentence, the gates and some rows; no answer is markup in it."""
     changed(ran, "merged", "qa", lambda i, row: row.update(resps=[[f"{HOSTILE}|"]]))
     out = project.harness("report", str(ran), "--markdown").out
-    assert out.startswith("## merged may ship: ") and "| ✓ PASS | better on merged" in out
+    assert out.startswith("## merged may ship: ") and "| ✓ PASS | better | merged |" in out
     assert "<img" not in out and "<script" not in out and "<details>" in out
 
 
@@ -446,3 +446,10 @@ def test_other_runs_are_read_in_order(ran: Path) -> None:
     assert isinstance(found, Kept) and found.folder.name == "fake-20210101T000000Z"
     with pytest.raises(UsageError, match="no report can be read"):
         read_folder(ran / "merged")
+
+
+def test_a_perplexity_is_read_in_nats() -> None:
+    """Rows are tested in nats, where newer files keep them and where older ones had them."""
+    assert value_of({"perplexity": 7.389, "nats": {"perplexity": 2.0}}, "perplexity") == 2.0
+    assert value_of({"perplexity": 2.0}, "perplexity") == 2.0
+    assert value_of({"perplexity": None, "nats": []}, "perplexity") is None
