@@ -18,7 +18,7 @@ from typing import Any
 import harness
 from bench.child import ROOT
 from bench.page import table
-from harness import read_answers
+from harness import read_answers, row_value
 
 SUITE = ROOT / "suites" / "methods.toml"
 WAYS: dict[str, tuple[str, ...]] = {
@@ -54,7 +54,7 @@ def against(ours: Rows, theirs: Rows, metric: str) -> tuple[float, float, float]
     """
     names = [name for name in ours if name in theirs]
     weights = [float(ours[name]["weight"]) for name in names]
-    gaps = [float(ours[name][metric]) - float(theirs[name][metric]) for name in names]
+    gaps = [row_value(ours[name], metric) - row_value(theirs[name], metric) for name in names]
     total = sum(weights)
     mean = sum(w * g for w, g in zip(weights, gaps, strict=True)) / total
     apart: dict[str, float] = {}

@@ -41,11 +41,13 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -
     before = _distributions(model, rows)
     with folder_in_place(out) as work:
         model.generation_config = GenerationConfig()  # the base's is copied, and transformers refuses some of them
-        model.to(stored).save_pretrained(work)
+        _cast(model, stored)
+        model.save_pretrained(work)
         for name in ("config.json", "generation_config.json"):
             (work / name).unlink(missing_ok=True)
         copy_rest(base, names, work)
-        rounded = _distributions(model.float(), rows)
+        _cast(model, torch.float32)
+        rounded = _distributions(model, rows)
         again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
         off, _ = _apart(rounded, again)
         if not off <= SAME:
@@ -64,6 +66,12 @@ def _dtype(stored: str) -> Any:
     import torch
 
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored, torch.float32)
+
+
+def _cast(model: PreTrainedModel, dtype: Any) -> None:
+    """Bring weights to a dtype, and no buffers: the angles of rotary positions are not stored, and never rounded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
