@@ -62,7 +62,8 @@ def _score(sample: Sample, options: Sequence[str], gold: int, logprobs: Sequence
     by_length = _argmax([total / len(text) for total, text in zip(totals, options, strict=True)])
     values = {"acc": float(chosen == gold), "acc_norm": float(by_length == gold)}
     note = "uniform" if totals.count(totals[chosen]) > 1 else None
-    return Score(sample.id, values, answer=options[chosen], note=note)
+    probability = 1 / sum(math.exp(total - totals[chosen]) for total in totals)  # of the chosen, were one of them true
+    return Score(sample.id, values, answer=options[chosen], note=note, details={"probability": probability})
 
 
 def _argmax(numbers: Sequence[float]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness_report.drawing import ACCENT, BARRED, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart
 from harness_report.strips import layer, nice, written
@@ -13,6 +13,16 @@ from harness_report.words import NONE, number
 WIDTH, HEIGHT = 328, 190  # of a panel, px
 POINTS = 400  # of a series, at most
 Spec = dict[str, Any]
+
+
+class Bin(NamedTuple):
+    """Rows whose chosen answers have about one probability: its mean, the share that is right with bounds, how many."""
+
+    said: float
+    right: float
+    low: float
+    high: float
+    n: int
 
 
 def _panel(layers: Sequence[Spec], left: int = 44, right: int = 14, height: int = HEIGHT, bottom: int = 40) -> Spec:
@@ -133,6 +143,39 @@ def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: 
     table = [(name, one, other) for (name, one), (_, other) in zip(*sides, strict=True)]
     spec = _panel(layers) | {"encoding": {"x": x, "y": y}}
     return Chart(title, note, spec, ("quantile", *names), table)
+
+
+def reliability(title: str, note: str, series: Mapping[str, Sequence[Bin]]) -> Chart:
+    """Draw how often the chosen answer is right by its probability, the first series' bins with their intervals.
+
+    On the diagonal a model is as often right as it says.
+    """
+    layers: list[Spec] = [
+        {
+            "data": {"values": [{"p": 0, "v": 0}, {"p": 1, "v": 1}]},
+            "mark": {"type": "line", "color": INK, "strokeWidth": 1},
+        }
+    ]
+    unit = {"domain": [0, 1], "nice": False}
+    x = _axis("p", "probability of the chosen answer", grid=False, scale=unit)
+    y = _axis("v", None, grid=True, scale=unit)
+    layers[0]["encoding"] = {"x": x, "y": y}
+    for i, (name, bins) in enumerate(series.items()):
+        colour = BASE if i else ACCENT
+        rows = [{"p": b.said, "v": b.right, "low": b.low, "high": b.high} for b in bins]
+        data: Spec = {"data": {"values": rows}}
+        if not i:
+            bar = {"type": "rule", "color": colour, "strokeWidth": 1.5}
+            layers.append(
+                {**data, "mark": bar, "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}}
+            )
+        dot = {"type": "point", "filled": True, "size": 42, "color": colour, "opacity": 1}
+        layers.append({**data, "mark": dot, "encoding": {"x": x, "y": y}})
+        last = max(rows, key=lambda row: row["p"])
+        mark = {"type": "text", "text": name, "align": "right", "dx": -6, "dy": -7 if not i else 9, "color": MUTED}
+        layers.append({"data": {"values": [last]}, "mark": mark, "encoding": {"x": x, "y": y}})
+    table = [(name, f"{b.said:.2f}", f"{b.right:.2f}", str(b.n)) for name, bins in series.items() for b in bins]
+    return Chart(title, note, _panel(layers), ("subject", "probability", "right", "rows"), table)
 
 
 def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: str) -> Chart:

@@ -14,6 +14,7 @@ from harness_report.reading import Kept, answer_of, value_of
 from harness_report.words import NAMES, NONE, minus, number
 
 MIN_N = 60  # rows of a slice below which it decides no gate, unless a gate says otherwise
+FEWEST = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
 
 
@@ -130,9 +131,40 @@ def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) 
 
 
 def by_row(kept: Kept) -> list[Chart]:
-    """Return what single rows say: paired outcomes, values in their order, base against candidate, lengths."""
-    found = [*_paired(kept), *_numbers(kept), *_lengths(kept)]
+    """Return what single rows say: paired outcomes, values in their order, base against candidate, lengths.
+
+    Of choices whose rows tell it also how far the probability of the chosen answer is to be believed.
+    """
+    found = [*_paired(kept), *_numbers(kept), *_reliable(kept), *_lengths(kept)]
     return [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in found]
+
+
+def _reliable(kept: Kept) -> Iterator[Chart]:
+    """Yield a chart of each evaluation whose rows have a probability of the chosen answer: candidate, then baseline."""
+    for r in kept.run.reports:
+        if r.subject != kept.ours or kept.is_private(r.eval):
+            continue
+        metric, baseline = kept.against(r.eval)
+        bins = {name: _bins(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))}
+        if len(bins[kept.ours]) > 1:
+            note = "share of rows that are right; on the line the model is as often right as it says"
+            yield charts.reliability(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
+
+
+def _bins(kept: Kept, subject: str, evaluation: str, metric: str) -> list[charts.Bin]:
+    """Return the rows by the probability of their chosen answers, in tenths; bins of few rows are left out."""
+    tenths: dict[int, list[tuple[float, float]]] = {}
+    for row in kept.rows(subject, evaluation).values() if kept.report(subject, evaluation) else ():
+        details = row.get("details")
+        said, right = details.get("probability") if isinstance(details, dict) else None, value_of(row, metric)
+        if isinstance(said, float) and 0 <= said <= 1 and right in (0, 1):
+            tenths.setdefault(min(9, int(said * 10)), []).append((said, right))
+    found = []
+    for rows in (tenths[k] for k in sorted(tenths) if len(tenths[k]) >= FEWEST):
+        n, hits = len(rows), sum(right for _, right in rows)
+        bounds = wilson(round(hits), n, kept.run.alpha)
+        found.append(charts.Bin(sum(said for said, _ in rows) / n, hits / n, *bounds, n))
+    return found
 
 
 def _paired(kept: Kept) -> Iterator[Chart]:

@@ -19,7 +19,7 @@ import pytest
 import harness_report
 from harness import UsageError
 from harness.testing import SUITE, TRAIN, Project
-from harness_report import drawing, made, pairs, strips, words, writing
+from harness_report import drawing, made, metrics, pairs, strips, words, writing
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
 from harness_report.reading import Kept, read_folder, value_of
@@ -388,6 +388,20 @@ def test_series_rows_and_memory_are_shown_where_they_were_kept() -> None:
     seen = [[{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}], {"segments": [{"text": "x"}]}, 3]
     assert made.seen_rows(seen) == [[("Say: ", False), ("yes", True)], [("x", False)]]
     assert made.seen_rows(None) == [] and made._steps([1, {"loss": 2}]) == []
+
+
+def test_probabilities_of_choices_are_held_against_what_was_right(ran: Path) -> None:
+    """Where rows say how likely the chosen answer was, a chart shows how often it was right; elsewhere there is none."""
+    assert not [c for c in metrics.by_row(read_folder(ran)) if c.title.startswith("Reliability")]
+    for subject in ("base", "merged"):
+        changed(ran, subject, "qa", lambda i, row: row.update(details={"probability": 0.35 if i % 2 else 0.95}))
+    kept = read_folder(ran)
+    (chart,) = [c for c in metrics.by_row(kept) if c.title == "Reliability of qa"]
+    rows = kept.rows("merged", "qa").values()
+    likely = [row["exact_match"] for row in rows if row["details"]["probability"] == 0.95]
+    assert ("merged", "0.95", f"{sum(likely) / len(likely):.2f}", str(len(likely))) in chart.table
+    changed(ran, "merged", "qa", lambda i, row: row.update(details={"probability": "0.9"}))
+    assert not [c for c in metrics.by_row(read_folder(ran)) if c.title.startswith("Reliability")]
 
 
 def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
