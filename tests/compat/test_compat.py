@@ -391,7 +391,7 @@ COMMANDS = {  # of README.md and docs/: exit code, and what is printed on either
     "plugins longer -p house": (0, "max_new_tokens: an integer, default 64"),
     "explain": (0, "D10"),
     "explain X1 -p house": (0, "the model will shout"),
-    "init mine": (0, "harness run suite.toml"),
+    "init mine": (0, "next: harness run mine/suite.toml"),
     "init": (4, "is there already"),
     "keygen release": (0, "release.pub"),
     "waive floor --suite sweep.toml --reason late --until 2099-12-31": (0, "waived by"),
