@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bench.setting import Setting
 QUICK = {"prompts": 4, "max_new_tokens": 12, "documents": 4, "shots": 2, "rounds": 1}
 PYTHON = Path(os.environ.get("VLLM_PYTHON", ROOT / ".vllm/bin/python"))
 CONTEXT, CACHE = 2048, 2  # tokens; GB of keys and values
-SAME = 1e-2  # nats
+SAME, NEAR = 1e-2, 1e-3  # nats
 
 
 def measure(
@@ -40,10 +41,15 @@ def measure(
     for _ in range(rounds):
         found["we"].append(call(generation.ours, setting, **sizes))
         found["vLLM"].append(_vllm(setting, job))
-    other = sum(a != b for a, b in zip(*(found[side][0].pop("answers") for side in found), strict=True))
+    answers = {side: found[side][0].pop("answers") for side in found}
+    other = _other(answers["we"], answers["vLLM"])
+    plugin = call(through, setting, documents=documents, **sizes)
+    plugin["other"] = _other(answers["we"], plugin.pop("answers"))
     scored = call(ours, setting, documents=documents, shots=shots)
     theirs = _vllm(setting, {"part": "choice", "pairs": scored.pop("pairs"), "warm": scored.pop("warm")})
-    apart = max(abs(a - b) for a, b in zip(scored.pop("totals"), theirs.pop("totals"), strict=True))
+    totals = scored.pop("totals")
+    apart = _apart(totals, theirs.pop("totals"))
+    plugin["apart"] = _apart(totals, plugin.pop("totals"))
     return {
         "answered": {side: [{k: r[k] for k in ("seconds", "peak")} for r in rs] for side, rs in found.items()},
         "groups": [group.name for group in asked],
@@ -51,7 +57,38 @@ def measure(
         "other": other,
         "scored": {"we": scored, "vLLM": theirs},
         "apart": apart,
+        "plugin": plugin,
     }
+
+
+def through(setting: Setting, prompts: int, shots: int, max_new_tokens: int, documents: int) -> dict[str, Any]:
+    """Answer and score the same through the plugin, in a worker of vLLM's environment."""
+    from harness.plugins import load_plugins
+    from harness.records.models import ModelRef
+    from harness.workers.loading import load_now
+
+    options = {"python": str(PYTHON), "dtype": setting.dtype, "max_model_len": CONTEXT}
+    pairs, _ = choice._workload(documents, shots, choice.texts.BEGINNING)
+    suite, ref = ROOT / "suites/smoke.toml", ModelRef("base", setting.folder(), options=options)
+    begun = time.perf_counter()
+    with load_now(load_plugins(suite), suite, "vllm", [ref], options) as [subject]:
+        subject.logprobs([choice.WARM])
+        found: dict[str, Any] = {"loading": time.perf_counter() - begun, "answers": [], "seconds": []}
+        for group in generation.groups(prompts, shots):
+            how = {"max_new_tokens": max_new_tokens, "stop": list(group.stop)}
+            answers, took = setting.timed(lambda g=group, h=how: subject.generate(list(g.prompts), **h))
+            found["answers"] += answers
+            found["seconds"].append(took)
+        scores, found["choice"] = setting.timed(lambda: subject.logprobs(pairs))
+    return found | {"totals": [score.total for score in scores]}
+
+
+def _other(one: Sequence[str], other: Sequence[str]) -> int:
+    return sum(a != b for a, b in zip(one, other, strict=True))
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def ours(setting: Setting, documents: int, shots: int) -> dict[str, Any]:
@@ -92,11 +129,22 @@ def section(found: dict[str, Any]) -> Section:
         f"{reading:.2f} s where it is told to read its prefix cache ({scored['vLLM']['again']} requests asked again), "
         f"{default:.2f} s as it does by default; log-probabilities {found['apart']:.1e} nats apart at most.",
     ]
+    plugin = found["plugin"]
+    took = [*plugin["seconds"], sum(plugin["seconds"])]
+    lines.append(['use = "vllm"', *(f"{s:.2f} s" for s in took), ""])
+    text[1] = table(["", *found["groups"], "all", "peak memory"], lines)
+    text.append(
+        f'`use = "vllm"`, once: a worker that loads in {plugin["loading"]:.0f} s, forgets its prefix cache between '
+        f"pieces of about 64 rows and holds every answer to be finite; choice {plugin['choice']:.2f} s, "
+        f"log-probabilities {plugin['apart']:.1e} nats from ours at most."
+    )
     own = sum(best["vLLM"][:2]) / sum(best["we"][:2])
     bars = [
         Bar("vLLM: answers", f"{found['other']} other than ours", "0", not found["other"], True),
         Bar("vLLM: prompts of their own", f"{own:.2f}× its speed", "≥ 1.3×", own >= 1.3),
         Bar("vLLM: choice", f"{found['apart']:.1e} nats from ours", f"< {SAME}", found["apart"] < SAME, True),
+        Bar('use = "vllm": answers', f"{plugin['other']} other than ours", "0", not plugin["other"], True),
+        Bar('use = "vllm": choice', f"{plugin['apart']:.1e} nats from ours", f"< {NEAR}", plugin["apart"] < NEAR, True),
     ]
     return Section("vLLM", text, bars)
 
