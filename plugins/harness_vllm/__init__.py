@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import hookimpl, loader
+from harness import hookimpl, loader, schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
@@ -45,7 +45,7 @@ def identify(ref: ModelRef, **options: Any) -> str | None:
     """Return the identity of all an answer depends on, loading no model; None in an environment without vLLM."""
     from harness_vllm import opening
 
-    return opening.identity(ref, options)
+    return opening.identity(ref, schema.with_defaults(load, options))
 
 
 @loader(open=open_source, identity=identify, needs=lambda _: ("torch", "transformers"), lacks=("token_kl", "4-bit"))

@@ -54,7 +54,7 @@ def check(parallel: int, utilization: float | None, length: int | None, engine: 
     for name, value in engine.items():
         if name not in PASSED:
             known = did_you_mean(name, PASSED)
-            raise UsageError(f'engine: "{name}" is not passed on to vLLM, which computes as it is tested here{known}')
+            raise UsageError(f'engine: "{name}" is not passed on to vLLM{known}')
         if not schema.fits(value, PASSED[name]):
             raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(PASSED[name])}")
 
@@ -76,14 +76,15 @@ def context(named: int | None, length: int | None, path: str) -> int:
 
 
 def identity(ref: ModelRef, options: Mapping[str, Any]) -> str | None:
-    """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code."""
-    from harness_vllm import load
+    """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code.
 
+    `options` are all of the loader's; which interpreter runs it is no part of it.
+    """
     version = environment.version()
     if version is None:
         return None  # told by a worker of that environment
     pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
-    flags = {k: v for k, v in schema.with_defaults(load, options).items() if k != "python"}
+    flags = {k: v for k, v in options.items() if k != "python"}
     code = keys.of_code([identity])
     return digest_of([harness_hf.identify(ref, **pins), version, flags, environment.switches(), code])
 

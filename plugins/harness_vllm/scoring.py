@@ -47,6 +47,10 @@ class Engine(Protocol):
         ...
 
 
+class NotFinite(CheckFailed):
+    """A model whose scores are no numbers, which is told where they are asked for."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """The log-probability of a window's target in nats, and whether each token was the likeliest."""
@@ -81,10 +85,14 @@ def score(engine: Engine, windows: Sequence[Pair], *, reads: bool = True) -> lis
 def compare(engine: Engine, windows: Sequence[Pair], name: str, dtype: str) -> None:
     """Score windows with and without the prefix cache; raises UsageError where they differ."""
     engine.forget()
-    plain = score(engine, windows, reads=False)
-    engine.forget()
-    shared = score(engine, windows)
-    engine.forget()
+    try:
+        plain = score(engine, windows, reads=False)
+        engine.forget()
+        shared = score(engine, windows)
+    except NotFinite:
+        return
+    finally:
+        engine.forget()
     for (_, target), one, other in zip(windows, plain, shared, strict=True):
         apart = abs(one.total - other.total) / len(target)
         if not apart <= APART.get(dtype, ROUGH):
@@ -105,7 +113,7 @@ def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> Score
     given = [row[token] for row, token in zip(rows, target, strict=True) if row]
     total = math.fsum(each.logprob for each in given)
     if not math.isfinite(total):
-        raise CheckFailed("scoring: the model's log-probabilities are not finite")
+        raise NotFinite("scoring: the model's log-probabilities are not finite")
     return Scored(total, all(each.rank == 1 for each in given))
 
 

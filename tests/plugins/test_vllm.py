@@ -153,19 +153,31 @@ def test_the_cache_is_read_and_only_what_must_be_is_asked_again(fake: Any, tmp_p
     [
         ({"other": 0.5}, UsageError, "scores by 0.5 nats a token otherwise when it reads its prefix cache"),
         ({"stale": True}, CheckFailed, "from its cache where it was to read none; scores are stale"),
-        ({"nan": True}, CheckFailed, "log-probabilities are not finite"),
     ],
 )
 def test_what_differs_at_load_is_refused(
     how: dict[str, Any], error: type[Exception], says: str, fake: Any, tmp_path: Path
 ) -> None:
-    """A model that scores otherwise with its cache, ignores the switch, or has no numbers answers nothing."""
+    """A model that scores otherwise with its cache, or ignores the switch, answers nothing."""
     one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(scoring.PROBES)]
     scoring.compare(one, windows, "base", "float32")
     fake.BROKEN.update(how)
     one.score([c + t for c, t in windows], reads=False)
     with pytest.raises(error, match=says):
         scoring.compare(one, windows, "base", "float32")
+
+
+def test_what_is_no_number_is_found_where_it_is_asked_for(fake: Any, tmp_path: Path) -> None:
+    """A model of NaN loads, as with "hf", and neither its scores nor its answers count."""
+    from harness.records.models import Generate
+
+    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(scoring.PROBES)]
+    fake.BROKEN["nan"] = True
+    scoring.compare(one, windows, "base", "float32")
+    with pytest.raises(CheckFailed, match="log-probabilities are not finite"):
+        scoring.score(one, windows)
+    with pytest.raises(CheckFailed, match="logits are not finite"):
+        one.answer([[3, 4]], Generate(max_new_tokens=4), 64, [])
 
 
 def test_an_engine_is_told_what_makes_its_answers_ours(fake: Any, tmp_path: Path) -> None:
