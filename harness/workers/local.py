@@ -40,9 +40,9 @@ class Local:
         return [self.again() for _ in range(self.count)]
 
     def again(self) -> Worker:
-        """Start one more, on the GPU of the one that it follows where there are several."""
+        """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
         self.started += 1
-        device = self.gpus[(self.started - 1) % self.count % len(self.gpus)] if self.gpus else None
+        device = self.gpus[(self.started - 1) % self.count] if self.gpus and self.count > 1 else None
         return Child(self.python, f"worker {self.started}", environment(device, ours=not self.elsewhere))
 
 

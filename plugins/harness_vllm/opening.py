@@ -54,7 +54,7 @@ def check(parallel: int, utilization: float | None, length: int | None, engine: 
     for name, value in engine.items():
         if name not in PASSED:
             known = did_you_mean(name, PASSED)
-            raise UsageError(f'engine: "{name}" is not passed on to vLLM, which computes as it is tested here{known}')
+            raise UsageError(f'engine: "{name}" is not passed on to vLLM{known}')
         if not schema.fits(value, PASSED[name]):
             raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(PASSED[name])}")
 

@@ -391,7 +391,7 @@ def test_series_rows_and_memory_are_shown_where_they_were_kept() -> None:
 
 
 def test_probabilities_of_choices_are_held_against_what_was_right(ran: Path) -> None:
-    """Where rows say how likely the chosen answer was, a chart shows how often it was right; elsewhere there is none."""
+    """Where rows say how likely the chosen answer was, a chart shows how often it was right; else there is none."""
     assert not [c for c in metrics.by_row(read_folder(ran)) if c.title.startswith("Reliability")]
     for subject in ("base", "merged"):
         changed(ran, subject, "qa", lambda i, row: row.update(details={"probability": 0.35 if i % 2 else 0.95}))

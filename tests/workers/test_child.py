@@ -238,6 +238,18 @@ def test_more_workers_than_gpus_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -
     assert Local("2").gpus == ["4", "5"]
 
 
+@pytest.mark.parametrize(("count", "seen"), [("2", ["4", "5", "4"]), ("1", ["4,5", "4,5"])])
+def test_a_worker_alone_sees_every_gpu(count: str, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is spread over several has them all; of several workers each has one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    given: list[str] = []
+    monkeypatch.setattr(local, "Child", lambda python, name, env: given.append(env["CUDA_VISIBLE_DEVICES"]))
+    crew = Local(count)
+    crew.start()
+    crew.again()
+    assert given == seen
+
+
 @pytest.mark.parametrize(
     ("code", "says"),
     [
