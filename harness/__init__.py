@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from harness.data import chat
     from harness.data.fewshot import choose as choose_shots
     from harness.data.pypi import fetch_wheel, sha256_of
-    from harness.data.rows import GROUP, HELD_OUT, read_rows
+    from harness.data.rows import GROUP, HELD_OUT, continuation, read_rows
     from harness.errors import CheckFailed, Mistakes, did_you_mean, out_of_memory
     from harness.evaluation.checks import quote
     from harness.evaluation.grading import Marking
@@ -121,6 +121,7 @@ __all__ = [
     "checker",
     "choose_shots",
     "cluster_t",
+    "continuation",
     "copy_files",
     "copy_range",
     "did_you_mean",
@@ -213,6 +214,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "checker": "harness.capabilities",
     "choose_shots": "harness.data.fewshot:choose",
     "cluster_t": "harness.stats.tests",
+    "continuation": "harness.data.rows",
     "copy_files": "harness.release.conversions",
     "copy_range": "harness.files",
     "did_you_mean": "harness.errors",

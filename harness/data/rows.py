@@ -144,8 +144,9 @@ def to_training_rows(
 
 
 def continuation(prompt: Prompt, target: str) -> str:
-    """Return a target as it stands after a prompt: a space before it after text that does not end in white space."""
-    return f" {target}" if isinstance(prompt, str) and prompt and not prompt[-1].isspace() else target
+    """Return a target as it stands after a prompt: after text one space is before it, where there is no white space."""
+    parted = not isinstance(prompt, str) or not prompt or prompt[-1].isspace() or target[:1].isspace()
+    return target if parted else f" {target}"
 
 
 def _sample(number: int, row: Row, named: Row, cluster: str | None) -> Sample:

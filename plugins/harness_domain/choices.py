@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Logprob, Sample, Score, Subject, UsageError, evaluator, metric
+from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, metric
 
 
 def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
@@ -30,7 +30,7 @@ def multiple_choice(
     *,
     choices: str | list[str] = "choices",
     gold: str = "gold",
-    delimiter: str = " ",
+    delimiter: str | None = None,
 ) -> Iterator[Score]:
     """Score 1 where the likeliest choice is the right one; `acc_norm` divides by the characters of a choice.
 
@@ -39,13 +39,13 @@ def multiple_choice(
     "uniform". Column `choices` holds a list of texts, or {text, label}, or `choices` is itself the list that
     all rows choose from; column `gold` holds the right one: its label, else its text, else its letter from A,
     else its number from 0; without that column the row's target says it. After a text prompt a choice follows
-    the delimiter, after chat messages it follows the template. A log-probability that is not finite makes the row
-    NaN. Raises UsageError on a row whose columns do not fit.
+    the delimiter, one space unless the prompt ends in white space, and after chat messages the template's turn.
+    A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
     """
     texts = [_choices(s, choices) for s in samples]
     right = [_gold(s, gold, options, _labels(s, choices)) for s, options in zip(samples, texts, strict=True)]
     pairs = [
-        (s.input, delimiter + text if isinstance(s.input, str) else text)
+        (s.input, _joined(s.input, text, delimiter))
         for s, options in zip(samples, texts, strict=True)
         for text in options
     ]
@@ -64,6 +64,11 @@ def _score(sample: Sample, options: Sequence[str], gold: int, logprobs: Sequence
     note = "uniform" if totals.count(totals[chosen]) > 1 else None
     probability = 1 / sum(math.exp(total - totals[chosen]) for total in totals)  # of the chosen, were one of them true
     return Score(sample.id, values, answer=options[chosen], note=note, details={"probability": probability})
+
+
+def _joined(prompt: Prompt, text: str, delimiter: str | None) -> str:
+    """Return a choice as it stands after a prompt: as a training joins them, or after the delimiter that is given."""
+    return continuation(prompt, text) if delimiter is None or not isinstance(prompt, str) else delimiter + text
 
 
 def _argmax(numbers: Sequence[float]) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from harness import Logprob, Sample, Score, Subject, UsageError, evaluator, hookimpl, metric
+from harness import Logprob, Sample, Score, Subject, UsageError, continuation, evaluator, hookimpl, metric
 
 
 @metric("perplexity", better="lower", scale="perplexity")
@@ -60,11 +60,11 @@ def _text(sample: Sample, column: str) -> str:
 
 
 def _completion(sample: Sample) -> tuple[Any, str]:
-    """Pair the input with the target; after text the target is a new word, chat messages bring their own break."""
+    """Pair the input with the target as a training joins them; chat messages bring their own break."""
     targets = [sample.target] if isinstance(sample.target, str) else sample.target
     if not targets or not targets[0].strip():
         raise UsageError(f'row "{sample.id}": no target to score; map a column to it, or say of = "text"')
-    return sample.input, f" {targets[0]}" if isinstance(sample.input, str) else targets[0]
+    return sample.input, continuation(sample.input, targets[0])
 
 
 @hookimpl

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import pytest
 
-from harness.data.rows import to_samples, to_training_rows
+from harness.data.rows import continuation, to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -219,3 +220,12 @@ def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
     project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": mine})  # type: ignore[dict-item]
     plan = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
     assert [s.input for s in plan.tasks["qa"].shots] == [row["input"] for row in TRAIN]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "joined"),
+    [("a:", "b", " b"), ("a:\n", "b", "b"), ("a: ", "b", "b"), ("a:", " b", " b"), ("", "b", "b"), ([], "b", "b")],
+)
+def test_a_target_follows_its_prompt_as_in_training(prompt: Any, target: str, joined: str) -> None:
+    """There is one space between two texts, and none where white space parts them already."""
+    assert continuation(prompt, target) == joined
