@@ -10,7 +10,7 @@ import pytest
 from harness import UsageError, adapter, capabilities, checker, exporter, trainer
 from harness.cli.brought import GROUP
 from harness.plugins import load_plugins
-from harness.testing import Project
+from harness.testing import Project, examples
 
 SUITE = """[suite]
 name = "s"
@@ -165,12 +165,17 @@ def test_command_of_a_plugin(points: list[Point], capsys: pytest.CaptureFixture[
 LACKING = """from contextlib import contextmanager
 
 from harness import hookimpl, loader
-from harness.testing import load, open_source
+from harness.testing import FakeAdapter, load, open_source
+
+
+@hookimpl
+def harness_adapters():
+    return {"packed": lambda: FakeAdapter(quantization={"load_in_4bit": True})}
 
 
 @hookimpl
 def harness_loaders():
-    @loader(open=open_source, lacks=("token_kl",))
+    @loader(open=open_source, lacks=("token_kl", "4-bit"))
     @contextmanager
     def scant(refs):
         with load(refs) as subjects:
@@ -188,3 +193,12 @@ def test_what_a_loader_lacks_is_refused_where_an_evaluator_asks_for_it(use: str,
     outcome = project.run("--collect-only")
     said = '"drift" asks a model for token_kl, which those of "scant" do not give; use = "hf" in [model]'
     assert (outcome.code, said in outcome.err) == (4, use == "scant"), outcome.err  # without a candidate in any case
+
+
+def test_an_adapter_on_4_bits_is_refused_where_no_such_base_is_loaded(suite: Project) -> None:
+    """It exits 4 in preflight, before anything is trained."""
+    text = examples.SUITE.replace('use = "fake"\npath', 'use = "scant"\npath')
+    text = text.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "packed"')
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": LACKING}).run()
+    said = '[adapter] stands on a base in 4 bits, which "scant" does not load; use = "lora", or "hf" in [model]'
+    assert (outcome.code, said in outcome.err) == (4, True), outcome.err
