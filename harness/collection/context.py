@@ -109,7 +109,7 @@ def _check_processes(context: Context, trainer: Callable[..., Any]) -> None:
     elif train.watch:
         what = "watch: measures a model in this process, and several train it; remove watch, or processes"
     if what:
-        context.mistakes.add(train.where, what)
+        context.complain(train.where)(what)
 
 
 def _check_whole(context: Context) -> None:

@@ -154,7 +154,7 @@ def another_note(
 def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any) -> Path:
     """Train, and damage the adapter on the disk.
 
-    "nan" in one weight, one lora_B "zero", of two "slices" of each lora_B one at its start, or an "empty" file.
+    "nan" in one weight, one lora_B "zero", of two "slices" of each lora_B one at its start, or each tensor "empty".
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -170,7 +170,7 @@ def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed
         for name in (n for n in weights if "lora_B" in n):
             weights[name][len(weights[name]) // 2 :].zero_()
     if how == "empty":
-        weights.clear()
+        weights = {name: tensor.new_empty(0) for name, tensor in weights.items()}
     save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
     return out
 

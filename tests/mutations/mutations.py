@@ -552,7 +552,7 @@ MUTATIONS: list[Mutation] = [
     ),
     trained("a NaN in the adapter", "T2", {"train_use": "damaged", "train_how": "nan"}, {"train_use": "damaged"}),
     trained("half of each lora_B is at its start", "T6", {"train_use": "damaged", "train_how": "slices"}, UNHARMED),
-    trained("an adapter without a tensor", "T6", {"train_use": "damaged", "train_how": "empty"}, UNHARMED),
+    trained("each tensor of the adapter is empty", "T6", {"train_use": "damaged", "train_how": "empty"}, UNHARMED),
     trained(
         "a repacked 4-bit weight",
         "T3",
