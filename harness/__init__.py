@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from harness.texts.shown import markdown, shorten, shown
     from harness.texts.shown import whole as whole_text
     from harness.workers.child import Desk
-    from harness.workers.protocol import Lost, Worker
+    from harness.workers.local import gpus
+    from harness.workers.protocol import Lost, Worker, read_error, read_ref, told_error, told_ref
 
 __all__ = [
     "CONVERSION_NOTES",
@@ -133,6 +134,7 @@ __all__ = [
     "folder_in_place",
     "formats",
     "gguf_of",
+    "gpus",
     "hookimpl",
     "is_secret",
     "isolated",
@@ -148,7 +150,9 @@ __all__ = [
     "out_of_memory",
     "quote",
     "read_answers",
+    "read_error",
     "read_gguf",
+    "read_ref",
     "read_rows",
     "read_run",
     "read_safetensors",
@@ -165,6 +169,8 @@ __all__ = [
     "shown",
     "template_digest",
     "text_of",
+    "told_error",
+    "told_ref",
     "trainer",
     "weights_digest",
     "whole_text",
@@ -226,6 +232,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "folder_in_place": "harness.files",
     "formats": "harness.artifacts.formats:",
     "gguf_of": "harness.artifacts.gguf",
+    "gpus": "harness.workers.local",
     "is_secret": "harness.texts.secrets",
     "isolated": "harness.isolated:",
     "keys": "harness.answers.keys:",
@@ -236,7 +243,9 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "out_of_memory": "harness.errors",
     "quote": "harness.evaluation.checks",
     "read_answers": "harness.reports.run_folder:read_rows",
+    "read_error": "harness.workers.protocol",
     "read_gguf": "harness.artifacts.gguf",
+    "read_ref": "harness.workers.protocol",
     "read_rows": "harness.data.rows",
     "read_run": "harness.reports.report_json",
     "read_safetensors": "harness.artifacts.safetensors",
@@ -251,6 +260,8 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "shown": "harness.texts.shown",
     "template_digest": "harness.artifacts.digests",
     "text_of": "harness.records.findings",
+    "told_error": "harness.workers.protocol",
+    "told_ref": "harness.workers.protocol",
     "trainer": "harness.capabilities",
     "weights_digest": "harness.artifacts.digests",
     "whole_text": "harness.texts.shown:whole",

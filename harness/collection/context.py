@@ -73,6 +73,7 @@ def check_tables(context: Context) -> None:
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
         if table and (function := context.use(kind, table.use, table.options, table.where)) and kind == "trainer":
             context.mistakes.found += _seen(function, table.options, table.where)
+            _check_processes(context, function)
     _check_whole(context)
     for export in suite.exports:
         context.use("exporter", export.use, export.options, export.where)
@@ -94,6 +95,21 @@ def _seen(trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -
     except UsageError as error:
         return [f"{where} {m}" for m in error.messages]
     return []
+
+
+def _check_processes(context: Context, trainer: Callable[..., Any]) -> None:
+    """Refuse several processes where the trainer knows but one, or something else can only be done in one."""
+    train, what = context.suite.train, ""
+    if train is None or train.processes == 1:
+        return
+    if train.processes != "auto" and train.processes < 1:
+        what = f'processes is {train.processes}, want a number of processes, or "auto"'
+    elif not schema.wants(trainer, "processes"):
+        what = f'processes: the trainer "{train.use}" trains in one process; remove it'
+    elif train.watch:
+        what = "watch: measures a model in this process, and several train it; remove watch, or processes"
+    if what:
+        context.complain(train.where)(what)
 
 
 def _check_whole(context: Context) -> None:

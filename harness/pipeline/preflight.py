@@ -79,7 +79,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
             trainer = plan.plugins.find("trainer", suite.train.use).function
             if checks := capabilities.Trainer.of(trainer).check:
                 for table in (t.suite.train or suite.train for t in trials(plan)):
-                    _try(mistakes, table.where, partial(checks, **table.options))
+                    _try(mistakes, table.where, partial(checks, **table.given))
         _lengths(plan, source, mistakes)
     mistakes.raise_if_any()
     if not known:

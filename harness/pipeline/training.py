@@ -123,7 +123,7 @@ def _call_trainer(session: Session, record: Record, out: Path) -> Stop | None:
     given |= {"watch": partial(_watched, session)} if train.watch else {}
     given |= {"progress": session.progress, "seed": session.suite.about.seed}
     try:
-        rows, options = isolated(list(training)), isolated(dict(train.options))
+        rows, options = isolated(list(training)), isolated(dict(train.given))
         trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)
     except _Ended:
         pass

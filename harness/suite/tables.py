@@ -65,6 +65,7 @@ class Train:
     validated with, `watch` evals of which some select rows are looked at after each epoch.
     `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
+    `processes` train together, "auto" one a GPU: how many is no part of the recipe, whose batch is that of all of them.
     """
 
     use: str
@@ -77,7 +78,13 @@ class Train:
     watch: list[str] = field(default_factory=list)
     watch_rows: int = 64
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    processes: int | Literal["auto"] = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Return the options, with the number of processes where it is not one."""
+        return {**self.options, **({"processes": self.processes} if self.processes != 1 else {})}
 
     @property
     def sources(self) -> tuple[str, ...]:

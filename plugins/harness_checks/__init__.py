@@ -36,6 +36,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "T3": trained.repacked,
         "T4": trained.spiked,
         "T5": trained.overfits,
+        "T6": trained.saved_otherwise,
         "M1": trained.another_base,
         "M2": merged.equals_base,
         "M3": merged.differs_from_adapter,

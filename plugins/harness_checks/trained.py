@@ -1,7 +1,8 @@
-"""T1 to T5 and M1: the adapter, or the whole model, as it came out of the training, and what its trainer wrote."""
+"""T1 to T6 and M1: the adapter, or the whole model, as it came out of the training, and what its trainer wrote."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -105,6 +106,25 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
         yield Finding("warning", what, lines, "set patience = 1, train fewer epochs, or give more rows")
 
 
+@checker(title="saved-adapter-mismatch")
+def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
+    """An adapter on the disk that is not the trained one.
+
+    Where processes share the weights between them, saving can write one's slice beside the others' starts, or
+    nothing (accelerate#4206, peft#2892), and the file loads. `sft` notes the sha256 of each tensor's bytes while they
+    are in memory, before a file of them exists; here the file's are compared. A scaling that is folded into the
+    matrices, and a start that is converted, make another file than what was trained; there is nothing noted then.
+    """
+    wanted = note_of(adapter).get("trained")
+    if adapter.adapter is None or not wanted:
+        return  # a whole model was read back where it was written
+    found = {name: _sha256(tensor) for name, tensor in _tensors(adapter)}
+    if odd := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+        lost = sum(name not in found for name in odd)
+        what = f"{len(odd)} of {len(wanted)} tensors on the disk are not those that were trained, limit 0"
+        yield Finding("error", f"{what}; {lost} of them are missing", odd, "train again; what was saved is lost")
+
+
 @checker(title="base-model-mismatch")
 def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """An adapter on a base it was not trained on.
@@ -130,6 +150,12 @@ def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
             with safe_open(file, "pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 -- no mapping
                     yield name, opened.get_tensor(name)
+
+
+def _sha256(tensor: Any) -> str:
+    import torch
+
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
 
 
 def note_of(adapter: ModelRef) -> dict[str, Any]:

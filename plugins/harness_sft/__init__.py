@@ -64,11 +64,13 @@ def harness_trainers() -> dict[str, Any]:
     return {"sft": sft}
 
 
-def check(**options: Any) -> None:
+def check(*, processes: int | str = 1, **options: Any) -> None:
     """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
     from harness_sft.config import build_config
+    from harness_sft.processes import refuse
 
-    build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
+    config = build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
+    refuse(processes, options, config.gradient_accumulation_steps)
 
 
 def look(**options: Any) -> None:
@@ -113,6 +115,7 @@ def sft(
     seed: int,
     flag: Callable[[str, Finding], None] | None = None,
     watch: Callable[[Subject], dict[str, float]] | None = None,
+    processes: int | str = 1,
     num_train_epochs: float = 3,
     max_steps: int = -1,
     learning_rate: float = 2e-4,
@@ -140,7 +143,8 @@ def sft(
     batch size multiplies the accumulation instead. `bf16` unset is mixed precision where a GPU computes in it.
     With `patience` training stops when the validation loss has not fallen below its lowest for so many epochs, and
     the adapter of the best epoch is the one that is written. `watch` is called with the model as a Subject after each
-    epoch, and what it returns is told. `options` are further fields of TRL's SFTConfig.
+    epoch, and what it returns is told. `processes` train together, each on its share of a step's batches; "auto" is
+    one a GPU. `options` are further fields of TRL's SFTConfig.
 
     Raises UsageError on options and rows that cannot be trained on, RuntimeError when a loss, a gradient or a weight
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
@@ -150,4 +154,6 @@ def sft(
 
     given = locals()
     recipe = {name: given[name] for name in _recipe()} | options
-    return train(ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag, watch=watch)
+    return train(
+        ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag, watch=watch, processes=processes
+    )

@@ -28,3 +28,4 @@ class Method:
     fits: Callable[[Adapter | None], None] = lambda adapter: None
     reference: int = 0  # bytes for each parameter of what is kept beside a model of which all weights are trained
     beside: Callable[[ModelRef, Adapter | None], dict[str, Any]] = lambda ref, adapter: {}
+    where: str = ""  # "MODULE:NAME", by which the processes of a training find it

@@ -14,10 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import TRAINING_LOGS, UsageError, folder_in_place, seal_folder, write_steps, write_text
+from harness import TRAINING_LOGS, UsageError, digest_of, folder_in_place, seal_folder, write_steps, write_text
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
 from harness_sft.config import build_config
 from harness_sft.method import Method
+from harness_sft.processes import launch, resolve
+from harness_sft.ranks import Ranks, raise_finding
 from harness_sft.rows import Row, as_dataset, select_columns, split_by
 from harness_sft.whole import write_whole
 
@@ -35,12 +37,13 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
 def _supervised() -> Any:
-    from harness_sft.trainer import CheckedTrainer
+    from harness_sft.supervised import CheckedTrainer
 
     return CheckedTrainer
 
 
-SFT = Method("SFTConfig", _supervised, select_columns)
+SFT = Method("SFTConfig", _supervised, select_columns, where="harness_sft.train:SFT")
+ALONE = Ranks()
 
 
 def train(
@@ -55,38 +58,45 @@ def train(
     flag: Callable[[str, Finding], None] | None = None,
     watch: Callable[[Subject], dict[str, float]] | None = None,
     method: Method = SFT,
+    processes: int | str = 1,
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
+    """Train, or go on from the last checkpoint; see `harness_sft.sft`. `ranks` are the processes that do it together.
+
+    Where `processes` asks for several, they are started, and do what follows.
+    """
     from harness_hf import quiet, resolve_device
 
     checkpoints = out.parent / "checkpoints"
     device = resolve_device(ref.options.get("device", "auto")).type
     config = build_config(recipe, checkpoints, seed=seed, device=device, name=method.config, refused=method.refused)
     method.fits(adapter)
+    flag = flag or raise_finding
+    if (count := resolve(processes, recipe, config.gradient_accumulation_steps, device)) > 1:
+        told: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag, "method": method}
+        return launch(ref, adapter, rows, out, recipe, count, **told)
+    config.gradient_accumulation_steps //= ranks.count
     kept, held_out = split_by(recipe, rows, seed, method.select)
-    stamp = _stamp(ref, adapter, rows, recipe, seed)
+    stamp = _stamp(ref, adapter, rows, recipe, seed, ranks.count)
     with quiet(), _quiet_libraries(), _logs_in(out.parent / TRAINING_LOGS):
         from harness_sft.head import each_logit_once
-        from harness_sft.trainer import last_whole_checkpoint, raise_finding
+        from harness_sft.trainer import last_whole_checkpoint
 
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
-        if checkpoint is None:
+        ranks.wait()
+        if checkpoint is None and ranks.first:
             shutil.rmtree(checkpoints, ignore_errors=True)
-        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress, method)
-        trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
+        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress, method, ranks)
+        trainer.flag, trainer.patience = flag, recipe["patience"]
         if watch:
             inner = trainer.model.get_base_model() if adapter else trainer.model
             trainer.watched = lambda: _watched(inner, ref, watch)
-        initial = _save_initial(trainer.model, checkpoints) if adapter else None
+        initial = _save_initial(trainer.model, checkpoints) if adapter and ranks.first else None
         with each_logit_once():
             _run(trainer, checkpoint)
-        note = _note(trainer, ref, recipe, facts)
-        write_steps(out, trainer.watch.steps)
-        if adapter:
-            _write_adapter(trainer, out, initial, note)
-        else:
-            write_whole(trainer, Path(ref.path), out, note)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+        _write(trainer, ref, out, initial, _note(trainer, ref, recipe, facts))
+    if ranks.first:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return out
 
 
@@ -99,6 +109,7 @@ def _build_trainer(
     stamp: str,
     progress: Callable[[Progress], None],
     method: Method = SFT,
+    ranks: Ranks = ALONE,
 ) -> tuple[Checked, dict[str, Any]]:
     """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held.
 
@@ -124,6 +135,7 @@ def _build_trainer(
             processing_class=load_tokenizer(ref.path),
             progress=progress,
             stamp=stamp,
+            ranks=ranks,
             **method.beside(ref, adapter),
         )
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
@@ -195,7 +207,38 @@ def _note(trainer: Checked, ref: ModelRef, recipe: Mapping[str, Any], facts: Map
     }
 
 
-def _write_adapter(trainer: Checked, out: Path, initial: Path | None, note: Mapping[str, Any]) -> None:
+def _write(trainer: Checked, ref: ModelRef, out: Path, initial: Path | None, note: dict[str, Any]) -> None:
+    """Write what was trained, once all processes have said that they hold the same."""
+    from harness_sft.sentinels import Start
+
+    whole = not hasattr(trainer.model, "peft_config")
+    trained = {} if whole else _digests(trainer.model)
+    trainer.ranks.agree(digest_of(trained or Start(trainer.model).sums))
+    if not trainer.ranks.first:
+        return
+    write_steps(out, trainer.watch.steps)
+    if whole:
+        write_whole(trainer, Path(ref.path), out, note)
+    else:
+        _write_adapter(trainer, out, initial, note, trained)
+
+
+def _digests(model: Any) -> dict[str, str]:
+    """Return the sha256 of each trained tensor's bytes, by the name that an adapter's file has for it."""
+    import torch
+    from peft import get_peft_model_state_dict
+
+    found = {}
+    for name, tensor in get_peft_model_state_dict(model).items():
+        there = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        found[name] = hashlib.sha256(there.numpy()).hexdigest()
+    return dict(sorted(found.items()))
+
+
+def _write_adapter(
+    trainer: Checked, out: Path, initial: Path | None, note: Mapping[str, Any], trained: Mapping[str, str]
+) -> None:
+    """Write an adapter, and beside it what its tensors were, unless they are written otherwise than they are held."""
     from harness_lora import fold_scales
 
     with folder_in_place(out) as work:
@@ -203,8 +246,9 @@ def _write_adapter(trainer: Checked, out: Path, initial: Path | None, note: Mapp
         trainer.model.save_pretrained(work, **kwargs)
         (work / "README.md").unlink(missing_ok=True)  # a model card with blanks to fill in
         _sort_targets(work / "adapter_config.json")
-        fold_scales(work)  # before it is evaluated: what is gated is what servers get
-        write_text(work / ADAPTER_NOTE, json.dumps(note, indent=2) + "\n")
+        folded = fold_scales(work)  # before it is evaluated: what is gated is what servers get
+        told = note if folded or initial else {**note, "trained": trained}
+        write_text(work / ADAPTER_NOTE, json.dumps(told, indent=2) + "\n")
         seal_folder(work, out)
 
 
@@ -225,6 +269,7 @@ def _facts(trainer: Checked) -> dict[str, Any]:
         "validation_loss": [end.loss for end in ends if end.loss is not None],
         "watched": [{"step": end.step, **end.watched} for end in ends if end.watched],
         **kept,
+        **({"processes": trainer.ranks.count} if trainer.ranks.count > 1 else {}),
         **trainer.told(),
     }
 
@@ -250,14 +295,19 @@ def base_bytes(model: PreTrainedModel) -> int:
 
 
 def _stamp(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], seed: int
+    ref: ModelRef,
+    adapter: Adapter | None,
+    rows: Sequence[Mapping[str, Any]],
+    recipe: Mapping[str, Any],
+    seed: int,
+    count: int,
 ) -> str:
     """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up."""
     config = adapter.peft_config().to_dict() if adapter else {}
     lora = {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
-    what = [model, lora, list(rows), dict(recipe), seed, versions]
+    what = [model, lora, list(rows), dict(recipe), seed, versions, *([count] if count > 1 else [])]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 

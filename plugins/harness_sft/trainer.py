@@ -20,16 +20,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
-from trl import SFTTrainer
 
-from harness import CheckFailed, Finding, Progress, TrainingStep, write_text
-from harness_sft.config import whole_rows
-from harness_sft.counts import Counts, check_endings, count_rows
+from harness import Finding, Progress, TrainingStep, write_text
+from harness_sft.counts import Counts
+from harness_sft.ranks import Order, Ranks, fill, raise_finding
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
@@ -43,7 +41,7 @@ class End:
     watched: dict[str, float]
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """A training that is resumed had been stopped already."""
 
 
@@ -53,9 +51,19 @@ class Checked(Trainer):  # type: ignore[misc]
     What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
     """
 
+    train_dataset: Any
+
     def __init__(
-        self, model: PreTrainedModel, *, progress: Callable[[Progress], None], held_out: Any, stamp: str, **given: Any
+        self,
+        model: PreTrainedModel,
+        *,
+        progress: Callable[[Progress], None],
+        held_out: Any,
+        stamp: str,
+        ranks: Ranks,
+        **given: Any,
     ):
+        self.ranks = ranks
         self.counts: dict[str, Counts] = {}
         self.stamp = stamp
         self.flag: Callable[[str, Finding], None] = raise_finding
@@ -70,6 +78,9 @@ class Checked(Trainer):  # type: ignore[misc]
             if name in trained:
                 parameter.data = trained[name]
         self.start = Start(self.model)
+        self.rows = len(self.train_dataset)
+        if ranks.count > 1:
+            self.train_dataset = fill(self.train_dataset, self._train_batch_size * ranks.count)
         self.held_out = self._prepare_rows(held_out, "validation") if held_out else []
         self.remove_callback(PrinterCallback)
         self.watch = Watch(self, progress)
@@ -94,6 +105,12 @@ class Checked(Trainer):  # type: ignore[misc]
         batches: int = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
         steps: int = -(-batches // self.args.gradient_accumulation_steps)
         return steps
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.ranks.count == 1:
+            return super()._get_train_sampler(train_dataset)
+        shuffled = self.args.train_sampling_strategy == "random"
+        return Order(self.rows, len(self.train_dataset), self.args.data_seed if shuffled else None)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
@@ -120,18 +137,21 @@ class Checked(Trainer):  # type: ignore[misc]
         """Report the weights that have not moved in the first steps; of a whole model some may have no gradient."""
         still = self.start.unmoved(self.model)
         whole = not hasattr(self.model, "peft_config")
-        if still and not (whole and len(still) < len(self.start.sums)):
+        if still and self.ranks.first and not (whole and len(still) < len(self.start.sums)):
             kind = "trained" if whole else "adapted"
             what = f"{len(still)} of {len(self.start.sums)} {kind} weights have not moved after {FIRST_STEPS} steps"
             self.flag("T1", Finding("error", what, still, "look at learning_rate, and at what is frozen"))
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+        self.ranks.wait()  # for each has written its randomness
+        self.watch.saved = self.state.global_step
+        if not self.ranks.first:
+            return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
         known = {"stamp": self.stamp, "steps": steps, "ends": ends}
         write_text(folder / WHOLE, json.dumps(known | self.remembered()))
-        self.watch.saved = self.state.global_step
         self._drop_worse()
 
     def resume(self, checkpoint: Path) -> None:
@@ -141,11 +161,13 @@ class Checked(Trainer):  # type: ignore[misc]
         self.watch.ends = [End(**end) for end in known["ends"]]
         self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
         self.recall(known)
-        with suppress(_Enough):
+        with suppress(Enough):
             self.train(resume_from_checkpoint=str(checkpoint))
 
     def keep_best(self, step: int) -> None:
         """Write what is trained, as it is after a step; the file is whole or not there."""
+        if not self.ranks.first:
+            return
         weights = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
         path = self._best(step)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +177,7 @@ class Checked(Trainer):  # type: ignore[misc]
     def take_best(self) -> None:
         """Go back to the weights of the lowest validation loss, if `patience` asks for them."""
         best = self.watch.best()
+        self.ranks.wait()  # for the first may be writing them
         if self.patience and best and best.step != self.state.global_step:
             weights = load_file(self._best(best.step))
             with torch.no_grad():
@@ -177,51 +200,6 @@ class Checked(Trainer):  # type: ignore[misc]
         if self.watch.at_rest and self.state.global_step > self.watch.saved:
             self.watch.restore_randomness()
             self._save_checkpoint(self.model, None)
-
-
-class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that refuses rows it would drop."""
-
-    def _prepare_dataset(
-        self,
-        dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        args: TrainingArguments,
-        packing: bool,
-        formatting_func: Any,
-        dataset_name: str,
-    ) -> Any:
-        """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
-        uncut = whole_rows(args)
-        whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
-        cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
-        keep_end = args.truncation_mode == "keep_end"
-        self.counts[dataset_name] = count_rows(whole, cut, keep_end=keep_end)
-        if isinstance(dataset[0].get("completion", dataset[0].get("text")), str):
-            check_endings(whole, self._tokenizer, None if keep_end else cut)
-        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
-
-    def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
-        prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
-        return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
-
-    def sequences(self, count: int) -> list[list[int]]:
-        """Return the first rows as they are trained on, in tokens."""
-        return [list(row["input_ids"]) for row in self.train_dataset.select(range(min(count, len(self.train_dataset))))]
-
-    def validate(self) -> float:
-        """Return the mean loss per supervised token of the held-out rows, in nats, whatever the batch size."""
-        total = tokens = 0.0
-        size = self.args.per_device_eval_batch_size
-        self.model.eval()
-        for start in range(0, len(self.held_out), size):
-            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
-            with torch.no_grad(), self.compute_loss_context_manager():
-                found = self.model(**batch, fused_lm_head=True, use_cache=False)
-            total -= float(found.log_probs.sum(dtype=torch.float64))
-            tokens += int(found.label_mask.sum())
-        self.model.train()
-        return total / tokens
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -249,7 +227,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         # An interruption may have come between the last step and its validation, or its end.
         self._end_epoch_if_due(state, control)
         if self.enough():
-            raise _Enough
+            raise Enough
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -258,6 +236,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.rate = float(self.trainer.optimizer.param_groups[0]["lr"])  # before the scheduler moves on
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        ranks = self.trainer.ranks
+        self.step_loss = ranks.sums(self.step_loss)[0] / ranks.count
         self._add_step(state)
         self.trainer.end_step()
         spike = self.spikes.add(self.step_loss)
@@ -269,13 +249,21 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = control.should_training_stop or self.enough()
         remark = "; ".join(filter(None, remarks))
         self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
+        ranks.stop_if_asked()
 
     def _add_step(self, state: TrainerState) -> None:
         before = self.steps[self.began_at - 1] if self.began_at else TrainingStep(tokens=0)
         seconds = before.seconds + time.monotonic() - self.began
-        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens)
+        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens) - self._filled(state)
         step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
         self.steps.append(step)
+
+    def _filled(self, state: TrainerState) -> int:
+        """Return how many tokens of this call were added, each a row, to make the last batches of epochs whole."""
+        per_epoch = self.trainer.steps_per_epoch()
+        epochs = state.global_step // per_epoch - self.began_at // per_epoch
+        filled: int = epochs * (len(self.trainer.train_dataset) - self.trainer.rows)
+        return filled
 
     def best(self) -> End | None:
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
@@ -358,11 +346,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
-
-
-def raise_finding(code: str, finding: Finding) -> None:
-    """Raise what was found while training as a CheckFailed."""
-    raise CheckFailed(f"training: {finding.what}; {finding.fix}")
 
 
 def _leap(spike: Spike | None) -> str:

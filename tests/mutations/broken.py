@@ -24,15 +24,15 @@ def hurt(
     ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, how: str = "", **o: Any
 ) -> Path:
     """Train as `sft` does, with a "nan" in a gradient, a "frozen" module, or a learning rate that "leaps", mid-run."""
+    import harness_sft.supervised
     import harness_sft.train
-    import harness_sft.trainer
 
     with ExitStack() as stack:
         if how in ("nan", "frozen"):
             adapt = harness_sft.train._adapt
             stack.enter_context(patch.object(harness_sft.train, "_adapt", lambda *a: _hurt(adapt(*a), how)))
         if how == "leap":
-            stack.enter_context(patch.object(harness_sft.trainer.CheckedTrainer, "create_scheduler", _leaping))
+            stack.enter_context(patch.object(harness_sft.supervised.CheckedTrainer, "create_scheduler", _leaping))
         return sft(ref, adapter, rows, out, progress=progress, seed=seed, flag=flag, **o)
 
 
@@ -152,7 +152,10 @@ def another_note(
 
 
 def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any) -> Path:
-    """Train, and damage the adapter on the disk: "nan" in one weight, or one lora_B "zero"."""
+    """Train, and damage the adapter on the disk.
+
+    "nan" in one weight, one lora_B "zero", of two "slices" of each lora_B one at its start, or each tensor "empty".
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -163,6 +166,11 @@ def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed
         weights[name][0, 0] = torch.nan
     if how == "zero":
         weights[name].zero_()
+    if how == "slices":
+        for name in (n for n in weights if "lora_B" in n):
+            weights[name][len(weights[name]) // 2 :].zero_()
+    if how == "empty":
+        weights = {name: tensor.new_empty(0) for name, tensor in weights.items()}
     save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
     return out
 

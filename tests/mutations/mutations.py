@@ -229,6 +229,7 @@ NEAR_WORDS = NEAR_TEST.replace("northern", "southern")
 SHORT = " ".join(PARAGRAPH.split()[:24])
 FEWSHOT = "\n[subject.fewshot]\nshots = 3\n"
 SHOTS = {"eval_0.fewshot_data": "shots.jsonl"}
+UNHARMED = {"train_use": "damaged"}
 VALIDATED = {"train_validation_data": "validation.jsonl"}
 COLOURS = {"snow": "white", "grass": "green", "coal": "black", "milk": "white", "blood": "red", "a frog": "green"}
 ALIKE = [{"prompt": f"Now say the colour of {t}.\n", "completion": c} for t, c in COLOURS.items()]
@@ -550,6 +551,8 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(**VALIDATED, files={"validation.jsonl": ALIKE}),
     ),
     trained("a NaN in the adapter", "T2", {"train_use": "damaged", "train_how": "nan"}, {"train_use": "damaged"}),
+    trained("half of each lora_B is at its start", "T6", {"train_use": "damaged", "train_how": "slices"}, UNHARMED),
+    trained("each tensor of the adapter is empty", "T6", {"train_use": "damaged", "train_how": "empty"}, UNHARMED),
     trained(
         "a repacked 4-bit weight",
         "T3",

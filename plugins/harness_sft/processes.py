@@ -1,0 +1,254 @@
+"""A training in several processes, as the one that starts them sees it: `torchrun` on `harness_sft.worker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from harness import Finding, Progress, UsageError, gpus, read_error, shorten, told_ref, write_text
+
+if TYPE_CHECKING:
+    from harness import Adapter, ModelRef
+    from harness_sft.method import Method
+
+JOB, EVENTS, STOP, SAID = "job.json", "events.jsonl", "stop", "said.txt"
+ALONE = {  # options that mean another training in several processes, and why
+    "accelerator_config": "rows are dealt out by the harness",
+    "auto_find_batch_size": "one process would halve its batch alone",
+    "dataloader_drop_last": "the last batch of an epoch is a smaller one",
+    "ddp_backend": "it is gloo on a CPU and NCCL on GPUs",
+    "deepspeed": "the processes hold the whole model each",
+    "fsdp": "the processes hold the whole model each",
+    "fsdp_config": "the processes hold the whole model each",
+    "local_rank": "the launcher sets it",
+}
+POLL = 0.05  # seconds
+LATE = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
+GRACE = 10.0  # seconds that processes have to end by themselves
+CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the processes are on one machine
+
+
+def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) -> None:
+    """Raise UsageError where several processes cannot train by a recipe.
+
+    `accumulated` batches make a step, in one process.
+    """
+    if processes in (1, "auto"):
+        return
+    if accumulated % int(processes):
+        raise UsageError(
+            f"processes: is {processes}, and the {accumulated} batches of a step (gradient_accumulation_steps) cannot "
+            f"be dealt out evenly; set one that divides {accumulated}"
+        )
+    for name, why in ALONE.items():
+        if recipe.get(name):
+            raise UsageError(f"{name}: cannot be set with several processes: {why}; remove it")
+    if recipe.get("train_sampling_strategy", "random") not in ("random", "sequential"):
+        raise UsageError('train_sampling_strategy: with several processes want "random" or "sequential"')
+    if recipe.get("average_tokens_across_devices") is False:
+        raise UsageError("average_tokens_across_devices: is false, and a token must count the same in all processes")
+    there = len(gpus()) or os.cpu_count() or 1
+    if int(processes) > there:
+        what = "GPUs" if gpus() else "cores, and no GPU"
+        raise UsageError(f"processes: is {processes}, and this machine has {there} {what}; ask for {there} at most")
+
+
+def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
+    """Return how many processes train: "auto" is one a GPU, as far as the batches of a step can be dealt out.
+
+    Raises UsageError as `refuse` does.
+    """
+    if processes == "auto":
+        there = len(gpus()) if device == "cuda" else 1
+        processes = next(n for n in range(max(1, there), 0, -1) if accumulated % n == 0)
+    if processes != 1:
+        refuse(processes, recipe, accumulated)
+    return int(processes)
+
+
+def told_adapter(adapter: Adapter | None) -> dict[str, Any] | None:
+    """Return an adapter as JSON has it; raises UsageError where another process would read another one."""
+    if adapter is None:
+        return None
+    told = _plain({"config": adapter.peft_config().to_dict(), "quantization": adapter.quantization})
+    read = Told(told)
+    if _plain({"config": read.peft_config().to_dict(), "quantization": read.quantization}) != told:
+        raise UsageError("[train] processes: the adapter cannot be told to other processes; train in one")
+    return dict(told)
+
+
+class Told:
+    """An adapter that another process told of: what a training needs of one."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        self.told, self.quantization = told, told["quantization"]
+
+    def peft_config(self) -> Any:
+        """Return a new configuration."""
+        from peft import get_peft_config
+
+        return get_peft_config(json.loads(json.dumps(self.told["config"])))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it, sets in order."""
+    return json.loads(json.dumps(value, default=lambda one: sorted(one) if isinstance(one, set) else str(one)))
+
+
+def launch(
+    ref: ModelRef,
+    adapter: Adapter | None,
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    recipe: Mapping[str, Any],
+    count: int,
+    *,
+    seed: int,
+    method: Method,
+    progress: Callable[[Progress], None],
+    flag: Callable[[str, Finding], None],
+) -> Path:
+    """Train in `count` processes and return `out`; what they tell is passed on as it comes.
+
+    An interruption lets them save the step that they are in; a second one ends them at once, as does any other
+    exception, or the end of this process. Raises what one of them raised.
+    """
+    folder = out.parent.resolve() / "processes"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    job: dict[str, Any] = {"ref": told_ref(ref), "adapter": told_adapter(adapter), "rows": list(rows)}
+    job |= {"out": str(out.resolve()), "recipe": dict(recipe), "seed": seed, "method": method.where}
+    try:
+        write_text(folder / JOB, json.dumps(job, default=dict))
+        (folder / EVENTS).touch()
+        with (folder / SAID).open("wb") as said:
+            run = Launched(folder, count, said, progress, flag)
+            try:
+                run.follow()
+            finally:
+                run.end()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return out
+
+
+class Launched:
+    """Processes that train, and what they tell. They end when their standard input does: when this process ends."""
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        said: IO[bytes],
+        progress: Callable[[Progress], None],
+        flag: Callable[[str, Finding], None],
+    ) -> None:
+        self.folder, self.progress, self.flag = folder, progress, flag
+        self.errors: list[Mapping[str, Any]] = []
+        self.flagged: set[str] = set()
+        self.pids: list[int] = []
+        self.until = float("inf")
+        self.stepped = self.interrupted = self.done = False
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+        command += ["--max-restarts", "0", "--nproc-per-node", str(count), "-m", "harness_sft.worker", str(folder)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=_environment(), start_new_session=True
+        )
+
+    def follow(self) -> None:
+        """Pass on what is told until the processes have ended; raise what made one of them end early."""
+        try:
+            self._hear()
+        except KeyboardInterrupt:
+            if self.stepped:  # before that there is nothing to save
+                (self.folder / STOP).touch()
+                self.progress = lambda _: None
+                self._hear()
+            raise
+        if self.errors:
+            # One that ends early takes the others' connections with it, and they complain.
+            raise read_error(min(self.errors, key=lambda e: e["kind"] not in ("UsageError", "CheckFailed")))
+        if self.interrupted:
+            raise KeyboardInterrupt
+        if not self.done:
+            raise RuntimeError(f"training: {self._how()}; run again: it goes on from the last checkpoint")
+
+    def _hear(self) -> None:
+        """Read the events until the processes have ended, or one has told an error."""
+        with (self.folder / EVENTS).open(encoding="utf-8") as stream:
+            for line in _lines(stream, self._more):
+                self._take(json.loads(line))
+                if self.errors:
+                    self.until = min(self.until, time.monotonic() + LATE)
+
+    def _more(self) -> bool:
+        return self.process.poll() is None and time.monotonic() < self.until
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        if "progress" in event:
+            one = Progress(**event["progress"])
+            self.stepped = self.stepped or one.done > 0
+            self.progress(one)
+        elif "flag" in event:
+            if event["flag"] not in self.flagged:  # of all processes, which see the same
+                self.flagged.add(event["flag"])
+                self.flag(event["flag"], Finding(**event["finding"]))
+            (self.folder / event["answer"]).touch()
+        elif "error" in event:
+            self.errors.append(event["error"])
+        self.pids += [event["pid"]] if "pid" in event else []
+        self.interrupted = self.interrupted or "interrupted" in event
+        self.done = self.done or "done" in event
+
+    def _how(self) -> str:
+        """Return how the processes ended that told nothing."""
+        lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
+        codes = [int(m[1]) for m in re.finditer(r"exitcode\s*:\s*(-?\d+)", "\n".join(lines))]
+        killed = next((signal.Signals(-code).name for code in codes if code < 0), "")
+        if killed:
+            return f"a process was ended by {killed}"
+        return f"its processes ended with {self.process.returncode}: {shorten(lines[-1]) if lines else 'no word'}"
+
+    def end(self) -> None:
+        """End all processes; they see that nobody is there, and are killed where they do not."""
+        assert self.process.stdin
+        with suppress(OSError):
+            self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+        if self.process.poll() is None:
+            for pid in (*self.pids, self.process.pid):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def _lines(stream: IO[str], more: Callable[[], bool]) -> Iterator[str]:
+    """Yield whole lines as they are written, and those that are left when no more come."""
+    begun, last = "", False
+    while True:
+        last = not more()
+        while part := stream.readline():
+            begun += part
+            if begun.endswith("\n"):
+                yield begun
+                begun = ""
+        if last:
+            return
+        time.sleep(POLL)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the processes: this one's modules, one thread each unless told, this machine alone."""
+    found = {"OMP_NUM_THREADS": "1", **CONNECTIONS, **os.environ}
+    return {**found, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}

@@ -1,0 +1,127 @@
+"""The processes of a training, as one of them sees the others. Imports torch inside functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import CheckFailed, Finding
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IGNORED = -100
+
+
+def raise_finding(code: str, finding: Finding) -> None:
+    """Raise what was found while training as a CheckFailed."""
+    raise CheckFailed(f"training: {finding.what}; {finding.fix}")
+
+
+class Ranks:
+    """The one process of a training: nobody to wait for."""
+
+    number, count = 0, 1
+
+    @property
+    def first(self) -> bool:
+        """Return whether this is the process that tells, writes and removes."""
+        return self.number == 0
+
+    def sums(self, *values: float) -> tuple[float, ...]:
+        """Return each value added up over the processes."""
+        return values
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+
+    def stop_if_asked(self) -> None:
+        """Raise KeyboardInterrupt in all of them when one was told to end."""
+
+    def agree(self, digest: str) -> None:
+        """Raise CheckFailed where they hold different weights."""
+
+
+class Several(Ranks):
+    """One of several processes, in torch's default group; `asked` is set by a signal, `stop` a file of the parent's."""
+
+    def __init__(self, stop: Path) -> None:
+        import torch.distributed as dist
+
+        self.number, self.count, self.stop, self.asked = dist.get_rank(), dist.get_world_size(), stop, False
+
+    def sums(self, *values: float) -> tuple[float, ...]:
+        """Return each value added up over the processes, in float64."""
+        import torch
+        import torch.distributed as dist
+
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        return tuple(total.tolist())
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        self.sums(0.0)
+
+    def stop_if_asked(self) -> None:
+        """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
+        [asked] = self.sums(float(self.asked or self.stop.exists()))
+        if asked:
+            raise KeyboardInterrupt
+
+    def agree(self, digest: str) -> None:
+        """Raise CheckFailed where they hold different weights."""
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, digest)
+        if len(set(found)) > 1:
+            raise CheckFailed(f"training: {self.count} processes hold different weights at its end; train again")
+
+
+def fill(rows: Dataset, size: int) -> Dataset:
+    """Add rows of one token and nothing to learn, until their number is a multiple of the size of all batches.
+
+    Otherwise accelerate fills an epoch's last batches with rows from its beginning, which are then trained on twice.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    missing = -len(rows) % size
+    if not missing:
+        return rows
+    first, empty = rows[0], {"labels": [IGNORED], "seq_lengths": [1]}
+    length = len(first["input_ids"])
+    blank = {
+        name: empty.get(name, value[:1] if isinstance(value, list) and len(value) == length else value)
+        for name, value in first.items()
+    }
+    more = Dataset.from_dict({name: [value] * missing for name, value in blank.items()}, features=rows.features)
+    return concatenate_datasets([rows, more])
+
+
+class Order:
+    """The order of an epoch, the same on all processes and with one: the rows as they are drawn, then the added ones.
+
+    `shuffled` by a seed, as accelerate does it, else as they stand.
+    """
+
+    def __init__(self, rows: int, filled: int, seed: int | None) -> None:
+        self.rows, self.filled, self.seed, self.epoch = rows, filled, seed, 0
+
+    def __len__(self) -> int:
+        return self.filled
+
+    def __iter__(self) -> Any:
+        from accelerate.data_loader import SeedableRandomSampler
+
+        drawn: Any = range(self.rows)
+        if self.seed is not None:
+            drawn = SeedableRandomSampler(range(self.rows), data_seed=self.seed)
+            drawn.set_epoch(self.epoch)
+        yield from drawn
+        yield from range(self.rows, self.filled)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of an epoch next."""
+        self.epoch = epoch

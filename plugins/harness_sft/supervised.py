@@ -1,0 +1,66 @@
+"""TRL's SFTTrainer, checked: no row is dropped, and the validation loss does not depend on the batch size.
+
+Imports torch and TRL: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl import SFTTrainer
+
+from harness_sft.config import whole_rows
+from harness_sft.counts import check_endings, count_rows
+from harness_sft.trainer import Checked
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+
+class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
+    """An SFTTrainer that refuses rows it would drop."""
+
+    def _prepare_dataset(
+        self,
+        dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: TrainingArguments,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
+        uncut = whole_rows(args)
+        whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
+        cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
+        keep_end = args.truncation_mode == "keep_end"
+        self.counts[dataset_name] = count_rows(whole, cut, keep_end=keep_end)
+        if isinstance(dataset[0].get("completion", dataset[0].get("text")), str):
+            check_endings(whole, self._tokenizer, None if keep_end else cut)
+        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
+
+    def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
+        prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
+        return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
+
+    def sequences(self, count: int) -> list[list[int]]:
+        """Return the first rows as they are trained on, in tokens."""
+        return [list(row["input_ids"]) for row in self.train_dataset.select(range(min(count, len(self.train_dataset))))]
+
+    def validate(self) -> float:
+        """Return the mean loss per supervised token of the held-out rows, in nats, whatever the batch size."""
+        total = tokens = 0.0
+        size = self.args.per_device_eval_batch_size
+        self.model.eval()
+        for start in range(size * self.ranks.number, len(self.held_out), size * self.ranks.count):
+            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                found = self.model(**batch, fused_lm_head=True, use_cache=False)
+            total -= float(found.log_probs.sum(dtype=torch.float64))
+            tokens += int(found.label_mask.sum())
+        self.model.train()
+        total, tokens = self.ranks.sums(total, tokens)
+        return total / tokens

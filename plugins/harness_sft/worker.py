@@ -1,0 +1,121 @@
+"""One of the processes of a training, started by torchrun: `python -m harness_sft.worker FOLDER`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import Finding, Progress, read_ref, told_error
+from harness_sft.processes import EVENTS, JOB, POLL, STOP, Told
+
+if TYPE_CHECKING:
+    from harness_sft.ranks import Several
+
+PATIENCE = timedelta(days=1)  # what a process waits for the others: the first may write for long
+
+
+class Desk:
+    """Where a process tells the one that started it what happens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.number, self.asked = folder, int(os.environ["RANK"]), 0
+        self.stream = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND)
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Add a line to the events, in one write: the other processes add theirs."""
+        os.write(self.stream, (json.dumps(event, default=str) + "\n").encode())
+
+    def progress(self, progress: Progress) -> None:
+        """Tell the progress, which is that of all."""
+        if self.number == 0:
+            self.tell({"progress": {**asdict(progress), "facts": dict(progress.facts)}})
+
+    def flag(self, code: str, finding: Finding) -> None:
+        """Tell a finding, and wait for leave to go on: at what ends a training nothing more may be written."""
+        self.asked += 1
+        answer = f"answer-{self.number}-{self.asked}"
+        self.tell({"flag": code, "finding": asdict(finding), "answer": answer})
+        while not (self.folder / answer).exists():
+            time.sleep(POLL)
+
+
+def main(folder: Path) -> int:
+    """Train what the job says, together with the others, and tell how it ended."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    desk = Desk(folder)
+    desk.tell({"pid": os.getpid()})
+    try:
+        _train(desk, json.loads((folder / JOB).read_text("utf-8")))
+    except KeyboardInterrupt:
+        desk.tell({"interrupted": True})
+        return 1
+    except Exception as error:
+        desk.tell({"error": told_error(error)})
+        return 1
+    if desk.number == 0:
+        desk.tell({"done": True})
+    return 0
+
+
+def _train(desk: Desk, job: Mapping[str, Any]) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from harness_sft.ranks import Several
+    from harness_sft.train import train
+
+    ref = read_ref(job["ref"])
+    cuda = ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    ranks = Several(desk.folder / STOP)
+    _listen(ranks)
+    adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
+    module, _, name = job["method"].partition(":")
+    train(
+        ref,
+        adapter,
+        job["rows"],
+        Path(job["out"]),
+        job["recipe"],
+        seed=job["seed"],
+        progress=desk.progress,
+        flag=desk.flag,
+        method=getattr(importlib.import_module(module), name),
+        ranks=ranks,
+    )
+    dist.destroy_process_group()
+
+
+def _listen(ranks: Several) -> None:
+    """Take a signal as a wish to end after the step; where one comes is told to all."""
+
+    def ask(number: int, frame: Any) -> None:
+        ranks.asked = True
+
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, ask)
+
+
+def _end_with_parent() -> None:
+    """End at once, with all that was started here, when nobody holds the other end of standard input any more."""
+    while os.read(0, 1 << 10):
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
