@@ -232,7 +232,7 @@ def watching_losses(seen: list[float]) -> Iterator[None]:
 
     def note(self: Any, *args: Any, **given: Any) -> None:
         before(self, *args, **given)
-        seen.append(self.losses[-1])
+        seen.append(self.steps[-1].loss)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Watch, "on_step_end", note)
