@@ -69,4 +69,4 @@ def test_init_writes_a_project_that_ships(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     assert main(["init", "mine"]) == 0
     assert main(["run", "mine/suite.toml", "-q"]) == 0
-    assert (tmp_path / "exports/example/model/model.safetensors").is_file()
+    assert (tmp_path / "exports/qa/model/model.safetensors").is_file()

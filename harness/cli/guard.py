@@ -14,6 +14,7 @@ from harness.errors import MEMORY_ADVICE, ExitCode
 
 # What C libraries print before they call exit(1) or abort(): told in our line instead.
 LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")
+LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
 FORWARDED = ("SIGTERM", "SIGHUP")
 
 
@@ -35,7 +36,11 @@ def guarded(command: Callable[[Any], int], args: Any) -> int:
             os.close(handle)
         atexit.register(os.write, told, b".")
         sys.unraisablehook = lambda _: None  # what fails at the end for want of memory is no news
-        return command(args)
+        try:
+            return command(args)
+        except MemoryError:  # in the telling of another one
+            os.write(2, LAST_LINE)
+            return ExitCode.USAGE
     os.close(told)
     os.close(said)
     return _watch(child, ended, heard)

@@ -129,7 +129,8 @@ def to_training_rows(
         want = "input and target, prompt and completion, messages, or text"
         if template is not None:
             want = 'a target beside the template; name its column with columns = { target = "…" }'
-        mistakes.add(where, f"row {shapeless[0]} has {here} ({len(shapeless)} rows); want {want}")
+        all_of_them = f" ({len(shapeless)} rows)" if len(shapeless) > 1 else ""
+        mistakes.add(where, f"row {shapeless[0]} has {here}{all_of_them}; want {want}")
     mistakes.raise_if_any()
     for i, row in enumerate(rows):
         try:

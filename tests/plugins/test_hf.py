@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(UsageError, match="the disk is full"):
         harness_hf.load.open(packaged)
     assert list((cache / "models").iterdir()) == []
-    assert {p.name for p in cache.iterdir()} == {"wheels", "models"}
+    assert {p.name for p in cache.iterdir()} == {"wheels", "models", "used.lock"}
 
 
 def test_base_and_adapter_share_one_model(tiny_model: Path, tiny_adapter: Path, cache: Path) -> None:

@@ -75,7 +75,8 @@ with pool.loaded() as [subject]:
     first = next(stream)
     nodes.remove_node(second, allow_graceful=False)
     after = dict([first, *stream])
-    more = subject.generate(prompts)
+    for _ in range(3):  # whoever is free is asked in turn
+        more = subject.generate(prompts)
     notes, alive = subject.notes, len(pool.alive)
 print(json.dumps([[after[i] for i in range(200)], more, notes, alive, pool.lost]))
 import ray
