@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,26 +37,24 @@ def _with(name: str) -> dict[str, Callable[..., Any]]:
         from harness_sft import build_config
 
         about: dict[str, Any] = {"name": METHODS[name].config, "refused": METHODS[name].refused}
-        build_config(_recipe(name) | options, Path("checkpoints"), seed=0, device="cpu", **about)
+        build_config(
+            schema.with_defaults(harness_trainers()[name], options), Path("checkpoints"), seed=0, device="cpu", **about
+        )
 
     def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, *, seed: int, **options: Any) -> Built:
         from harness_preference.build import build
 
-        return build(name, ref, adapter, rows, _recipe(name) | options, seed=seed)
+        return build(name, ref, adapter, rows, schema.with_defaults(harness_trainers()[name], options), seed=seed)
 
     def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, *, seed: int, **options: Any) -> dict[str, Any]:
         from harness_preference.methods import METHODS
         from harness_sft import measure_by
 
-        return measure_by(ref, adapter, rows, _recipe(name) | options, seed=seed, method=METHODS[name])
+        return measure_by(
+            ref, adapter, rows, schema.with_defaults(harness_trainers()[name], options), seed=seed, method=METHODS[name]
+        )
 
     return {"check": check, "build": build, "measure": measure}
-
-
-def _recipe(name: str) -> dict[str, Any]:
-    """Return the options of a trainer with their defaults."""
-    parameters = inspect.signature(harness_trainers()[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in schema.INJECTED}
 
 
 @harness.trainer(columns=("prompt", "chosen", "rejected"), **_with("dpo"))
@@ -100,7 +97,7 @@ def dpo(
     from harness_sft import train_by
 
     given = locals()
-    recipe = {name: given[name] for name in _recipe("dpo")} | options
+    recipe = {name: given[name] for name in schema.options_of(dpo)[0]} | options
     how: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag, "watch": watch}
     return train_by(ref, adapter, rows, out, recipe, method=METHODS["dpo"], **how)
 
@@ -145,6 +142,6 @@ def kto(
     from harness_sft import train_by
 
     given = locals()
-    recipe = {name: given[name] for name in _recipe("kto")} | options
+    recipe = {name: given[name] for name in schema.options_of(kto)[0]} | options
     how: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag, "watch": watch}
     return train_by(ref, adapter, rows, out, recipe, method=METHODS["kto"], **how)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ def check(*, processes: int | str = 1, **options: Any) -> None:
     from harness_sft.config import build_config
     from harness_sft.processes import refuse
 
-    config = build_config(_recipe() | options, Path("checkpoints"), seed=0, device="cpu")
+    config = build_config(schema.with_defaults(sft, options), Path("checkpoints"), seed=0, device="cpu")
     refuse(processes, options, config.gradient_accumulation_steps)
 
 
@@ -86,7 +85,7 @@ def build(
     """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
     from harness_sft.build import build
 
-    return build(ref, adapter, rows, _recipe() | options, seed=seed)
+    return build(ref, adapter, rows, schema.with_defaults(sft, options), seed=seed)
 
 
 def measure(
@@ -95,13 +94,7 @@ def measure(
     """Train a few steps and return what they took; without an adapter all weights are trained."""
     from harness_sft.measure import measure
 
-    return measure(ref, adapter, rows, _recipe() | options, seed=seed)
-
-
-def _recipe() -> dict[str, Any]:
-    """Return the options of `sft` with their defaults."""
-    parameters = inspect.signature(sft).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in schema.INJECTED}
+    return measure(ref, adapter, rows, schema.with_defaults(sft, options), seed=seed)
 
 
 @harness.trainer(look=look, check=check, build=build, measure=measure)
@@ -153,7 +146,7 @@ def sft(
     from harness_sft.train import train
 
     given = locals()
-    recipe = {name: given[name] for name in _recipe()} | options
+    recipe = {name: given[name] for name in schema.options_of(sft)[0]} | options
     return train(
         ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag, watch=watch, processes=processes
     )

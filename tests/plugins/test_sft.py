@@ -102,12 +102,13 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_right_options(recwarn: pytest.WarningsRecorder) -> None:
     """The defaults are the recipe, further fields pass through, and nothing asks for a GPU or warns."""
-    from harness_sft import _recipe
+    from harness import schema
+    from harness_sft import sft
     from harness_sft.config import build_config
 
     check(truncation_mode="keep_end", save_strategy="epoch", shuffle_dataset=True)
     check(weight_decay=0.1, packing=True, neftune_noise_alpha=5, gradient_checkpointing=True)
-    config = build_config(_recipe() | {"packing": True}, Path("x"), seed=3, device="cpu")
+    config = build_config(schema.with_defaults(sft, {"packing": True}), Path("x"), seed=3, device="cpu")
     assert (
         config.learning_rate,
         config.warmup_steps,
