@@ -15,7 +15,7 @@ from harness.reports.report_json import read_run
 from harness.testing import Project
 
 
-def about(folder: str = "/work/project/reports/x-1", path: str = "/work/project/suite.toml") -> Run:
+def about(folder: str = "/data/project/reports/x-1", path: str = "/data/project/suite.toml") -> Run:
     return Run("x", path, "d", 0, 0.05, "m", "now", "0", folder=folder)
 
 
@@ -47,10 +47,10 @@ def test_paths_are_what_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HARNESS_CACHE", raising=False)
     monkeypatch.setenv("HOME", "/home/ada")
-    text = "/work/project/data/a.jsonl:3: see file:///work/project/x, /work/projects, /srv/work/project and /home/ada"
-    told = placed({"why": text, "won": ["/work/project/1"], "deep": [{"at": "/work/project"}]}, about())
-    assert told["why"] == "data/a.jsonl:3: see file://x, /work/projects, /srv/work/project and ~"
-    assert (told["won"], told["deep"]) == (["/work/project/1"], [{"at": "."}])
+    text = "/data/project/data/a.jsonl:3: see file:///data/project/x, /data/projects, /srv/data/project and /home/ada"
+    told = placed({"why": text, "won": ["/data/project/1"], "deep": [{"at": "/data/project"}]}, about())
+    assert told["why"] == "data/a.jsonl:3: see file://x, /data/projects, /srv/data/project and ~"
+    assert (told["won"], told["deep"]) == (["/data/project/1"], [{"at": "."}])
     assert placed(f"{tmp_path}/reports/x", about()) == "reports/x"
     assert placed("/out/x-1/training", about(folder="/out/x-1")) == "x-1/training"
 
