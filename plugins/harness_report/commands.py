@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import ExitCode, UsageError, run_markdown, write_text
+from harness import ExitCode, UsageError, write_text
 
 if TYPE_CHECKING:
     from harness_report.compare import Compared
@@ -85,6 +85,8 @@ def _report(args: Namespace) -> int:
 def _markdown(kept: Kept, against: Path | None) -> str:
     """Return a run as a job's summary has it, or what differs from another one."""
     if against is None:
+        from harness import run_markdown
+
         return run_markdown(kept.run, kept.folder)
     from harness_report.markdown import compared
     from harness_report.reading import read_folder
