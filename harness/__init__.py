@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from harness.stats.tests import cluster_t, numbered, wilson
     from harness.suite.reader import read_suite
     from harness.suite.tables import Eval, Suite
+    from harness.texts.counts import counted
     from harness.texts.secrets import is_secret
     from harness.texts.shown import markdown, shorten, shown
     from harness.texts.shown import whole as whole_text
@@ -125,6 +126,7 @@ __all__ = [
     "continuation",
     "copy_files",
     "copy_range",
+    "counted",
     "did_you_mean",
     "digest_of",
     "evaluator",
@@ -223,6 +225,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "continuation": "harness.data.rows",
     "copy_files": "harness.release.conversions",
     "copy_range": "harness.files",
+    "counted": "harness.texts.counts",
     "did_you_mean": "harness.errors",
     "digest_of": "harness.artifacts.digests",
     "evaluator": "harness.capabilities",

@@ -11,10 +11,9 @@ from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
 from harness.reports.reasons import untested
 from harness.reports.rows import Shown, changed_rows, failed_rows, private_evals
-from harness.reports.sentence import verdict_sentence, worst_first
+from harness.reports.sentence import GLYPHS, verdict_sentence, worst_first
 from harness.texts.shown import code, markdown, shown
 
-GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # never colour alone
 FLIPS = 10  # rows that are shown
 LONGEST = 300  # characters of a text in a cell
 LARGEST = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 MiB

@@ -12,10 +12,10 @@ from harness.errors import RAISES, UsageError, did_you_mean
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
 from harness.reports.run_folder import read_rows
+from harness.reports.sentence import GLYPHS
 from harness.texts.shown import shown
 
 DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
-GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # words, not colours
 OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
 COLUMNS = ("candidate", "gate", "outcome", "claim", "estimate", "bounds", "n", "why")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
 
+GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # beside its word
 RANKS = {Outcome.FAIL: 0, Outcome.ERROR: 1, Outcome.INCONCLUSIVE: 2, Outcome.PASS: 3}
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 NOT_ASKED = ("--no-export",)  # the reasons of an export that verdicts allow

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
-from harness import UsageError, Verdict, shown
+from harness import UsageError, Verdict, counted, shown
 from harness_report import drawing, pairs
 from harness_report.compare import Between, Both, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, draw
@@ -16,7 +16,7 @@ from harness_report.page import ROWS, fill, folded, folder_name, headline, says
 from harness_report.pairs import LOST, WON, Change
 from harness_report.reading import Kept
 from harness_report.strips import Axis, Interval, axis_of, strip
-from harness_report.words import counted, day, listed, minus, number, percent
+from harness_report.words import day, listed, minus, number, percent
 
 COLOURS = {"worse": FAIL, "better": PASS, "not told apart": OPEN}
 SECTIONS = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict, judge, sentence, shown
+from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict, counted, judge, sentence, shown
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
 from harness_report.reading import Kept, Row, value_of
-from harness_report.words import counted, day
+from harness_report.words import day
 
 OTHER = "the other run"  # the name of the baseline in a test between two runs
 READINGS = {Outcome.PASS: "better", Outcome.FAIL: "worse", Outcome.INCONCLUSIVE: "not told apart"}

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from harness import Verdict, sentence, shown
+from harness import Verdict, counted, sentence, shown
 from harness_report.drawing import BASE, VERDICTS, draw
 from harness_report.pairs import LOST, WON, paired
 from harness_report.reading import Kept
 from harness_report.strips import Axis, Interval, axis_of, strip
-from harness_report.words import GLYPHS, NONE, bytes_, claimed, counted, figure, measured, number, percent, plain, told
+from harness_report.words import GLYPHS, NONE, bytes_, claimed, figure, measured, number, percent, plain, told
 
 NAMED = 20  # rows that a report of format 1 names of those that changed, of a metric which changes on every row
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from harness import Run, shown
+from harness import Run, counted, shown
 from harness_report import charts
 from harness_report.drawing import Chart, draw
 from harness_report.pairs import Part
 from harness_report.reading import Kept
-from harness_report.words import NONE, bytes_, counted, cut, day, figure, number, seconds, told
+from harness_report.words import NONE, bytes_, cut, day, figure, number, seconds, told
 
 SEEN = 3  # training rows that are shown
 

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import Verdict, sentence, shown
+from harness import Verdict, counted, sentence, shown
 from harness_report.compare import Between, Both, Compared
 from harness_report.gates import bounds_of, scale_of, write_of
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
-from harness_report.words import GLYPHS, claimed, counted, number
+from harness_report.words import GLYPHS, claimed, number
 
 FORMAT = 1  # of the JSON
 INDENT = 16  # columns of a verdict's word

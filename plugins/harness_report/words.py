@@ -6,9 +6,9 @@ import math
 import re
 from datetime import datetime
 
-from harness import Verdict, shown
+from harness import Verdict, sentence, shown
 
-GLYPHS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "ERROR": "!"}
+GLYPHS = sentence.GLYPHS
 NAMES = {
     "acc": "accuracy",
     "acc_norm": "accuracy by length",
@@ -90,10 +90,6 @@ def day(stamp: str, *, time: bool = True) -> str:
 def percent(alpha: float | None) -> str:
     """Return the confidence of bounds at a risk: 95 %."""
     return f"{100 * (1 - (alpha or 0.05)):.4g}\u00a0%"
-
-
-def counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def listed(names: list[str]) -> str:
