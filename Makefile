@@ -46,11 +46,11 @@ fix: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench
 
-# every causal class of the installed transformers, small and random: 9 minutes on one busy core; docs/architectures.md
+# every causal class of the installed transformers, small and random: 9 minutes on one busy core; docs/reference/architectures.md
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.architectures
 
-# how often each test of a gate is wrong; writes the tables of docs/statistics.md
+# how often each test of a gate is wrong; writes the tables of docs/explanation/statistics.md
 simulate: $(READY)
 	$(BIN)/python -m bench.simulate
 
@@ -68,7 +68,7 @@ bench-verify: $(READY)
 # beside vLLM, which wants other versions than we do and so has an environment of its own: 3.4 GB, two minutes
 VLLM = .vllm
 vllm: $(READY) $(VLLM)/.ready
-	VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/python -m bench vllm --page docs/performance-vllm.md --records reports/bench-vllm.jsonl
+	VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/python -m bench vllm --page docs/explanation/performance-vllm.md --records reports/bench-vllm.jsonl
 
 $(VLLM)/.ready:
 	$(PYTHON) -m venv $(VLLM)

@@ -1,4 +1,4 @@
-"""Measure ourselves beside the peers and write docs/performance.md.
+"""Measure ourselves beside the peers and write docs/explanation/performance.md.
 
 Every part keeps its record as a JSON line, so that one can be measured again and the page written anew.
 """
@@ -134,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument("--threads", type=int, default=0, help="default: one a core")
     parser.add_argument("--records", type=Path, default=ROOT / "reports/bench.jsonl", help="where the numbers are kept")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md", help="where the page is written")
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "docs/explanation/performance.md", help="where the page is written"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Check every causal class of the installed transformers, small and random, and write docs/architectures.md.
+"""Check every causal class of the installed transformers, small and random, and write docs/reference/architectures.md.
 
 Scores against a plain forward of each pair, greedy answers against `generate`, the logits of LoRA on its base against
 those of the merged model, and these against what plain transformers reads from the export.
@@ -20,7 +20,7 @@ from typing import Any
 from bench.child import ROOT
 from bench.page import table
 
-PAGE = ROOT / "docs" / "architectures.md"
+PAGE = ROOT / "docs/reference/architectures.md"
 PAIRS = [
     (f"Question {i % 3}, behind a beginning in common: what is {i}?\nAnswer:", f" {word}")
     for i, word in enumerate(("one", "one of two", "three", "a word and some more of them", "x", "yes"))

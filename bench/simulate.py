@@ -1,6 +1,6 @@
-"""Measure how often each test of a gate is wrong, and how often it is right; write the tables of docs/statistics.md.
+"""Measure how often each test of a gate is wrong, and how often it is right; write docs/explanation/statistics.md.
 
-python -m bench.simulate [--quick] [--to docs/statistics.md]
+python -m bench.simulate [--quick] [--to docs/explanation/statistics.md]
 
 Data are drawn so that the claim is exactly on its threshold (false passes, false blocks), then judged
 against a threshold 2.5 standard errors away (power). Binomial, McNemar and Tango are summed over every table
@@ -509,7 +509,7 @@ PAGES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} runs a cell instead of {RUNS}, and print only")
-    parser.add_argument("--to", type=Path, default=Path(__file__).parent.parent / "docs" / "statistics.md")
+    parser.add_argument("--to", type=Path, default=Path(__file__).parent.parent / "docs/explanation/statistics.md")
     asked = parser.parse_args()
     runs, text, begun = QUICK if asked.quick else RUNS, [], time.process_time()
     for page in PAGES:

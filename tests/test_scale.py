@@ -1,4 +1,4 @@
-"""The simulation behind docs/scale.md, and the measurement beside it."""
+"""The simulation behind docs/how-to/use-many-machines.md, and the measurement beside it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from bench import scale
 from harness.workers import local
 
-PAGE = Path(__file__).parent.parent / "docs/scale.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/use-many-machines.md"
 
 
 def test_the_tables_on_paper_are_what_the_simulation_says() -> None:
-    """Every line of both is in docs/scale.md as it is printed."""
+    """Every line of both is in docs/how-to/use-many-machines.md as it is printed."""
     said = PAGE.read_text("utf-8").splitlines()
     assert [line for line in scale.paper() if line and line not in said] == []
 

@@ -1,4 +1,4 @@
-"""The simulation behind docs/statistics.md judges as the gates do."""
+"""The simulation behind docs/explanation/statistics.md judges as the gates do."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_cell_finds_what_is_wrong_with_the_plain_t() -> None:
 
 def test_the_page_is_written_between_its_marks() -> None:
     """What people wrote around the tables stays."""
-    text = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text()
+    text = (Path(__file__).parent.parent / "docs/explanation/statistics.md").read_text()
     assert text.count(simulate.START) == text.count(simulate.END) == 1
     assert "".join(simulate.table("t", [simulate.Cell("x", 6.5, 5.0, (1.0, 2.0), 80.0, 81.0)])).endswith(
         "| x | **6.5** | 5.0 | 1.0 / 2.0 | 80 | 81 |\n"

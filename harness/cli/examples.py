@@ -12,7 +12,7 @@ from typing import Any
 
 HEAD = """\
 # harness run suite.toml
-# Every table and key: docs/suite.md. What may stand after `use =`, and its options: harness plugins
+# Every table and key: docs/reference/suite.md. What may stand after `use =`, and its options: harness plugins
 
 [suite]
 name = "$task"

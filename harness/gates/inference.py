@@ -1,4 +1,4 @@
-"""Phase 3 of a verdict: the test of a hypothesis, the one that docs/statistics.md chooses for its rows."""
+"""Phase 3 of a verdict: the test of a hypothesis, the one that docs/explanation/statistics.md chooses for its rows."""
 
 from __future__ import annotations
 

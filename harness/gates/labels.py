@@ -2,7 +2,8 @@
 
 The correction assumes that the instrument errs alike, given what people would say, on the labelled answers and on the
 rows that are judged; how often people prefer one side may differ. So it is not prediction-powered inference, which
-takes the labels for a sample of the rows (docs/decisions/0070-labels.md). How often each is wrong: docs/judge.md.
+takes the labels for a sample of the rows (docs/decisions/0070-labels.md). How often each is wrong stands in
+docs/how-to/use-a-judge.md.
 
 Arrays may have axes before those named, so that a simulation judges many data sets in one call.
 """

@@ -111,7 +111,7 @@ def guarded_t(of: Ratio, threshold: float, least: float = LEAST, steep: float = 
     and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429. κ = least + steep·τ/√(n - FEWEST), at
     most MOST, with n = `effective` clusters and τ ≥ 0 the L-skewness of r/√w towards the bad side (Hosking 1990,
     Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness. The
-    constants are chosen by simulation, docs/statistics.md; we know no publication of it.
+    constants are chosen by simulation, docs/explanation/statistics.md; we know no publication of it.
     """
     import numpy as np
     from scipy.special import stdtr

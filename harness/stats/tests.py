@@ -10,7 +10,7 @@ yes, paired        tango        paired_ratio            cluster_bootstrap
 yes, margin 0      mcnemar      sign_flip               cluster_bootstrap
 clusters           cluster_t or paired_ratio            cluster_bootstrap
 
-How often each is wrong, measured: docs/statistics.md, by `make simulate`.
+How often each is wrong, measured: docs/explanation/statistics.md, by `make simulate`.
 """
 
 from __future__ import annotations

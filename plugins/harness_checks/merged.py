@@ -18,7 +18,8 @@ from harness_checks import beside
 from harness_checks.frames import prompt_of
 
 WEIGHTS = "adapter_model.safetensors"
-LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}  # nats a token; docs/checks.md has what was measured
+# nats a token; docs/reference/checks.md has what was measured
+LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}
 COMPUTED = 5e-2  # where the arithmetic is in half precision too
 DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16"}
 ROUNDINGS = 4  # of the sum, the update and the adapter's two matrices: what a merge in half precision does

@@ -1,4 +1,4 @@
-"""Every field of PEFT's LoraConfig, and what becomes of it here; docs/adapters.md is the same for people.
+"""Every field of PEFT's LoraConfig, and what becomes of it here; docs/reference/adapters.md is the same for people.
 
 A field that is in none of these tables, as a newer PEFT may have one, is refused; a test fails until it is put in one.
 """

