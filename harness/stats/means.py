@@ -68,7 +68,8 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
         return [_where(uneven, guarded)] if uneven.any() else []
     scarce = ~uneven & ((~np.isfinite(drawn)).mean(-1) > SILENT * alpha)
     resampled = Asked(partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn))
-    found = [_where(~uneven & ~scarce, resampled), _where(uneven | scarce, guarded), _where(scarce, _unseen(of, support))]
+    mute = uneven | scarce
+    found = (_where(~mute, resampled), _where(mute, guarded), _where(scarce, _unseen(of, support)))
     return [test for test in found if test]
 
 
