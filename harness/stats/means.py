@@ -65,7 +65,7 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
         return [guarded]
     drawn = ratio.bootstrap_t(of) if of.clusters <= RESAMPLED_CLUSTERS else None
     if drawn is None:
-        return [_where(uneven, guarded)] if uneven.any() else []
+        return [test for test in (_where(uneven, guarded),) if test]
     scarce = ~uneven & ((~np.isfinite(drawn)).mean(-1) > SILENT * alpha)
     resampled = Asked(partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn))
     mute = uneven | scarce
