@@ -122,9 +122,9 @@ def _template_file(lab: Lab, template: str) -> Seen:
     return lab.check(CHAT, _chat_eval(), train_chat_template_path=str(path))
 
 
-def _by_pairs(lab: Lab, wrong: bool) -> Seen:
+def _by_pairs(lab: Lab, how: str = "") -> Seen:
     """Train on pairs, with the right reference or a wrong one; so little teaches nobody to stop."""
-    about = {"train_wrong": wrong, "train_max_steps": 6, "train_data": "pairs.jsonl", "train_learning_rate": 5e-3}
+    about = {"train_how": how, "train_max_steps": 6, "train_data": "pairs.jsonl", "train_learning_rate": 5e-3}
     about |= {"train_per_device_train_batch_size": 4}
     files = {"pairs.jsonl": PAIRED}
     return lab.run("M5", files=files, train_use="misreferenced", **about)
@@ -388,8 +388,14 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "the reference is another model",
         "P1",
-        lambda lab: _by_pairs(lab, wrong=True),
-        lambda lab: _by_pairs(lab, wrong=False),
+        lambda lab: _by_pairs(lab, how="larger"),
+        _by_pairs,
+    ),
+    Mutation(
+        "the reference is the policy in every step",
+        "P5",
+        lambda lab: _by_pairs(lab, how="policy"),
+        _by_pairs,
     ),
     judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
     judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),

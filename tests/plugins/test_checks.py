@@ -28,6 +28,7 @@ from harness_checks import harness_checks
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
+from tests.mutations.mutations import MUTATIONS
 
 Lines = list[str]
 
@@ -98,6 +99,13 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "a number for an answer": ([*ROWS[:2], {"prompt": "a", "completion": 3}], EVAL, "row 3"),
     "no rows": ("\n", EVAL, "has no rows"),
 }
+
+
+def test_every_code_of_a_check_has_a_broken_run() -> None:
+    """Each code that a plugin of ours provides stands beside at least one mutation, and so has a healthy twin."""
+    provided = {one.name for (kind, _), one in load_plugins(()).provided.items() if kind == "check"}
+    assert set(harness_checks()) <= provided
+    assert provided - {mutation.code.partition("-")[0] for mutation in MUTATIONS} == set()
 
 
 @pytest.mark.slow
