@@ -132,7 +132,7 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
     assert row == {"prompt": [USER], "chosen": [GOOD], "rejected": [other, BAD]}
     named = [{"question": "a", "good": "b", "bad": "c"}]
     assert to_judged_rows(named, PAIR, {"chosen": "good", "rejected": "bad"}, "here", {}) == [
-        {"prompt": "a", "chosen": "b", "rejected": "c"}
+        {"prompt": "a", "chosen": " b", "rejected": " c"}
     ]
     with pytest.raises(
         UsageError, match='here: no column "best" for chosen; its columns are "question", "good", "bad"'
@@ -358,6 +358,8 @@ def test_preference() -> None:
     scores = list(preference(subject, samples))
     assert [(s.values["preferred"], s.values["preferred_norm"]) for s in scores[:3]] == [(1, 0), (0, 1), (0, 0)]
     assert scores[2].note == "tie" and scores[3].values["preferred"] != scores[3].values["preferred"]
+    bare = [Sample(s.id, s.input, row={name: text.strip() for name, text in s.row.items()}) for s in samples]
+    assert [(s.values, s.answer) for s in preference(subject, bare[:3])] == [(s.values, s.answer) for s in scores[:3]]
     chat = Sample(
         "c", [USER], row={"chosen": [USER, {**GOOD, "content": "short"}], "rejected": [{**BAD, "content": "long"}]}
     )
