@@ -12,6 +12,7 @@ from harness.gates.needed import CLOSE
 from harness.gates.outcome import SlicedOutcome
 from harness.records.gates import Outcome, Slice, Verdict
 from harness.stats.tests import FEW_CLUSTERS
+from harness.texts.numbers import difference
 
 SIZES = "cluster sizes tell of the outcome"
 
@@ -113,9 +114,7 @@ def _figure(hypothesis: Hypothesis, x: float) -> str:
     perplexity = hypothesis.metric.scale == "perplexity"
     if hypothesis.theirs is None:
         return _number(math.exp(x) if perplexity else x)
-    if perplexity:
-        return f"{math.expm1(x):+.1%}"
-    return f"{x:+.3f}" if hypothesis.metric.scale == "proportion" else f"{x:+.4g}"
+    return difference(hypothesis.metric.scale, math.expm1(x) if perplexity else x)
 
 
 def _clusters(verdict: Verdict, hypothesis: Hypothesis) -> str:
