@@ -37,6 +37,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "T4": trained.spiked,
         "T5": trained.overfits,
         "T6": trained.saved_otherwise,
+        "T7": trained.rounded_away,
         "M1": trained.another_base,
         "M2": merged.equals_base,
         "M3": merged.differs_from_adapter,

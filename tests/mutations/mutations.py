@@ -130,6 +130,18 @@ def _by_pairs(lab: Lab, how: str = "") -> Seen:
     return lab.run("M5", files=files, train_use="misreferenced", **about)
 
 
+def _in_bfloat16(lab: Lab, rate: float) -> Seen:
+    """Train all weights of a base that is stored in bfloat16."""
+
+    def store(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return lab.run("M5", "D14", model_path=str(lab.model(store)), adapter_use="none", train_learning_rate=rate)
+
+
 def _with(number: int, **columns: Any) -> list[dict[str, Any]]:
     return [*ROWS[:number], {**ROWS[number], **columns}, *ROWS[number + 1 :]]
 
@@ -557,6 +569,12 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(**VALIDATED, files={"validation.jsonl": ALIKE}),
     ),
     trained("a NaN in the adapter", "T2", {"train_use": "damaged", "train_how": "nan"}, {"train_use": "damaged"}),
+    Mutation(
+        "all weights are trained, and rounding takes most of it",
+        "T7",
+        lambda lab: _in_bfloat16(lab, 2e-6),
+        lambda lab: _in_bfloat16(lab, 5e-3),
+    ),
     trained("half of each lora_B is at its start", "T6", {"train_use": "damaged", "train_how": "slices"}, UNHARMED),
     trained("each tensor of the adapter is empty", "T6", {"train_use": "damaged", "train_how": "empty"}, UNHARMED),
     trained(
