@@ -31,6 +31,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "P3": pairs.longer_is_better,
         "P4": pairs.other_questions,
         "P5": pairs.learnt_nothing,
+        "P6": pairs.sorted_labels,
         "T1": trained.did_not_move,
         "T2": trained.not_finite,
         "T3": trained.repacked,

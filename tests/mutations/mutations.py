@@ -162,6 +162,10 @@ def _varied(rows: Any) -> list[dict[str, Any]]:
     return [_system(f"Room {i}: {row}.", [row])[0] for i, row in enumerate([*rows, *rows])]
 
 
+def _by_label(rows: Any) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: not row["label"])
+
+
 def _with_tools() -> list[dict[str, Any]]:
     return [{**row, "tools": [{"name": "find"}]} for row in _chat_eval()]
 
@@ -232,6 +236,11 @@ BOTH = [
     for i, row in enumerate(CHAT)
 ]
 ASKED = [*BOTH[:3], {**BOTH[3], "rejected": [{"role": "user", "content": "When?"}, BOTH[3]["rejected"][1]]}, *BOTH[4:]]
+LABELLED = [
+    {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+    for row in PAIRED
+    for name in ("chosen", "rejected")
+]
 judged = partial(data, healthy=PAIRED, train_use="dpo")
 LEAK = {**ROWS[3], "prompt": EVAL[5]["input"].upper()}
 PASSAGE = {"prompt": f"Read this: {PARAGRAPH} Where?\n", "completion": "at the harbour"}
@@ -412,6 +421,7 @@ MUTATIONS: list[Mutation] = [
     judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
     judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),
     data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_chat_eval(), train_use="dpo"),
+    data("labels are sorted", "P6", _by_label(LABELLED), healthy=LABELLED, train_use="kto"),
     judged(
         "a pair is judged both ways",
         "D11-conflict",
