@@ -265,6 +265,8 @@ def _shape(named: Row, columns: Mapping[str, str], template: str | None) -> tupl
 
 def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str], template: str | None) -> Row:
     if (shape := _shape(named, columns, template)) != PAIR:
+        if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
+            raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; want text, or messages")
         return follow({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, continuation, metric
+from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, metric
 
 
+def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+    """Raise UsageError on a row that is no pair of two answers to one prompt."""
+    for sample in samples:
+        _pair(sample, options.get("chosen", "chosen"), options.get("rejected", "rejected"))
+
+
+@evaluator(check_rows=_check_rows)
 @metric("preferred", better="higher", scale="proportion")
 @metric("preferred_norm", better="higher", scale="proportion")
 def preference(
