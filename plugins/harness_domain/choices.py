@@ -23,6 +23,7 @@ def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
 
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a row whose choices are none, or of which none is right."""
+    _check(options, folder, "")
     choices, gold = options.get("choices", "choices"), options.get("gold", "gold")
     for sample in samples:
         _gold(sample, gold, _choices(sample, choices), _labels(sample, choices))
