@@ -323,6 +323,14 @@ def test_facts_and_resume(trained: Train, tmp_path: Path) -> None:
 
 
 @slow
+def test_a_first_step_of_one_label_has_its_reward(trained: Train) -> None:
+    """Where the first answers are all unwanted, P1 is still told how far their rewards are from 0."""
+    out = trained(kto, sorted(LABELLED, key=lambda row: row["label"]), adapter=lora(r=4), max_steps=2)
+    facts = json.loads((out / "harness-adapter.json").read_text())["facts"]
+    assert facts["first_reward"] == 0.0 and "chosen_reward" not in facts
+
+
+@slow
 def test_another_reference_is_told(trained: Train, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reference that is not the model before training stops it at the first step."""
     from harness_preference.methods import METHODS
