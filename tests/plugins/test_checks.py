@@ -122,6 +122,14 @@ def test_labels_that_are_sorted_are_told() -> None:
         assert found(few, per_device_train_batch_size=2, gradient_accumulation_steps=draw.choice((1, 2, 8))) == []
 
 
+@pytest.mark.slow
+def test_rows_are_shown_as_they_are_joined(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """A prompt and a completion without white space between them are shown with the space they are trained with."""
+    lab._write([{"prompt": r["prompt"].strip(), "completion": r["completion"]} for r in ROWS], EVAL, "", ())
+    _, printed = told(lab, capsys)
+    assert "<s>Where is the anvil?⟦ in room 10</s>⟧" in printed
+
+
 def test_every_code_of_a_check_has_a_broken_run() -> None:
     """Each code that a plugin of ours provides stands beside at least one mutation, and so has a healthy twin."""
     provided = {one.name for (kind, _), one in load_plugins(()).provided.items() if kind == "check"}
