@@ -16,6 +16,13 @@ def number(x: float | None) -> str:
     return f"{x:.3f}" if abs(x) < 100 else f"{x:,.1f}"
 
 
+def short_number(x: float | None) -> str:
+    """Write a metric in a sentence of many numbers, with fewer digits where it is large."""
+    if x is None:
+        return "–"
+    return f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}"
+
+
 def difference(scale: str, x: float) -> str:
     """Write a difference of a metric, of a perplexity as a share."""
     return f"{x:+.1%}" if scale == "perplexity" else f"{x:+.3f}" if scale == "proportion" else f"{x:+.4g}"

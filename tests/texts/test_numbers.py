@@ -8,25 +8,25 @@ import pytest
 
 from harness.pipeline.changes import _words
 from harness.records.run import Change
-from harness.texts.numbers import difference, number, size
+from harness.texts.numbers import difference, number, short_number, size
 
 
 @pytest.mark.parametrize(
-    ("value", "written"),
+    ("value", "written", "short"),
     [
-        (0.6266, "0.627"),
-        (9.0, "9.000"),
-        (51.4717, "51.472"),
-        (245.0, "245"),
-        (1234.56, "1,234.6"),
-        (269_060_552, "269,060,552"),
-        (math.nan, "nan"),
-        (None, "nan"),
+        (0.6266, "0.627", "0.627"),
+        (9.0, "9.000", "9.000"),
+        (51.4717, "51.472", "51.47"),
+        (245.0, "245", "245.00"),
+        (1234.56, "1,234.6", "1,235"),
+        (269_060_552, "269,060,552", "269,060,552"),
+        (math.nan, "nan", "nan"),
+        (None, "nan", "–"),
     ],
 )
-def test_numbers(value: float | None, written: str) -> None:
-    """A metric has the digits that matter, and a count has all of them."""
-    assert number(value) == written
+def test_numbers(value: float | None, written: str, short: str) -> None:
+    """A metric has the digits that matter, a count all of them; in a verdict's reason a large one has fewer."""
+    assert (number(value), short_number(value)) == (written, short)
 
 
 @pytest.mark.parametrize(
