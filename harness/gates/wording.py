@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from harness.gates.hypothesis import Hypothesis
 from harness.gates.needed import CLOSE
