@@ -23,7 +23,7 @@ class GateChecks:
     def __init__(self, context: Context, tasks: Mapping[str, Task]) -> None:
         self.context, self.suite, self.tasks = context, context.suite, tasks
         self.evals = {e.name for e in context.suite.evals}
-        self._counted: dict[tuple[str, tuple[str, ...] | None], Sizes] = {}
+        self._counted: dict[tuple[str, str, tuple[str, ...] | None], Sizes] = {}
 
     def check(self, gate: Gate) -> None:
         """Check a gate's claim, and the names of its eval, candidates and baseline."""
