@@ -118,6 +118,14 @@ def test_wrong_labels(row: dict[str, Any], message: str) -> None:
     assert message in caught.value.messages[0]
 
 
+def test_one_label_to_train_on_is_told_whatever_is_held_out() -> None:
+    """Rows of the other kind that are only validated with leave nothing to tell answers apart by."""
+    rows = [{**row, **({"held_out": True} if not row["label"] else {})} for row in LABELLED]
+    with pytest.raises(UsageError, match="all rows are wanted answers"):
+        select_labelled(rows)
+    assert len(select_labelled(rows[:-1] + [LABELLED[-1]])) == len(LABELLED)
+
+
 def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
     """Conversations with the prompt in them, with it beside them or without, are rows of a prompt and two answers."""
     whole = {"chosen": [USER, GOOD], "rejected": [USER, BAD]}
