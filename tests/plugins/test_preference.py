@@ -123,7 +123,7 @@ def test_one_label_to_train_on_is_told_whatever_is_held_out() -> None:
     rows = [{**row, **({"held_out": True} if not row["label"] else {})} for row in LABELLED]
     with pytest.raises(UsageError, match="all rows are wanted answers"):
         select_labelled(rows)
-    assert len(select_labelled(rows[:-1] + [LABELLED[-1]])) == len(LABELLED)
+    assert len(select_labelled([*rows[:-1], LABELLED[-1]])) == len(LABELLED)
 
 
 def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
