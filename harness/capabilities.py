@@ -78,6 +78,7 @@ class Evaluator(Capabilities):
     adversaries: Given = None
     estimate: Given = None
     check_rows: Given = None
+    counts: Given = None  # whether a row counts in a metric; the others have weight 0 in it
     marks: str | Callable[..., str] = ""  # "answers" or "pairs", or a function of the options that says which
     asks: tuple[str, ...] = ()  # methods of a subject that not every loader's has, such as "token_kl"
     uncached: bool = False  # it measures time, and gets models that remember nothing

@@ -91,9 +91,10 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     folder. What a person should know of a result: `remarks=…`, `(scores) -> list[str]`. What can be
     checked before a model is loaded: `check=…`, `(options, folder, model's path)`, raising UsageError. The modules
     that it imports late: `needs=…`, `(options) -> names`. What its rows and options must be is checked at collection:
-    `check_rows=…`, `(samples, options, folder)`, raising UsageError. `asks=("token_kl",)` names what it
-    asks of a subject beyond answers and scores. With `json_targets=True` a row's target is any
-    JSON value, or the calls of tools that end its messages, and a Sample's the text of it.
+    `check_rows=…`, `(samples, options, folder)`, raising UsageError. Metrics that are not of all rows:
+    `counts=…`, `(metric, sample) -> bool`, by which a plan knows the rows that have weight 0. `asks=("token_kl",)`
+    names what it asks of a subject beyond answers and scores. With `json_targets=True` a row's target is any JSON
+    value, or the calls of tools that end its messages, and a Sample's the text of it.
 
     An evaluator may mark answers after the model is gone: `marks="answers"`, or "pairs" (or a function
     of the options that says which). It is called once, as `mark(samples, answers, baseline_answers, *, marking, …)`

@@ -113,8 +113,9 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
     items: list[dict[str, Any]] = []
     for item in plan.items:
         rows = plan.tasks[item.eval].samples
+        unread = "rows of its own" if plan.tasks[item.eval].brings_rows else "remote rows"
         items.append({"id": item.id, "rows": None if rows is None else len(rows), "gates": []})
-        say(f"{item.id}  {'remote rows' if rows is None else counted(len(rows), 'row')}")
+        say(f"{item.id}  {unread if rows is None else counted(len(rows), 'row')}")
         for gate in gates[item.eval] if item.subject in plan.candidates else ():
             if gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"

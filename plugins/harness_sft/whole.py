@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,8 @@ SAME = 1e-6  # nats a token between what was rounded in memory and what is read 
 def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -> None:
     """Write all weights in the dtype of the base's, and everything else as the base has it; read it back and compare.
 
-    What rounding costs is a fact of the training, and the gates decide on the rounded model. Raises CheckFailed when
+    What rounding costs is a fact of the training, beside how far that led from the base where it was rounded, and the
+    gates decide on the rounded model. Raises CheckFailed when
     what lies on the disk answers otherwise than what was rounded.
     """
     import torch
@@ -56,7 +56,10 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -
                 f"token, limit {SAME:g}; transformers did not save or load all of this architecture"
             )
         lost, kept = _apart(before, again)
-        facts: Mapping[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
+        facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
+        if stored != torch.float32:  # else nothing was rounded
+            start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
+            facts["kl_training"], _ = _apart(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 

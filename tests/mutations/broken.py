@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -121,19 +121,25 @@ misreading.build = _build_misread  # type: ignore[attr-defined]
 
 
 def misreferenced(
-    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, wrong: bool = True, **o: Any
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, how: str = "", **o: Any
 ) -> Path:
-    """Train as `dpo` does, with a reference whose weights are a twentieth larger than the model's."""
+    """Train as `dpo` does, with a reference that is right, "larger" by a twentieth, or the "policy" in every step."""
+    import trl.trainer.dpo_trainer
+
     from harness_hf import load_model
     from harness_preference.methods import METHODS
 
     def beside(ref: Any, adapter: Any) -> dict[str, Any]:
         model = load_model(ref.path, dtype="float32", device="cpu")
-        for parameter in model.parameters() if wrong else ():
+        for parameter in model.parameters():
             parameter.data.mul_(1.05)
         return {"ref_model": model}
 
-    with patch.dict(vars(METHODS["dpo"]), {"beside": beside}):
+    with ExitStack() as stack:
+        if how == "larger":
+            stack.enter_context(patch.dict(vars(METHODS["dpo"]), {"beside": beside}))
+        if how == "policy":  # the adapter stays on where the reference is asked
+            stack.enter_context(patch.object(trl.trainer.dpo_trainer, "use_adapter", lambda *a, **k: nullcontext()))
         return dpo(ref, adapter, rows, out, progress=progress, seed=seed, flag=flag, **o)
 
 
