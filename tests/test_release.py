@@ -18,7 +18,6 @@ def test_every_fragment_has_a_category() -> None:
 
 
 def test_every_fragment_is_one_line() -> None:
-    """A fragment is a sentence or two, and its list mark is towncrier's."""
-    fragments = (ROOT / "changelog.d").glob("+*.md")
-    assert not [p.name for p in fragments if p.read_text("utf-8").strip().count("\n") or p.read_text("utf-8")[0] in "-*\n"
-                and not p.read_text("utf-8").startswith("**")]
+    """A fragment is a sentence or two, without the mark of a list, which is towncrier's."""
+    texts = {p.name: p.read_text("utf-8") for p in (ROOT / "changelog.d").glob("+*.md")}
+    assert not [name for name, text in texts.items() if "\n" in text.strip() or text.startswith(("- ", "* ", " "))]
