@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from harness.testing import ROWS, Project
+from tests.helpers.git import git
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -23,13 +24,6 @@ repos:
       - id: harness-check
         args: [suite.toml, -p, harness.testing]
 """
-
-
-def git(folder: Path, *words: str) -> str:
-    """Run git as nobody in particular, and return what it prints."""
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    done = subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def test_hook_checks_what_is_committed(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
