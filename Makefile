@@ -10,7 +10,7 @@ FUZZ ?= 300s
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures clean
+.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures release clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -59,6 +59,10 @@ RUN ?= $(lastword $(sort $(wildcard reports/domain-*)))
 pictures: $(READY)
 	$(BIN)/python -m bench.pictures $(RUN)
 
+# builds and checks what would be tagged and uploaded, and does neither
+release: $(READY)
+	$(BIN)/python .ci/release.py
+
 bench-merge: $(READY)
 	$(BIN)/python bench/merge.py
 
@@ -77,7 +81,7 @@ $(VLLM)/.ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) exports .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) dist exports .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
