@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from markdown_it.token import Token
 LANGUAGES = ("bash", "python", "toml", "json", "yaml", "csv", "text")
 MARK = re.compile(r"<!--\s*(file|not run|exit|no suite|output)(?::\s*(.*?))?\s*-->\s*")
 LOADS = ("run", "check", "plan", "selftest")  # commands that open a model
+HEAVY = ("import torch", "safetensors.torch", '"tiny:llama"')  # what a file loads by itself
 BREAKS = frozenset("();<>|&")
 
 
@@ -76,11 +78,20 @@ def _marks(page: str, before: Sequence[Token], line: int) -> dict[str, str]:
 
 
 def loads(blocks: Sequence[Block]) -> bool:
-    """Return whether a page's commands open a model that is no fake."""
-    if any('use = "fake"' in block.text for block in blocks if "file" in block.marks):
-        return False
+    """Return whether what a page executes loads torch: its files do, or its commands open a model of "hf"."""
+    files = [block for block in blocks if "file" in block.marks]
+    if any(word in block.text for block in files for word in HEAVY):
+        return True
     words = [command for block in blocks if block.executed for command in commands(block)]
-    return any(command[0] in LOADS or "--replay" in command for command in words if command)
+    opened = any(command[0] in LOADS or "--replay" in command for command in words if command)
+    return opened and not any(_uses_another(block) for block in files)
+
+
+def _uses_another(block: Block) -> bool:
+    """Return whether a block is a suite whose loader is not the one of `path = "HUB/ID"`."""
+    if block.language != "toml":
+        return False
+    return tomllib.loads(block.text).get("model", {}).get("use", "hf") != "hf"
 
 
 def commands(block: Block) -> Iterator[list[str]]:
