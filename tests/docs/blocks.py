@@ -96,17 +96,12 @@ def _uses_another(block: Block) -> bool:
 
 def commands(block: Block) -> Iterator[list[str]]:
     """Yield the words behind `harness` of every command in a block; of a `text` block only of lines behind "$ "."""
-    for words in _simple_commands(block):
+    for words in simple_commands(block):
         if "harness" in words:
             yield words[words.index("harness") + 1 :]
 
 
-def named(block: Block) -> Iterator[list[str]]:
-    """Yield the words of every simple command in a block."""
-    yield from _simple_commands(block)
-
-
-def _simple_commands(block: Block) -> Iterator[list[str]]:
+def simple_commands(block: Block) -> Iterator[list[str]]:
     """Yield the words of each command, without what it is joined with, redirected to and commented by."""
     for line in block.text.replace("\\\n", " ").splitlines():
         prompt, _, typed = line.partition("$ ")

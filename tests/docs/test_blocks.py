@@ -29,7 +29,7 @@ from harness.cli.parser import arguments
 from harness.errors import UsageError
 from harness.plugins import load_plugins
 from harness.suite.json_schema import json_schema
-from tests.docs.blocks import LANGUAGES, Block, blocks_of, commands, loads, named
+from tests.docs.blocks import LANGUAGES, Block, blocks_of, commands, loads, simple_commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -190,12 +190,18 @@ def _refusal(words: Sequence[str]) -> str:
     return ""
 
 
+def test_a_command_that_there_is_not_is_refused() -> None:
+    """An option, a word or a command that is misspelt has a line that says so."""
+    assert "unrecognized arguments" in _refusal(["run", "suite.toml", "--limt", "3"])
+    assert "no command" in _refusal(["rnu", "suite.toml"])
+
+
 def test_what_commands_name_is_there() -> None:
     """Targets of make, modules of bench, suites of this repository and pages that blocks name exist."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     lost = []
     for block in _of("bash"):
-        for words in named(block):
+        for words in simple_commands(block):
             lost += [f"{block.place}: make {w}" for w in _made(words) if w not in targets]
             lost += [f"{block.place}: {w}" for w in _files(words) if not (ROOT / w).is_file()]
     assert not lost
