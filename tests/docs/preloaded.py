@@ -62,6 +62,7 @@ def _answer(asking: socket.socket) -> None:
         words, folder, environment = json.loads(rest.read(int.from_bytes(head, "big")))
     for number, file in enumerate(files):
         os.dup2(file, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, "utf-8", closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
