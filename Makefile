@@ -50,7 +50,7 @@ bench: $(READY)
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.architectures
 
-# how often each test of a gate is wrong; writes the tables of docs/explanation/statistics.md
+# how often each test of a gate is wrong; writes the tables of docs/explanation/statistics-*.md
 simulate: $(READY)
 	$(BIN)/python -m bench.simulate
 
