@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("harness")
 hookimpl = pluggy.HookimplMarker("harness")
+"""Mark a function of a plugin as one of the hooks below."""
 
 Provided = dict[str, Callable[..., Any]]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Severity = Literal["error", "warning", "note"]
+"""How bad a finding is: an error stops the run."""
 
 
 @dataclass(frozen=True)
