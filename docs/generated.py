@@ -29,7 +29,7 @@ WORDS = {
     "string": "a string", "number": "a number", "integer": "an integer", "boolean": "true or false",
     "array": "a list", "object": "a table", "null": "null", "": "anything",
 }  # fmt: skip
-MADE = "<!-- made from the code by docs/generated.py -->\n"
+MADE = "\n<!-- made from the code by docs/generated.py -->\n"
 OPTIONS = {  # a page -> its title and the kinds of plugins that it lists; the rest of a kind stands on the last page
     "reference/options-models.md": ("Options of loaders and exporters", ("loader", "exporter")),
     "reference/options-training.md": ("Options of adapters and trainers", ("adapter", "trainer")),
@@ -126,7 +126,7 @@ def pages() -> dict[str, str]:
     made |= {name: options_page(found, name, *about) for name, about in OPTIONS.items()}
     made |= {name: checks_page(found, *about) for name, about in CODES.items()}
     made |= {name: group_page(commands, *about) for name, about in COMMANDS.items()}
-    return {name: MADE + text for name, text in made.items()}
+    return {name: text + MADE for name, text in made.items()}
 
 
 def schemas() -> dict[str, str]:
@@ -250,7 +250,7 @@ def _command(name: str, one: argparse.ArgumentParser, level: str) -> Iterator[st
         "",
         f"{(one.description or '').capitalize()[:1]}{(one.description or '')[1:]}.",
     )
-    formatter = argparse.HelpFormatter(name, width=88, max_help_position=24)
+    formatter = argparse.HelpFormatter(name, width=80, max_help_position=24)
     formatter.add_usage(one.usage, one._actions, one._mutually_exclusive_groups, prefix="")
     yield from ("", "```text", formatter.format_help().strip(), "```")
     below = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
