@@ -23,6 +23,7 @@ from harness.suite.json_schema import TABLES, Schema, json_schema
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 LISTS = ("eval", "gate", "export")  # tables that may stand several times
 WORDS = {
@@ -85,6 +86,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in {**pages(), **schemas()}.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> None:
+    """Let decisions and tables of numbers come last among the results of a search."""
+    if page.file.src_uri.startswith(("decisions/", "explanation/statistics-")):
+        page.meta["search"] = {"boost": 0.2}
 
 
 def _named(nav: Any) -> Iterator[str]:
