@@ -17,6 +17,7 @@ from harness.cli.catalogue import as_data, table_keys
 from harness.cli.parser import parser
 from harness.evaluation.checks import BUILD, STAGES, title_of
 from harness.plugins import KINDS, Plugins, load_plugins
+from harness.release.file_schemas import file_schemas
 from harness.schema import show
 from harness.suite.json_schema import TABLES, Schema, json_schema
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
+ROOT = Path(__file__).parent.parent
+BOOSTS = {"reference/suite": 3, "reference/keys": 3, "decisions/": 0.2, "explanation/statistics-": 0.2}  # in a search
 LISTS = ("eval", "gate", "export")  # tables that may stand several times
 WORDS = {
     "string": "a string", "number": "a number", "integer": "an integer", "boolean": "true or false",
@@ -89,9 +92,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> None:
-    """Let decisions and tables of numbers come last among the results of a search."""
-    if page.file.src_uri.startswith(("decisions/", "explanation/statistics-")):
-        page.meta["search"] = {"boost": 0.2}
+    """Tell the search which pages to show first."""
+    for start, boost in BOOSTS.items():
+        if page.file.src_uri.startswith(start):
+            page.meta["search"] = {"boost": boost}
 
 
 def _named(nav: Any) -> Iterator[str]:
@@ -129,6 +133,8 @@ def pages() -> dict[str, str]:
         "reference/python-helpers.md": python_page("Python: helpers", [HELPERS]),
         "reference/python-modules.md": modules_page(),
         "reference/testing.md": testing_page(),
+        "reference/run-folder.md": (ROOT / "reports/README.md").read_text("utf-8"),
+        "reference/formats.md": formats_page(),
     }
     made |= {name: options_page(found, name, *about) for name, about in OPTIONS.items()}
     made |= {name: checks_page(found, *about) for name, about in CODES.items()}
@@ -138,7 +144,7 @@ def pages() -> dict[str, str]:
 
 def schemas() -> dict[str, str]:
     """Return the JSON Schemas that the site offers, by their paths in docs/."""
-    made = {"suite": json_schema(load_plugins(None))}
+    made = {"suite": json_schema(load_plugins(None)), **file_schemas()}
     return {f"reference/schemas/{name}.json": json.dumps(schema, indent=1) + "\n" for name, schema in made.items()}
 
 
@@ -282,6 +288,24 @@ def _argument(action: argparse.Action) -> str:
 def _help(action: argparse.Action) -> str:
     said = (action.help or "").replace("%%", "%")
     return f"{said}: {', '.join(map(str, action.choices))}" if action.choices else said
+
+
+# ------------------------------------------------------------------ what is written
+def formats_page() -> str:
+    """Write the files of a run and an export with their keys, and a JSON Schema of each."""
+    lines = ["# Formats", "", "What a run and an export write, made from the code, with a JSON Schema of each."]
+    lines += ["`harness schema --of NAME` prints the same schemas."]
+    lines += ["What the keys mean: [a run folder](run-folder.md), [evidence](evidence.md), and `Run`, `Report` and"]
+    lines += ["`Verdict` in [Python](python.md). A number that is not finite is null."]
+    for name, schema in file_schemas().items():
+        kinds = schema.get("oneOf", [schema.get("items", schema)])
+        lines += ["", f"## {name}", "", f"This is {schema['title']} ([schema](schemas/{name}.json)).", ""]
+        lines += [_key_names(kind) if len(kinds) == 1 else f"- {kind['title']}: {_key_names(kind)}" for kind in kinds]
+    return "\n".join(lines) + "\n"
+
+
+def _key_names(schema: Schema) -> str:
+    return ", ".join(f"`{key}`" for key in schema["properties"])
 
 
 # ------------------------------------------------------------------ hooks and checks
