@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 READY = $(VENV)/.ready
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 FUZZ ?= 300s
 
@@ -38,6 +39,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(SITE)
 
 fix: $(READY)
 	$(BIN)/ruff check --fix
@@ -63,7 +65,7 @@ pictures: $(READY)
 
 # the site in site/, from docs/ and the code; a warning is an error
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	$(SITE)
 
 bench-merge: $(READY)
 	$(BIN)/python bench/merge.py

@@ -22,7 +22,7 @@ def test_drawn_rows_ship_as_often_as_is_computed(discordance: float, slack: floa
 
 
 def test_unrelated_models_ship_worse_one_time_in_eight() -> None:
-    """Of answers that are right 0.8 and 0.75 of the time, each by itself, the worse is not behind on 200 rows 12.7 %."""
+    """Of two models, each right by itself on 0.8 and 0.75 of all rows, the worse is not behind on 200 rows 12.7 %."""
     rng = np.random.default_rng(1)
     ours, theirs = (rng.random((20_000, 200)) < p for p in (point_rule.BASE - point_rule.WORSE, point_rule.BASE))
     drawn = 100 * np.mean(ours.sum(axis=1) >= theirs.sum(axis=1))

@@ -45,7 +45,8 @@ class Finding:
         return self.severity == "error" and self.ignored is None
 
 
-Flag = Finding  # its old name, which plugins may import
+Flag = Finding
+"""The old name of `Finding`, which plugins may import."""
 
 
 @dataclass(frozen=True)
