@@ -402,8 +402,8 @@ def _member(name: str, home: str) -> list[str]:
 
 # ------------------------------------------------------------------ text
 def prose(text: str) -> str:
-    """Return what a docstring says as Markdown: angle brackets outside code are text."""
-    parts = re.split(r"(`[^`]*`)", text)
+    """Return what a docstring says as Markdown: angle brackets outside code are text, and so is what opens a fence."""
+    parts = re.split(r"(`[^`]*`)", text.replace("```", "&#96;&#96;&#96;"))
     return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
 
 

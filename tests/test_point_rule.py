@@ -28,6 +28,8 @@ def test_unrelated_models_ship_worse_one_time_in_eight() -> None:
     drawn = 100 * np.mean(ours.sum(axis=1) >= theirs.sum(axis=1))
     exact = point_rule.ships(200, point_rule.UNRELATED, -point_rule.WORSE)
     assert (round(exact, 1), abs(drawn - exact) < 1) == (12.7, True)
+    without_ties = point_rule.ships(200, point_rule.UNRELATED, -point_rule.WORSE, -1 / 200)
+    assert round(without_ties, 1) == 10.4
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ def test_a_folder_of_the_navigation_has_the_pages_that_are_named_nowhere_else() 
 def test_text_of_docstrings_is_no_markup() -> None:
     """Angle brackets are text but in code, where they are anyway; a bar does not end a cell."""
     assert generated.cell("a <b> of `<c>` | d\n  e") == "a &lt;b> of `<c>` \\| d e"
+    assert generated.prose("a fence (```), `one` and `two`") == "a fence (&#96;&#96;&#96;), `one` and `two`"
 
 
 # ------------------------------------------------------------------ the built site
