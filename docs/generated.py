@@ -45,6 +45,10 @@ CODES = {  # a page -> its title and the first letters of the checks that it lis
     "reference/check-codes.md": ("Every check of data", "D"),
     "reference/check-codes-models.md": ("Every check of training, merges and results", "PTME"),
 }
+FORMATS = {  # a page -> its title, where its keys are explained, and the schemas that it shows
+    "reference/formats.md": ("Formats of a run", "run-folder.md", ("report", "sample", "event", "lock")),
+    "reference/formats-evidence.md": ("Formats of evidence", "evidence.md", ("manifest", "gates", "item", "claim")),
+}
 MEANT = {  # where a table's keys are explained
     "adapter": "suite-training.md#adapter", "train": "suite-training.md#train", "sweep": "suite-training.md#sweep",
     "candidate": "suite-training.md#candidate", "eval": "suite-evals.md#eval", "gate": "suite-gates.md#gate",
@@ -134,10 +138,10 @@ def pages() -> dict[str, str]:
         "reference/python-modules.md": modules_page(),
         "reference/testing.md": testing_page(),
         "reference/run-folder.md": (ROOT / "reports/README.md").read_text("utf-8"),
-        "reference/formats.md": formats_page(),
     }
     made |= {name: options_page(found, name, *about) for name, about in OPTIONS.items()}
     made |= {name: checks_page(found, *about) for name, about in CODES.items()}
+    made |= {name: formats_page(*about) for name, about in FORMATS.items()}
     made |= {name: group_page(commands, *about) for name, about in COMMANDS.items()}
     return {name: text + MADE for name, text in made.items()}
 
@@ -213,11 +217,13 @@ def _schema_table(schema: Schema) -> Iterator[str]:
 def _kind(schema: Schema) -> str:
     """Return a type of a schema in words."""
     if "anyOf" in schema:
-        return " or ".join(map(_kind, schema["anyOf"]))
+        return " or ".join(dict.fromkeys(" or ".join(map(_kind, schema["anyOf"])).split(" or ")))
     if "enum" in schema:
         return " or ".join(f"`{show(value)}`" for value in schema["enum"])
-    if schema.get("type") == "array" and schema.get("items"):
+    if schema.get("type") == "array" and isinstance(schema.get("items"), dict) and schema["items"]:
         return f"a list: {_kind(schema['items'])}"
+    if isinstance(schema.get("type"), list):
+        return " or ".join(WORDS[word] for word in schema["type"])
     return WORDS[schema.get("type", "")]
 
 
@@ -291,21 +297,25 @@ def _help(action: argparse.Action) -> str:
 
 
 # ------------------------------------------------------------------ what is written
-def formats_page() -> str:
-    """Write the files of a run and an export with their keys, and a JSON Schema of each."""
-    lines = ["# Formats", "", "What a run and an export write, made from the code, with a JSON Schema of each."]
-    lines += ["`harness schema --of NAME` prints the same schemas."]
-    lines += ["What the keys mean: [a run folder](run-folder.md), [evidence](evidence.md), and `Run`, `Report` and"]
-    lines += ["`Verdict` in [Python](python.md). A number that is not finite is null."]
-    for name, schema in file_schemas().items():
+def formats_page(title: str, meant: str, names: Sequence[str]) -> str:
+    """Write some of the files of a run and an export with their keys, and a JSON Schema of each."""
+    lines = [f"# {title}", "", f"The keys of files that are written, and their types; [what they mean]({meant})."]
+    lines += ["`harness schema --of NAME` prints the same as JSON Schemas. A number that is not finite is null."]
+    for name in names:
+        schema = file_schemas()[name]
         kinds = schema.get("oneOf", [schema.get("items", schema)])
-        lines += ["", f"## {name}", "", f"This is {schema['title']} ([schema](schemas/{name}.json)).", ""]
-        lines += [_key_names(kind) if len(kinds) == 1 else f"- {kind['title']}: {_key_names(kind)}" for kind in kinds]
+        shared = [k for k in kinds[0]["properties"] if len(kinds) > 1 and all(k in one["properties"] for one in kinds)]
+        lines += ["", f"## {name}", "", f"This is {schema['title']} ([schema](schemas/{name}.json))."]
+        lines += [f"Each has {', '.join(f'`{key}`' for key in shared)}, and by its kind:"] if shared else []
+        for one in kinds:
+            lines += ["", f"### {one['title']}"] if shared else []
+            lines += ["", "| key | type |", "|---|---|"]
+            lines += [f"| `{k}` | {_json_kind(v)} |" for k, v in one["properties"].items() if k not in shared]
     return "\n".join(lines) + "\n"
 
 
-def _key_names(schema: Schema) -> str:
-    return ", ".join(f"`{key}`" for key in schema["properties"])
+def _json_kind(schema: Schema) -> str:
+    return _kind(schema).replace("a table", "an object")
 
 
 # ------------------------------------------------------------------ hooks and checks
