@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 READY = $(VENV)/.ready
-SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 FUZZ ?= 300s
 
