@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
+STEPS = 4  # in which a first prefix is run, of a budget
 LOGITS = 1 << 27  # numbers in one tensor of logits, at most
 SMALLEST = 16  # tokens; below that it is not the batch that does not fit
 CHECK_SHARE = 0.05  # of the tokens run that may be run again to check them
@@ -73,8 +74,11 @@ class Scorer:
         self.why_plain = "reference = true" if reference else unshareable(model)
         self.packs = not self.why_plain
         self.tiles = self.packs and can_tile(model)
+        self.step = max(SMALLEST, self.budget // STEPS)
         self.path: list[int] = []  # the tokens whose keys and values are in `cache`
         self.cache: Any = None
+        self.whole = 0  # tokens of the path that were run a step at a time from the first on
+        self.fresh = True  # nothing was asked since `forget`
         self.run = self.checked = 0  # tokens
         self.probed = False
         self.apart: list[float] = []  # nats per token, of the pairs that were scored both ways
@@ -114,8 +118,8 @@ class Scorer:
         return found[: len(wanted)]
 
     def close(self) -> None:
-        """Forget the cache and the model."""
-        self.forget()
+        """Drop the cache and the model."""
+        self._drop()
         self.model = None
 
     def _packed(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
@@ -156,16 +160,30 @@ class Scorer:
             start = end
 
     def _shrink(self) -> None:
-        self.forget()
+        self._drop()
         self.budget //= 2
+        self.step = min(self.step, self.budget)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.budget < SMALLEST:
             raise UsageError("[model]: not enough memory to score a single row; use a smaller dtype or model") from None
 
     def forget(self) -> None:
-        """Drop the prefixes that are kept: what follows is computed as if nothing had been asked before."""
-        self.cache, self.path = None, []
+        """Drop of the kept prefix what would be computed otherwise if nothing had been asked before.
+
+        In half precision a token's keys depend on how many were run at once, so whole steps of a first prefix stay.
+        """
+        self._keep(self.whole)
+        self.fresh = True
+
+    def _drop(self) -> None:
+        self.cache, self.path, self.whole, self.fresh = None, [], 0, True
+
+    def _keep(self, tokens: int) -> None:
+        if tokens < len(self.path):
+            self.cache.crop(tokens - len(self.path))
+            self.path = self.path[:tokens]
+            self.whole = min(self.whole, tokens - tokens % self.step)
 
     def _walk_to(self, prefix: list[int]) -> None:
         """Have exactly `prefix` in the cache, keeping what is there of it already."""
@@ -174,13 +192,14 @@ class Scorer:
         if self.cache is None:
             self.cache = DynamicCache(config=self.model.config)
         kept = common(self.path, prefix)
-        if kept < len(self.path):
-            self.cache.crop(kept - len(self.path))
-        self.path = prefix[:kept]
-        for start in range(kept, len(prefix), self.budget):
-            end = min(start + self.budget, len(prefix))
+        self._keep(kept - kept % self.step if self.fresh else kept)
+        size = self.step if self.fresh else self.budget
+        for start in range(len(self.path), len(prefix), size):
+            end = min(start + size, len(prefix))
             self._forward(prefix[start:end], range(start, end), None, 1)
             self.path = prefix[:end]
+        if self.fresh:
+            self.whole, self.fresh = len(prefix) - len(prefix) % self.step, False
 
     def _forward(self, tokens: Sequence[int], positions: Sequence[int], mask: Any, keep: Any) -> torch.Tensor:
         self.run += len(tokens)
@@ -251,7 +270,7 @@ class Scorer:
         except Exception as error:
             if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
                 raise
-            self.forget()
+            self._drop()
             self.apart = []
             if self.tiles:  # once more, with PyTorch's own attention
                 self.tiles = self.probed = False
@@ -273,7 +292,7 @@ class Scorer:
         # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
         for row in Planner(pieces, range(len(pieces)), 2 * (last + predicted)).rows():
             self._take(row, self.logits(row), shared)
-        self.forget()
+        self._drop()
         for i, alone in self._plain(pieces):
             self._compare(shared[i], alone)
 

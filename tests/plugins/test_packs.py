@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench import packs
-from harness import Logprob, Sample, UsageError
+from harness import Logprob, Sample, UsageError, read_rows
 from harness.testing import Project
 from harness_packs import pack, rules, store
 from harness_packs.store import read_builtin, read_pack
@@ -178,11 +178,16 @@ def test_a_pin_that_holds(project: Project) -> None:
 
 
 def test_builtin_sources() -> None:
-    """Capitals and topics are read by name, and the first of them by a number."""
-    assert (len(read_builtin("builtin:capitals") or ()), len(read_builtin("builtin:topics") or ())) == (245, 60)
-    assert read_builtin("builtin:topics[:3]") == (read_builtin("builtin:topics") or [])[:3]
+    """Capitals and topics are read by name, and any slice of them."""
+    sizes = {name: len(read_builtin(f"builtin:{name}") or ()) for name in ("capitals", "facts", "topics")}
+    assert sizes == {"capitals": 245, "facts": 303, "topics": 60}
+    prompts = [{row["input"] for row in read_builtin(f"builtin:{name}") or ()} for name in ("capitals", "facts")]
+    assert not prompts[0] & prompts[1]
+    passages = read_rows("builtin:topics", Path(), read_builtin, "here")
+    assert read_rows("builtin:topics[:3]", Path(), read_builtin, "here") == passages[:3]
+    assert read_rows("builtin:topics[40:]", Path(), read_builtin, "here") == passages[40:]
     assert read_builtin("capitals") is None
     with pytest.raises(UsageError, match='"builtin:capital": there is no such source; did you mean "capitals"'):
         read_builtin("builtin:capital")
-    with pytest.raises(UsageError, match="there is no such source"):
-        read_builtin("builtin:capitals[5:]")
+    with pytest.raises(UsageError, match='"builtin:capital": there is no such source; did you mean "capitals"'):
+        read_rows("builtin:capital[:5]", Path(), read_builtin, "here")
