@@ -162,8 +162,14 @@ def _declares(kind: Callable[P, Capabilities]) -> Callable[P, Callable[[F], F]]:
 
 
 loader = _declares(Loader)
+"""Declare what a loader can do beyond being called."""
 adapter = _declares(Adapter)
+"""Declare what an adapter can do beyond being called."""
 trainer = _declares(Trainer)
+"""Declare what a trainer can do beyond being called."""
 evaluator = _declares(Evaluator)
+"""Declare what an evaluator can do beyond being called."""
 exporter = _declares(Exporter)
+"""Declare what an exporter can do beyond being called."""
 checker = _declares(Check)
+"""Declare what a check can do beyond being called."""

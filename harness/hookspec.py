@@ -1,4 +1,4 @@
-"""Every hook of the harness. This file is the plugin author's manual.
+"""Every hook of the harness: the manual of who writes plugins.
 
 A hook is `harness_` + a noun for what a plugin provides (return a dict of name -> callable), or
 `harness_` + an event for what it watches. One table of a suite is one callable, and the callable's
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("harness")
 hookimpl = pluggy.HookimplMarker("harness")
+"""Mark a function of a plugin as one of the hooks below."""
 
 Provided = dict[str, Callable[..., Any]]
 

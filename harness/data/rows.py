@@ -18,7 +18,10 @@ from harness.records.samples import Prompt, Sample
 Row = dict[str, Any]
 PAIR = ("input", "target")
 ANSWERS = ("completion", "chosen", "rejected")  # columns of training rows that follow the prompt
-GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
+GROUP = "group"
+"""The mark of a training row with what it belongs to: rows of one group are held out together."""
+HELD_OUT = "held_out"
+"""The mark of a training row that is only validated with."""
 LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
 
 

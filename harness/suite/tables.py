@@ -50,7 +50,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Use:
-    """A table that names a plugin and its options; `where` names the table in an error."""
+    """`[adapter]`: which adapter, and its options."""
 
     use: str
     where: str
