@@ -90,7 +90,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "a row of a megabyte": (
         [*ROWS[:2], {"prompt": "a" * 2**20, "completion": "b"}],
         EVAL,
-        "row 3: 1,048,577 characters",
+        "row 3: 1,048,578 characters",
     ),
     "half a character": (
         '{"prompt": "a\\ud800", "completion": "b"}\n',
