@@ -355,7 +355,7 @@ def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
                 "pairs",
             )
             for g in COUNTS
-            for d, m in ((0.05, 0.02), (0.1, 0.05), (0.3, 0.05))
+            for d, m in ((0.02, 0.02), (0.05, 0.02), (0.1, 0.05), (0.3, 0.05))
             for icc in (0.0, 0.1, 0.5)
         ]
         yield from table(f"0/1 rows in clusters, {words}, against a baseline", cells)
