@@ -79,12 +79,14 @@ class Train:
     watch_rows: int = 64
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     processes: int | Literal["auto"] = 1
+    shard: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def given(self) -> dict[str, Any]:
-        """Return the options, with the number of processes where it is not one."""
-        return {**self.options, **({"processes": self.processes} if self.processes != 1 else {})}
+        """Return the options, with the number of processes where it is not one, and whether they share the weights."""
+        several = {"processes": self.processes} if self.processes != 1 else {}
+        return {**self.options, **several, **({"shard": True} if self.shard else {})}
 
     @property
     def sources(self) -> tuple[str, ...]:

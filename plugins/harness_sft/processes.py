@@ -29,11 +29,16 @@ ALONE = {  # options that mean another training in several processes, and why
     "auto_find_batch_size": "one process would halve its batch alone",
     "dataloader_drop_last": "the last batch of an epoch is a smaller one",
     "ddp_backend": "it is gloo on a CPU and NCCL on GPUs",
-    "deepspeed": "the processes hold the whole model each",
-    "fsdp": "the processes hold the whole model each",
-    "fsdp_config": "the processes hold the whole model each",
+    "deepspeed": "shard = true is what there is",
+    "fsdp": "set shard = true",
+    "fsdp_config": "set shard = true",
     "local_rank": "the harness sets it",
 }
+WHOLE = {  # options that cannot go with shared weights, and why
+    "torch_compile": "no test proves it here",
+    "fp16": "its losses are scaled by what each process sees of the gradient",
+}
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 POLL = 0.05  # seconds
 LATE = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
 GRACE = 10.0  # seconds that processes have to end by themselves
@@ -63,6 +68,34 @@ def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) ->
     if int(processes) > there:
         what = "GPUs" if gpus() else "cores, and no GPU"
         raise UsageError(f"processes: is {processes}, and this machine has {there} {what}; ask for {there} at most")
+
+
+def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adapter | None) -> None:
+    """Raise UsageError where processes cannot share the weights: what no test proves here."""
+    if processes == 1 or (processes == "auto" and len(gpus()) < 2):
+        raise UsageError("shard: shares the weights between several processes, and there is one; set processes")
+    if (optim := recipe.get("optim", "adamw_torch")) not in SHARDED_OPTIMIZERS:
+        want = " or ".join(f'"{name}"' for name in SHARDED_OPTIMIZERS)
+        raise UsageError(f'optim: is "{optim}", and with shard = true want {want}')
+    for name, why in WHOLE.items():
+        if recipe.get(name):
+            raise UsageError(f"{name}: cannot be set with shard = true: {why}; remove one of the two")
+    if adapter is None:
+        return
+    if adapter.quantization:
+        raise UsageError(
+            'shard: shares no base in 4 bits, whose slices no test proves here; use = "lora" in [adapter], or shard = '
+            "false"
+        )
+    config = adapter.peft_config()
+    for name, used in (
+        ("use_dora", config.use_dora),
+        ("target_parameters", config.target_parameters),
+        ("trainable_token_indices", config.trainable_token_indices),
+        ("init_lora_weights", isinstance(config.init_lora_weights, str) and config.init_lora_weights != "gaussian"),
+    ):
+        if used:
+            raise UsageError(f"shard: no test proves it here with {name} in [adapter]; remove one of the two")
 
 
 def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
@@ -117,6 +150,7 @@ def launch(
     *,
     seed: int,
     method: Method,
+    shard: bool,
     progress: Callable[[Progress], None],
     flag: Callable[[str, Finding], None],
 ) -> Path:
@@ -129,7 +163,7 @@ def launch(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     job: dict[str, Any] = {"ref": told_ref(ref), "adapter": told_adapter(adapter), "rows": list(rows)}
-    job |= {"out": str(out.resolve()), "recipe": dict(recipe), "seed": seed, "method": method.where}
+    job |= {"out": str(out.resolve()), "recipe": dict(recipe), "seed": seed, "method": method.where, "shard": shard}
     try:
         write_text(folder / JOB, json.dumps(job, default=dict))
         (folder / EVENTS).touch()

@@ -80,7 +80,7 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(desk.folder / STORE), count)
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE)
-    ranks = Several(desk.folder / STOP)
+    ranks = Several(desk.folder / STOP, job["shard"])
     _listen(ranks)
     adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
     module, _, name = job["method"].partition(":")
