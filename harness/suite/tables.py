@@ -65,7 +65,9 @@ class Train:
     validated with, `watch` evals of which some select rows are looked at after each epoch.
     `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
-    `processes` train together, "auto" one a GPU: how many is no part of the recipe, whose batch is that of all of them.
+    `processes` train together, "auto" one a GPU, and with `shard` share the weights. Neither is part of the recipe,
+    whose batch is that of all of them: they change the order in which a step's gradients are added up, and so the last
+    bits alone, as another processor does. An adapter that is there is taken, whoever trained it; its facts tell.
     """
 
     use: str
