@@ -94,14 +94,16 @@ def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path) -> None:
     [kept] = (again / "checkpoints").glob("checkpoint-*/harness-checkpoint.json")
     assert 3 <= int(kept.parent.name.rpartition("-")[2]) < 10 and not (again / "processes").exists()
     kill_after_a_step(tiny_model, again / "adapter")
-    train(tiny_model, again, 2, seen.append)
+    later: list[Progress] = []
+    train(tiny_model, again, 2, later.append)
+    assert [p.done for p in later if p.done] == list(range(int(kept.parent.name.rpartition("-")[2]) + 1, 11))
     assert (again / "adapter" / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
     assert [s.loss for s in read_steps(again / "adapter")] == [s.loss for s in right]
 
 
 def kill_after_a_step(model: Path, out: Path) -> None:
     """Train in a process of its own, kill that after its first step, and see that the others end."""
-    command = [sys.executable, "-c", PARENT, str(model), str(out), repr(ROWS), repr(RECIPE | {"save_steps": 1})]
+    command = [sys.executable, "-c", PARENT, str(model), str(out), repr(ROWS), repr(RECIPE)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as parent:
         assert parent.stdout
@@ -158,8 +160,12 @@ SICK = replace(SFT, trainer=trainer, where="sick:SICK")
 
 
 @pytest.mark.slow
-def test_nan_in_one(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loss that is not finite in the second process ends both, is told once as T2, and nothing is written."""
+@pytest.mark.parametrize("shard", [False, True])
+def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is not finite in the second process ends both, is told once as T2, and nothing is written.
+
+    So it is where they share the weights, and the first waits for the second's slices.
+    """
     (tmp_path / "sick.py").write_text(SICK)
     monkeypatch.syspath_prepend(str(tmp_path))
     sick = importlib.import_module("sick").SICK
@@ -170,7 +176,7 @@ def test_nan_in_one(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
         train_by(
-            ref, lora(r=4), ROWS, out, recipe, seed=3, processes=2, method=sick,
+            ref, lora(r=4), ROWS, out, recipe, seed=3, processes=2, shard=shard, method=sick,
             progress=lambda one: steps.append(one.done),
             flag=lambda code, finding: found.append((code, finding)),
         )  # fmt: skip
