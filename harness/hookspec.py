@@ -70,7 +70,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     randomness restored.
     A trainer with an option `validation` does not train on rows that are marked `held_out`, and holds out rows of one
     `group` together. Its `@trainer(check=…)`, a function of `(*, …)`, builds the real configuration and raises
-    UsageError; `look(*, …)` does so at collection, where no library may be imported;
+    UsageError, at what cannot be with an adapter too where it has a parameter named `adapter`; `look(*, …)` does so at
+    collection, where no library may be imported;
     `build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks, and returns a
     harness.Built; `measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all weights where
     `adapter` is None, and returns what they took, as fields of a harness.plan.benchmark.Measured.

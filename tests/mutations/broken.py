@@ -8,16 +8,19 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from harness import schema
 from harness.hookspec import hookimpl
 from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.peft_folder import NOTE
 from harness_preference import dpo
-from harness_sft import sft
+from harness_sft import sft, train_by
+from harness_sft.train import SFT
 
 
 def hurt(
@@ -181,6 +184,50 @@ def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed
     return out
 
 
+def sharing(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, how: str = "", **o: Any
+) -> Path:
+    """Train as `sft` does, in two processes that share the weights.
+
+    Of two "slices" of each gathered tensor only the own one is there, each is "empty", or no weight is split ("whole").
+    """
+    recipe = schema.with_defaults(sft, o)
+    method = {"slices": SLICES, "empty": EMPTY, "whole": WHOLE}.get(how, SFT)
+    given: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag}
+    return train_by(ref, adapter, rows, out, recipe, processes=2, shard=True, method=method, **given)
+
+
+def _sharing(how: str) -> Any:
+    """Break what processes do with weights that they share; called in each of them."""
+    from harness_sft import sharding
+    from harness_sft.supervised import CheckedTrainer
+
+    gathered, check = sharding.whole, sharding.check_split
+
+    def broken(tensor: Any) -> Any:
+        found = gathered(tensor)
+        if how == "empty":
+            return found.new_empty(0)
+        if found.dim():
+            found[len(sharding.local(tensor)) :] = 0.0
+        return found
+
+    def unsplit(model: Any, ranks: Any, device: str) -> None:
+        check(model, ranks)
+
+    if how == "whole":  # as accelerate does on a CPU, without a word
+        sharding.shard = unsplit
+    else:
+        sharding.whole = broken
+    return CheckedTrainer
+
+
+SLICES, EMPTY, WHOLE = (
+    dataclasses.replace(SFT, trainer=partial(_sharing, how.lower()), where=f"{__name__}:{how}")
+    for how in ("SLICES", "EMPTY", "WHOLE")
+)
+
+
 class Merging:
     """A LoRA whose merged model is changed after it was written, and verified by itself only if it is told to."""
 
@@ -340,6 +387,7 @@ def harness_trainers() -> Mapping[str, Any]:
         "another_note": another_note,
         "misreferenced": misreferenced,
         "damaged": damaged,
+        "sharing": sharing,
     }
 
 

@@ -47,6 +47,12 @@ def trained(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[st
     return Mutation(name, code, lambda lab: lab.run(*ignore, **broken), lambda lab: lab.run(*ignore, **healthy))
 
 
+def shared(name: str, told: str, how: str) -> Mutation:
+    """Return a mutation of what two processes do with weights that they share, by what the message says."""
+    about = {"train_use": "sharing", "train_gradient_accumulation_steps": 2, "train_per_device_train_batch_size": 4}
+    return trained(name, told, about | {"train_how": how}, about)
+
+
 def asked(name: str, told: str, use: str, row: Mapping[str, Any], healthy: Mapping[str, Any]) -> Mutation:
     """Return a mutation of what the rows of an evaluation want, or of its `schema`, by what the message says."""
 
@@ -587,6 +593,9 @@ MUTATIONS: list[Mutation] = [
     ),
     trained("half of each lora_B is at its start", "T6", {"train_use": "damaged", "train_how": "slices"}, UNHARMED),
     trained("each tensor of the adapter is empty", "T6", {"train_use": "damaged", "train_how": "empty"}, UNHARMED),
+    shared("a process gathers its own slices and no other's", "[gathered-slices]", "slices"),
+    shared("a process gathers empty tensors", "[gathered-slices]", "empty"),
+    shared("weights that are to be shared are not split", "parameters are split", "whole"),
     trained(
         "a repacked 4-bit weight",
         "T3",
