@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 READY = $(VENV)/.ready
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 FUZZ ?= 300s
 
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures clean
+.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures docs release clean
 
 demo: $(READY)
 	$(BIN)/harness run suites/domain.toml
@@ -38,6 +39,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(SITE)
 
 fix: $(READY)
 	$(BIN)/ruff check --fix
@@ -50,14 +52,24 @@ bench: $(READY)
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.architectures
 
-# how often each test of a gate is wrong; writes the tables of docs/explanation/statistics.md
+# how often each test of a gate is wrong, and a rule without one; writes the tables of docs/explanation/statistics-*.md and
+# paired-rows.md
 simulate: $(READY)
 	$(BIN)/python -m bench.simulate
+	$(BIN)/python -m bench.point_rule
 
 # the pictures of README and docs, from a real run: make pictures RUN=reports/domain-20261126T131146Z
 RUN ?= $(lastword $(sort $(wildcard reports/domain-*)))
 pictures: $(READY)
 	$(BIN)/python -m bench.pictures $(RUN)
+
+# builds and checks what would be tagged and uploaded, and does neither
+release: $(READY)
+	$(BIN)/python .ci/release.py
+
+# the site in site/, from docs/ and the code; a warning is an error
+docs: $(READY)
+	$(SITE)
 
 bench-merge: $(READY)
 	$(BIN)/python bench/merge.py
@@ -77,7 +89,7 @@ $(VLLM)/.ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) exports .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) dist exports site .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

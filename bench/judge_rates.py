@@ -151,7 +151,7 @@ def kappa_rates(
 
 
 def win_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield f"\n### A win rate corrected by labels: {ROWS} prompts, equal models, `min = 0.5` ({runs:,} runs)\n\n"
+    yield f"\n## A win rate corrected by labels: {ROWS} prompts, equal models, `min = 0.5` ({runs:,} runs)\n\n"
     yield "| sensitivity / specificity of the judge | labels | won among them | false pass | false block "
     yield "| false pass of the judge's word | power at 0.60 | at 0.65 | at 0.70 |\n" + "|---" * 9 + "|\n"
     worst = [0.0, 0.0, 0.0]
@@ -172,7 +172,7 @@ def win_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 
 def threshold_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield f"\n### Other shares and thresholds, {ROWS} prompts, no ties, the truth on the threshold ({runs:,} runs)\n\n"
+    yield f"\n## Other shares and thresholds, {ROWS} prompts, no ties, the truth on the threshold ({runs:,} runs)\n\n"
     rest = "with 50, 100, 200 or 400 labels, of which 30, 50 or 70 % or as many as in truth are met"
     named = ", ".join(judge.name for judge in SHARP)
     yield f"The most of all judges ({named}), {rest}.\n\n| threshold | false pass | false block |\n|---|---|---|\n"
@@ -188,7 +188,7 @@ def threshold_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 
 def kappa_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield f"\n### Cohen's kappa, on its threshold ({runs:,} runs)\n\n"
+    yield f"\n## Cohen's kappa, on its threshold ({runs:,} runs)\n\n"
     yield "Prompts with one label or four, the most frequent kind of label 50, 70 or 90 %; the most and the mean.\n\n"
     yield "| kappa | labels a prompt | prompts | false pass, most | mean | false block, most | mean "
     yield "| power for 0.1 more, least | most |\n|---|---|---|---|---|---|---|---|---|\n"

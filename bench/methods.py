@@ -1,4 +1,4 @@
-"""Compare full fine-tuning with a LoRA and a QLoRA: suites/methods.toml three times, on the same rows.
+"""Compare full fine-tuning with a LoRA and a QLoRA: suites/methods.toml several times, on the same rows.
 
 python -m bench.methods [--set KEY=VALUE …]
 
@@ -26,6 +26,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "lora": ('adapter.use="lora"', "adapter.r=16", "adapter.lora_dropout=0.0", "train.learning_rate=5e-4"),
     "qlora": ('adapter.use="qlora"', "adapter.r=16", "adapter.lora_dropout=0.0", "train.learning_rate=5e-4"),
 }
+WAYS["qlora on its 4 bits"] = (*WAYS["qlora"], 'merge.base="dequantized"')  # onto the weights that it saw
 SCORES = {"choice": "acc", "answers": "perplexity", "capitals": "acc"}
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -79,7 +80,7 @@ def main() -> None:
         lines.append([way, f"{facts['trainable_parameters']:,}", str(facts["steps"]), *told])
     print(table(["", "trained", "steps", *(f"{e}.{m}" for e, m in SCORES.items())], lines))
     lines = []
-    for way in ("lora", "qlora"):
+    for way in [*WAYS][1:]:
         for evaluation, metric in SCORES.items():
             rows = [read_answers(Path(runs[name].folder), "merged", evaluation) for name in (way, "full")]
             mean, low, high = against(*rows, metric)

@@ -218,7 +218,7 @@ def _worse(margin: float) -> Gate:
 
 def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Write what the plan tells beside what is seen, bold where they are more than AGREES points apart."""
-    yield f"\n### `harness plan`: the power it tells, and how often the gate passes ({runs:,} runs)\n\n"
+    yield f"\n## `harness plan`: the power it tells, and how often the gate passes ({runs:,} runs)\n\n"
     yield "| | told | passes |\n|---|---|---|\n"
     for cell in cells():
         told, seen = cell.told(rng), cell.seen(rng, runs)

@@ -1,6 +1,6 @@
-"""Measure how often each test of a gate is wrong, and how often it is right; write docs/explanation/statistics.md.
+"""Measure how often each test of a gate is wrong, and how often it is right; write docs/explanation/statistics-*.md.
 
-python -m bench.simulate [--quick] [--to docs/explanation/statistics.md]
+python -m bench.simulate [--quick] [--to docs/explanation]
 
 Data are drawn so that the claim is exactly on its threshold (false passes, false blocks), then judged
 against a threshold 2.5 standard errors away (power). Binomial, McNemar and Tango are summed over every table
@@ -316,7 +316,7 @@ def flips(rng: np.random.Generator, n: int, name: str, runs: int) -> tuple[float
 
 def table(title: str, cells: list[Cell]) -> Iterator[str]:
     betting = any(c.betting is not None for c in cells)
-    yield f"\n### {title}\n\n"
+    yield f"\n## {title}\n\n"
     yield "| | false pass | false block | plain t | power | best t |" + (" betting |" if betting else "") + "\n"
     yield "|---|---|---|---|---|---|" + ("---|" if betting else "") + "\n"
     for c in cells:
@@ -355,7 +355,7 @@ def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
                 "pairs",
             )
             for g in COUNTS
-            for d, m in ((0.05, 0.02), (0.1, 0.05), (0.3, 0.05))
+            for d, m in ((0.02, 0.02), (0.05, 0.02), (0.1, 0.05), (0.3, 0.05))
             for icc in (0.0, 0.1, 0.5)
         ]
         yield from table(f"0/1 rows in clusters, {words}, against a baseline", cells)
@@ -390,7 +390,7 @@ def perplexity_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 def combine_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """A metric made from all rows at once, one call of `stats.cluster_bootstrap` per run."""
-    yield f"\n### Macro-F1 of three classes in clusters of 1 to 12, against a number ({runs // 10} runs a cell)\n\n"
+    yield f"\n## Macro-F1 of three classes in clusters of 1 to 12, against a number ({runs // 10} runs a cell)\n\n"
     yield "| | false pass | false block |\n|---|---|---|\n"
     for count in (20, 50, 150):
         for right in (0.7, 0.9):
@@ -427,7 +427,7 @@ def combine(rng: np.random.Generator, count: int, right: float, runs: int) -> tu
 
 
 def exact_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield "\n### 0/1 rows, independent: exact sizes, every table of outcomes summed\n\n"
+    yield "\n## 0/1 rows, independent: exact sizes, every table of outcomes summed\n\n"
     yield "| test | | false pass | false block |\n|---|---|---|---|\n"
     for n in (50, 200, 1000):
         for p in (0.5, 0.8, 0.95):
@@ -450,7 +450,7 @@ def exact_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 
 def early_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield '\n### `stop = "early"`: 1000 rows at a 2-point margin, looked at after every row\n\n'
+    yield '\n## `stop = "early"`: 1000 rows at a 2-point margin, looked at after every row\n\n'
     yield "| discordance | difference | passed | blocked | rows until decided | a test of all 1000 passes |\n"
     yield "|---|---|---|---|---|---|\n"
     for d in (0.05, 0.1, 0.2, 0.3):
@@ -466,7 +466,7 @@ def early_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 
 def flips_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield "\n### Sign flips: equal models, margin 0 (a tenth of the runs)\n\n"
+    yield "\n## Sign flips: equal models, margin 0 (a tenth of the runs)\n\n"
     yield "| differences | called better | called worse |\n|---|---|---|\n"
     for n in (12, 50):
         for name in NATS:
@@ -500,30 +500,39 @@ def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield from plan_rates.plan_page(rng, max(runs // 4, 500))  # each run is judged by itself
 
 
-PAGES = (
-    *(exact_page, scores_page, shares_page, pairs_page, estimand_page, perplexity_page, combine_page),
-    *(flips_page, early_page, judge_rates.page, plan_page),
-)
+PAGES = {  # a file -> what writes its tables
+    "statistics-rows.md": (exact_page, perplexity_page, flips_page, early_page),
+    "statistics-scores.md": (scores_page, estimand_page, combine_page),
+    "statistics-shares.md": (shares_page,),
+    "statistics-pairs.md": (pairs_page,),
+    "statistics-judge-and-plan.md": (judge_rates.page, plan_page),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} runs a cell instead of {RUNS}, and print only")
-    parser.add_argument("--to", type=Path, default=Path(__file__).parent.parent / "docs/explanation/statistics.md")
+    parser.add_argument("--to", type=Path, default=Path(__file__).parent.parent / "docs/explanation", metavar="FOLDER")
     asked = parser.parse_args()
-    runs, text, begun = QUICK if asked.quick else RUNS, [], time.process_time()
-    for page in PAGES:
-        began = time.perf_counter()
-        text.append("".join(page(np.random.default_rng(17), runs)))
-        print(text[-1], f"{page.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
+    runs, tables, begun = QUICK if asked.quick else RUNS, dict.fromkeys(PAGES, ""), time.process_time()
+    for name, parts in PAGES.items():
+        for part in parts:
+            began = time.perf_counter()
+            text = "".join(part(np.random.default_rng(17), runs))
+            tables[name] += text
+            print(text, f"{part.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
     error = 100 * (0.05 * 0.95 / runs) ** 0.5
     took = f"{(time.process_time() - begun) / 60:.0f} minutes of one core"
     told = f"{runs:,} runs a cell unless a table says otherwise; a rate of 5 % has an error of {error:.2f} points"
-    text.insert(0, f"\nSimulated in {took} with {told}.\n")
     print(took)
-    if not asked.quick:
-        before, _, rest = asked.to.read_text().partition(START)
-        asked.to.write_text(before + START + "".join(text) + "\n" + END + rest.partition(END)[2])
+    for name, text in tables.items() if not asked.quick else ():
+        write_tables(asked.to / name, f"\nAll pages were simulated in {took} with {told}.\n{text}")
+
+
+def write_tables(page: Path, text: str) -> None:
+    """Write tables between the marks of a page; what people wrote around them stays."""
+    before, _, rest = page.read_text("utf-8").partition(START)
+    page.write_text(before + START + text + "\n" + END + rest.partition(END)[2], "utf-8")
 
 
 if __name__ == "__main__":

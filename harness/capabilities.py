@@ -78,6 +78,7 @@ class Evaluator(Capabilities):
     adversaries: Given = None
     estimate: Given = None
     check_rows: Given = None
+    counts: Given = None  # whether a row counts in a metric; the others have weight 0 in it
     marks: str | Callable[..., str] = ""  # "answers" or "pairs", or a function of the options that says which
     asks: tuple[str, ...] = ()  # methods of a subject that not every loader's has, such as "token_kl"
     uncached: bool = False  # it measures time, and gets models that remember nothing
@@ -161,8 +162,14 @@ def _declares(kind: Callable[P, Capabilities]) -> Callable[P, Callable[[F], F]]:
 
 
 loader = _declares(Loader)
+"""Declare what a loader can do beyond being called."""
 adapter = _declares(Adapter)
+"""Declare what an adapter can do beyond being called."""
 trainer = _declares(Trainer)
+"""Declare what a trainer can do beyond being called."""
 evaluator = _declares(Evaluator)
+"""Declare what an evaluator can do beyond being called."""
 exporter = _declares(Exporter)
+"""Declare what an exporter can do beyond being called."""
 checker = _declares(Check)
+"""Declare what a check can do beyond being called."""

@@ -1,4 +1,4 @@
-"""Every hook of the harness. This file is the plugin author's manual.
+"""Every hook of the harness: the manual of who writes plugins.
 
 A hook is `harness_` + a noun for what a plugin provides (return a dict of name -> callable), or
 `harness_` + an event for what it watches. One table of a suite is one callable, and the callable's
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("harness")
 hookimpl = pluggy.HookimplMarker("harness")
+"""Mark a function of a plugin as one of the hooks below."""
 
 Provided = dict[str, Callable[..., Any]]
 
@@ -69,7 +70,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     randomness restored.
     A trainer with an option `validation` does not train on rows that are marked `held_out`, and holds out rows of one
     `group` together. Its `@trainer(check=…)`, a function of `(*, …)`, builds the real configuration and raises
-    UsageError; `look(*, …)` does so at collection, where no library may be imported;
+    UsageError, at what cannot be with an adapter too where it has a parameter named `adapter`; `look(*, …)` does so at
+    collection, where no library may be imported;
     `build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks, and returns a
     harness.Built; `measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all weights where
     `adapter` is None, and returns what they took, as fields of a harness.plan.benchmark.Measured.
@@ -91,9 +93,10 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     folder. What a person should know of a result: `remarks=…`, `(scores) -> list[str]`. What can be
     checked before a model is loaded: `check=…`, `(options, folder, model's path)`, raising UsageError. The modules
     that it imports late: `needs=…`, `(options) -> names`. What its rows and options must be is checked at collection:
-    `check_rows=…`, `(samples, options, folder)`, raising UsageError. `asks=("token_kl",)` names what it
-    asks of a subject beyond answers and scores. With `json_targets=True` a row's target is any
-    JSON value, or the calls of tools that end its messages, and a Sample's the text of it.
+    `check_rows=…`, `(samples, options, folder)`, raising UsageError. Metrics that are not of all rows:
+    `counts=…`, `(metric, sample) -> bool`, by which a plan knows the rows that have weight 0. `asks=("token_kl",)`
+    names what it asks of a subject beyond answers and scores. With `json_targets=True` a row's target is any JSON
+    value, or the calls of tools that end its messages, and a Sample's the text of it.
 
     An evaluator may mark answers after the model is gone: `marks="answers"`, or "pairs" (or a function
     of the options that says which). It is called once, as `mark(samples, answers, baseline_answers, *, marking, …)`

@@ -96,14 +96,16 @@ def selftest(
     limit: int | None = None,
     plugins: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    on: str = "",
     told: Callable[[Trial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
     """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
 
-    `only` names some of them, `limit` takes the first rows of every eval, `told` hears of each trial as it ends, `said`
-    of what it all may cost before it begins. Caps that an evaluator keeps hold for the whole of it. Raises UsageError
-    on mistakes in the suite, on a suite without candidates or gates, and where an evaluator has nobody to ask.
+    `only` names some of them, `limit` takes the first rows of every eval, `on` says where they answer. `told` hears of
+    each trial as it ends, `said` of what it all may cost before it begins. Caps that an evaluator keeps hold for the
+    whole of it. Raises UsageError on mistakes in the suite, on a suite without candidates or gates, and where an
+    evaluator has nobody to ask.
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
         options = Options(
@@ -112,6 +114,7 @@ def selftest(
             export=False,
             plugins=tuple(plugins),
             overrides=tuple(overrides),
+            on=on,
             counts=False,
         )
         plan = _one_candidate(prepare(path, options))

@@ -14,7 +14,7 @@ from harness import capabilities, hookspec
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())
-MOST_LINES, LONGEST, MOST_METHODS, MOST_ANY, TOP_FLOOR = 400, 55, 25, 0.08, 12
+MOST_LINES, LONGEST, MOST_METHODS, MOST_ANY, TOP_FLOOR = 400, 55, 25, 0.08, 13
 DEFAULTS = {"harness/suite/tables.py", "harness/cli/init.py", "harness/cli/forecast.py", "harness/suite/reader.py"}
 OLD_EVIDENCE = {"harness/release/recompute.py"}  # it checks what exports that were written before say of themselves
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata, parse_email
+from packaging.requirements import Requirement
+from trove_classifiers import classifiers
+
+import harness
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,3 +71,23 @@ def test_wheel_and_sdist_hold_the_project_and_nothing_else(tmp_path: Path) -> No
     modules = {f.removeprefix("plugins/") for f in files if f.startswith(("harness/", "plugins/"))}
     assert set(names) == modules
     assert {n.partition("/")[0] for n in names} == PACKAGES
+    told = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel, sdist], capture_output=True)
+    assert told.returncode == 0, told.stdout.decode()
+    assert_described(wheel)
+
+
+def assert_described(wheel: Path) -> None:
+    """Assert that the metadata of a wheel say what PyPI and pip read in them."""
+    with zipfile.ZipFile(wheel) as z:
+        [text] = [z.read(n).decode() for n in z.namelist() if n.endswith(".dist-info/METADATA")]
+    about, unparsed = parse_email(text)
+    assert unparsed == {}
+    Metadata.from_raw(about)
+    assert about["version"] == harness.__version__
+    assert about["license_files"] == ["LICENSE", "plugins/harness_packs/NOTICE"]
+    assert set(about["classifiers"]) <= classifiers
+    needed = [Requirement(line) for line in about["requires_dist"]]
+    assert {e for r in needed if r.name == about["name"] for e in r.extras} <= set(about["provides_extra"])
+    assert {m for r in needed for m in re.findall(r"extra == '([^']+)'", str(r.marker).replace('"', "'"))} == set(
+        about["provides_extra"]
+    )

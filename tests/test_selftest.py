@@ -9,6 +9,7 @@ import pytest
 from harness.controls import Constant, Shuffled
 from harness.records.models import Sampling
 from harness.testing import SUITE, FakeSubject, Project
+from harness.workers.local import Local
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["train rows in the test"]
@@ -83,6 +84,21 @@ def test_a_control_that_is_skipped_leaves_the_equal_models_to_the_next(suite: Pr
     assert code == 0
     assert "skipped untrained adapter" in out and "caught  noise in the weights" in out
     assert "floor: equal models blocked" in out
+
+
+def test_impostors_answer_in_workers(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --on each is answered by two processes, and caught for the same reason."""
+    started: list[str] = []
+    again = Local.again
+    monkeypatch.setattr(Local, "again", lambda self: started.append(self.said) or again(self))
+    names = ("--only", "shuffled answers", "--only", "noise in the weights")
+    code, there = selftest(suite, *names, "--on", "local:2")
+    assert (code, len(started), {*started}) == (0, 6, {"local:2"})  # the base, and two impostors
+    _, here = selftest(suite, *names)
+    assert [line.partition(" s  ")[2] for line in here.splitlines()] == [
+        line.partition(" s  ")[2] for line in there.splitlines()
+    ]
+    assert len(started) == 6
 
 
 def test_an_unknown_name_is_a_mistake(suite: Project) -> None:

@@ -1,4 +1,4 @@
-"""The simulation behind docs/explanation/statistics.md judges as the gates do."""
+"""The simulation behind docs/explanation/statistics-*.md judges as the gates do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bench import simulate
 from harness.stats import ratio, tests
 
 ALPHA = 0.05
+EXPLANATION = Path(__file__).parent.parent / "docs/explanation"
 
 
 @pytest.mark.parametrize(
@@ -72,10 +73,29 @@ def test_a_cell_finds_what_is_wrong_with_the_plain_t() -> None:
     assert 20 < found.power <= 100
 
 
-def test_the_page_is_written_between_its_marks() -> None:
-    """What people wrote around the tables stays."""
-    text = (Path(__file__).parent.parent / "docs/explanation/statistics.md").read_text()
+@pytest.mark.parametrize("name", simulate.PAGES)
+def test_tables_are_written_between_their_marks(name: str, tmp_path: Path) -> None:
+    """What people wrote around the tables stays, and the page's own tables written again are the page."""
+    text = (EXPLANATION / name).read_text("utf-8")
     assert text.count(simulate.START) == text.count(simulate.END) == 1
+    tables = text.partition(simulate.START)[2].partition("\n" + simulate.END)[0]
+    page = tmp_path / name
+    page.write_text(text, "utf-8")
+    simulate.write_tables(page, tables)
+    assert page.read_text("utf-8") == text
+    simulate.write_tables(page, "\nnew\n")
+    assert page.read_text("utf-8") == text.replace(tables, "\nnew\n")
+
+
+def test_rates_over_the_bar_are_bold() -> None:
+    """A table's line has the rate, the power, and what a plain t would have done."""
     assert "".join(simulate.table("t", [simulate.Cell("x", 6.5, 5.0, (1.0, 2.0), 80.0, 81.0)])).endswith(
         "| x | **6.5** | 5.0 | 1.0 / 2.0 | 80 | 81 |\n"
     )
+
+
+def test_every_table_of_a_quick_part_is_on_its_page() -> None:
+    """The exact tables, which no chance is in, come out as the page has them."""
+    rows = (EXPLANATION / "statistics-rows.md").read_text("utf-8")
+    exact = "".join(simulate.exact_page(np.random.default_rng(17), 0))
+    assert exact in rows

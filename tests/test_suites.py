@@ -50,6 +50,24 @@ def test_smoke_suite_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
+def test_smoke_suite_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained has the metrics of one process in two, and on Ray; nothing that it is asked is remembered."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+
+    def measured(on: str) -> dict[str, dict[str, float]]:
+        run = harness.run(ROOT / "suites/smoke.toml", out=tmp_path / "reports", export=False, cache=False, on=on)
+        assert (run.exit_code, run.problem) == (0, None)
+        assert all(report.remembered == 0 for report in run.reports)
+        return {f"{report.subject}::{report.eval}": report.metrics for report in run.reports}
+
+    here = measured("")
+    assert {"base", "adapter", "merged"} <= {name.partition("::")[0] for name in here}
+    assert measured("local:2") == here
+    assert measured("ray") == here
+
+
+@pytest.mark.slow
 def test_training_that_changes_nothing_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning rate of zero stops before training; made to go on, the adapter did not move: exit 1, no export."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))

@@ -6,7 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.cli.options import Commands, command, with_overrides, with_plugins, with_suite, with_verbosity
+from harness.cli.options import (
+    Commands,
+    command,
+    with_overrides,
+    with_plugins,
+    with_suite,
+    with_verbosity,
+    with_workers,
+)
 from harness.cli.streams import say
 from harness.errors import ExitCode
 
@@ -83,6 +91,7 @@ def selftest(args: argparse.Namespace) -> int:
         limit=args.limit,
         plugins=args.p,
         overrides=args.set,
+        on=args.on,
         told=print_trial,
         said=lambda line: say(line, sys.stderr),
     )
@@ -129,5 +138,6 @@ def selftest_parser(commands: Commands) -> None:
     with_suite(one)
     one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_workers(one)
     with_plugins(one)
     with_overrides(one)

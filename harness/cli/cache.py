@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.cli.options import Commands, command
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
+from harness.texts.numbers import size
 from harness.texts.shown import shown
 
 if TYPE_CHECKING:
@@ -31,22 +32,20 @@ def cache(args: argparse.Namespace) -> int:
     if args.older is None and most is None:
         if args.prune:
             raise UsageError("--prune: say which, with --older DAYS or --size BYTES")
-        say(f"{folder}: {_size(sum(e.bytes for e in found))}")
+        say(f"{folder}: {size(sum(e.bytes for e in found))}")
         for kind in ("answers", *KINDS, "damaged"):
             if some := [e for e in found if e.kind == kind]:
                 what = {"answers": "what models said", "damaged": "set aside"} | KINDS
-                say(
-                    f"  {kind:<10} {len(some):>5}  {_size(sum(e.bytes for e in some)):>10}  {_ages(some)}  {what[kind]}"
-                )
+                say(f"  {kind:<10} {len(some):>5}  {size(sum(e.bytes for e in some)):>10}  {_ages(some)}  {what[kind]}")
         return ExitCode.OK
     gone = to_remove(found, args.older, most)
     if args.prune:
         remove(folder, gone)
         args.document["removed"] = [_told(e) for e in gone]
     for entry in gone:
-        say(f"  {shown(entry.name)}  {_size(entry.bytes)}  {_ages([entry])}")
+        say(f"  {shown(entry.name)}  {size(entry.bytes)}  {_ages([entry])}")
     said = "removed" if args.prune else "would be removed; --prune removes them"
-    say(f"{len(gone)} of {len(found)} entries, {_size(sum(e.bytes for e in gone))}, {said}")
+    say(f"{len(gone)} of {len(found)} entries, {size(sum(e.bytes for e in gone))}, {said}")
     return ExitCode.OK
 
 
@@ -68,13 +67,6 @@ def _bytes(text: str) -> int:
     if not found:
         raise UsageError(f'--size is "{text}", want bytes, for instance 500M or 20G')
     return int(float(found[1]) * UNITS[found[2]])
-
-
-def _size(size: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:,.1f} {name}"
-    return f"{size} B"
 
 
 def _ages(some: list[Entry]) -> str:

@@ -10,7 +10,7 @@ from harness.cli.words import title
 from harness.errors import UsageError
 from harness.records.gates import Verdict
 from harness.records.run import Run
-from harness.reports.rows import Shown, all_rows, changed_rows, failed_rows
+from harness.reports.rows import Shown, all_rows, changed_rows, failed_rows, lost_and_won
 from harness.texts.counts import counted
 from harness.texts.shown import shown
 
@@ -68,8 +68,9 @@ def _heading(screen: Screen, text: str) -> None:
 def _counts(rows: Sequence[Shown], verdict: Verdict, most: int) -> str:
     if not verdict.versus:
         return f"{failed_rows(verdict, len(rows))}{_cut(len(rows), most)}"
-    lost = sum(row.change == "lost" for row in rows)
-    return f"{lost:,} lost and {len(rows) - lost:,} won against {verdict.versus}{_cut(len(rows), most)}"
+    lost, won = lost_and_won(verdict)
+    kept = f", of which the {len(rows)} largest changes are kept" if lost + won > len(rows) else ""
+    return f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}{_cut(len(rows), most)}"
 
 
 def _cut(n: int, most: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,16 @@ def with_harnessfile(parser: argparse.ArgumentParser) -> None:
 def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) -> None:
     """Add -p, which loads plugins and blocks them."""
     parser.add_argument("-p", action="append", default=[], metavar="NAME", help=help)
+
+
+def with_workers(parser: argparse._ActionsContainer) -> None:
+    """Add --on, which says where models answer."""
+    parser.add_argument(
+        "--on",
+        default=os.environ.get("HARNESS_ON", ""),
+        metavar="WORKERS",
+        help="where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)",
+    )
 
 
 def with_overrides(parser: argparse._ActionsContainer) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import Commands, command, with_overrides, with_plugins, with_verbosity
+from harness.cli.options import Commands, command, with_overrides, with_plugins, with_verbosity, with_workers
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
@@ -113,8 +112,9 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
     items: list[dict[str, Any]] = []
     for item in plan.items:
         rows = plan.tasks[item.eval].samples
+        unread = "rows of its own" if plan.tasks[item.eval].brings_rows else "remote rows"
         items.append({"id": item.id, "rows": None if rows is None else len(rows), "gates": []})
-        say(f"{item.id}  {'remote rows' if rows is None else counted(len(rows), 'row')}")
+        say(f"{item.id}  {unread if rows is None else counted(len(rows), 'row')}")
         for gate in gates[item.eval] if item.subject in plan.candidates else ():
             if gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
@@ -210,12 +210,7 @@ def run_parser(commands: Commands) -> None:
     when.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th item that fails")
     when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
     when.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
-    when.add_argument(
-        "--on",
-        default=os.environ.get("HARNESS_ON", ""),
-        metavar="WORKERS",
-        help="where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)",
-    )
+    with_workers(when)
     with_plugins(when)
     where = one.add_argument_group("what is written and printed")
     where.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")

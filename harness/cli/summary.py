@@ -10,14 +10,11 @@ from pathlib import Path
 from harness.cli.screen import Screen
 from harness.cli.words import (
     describe,
-    difference,
     duration,
     interval,
-    number,
     percent,
     place,
     reasons,
-    size,
     title,
 )
 from harness.errors import ExitCode
@@ -28,6 +25,7 @@ from harness.reports.reasons import untested
 from harness.reports.sentence import verdict_sentence
 from harness.schema import show
 from harness.texts.counts import counted
+from harness.texts.numbers import difference, number, size
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}

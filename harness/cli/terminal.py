@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from harness.cli.screen import Screen
 from harness.cli.summary import STYLES, Summary, legend, other_bounds, tell_flag
-from harness.cli.words import describe, duration, escape, fact, number, reasons, some, title
+from harness.cli.words import describe, duration, escape, fact, reasons, some, title
 from harness.hookspec import hookimpl
 from harness.records.findings import Built, Finding
 from harness.records.gates import Outcome, Verdict
@@ -18,6 +18,7 @@ from harness.records.run import Report, Run, Trial
 from harness.reports.reasons import untested
 from harness.schema import show
 from harness.texts.counts import counted
+from harness.texts.numbers import number
 from harness.texts.shown import shorten
 
 IGNORED = -100  # the label of a token that is not learnt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,15 +43,6 @@ def escape(text: str, *, lines: bool = False) -> str:
     return unmarked(shown(text, lines=lines))
 
 
-def number(x: float | None) -> str:
-    """Write a metric so that a person can read it: four digits that matter."""
-    if x is None or not math.isfinite(x):
-        return str(x)
-    if x == int(x) and abs(x) >= 10:
-        return f"{int(x):,}"
-    return f"{x:.3f}" if abs(x) < 100 else f"{x:,.1f}"
-
-
 def duration(seconds: float) -> str:
     """Write seconds as a person would: 12.3 s, 4 min 05 s."""
     if seconds < 60:
@@ -63,11 +53,6 @@ def duration(seconds: float) -> str:
 def interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
     """Return an interval in brackets after a space, or nothing where a bound is lacking."""
     return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
-
-
-def difference(scale: str, x: float) -> str:
-    """Write a difference of a metric, of a perplexity as a share."""
-    return f"{x:+.1%}" if scale == "perplexity" else f"{x:+.3f}" if scale == "proportion" else f"{x:+.4g}"
 
 
 def describe(key: str, value: object) -> str:
@@ -90,11 +75,6 @@ def fact(value: object) -> str:
 def percent(share: float) -> str:
     """Write a share in percent, with as many digits as it has: 95 %, 97.5 %."""
     return f"{round(100 * share, 3):g} %"
-
-
-def size(n: int) -> str:
-    """Write bytes as a person would: 0.4 MB, 273 MB."""
-    return f"{n / 1e6:,.1f} MB" if n < 10e6 else f"{n / 1e6:,.0f} MB"
 
 
 def place(path: str | Path) -> str:

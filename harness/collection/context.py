@@ -100,10 +100,14 @@ def _seen(trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -
 def _check_processes(context: Context, trainer: Callable[..., Any]) -> None:
     """Refuse several processes where the trainer knows but one, or something else can only be done in one."""
     train, what = context.suite.train, ""
-    if train is None or train.processes == 1:
+    if train is None or (train.processes == 1 and not train.shard):
         return
     if train.processes != "auto" and train.processes < 1:
         what = f'processes is {train.processes}, want a number of processes, or "auto"'
+    elif train.shard and not schema.wants(trainer, "shard"):
+        what = f'shard: the trainer "{train.use}" shares no weights between processes; remove it'
+    elif train.processes == 1:
+        what = "shard: shares the weights between several processes, and there is one; set processes, or remove shard"
     elif not schema.wants(trainer, "processes"):
         what = f'processes: the trainer "{train.use}" trains in one process; remove it'
     elif train.watch:

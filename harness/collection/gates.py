@@ -23,7 +23,7 @@ class GateChecks:
     def __init__(self, context: Context, tasks: Mapping[str, Task]) -> None:
         self.context, self.suite, self.tasks = context, context.suite, tasks
         self.evals = {e.name for e in context.suite.evals}
-        self._counted: dict[tuple[str, tuple[str, ...] | None], Sizes] = {}
+        self._counted: dict[tuple[str, str, tuple[str, ...] | None], Sizes] = {}
 
     def check(self, gate: Gate) -> None:
         """Check a gate's claim, and the names of its eval, candidates and baseline."""
@@ -77,15 +77,17 @@ class GateChecks:
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
         sizes = self._sizes(gate, task)
-        why = unprovable_error(gate, metric, task.samples, alpha_of(gate, self.suite), sizes)
+        why = unprovable_error(gate, metric, task.rows_of(metric.name), alpha_of(gate, self.suite), sizes)
         if why := why or few_clusters_error(gate, metric, sizes):
             self.context.warnings.append(f"{gate.where}: {why}")
 
     def _sizes(self, gate: Gate, task: Task) -> Sizes:
         """Return the sizes of a gate's slices, which are counted once for all gates on the same."""
-        key = (task.spec.name, None if gate.slice is None else tuple(gate.slices))
+        rows = task.rows_of(gate.metric_name) or ()
+        some = gate.metric_name if len(rows) < len(task.samples or ()) else ""
+        key = (task.spec.name, some, None if gate.slice is None else tuple(gate.slices))
         if key not in self._counted:
-            self._counted[key] = sizes_of(gate, task.samples or ())
+            self._counted[key] = sizes_of(gate, rows)
         return self._counted[key]
 
     def _check_clean(self, task: Task, complain: Complain) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.artifacts.digests import digest_of
+from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate
 from harness.records.metrics import Metric
@@ -61,6 +62,18 @@ class Task:
     def compares(self) -> bool:
         """Return whether it compares with `against` by itself, so that a baseline alone has no metric."""
         return self.comparative or self.marks == "pairs"
+
+    def rows_of(self, metric: str, *, select: bool = False) -> tuple[Sample, ...] | None:
+        """Return the rows that count in a metric, of its own or of the `select` split; None where there are none yet.
+
+        Raises UsageError where the evaluator cannot tell.
+        """
+        rows, counts = self.select if select else self.samples, capabilities.Evaluator.of(self.function).counts
+        try:
+            return rows if rows is None or counts is None else tuple(s for s in rows if counts(metric, s))
+        except Exception as error:  # the plugin's own code; the line says whose
+            what = f'"{self.spec.use}" cannot tell which rows count in {metric}: {error}'
+            raise UsageError(f"{self.spec.where}: {what}") from error
 
     @property
     def brings_rows(self) -> bool:

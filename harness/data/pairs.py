@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.data import reading
-from harness.data.rows import Row, _extras
+from harness.data.rows import Row, _extras, follow
 from harness.errors import Mistakes, UsageError, did_you_mean
 
 PAIR = ("chosen", "rejected")
@@ -18,8 +18,8 @@ def to_judged_rows(
     """Return the columns that a trainer asks for of each row, such as prompt, chosen and rejected.
 
     `columns` maps these names to the data's, `common` has template arguments of all rows. A question or an input is a
-    prompt; the prompt of two conversations is what both begin with. Raises UsageError, with the number of the row,
-    where a column is not there.
+    prompt; the prompt of two conversations is what both begin with. Between texts stands what does in evaluation.
+    Raises UsageError, with the number of the row, where a column is not there.
     """
     mistakes = Mistakes()
     here = ", ".join(f'"{c}"' for c in rows[0])
@@ -40,7 +40,7 @@ def to_judged_rows(
     made = []
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
-            taken = {name: own[name] for name in names}
+            taken = follow({name: own[name] for name in names})
             made.append(taken | _extras(i, {**row, "prompt": taken["prompt"]}, columns, where, common))
         except UsageError as error:
             mistakes.found += error.messages

@@ -17,7 +17,11 @@ from harness.records.samples import Prompt, Sample
 
 Row = dict[str, Any]
 PAIR = ("input", "target")
-GROUP, HELD_OUT = "group", "held_out"  # marks of a training row: what it belongs to; only to validate with
+ANSWERS = ("completion", "chosen", "rejected")  # columns of training rows that follow the prompt
+GROUP = "group"
+"""The mark of a training row with what it belongs to: rows of one group are held out together."""
+HELD_OUT = "held_out"
+"""The mark of a training row that is only validated with."""
 LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
 
 
@@ -113,7 +117,7 @@ def to_training_rows(
     """Return rows as trainers take them: {prompt, completion}, {messages} or {text}.
 
     `columns` and `template` are those of `to_samples`; one that maps "text" or "messages" chooses that shape.
-    An input and a target become a prompt and a completion; between texts stands one space, as it does in evaluation.
+    An input and a target become a prompt and a completion; texts are joined as they are in evaluation.
     Rows of messages may have {tools} and {chat_template_kwargs} as well; `arguments` are template arguments of all.
     """
     lacking = [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]
@@ -145,9 +149,18 @@ def to_training_rows(
 
 
 def continuation(prompt: Prompt, target: str) -> str:
-    """Return a target as it stands after a prompt: after text one space is before it, where there is no white space."""
-    parted = not isinstance(prompt, str) or not prompt or prompt[-1].isspace() or target[:1].isspace()
+    """Return a target as it stands after a prompt: after text one space is before it, where there is no white space.
+
+    An empty one stays empty.
+    """
+    parted = not isinstance(prompt, str) or not (prompt and target) or prompt[-1].isspace() or target[0].isspace()
     return target if parted else f" {target}"
+
+
+def follow(row: Mapping[str, Any]) -> Row:
+    """Return a training row whose answers, where they and its prompt are texts, stand after it as in evaluation."""
+    texts = [name for name in ANSWERS if isinstance(row.get("prompt"), str) and isinstance(row.get(name), str)]
+    return {**row, **{name: continuation(row["prompt"], row[name]) for name in texts}}
 
 
 def _sample(number: int, row: Row, named: Row, cluster: str | None) -> Sample:
@@ -255,7 +268,9 @@ def _shape(named: Row, columns: Mapping[str, str], template: str | None) -> tupl
 
 def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str], template: str | None) -> Row:
     if (shape := _shape(named, columns, template)) != PAIR:
-        return {key: "" if named[key] is None else named[key] for key in shape}
+        if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
+            raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; want text, or messages")
+        return follow({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
         raise UsageError(

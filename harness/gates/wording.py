@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from harness.gates.hypothesis import Hypothesis
 from harness.gates.needed import CLOSE
 from harness.gates.outcome import SlicedOutcome
 from harness.records.gates import Outcome, Slice, Verdict
 from harness.stats.tests import FEW_CLUSTERS
+from harness.texts.numbers import difference, short_number
 
 SIZES = "cluster sizes tell of the outcome"
 
@@ -22,7 +22,7 @@ def reason(verdict: Verdict, hypothesis: Hypothesis) -> str:
         return _failures(verdict, hypothesis)
     estimate, lower, upper = (float(x or 0.0) for x in (verdict.estimate, verdict.lower, verdict.upper))
     if hypothesis.theirs is not None:
-        text = f"{_number(verdict.value)} against {_number(verdict.baseline)}, "
+        text = f"{short_number(verdict.value)} against {short_number(verdict.baseline)}, "
         text += _change(hypothesis, verdict, estimate, lower, upper)
         if hypothesis.metric.scale == "proportion" and (verdict.won or verdict.lost):
             text += f", {len(verdict.won)} won and {len(verdict.lost)} lost"
@@ -112,10 +112,8 @@ def _figure(hypothesis: Hypothesis, x: float) -> str:
     """Return a number on the claim's scale: the metric's value, or a difference of two."""
     perplexity = hypothesis.metric.scale == "perplexity"
     if hypothesis.theirs is None:
-        return _number(math.exp(x) if perplexity else x)
-    if perplexity:
-        return f"{math.expm1(x):+.1%}"
-    return f"{x:+.3f}" if hypothesis.metric.scale == "proportion" else f"{x:+.4g}"
+        return short_number(math.exp(x) if perplexity else x)
+    return difference(hypothesis.metric.scale, math.expm1(x) if perplexity else x)
 
 
 def _clusters(verdict: Verdict, hypothesis: Hypothesis) -> str:
@@ -145,9 +143,3 @@ def _failures(verdict: Verdict, hypothesis: Hypothesis) -> str:
     text = f"{failed or 'no'} {'row' if failed <= 1 else 'rows'} of {n} failed"
     unit = f"clusters have one, n={n} in {verdict.clusters} clusters" if verdict.clusters else "rows do"
     return f"{text}; at {1 - hypothesis.alpha:.0%} confidence at most {verdict.upper:.2%} of such {unit}"
-
-
-def _number(x: Any) -> str:
-    if x is None:
-        return "–"
-    return f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}"

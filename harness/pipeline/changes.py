@@ -18,6 +18,7 @@ from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Change
 from harness.records.samples import Result
+from harness.texts.numbers import difference, number
 
 NO_ROWS = ("count", "agreement")  # scales of what is not of single rows
 Results = Mapping[tuple[str, str], Result]  # by subject and eval
@@ -105,10 +106,10 @@ def _words(change: Change, step: str) -> str:
     c, name = change, f"{change.eval}.{change.metric}"
     if not (c.won or c.lost):
         return ""
-    values = f"{_number(c.theirs)} to {_number(c.ours)}"
+    values = f"{number(c.theirs)} to {number(c.ours)}"
     sure = c.lower is not None and c.upper is not None and (c.lower > 0 or c.upper < 0)
     bounds = f", {_figure(c, c.estimate)} [{_figure(c, c.lower)}, {_figure(c, c.upper)}]" if c.lower is not None else ""
-    if c.scale != "proportion" and (not sure or _number(c.theirs) == _number(c.ours)):
+    if c.scale != "proportion" and (not sure or number(c.theirs) == number(c.ours)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"
@@ -122,13 +123,8 @@ def _rows(count: int) -> str:
     return f"{count} row" if count == 1 else f"{count} rows"
 
 
-def _number(x: float | None) -> str:
-    return "nan" if x is None else f"{x:.3f}" if abs(x) < 100 else f"{x:.4g}"
-
-
 def _figure(change: Change, x: float | None) -> str:
+    """Write a difference as its kind of metric is; that of a perplexity is told by its logarithm."""
     if x is None:
         return "nan"
-    if change.scale == "perplexity":
-        return f"{math.expm1(x):+.1%}"
-    return f"{x:+.3f}" if change.scale == "proportion" else f"{x:+.3g}"
+    return difference(change.scale, math.expm1(x) if change.scale == "perplexity" else x)

@@ -78,8 +78,10 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
         if suite.train and suite.trains:
             trainer = plan.plugins.find("trainer", suite.train.use).function
             if checks := capabilities.Trainer.of(trainer).check:
-                for table in (t.suite.train or suite.train for t in trials(plan)):
-                    _try(mistakes, table.where, partial(checks, **table.given))
+                for trial, one in zip(trials(plan), made, strict=True):
+                    table = trial.suite.train or suite.train
+                    given = table.given | ({"adapter": one} if schema.wants(checks, "adapter") else {})
+                    _try(mistakes, table.where, partial(checks, **given))
         _lengths(plan, source, mistakes)
     mistakes.raise_if_any()
     if not known:

@@ -82,11 +82,12 @@ def _asked(plan: Plan, gate: Gate, candidate: str, history: History, attempts: M
     blank = replace(blank, assumed=tuple(assumed))
     if gate.max_failures is not None or metric.scale == "count":
         return Asked(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
-    samples = task.samples or ()
+    samples = task.rows_of(metric.name) or ()
     if metric.scale == "agreement":
         what = "labels decide it, and rows do not"
         return Asked(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
-    number = {s.id: i for i, s in enumerate(samples)}
+    every = task.samples or ()
+    number = {s.id: i for i, s in enumerate(every)}
     parts = gate.parts(samples)
     large = {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}
     if not large:
@@ -98,8 +99,8 @@ def _asked(plan: Plan, gate: Gate, candidate: str, history: History, attempts: M
         Case(
             gate,
             metric,
-            tuple(s.cluster or s.id for s in samples),
-            None if gate.slice is None else tuple(number[s.id] for s in rows),
+            tuple(s.cluster or s.id for s in every),
+            None if len(rows) == len(every) else tuple(number[s.id] for s in rows),
             alpha,
             replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None,
             verdict if len(parts) == 1 else None,
@@ -147,7 +148,7 @@ def _doubt(odds: Odds) -> str:
 
 def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
     """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
-    rows = len(task.samples or ())
+    rows = len(task.rows_of(gate.metric_name) or ())
     kind = "point" if gate.max_failures is None else "counted"
     what = "decided by its value" if kind == "point" else "failures are counted, nothing is inferred"
     if kind == "counted" and rows > 1:

@@ -22,7 +22,10 @@ FEWEST = 30  # rows of an earlier run from which on it says more than the defaul
 
 @dataclass(frozen=True)
 class Past:
-    """The rows of an earlier run that a question was put to: as samples, and value and weight by id, of both sides."""
+    """The rows of an earlier run that a question was put to: as samples, and value and weight by id, of both sides.
+
+    Rows of weight 0 are none of them.
+    """
 
     run: Run
     samples: Sequence[Sample]
@@ -64,6 +67,8 @@ class History:
             samples = [
                 Sample(i, row=dict(r["doc"]), cluster=r["cluster"] and str(r["cluster"])) for i, r in sides[0].items()
             ]
+            samples = [s for s in samples if any(s.id in side and side[s.id][1] for side in told)]
+            told = [{s.id: side[s.id] for s in samples if s.id in side} for side in told]
         except (UsageError, LookupError, TypeError, ValueError, AttributeError):
             return None
         known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Severity = Literal["error", "warning", "note"]
+"""How bad a finding is: an error stops the run."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Finding:
         return self.severity == "error" and self.ignored is None
 
 
-Flag = Finding  # its old name, which plugins may import
+Flag = Finding
+"""The old name of `Finding`, which plugins may import."""
 
 
 @dataclass(frozen=True)

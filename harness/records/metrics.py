@@ -11,6 +11,7 @@ from harness.records.samples import Score
 
 Better = Literal["higher", "lower"]
 Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
+"""How the rows of a metric combine, and so which test a gate on it uses."""
 
 
 @dataclass(frozen=True)

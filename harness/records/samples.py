@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Prompt = str | list[dict[str, str]]  # text, or chat messages
+Prompt = str | list[dict[str, str]]
+"""What a model is asked: a text, or chat messages."""
 
 
 @dataclass(frozen=True)

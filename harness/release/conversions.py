@@ -25,7 +25,8 @@ from harness.release.seal import sealed
 from harness.suite.tables import Export, Suite
 
 OURS = formats.OURS
-NOTE = f"{OURS}copy.json"  # an exporter's facts about a copy, for the report
+NOTE = f"{OURS}copy.json"
+"""The file in which an exporter leaves facts about a copy, for the report."""
 
 
 def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:

@@ -81,25 +81,25 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
         except ModuleNotFoundError:
             extra = "pip install 'finetune-harness[recompute]'"
             raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
-    found = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
+    recomputed = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
     lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
     case = _Case(locked, manifest, verdicts, _read(lines, manifest, locked))
     groups = [g for g in locked.gates.values() if g.id in verdicts and g.any_of]
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
         if why := case.unable_error(gate):
-            found.unable[gate.id] = why
+            recomputed.unable[gate.id] = why
         elif why := case.difference_error(gate):
-            found.differs = f'gate "{gate.id}" {why}'
-            return found
+            recomputed.differs = f'gate "{gate.id}" {why}'
+            return recomputed
         else:
-            found.gates.append(gate.id)
+            recomputed.gates.append(gate.id)
     for gate in groups:  # Holm over members is made again from their p-values, whoever verifies
-        left = next((m for m in gate.any_of if m in found.unable or m not in verdicts), None)
+        left = next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None)
         if left:
-            found.unable[gate.id] = f'"{left}" is one of it'
+            recomputed.unable[gate.id] = f'"{left}" is one of it'
         else:
-            found.gates.append(gate.id)
-    return found
+            recomputed.gates.append(gate.id)
+    return recomputed
 
 
 # -- the rows --------------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locke
         if "leak" in row:
             leaks.setdefault(name, {})[row["id"]] = row["leak"]
         rows.setdefault((subject, name), []).append((number, row.get("place", -1), score))
-    results = {key: _result(key, found, manifest["evaluations"]["::".join(key)]) for key, found in rows.items()}
-    ordered = {name: [found[i] for i in sorted(found)] for name, found in samples.items()}
-    for name, found in ordered.items():
-        if len({s.id for s in found}) < len(found):
+    results = {key: _result(key, placed, manifest["evaluations"]["::".join(key)]) for key, placed in rows.items()}
+    ordered = {name: [by_number[i] for i in sorted(by_number)] for name, by_number in samples.items()}
+    for name, some in ordered.items():
+        if len({s.id for s in some}) < len(some):
             raise ValueError(f'two rows of "{name}" have one id')
     return _Rows(ordered, results, leaks)
 
@@ -162,8 +162,8 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
         raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
     caveats = tuple(Caveat(c["text"], c["outcome"], tuple(c["metrics"])) for c in about["caveats"])
     labels = tuple(
-        Labels(str(told["metric"]), *(tuple(told[key]) for key in ("truth", "said", "clusters")))
-        for told in about.get("labels", ())
+        Labels(str(label["metric"]), *(tuple(label[key]) for key in ("truth", "said", "clusters")))
+        for label in about.get("labels", ())
     )
     scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
     order = tuple(i for _, i in placed)
@@ -202,24 +202,24 @@ class _Case:
         """Judge a gate again, and return in what it differs from the evidence, or nothing."""
         if why := self.rows_error(gate):
             return why
-        said = self.verdicts[gate.id]
+        recorded = self.verdicts[gate.id]
         again = json.loads(dumps(dataclasses.asdict(self.judge(gate))))
-        if again["outcome"] == Outcome.ERROR != said["outcome"]:
+        if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be judged on the rows in the evidence: {again['why']}"
         for key in FLOATS:
-            if not _near(said[key], again[key]):
-                return f"has {key} {said[key]}, the rows come to {again[key]}"
-        told = (*SAME, *(key for key in COUNTS if key in said))
-        if key := next((key for key in told if said[key] != again[key]), ""):
+            if not _near(recorded[key], again[key]):
+                return f"has {key} {recorded[key]}, the rows come to {again[key]}"
+        keys = (*SAME, *(key for key in COUNTS if key in recorded))
+        if key := next((key for key in keys if recorded[key] != again[key]), ""):
             return f"has another {key} than its rows come to"
-        for one, other in zip(said["slices"], again["slices"], strict=False):
+        for one, other in zip(recorded["slices"], again["slices"], strict=False):
             if not _same_slice(one, other):
                 return f'says of slice "{one["name"]}" what its rows do not'
-        if len(said["slices"]) != len(again["slices"]):
+        if len(recorded["slices"]) != len(again["slices"]):
             return "has other slices than its rows"
-        demoted = gate.group and (again["outcome"], said["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
-        same = demoted or again["outcome"] == said["outcome"]
-        return "" if same else f"is told to be {said['outcome']}, its rows say {again['outcome']}"
+        demoted = gate.group and (again["outcome"], recorded["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
+        same = demoted or again["outcome"] == recorded["outcome"]
+        return "" if same else f"is told to be {recorded['outcome']}, its rows say {again['outcome']}"
 
     def rows_error(self, gate: Gate) -> str:
         """Return which rows are not there that the lock has, or are there under other weights, or nothing."""

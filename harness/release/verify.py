@@ -81,7 +81,7 @@ class _Check:
     def __init__(self, folder: Path, policy: Policy | None, now: datetime, recompute: bool) -> None:
         self.folder, self.policy, self.now = folder, policy, now
         self.recomputes = recompute or bool(policy and policy.recomputed is not None)
-        self.found = Verified(str(folder))
+        self.verified = Verified(str(folder))
 
     def go(self) -> Verified:
         steps: dict[str, Callable[[], str]] = {
@@ -95,15 +95,15 @@ class _Check:
         }
         for name, step in steps.items():
             if why := self.step_error(name, step):
-                self.found.refused = f"{name}: {why}"
-                return self.found
-        self.found.ok = True
-        return self.found
+                self.verified.refused = f"{name}: {why}"
+                return self.verified
+        self.verified.ok = True
+        return self.verified
 
     def step_error(self, name: str, step: Callable[[], str]) -> str:
         """Run one step; return why it refuses, in one line, or nothing."""
         try:
-            self.found.steps[name] = step()
+            self.verified.steps[name] = step()
         except Refused as error:
             return str(error)
         except formats.Unsafe as error:
@@ -132,7 +132,7 @@ class _Check:
     def signatures(self) -> str:
         """Return who signed. Raises Refused when a claim has too few signatures for the policy, or a wrong one."""
         if self.policy is None:
-            self.found.notes.append(UNSIGNED)
+            self.verified.notes.append(UNSIGNED)
             return "not checked: no policy"
         signed: dict[bytes, set[str]] = {}
         for envelope in self.envelopes:
@@ -143,8 +143,8 @@ class _Check:
                 kind = str(json.loads(payload).get("predicateType"))
                 who = ", ".join(sorted(names[k] for k in by)) or "no key of the policy"
                 raise Refused(f"claim {kind} is signed by {who}; the policy wants {self.policy.threshold}")
-        self.found.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
-        return f"signed by {', '.join(self.found.signed_by)}"
+        self.verified.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
+        return f"signed by {', '.join(self.verified.signed_by)}"
 
     # -- 2: digests --------------------------------------------------------------------------------
 
@@ -166,9 +166,9 @@ class _Check:
         if not model or root_digest(model) != manifest["root"]:
             raise Refused(f"the root digest of {MODEL}/ is not the manifest's")
         self.claims()
-        self.found.root, self.found.candidate = manifest["root"], str(manifest["candidate"])
-        self.found.suite = str(self.evidence.lock["suite"]["name"])
-        return f"{len(listed)} files, root {self.found.root[:16]}"
+        self.verified.root, self.verified.candidate = manifest["root"], str(manifest["candidate"])
+        self.verified.suite = str(self.evidence.lock["suite"]["name"])
+        return f"{len(listed)} files, root {self.verified.root[:16]}"
 
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise Refused unless the files are those listed; names and sizes first, for they cost nothing."""
@@ -181,36 +181,36 @@ class _Check:
             if there[name] != listed[name]["size"]:
                 raise Refused(f'"{name}" has {there[name]} bytes, {listed[name]["size"]} in the manifest')
         try:
-            found = hash_files(self.folder, listed)
+            hashes = hash_files(self.folder, listed)
         except ValueError as error:
             raise Refused(str(error).removeprefix(f"{self.folder}/")) from None
         for name, entry in listed.items():
-            if found[name].sha256 != entry["sha256"]:
+            if hashes[name].sha256 != entry["sha256"]:
                 raise Refused(f'"{name}" is not the file of the manifest: its sha256 differs')
-        self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in found.items() if n.startswith(f"{MODEL}/")})
+        self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
 
     def weights(self, model: Mapping[str, Hashed]) -> None:
         """Raise Refused unless the tensors are those that the gates judged, an adapter's on the same base."""
         manifest = self.evidence.manifest
         try:
-            found = weights_of(model)
+            digest = weights_of(model)
         except ValueError as error:
             raise Refused(f"{MODEL}/ {error}") from None
         if on := manifest.get("adapter"):
             if on["base"] != self.evidence.lock["subjects"]["base"]:
                 raise Refused(f"the adapter in {MODEL}/ was judged on another base than the suite's")
-            found = digest_of([on["base"], found, on["quantization"]])
-        if found != manifest["weights"]:
+            digest = digest_of([on["base"], digest, on["quantization"]])
+        if digest != manifest["weights"]:
             raise Refused(f"the weights in {MODEL}/ are not the ones that the gates judged")
 
     def claims(self) -> None:
         """Raise Refused unless the statements are those that this evidence comes to, each of them, and no other."""
         raw = self.evidence.raw
         expected = attestation.statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
-        said = [e.payload for e in self.envelopes]
-        if any(payload not in expected for payload in said):
+        payloads = [e.payload for e in self.envelopes]
+        if any(payload not in expected for payload in payloads):
             raise Refused(f"{CLAIMS} speaks of another export, or of another run's evidence")
-        if any(payload not in said for payload in expected):
+        if any(payload not in payloads for payload in expected):
             raise Refused(f"{CLAIMS} lacks a claim")
 
     # -- 3: gates ----------------------------------------------------------------------------------
@@ -218,8 +218,8 @@ class _Check:
     def gates(self) -> str:
         """Return how many gates hold. Raises Refused when one that blocks is not PASS on these weights, nor waived."""
         candidate = self.evidence.manifest["candidate"]
-        said = {g["gate"]: g for g in self.evidence.gates}
-        if len(said) < len(self.evidence.gates):
+        verdicts = {g["gate"]: g for g in self.evidence.gates}
+        if len(verdicts) < len(self.evidence.gates):
             raise Refused("a gate has two verdicts")
         wanted = {g["id"] for g in self.evidence.lock["gates"] if g["blocking"] and candidate in g["candidates"]}
         if not wanted:
@@ -228,14 +228,14 @@ class _Check:
             self.demands(self.policy)
             wanted |= set(self.policy.gates)
         for gate in sorted(wanted):
-            if gate not in said:
+            if gate not in verdicts:
                 raise Refused(f'gate "{gate}" has no verdict on {candidate}')
-            self.gate(said[gate])
+            self.gate(verdicts[gate])
         for verdict in self.evidence.gates:
             self.same_weights(verdict)
-        if why := verdicts_error(self.locked, said):
+        if why := verdicts_error(self.locked, verdicts):
             raise Refused(why)
-        waived = sum(said[gate]["outcome"] != "PASS" for gate in wanted)
+        waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
@@ -245,7 +245,7 @@ class _Check:
         if not passed and self.policy and gate in self.policy.gates:
             raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
         if not passed:
-            self.found.notes.append(_waived(verdict, self.policy, self.now))
+            self.verified.notes.append(_waived(verdict, self.policy, self.now))
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
             raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
@@ -290,15 +290,17 @@ class _Check:
         from harness.release.recompute import recompute
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
-        found = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
-        if found.differs:
-            raise Refused(found.differs)
+        recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
+        if recomputed.differs:
+            raise Refused(recomputed.differs)
         wanted = self.policy.recomputed if self.policy else None
-        if wanted is not None and found.share < wanted:
-            raise Refused(f"{found.says}; {found.share:.0%} of those that block, the policy wants {wanted:.0%}")
-        if wanted is None and not found.gates:
-            raise UsageError(f"--recompute: no gate can be judged again; {found.says}")
-        return found.says
+        if wanted is not None and recomputed.share < wanted:
+            raise Refused(
+                f"{recomputed.says}; {recomputed.share:.0%} of those that block, the policy wants {wanted:.0%}"
+            )
+        if wanted is None and not recomputed.gates:
+            raise UsageError(f"--recompute: no gate can be judged again; {recomputed.says}")
+        return recomputed.says
 
 
 def _signers(envelope: Envelope, policy: Policy) -> set[str]:

@@ -10,8 +10,9 @@ from harness.errors import UsageError
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
 from harness.reports.reasons import untested
-from harness.reports.rows import Shown, changed_rows, failed_rows, private_evals
+from harness.reports.rows import Shown, changed_rows, failed_rows, lost_and_won, private_evals
 from harness.reports.sentence import GLYPHS, verdict_sentence, worst_first
+from harness.texts.counts import counted
 from harness.texts.shown import code, markdown, shown
 
 FLIPS = 10  # rows that are shown
@@ -87,11 +88,11 @@ def _blocks(run: Run, folder: Path) -> Iterator[str]:
 def _details(v: Verdict, rows: Sequence[Shown], chosen: Sequence[Shown]) -> str:
     """Return a block of HTML that unfolds: it has no empty line, which would end it, and in it nothing is Markdown."""
     if v.versus:
-        lost = sum(row.change == "lost" for row in rows)
-        what = f"{lost:,} {'row' if lost == 1 else 'rows'} lost and {len(rows) - lost:,} won against {v.versus}"
+        lost, won = lost_and_won(v)
+        count, what = lost + won, f"{counted(lost, 'row')} lost and {won:,} won against {v.versus}"
     else:
-        what = failed_rows(v, len(rows))
-    title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if len(rows) > len(chosen) else "")
+        count, what = len(rows), failed_rows(v, len(rows))
+    title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if count > len(chosen) else "")
     names = dict.fromkeys(subject for row in chosen for subject, _ in row.answers)
     lines = [f"<details><summary>{_cell(title)}</summary><table>"]
     lines.append(_line("th", ["", "row", "prompt", "target", *names]))

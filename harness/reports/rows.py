@@ -94,6 +94,11 @@ def private_evals(folder: Path) -> frozenset[str]:
         raise UsageError(f"{folder / LOCK}: cannot be read; run the suite again") from None
 
 
+def lost_and_won(verdict: Verdict) -> tuple[int, int]:
+    """Return how many rows a gate lost and won, also those that are not listed; older reports count only these."""
+    return verdict.lost_count or len(verdict.lost), verdict.won_count or len(verdict.won)
+
+
 def failed_rows(verdict: Verdict, failed: int) -> str:
     """Return how many rows failed, in words; of several slices a verdict counts the rows of one."""
     return f"{counted(failed, 'row')} failed" if verdict.slices else f"{failed:,} of {counted(verdict.n, 'row')} failed"

@@ -13,7 +13,8 @@ from harness.records.run import TrainingStep
 from harness.reports.report_json import made
 
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
-LOGS = "logs"  # beside an adapter's folder: what its trainer logged for people, in whatever form
+LOGS = "logs"
+"""The folder beside an adapter's in which its trainer logs for people, in whatever form."""
 MOST = 1000  # steps in a report; of a longer training every so many
 
 

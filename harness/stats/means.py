@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Kind = Literal["share", "pairs", "score", "ratio"]
 Support = tuple[float, float]
 P = tuple["Floats", "Floats"]
+SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 
 
@@ -43,15 +44,19 @@ def asked(
         first = Asked(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
     else:
         first = Asked(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
-    return [first, *_beside(of, alpha)]
+    return [first, *_beside(of, alpha, support)]
 
 
 def _guarded(of: Ratio, least: float) -> Asked:
     return Asked(lambda t: ratio.guarded_t(of, t, least), lambda a: ratio.guarded_bounds(of, a, least))
 
 
-def _beside(of: Ratio, alpha: float) -> list[Asked]:
-    """Return the test that must agree: whole clusters resampled, or guarded where these are uneven or alpha small."""
+def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
+    """Return the test that must agree: whole clusters resampled, or a guarded t where these say nothing.
+
+    They do not where they are very uneven, where alpha is small, and where so few of them vary that many resamples hold
+    none of these; then nothing is proven that clusters of which none varies would not prove.
+    """
     import numpy as np
 
     uneven = np.broadcast_to(ratio.uneven(of.weights), of.estimate.shape)
@@ -59,18 +64,38 @@ def _beside(of: Ratio, alpha: float) -> list[Asked]:
     if alpha < ratio.FINEST or uneven.all():
         return [guarded]
     drawn = ratio.bootstrap_t(of) if of.clusters <= RESAMPLED_CLUSTERS else None
-    if drawn is None and not uneven.any():
-        return []
+    if drawn is None:
+        return [test for test in (_where(uneven, guarded),) if test]
+    scarce = ~uneven & ((~np.isfinite(drawn)).mean(-1) > SILENT * alpha)
+    resampled = Asked(partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn))
+    mute = uneven | scarce
+    found = (_where(~mute, resampled), _where(mute, guarded), _where(scarce, _unseen(of, support)))
+    return [test for test in found if test]
+
+
+def _where(some: Any, test: Asked) -> Asked | None:
+    """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
+    import numpy as np
 
     def p(threshold: float) -> P:
-        none = np.zeros(of.estimate.shape)
-        even = (none, none) if drawn is None else ratio.bootstrap_p(of, threshold, drawn)
-        if not uneven.any():
-            return even
-        odd = guarded.p(threshold)
-        return np.where(uneven, odd[0], even[0]), np.where(uneven, odd[1], even[1])
+        up, down = test.p(threshold)
+        return np.where(some, up, 0.0), np.where(some, down, 0.0)
 
-    return [Asked(p, guarded.bounds if drawn is None else lambda a: ratio.bootstrap_bounds(of, a, drawn))]
+    return test if some.all() else Asked(p, test.bounds) if some.any() else None
+
+
+def _unseen(of: Ratio, support: Support) -> Asked:
+    """Return what the clusters that agree with the median one allow: a disaster that none of them showed."""
+    import numpy as np
+
+    median = np.median(of.estimate[..., None] + of.residuals / of.weights, -1)  # of (..., G)
+    low, high = support
+
+    def bounds(alpha: float) -> tuple[float, float]:
+        kept = alpha ** (1 / of.clusters)
+        return low + float(median - low) * kept, high - float(high - median) * kept
+
+    return Asked(lambda t: rule_of_three(median, of.clusters, t, support), bounds)
 
 
 def judged(

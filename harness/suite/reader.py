@@ -189,7 +189,7 @@ class _Reader:
         if not isinstance(tables, list):
             self.complain((name, 0), f"[{name}]", "", f"is one table; write [[{name}]]")
             return ()
-        found: list[schema.T] = []
+        records: list[schema.T] = []
         seen: set[Any] = set()
         for i, table in enumerate(tables):
             label = table.get(key) if isinstance(table, dict) else None
@@ -198,8 +198,8 @@ class _Reader:
                 self.complain((name, i), title, key, f'the {key} "{label}" is taken by an earlier [[{name}]]')
             seen.add(str(label))
             if (made := self.table(cls, table, (name, i), title)) is not None:
-                found.append(made)
-        return tuple(found)
+                records.append(made)
+        return tuple(records)
 
     def table(self, cls: type[schema.T], table: Any, at: tuple[str, int], title: str) -> schema.T | None:
         if not isinstance(table, dict):
@@ -219,13 +219,13 @@ class _Reader:
             listed = self.raw.get(kind)
             compared += [t.get(key) for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
         tables = {**tables, **{name: {} for name in RELEASES if name in compared and name not in tables}}
-        found: dict[str, Baseline] = {}
+        baselines: dict[str, Baseline] = {}
         for name, table in tables.items():
             at = (f"subject.{name}", 0)
             if what := name_error(name):
                 self.complain(at, f"[subject.{schema.show(name)}]", "", what)
                 continue
-            if twin := next((n for n in found if n.lower() == name.lower()), None):
+            if twin := next((n for n in baselines if n.lower() == name.lower()), None):
                 self.complain(at, f"[subject.{name}]", "", f'differs from "{twin}" in case alone; choose another name')
             if is_reserved(name):
                 self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
@@ -237,8 +237,8 @@ class _Reader:
                     self.complain(at, f"[subject.{name}]", "from", what)
             if made := self.table(Baseline, table, at, f"[subject.{name}]"):
                 self.other_model(made, at, f"[subject.{name}]")
-                found[name] = made
-        return found
+                baselines[name] = made
+        return baselines
 
     def other_model(self, made: Baseline, at: tuple[str, int], title: str) -> None:
         """Record what a baseline lacks that is a model of its own, or has that only such a model may have."""
@@ -271,12 +271,12 @@ class _Reader:
         elif "choose" in table and not (isinstance(base, list) and len(base) > 1):
             self.complain(("merge", 0), "[merge]", "choose", '"choose" needs several bases to choose from')
         base = table.get("base", "original") if "merge" in self.raw or wanted else []
-        found = [base] if isinstance(base, str) else base
-        if not isinstance(found, list) or any(b not in MERGES for b in found) or len(set(found)) != len(found):
+        bases = [base] if isinstance(base, str) else base
+        if not isinstance(bases, list) or any(b not in MERGES for b in bases) or len(set(bases)) != len(bases):
             want = 'want "original", "dequantized" or both in a list'
             self.complain(("merge", 0), "[merge]", "base", f'"base" is {schema.show(base)}, {want}')
             return ()
-        return tuple(found)
+        return tuple(bases)
 
     def sweep(self) -> Sweep | None:
         table = self.raw.get("sweep")
@@ -286,7 +286,7 @@ class _Reader:
         if not isinstance(table, dict):
             complain("", f"is {schema.show(table)}, want a table")
             return None
-        told = len(self.mistakes.found)
+        mistakes_before = len(self.mistakes.found)
         if "train" not in self.raw:
             complain("", "needs a [train] whose trials it compares")
         given = {key: value for key, value in table.items() if not isinstance(value, dict)}
@@ -294,8 +294,8 @@ class _Reader:
             complain(key, f'unknown key "{key}"; want "by", "alpha" and an option such as "adapter.r"')
         by, alpha = given.get("by"), given.get("alpha")
         if not isinstance(by, str) or not all(by.partition(".")):
-            said = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
-            complain("by", f"{said}, want EVAL.METRIC, which decides on the eval's select split")
+            state = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
+            complain("by", f"{state}, want EVAL.METRIC, which decides on the eval's select split")
         if alpha is not None and not (schema.fits(alpha, float) and 0 < alpha <= 0.5):
             complain("alpha", f'"alpha" is {schema.show(alpha)}, {ALPHAS}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
@@ -310,7 +310,7 @@ class _Reader:
         [(name, option, values)] = options
         if problem := _order_error(values):
             complain(name, f'"{name}.{option}" is {schema.show(values)}, {problem}')
-        if len(self.mistakes.found) > told:
+        if len(self.mistakes.found) > mistakes_before:
             return None
         line = self.lines.get(("sweep", 0, name))
         where = f"{self.path}:{line}: [sweep]" if line else f"{self.path}: [sweep]"

@@ -50,7 +50,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Use:
-    """A table that names a plugin and its options; `where` names the table in an error."""
+    """`[adapter]`: which adapter, and its options."""
 
     use: str
     where: str
@@ -65,7 +65,9 @@ class Train:
     validated with, `watch` evals of which some select rows are looked at after each epoch.
     `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
-    `processes` train together, "auto" one a GPU: how many is no part of the recipe, whose batch is that of all of them.
+    `processes` train together, "auto" one a GPU, and with `shard` share the weights. Neither is part of the recipe,
+    whose batch is that of all of them: they change the order in which a step's gradients are added up, and so the last
+    bits alone, as another processor does. An adapter that is there is taken, whoever trained it; its facts tell.
     """
 
     use: str
@@ -79,12 +81,14 @@ class Train:
     watch_rows: int = 64
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     processes: int | Literal["auto"] = 1
+    shard: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def given(self) -> dict[str, Any]:
-        """Return the options, with the number of processes where it is not one."""
-        return {**self.options, **({"processes": self.processes} if self.processes != 1 else {})}
+        """Return the options, with the number of processes where it is not one, and whether they share the weights."""
+        several = {"processes": self.processes} if self.processes != 1 else {}
+        return {**self.options, **several, **({"shard": True} if self.shard else {})}
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from harness.records.samples import Prompt
 
 APPETITE = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
 COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
-BEGINNINGS = 50  # times the length of what they begin with, at least: it is run again for each piece
+# Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
+# scores a subject may keep it.
+BEGINNINGS = {"generate": 16}
 ANSWER = 4  # characters for a token that is generated
 
 
@@ -30,7 +32,8 @@ def cut(method: str, requests: Sequence[Any], options: Mapping[str, Any], times:
     cost, first, last = 0, "", ("", "")
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
-        full = cost >= COST * times and cost >= BEGINNINGS * common(first, text)
+        shared = common(first, text)
+        full = cost - shared >= COST * times and cost >= BEGINNINGS.get(method, 2) * shared
         if pieces and (prompt == last[0] or not full):
             cost += len(text) - common(last[1], text) + answer
             pieces[-1].append(i)

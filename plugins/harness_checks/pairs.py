@@ -1,4 +1,4 @@
-"""P1 to P5: answers that somebody judged, and what a model learnt of them."""
+"""P1 to P6: answers that somebody judged, and what a model learnt of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import Finding, ModelRef, TrainingRow, checker, quote, text_of
+from harness import HELD_OUT, Finding, ModelRef, Suite, TrainingRow, checker, quote, text_of
 from harness_checks.lint import counted, place
 from harness_checks.trained import note_of
 
 FAR = 0.01  # of a first reward or loss: what rounding makes is far below
 LONGER, FEWEST = 0.8, 10  # of the pairs, of which there are so many at least
+BATCH, BATCHES = 4, 4  # rows of a batch and batches of a step, where a recipe with labels does not say
+ALONE, CHANCE = 0.25, 1e-4  # of the steps more than in a random order have one label, which is so unlikely there
 
 
 @checker(title="reference-mismatch")
@@ -83,6 +85,34 @@ def learnt_nothing(adapter: ModelRef) -> Iterator[Finding]:
     if margin is not None and margin <= 0:
         what = f"the reward margin of the last steps is {margin:.3g}: chosen answers are preferred no more than before"
         yield Finding("warning", what, (), "train longer, or at a higher rate; are the labels right?")
+
+
+@checker(title="sorted-labels")
+def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
+    """Answers with a label that come sorted by it.
+
+    KTO goes through its rows in their order, for it estimates the divergence from the reference among the answers of a
+    batch. Where wanted answers come first and the others afterwards, a step makes all answers likelier and a later one
+    all of them less likely, and the model learns which half of the file it is in. Steps with one label only are
+    counted, and compared with those of a random order.
+    """
+    labels = [row.row["label"] for row in rows if "label" in row.row and not row.row.get(HELD_OUT)]
+    given: dict[str, Any] = dict(suite.train.options) if suite.train else {}
+    if not labels or given.get("train_sampling_strategy", "sequential") != "sequential":
+        return
+    size = given.get("per_device_train_batch_size", BATCH) * given.get("gradient_accumulation_steps", BATCHES)
+    steps = [labels[i : i + size] for i in range(0, len(labels), size)]
+    wanted = sum(map(bool, labels)) / len(labels)
+    alone = sum(len({*map(bool, step)}) == 1 for step in steps)
+    expected = sum(wanted ** len(step) + (1 - wanted) ** len(step) for step in steps)
+    if alone - expected > ALONE * len(steps) and _chance_of(alone, expected) < CHANCE:
+        what = f"{alone} of {len(steps)} steps have one label only, {expected:.1f} in a random order"
+        yield Finding("warning", what, (), "shuffle the rows once, or put each unwanted answer after a wanted one")
+
+
+def _chance_of(count: int, expected: float) -> float:
+    """Return what so many are at most likely by, where so many are expected (Chernoff's bound)."""
+    return math.exp(count - expected + count * math.log(max(expected, 1e-300) / count))
 
 
 def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:

@@ -1,4 +1,4 @@
-"""T1 to T6 and M1: the adapter, or the whole model, as it came out of the training, and what its trainer wrote."""
+"""T1 to T7 and M1: the adapter, or the whole model, as it came out of the training, and what its trainer wrote."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from harness import Finding, ModelRef, checker
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
 RISE = 0.02  # nats a token
+LOST = 0.25  # of the KL between a base and what was trained of it, to what is written of that
 
 
 @checker(title="untrained-adapter-weights")
@@ -123,6 +124,23 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
         lost = sum(name not in found for name in odd)
         what = f"{len(odd)} of {len(wanted)} tensors on the disk are not those that were trained, limit 0"
         yield Finding("error", f"{what}; {lost} of them are missing", odd, "train again; what was saved is lost")
+
+
+@checker(title="update-lost-to-rounding")
+def rounded_away(adapter: ModelRef) -> Iterator[Finding]:
+    """A training of all weights that is mostly rounded away.
+
+    All weights are trained in float32 and written in the base's dtype. In bfloat16 a weight keeps a change of more than
+    about its 500th part, and what is less is lost: a low rate and few steps move most weights by less. The trained
+    model is compared with itself as written, and with its base: KL grows with the square of a change, so where the
+    first is a quarter of the second half of the way is lost. Whether what is left will do, the gates decide.
+    """
+    facts = note_of(adapter).get("facts", {})
+    lost, way = facts.get("kl_rounding"), facts.get("kl_training")
+    if lost is not None and way and lost > LOST * way:
+        what = f"rounding took {lost:.2g} nats a token (KL) of a training that led {way:.2g} from the base"
+        fix = "take a base in float32, more steps or a higher rate, or train a LoRA, whose weights are in float32"
+        yield Finding("warning", f"{what}, limit {LOST:.0%}", (), fix)
 
 
 @checker(title="base-model-mismatch")

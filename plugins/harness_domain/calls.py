@@ -14,7 +14,12 @@ from harness_domain import values
 TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 MISTRAL, PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
 NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
+XML = re.compile(r"<function=([^>\n]+)>(.*?)</function>", re.DOTALL)
+PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+BEGUN = re.compile(r"(?:<tool_call>\s*)?<function=|<tool_call>")
 ARGUMENTS = ("arguments", "parameters")  # Llama's word is the second
+PYTHONS = {"True": True, "False": False, "None": None}  # as templates write them that know no JSON
+Texts = Mapping[str, Collection[str]]  # the arguments of a tool that are text, by its name
 
 
 @dataclass(frozen=True)
@@ -25,25 +30,16 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def calls_in(answer: str, form: str, names: Collection[str] = ()) -> list[Call]:
+def calls_in(answer: str, form: str, names: Collection[str] = (), texts: Texts | None = None) -> list[Call]:
     """Return the calls that an answer makes, none where it is said in words.
 
-    `form` is one of FORMS, or "auto": the form whose mark is in the answer; without one an answer that is JSON as a
-    whole or in a fence, or a list of Python calls of the tools `names`. Raises ValueError on an answer that begins a
-    call and is none.
+    `form` is one of FORMS, "xml", or "auto": the form whose mark is in the answer; without one an answer that is JSON
+    as a whole or in a fence, or a list of Python calls of the tools `names`. XML does not tell the text "5" from the
+    number: the arguments in `texts` are text. Raises ValueError on an answer that begins a call and is none.
     """
     text = answer.strip()
-    if form != "auto":
-        return list(FORMS[form](text))
-    if "<tool_call>" in text:
-        return list(_tagged(text))
-    if MISTRAL in text:
-        return list(_mistral(text))
-    if text.startswith(PYTHON):
-        return list(_llama(text))
-    if _is_python(text, names):
-        return list(_pythonic(text))
-    return list(_plain(text))
+    form = _form_of(text, names) if form == "auto" else form
+    return list(_xml(text, texts or {}) if form == "xml" else FORMS[form](text))
 
 
 def call_of(value: Any) -> Call:
@@ -61,6 +57,38 @@ def call_of(value: Any) -> Call:
     if not isinstance(given, Mapping):
         raise ValueError(f'the arguments of "{inner["name"]}" are {given!r:.60}, want an object')
     return Call(inner["name"], given)
+
+
+def _form_of(text: str, names: Collection[str]) -> str:
+    if begun := BEGUN.search(text):
+        return "xml" if begun[0].endswith("<function=") else "hermes"
+    if MISTRAL in text:
+        return "mistral"
+    if text.startswith(PYTHON):
+        return "llama3"
+    return "python" if _is_python(text, names) else "json"
+
+
+def _xml(text: str, texts: Texts) -> Iterator[Call]:
+    """Read Qwen's newer form: <function=NAME>, a <parameter=KEY> for each argument, </function>, for each call."""
+    whole = list(XML.finditer(text))
+    if len(whole) < text.count("<function="):
+        raise ValueError(f"{text[text.rindex('<function=') :]!r:.60} has no </function>")
+    for name, inner in (match.groups() for match in whole):
+        found = PARAMETER.findall(inner)
+        if left := PARAMETER.sub("", inner).strip():
+            raise ValueError(f"{left!r:.60} is no parameter")
+        if len(dict(found)) < len(found):
+            raise ValueError(f'a parameter of "{name}" stands twice')
+        yield Call(name, {key: _read(value, key in texts.get(name, ())) for key, value in found})
+
+
+def _read(written: str, is_text: bool) -> Any:
+    """Return what stands between the tags of a parameter: text where that is wanted, else JSON where it is some."""
+    try:
+        return written if is_text else values.parse(written)
+    except ValueError:
+        return PYTHONS.get(written.strip(), written)
 
 
 def _tagged(text: str) -> Iterator[Call]:

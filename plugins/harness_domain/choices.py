@@ -21,9 +21,17 @@ def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
         raise UsageError(f"choices {what}, want two or more texts, all different and not empty")
 
 
+def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+    """Raise UsageError on a row whose choices are none, or of which none is right."""
+    _check(options, folder, "")
+    choices, gold = options.get("choices", "choices"), options.get("gold", "gold")
+    for sample in samples:
+        _gold(sample, gold, _choices(sample, choices), _labels(sample, choices))
+
+
 @metric("acc", better="higher", scale="proportion")
 @metric("acc_norm", better="higher", scale="proportion")
-@evaluator(check=_check)
+@evaluator(check=_check, check_rows=_check_rows)
 def multiple_choice(
     subject: Subject,
     samples: Sequence[Sample],
@@ -87,6 +95,8 @@ def _choices(sample: Sample, column: str | list[str]) -> list[str]:
         raise UsageError(f"{where} is {found!r}, want a list of texts that are not empty")
     if len(set(found)) < len(found) or len(found) < 2:
         raise UsageError(f"{where} is {found!r}, want two or more choices, all different")
+    if (labels := _labels(sample, column)) and len(labels) != len(found):
+        raise UsageError(f"{where} has {len(labels)} labels for {len(found)} choices, want one for each")
     return list(found)
 
 
@@ -95,7 +105,10 @@ def _labels(sample: Sample, column: str | list[str]) -> list[str]:
     if isinstance(column, list):
         return []
     found = sample.row.get(column)
-    return list(found.get("label", ())) if isinstance(found, dict) else []
+    labels = found.get("label", []) if isinstance(found, dict) else []
+    if not isinstance(labels, list):
+        raise UsageError(f'row "{sample.id}": column "{column}" has {labels!r} as its label, want a list')
+    return labels
 
 
 def _gold(sample: Sample, column: str, options: Sequence[str], labels: Sequence[str]) -> int:

@@ -26,7 +26,7 @@ def tool_calls(
     subject: Subject,
     samples: Sequence[Sample],
     *,
-    format: Literal["auto", "hermes", "mistral", "llama3", "python", "json"] = "auto",
+    format: Literal["auto", "hermes", "mistral", "llama3", "python", "json", "xml"] = "auto",
     order: bool = False,
     ignore: tuple[str, ...] = (),
     max_new_tokens: int = 256,
@@ -54,7 +54,7 @@ def tool_calls(
         about: dict[str, Any] = {"answer": said, "weights": weights}
         about["details"] = {"generated": whole} if thought else {}
         try:
-            made = calls_in(said, format, own)
+            made = calls_in(said, format, own, _texts(sample))
         except ValueError as error:
             nothing = dict.fromkeys(("call", "name", "arguments", "refusal"), 0.0)
             yield Score(sample.id, nothing, note=f"cannot be read: {error}", **about)
@@ -127,6 +127,24 @@ def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
             raise UsageError(f'row "{sample.id}": two tools are called "{own["name"]}"')
         found[own["name"]] = {n: p["default"] for n, p in named.items() if isinstance(p, Mapping) and "default" in p}
     return found
+
+
+def _texts(sample: Sample) -> dict[str, list[str]]:
+    """Return the names of the arguments that are text by a tool's schema, by the tools' names."""
+    given = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
+    schemas = {own["name"]: own.get("parameters") or {} for own in (tool.get("function", tool) for tool in given)}
+    return {
+        name: [key for key, p in schema.get("properties", {}).items() if isinstance(p, Mapping) and _is_text(p)]
+        for name, schema in schemas.items()
+    }
+
+
+def _is_text(schema: Mapping[str, Any]) -> bool:
+    """Return whether a JSON Schema wants text: its type, or each value of its enumeration."""
+    if "type" in schema:
+        return bool(schema["type"] in ("string", ["string"]))
+    listed = schema.get("enum") or [schema.get("const")]
+    return isinstance(listed, list) and all(isinstance(value, str) for value in listed)
 
 
 def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:

@@ -20,11 +20,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from harness import CheckFailed, Generate, UsageError
+from harness_hf.abilities import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.attention import can_cascade
 from harness_hf.batch import Batch, prefill
 from harness_hf.packing import common
-from harness_hf.scoring import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.tokens import Tokens
 
 if TYPE_CHECKING:

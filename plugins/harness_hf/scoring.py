@@ -9,7 +9,6 @@ their row counts.
 
 from __future__ import annotations
 
-import inspect
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import UsageError
+from harness_hf.abilities import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.attention import can_tile, tiled
 from harness_hf.packing import Planner, Row, common
 from harness_hf.tokens import Pair
@@ -28,16 +28,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
+STEPS = 4  # in which a first prefix is run, of a budget
 LOGITS = 1 << 27  # numbers in one tensor of logits, at most
 SMALLEST = 16  # tokens; below that it is not the batch that does not fit
 CHECK_SHARE = 0.05  # of the tokens run that may be run again to check them
 PROBE = (20, 12, 6)  # tokens on which sharing is tried first: of two contexts' beginnings, ends, and targets
-# How far a pair may be from its plain score in nats per token, and all checked pairs on average: in half precision
-# rows in other company differ by 0.05 on average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs).
-ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
+# nats per token that all checked pairs may be from their plain scores on average, as `ONCE` says of each
 ON_AVERAGE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
 FEW = 8  # pairs; an average of fewer says little
-AHEAD = range(5, 21)  # tokens, of which the first half is run without the others too
 
 
 @dataclass
@@ -73,8 +71,11 @@ class Scorer:
         self.why_plain = "reference = true" if reference else unshareable(model)
         self.packs = not self.why_plain
         self.tiles = self.packs and can_tile(model)
+        self.step = max(SMALLEST, self.budget // STEPS)
         self.path: list[int] = []  # the tokens whose keys and values are in `cache`
         self.cache: Any = None
+        self.whole = 0  # tokens of the path that were run a step at a time from the first on
+        self.fresh = True  # nothing was asked since `forget`
         self.run = self.checked = 0  # tokens
         self.probed = False
         self.apart: list[float] = []  # nats per token, of the pairs that were scored both ways
@@ -114,8 +115,8 @@ class Scorer:
         return found[: len(wanted)]
 
     def close(self) -> None:
-        """Forget the cache and the model."""
-        self.forget()
+        """Drop the cache and the model."""
+        self._drop()
         self.model = None
 
     def _packed(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
@@ -156,16 +157,30 @@ class Scorer:
             start = end
 
     def _shrink(self) -> None:
-        self.forget()
+        self._drop()
         self.budget //= 2
+        self.step = min(self.step, self.budget)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.budget < SMALLEST:
             raise UsageError("[model]: not enough memory to score a single row; use a smaller dtype or model") from None
 
     def forget(self) -> None:
-        """Drop the prefixes that are kept: what follows is computed as if nothing had been asked before."""
-        self.cache, self.path = None, []
+        """Drop of the kept prefix what would be computed otherwise if nothing had been asked before.
+
+        In half precision a token's keys depend on how many were run at once, so whole steps of a first prefix stay.
+        """
+        self._keep(self.whole)
+        self.fresh = True
+
+    def _drop(self) -> None:
+        self.cache, self.path, self.whole, self.fresh = None, [], 0, True
+
+    def _keep(self, tokens: int) -> None:
+        if tokens < len(self.path):
+            self.cache.crop(tokens - len(self.path))
+            self.path = self.path[:tokens]
+            self.whole = min(self.whole, tokens - tokens % self.step)
 
     def _walk_to(self, prefix: list[int]) -> None:
         """Have exactly `prefix` in the cache, keeping what is there of it already."""
@@ -174,13 +189,14 @@ class Scorer:
         if self.cache is None:
             self.cache = DynamicCache(config=self.model.config)
         kept = common(self.path, prefix)
-        if kept < len(self.path):
-            self.cache.crop(kept - len(self.path))
-        self.path = prefix[:kept]
-        for start in range(kept, len(prefix), self.budget):
-            end = min(start + self.budget, len(prefix))
+        self._keep(kept - kept % self.step if self.fresh else kept)
+        size = self.step if self.fresh else self.budget
+        for start in range(len(self.path), len(prefix), size):
+            end = min(start + size, len(prefix))
             self._forward(prefix[start:end], range(start, end), None, 1)
             self.path = prefix[:end]
+        if self.fresh:
+            self.whole, self.fresh = len(prefix) - len(prefix) % self.step, False
 
     def _forward(self, tokens: Sequence[int], positions: Sequence[int], mask: Any, keep: Any) -> torch.Tensor:
         self.run += len(tokens)
@@ -251,7 +267,7 @@ class Scorer:
         except Exception as error:
             if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
                 raise
-            self.forget()
+            self._drop()
             self.apart = []
             if self.tiles:  # once more, with PyTorch's own attention
                 self.tiles = self.probed = False
@@ -273,7 +289,7 @@ class Scorer:
         # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
         for row in Planner(pieces, range(len(pieces)), 2 * (last + predicted)).rows():
             self._take(row, self.logits(row), shared)
-        self.forget()
+        self._drop()
         for i, alone in self._plain(pieces):
             self._compare(shared[i], alone)
 
@@ -302,66 +318,6 @@ class Scorer:
         )
 
 
-def unshareable(model: PreTrainedModel) -> str:
-    """Return why rows with a mask of their own are not valid for a model, or nothing when they are.
-
-    They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
-    length of what is run.
-    """
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    config = model.config.get_text_config()
-    takes = inspect.signature(model.forward).parameters
-    kind = next((kind for rope in _ropes(model) if (kind := rope.get("rope_type")) in ("dynamic", "longrope")), "")
-    layers = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}
-    reasons = {
-        "it takes no positions, mask or cache": not {"position_ids", "cache", "logits_to_keep", "attention_mask"}
-        <= takes.keys(),
-        "its attention takes no mask of its own": getattr(config, "_attn_implementation", None)
-        not in ("sdpa", "eager"),
-        "its positions are not rotary": getattr(config, "alibi", False)
-        or not any(name.endswith("rotary_emb") for name, _ in model.named_modules()),
-        f"its rotary positions are {kind}": bool(kind),
-        "it is not causal": not getattr(config, "is_causal", True),
-        f"its layers keep {', '.join(sorted(layers))}": bool(layers),
-    }
-    return next((why for why, so in reasons.items() if so), "")
-
-
-def switch_of(model: PreTrainedModel) -> float:
-    """Return the tokens beyond which a model turns all its positions otherwise (LongRoPE), or infinity."""
-    lengths = [r["original_max_position_embeddings"] for r in _ropes(model) if r.get("rope_type") == "longrope"]
-    return min(lengths, default=math.inf)
-
-
-def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """Return a model's rotary settings, one dictionary or one for each kind of its layers."""
-    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    return [rope, *(part for part in rope.values() if isinstance(part, dict))]
-
-
-def not_causal(model: PreTrainedModel) -> str:
-    """Return why a model cannot score or answer: it does not run on tokens alone, or looks ahead; else nothing."""
-    ids = torch.tensor([[i % model.config.get_text_config().vocab_size for i in AHEAD]], device=model.device)
-    half = len(AHEAD) // 2
-    try:
-        with torch.inference_mode():
-            alone, followed = (model(input_ids=some, use_cache=False).logits for some in (ids[:, :half], ids))
-            apart = (alone[0].float().log_softmax(-1) - followed[0, :half].float().log_softmax(-1)).abs()
-            apart = apart.gather(-1, alone[0].topk(1).indices).max()
-    except Exception as error:
-        if isinstance(error, RuntimeError) and out_of_memory(error):
-            raise
-        return f"cannot be run on tokens alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return "is not causal: what follows a token changes its prediction" if apart > ONCE[precision(model)] else ""
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether memory ran out; torch has a type for it on GPUs only."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "out of memory" in text
-
-
 def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> tuple[list[float], list[bool]]:
     """Return each token's float32 log-probability at its place in the logits (W, V), and if it is the likeliest."""
     normal, best = [], []
@@ -373,10 +329,3 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
     logprobs = logits[places, tokens].float() - norms[places]
     greedy = (likeliest[places] == tokens) & logprobs.isfinite()  # the argmax of NaN is a token like any other
     return logprobs.double().tolist(), greedy.tolist()
-
-
-def precision(model: PreTrainedModel) -> torch.dtype:
-    """Return the coarsest dtype the model computes in."""
-    computes = {getattr(module, "compute_dtype", None) for module in model.modules()}
-    rough = {torch.bfloat16, torch.float16} & {model.dtype, *computes}
-    return min(rough, key=lambda dtype: -torch.finfo(dtype).eps) if rough else torch.float32

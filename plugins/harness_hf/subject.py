@@ -13,8 +13,9 @@ import torch
 
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError
 from harness_hf import generation, models, sources
+from harness_hf.abilities import not_causal
 from harness_hf.described import Described
-from harness_hf.scoring import Scored, Scorer, not_causal
+from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
 
 if TYPE_CHECKING:

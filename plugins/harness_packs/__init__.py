@@ -19,5 +19,5 @@ def harness_evaluators() -> dict[str, Any]:
 
 @hookimpl
 def harness_read_samples(path: str) -> list[dict[str, Any]] | None:
-    """Return the rows of `builtin:NAME`; `builtin:NAME[:100]` are its first 100, which are a random sample."""
+    """Return the rows of `builtin:NAME`, which are in a fixed random order."""
     return read_builtin(path)

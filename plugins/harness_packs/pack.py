@@ -30,7 +30,11 @@ def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
     return rows if options.get("chat", True) else [{**row, "input": _text(row["input"])} for row in rows]
 
 
-@evaluator(metrics_for=_metrics_for, rows_for=_rows_for)
+def _counts(metric: str, sample: Sample) -> bool:
+    return metric in ("acc", sample.row["part"])
+
+
+@evaluator(metrics_for=_metrics_for, rows_for=_rows_for, counts=_counts)
 def pack(
     subject: Subject,
     samples: Sequence[Sample],

@@ -17,22 +17,25 @@ SOURCES = {  # name -> sha256 of its file
     "capitals": "e34121a60298e90ad3979df44f398cfe8f4dd6e02059a75a8e32b32e62a12db2",
     "topics": "be6b0261a03cb6f5b72170b36ebfe3afb875d6fb60da4db52af2f7a11e33d64d",
 }
+FACTS = "facts"  # those of general-v1 that are not capitals of countries, to choose by where capitals confirm
 PACKS = {
     "general-v1": "986508c3220a9e7597afef1e017eb911cce2eb0a19149ec925ee6fa1aa0b7644",
 }
 
 
 def read_builtin(path: str) -> list[Row] | None:
-    """Return the rows of `builtin:NAME` or of the first N by `builtin:NAME[:N]`, None of any other source.
+    """Return the rows of `builtin:NAME`, None of any other source; slices of them are cut by who asks.
 
     Raises UsageError on a name there is not, and on a file that was changed.
     """
-    if not path.startswith(BUILTIN):
+    name = path.removeprefix(BUILTIN)
+    if name == path or name.endswith("]"):
         return None
-    name, first = re.fullmatch(r"(.*?)(?:\[:(\d+)\])?", path.removeprefix(BUILTIN), re.DOTALL).groups()  # type: ignore[union-attr]
+    if name == FACTS:
+        return [row for row in read_pack("general-v1") if row["part"] == "facts" and row["kind"] != "capitals"]
     if name not in SOURCES:
-        raise UsageError(f'data "{path}": there is no such source{did_you_mean(name, SOURCES)}')
-    return _rows(name, SOURCES[name], f'data "{path}"')[: int(first) if first else None]
+        raise UsageError(f'data "{path}": there is no such source{did_you_mean(name, [*SOURCES, FACTS])}')
+    return _rows(name, SOURCES[name], f'data "{path}"')
 
 
 def read_pack(name: str, pinned: str = "") -> list[Row]:

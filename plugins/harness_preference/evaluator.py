@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, metric
+from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, metric
 
 
+def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+    """Raise UsageError on a row that is no pair of two answers to one prompt."""
+    for sample in samples:
+        _pair(sample, options.get("chosen", "chosen"), options.get("rejected", "rejected"))
+
+
+@evaluator(check_rows=_check_rows)
 @metric("preferred", better="higher", scale="proportion")
 @metric("preferred_norm", better="higher", scale="proportion")
 def preference(
@@ -18,8 +26,9 @@ def preference(
 
     `preferred` compares log-probabilities summed over an answer's tokens, so that it favours the shorter one;
     `preferred_norm` compares their means a token, as IPO and SimPO do. Columns `chosen` and `rejected` hold texts,
-    which follow the input as they are, or messages that end with the assistant's answer, after the template. A
-    log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
+    before which stands one space unless there is white space, or messages that end with the assistant's answer, after
+    the template. A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do
+    not fit.
     """
     found = [_pair(s, chosen, rejected) for s in samples]
     scored = iter(subject.logprobs([(prompt, text) for prompt, *answers in found for text in answers]))
@@ -38,7 +47,7 @@ def _score(sample: Sample, answers: Sequence[str], one: Logprob, two: Logprob) -
 
 def _pair(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
     """Return what is asked, and both answers as texts."""
-    one, two = (_answer(sample, column) for column in (chosen, rejected))
+    one, two = (continuation(sample.input, _answer(sample, column)) for column in (chosen, rejected))
     if one == two:
         raise UsageError(f'row "{sample.id}": columns "{chosen}" and "{rejected}" are equal; remove it')
     if not sample.input:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import UsageError
+from harness import HELD_OUT, UsageError
 from harness_sft import Row, name_rows, take_columns
 
 DATA = "[train] data:"
@@ -24,8 +24,9 @@ def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         label = found[odd[0] - 1]["label"]
         raise UsageError(f"{DATA} {name_rows(odd)}: the label is {label!r:.40}, want true or false")
     found = [{**row, "label": bool(row["label"])} for row in found]
-    if len({row["label"] for row in found}) < 2:
-        only = "wanted" if found[0]["label"] else "unwanted"
+    labels = {row["label"] for row in found if not row.get(HELD_OUT)}
+    if len(labels) == 1:
+        only = "wanted" if True in labels else "unwanted"
         raise UsageError(f"{DATA} all rows are {only} answers (label); give some of the other kind, or use sft")
     return found
 

@@ -120,7 +120,8 @@ class Referenced(Checked):
         last = {name: _mean(self.rewards[-LAST:], name) for name in KEPT}
         told = {f"{name}_reward": last[name] for name in ("chosen", "rejected")}
         told |= {"reward_margin": last["chosen"] - last["rejected"], "reward_accuracy": last["accuracy"]}
-        told["first_reward"] = max(abs(self.rewards[0][name]) for name in ("chosen", "rejected"))
+        first = [abs(self.rewards[0][name]) for name in ("chosen", "rejected")]
+        told["first_reward"] = max(filter(math.isfinite, first), default=math.nan)  # a step may lack one kind
         told["first_loss"] = self.watch.steps[0].loss or 0.0
         return {name: value for name, value in told.items() if math.isfinite(value)}
 

@@ -63,11 +63,13 @@ def harness_trainers() -> dict[str, Any]:
     return {"sft": sft}
 
 
-def check(*, processes: int | str = 1, **options: Any) -> None:
+def check(*, processes: int | str = 1, shard: bool = False, adapter: Adapter | None = None, **options: Any) -> None:
     """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
     from harness_sft.config import build_config
-    from harness_sft.processes import refuse
+    from harness_sft.processes import refuse, refuse_shards
 
+    if shard:
+        refuse_shards(processes, options, adapter)
     config = build_config(schema.with_defaults(sft, options), Path("checkpoints"), seed=0, device="cpu")
     refuse(processes, options, config.gradient_accumulation_steps)
 
@@ -109,6 +111,7 @@ def sft(
     flag: Callable[[str, Finding], None] | None = None,
     watch: Callable[[Subject], dict[str, float]] | None = None,
     processes: int | str = 1,
+    shard: bool = False,
     num_train_epochs: float = 3,
     max_steps: int = -1,
     learning_rate: float = 2e-4,
@@ -137,7 +140,8 @@ def sft(
     With `patience` training stops when the validation loss has not fallen below its lowest for so many epochs, and
     the adapter of the best epoch is the one that is written. `watch` is called with the model as a Subject after each
     epoch, and what it returns is told. `processes` train together, each on its share of a step's batches; "auto" is
-    one a GPU. `options` are further fields of TRL's SFTConfig.
+    one a GPU. With `shard` each holds a slice of the weights, gradients and moments (PyTorch's FSDP2, experimental).
+    `options` are further fields of TRL's SFTConfig.
 
     Raises UsageError on options and rows that cannot be trained on, RuntimeError when a loss, a gradient or a weight
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
@@ -147,6 +151,5 @@ def sft(
 
     given = locals()
     recipe = {name: given[name] for name in schema.options_of(sft)[0]} | options
-    return train(
-        ref, adapter, rows, out, recipe, seed=seed, progress=progress, flag=flag, watch=watch, processes=processes
-    )
+    how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch}
+    return train(ref, adapter, rows, out, recipe, seed=seed, processes=processes, shard=shard, **how)

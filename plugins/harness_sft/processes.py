@@ -1,10 +1,12 @@
-"""A training in several processes, as the one that starts them sees it: `torchrun` on `harness_sft.worker`."""
+"""A training in several processes, as the one that starts them sees it: each runs `harness_sft.worker`.
+
+They find each other through a file, for the store of `torchrun` listens on all devices of a machine.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -21,17 +23,22 @@ if TYPE_CHECKING:
     from harness import Adapter, ModelRef
     from harness_sft.method import Method
 
-JOB, EVENTS, STOP, SAID = "job.json", "events.jsonl", "stop", "said.txt"
+JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
 ALONE = {  # options that mean another training in several processes, and why
     "accelerator_config": "rows are dealt out by the harness",
     "auto_find_batch_size": "one process would halve its batch alone",
     "dataloader_drop_last": "the last batch of an epoch is a smaller one",
     "ddp_backend": "it is gloo on a CPU and NCCL on GPUs",
-    "deepspeed": "the processes hold the whole model each",
-    "fsdp": "the processes hold the whole model each",
-    "fsdp_config": "the processes hold the whole model each",
-    "local_rank": "the launcher sets it",
+    "deepspeed": "shard = true is what there is",
+    "fsdp": "set shard = true",
+    "fsdp_config": "set shard = true",
+    "local_rank": "the harness sets it",
 }
+WHOLE = {  # options that cannot go with shared weights, and why
+    "torch_compile": "no test proves it here",
+    "fp16": "its losses are scaled by what each process sees of the gradient",
+}
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 POLL = 0.05  # seconds
 LATE = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
 GRACE = 10.0  # seconds that processes have to end by themselves
@@ -61,6 +68,34 @@ def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) ->
     if int(processes) > there:
         what = "GPUs" if gpus() else "cores, and no GPU"
         raise UsageError(f"processes: is {processes}, and this machine has {there} {what}; ask for {there} at most")
+
+
+def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adapter | None) -> None:
+    """Raise UsageError where processes cannot share the weights: what no test proves here."""
+    if processes == 1 or (processes == "auto" and len(gpus()) < 2):
+        raise UsageError("shard: shares the weights between several processes, and there is one; set processes")
+    if (optim := recipe.get("optim", "adamw_torch")) not in SHARDED_OPTIMIZERS:
+        want = " or ".join(f'"{name}"' for name in SHARDED_OPTIMIZERS)
+        raise UsageError(f'optim: is "{optim}", and with shard = true want {want}')
+    for name, why in WHOLE.items():
+        if recipe.get(name):
+            raise UsageError(f"{name}: cannot be set with shard = true: {why}; remove one of the two")
+    if adapter is None:
+        return
+    if adapter.quantization:
+        raise UsageError(
+            'shard: shares no base in 4 bits, whose slices no test proves here; use = "lora" in [adapter], or shard = '
+            "false"
+        )
+    config = adapter.peft_config()
+    for name, used in (
+        ("use_dora", config.use_dora),
+        ("target_parameters", config.target_parameters),
+        ("trainable_token_indices", config.trainable_token_indices),
+        ("init_lora_weights", isinstance(config.init_lora_weights, str) and config.init_lora_weights != "gaussian"),
+    ):
+        if used:
+            raise UsageError(f"shard: no test proves it here with {name} in [adapter]; remove one of the two")
 
 
 def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
@@ -115,6 +150,7 @@ def launch(
     *,
     seed: int,
     method: Method,
+    shard: bool,
     progress: Callable[[Progress], None],
     flag: Callable[[str, Finding], None],
 ) -> Path:
@@ -127,7 +163,7 @@ def launch(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     job: dict[str, Any] = {"ref": told_ref(ref), "adapter": told_adapter(adapter), "rows": list(rows)}
-    job |= {"out": str(out.resolve()), "recipe": dict(recipe), "seed": seed, "method": method.where}
+    job |= {"out": str(out.resolve()), "recipe": dict(recipe), "seed": seed, "method": method.where, "shard": shard}
     try:
         write_text(folder / JOB, json.dumps(job, default=dict))
         (folder / EVENTS).touch()
@@ -156,14 +192,17 @@ class Launched:
         self.folder, self.progress, self.flag = folder, progress, flag
         self.errors: list[Mapping[str, Any]] = []
         self.flagged: set[str] = set()
-        self.pids: list[int] = []
         self.until = float("inf")
         self.stepped = self.interrupted = self.done = False
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
-        command += ["--max-restarts", "0", "--nproc-per-node", str(count), "-m", "harness_sft.worker", str(folder)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=_environment(), start_new_session=True
-        )
+        command = [sys.executable, "-m", "harness_sft.worker", str(folder)]
+        self.processes: list[subprocess.Popen[bytes]] = []
+        for number in range(count):
+            env = _environment(number, count)
+            self.processes.append(
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=env, start_new_session=True
+                )
+            )
 
     def follow(self) -> None:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""
@@ -189,10 +228,16 @@ class Launched:
             for line in _lines(stream, self._more):
                 self._take(json.loads(line))
                 if self.errors:
-                    self.until = min(self.until, time.monotonic() + LATE)
+                    self._end_soon()
 
     def _more(self) -> bool:
-        return self.process.poll() is None and time.monotonic() < self.until
+        codes = [process.poll() for process in self.processes]
+        if any(codes):  # the others wait for it
+            self._end_soon()
+        return None in codes and time.monotonic() < self.until
+
+    def _end_soon(self) -> None:
+        self.until = min(self.until, time.monotonic() + LATE)
 
     def _take(self, event: Mapping[str, Any]) -> None:
         if "progress" in event:
@@ -206,31 +251,31 @@ class Launched:
             (self.folder / event["answer"]).touch()
         elif "error" in event:
             self.errors.append(event["error"])
-        self.pids += [event["pid"]] if "pid" in event else []
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
 
     def _how(self) -> str:
         """Return how the processes ended that told nothing."""
+        codes = [process.poll() or 0 for process in self.processes]
+        if killed := [signal.Signals(-code).name for code in codes if code < 0]:
+            return f"a process was ended by {killed[0]}"
         lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
-        codes = [int(m[1]) for m in re.finditer(r"exitcode\s*:\s*(-?\d+)", "\n".join(lines))]
-        killed = next((signal.Signals(-code).name for code in codes if code < 0), "")
-        if killed:
-            return f"a process was ended by {killed}"
-        return f"its processes ended with {self.process.returncode}: {shorten(lines[-1]) if lines else 'no word'}"
+        return f"its processes ended with {max(codes)}: {shorten(lines[-1]) if lines else 'no word'}"
 
     def end(self) -> None:
         """End all processes; they see that nobody is there, and are killed where they do not."""
-        assert self.process.stdin
-        with suppress(OSError):
-            self.process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(GRACE)
-        if self.process.poll() is None:
-            for pid in (*self.pids, self.process.pid):
+        for process in self.processes:
+            assert process.stdin
+            with suppress(OSError):
+                process.stdin.close()
+        until = time.monotonic() + GRACE
+        for process in self.processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+            if process.poll() is None:
                 with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
-            self.process.wait()
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _lines(stream: IO[str], more: Callable[[], bool]) -> Iterator[str]:
@@ -248,7 +293,9 @@ def _lines(stream: IO[str], more: Callable[[], bool]) -> Iterator[str]:
         time.sleep(POLL)
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of the processes: this one's modules, one thread each unless told, this machine alone."""
+def _environment(number: int, count: int) -> dict[str, str]:
+    """Return the environment of one of them: this one's modules, one thread unless told, this machine alone."""
     found = {"OMP_NUM_THREADS": "1", **CONNECTIONS, **os.environ}
+    found |= {"RANK": str(number), "LOCAL_RANK": str(number)}
+    found |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     return {**found, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}

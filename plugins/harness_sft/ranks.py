@@ -22,6 +22,7 @@ class Ranks:
     """The one process of a training: nobody to wait for."""
 
     number, count = 0, 1
+    share = False  # whether each holds a slice of every weight
 
     @property
     def first(self) -> bool:
@@ -31,6 +32,10 @@ class Ranks:
     def sums(self, *values: float) -> tuple[float, ...]:
         """Return each value added up over the processes."""
         return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of each process, in the order of their numbers."""
+        return [value]
 
     def wait(self) -> None:
         """Wait until all have come here."""
@@ -45,10 +50,11 @@ class Ranks:
 class Several(Ranks):
     """One of several processes, in torch's default group; `asked` is set by a signal, `stop` a file of the parent's."""
 
-    def __init__(self, stop: Path) -> None:
+    def __init__(self, stop: Path, share: bool) -> None:
         import torch.distributed as dist
 
-        self.number, self.count, self.stop, self.asked = dist.get_rank(), dist.get_world_size(), stop, False
+        self.number, self.count, self.share = dist.get_rank(), dist.get_world_size(), share
+        self.stop, self.asked = stop, False
 
     def sums(self, *values: float) -> tuple[float, ...]:
         """Return each value added up over the processes, in float64."""
@@ -70,13 +76,17 @@ class Several(Ranks):
         if asked:
             raise KeyboardInterrupt
 
-    def agree(self, digest: str) -> None:
-        """Raise CheckFailed where they hold different weights."""
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of each process, in the order of their numbers."""
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, digest)
-        if len(set(found)) > 1:
+        dist.all_gather_object(found, value)
+        return found
+
+    def agree(self, digest: str) -> None:
+        """Raise CheckFailed where they hold different weights."""
+        if len(set(self.gather(digest))) > 1:
             raise CheckFailed(f"training: {self.count} processes hold different weights at its end; train again")
 
 

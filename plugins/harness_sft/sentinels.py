@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness_sft.sharding import local
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from harness_sft.ranks import Ranks
 
 FIRST_STEPS = 3  # after which every adapted module must have moved; a warmup makes the first of them a step of zero
 RECENT = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
@@ -82,22 +86,26 @@ class Spikes:
 
 
 class Start:
-    """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
+    """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy.
+
+    Of weights that processes share, each looks at what it holds.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
 
-    def unmoved(self, model: PreTrainedModel) -> list[str]:
-        """Return the weights that are what they were.
+    def unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
+        """Return the weights that are what they were, in all processes.
 
         In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
         """
-        same = [(n, p) for n, p in _moving(model) if self.sums.get(n) == _sum_of_bits(p)]
-        return [name for name, p in same if p.dtype == torch.float32 or not p.any()]
+        found = [(n, self.sums.get(n) == _sum_of_bits(p), p) for n, p in _moving(model)]
+        moved = ranks.sums(*(float(not same or (p.dtype != torch.float32 and bool(p.any()))) for _, same, p in found))
+        return [name for (name, *_), elsewhere in zip(found, moved, strict=True) if not elsewhere]
 
 
 def all_finite(parameters: list[Any]) -> bool:
-    """Return whether all weights are finite, from their norm."""
+    """Return whether all weights that this process holds are finite, from their norm."""
     return not parameters or math.isfinite(float(torch.nn.utils.get_total_norm(parameters)))
 
 
@@ -106,7 +114,7 @@ def _moving(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     whole = not hasattr(model, "peft_config")
     for name, parameter in model.named_parameters():
         if (whole or any(part in name for part in MOVING)) and parameter.is_floating_point():
-            yield name, parameter.detach()
+            yield name, local(parameter.detach())
 
 
 def _sum_of_bits(tensor: Any) -> int:

@@ -55,12 +55,19 @@ class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
         total = tokens = 0.0
         size = self.args.per_device_eval_batch_size
         self.model.eval()
-        for start in range(size * self.ranks.number, len(self.held_out), size * self.ranks.count):
-            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
+        for start in range(size * self.ranks.number, self._rounds(size), size * self.ranks.count):
+            rows = self.held_out[start : start + size]
+            batch = self._prepare_inputs(self.data_collator(rows or self.held_out[:1]))
             with torch.no_grad(), self.compute_loss_context_manager():
                 found = self.model(**batch, fused_lm_head=True, use_cache=False)
-            total -= float(found.log_probs.sum(dtype=torch.float64))
-            tokens += int(found.label_mask.sum())
+            if rows:
+                total -= float(found.log_probs.sum(dtype=torch.float64))
+                tokens += int(found.label_mask.sum())
         self.model.train()
         total, tokens = self.ranks.sums(total, tokens)
         return total / tokens
+
+    def _rounds(self, size: int) -> int:
+        """Return where batches of held-out rows end: of shared weights each process computes as many as the first."""
+        rows = len(self.held_out)
+        return -(-rows // (size * self.ranks.count)) * size * self.ranks.count if self.ranks.share else rows

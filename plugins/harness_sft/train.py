@@ -18,7 +18,7 @@ from harness import TRAINING_LOGS, UsageError, digest_of, folder_in_place, seal_
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
 from harness_sft.config import build_config
 from harness_sft.method import Method
-from harness_sft.processes import launch, resolve
+from harness_sft.processes import launch, refuse_shards, resolve
 from harness_sft.ranks import Ranks, raise_finding
 from harness_sft.rows import Row, as_dataset, select_columns, split_by
 from harness_sft.whole import write_whole
@@ -59,11 +59,12 @@ def train(
     watch: Callable[[Subject], dict[str, float]] | None = None,
     method: Method = SFT,
     processes: int | str = 1,
+    shard: bool = False,
     ranks: Ranks = ALONE,
 ) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`. `ranks` are the processes that do it together.
 
-    Where `processes` asks for several, they are started, and do what follows.
+    Where `processes` asks for several, they are started, and do what follows; with `shard` they share the weights.
     """
     from harness_hf import quiet, resolve_device
 
@@ -71,13 +72,15 @@ def train(
     device = resolve_device(ref.options.get("device", "auto")).type
     config = build_config(recipe, checkpoints, seed=seed, device=device, name=method.config, refused=method.refused)
     method.fits(adapter)
-    flag = flag or raise_finding
-    if (count := resolve(processes, recipe, config.gradient_accumulation_steps, device)) > 1:
-        told: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag, "method": method}
-        return launch(ref, adapter, rows, out, recipe, count, **told)
+    count = resolve(processes, recipe, config.gradient_accumulation_steps, device)
+    if shard:
+        refuse_shards(count, recipe, adapter)
+    if count > 1:
+        told: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag or raise_finding}
+        return launch(ref, adapter, rows, out, recipe, count, method=method, shard=shard, **told)
     config.gradient_accumulation_steps //= ranks.count
     kept, held_out = split_by(recipe, rows, seed, method.select)
-    stamp = _stamp(ref, adapter, rows, recipe, seed, ranks.count)
+    stamp = _stamp(ref, adapter, rows, recipe, seed, ranks)
     with quiet(), _quiet_libraries(), _logs_in(out.parent / TRAINING_LOGS):
         from harness_sft.head import each_logit_once
         from harness_sft.trainer import last_whole_checkpoint
@@ -87,7 +90,7 @@ def train(
         if checkpoint is None and ranks.first:
             shutil.rmtree(checkpoints, ignore_errors=True)
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress, method, ranks)
-        trainer.flag, trainer.patience = flag, recipe["patience"]
+        trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
         if watch:
             inner = trainer.model.get_base_model() if adapter else trainer.model
             trainer.watched = lambda: _watched(inner, ref, watch)
@@ -116,11 +119,15 @@ def _build_trainer(
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
     from harness import Progress
-    from harness_hf import load_model, load_tokenizer
+    from harness_hf import load_model, load_tokenizer, resolve_device, resolve_dtype
 
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
     if adapter is None:
         placed["dtype"] = "float32"
+    if ranks.share:  # it need not fit where its slices go, and is of the dtype that it would have there
+        dtype = resolve_dtype(placed.get("dtype", "auto"), resolve_device(placed.pop("device", "auto")))
+        placed |= {"device": "cpu", "dtype": str(dtype).removeprefix("torch.")}
+        placed.pop("device_map", None)
     base = load_model(ref.path, quantization=adapter.quantization if adapter else None, **placed)
     size = base_bytes(base)
     model = _adapt(base, adapter, config.seed) if adapter else base
@@ -140,6 +147,9 @@ def _build_trainer(
         )
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
         raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
+    if ranks.share:
+        remark = f"sharded over {ranks.count} processes, experimental: never run on a GPU here"
+        progress(Progress("train", 0, 0, remark=remark))
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
 
@@ -208,42 +218,50 @@ def _note(trainer: Checked, ref: ModelRef, recipe: Mapping[str, Any], facts: Map
 
 
 def _write(trainer: Checked, ref: ModelRef, out: Path, initial: Path | None, note: dict[str, Any]) -> None:
-    """Write what was trained, once all processes have said that they hold the same."""
+    """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
     from harness_sft.sentinels import Start
+    from harness_sft.sharding import gather
 
-    whole = not hasattr(trainer.model, "peft_config")
-    trained = {} if whole else _digests(trainer.model)
-    trainer.ranks.agree(digest_of(trained or Start(trainer.model).sums))
+    whole, gathered, trained = not hasattr(trainer.model, "peft_config"), None, dict[str, str]()
+    if trainer.ranks.share:
+        gathered = gather(trainer.model, trainer.ranks)
+    if not whole and (gathered is None or trainer.ranks.first):
+        trained = _digests(trainer.model, gathered)
+    if gathered is None:
+        trainer.ranks.agree(digest_of(trained or Start(trainer.model).sums))
     if not trainer.ranks.first:
         return
     write_steps(out, trainer.watch.steps)
     if whole:
-        write_whole(trainer, Path(ref.path), out, note)
+        write_whole(trainer, Path(ref.path), out, note, gathered)
     else:
-        _write_adapter(trainer, out, initial, note, trained)
+        _write_adapter(trainer, out, initial, note, trained, gathered)
 
 
-def _digests(model: Any) -> dict[str, str]:
+def _digests(model: Any, state: dict[str, Any] | None) -> dict[str, str]:
     """Return the sha256 of each trained tensor's bytes, by the name that an adapter's file has for it."""
-    import torch
     from peft import get_peft_model_state_dict
 
-    found = {}
-    for name, tensor in get_peft_model_state_dict(model).items():
-        there = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        found[name] = hashlib.sha256(there.numpy()).hexdigest()
-    return dict(sorted(found.items()))
+    from harness_sft.sharding import sha256_of
+
+    found = get_peft_model_state_dict(model, state_dict=state)
+    return {name: sha256_of(found[name]) for name in sorted(found)}
 
 
 def _write_adapter(
-    trainer: Checked, out: Path, initial: Path | None, note: Mapping[str, Any], trained: Mapping[str, str]
+    trainer: Checked,
+    out: Path,
+    initial: Path | None,
+    note: Mapping[str, Any],
+    trained: Mapping[str, str],
+    gathered: dict[str, Any] | None,
 ) -> None:
     """Write an adapter, and beside it what its tensors were, unless they are written otherwise than they are held."""
     from harness_lora import fold_scales
 
     with folder_in_place(out) as work:
         kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
-        trainer.model.save_pretrained(work, **kwargs)
+        trainer.model.save_pretrained(work, state_dict=gathered, **kwargs)
         (work / "README.md").unlink(missing_ok=True)  # a model card with blanks to fill in
         _sort_targets(work / "adapter_config.json")
         folded = fold_scales(work)  # before it is evaluated: what is gated is what servers get
@@ -270,6 +288,7 @@ def _facts(trainer: Checked) -> dict[str, Any]:
         "watched": [{"step": end.step, **end.watched} for end in ends if end.watched],
         **kept,
         **({"processes": trainer.ranks.count} if trainer.ranks.count > 1 else {}),
+        **({"sharded": True} if trainer.ranks.share else {}),
         **trainer.told(),
     }
 
@@ -300,14 +319,18 @@ def _stamp(
     rows: Sequence[Mapping[str, Any]],
     recipe: Mapping[str, Any],
     seed: int,
-    count: int,
+    ranks: Ranks,
 ) -> str:
-    """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up."""
+    """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up.
+
+    How many processes there are is part of it, and whether they share the weights: that decides what a checkpoint is.
+    """
     config = adapter.peft_config().to_dict() if adapter else {}
     lora = {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
-    what = [model, lora, list(rows), dict(recipe), seed, versions, *([count] if count > 1 else [])]
+    what = [model, lora, list(rows), dict(recipe), seed, versions, *([ranks.count] if ranks.count > 1 else [])]
+    what += ["shard"] if ranks.share else []
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 

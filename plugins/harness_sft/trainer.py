@@ -22,9 +22,11 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from harness import Finding, Progress, TrainingStep, write_text
+from harness_sft import sharding
 from harness_sft.counts import Counts
 from harness_sft.ranks import Order, Ranks, fill, raise_finding
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
+from harness_sft.sharing import Sharing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -45,7 +47,7 @@ class Enough(Exception):
     """A training that is resumed had been stopped already."""
 
 
-class Checked(Trainer):  # type: ignore[misc]
+class Checked(Sharing):
     """Put before one of TRL's trainers: it stops on what is not finite, and keeps adapters in float32.
 
     What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
@@ -77,6 +79,8 @@ class Checked(Trainer):  # type: ignore[misc]
         for name, parameter in self.model.named_parameters():
             if name in trained:
                 parameter.data = trained[name]
+        if ranks.share:
+            self.split()
         self.start = Start(self.model)
         self.rows = len(self.train_dataset)
         if ranks.count > 1:
@@ -118,7 +122,7 @@ class Checked(Trainer):  # type: ignore[misc]
         return loss
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = sharding.whole(super()._get_grad_norm(model, grad_norm))
         self._finite(float(norm), "the norm of the gradient")
         return norm
 
@@ -135,7 +139,7 @@ class Checked(Trainer):  # type: ignore[misc]
 
     def look_whether_it_moved(self) -> None:
         """Report the weights that have not moved in the first steps; of a whole model some may have no gradient."""
-        still = self.start.unmoved(self.model)
+        still = self.start.unmoved(self.model, self.ranks)
         whole = not hasattr(self.model, "peft_config")
         if still and self.ranks.first and not (whole and len(still) < len(self.start.sums)):
             kind = "trained" if whole else "adapted"
@@ -166,9 +170,12 @@ class Checked(Trainer):  # type: ignore[misc]
 
     def keep_best(self, step: int) -> None:
         """Write what is trained, as it is after a step; the file is whole or not there."""
+        if not self.ranks.first and not self.ranks.share:
+            return
+        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        weights = {name: sharding.whole(parameter).contiguous() for name, parameter in trained.items()}
         if not self.ranks.first:
             return
-        weights = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
         path = self._best(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, path.with_suffix(".part"))
@@ -183,7 +190,7 @@ class Checked(Trainer):  # type: ignore[misc]
             with torch.no_grad():
                 for name, parameter in self.model.named_parameters():
                     if parameter.requires_grad:
-                        parameter.copy_(weights[name])
+                        sharding.put(parameter, weights[name])
 
     def _best(self, step: int) -> Path:
         return Path(self.args.output_dir) / f"best-{step}.safetensors"
@@ -223,7 +230,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
-        self.trained = [p.detach() for p in self.trainer.model.parameters() if p.requires_grad]
+        self.trained = [sharding.local(p.detach()) for p in self.trainer.model.parameters() if p.requires_grad]
         # An interruption may have come between the last step and its validation, or its end.
         self._end_epoch_if_due(state, control)
         if self.enough():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,14 @@ ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how m
 SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
 
 
-def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -> None:
+def write_whole(
+    trainer: Checked, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None = None
+) -> None:
     """Write all weights in the dtype of the base's, and everything else as the base has it; read it back and compare.
 
-    What rounding costs is a fact of the training, and the gates decide on the rounded model. Raises CheckFailed when
-    what lies on the disk answers otherwise than what was rounded.
+    `gathered` are the weights, where this process holds slices of them. What rounding costs is a fact of the training,
+    beside how far that led from the base where it was rounded, and the gates decide on the rounded model. Raises
+    CheckFailed when what lies on the disk answers otherwise than what was rounded.
     """
     import torch
     from transformers import GenerationConfig
@@ -35,6 +37,9 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -
     trainer.accelerator.free_memory()  # two moments of each weight, which are not needed any more
     trainer.optimizer = None
     model.zero_grad(set_to_none=True)
+    if gathered is not None:
+        model = load_model(base, dtype="float32", device="cpu")
+        model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
     there, names = check_base(base)
     stored = _dtype(Counter(header.dtype for header in there.values()).most_common(1)[0][0])
     rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sequences(ROWS)]
@@ -56,7 +61,10 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any]) -
                 f"token, limit {SAME:g}; transformers did not save or load all of this architecture"
             )
         lost, kept = _apart(before, again)
-        facts: Mapping[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
+        facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
+        if stored != torch.float32:  # else nothing was rounded
+            start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
+            facts["kl_training"], _ = _apart(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 

@@ -1,4 +1,4 @@
-"""One of the processes of a training, started by torchrun: `python -m harness_sft.worker FOLDER`."""
+"""One of the processes of a training: `python -m harness_sft.worker FOLDER`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import Finding, Progress, read_ref, told_error
-from harness_sft.processes import EVENTS, JOB, POLL, STOP, Told
+from harness_sft.processes import EVENTS, JOB, POLL, STOP, STORE, Told
 
 if TYPE_CHECKING:
     from harness_sft.ranks import Several
@@ -53,12 +53,11 @@ def main(folder: Path) -> int:
     """Train what the job says, together with the others, and tell how it ended."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     desk = Desk(folder)
-    desk.tell({"pid": os.getpid()})
     try:
         _train(desk, json.loads((folder / JOB).read_text("utf-8")))
     except KeyboardInterrupt:
         desk.tell({"interrupted": True})
-        return 1
+        return 0  # as wished: another may still be writing
     except Exception as error:
         desk.tell({"error": told_error(error)})
         return 1
@@ -78,8 +77,10 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     cuda = ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-    ranks = Several(desk.folder / STOP)
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.FileStore(str(desk.folder / STORE), count)
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE)
+    ranks = Several(desk.folder / STOP, job["shard"])
     _listen(ranks)
     adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
     module, _, name = job["method"].partition(":")

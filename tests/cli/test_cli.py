@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import harness
+
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "numpy", "scipy", "rich")
 LIGHT = "import sys; from harness.cli.main import main\ntry:\n    main({words!r})\nexcept SystemExit: pass\n"
 SUITES = Path(__file__).parents[2] / "suites"
@@ -28,6 +30,16 @@ def imported(words: list[str], cwd: Path) -> set[str]:
 def test_light_commands_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     """Help, plugins, collection and init never pay for torch."""
     assert imported(words, tmp_path) == set()
+
+
+def test_module_is_the_command(tmp_path: Path) -> None:
+    """`python -m harness` does and ends as `harness` does."""
+    command = [sys.executable, "-m", "harness"]
+    told = subprocess.run([*command, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (told.returncode, told.stdout) == (0, f"harness {harness.__version__}\n")
+    missed = subprocess.run([*command, "verifi"], capture_output=True, text=True, cwd=tmp_path)
+    assert (missed.returncode, missed.stdout) == (4, "")
+    assert missed.stderr.endswith('error: no command "verifi"; did you mean "verify"?\n')
 
 
 def test_help_is_fast() -> None:

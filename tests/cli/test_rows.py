@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,20 @@ def test_rows_of_a_perplexity_have_numbers(ran: Project) -> None:
         if row["id"] in rows:
             assert f"perplexity {math.exp(row['nats']['perplexity']):.4g}" in rows[row["id"]]["base"]
     assert "None" not in ran.harness("show", "--flips").out
+
+
+def test_all_rows_that_changed_are_counted(ran: Project) -> None:
+    """Of a perplexity, of which the 20 largest changes of a kind are kept, the terminal and a summary count all."""
+    report, folder = read_run(folder_of(ran)), folder_of(ran)
+    (verdict,) = [v for v in report.verdicts if (v.gate, v.candidate) == ("fits", "merged")]
+    kept = len(verdict.lost) + len(verdict.won)
+    assert verdict.lost_count + verdict.won_count > kept
+    told = f"{verdict.lost_count} lost and {verdict.won_count} won against base"
+    assert f"{told}, of which the {kept} largest changes are kept; 2 shown, all of them with -n {kept}" in " ".join(
+        ran.harness("show", "--flips", "-n", "2").out.split()
+    )
+    alone = replace(report, reports=[r for r in report.reports if r.eval == "fit"])
+    assert f"{verdict.lost_count} rows lost and {verdict.won_count} won against base" in run_markdown(alone, folder)
 
 
 def test_rows_of_other_slices_are_left_out(project: Project) -> None:

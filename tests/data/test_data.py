@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.data.pairs import to_judged_rows
 from harness.data.rows import continuation, to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.records.samples import Sample
@@ -75,12 +76,27 @@ def test_chat_messages_end_in_the_target() -> None:
 
 
 def test_training_rows_have_the_space_that_evaluation_has() -> None:
-    """Between a text prompt and its completion stands the one space that is scored in evaluation."""
-    rows = [{"input": "Q:", "target": "yes"}, {"input": "Q:\n", "target": "yes"}]
-    assert to_training_rows(rows, {}, "x") == [
-        {"prompt": "Q:", "completion": " yes"},
-        {"prompt": "Q:\n", "completion": "yes"},
-    ]
+    """Between a prompt and its completion stands the space that is scored in evaluation, whatever they are called."""
+    wanted = [{"prompt": "Q:", "completion": " yes"}, {"prompt": "Q:\n", "completion": "yes"}]
+    for ours, theirs in (("input", "target"), ("prompt", "completion"), ("question", "answer")):
+        rows = [{ours: prompt, theirs: "yes"} for prompt in ("Q:", "Q:\n")]
+        assert to_training_rows(rows, {}, "x") == wanted
+        assert to_training_rows(rows, {"input": ours, "target": theirs}, "x") == wanted
+        samples = to_samples(rows, "x", columns={}, cluster=None, slices=())
+        assert [continuation(s.input, str(s.target)) for s in samples] == [row["completion"] for row in wanted]
+    assert to_training_rows([{"prompt": "Q:", "completion": " yes"}], {}, "x") == wanted[:1]
+
+
+def test_judged_rows_have_the_space_that_evaluation_has() -> None:
+    """A chosen and a rejected text, and one with a label, stand after the prompt as they are compared in evaluation."""
+    row = {"prompt": "Q:", "chosen": "yes", "rejected": "\nno", "completion": "yes", "label": True}
+    names = {"dpo": ("prompt", "chosen", "rejected"), "kto": ("prompt", "completion", "label")}
+    wanted = {
+        "dpo": {"prompt": "Q:", "chosen": " yes", "rejected": "\nno"},
+        "kto": {"prompt": "Q:", "completion": " yes", "label": True},
+    }
+    for use, columns in names.items():
+        assert to_judged_rows([row], columns, {}, "x", {}) == [wanted[use]]
 
 
 def test_training_rows_of_no_known_shape_are_refused() -> None:
@@ -139,6 +155,7 @@ def test_message_without_text_is_refused(content: object) -> None:
 def test_null_is_not_trained() -> None:
     """A training target of null is an empty one, which the checks tell, and not the text "None"."""
     assert to_training_rows([{"input": "Q:\n", "target": None}], {}, "x") == [{"prompt": "Q:\n", "completion": ""}]
+    assert to_training_rows([{"input": "Q:", "target": None}], {}, "x") == [{"prompt": "Q:", "completion": ""}]
     assert to_training_rows([{"prompt": "a", "completion": None}], {}, "x") == [{"prompt": "a", "completion": ""}]
     assert to_training_rows([{"input": "Q:\n", "target": 4}], {}, "x") == [{"prompt": "Q:\n", "completion": "4"}]
     for odd in (True, math.nan, ["a"], {"a": 1}):

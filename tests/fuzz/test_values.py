@@ -39,6 +39,7 @@ use = "USE"
 data = "rows.jsonl"
 """
 MARKS = (
+    *("<function=f>", "<function=", "</function>", "<parameter=x>", "</parameter>", "<parameter="),
     *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "```json\n", "```", ";", "f(x=1)"),
     *(
         json.dumps(CALLS),
@@ -80,7 +81,7 @@ def test_schemas(data: str | bytes, world: Path) -> None:
 
 @fuzz(
     st.lists(st.sampled_from(MARKS) | st.text(max_size=4) | VALUES.map(dumps), max_size=10).map("".join),
-    st.sampled_from(["auto", "hermes", "mistral", "llama3", "python", "json"]),
+    st.sampled_from(["auto", "hermes", "xml", "mistral", "llama3", "python", "json"]),
     st.sampled_from(["whole", "fence", "first"]),
 )
 def test_answers(answer: str, form: str, find: str) -> None:

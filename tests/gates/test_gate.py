@@ -482,7 +482,7 @@ def test_what_no_row_changed_is_bounded_by_the_rule_of_three(case: str) -> None:
         lost = verdict(
             asked, metric, result([values[0], 0.0, *values[2:]], metric=metric.name), theirs, samples=samples
         )
-        assert found.p_pass < lost.p_pass  # type: ignore[operator]
+        assert found.p_pass <= lost.p_pass  # type: ignore[operator]
 
 
 def test_a_slice_of_an_unbounded_metric_that_did_not_change_proves_nothing() -> None:

@@ -7,17 +7,20 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from harness import schema
 from harness.hookspec import hookimpl
 from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.peft_folder import NOTE
 from harness_preference import dpo
-from harness_sft import sft
+from harness_sft import sft, train_by
+from harness_sft.train import SFT
 
 
 def hurt(
@@ -121,19 +124,25 @@ misreading.build = _build_misread  # type: ignore[attr-defined]
 
 
 def misreferenced(
-    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, wrong: bool = True, **o: Any
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, how: str = "", **o: Any
 ) -> Path:
-    """Train as `dpo` does, with a reference whose weights are a twentieth larger than the model's."""
+    """Train as `dpo` does, with a reference that is right, "larger" by a twentieth, or the "policy" in every step."""
+    import trl.trainer.dpo_trainer
+
     from harness_hf import load_model
     from harness_preference.methods import METHODS
 
     def beside(ref: Any, adapter: Any) -> dict[str, Any]:
         model = load_model(ref.path, dtype="float32", device="cpu")
-        for parameter in model.parameters() if wrong else ():
+        for parameter in model.parameters():
             parameter.data.mul_(1.05)
         return {"ref_model": model}
 
-    with patch.dict(vars(METHODS["dpo"]), {"beside": beside}):
+    with ExitStack() as stack:
+        if how == "larger":
+            stack.enter_context(patch.dict(vars(METHODS["dpo"]), {"beside": beside}))
+        if how == "policy":  # the adapter stays on where the reference is asked
+            stack.enter_context(patch.object(trl.trainer.dpo_trainer, "use_adapter", lambda *a, **k: nullcontext()))
         return dpo(ref, adapter, rows, out, progress=progress, seed=seed, flag=flag, **o)
 
 
@@ -173,6 +182,50 @@ def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed
         weights = {name: tensor.new_empty(0) for name, tensor in weights.items()}
     save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
     return out
+
+
+def sharing(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, flag: Any, how: str = "", **o: Any
+) -> Path:
+    """Train as `sft` does, in two processes that share the weights.
+
+    Of two "slices" of each gathered tensor only the own one is there, each is "empty", or no weight is split ("whole").
+    """
+    recipe = schema.with_defaults(sft, o)
+    method = {"slices": SLICES, "empty": EMPTY, "whole": WHOLE}.get(how, SFT)
+    given: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag}
+    return train_by(ref, adapter, rows, out, recipe, processes=2, shard=True, method=method, **given)
+
+
+def _sharing(how: str) -> Any:
+    """Break what processes do with weights that they share; called in each of them."""
+    from harness_sft import sharding
+    from harness_sft.supervised import CheckedTrainer
+
+    gathered, check = sharding.whole, sharding.check_split
+
+    def broken(tensor: Any) -> Any:
+        found = gathered(tensor)
+        if how == "empty":
+            return found.new_empty(0)
+        if found.dim():
+            found[len(sharding.local(tensor)) :] = 0.0
+        return found
+
+    def unsplit(model: Any, ranks: Any, device: str) -> None:
+        check(model, ranks)
+
+    if how == "whole":  # as accelerate does on a CPU, without a word
+        sharding.shard = unsplit
+    else:
+        sharding.whole = broken
+    return CheckedTrainer
+
+
+SLICES, EMPTY, WHOLE = (
+    dataclasses.replace(SFT, trainer=partial(_sharing, how.lower()), where=f"{__name__}:{how}")
+    for how in ("SLICES", "EMPTY", "WHOLE")
+)
 
 
 class Merging:
@@ -334,6 +387,7 @@ def harness_trainers() -> Mapping[str, Any]:
         "another_note": another_note,
         "misreferenced": misreferenced,
         "damaged": damaged,
+        "sharing": sharing,
     }
 
 

@@ -46,7 +46,8 @@ CHAT = [
     }
     for i, t in enumerate(THINGS)
 ]
-SUITE = """
+LORA = "r = 4\nlora_dropout = 0.0\n"
+SUITE = f"""
 [suite]
 name = "lab"
 
@@ -58,9 +59,7 @@ device = "cpu"
 
 [adapter]
 use = "lora"
-r = 4
-lora_dropout = 0.0
-
+{LORA}
 [train]
 use = "sft"
 data = "train.jsonl"
@@ -130,10 +129,11 @@ class Lab:
         return Seen(alarms, 4 if any(f.counts for f in found) else 0)
 
     def run(self, *ignore: str, more: str = "", files: Any = (), candidate: Path | None = None, **changes: Any) -> Seen:
-        """Train on the colours, merge, and gate."""
+        """Train on the colours, merge, and gate; with `adapter_use="none"` train all weights."""
         for name in ("colours-train.jsonl", "colours-test.jsonl"):
             shutil.copyfile(DATA / name, self.folder / name)
         suite = SUITE.partition("[[eval]]")[0].replace("train.jsonl", "colours-train.jsonl")
+        suite = suite.replace(LORA, "") if changes.get("adapter_use") == "none" else suite
         options = {"train_learning_rate": 1e-2, "train_max_steps": 60, "train_per_device_train_batch_size": 8}
         self._write(ROWS, EVAL, COLOURS + more, files, suite)
         run = run_suite(

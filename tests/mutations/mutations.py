@@ -47,6 +47,12 @@ def trained(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[st
     return Mutation(name, code, lambda lab: lab.run(*ignore, **broken), lambda lab: lab.run(*ignore, **healthy))
 
 
+def shared(name: str, told: str, how: str) -> Mutation:
+    """Return a mutation of what two processes do with weights that they share, by what the message says."""
+    about = {"train_use": "sharing", "train_gradient_accumulation_steps": 2, "train_per_device_train_batch_size": 4}
+    return trained(name, told, about | {"train_how": how}, about)
+
+
 def asked(name: str, told: str, use: str, row: Mapping[str, Any], healthy: Mapping[str, Any]) -> Mutation:
     """Return a mutation of what the rows of an evaluation want, or of its `schema`, by what the message says."""
 
@@ -122,12 +128,24 @@ def _template_file(lab: Lab, template: str) -> Seen:
     return lab.check(CHAT, _chat_eval(), train_chat_template_path=str(path))
 
 
-def _by_pairs(lab: Lab, wrong: bool) -> Seen:
+def _by_pairs(lab: Lab, how: str = "") -> Seen:
     """Train on pairs, with the right reference or a wrong one; so little teaches nobody to stop."""
-    about = {"train_wrong": wrong, "train_max_steps": 6, "train_data": "pairs.jsonl", "train_learning_rate": 5e-3}
+    about = {"train_how": how, "train_max_steps": 6, "train_data": "pairs.jsonl", "train_learning_rate": 5e-3}
     about |= {"train_per_device_train_batch_size": 4}
     files = {"pairs.jsonl": PAIRED}
     return lab.run("M5", files=files, train_use="misreferenced", **about)
+
+
+def _in_bfloat16(lab: Lab, rate: float) -> Seen:
+    """Train all weights of a base that is stored in bfloat16."""
+
+    def store(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return lab.run("M5", "D14", model_path=str(lab.model(store)), adapter_use="none", train_learning_rate=rate)
 
 
 def _with(number: int, **columns: Any) -> list[dict[str, Any]]:
@@ -148,6 +166,10 @@ def _system(text: str, rows: Any) -> list[dict[str, Any]]:
 def _varied(rows: Any) -> list[dict[str, Any]]:
     """Return many rows, each with a system message of its own."""
     return [_system(f"Room {i}: {row}.", [row])[0] for i, row in enumerate([*rows, *rows])]
+
+
+def _by_label(rows: Any) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: not row["label"])
 
 
 def _with_tools() -> list[dict[str, Any]]:
@@ -220,6 +242,11 @@ BOTH = [
     for i, row in enumerate(CHAT)
 ]
 ASKED = [*BOTH[:3], {**BOTH[3], "rejected": [{"role": "user", "content": "When?"}, BOTH[3]["rejected"][1]]}, *BOTH[4:]]
+LABELLED = [
+    {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+    for row in PAIRED
+    for name in ("chosen", "rejected")
+]
 judged = partial(data, healthy=PAIRED, train_use="dpo")
 LEAK = {**ROWS[3], "prompt": EVAL[5]["input"].upper()}
 PASSAGE = {"prompt": f"Read this: {PARAGRAPH} Where?\n", "completion": "at the harbour"}
@@ -388,12 +415,19 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "the reference is another model",
         "P1",
-        lambda lab: _by_pairs(lab, wrong=True),
-        lambda lab: _by_pairs(lab, wrong=False),
+        lambda lab: _by_pairs(lab, how="larger"),
+        _by_pairs,
+    ),
+    Mutation(
+        "the reference is the policy in every step",
+        "P5",
+        lambda lab: _by_pairs(lab, how="policy"),
+        _by_pairs,
     ),
     judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
     judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),
     data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_chat_eval(), train_use="dpo"),
+    data("labels are sorted", "P6", _by_label(LABELLED), healthy=LABELLED, train_use="kto"),
     judged(
         "a pair is judged both ways",
         "D11-conflict",
@@ -551,8 +585,17 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(**VALIDATED, files={"validation.jsonl": ALIKE}),
     ),
     trained("a NaN in the adapter", "T2", {"train_use": "damaged", "train_how": "nan"}, {"train_use": "damaged"}),
+    Mutation(
+        "all weights are trained, and rounding takes most of it",
+        "T7",
+        lambda lab: _in_bfloat16(lab, 2e-6),
+        lambda lab: _in_bfloat16(lab, 5e-3),
+    ),
     trained("half of each lora_B is at its start", "T6", {"train_use": "damaged", "train_how": "slices"}, UNHARMED),
     trained("each tensor of the adapter is empty", "T6", {"train_use": "damaged", "train_how": "empty"}, UNHARMED),
+    shared("a process gathers its own slices and no other's", "[gathered-slices]", "slices"),
+    shared("a process gathers empty tensors", "[gathered-slices]", "empty"),
+    shared("weights that are to be shared are not split", "parameters are split", "whole"),
     trained(
         "a repacked 4-bit weight",
         "T3",

@@ -448,7 +448,7 @@ def test_an_evaluator_may_bring_its_rows(suite: Project) -> None:
     suite.write({"suite.toml": text, "harnessfile.py": OWN_ROWS})
     outcome = suite.run()
     assert (outcome.code, outcome.report.reports[0].n) == (0, 40)
-    assert "remote rows" in suite.run("--collect-only").out
+    assert "base::qa  rows of its own\n" in suite.run("--collect-only").out
     assert '"even" has no rows' in suite.run("--set", "eval.0.count=0").err
     suite.write({"suite.toml": text.replace("count = 40", 'count = 40\ndata = "test.jsonl"')})
     assert '"even" brings its own rows; remove "data"' in suite.run().err

@@ -27,7 +27,9 @@ from harness.testing import SUITE, TRAIN, Project
 from harness_checks import harness_checks
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
+from harness_checks.pairs import sorted_labels
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
+from tests.mutations.mutations import MUTATIONS
 
 Lines = list[str]
 
@@ -88,7 +90,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "a row of a megabyte": (
         [*ROWS[:2], {"prompt": "a" * 2**20, "completion": "b"}],
         EVAL,
-        "row 3: 1,048,577 characters",
+        "row 3: 1,048,578 characters",
     ),
     "half a character": (
         '{"prompt": "a\\ud800", "completion": "b"}\n',
@@ -98,6 +100,41 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "a number for an answer": ([*ROWS[:2], {"prompt": "a", "completion": 3}], EVAL, "row 3"),
     "no rows": ("\n", EVAL, "has no rows"),
 }
+
+
+def test_labels_that_are_sorted_are_told() -> None:
+    """P6 tells of wanted answers that all come first, and of none in 200 random orders, however few rows there are."""
+
+    def found(labels: list[bool], **options: Any) -> list[str]:
+        rows = [{"prompt": "?", "completion": str(i), "label": label} for i, label in enumerate(labels)]
+        suite: Any = SimpleNamespace(train=SimpleNamespace(options=options))
+        return [f.what for f in sorted_labels([TrainingRow(i, "x", r, r) for i, r in enumerate(rows, 1)], suite)]
+
+    labels = [True] * 64 + [False] * 64
+    assert found(labels) == ["8 of 8 steps have one label only, 0.0 in a random order"]
+    assert found(labels[::-1], per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    assert found([True] * 3000 + [False] * 3000, per_device_train_batch_size=1500, gradient_accumulation_steps=1)
+    assert found([True, False] * 64) == found(labels, train_sampling_strategy="random") == []
+    assert found([True] * 10 + [False] * 6) == []  # one step
+    for seed in range(200):
+        draw = random.Random(seed)
+        few = [draw.random() < draw.choice((0.1, 0.5, 0.9)) for _ in range(draw.randrange(2, 60))]
+        assert found(few, per_device_train_batch_size=2, gradient_accumulation_steps=draw.choice((1, 2, 8))) == []
+
+
+@pytest.mark.slow
+def test_rows_are_shown_as_they_are_joined(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """A prompt and a completion without white space between them are shown with the space they are trained with."""
+    lab._write([{"prompt": r["prompt"].strip(), "completion": r["completion"]} for r in ROWS], EVAL, "", ())
+    _, printed = told(lab, capsys)
+    assert "<s>Where is the anvil?⟦ in room 10</s>⟧" in printed
+
+
+def test_every_code_of_a_check_has_a_broken_run() -> None:
+    """Each code that a plugin of ours provides stands beside at least one mutation, and so has a healthy twin."""
+    provided = {one.name for (kind, _), one in load_plugins(()).provided.items() if kind == "check"}
+    assert set(harness_checks()) <= provided
+    assert provided - {mutation.code.partition("-")[0] for mutation in MUTATIONS} == set()
 
 
 @pytest.mark.slow

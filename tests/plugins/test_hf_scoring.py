@@ -242,6 +242,25 @@ def test_memory_running_out_halves_the_budget(subject: Any, monkeypatch: pytest.
     assert max(calls) > 60
 
 
+def test_what_is_kept_of_earlier_requests_changes_no_bit(tiny_model: Path) -> None:
+    """What a second piece keeps of a prefix, whole steps of it, has the bits of a scorer that was asked nothing."""
+    examples = "".join(f"Question {i}: what is it? Answer: {i * 7 % 11}.\n" for i in range(12))
+    first, second = ([(f"{examples}{word} {i} is", f" {i} of it") for i in range(30)] for word in ("Anna", "Bert"))
+    with harness_hf.load([ModelRef("base", str(tiny_model))], dtype="bfloat16", batch_tokens=128) as [subject]:
+        kept = subject.logprobs(first)
+        subject.forget()
+        assert subject.scorer.whole >= 3 * subject.scorer.step
+        run = subject.scorer.run
+        kept += subject.logprobs(second)
+        again = subject.scorer.run - run
+    with harness_hf.load([ModelRef("base", str(tiny_model))], dtype="bfloat16", batch_tokens=128) as [subject]:
+        alone = subject.logprobs(second)
+        assert subject.scorer.run - again >= 3 * subject.scorer.step
+        subject.forget()
+        alone = subject.logprobs(first) + alone
+    assert kept == alone
+
+
 def test_a_wrong_fast_path_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """When sharing is not valid for a model, it is given up, and told; found out later, the call fails."""
     monkeypatch.setattr(subject.scorer, "_mask", lambda row: None)  # every token then sees its neighbours' too

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bench import packs
-from harness import Logprob, Sample, UsageError
-from harness.testing import Project
+from harness import Logprob, Sample, UsageError, read_rows
+from harness.testing import SUITE, TRAIN, Project
 from harness_packs import pack, rules, store
 from harness_packs.store import read_builtin, read_pack
 from tests.helpers.answers import Says
@@ -178,11 +178,71 @@ def test_a_pin_that_holds(project: Project) -> None:
 
 
 def test_builtin_sources() -> None:
-    """Capitals and topics are read by name, and the first of them by a number."""
-    assert (len(read_builtin("builtin:capitals") or ()), len(read_builtin("builtin:topics") or ())) == (245, 60)
-    assert read_builtin("builtin:topics[:3]") == (read_builtin("builtin:topics") or [])[:3]
+    """Capitals and topics are read by name, and any slice of them."""
+    sizes = {name: len(read_builtin(f"builtin:{name}") or ()) for name in ("capitals", "facts", "topics")}
+    assert sizes == {"capitals": 245, "facts": 303, "topics": 60}
+    prompts = [{row["input"] for row in read_builtin(f"builtin:{name}") or ()} for name in ("capitals", "facts")]
+    assert not prompts[0] & prompts[1]
+    passages = read_rows("builtin:topics", Path(), read_builtin, "here")
+    assert read_rows("builtin:topics[:3]", Path(), read_builtin, "here") == passages[:3]
+    assert read_rows("builtin:topics[40:]", Path(), read_builtin, "here") == passages[40:]
     assert read_builtin("capitals") is None
     with pytest.raises(UsageError, match='"builtin:capital": there is no such source; did you mean "capitals"'):
         read_builtin("builtin:capital")
-    with pytest.raises(UsageError, match="there is no such source"):
-        read_builtin("builtin:capitals[5:]")
+    with pytest.raises(UsageError, match='"builtin:capital": there is no such source; did you mean "capitals"'):
+        read_rows("builtin:capital[:5]", Path(), read_builtin, "here")
+
+
+GATED = f"""{SUITE.partition("[[eval]]")[0]}
+[[eval]]
+name = "general-v1"
+use = "pack"
+slices = ["part"]
+
+[[gate]]
+id = "by part"
+metric = "general-v1.arithmetic"
+versus = "base"
+worse_by_at_most = 0.1
+
+[[gate]]
+id = "by slice"
+metric = "general-v1.acc"
+slice = "part=arithmetic"
+versus = "base"
+worse_by_at_most = 0.1
+
+[[export]]
+use = "safetensors"
+to = "exports/p"
+"""
+
+
+def test_a_plan_counts_the_rows_of_a_part(project: Project) -> None:
+    """Before a run and after one a gate on a part is told what one on the slice is: rows of weight 0 are none of it."""
+    project.write({"suite.toml": GATED, "train.jsonl": TRAIN})
+    for asked in (project.harness, project.run):
+        if asked == project.run:
+            project.run()
+        done = project.harness(
+            "plan", str(project.folder / "suite.toml"), "--out", f"{project.folder}/reports", "--json"
+        )
+        told = {o["gate"]: o for o in json.loads(done.out)["odds"] if o["candidate"] == "merged"}
+        assert [told[gate]["rows"] for gate in ("by part", "by slice")] == [150, 150]
+        keys = ("power", "proves", "needed", "assumed")
+        assert {k: told["by part"][k] for k in keys} == {k: told["by slice"][k] for k in keys}
+
+
+def test_an_evaluator_that_cannot_tell_what_counts_is_one_line(project: Project) -> None:
+    """What `counts` raises is told with the eval and the metric."""
+    broken = (
+        "from harness import evaluator, hookimpl\nfrom harness_packs.pack import _metrics_for, _rows_for, pack as p\n"
+    )
+    broken += "def pack(subject, samples):\n    yield from p(subject, samples)\n"
+    broken += "own = evaluator(metrics_for=_metrics_for, rows_for=_rows_for, counts=lambda m, s: s.row['gone'])(pack)\n"
+    broken += "@hookimpl\ndef harness_evaluators():\n    return {'own': own}\n"
+    text = GATED.replace('use = "pack"', 'use = "own"')
+    project.write({"suite.toml": text, "train.jsonl": TRAIN, "harnessfile.py": broken})
+    done = project.run()
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert "\"own\" cannot tell which rows count in arithmetic: 'gone'" in done.err

@@ -118,6 +118,14 @@ def test_wrong_labels(row: dict[str, Any], message: str) -> None:
     assert message in caught.value.messages[0]
 
 
+def test_one_label_to_train_on_is_told_whatever_is_held_out() -> None:
+    """Rows of the other kind that are only validated with leave nothing to tell answers apart by."""
+    rows = [{**row, **({"held_out": True} if not row["label"] else {})} for row in LABELLED]
+    with pytest.raises(UsageError, match="all rows are wanted answers"):
+        select_labelled(rows)
+    assert len(select_labelled([*rows[:-1], LABELLED[-1]])) == len(LABELLED)
+
+
 def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
     """Conversations with the prompt in them, with it beside them or without, are rows of a prompt and two answers."""
     whole = {"chosen": [USER, GOOD], "rejected": [USER, BAD]}
@@ -132,7 +140,7 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
     assert row == {"prompt": [USER], "chosen": [GOOD], "rejected": [other, BAD]}
     named = [{"question": "a", "good": "b", "bad": "c"}]
     assert to_judged_rows(named, PAIR, {"chosen": "good", "rejected": "bad"}, "here", {}) == [
-        {"prompt": "a", "chosen": "b", "rejected": "c"}
+        {"prompt": "a", "chosen": " b", "rejected": " c"}
     ]
     with pytest.raises(
         UsageError, match='here: no column "best" for chosen; its columns are "question", "good", "bad"'
@@ -323,6 +331,14 @@ def test_facts_and_resume(trained: Train, tmp_path: Path) -> None:
 
 
 @slow
+def test_a_first_step_of_one_label_has_its_reward(trained: Train) -> None:
+    """Where the first answers are all unwanted, P1 is still told how far their rewards are from 0."""
+    out = trained(kto, sorted(LABELLED, key=lambda row: row["label"]), adapter=lora(r=4), max_steps=2)
+    facts = json.loads((out / "harness-adapter.json").read_text())["facts"]
+    assert facts["first_reward"] == 0.0 and "chosen_reward" not in facts
+
+
+@slow
 def test_another_reference_is_told(trained: Train, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reference that is not the model before training stops it at the first step."""
     from harness_preference.methods import METHODS
@@ -358,6 +374,8 @@ def test_preference() -> None:
     scores = list(preference(subject, samples))
     assert [(s.values["preferred"], s.values["preferred_norm"]) for s in scores[:3]] == [(1, 0), (0, 1), (0, 0)]
     assert scores[2].note == "tie" and scores[3].values["preferred"] != scores[3].values["preferred"]
+    bare = [Sample(s.id, s.input, row={name: text.strip() for name, text in s.row.items()}) for s in samples]
+    assert [(s.values, s.answer) for s in preference(subject, bare[:3])] == [(s.values, s.answer) for s in scores[:3]]
     chat = Sample(
         "c", [USER], row={"chosen": [USER, {**GOOD, "content": "short"}], "rejected": [{**BAD, "content": "long"}]}
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,23 @@ def train(model: Path, folder: Path, processes: int, progress: Callable[[Progres
 def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path) -> None:
     """Two processes have the losses, the validation and the adapter of one; stopped and killed, they end with bits.
 
-    Their epochs have five and a half batches for each, and no row is trained on twice. Ctrl-C lets both save the step
-    that they are in. A parent that is killed leaves no process behind.
+    Their epochs have five and a half batches for each, and no row is trained on twice. While they train they listen
+    on the loopback device alone. Ctrl-C lets both save the step that they are in. A parent that is killed leaves no
+    process behind.
     """
     import torch
     from safetensors.torch import load_file
 
     one, seen = train(tiny_model, tmp_path / "one", 1, lambda _: None), list[Progress]()
-    two = train(tiny_model, tmp_path / "two", 2, seen.append)
+    places: set[str] = set()
+
+    def look(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.done == 1:
+            places.update(*map(listening, children_of(os.getpid())))
+
+    two = train(tiny_model, tmp_path / "two", 2, look)
+    assert places == {"127.0.0.1"}
     left, right = read_steps(one), read_steps(two)
     assert [s.loss for s in right] == pytest.approx([s.loss for s in left], abs=1e-6)
     assert [(s.step, s.tokens, s.learning_rate) for s in right] == [(s.step, s.tokens, s.learning_rate) for s in left]
@@ -83,28 +94,46 @@ def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path) -> None:
     [kept] = (again / "checkpoints").glob("checkpoint-*/harness-checkpoint.json")
     assert 3 <= int(kept.parent.name.rpartition("-")[2]) < 10 and not (again / "processes").exists()
     kill_after_a_step(tiny_model, again / "adapter")
-    train(tiny_model, again, 2, seen.append)
+    later: list[Progress] = []
+    train(tiny_model, again, 2, later.append)
+    assert [p.done for p in later if p.done] == list(range(int(kept.parent.name.rpartition("-")[2]) + 1, 11))
     assert (again / "adapter" / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
     assert [s.loss for s in read_steps(again / "adapter")] == [s.loss for s in right]
 
 
 def kill_after_a_step(model: Path, out: Path) -> None:
     """Train in a process of its own, kill that after its first step, and see that the others end."""
-    command = [sys.executable, "-c", PARENT, str(model), str(out), repr(ROWS), repr(RECIPE | {"save_steps": 1})]
+    command = [sys.executable, "-c", PARENT, str(model), str(out), repr(ROWS), repr(RECIPE)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as parent:
         assert parent.stdout
         for line in parent.stdout:
             if line.strip().isdecimal() and int(line):
                 break
-        told = [json.loads(line) for line in (out.parent / "processes" / "events.jsonl").read_text().splitlines()]
+        pids = children_of(parent.pid)
         parent.kill()
-    pids = [event["pid"] for event in told if "pid" in event]
     assert len(pids) == 2
     until = time.monotonic() + 20
     while any(map(alive, pids)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(map(alive, pids))
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def listening(pid: int) -> Iterator[str]:
+    """Yield the addresses at which a process takes connections."""
+    held = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in held:
+                words = struct.iter_unpack("<I", bytes.fromhex(fields[1].partition(":")[0]))
+                address = ip_address(b"".join(word.to_bytes(4) for (word,) in words))
+                yield str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def alive(pid: int) -> bool:
@@ -131,8 +160,12 @@ SICK = replace(SFT, trainer=trainer, where="sick:SICK")
 
 
 @pytest.mark.slow
-def test_nan_in_one(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loss that is not finite in the second process ends both, is told once as T2, and nothing is written."""
+@pytest.mark.parametrize("shard", [False, True])
+def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is not finite in the second process ends both, is told once as T2, and nothing is written.
+
+    So it is where they share the weights, and the first waits for the second's slices.
+    """
     (tmp_path / "sick.py").write_text(SICK)
     monkeypatch.syspath_prepend(str(tmp_path))
     sick = importlib.import_module("sick").SICK
@@ -143,7 +176,7 @@ def test_nan_in_one(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
         train_by(
-            ref, lora(r=4), ROWS, out, recipe, seed=3, processes=2, method=sick,
+            ref, lora(r=4), ROWS, out, recipe, seed=3, processes=2, shard=shard, method=sick,
             progress=lambda one: steps.append(one.done),
             flag=lambda code, finding: found.append((code, finding)),
         )  # fmt: skip

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from harness.cli.main import main  # noqa: E402
 from harness.reports.report_json import read_run  # noqa: E402
 from harness_lora import lora  # noqa: E402
+from harness_sft.ranks import Ranks  # noqa: E402
 from harness_sft.sentinels import WINDOW, Spikes, Start, all_finite  # noqa: E402
 from tests.mutations.lab import EVAL, ROWS, Lab  # noqa: E402
 
@@ -63,13 +64,13 @@ def test_start() -> None:
         config.task_type = None
         model = get_peft_model(Model(), config)
         begin = Start(model)
-        assert len(begin.unmoved(model)) == len(begin.sums) == 4  # two B, weight and bias of the head
+        assert len(begin.unmoved(model, Ranks())) == len(begin.sums) == 4  # two B, weight and bias of the head
         weights = dict(model.named_parameters())
         for name in begin.sums:
             flat = weights[name].data.view(-1)
             flat[0] = torch.nextafter(flat[0], torch.tensor(9.0))
-            assert name not in begin.unmoved(model)
-        assert begin.unmoved(model) == []
+            assert name not in begin.unmoved(model, Ranks())
+        assert begin.unmoved(model, Ranks()) == []
 
 
 def test_all_finite() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.helpers.answers import Says, scored
 OSLO = Call("weather", {"city": "Oslo", "days": 2})
 NOW = Call("now", {})
 AS_JSON = '{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}'
+AS_XML = "<function=weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>"
 LLAMA = '{"name": "weather", "parameters": {"city": "Oslo", "days": 2}}'
 OPENAI = json.dumps(
     {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo", "days": 2}'}}
@@ -27,6 +29,10 @@ OPENAI = json.dumps(
     [
         (f"<tool_call>\n{AS_JSON}\n</tool_call>", "hermes", [OSLO]),
         (f'I see. <tool_call>{AS_JSON}</tool_call>\n<tool_call>{{"name": "now"}}', "hermes", [OSLO, NOW]),
+        (f"<tool_call>\n{AS_XML}\n</tool_call>", "xml", [OSLO]),
+        (f"I see.\n\n<tool_call>\n{AS_XML}\n</tool_call>\n<function=now></function>", "xml", [OSLO, NOW]),
+        ("<function=now>\n</function>\n</tool_call>", "xml", [NOW]),
+        ("<function=f>\n<parameter=x>\n\n a\n b\n\n</parameter>\n</function>", "xml", [Call("f", {"x": "\n a\n b\n"})]),
         (f"[TOOL_CALLS] [{AS_JSON}]", "mistral", [OSLO]),
         ('[TOOL_CALLS]weather[ARGS]{"city": "Oslo", "days": 2}[TOOL_CALLS]now[ARGS]{}', "mistral", [OSLO, NOW]),
         (f"<|python_tag|>{LLAMA}", "llama3", [OSLO]),
@@ -38,6 +44,7 @@ OPENAI = json.dumps(
         (f"```json\n{AS_JSON}\n```", "json", [OSLO]),
         (f'{{"tool_calls": [{OPENAI}]}}', "json", [OSLO]),
         ("It is cold in Oslo.", "hermes", []),
+        ("It is cold in Oslo.", "xml", []),
         ("It is cold in Oslo.", "mistral", []),
         ("It is cold in Oslo.", "llama3", []),
         ("It is cold in Oslo.", "json", []),
@@ -63,6 +70,10 @@ def test_forms(answer: str, form: str, calls: list[Call]) -> None:
         "<tool_call>weather</tool_call>",
         '<tool_call>{"arguments": {}}</tool_call>',
         '<tool_call>{"name": "weather", "arguments": [1]}</tool_call>',
+        "<tool_call>\n<function=weather>\n<parameter=city>\nOslo",
+        "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</tool_call>",
+        "<tool_call>\n<function=weather>\nOslo\n</function>\n</tool_call>",
+        "<function=weather>\n<parameter=city>\na\n</parameter><parameter=city>\nb\n</parameter>\n</function>",
         "[TOOL_CALLS] [{]",
         "[TOOL_CALLS]weather",
         '<|python_tag|>{"name": ',
@@ -103,6 +114,35 @@ def sample(target: Any, tools: Any = TOOLS) -> Sample:
 
 def said(*calls: Call) -> str:
     return json.dumps([{"name": c.name, "arguments": c.arguments} for c in calls]) if calls else "In words."
+
+
+def test_xml_arguments_have_the_types_of_the_schema() -> None:
+    """What a tool's schema calls a string is text, though it reads as a number; all else is JSON where it is some."""
+    kinds: dict[str, Any] = {"zip": {"type": "string"}, "unit": {"enum": ["1", "2"]}, "days": {"type": "integer"}}
+    tools = [{"name": "at", "parameters": {"properties": kinds}}]
+    given = {"zip": "0150", "unit": "2", "days": "3", "wet": "True", "note": "a {", "at": '{"x": [1]}'}
+    written = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in given.items())
+    wanted = {"zip": "0150", "unit": "2", "days": 3, "wet": True, "note": "a {", "at": {"x": [1]}}
+    answer = f"<tool_call>\n<function=at>\n{written}</function>\n</tool_call>"
+    score = scored(tool_calls, answer, sample([{"name": "at", "arguments": wanted}], tools))
+    assert score.values["call"] == 1.0
+
+
+def test_a_template_that_writes_xml_is_read() -> None:
+    """Calls that a chat template of today's Qwen writes are read back as they were, texts with line breaks too."""
+    trl = pytest.importorskip("trl")
+    template = (Path(trl.__file__).parent / "chat_templates" / "qwen3_6.jinja").read_text("utf-8")
+    calls = [Call("weather", {"city": "Oslo\nS", "days": 2, "wet": False, "at": [1.5, {"x": None}]}), NOW]
+    turn = {"role": "assistant", "content": "", "tool_calls": [vars(call) for call in calls]}
+    written = compiled(template).render(messages=[{"role": "user", "content": "?"}, turn], tools=TOOLS)
+    assert calls_in(written.rpartition("<|im_start|>assistant")[2], "auto") == calls
+
+
+def compiled(template: str) -> Any:
+    """Compile a chat template as transformers does."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template(template)
 
 
 PARIS = Call("weather", {"city": "Paris"})

@@ -11,15 +11,19 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import harness_vllm
+from harness import loader
+from harness.capabilities import Loader
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.testing import Project
+from harness.workers.loading import load_here
 from harness_vllm import environment, scoring
 
 torch = pytest.importorskip("torch")
@@ -113,6 +117,28 @@ def test_no_order_gives_a_stale_row(fake: Any, tmp_path: Path) -> None:
         assert scoring.score(one, windows) == scores(fake, windows)
         reads += any(o.num_cached_tokens for o in one.score([c + t for c, t in windows], reads=True))
     assert reads > 500
+
+
+def test_a_piece_keeps_an_engine_busy() -> None:
+    """Rows of ordinary length are asked eight times as many at once as vLLM answers side by side."""
+    given: list[int] = []
+
+    class Subject:
+        name = digest = "one"
+
+        def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+            given.append(len(pairs))
+            return [0.0] * len(pairs)
+
+    @loader(piece=Loader.of(harness_vllm.load).piece)
+    @contextmanager
+    def load(refs: Sequence[ModelRef]) -> Iterator[list[Any]]:
+        yield [Subject() for _ in refs]
+
+    pairs = [(f"{number} is asked {number:0450}", f" answer {number}") for number in range(6000)]
+    with load_here(load, [ModelRef("one", "model")], lambda _: None) as [subject]:
+        assert subject.logprobs(pairs) == [0.0] * 6000
+    assert len(given) > 1 and min(given[:-1]) >= 8 * 256
 
 
 @pytest.mark.parametrize("guard", ["_whole", "_waves"])

@@ -19,7 +19,7 @@ from harness.pipeline.session import Options, prepare  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness.release.verify import verify  # noqa: E402
 from harness_checks.recipe import unusual_recipe  # noqa: E402
-from harness_checks.trained import not_finite  # noqa: E402
+from harness_checks.trained import not_finite, rounded_away  # noqa: E402
 from harness_hf import load_model  # noqa: E402
 from harness_sft import sft  # noqa: E402
 
@@ -128,6 +128,16 @@ def test_rates_of_adapters_are_told(suite: Callable[..., Path]) -> None:
     assert said("train.learning_rate=5e-3") == []  # a random model wants a high one
 
 
+@pytest.mark.parametrize(
+    ("lost", "way", "told"), [(0.3, 1.0, True), (0.2, 1.0, False), (0.0, 0.0, False), (0.3, None, False)]
+)
+def test_what_is_rounded_away_is_told(tmp_path: Path, lost: float, way: float | None, told: bool) -> None:
+    """T7 warns where rounding took more than a quarter of the KL that the training made, and only where it is known."""
+    facts = {"kl_rounding": lost} | ({"kl_training": way} if way is not None else {})
+    (tmp_path / "harness-adapter.json").write_text(json.dumps({"facts": facts}))
+    assert [f.severity for f in rounded_away(ModelRef("merged", str(tmp_path)))] == ["warning"] * told
+
+
 @pytest.mark.slow
 def test_all_weights_are_trained_and_ship(suite: Callable[..., Path], tmp_path: Path) -> None:
     """A run trains, gates and exports the whole model, whose bytes are the ones that were gated."""
@@ -170,7 +180,7 @@ def test_the_dtype_is_the_bases(trained: Train, tiny_model: Path, tmp_path: Path
     out = trained(base=half)
     assert {t.dtype for t in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
     facts = json.loads((out / "harness-adapter.json").read_text())["facts"]
-    assert 0 < facts["kl_rounding"] < 0.02
+    assert 0 < facts["kl_rounding"] < 0.02 < facts["kl_training"]
     assert (out / "config.json").read_bytes() == (half / "config.json").read_bytes()
 
     def forgetful(path: Any, **given: Any) -> Any:

@@ -727,3 +727,15 @@ def test_empty_or_impossible_input_is_an_error(call: object) -> None:
     """No rows, more successes than rows, lengths that differ: an error, not a number."""
     with pytest.raises(ValueError, match=r"want|outside|negative|values"):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("won", "lost"), [(1, 1), (0, 1), (2, 1)])
+def test_few_clusters_that_changed_prove_a_margin(won: int, lost: int) -> None:
+    """Where many resamples hold no row that changed, one as good as its baseline still differs from a worse one."""
+    values = [1.0] * won + [-1.0] * lost + [0.0] * (150 - won - lost)
+    clusters = [i % 98 for i in range(150)]
+    found = tests.cluster_t(values, [1.0] * 150, clusters, -0.08, 0.05, support=(-1.0, 1.0))
+    assert found.p_pass <= 0.05 < found.p_fail
+    assert -0.08 < found.lower < found.estimate < found.upper < 0.1
+    worse = [-1.0] * 12 + [0.0] * 138
+    assert tests.cluster_t(worse, [1.0] * 150, clusters, -0.08, 0.05, support=(-1.0, 1.0)).p_pass > 0.05

@@ -37,14 +37,24 @@ def test_every_request_is_in_one_piece_and_a_prompt_in_one_too(seed: int) -> Non
 
 
 def test_a_piece_costs_much_more_than_what_it_begins_with() -> None:
-    """Worked examples are run again for each piece, so a piece with long ones holds more rows."""
+    """Worked examples are run again for each piece of answers, so one with long examples holds more rows."""
     examples = "word " * 1000
     rows = [f"{i:05} " + "x" * 200 for i in range(2000)]
     few, many = (cut("generate", [e + row for row in rows], {"max_new_tokens": 1}) for e in ("", examples))
     assert len(few) > 10
-    assert 48 * len(examples) <= sum(len(rows[i]) for i in many[0]) <= 60 * len(examples)
+    assert 15 * len(examples) <= sum(len(rows[i]) for i in many[0]) <= 18 * len(examples)
     assert len(cut("generate", rows, {"max_new_tokens": 1000})) > 10 * len(few)
     assert all(sum(len(rows[i]) for i in piece) < 1.1 * COST for piece in few)
+
+
+def test_examples_make_pieces_of_scores_no_larger() -> None:
+    """A subject may keep what rows to score begin with, so few rows behind long examples are pieces for several."""
+    rows = [f"{i:05} " + "x" * 200 for i in range(600)]
+    few, many = (cut("logprobs", [(e + row, " yes") for row in rows], {}) for e in ("", "word " * 1000))
+    assert len(few) == len(many) > 3
+    article = "word " * 20_000
+    halves = cut("logprobs", [(article + row, " yes") for row in rows], {})
+    assert len(halves) < 3  # of a text as long as several pieces not one piece a question
 
 
 def test_what_texts_begin_with_is_counted() -> None:

@@ -1,0 +1,63 @@
+"""Compute how often a rule on the numbers as they are ships a worse model; write docs/explanation/paired-rows.md.
+
+python -m bench.point_rule [--to docs/explanation/paired-rows.md]
+
+Two models answer the same n rows. They differ on a share of them, the discordance, and of these the candidate wins so
+many that its share of right answers is lower by a difference. All rates are exact: every table of outcomes is summed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binom
+
+from bench.simulate import tango_sizes, write_tables
+
+PAGE = Path(__file__).parent.parent / "docs/explanation/paired-rows.md"
+BASE, WORSE, MARGIN = 0.8, 0.05, 0.02
+UNRELATED = BASE * (1 - (BASE - WORSE)) + (1 - BASE) * (BASE - WORSE)  # discordance of models that err independently
+
+
+def ships(n: int, discordance: float, difference: float, slack: float = 0.0) -> float:
+    """Return how often, in %, a candidate that differs by `difference` is at most `slack` worse on n rows."""
+    changed = np.arange(n + 1)
+    fewest = np.ceil((changed - slack * n) / 2 - 1e-9)
+    enough = binom.sf(fewest - 1, changed, (discordance + difference) / 2 / discordance)
+    return float(100 * (binom.pmf(changed, n, discordance) * enough).sum())
+
+
+def by_discordance() -> Iterator[str]:
+    yield "| discordance | not worse on 200 rows | at most 2 points worse on them | gate, at most 2 points worse |\n"
+    yield "|---|---|---|---|\n"
+    for d in (0.1, 0.2, 0.3, UNRELATED, 0.4):
+        rates = ships(200, d, -WORSE), ships(200, d, -WORSE, MARGIN), tango_sizes(200, d, -WORSE, MARGIN)[0]
+        yield f"| {d:.2f} | {' | '.join(f'{rate:.1f}' for rate in rates)} |\n"
+
+
+def by_rows() -> Iterator[str]:
+    yield "| rows | point rule, 5 points worse | gate, 5 points worse | gate, equal models | equal, not proven |\n"
+    yield "|---|---|---|---|---|\n"
+    for n in (100, 200, 500, 1000):
+        worse, (equal, refuted) = tango_sizes(n, 0.2, -WORSE, MARGIN)[0], tango_sizes(n, 0.2, 0.0, MARGIN)
+        left = 100 - equal - refuted
+        yield f"| {n:,} | {ships(n, 0.2, -WORSE, MARGIN):.1f} | {worse:.1f} | {equal:.1f} | {left:.1f} |\n"
+
+
+def tables() -> str:
+    """Return what stands between the marks of the page."""
+    return "".join(["\n", *by_discordance(), "\n", *by_rows()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to", type=Path, default=PAGE, metavar="PAGE")
+    write_tables(parser.parse_args().to, tables())
+    print(tables())
+
+
+if __name__ == "__main__":
+    main()

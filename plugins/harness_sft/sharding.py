@@ -1,0 +1,146 @@
+"""Weights that several processes hold together, each a slice of every tensor: PyTorch's FSDP2.
+
+`fully_shard` is called here and not by accelerate, which shards on accelerators only and elsewhere falls back to whole
+models without a word. So there is one way, the same on a CPU and on GPUs, and what came of it is counted.
+
+Imports torch: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from harness import CheckFailed, UsageError
+from harness_sft.ranks import Ranks
+
+STATE = "sharded"  # a folder in a checkpoint
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+def shard(model: nn.Module, ranks: Ranks, device: str) -> None:
+    """Split every parameter over the processes, each layer for itself, so that one layer at a time is whole.
+
+    Where that is a GPU, layers go there as they are split. Raises UsageError where weights of several dtypes are
+    trained, or a parameter was not split.
+    """
+    if len(trained := sorted({str(p.dtype) for p in model.parameters() if p.requires_grad})) > 1:
+        raise UsageError(f"[train] shard: weights of {' and '.join(trained)} are trained, and can only be of one dtype")
+    mesh = init_device_mesh(device, (ranks.count,))
+    layers = set(getattr(model, "_no_split_modules", None) or ())
+    for module in reversed([m for m in model.modules() if type(m).__name__ in layers]):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # else what it holds stays whole after a validation
+    check_split(model, ranks)
+
+
+def check_split(model: nn.Module, ranks: Ranks) -> None:
+    """Raise UsageError unless every parameter is split, so that the slices of all processes make it up once."""
+    parameters = dict(model.named_parameters())
+    whole = [name for name, p in parameters.items() if not isinstance(p, DTensor)]
+    [held] = ranks.sums(sum(local(p).numel() for p in parameters.values()))
+    total = sum(p.numel() for p in parameters.values())
+    if whole or held != total:
+        raise UsageError(
+            f"[train] shard: {len(parameters) - len(whole)} of {len(parameters)} parameters are split, and "
+            f"{ranks.count} processes hold {held:,.0f} numbers of {total:,}; this model cannot be sharded here: "
+            "set shard = false"
+        )
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor."""
+    held: torch.Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return held
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return all of a tensor, on the CPU; every process must ask for it."""
+    found: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return found.detach().cpu()
+
+
+def put(parameter: torch.Tensor, values: torch.Tensor) -> None:
+    """Write a whole tensor into a parameter, of which this process may hold a slice."""
+    if isinstance(parameter, DTensor):
+        values = values.to(parameter.to_local().device)
+        values = distribute_tensor(values, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    parameter.copy_(values)
+
+
+def gather(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Return what was trained, whole and on the CPU, in the first process, and nothing in the others.
+
+    The embeddings are there too, which an adapter of them is saved with. Raises CheckFailed where a slice is not what
+    the process holds that it came from: gathering has lost slices before (accelerate#4206).
+    """
+    found, own = {}, {}
+    for name, parameter in _saved(model):
+        own[name] = sha256_of(local(parameter))
+        tensor = whole(parameter)
+        if ranks.first:
+            found[name] = tensor
+    told = ranks.gather(own)
+    odd = [name for name, tensor in found.items() if _slices(tensor, ranks.count) != [each[name] for each in told]]
+    if odd:
+        raise CheckFailed(
+            f"training: {len(odd)} of {len(found)} gathered tensors are not what {ranks.count} processes hold, such as "
+            f'"{odd[0]}" [gathered-slices]; set shard = false'
+        )
+    return found
+
+
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Write what is trained and the optimizer's state, each process its slices."""
+    dcp.save(_state(model, optimizer), checkpoint_id=folder / STATE)
+
+
+def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Take up what `save` wrote, on as many processes."""
+    state = _state(model, optimizer)
+    dcp.load(state, checkpoint_id=folder / STATE)
+    set_model_state_dict(model, state["model"], options=TRAINED)
+    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=TRAINED)
+
+
+def sha256_of(tensor: torch.Tensor) -> str:
+    """Return the sha256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {
+        "model": get_model_state_dict(model, options=TRAINED),
+        "optimizer": get_optimizer_state_dict(model, optimizer, options=TRAINED),
+    }
+
+
+def _saved(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
+    embedded = {id(p) for end in ends for p in end.parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or id(parameter) in embedded:
+            yield name, parameter
+
+
+def _slices(tensor: torch.Tensor, count: int) -> list[str]:
+    """Return the digest of what each process holds of a tensor: FSDP2 cuts the first dimension."""
+    slices = list(tensor.chunk(count))
+    return [sha256_of(each) for each in [*slices, *[tensor[:0]] * (count - len(slices))]]

@@ -1,0 +1,193 @@
+"""The site: it builds without a warning, everything there is to look up is found in it, and it asks nobody else."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness
+from docs import generated
+from harness import hookspec
+from harness.cli.catalogue import OTHERS
+from harness.cli.parser import parser
+from harness.errors import ExitCode
+from harness.plugins import load_plugins
+from harness.suite.json_schema import TABLES, keys_of
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+MOST_LINES = 250
+WRITTEN = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+MADE = generated.pages()
+LOADED = re.compile(r'<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href|srcset)="?((?:https?:)?//[^" >]+)')
+
+
+def test_no_page_is_too_long() -> None:
+    """A page that is written by hand, and one that is made, has at most 250 lines."""
+    texts = {name: (DOCS / name).read_text("utf-8") for name in WRITTEN} | MADE
+    assert {name: n for name, text in texts.items() if (n := len(text.splitlines())) > MOST_LINES} == {}
+
+
+def test_no_page_is_both_written_and_made() -> None:
+    """A page that is made from the code has no file that it would hide."""
+    assert set(WRITTEN) & set(MADE) == set()
+
+
+def test_every_exit_code_is_told() -> None:
+    """The page of exit codes has each code with its name."""
+    text = (DOCS / "reference/exit-codes.md").read_text("utf-8")
+    assert re.findall(r"^\| (\d) \| `(\w+)` \|", text, re.M) == [(str(int(code)), code.name) for code in ExitCode]
+
+
+def test_every_option_of_every_command_is_on_its_page() -> None:
+    """The pages of commands have each option and argument that the parser knows, and its help."""
+    text = "".join(MADE[page] for page in generated.COMMANDS)
+    for name, one in generated._commands(parser(["help"])).choices.items():
+        section = re.split(r"^## ", text.partition(f"\n## `harness {name}`\n")[2], flags=re.M)[0]
+        assert section, name
+        for action in (a for a in one._actions if a.dest != "help" and isinstance(a.help, str)):
+            assert all(word in section for word in action.option_strings), (name, action.option_strings)
+            assert generated.cell(action.help.replace("%%", "%")) in section, (name, action.help)
+
+
+def test_every_option_of_a_plugin_is_on_a_page() -> None:
+    """Each loader, adapter, trainer, evaluator and exporter has its options with their types and defaults."""
+    text = "".join(MADE[page] for page in generated.OPTIONS)
+    for (kind, name), provided in load_plugins(None).provided.items():
+        if kind in ("loader", "adapter", "trainer", "evaluator", "exporter"):
+            section = text.partition(f"\n### `{name}`\n")[2].partition("\n### ")[0]
+            assert section, name
+            known, _ = harness.schema.options_of(provided.function)
+            missing = [key for key in known if f"\n| `{key}` |" not in text]
+            assert missing == [], name
+    assert "| `max_new_tokens` | an integer | `32` |" in text
+
+
+def test_a_folder_of_the_navigation_has_the_pages_that_are_named_nowhere_else() -> None:
+    """`how-to/` stands for its pages, in lists and by itself; a page that is named keeps its place."""
+    nav = [{"Start": "index.md"}, {"How": "how-to/"}, {"Look": [{"One": ["look/b.md"]}, "look/"]}]
+    pages = ["how-to/a.md", "how-to/b.md", "look/a.md"]
+    assert set(generated._named(nav)) == {"index.md", "how-to/", "look/b.md", "look/"}
+    assert generated._filled(nav, pages) == [
+        {"Start": "index.md"},
+        {"How": ["how-to/a.md", "how-to/b.md"]},
+        {"Look": [{"One": ["look/b.md"]}, "look/a.md"]},
+    ]
+
+
+def test_text_of_docstrings_is_no_markup() -> None:
+    """Angle brackets are text but in code, where they are anyway; a bar does not end a cell."""
+    assert generated.cell("a <b> of `<c>` | d\n  e") == "a &lt;b> of `<c>` \\| d e"
+    assert generated.prose("a fence (```), `one` and `two`") == "a fence (&#96;&#96;&#96;), `one` and `two`"
+
+
+# ------------------------------------------------------------------ the built site
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the site, built as `make docs` does; it tells where it builds, and of no warning."""
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)]
+    built = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    )
+    said = [line for line in (built.stdout + built.stderr).splitlines() if not line.startswith("INFO ")]
+    assert (built.returncode, said) == (0, [])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(site: Path) -> list[dict[str, Any]]:
+    """Return what the search of the site knows: sections with a location, a title and a text."""
+    found: list[dict[str, Any]] = json.loads((site / "search/search_index.json").read_text("utf-8"))["docs"]
+    return [{key: html.unescape(str(value)) for key, value in section.items()} for section in found]
+
+
+def looked_up() -> Iterator[str]:
+    """Yield everything that a person may look up by its name."""
+    yield from (name for name in vars(hookspec) if name.startswith("harness_"))
+    yield from (key for cls in TABLES.values() for key in keys_of(cls))
+    yield from (name for (kind, name) in load_plugins(None).provided if kind in generated.KINDS and kind != "saboteur")
+    yield from (f"harness {name}" for name in generated._commands(parser(["help"])).choices)
+    yield from (f"exit {int(code)}" if code == ExitCode.INCONCLUSIVE else code.name for code in ExitCode)
+    yield from (f"[{table}]" for table in OTHERS)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_the_search_finds_everything_by_its_name(index: list[dict[str, Any]]) -> None:
+    """Every hook, key, check, plugin, command and exit code stands in the text or a title that the search reads."""
+    words = "\n".join(re.sub(r"<[^>]+>", "", f"{section['title']}\n{section['text']}") for section in index).lower()
+    missing = [word for word in looked_up() if not re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", words)]
+    assert missing == []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_hooks_checks_and_commands_have_a_section_of_their_own(index: list[dict[str, Any]]) -> None:
+    """What is looked up most is a title, so that it is the first that is found."""
+    titles = {re.sub(r"<[^>]+>", "", section["title"]) for section in index}
+    hooks = {name for name in vars(hookspec) if name.startswith("harness_")}
+    checks = {name for (kind, name) in load_plugins(None).provided if kind == "check"}
+    commands = {f"harness {name}" for name in generated._commands(parser(["help"])).choices}
+    assert (hooks | commands) - titles == set()
+    assert checks - {title.split()[0] for title in titles if title} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_every_public_name_is_shown_with_what_it_says(index: list[dict[str, Any]]) -> None:
+    """Each name of `harness` has a section on a page of the Python API, with the beginning of its docstring."""
+    sections = {
+        s["title"]: s["text"] for s in index if s["location"].startswith("reference/python") and "#" in s["location"]
+    }
+    assert set(harness.__all__) - sections.keys() == set()
+    for name in harness.__all__:
+        thing = getattr(harness, name)
+        if getattr(thing, "__name__", "") == name:  # what is no other name, and no constant
+            first = re.sub(r"\W+", " ", (inspect.getdoc(thing) or "").partition("\n")[0])[:30]
+            assert first in re.sub(r"\W+", " ", re.sub(r"<[^>]+>", " ", sections[name])), name
+        assert "<p>" in sections[name], name
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_every_page_is_in_the_navigation(site: Path) -> None:
+    """The first page leads to all pages, in its navigation."""
+    nav = (site / "index.html").read_text("utf-8")
+    links = set(re.findall(r'href="([^"#]+)"[^>]*class="md-nav__link', nav))
+    wanted = {name.removesuffix(".md") + "/" for name in (*WRITTEN, *MADE)} - {"index/"}
+    assert wanted - links == set()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    """No page, style or script of the site asks another host for anything, and there is no analytics."""
+    asked = {}
+    for path in site.rglob("*.html"):
+        text = path.read_text("utf-8")
+        asked |= {str(path): found for found in [LOADED.findall(text)] if found}
+        assert "analytics" not in text.lower(), path
+    for path in site.rglob("*.css"):
+        asked |= {
+            str(path): found for found in [re.findall(r"url\(['\"]?(?:https?:)?//[^)]+", path.read_text())] if found
+        }
+    assert asked == {}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_schemas_are_offered_as_files(site: Path) -> None:
+    """A JSON Schema of a suite and of each file that is written lies beside the page that links to it."""
+    offered = {path.stem for path in (site / "reference/schemas").glob("*.json")}
+    assert offered == {"suite", *generated.file_schemas()}

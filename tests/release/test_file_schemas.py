@@ -1,0 +1,99 @@
+"""The JSON Schemas of what a run and an export write: real files of each kind are held against them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft4Validator
+
+from harness.cli.main import main
+from harness.release.file_schemas import file_schemas
+from harness.testing import Project
+
+FILES = {  # a schema -> the files of a project that it describes
+    "report": ("reports/*/report.json", "exports/*/evidence/report.json"),
+    "event": ("events.jsonl",),
+    "sample": ("reports/*/*/samples_*.jsonl",),
+    "lock": ("reports/*/suite.lock.json", "exports/*/evidence/suite.lock.json"),
+    "manifest": ("exports/*/evidence/manifest.json",),
+    "gates": ("exports/*/evidence/gates.json",),
+    "item": ("exports/*/evidence/items.jsonl",),
+    "claim": ("exports/*/evidence/claims.intoto.jsonl",),
+}
+
+
+def documents(path: Path) -> list[Any]:
+    """Return what a file holds: one document, or one a line."""
+    text = path.read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+
+
+@pytest.fixture
+def written(suite: Project) -> Project:
+    """Return a project whose suite ran and exported, with events, slices, a private eval and an early stop."""
+    text = (suite.folder / "suite.toml").read_text("utf-8")
+    private = '\n[[eval]]\nname = "secret"\nuse = "exact_match"\ndata = "test.jsonl"\nprivate = true\n'
+    fit = '\n[[eval]]\nname = "fit"\nuse = "perplexity"\nof = "completion"\ndata = "test.jsonl"\n'
+    early = '\n[[eval]]\nname = "early"\nuse = "exact_match"\ndata = "test.jsonl"\nstop = "early"\n'
+    gate = '\n[[gate]]\nid = "early"\nmetric = "early.exact_match"\nmin = 0.1\n'
+    (suite.folder / "suite.toml").write_text(text + private + fit + early + gate, "utf-8")
+    assert suite.harness("run", "suite.toml", "--events", "events.jsonl").code == 0
+    return suite
+
+
+def test_files_of_a_run_and_an_export_are_valid(written: Project) -> None:
+    """Every file that a schema describes is there, and is what the schema says."""
+    schemas = file_schemas()
+    assert FILES.keys() == schemas.keys()
+    for name, patterns in FILES.items():
+        Draft4Validator.check_schema(schemas[name])
+        validator = Draft4Validator(schemas[name])
+        for pattern in patterns:
+            paths = sorted(written.folder.glob(pattern))
+            assert paths, pattern
+            for document in (found for path in paths for found in documents(path)):
+                errors = [f"{'/'.join(map(str, e.path))}: {e.message[:300]}" for e in validator.iter_errors(document)]
+                assert errors == [], (pattern, errors)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "change"),
+    [
+        ("report", "reports/*/report.json", {"seed": "17"}),
+        ("report", "reports/*/report.json", {"colour": 1}),
+        ("sample", "reports/*/*/samples_*.jsonl", {"doc_hash": "abc"}),
+        ("manifest", "exports/*/evidence/manifest.json", {"format": 1}),
+        ("item", "exports/*/evidence/items.jsonl", {"number": -1}),
+        ("event", "events.jsonl", {"event": "other"}),
+        ("claim", "exports/*/evidence/claims.intoto.jsonl", {"payload": None}),
+        ("lock", "exports/*/evidence/suite.lock.json", {"recorded": None}),
+    ],
+)
+def test_what_is_changed_is_not_valid(written: Project, name: str, pattern: str, change: dict[str, Any]) -> None:
+    """A key of another type, an unknown one, and an unknown kind are told."""
+    document = documents(sorted(written.folder.glob(pattern))[0])[0] | change
+    assert list(Draft4Validator(file_schemas()[name]).iter_errors(document))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_prints_the_schema_of_a_file(suite: Project, name: str) -> None:
+    """`harness schema --of NAME` prints the schema."""
+    outcome = suite.harness("schema", "--of", name)
+    assert (outcome.code, json.loads(outcome.out)) == (0, json.loads(json.dumps(file_schemas()[name])))
+
+
+def test_the_help_names_every_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of `harness schema` names all files that have a schema."""
+    with pytest.raises(SystemExit):
+        main(["schema", "--help"])
+    told = capsys.readouterr().out
+    assert [name for name in FILES if name not in told] == []
+
+
+def test_a_file_that_has_no_schema_is_told(suite: Project) -> None:
+    """Another name is one line with the names there are, and exit 4."""
+    outcome = suite.harness("schema", "--of", "reprot")
+    assert (outcome.code, outcome.err) == (4, 'error: --of "reprot": no file is called so; did you mean "report"?\n')

@@ -1,0 +1,35 @@
+"""The pages at the top of the repository, which no site is built from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.testing import Project
+from tests.mutations.mutations import MUTATIONS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    p.relative_to(ROOT).as_posix()
+    for p in (*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), ROOT / "changelog.d/README.md")
+]
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)|src(?:set)?=\"([^\"]+)\"")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Every relative link and picture of a page is there, as GitHub and an unpacked sdist would look for it."""
+    found = [first or second for first, second in LINK.findall((ROOT / page).read_text("utf-8"))]
+    near = [name for name in found if not name.startswith("https://")]
+    assert not [name for name in near if not ((ROOT / page).parent / name).exists()]
+
+
+def test_readme_is_short_and_counts_right(project: Project) -> None:
+    """README stays under 150 lines, and names as many checks and broken runs as there are."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.count("\n") < 150
+    listed = project.harness("explain").out.splitlines()
+    checks = len([line for line in listed if re.match(r"(build|[A-Z]\d+) ", line)])
+    assert f"{checks} checks, which caught {len(MUTATIONS)} of {len(MUTATIONS)} deliberately broken runs" in text

@@ -1,0 +1,120 @@
+"""What a release is made of: the fragments of the changelog, and what must hold before anything is built."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.git import git
+
+ROOT = Path(__file__).parent.parent
+FILES = {
+    "harness/__init__.py": '__version__ = "1.2.3"\n',
+    "CHANGELOG.md": "# Changes\n\n## 1.2.3 (2026-11-26)\n",
+    "changelog.d/README.md": "how\n",
+    "README.md": "# a package\n",
+    ".gitignore": "dist/\n",
+    "pyproject.toml": """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "a-package"
+version = "1.2.3"
+readme = "README.md"
+requires-python = ">=3.11"
+
+[tool.hatch.build.targets.wheel]
+packages = ["harness"]
+""",
+}
+
+
+def test_every_fragment_has_a_category() -> None:
+    """towncrier leaves out, without a word, a file whose category it does not know."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["towncrier"]
+    known = "|".join(kind["directory"] for kind in settings["type"])
+    files = [p.name for p in (ROOT / settings["directory"]).iterdir() if p.name != "README.md"]
+    assert not [name for name in files if not re.fullmatch(rf"\+[a-z0-9-]+\.({known})\.md", name)]
+
+
+def test_every_fragment_is_one_line() -> None:
+    """A fragment is a sentence or two, without the mark of a list, which is towncrier's."""
+    texts = {p.name: p.read_text("utf-8") for p in (ROOT / "changelog.d").glob("+*.md")}
+    assert not [name for name, text in texts.items() if "\n" in text.strip() or text.startswith(("- ", "* ", " "))]
+
+
+def repository(folder: Path, changes: dict[str, str | None]) -> Path:
+    """Write a repository that is ready for release but for changes, and commit it."""
+    for name, text in (FILES | changes).items():
+        if text is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, "utf-8")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "all")
+    return folder
+
+
+def release(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run what `make release` runs."""
+    return subprocess.run([sys.executable, ROOT / ".ci/release.py"], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"CHANGELOG.md": "## 1.2.2 (2026-11-25)\n"}, "CHANGELOG.md has no section 1.2.3; "),
+        ({"CHANGELOG.md": None}, "CHANGELOG.md has no section 1.2.3; "),
+        (
+            {"changelog.d/+new.added.md": "New.\n"},
+            "changelog.d/+new.added.md is told of by no version, one of 1; ",
+        ),
+        (
+            {"changelog.d/0001-old.md": "Old.\n"},
+            "changelog.d/0001-old.md is told of by no version, one of 1; ",
+        ),
+    ],
+)
+def test_release_is_refused(tmp_path: Path, changes: dict[str, str | None], says: str) -> None:
+    """A version without a section, and a change that none tells of, are one line each, and nothing is built."""
+    done = release(repository(tmp_path, changes))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"error: {says}")
+    assert not (tmp_path / "dist").exists()
+
+
+def test_release_wants_what_is_committed(tmp_path: Path) -> None:
+    """A file that is changed or unknown to git, and a tag that is there, are refused together."""
+    folder = repository(tmp_path, {})
+    git(folder, "tag", "v1.2.3")
+    (folder / "README.md").write_text("# another\n", "utf-8")
+    (folder / "notes.txt").write_text("x", "utf-8")
+    done = release(folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "error: README.md is not as it was committed, one of 2; commit or remove what there is",
+        "error: v1.2.3 is tagged already; raise __version__ in harness/__init__.py",
+    ]
+
+
+def test_release_builds_and_uploads_nothing(tmp_path: Path) -> None:
+    """What is ready is built and checked, and the commands that are left are printed."""
+    folder = repository(tmp_path, {})
+    done = release(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {p.name for p in (folder / "dist").iterdir()} == {
+        "a_package-1.2.3-py3-none-any.whl",
+        "a_package-1.2.3.tar.gz",
+    }
+    assert "nothing was tagged or uploaded" in done.stdout
+    assert f"git tag --annotate v1.2.3 --message 1.2.3 {git(folder, 'rev-parse', '--short', 'HEAD')}" in done.stdout
+    assert "twine upload dist/a_package-1.2.3-py3-none-any.whl dist/a_package-1.2.3.tar.gz" in done.stdout
+    assert git(folder, "tag") == ""
+    assert git(folder, "status", "--porcelain") == ""

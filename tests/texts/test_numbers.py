@@ -1,0 +1,46 @@
+"""Numbers have the same digits in a table, in a sentence about a merge and in a verdict's reason."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from harness.pipeline.changes import _words
+from harness.records.run import Change
+from harness.texts.numbers import difference, number, short_number, size
+
+
+@pytest.mark.parametrize(
+    ("value", "written", "short"),
+    [
+        (0.6266, "0.627", "0.627"),
+        (9.0, "9.000", "9.000"),
+        (51.4717, "51.472", "51.47"),
+        (245.0, "245", "245.00"),
+        (1234.56, "1,234.6", "1,235"),
+        (269_060_552, "269,060,552", "269,060,552"),
+        (math.nan, "nan", "nan"),
+        (None, "nan", "–"),
+    ],
+)
+def test_numbers(value: float | None, written: str, short: str) -> None:
+    """A metric has the digits that matter, a count all of them; in a verdict's reason a large one has fewer."""
+    assert (number(value), short_number(value)) == (written, short)
+
+
+@pytest.mark.parametrize(
+    ("count", "written"),
+    [(0, "0 B"), (10_000, "10.0 kB"), (99_940_000, "99.9 MB"), (273_000_000, "273 MB"), (14_966_000_000, "15.0 GB")],
+)
+def test_sizes(count: int, written: str) -> None:
+    """Bytes are told in the largest unit that they fill, with three digits."""
+    assert size(count) == written
+
+
+def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
+    """What merging did to a metric has the digits of the summary's table, and its difference those of a verdict."""
+    change = Change("qa", "ms", 1234.56, 2345.6, 40, 0, 40, estimate=1111.04, lower=1012.5, upper=1209.6, scale="mean")
+    told = _words(change, "merging")
+    assert f"({number(change.theirs)} to {number(change.ours)}, " in told
+    assert f"{difference('mean', 1111.04)} [+1012, +1210])" in told
