@@ -62,7 +62,7 @@ def test_smoke_suite_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return {f"{report.subject}::{report.eval}": report.metrics for report in run.reports}
 
     here = measured("")
-    assert {"base", "adapter", "merged"} <= {name.partition("::")[0] for name in here}
+    assert {"base", "adapter", "merged-original"} <= {name.partition("::")[0] for name in here}
     assert measured("local:2") == here
     assert measured("ray") == here
 

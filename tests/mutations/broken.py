@@ -206,10 +206,11 @@ def _sharing(how: str) -> Any:
 
     def broken(tensor: Any) -> Any:
         found = gathered(tensor)
+        if not found.dim():  # the norm of the gradient
+            return found
         if how == "empty":
             return found.new_empty(0)
-        if found.dim():
-            found[len(sharding.local(tensor)) :] = 0.0
+        found[len(sharding.local(tensor)) :] = 0.0
         return found
 
     def unsplit(model: Any, ranks: Any, device: str) -> None:

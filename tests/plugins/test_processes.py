@@ -180,7 +180,7 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
             progress=lambda one: steps.append(one.done),
             flag=lambda code, finding: found.append((code, finding)),
         )  # fmt: skip
-    assert [code for code, _ in found] == ["T2"] and steps == [0, 1, 2]
+    assert [code for code, _ in found] == ["T2"] and list(dict.fromkeys(steps)) == [0, 1, 2]
     assert not out.exists() and not (tmp_path / "run" / "processes").exists()
 
 
