@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -109,20 +109,20 @@ def gather(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Write what is trained and the optimizer's state, each process its slices."""
-    dcp.save(_state(model, optimizer), checkpoint_id=folder / STATE)
+    state_dict_saver.save(_state(model, optimizer), checkpoint_id=folder / STATE)
 
 
 def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Take up what `save` wrote, on as many processes."""
     state = _state(model, optimizer)
-    dcp.load(state, checkpoint_id=folder / STATE)
+    state_dict_loader.load(state, checkpoint_id=folder / STATE)
     set_model_state_dict(model, state["model"], options=TRAINED)
     set_optimizer_state_dict(model, optimizer, state["optimizer"], options=TRAINED)
 
 
 def sha256_of(tensor: torch.Tensor) -> str:
     """Return the sha256 of a tensor's bytes."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
