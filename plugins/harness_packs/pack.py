@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness import Metric, Sample, Score, Subject, UsageError, evaluator
 from harness_packs import rules
@@ -13,6 +13,7 @@ from harness_packs.store import Row, read_pack
 
 Part = Literal["facts", "instructions", "arithmetic"]
 PARTS: tuple[Part, ...] = ("facts", "instructions", "arithmetic")
+PROBABILITY = "probability"  # the metric of facts that says how sure a model is of them
 LONGEST = {"instructions": 48, "arithmetic": 6}  # tokens of an answer
 
 
@@ -20,7 +21,8 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     """Return the share of right rows, of all and of each part; raises UsageError on a pack that there is not."""
     parts = _parts(options.get("parts", PARTS))
     read_pack(options.get("pack", "general-v1"), options.get("digest", ""))
-    return [Metric(name, "higher", "proportion") for name in ("acc", *parts)]
+    names = ("acc", *parts, *([PROBABILITY] if "facts" in parts else []))
+    return [Metric(name, "higher", "proportion") for name in names]
 
 
 def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
@@ -31,7 +33,17 @@ def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
 
 
 def _counts(metric: str, sample: Sample) -> bool:
-    return metric in ("acc", sample.row["part"])
+    part = "facts" if metric == PROBABILITY else metric
+    return part in ("acc", sample.row["part"])
+
+
+class Found(NamedTuple):
+    """What one row came to: NaN where nothing can be said."""
+
+    right: float
+    answer: str
+    note: str | None = None
+    probability: float = 0.0
 
 
 @evaluator(metrics_for=_metrics_for, rows_for=_rows_for, counts=_counts)
@@ -46,47 +58,52 @@ def pack(
 ) -> Iterator[Score]:
     """Score the rows of a pack: `acc` over all of them, and a metric for each of its parts.
 
-    "facts" are multiple choice by log-probability, as `multiple_choice` does it; "arithmetic" is right where the first
+    "facts" are multiple choice by log-probability, as `multiple_choice` does it; `probability` is that of the right
+    choice, were one of them true, which tells more of a row than right and wrong. "arithmetic" is right where the first
     line of the answer is the number; "instructions" where code sees that the answer keeps the instruction. A row has
     weight 0 in the metrics of other parts, so a gate on one is judged on its own rows. `parts` takes some of them;
     `digest` pins the rows; `chat = false` writes the instructions as text, for models without a chat template.
     """
     own = {part: [s for s in samples if s.row["part"] == part] for part in parts}
-    how: dict[str, Callable[[Subject, Sequence[Sample]], Iterable[tuple[bool | float, str, str | None]]]] = {
+    how: dict[str, Callable[[Subject, Sequence[Sample]], Iterable[Found]]] = {
         "facts": _chosen,
         "instructions": _kept,
         "arithmetic": _reckoned,
     }
+    sure = [PROBABILITY] if "facts" in parts else []
     for part, rows in own.items():
-        elsewhere: dict[str, float] = {other: 0.0 for other in parts if other != part}
-        for sample, (right, answer, note) in zip(rows, how[part](subject, rows) if rows else (), strict=True):
-            values = {"acc": float(right), part: float(right), **elsewhere}
-            yield Score(sample.id, values, answer=answer, note=note, weights=elsewhere)
+        elsewhere = dict.fromkeys([p for p in parts if p != part] + ([] if part == "facts" else sure), 0.0)
+        for sample, found in zip(rows, how[part](subject, rows) if rows else (), strict=True):
+            values = {"acc": found.right, part: found.right, **elsewhere}
+            values |= {PROBABILITY: found.probability} if part == "facts" else {}
+            yield Score(sample.id, values, answer=found.answer, note=found.note, weights=elsewhere)
 
 
-def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[tuple[float, str, str | None]]:
-    """Yield whether the likeliest choice is the right one, which it is, and what is odd about it."""
+def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[Found]:
+    """Yield whether the likeliest choice is the right one, and how likely that is."""
     scored = iter(subject.logprobs([(s.input, f" {choice}") for s in rows for choice in s.row["choices"]]))
     for sample in rows:
         choices = list(sample.row["choices"])
         totals = [next(scored).total for _ in choices]
         if not all(map(math.isfinite, totals)):
-            yield math.nan, "", "a log-probability is not finite"
+            yield Found(math.nan, "", "a log-probability is not finite", math.nan)
             continue
-        answer = choices[max(range(len(choices)), key=totals.__getitem__)]
-        yield answer == sample.target, answer, "uniform" if totals.count(max(totals)) > 1 else None
+        most = max(totals)
+        answer, right = choices[totals.index(most)], totals[choices.index(sample.target)]
+        probability = math.exp(right - most) / math.fsum(math.exp(total - most) for total in totals)
+        yield Found(float(answer == sample.target), answer, "uniform" if totals.count(most) > 1 else None, probability)
 
 
-def _kept(subject: Subject, rows: Sequence[Sample]) -> Iterator[tuple[bool, str, None]]:
+def _kept(subject: Subject, rows: Sequence[Sample]) -> Iterator[Found]:
     answers = subject.generate([s.input for s in rows], max_new_tokens=LONGEST["instructions"])
     for sample, answer in zip(rows, answers, strict=True):
-        yield rules.kept(answer, sample.row["rule"], sample.row["arguments"]), answer, None
+        yield Found(float(rules.kept(answer, sample.row["rule"], sample.row["arguments"])), answer)
 
 
-def _reckoned(subject: Subject, rows: Sequence[Sample]) -> Iterator[tuple[bool, str, None]]:
+def _reckoned(subject: Subject, rows: Sequence[Sample]) -> Iterator[Found]:
     answers = subject.generate([s.input for s in rows], max_new_tokens=LONGEST["arithmetic"], stop=["\n"])
     for sample, answer in zip(rows, answers, strict=True):
-        yield answer.strip() == sample.target, answer, None
+        yield Found(float(answer.strip() == sample.target), answer)
 
 
 def _parts(parts: Sequence[str]) -> tuple[str, ...]:

@@ -96,12 +96,14 @@ def samples(*parts: str) -> list[Sample]:
 
 
 def test_parts_are_metrics() -> None:
-    """Each part is a metric of its own rows, and `acc` is of all."""
+    """Each part is a metric of its own rows, `acc` is of all, and facts have the probability of the right choice."""
     rows = [*samples("facts")[:5], *samples("instructions")[:5], *samples("arithmetic")[:5]]
     scores = {s.id: s for s in pack(Knows(), rows)}
     assert list(scores) == [s.id for s in rows]
     values = {m.name: m.value(list(scores.values())) for m in pack.metrics_for({})}
-    assert values == {"acc": pytest.approx(10 / 15), "facts": 1.0, "instructions": 0.0, "arithmetic": 1.0}
+    sure = pytest.approx(math.exp(-1) / (math.exp(-1) + 3 * math.exp(-2)))
+    parts = {"facts": 1.0, "instructions": 0.0, "arithmetic": 1.0}
+    assert values == {"acc": pytest.approx(10 / 15), **parts, "probability": sure}
 
 
 def test_a_log_probability_that_is_not_finite() -> None:
@@ -109,6 +111,7 @@ def test_a_log_probability_that_is_not_finite() -> None:
     (score,) = pack(Says(likes=dict.fromkeys(samples("facts")[0].row["choices"], math.nan)), samples("facts")[:1])
     assert math.isnan(score.values["acc"])
     assert math.isnan(score.values["facts"])
+    assert math.isnan(score.values["probability"])
 
 
 def test_equal_choices_are_told() -> None:
