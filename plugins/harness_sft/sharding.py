@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -24,6 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_slices
+from torch.distributed.checkpoint.state_dict_saver import save as save_slices
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -109,20 +110,20 @@ def gather(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Write what is trained and the optimizer's state, each process its slices."""
-    dcp.save(_state(model, optimizer), checkpoint_id=folder / STATE)
+    save_slices(_state(model, optimizer), checkpoint_id=folder / STATE)
 
 
 def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Take up what `save` wrote, on as many processes."""
     state = _state(model, optimizer)
-    dcp.load(state, checkpoint_id=folder / STATE)
+    load_slices(state, checkpoint_id=folder / STATE)
     set_model_state_dict(model, state["model"], options=TRAINED)
     set_optimizer_state_dict(model, optimizer, state["optimizer"], options=TRAINED)
 
 
 def sha256_of(tensor: torch.Tensor) -> str:
     """Return the sha256 of a tensor's bytes."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
