@@ -78,7 +78,7 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.FileStore(str(desk.folder / STORE), count)  # type: ignore[attr-defined] -- torch does not list it
+    store = dist.FileStore(str(desk.folder / STORE), count)  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE)
     ranks = Several(desk.folder / STOP, job["shard"])
     _listen(ranks)
