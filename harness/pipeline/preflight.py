@@ -80,8 +80,8 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
             if checks := capabilities.Trainer.of(trainer).check:
                 for trial, one in zip(trials(plan), made, strict=True):
                     table = trial.suite.train or suite.train
-                    options = table.given | ({"adapter": one} if schema.wants(checks, "adapter") else {})
-                    _try(mistakes, table.where, partial(checks, **options))
+                    beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
+                    _try(mistakes, table.where, partial(checks, **table.given, **beside))
         _lengths(plan, source, mistakes)
     mistakes.raise_if_any()
     if not known:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -24,6 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_slices
+from torch.distributed.checkpoint.state_dict_saver import save as save_slices
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -109,13 +110,13 @@ def gather(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Write what is trained and the optimizer's state, each process its slices."""
-    state_dict_saver.save(_state(model, optimizer), checkpoint_id=folder / STATE)
+    save_slices(_state(model, optimizer), checkpoint_id=folder / STATE)
 
 
 def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Take up what `save` wrote, on as many processes."""
     state = _state(model, optimizer)
-    state_dict_loader.load(state, checkpoint_id=folder / STATE)
+    load_slices(state, checkpoint_id=folder / STATE)
     set_model_state_dict(model, state["model"], options=TRAINED)
     set_optimizer_state_dict(model, optimizer, state["optimizer"], options=TRAINED)
 
