@@ -25,7 +25,11 @@ def short_number(x: float | None) -> str:
 
 def difference(scale: str, x: float) -> str:
     """Write a difference of a metric, of a perplexity as a share."""
-    return f"{x:+.1%}" if scale == "perplexity" else f"{x:+.3f}" if scale == "proportion" else f"{x:+.4g}"
+    if scale == "perplexity":
+        return f"{x:+.1%}"
+    if scale != "proportion" and math.isfinite(x) and (abs(x) >= 100 or 0 < abs(x) < 1e-3):
+        return f"{x:+,.0f}" if abs(x) >= 100 else f"{x:+.2g}"
+    return f"{x:+.3f}"
 
 
 def size(n: int) -> str:

@@ -38,9 +38,25 @@ def test_sizes(count: int, written: str) -> None:
     assert size(count) == written
 
 
+@pytest.mark.parametrize(
+    ("scale", "value", "written"),
+    [
+        ("mean", -0.30271, "-0.303"),
+        ("mean", 0.000312, "+0.00031"),
+        ("proportion", 0.000312, "+0.000"),
+        ("perplexity", 0.0661, "+6.6%"),
+        ("count", -12_345_678.0, "-12,345,678"),
+        ("mean", math.nan, "+nan"),
+    ],
+)
+def test_differences(scale: str, value: float, written: str) -> None:
+    """A difference has the digits of the metric that it is of."""
+    assert difference(scale, value) == written
+
+
 def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
     """What merging did to a metric has the digits of the summary's table, and its difference those of a verdict."""
     change = Change("qa", "ms", 1234.56, 2345.6, 40, 0, 40, estimate=1111.04, lower=1012.5, upper=1209.6, scale="mean")
     told = _words(change, "merging")
     assert f"({number(change.theirs)} to {number(change.ours)}, " in told
-    assert f"{difference('mean', 1111.04)} [+1012, +1210])" in told
+    assert f"{difference('mean', 1111.04)} [+1,012, +1,210])" in told
