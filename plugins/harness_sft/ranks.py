@@ -22,7 +22,7 @@ class Ranks:
     """The one process of a training: nobody to wait for."""
 
     number, count = 0, 1
-    share = False  # whether each holds a slice of every weight
+    sharded = False  # whether each holds a slice of every weight
 
     @property
     def first(self) -> bool:
@@ -50,10 +50,10 @@ class Ranks:
 class Several(Ranks):
     """One of several processes, in torch's default group; `asked` is set by a signal, `stop` a file of the parent's."""
 
-    def __init__(self, stop: Path, share: bool) -> None:
+    def __init__(self, stop: Path, sharded: bool) -> None:
         import torch.distributed as dist
 
-        self.number, self.count, self.share = dist.get_rank(), dist.get_world_size(), share
+        self.number, self.count, self.sharded = dist.get_rank(), dist.get_world_size(), sharded
         self.stop, self.asked = stop, False
 
     def sums(self, *values: float) -> tuple[float, ...]:

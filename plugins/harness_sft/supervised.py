@@ -70,4 +70,4 @@ class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
     def _rounds(self, size: int) -> int:
         """Return where batches of held-out rows end: of shared weights each process computes as many as the first."""
         rows = len(self.held_out)
-        return -(-rows // (size * self.ranks.count)) * size * self.ranks.count if self.ranks.share else rows
+        return -(-rows // (size * self.ranks.count)) * size * self.ranks.count if self.ranks.sharded else rows

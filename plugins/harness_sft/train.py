@@ -124,7 +124,7 @@ def _build_trainer(
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
     if adapter is None:
         placed["dtype"] = "float32"
-    if ranks.share:  # it need not fit where its slices go, and is of the dtype that it would have there
+    if ranks.sharded:  # it need not fit where its slices go, and is of the dtype that it would have there
         dtype = resolve_dtype(placed.get("dtype", "auto"), resolve_device(placed.pop("device", "auto")))
         placed |= {"device": "cpu", "dtype": str(dtype).removeprefix("torch.")}
         placed.pop("device_map", None)
@@ -147,7 +147,7 @@ def _build_trainer(
         )
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
         raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
-    if ranks.share:
+    if ranks.sharded:
         remark = f"sharded over {ranks.count} processes, experimental: never run on a GPU here"
         progress(Progress("train", 0, 0, remark=remark))
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
@@ -223,7 +223,7 @@ def _write(trainer: Checked, ref: ModelRef, out: Path, initial: Path | None, not
     from harness_sft.sharding import gather
 
     whole, gathered, trained = not hasattr(trainer.model, "peft_config"), None, dict[str, str]()
-    if trainer.ranks.share:
+    if trainer.ranks.sharded:
         gathered = gather(trainer.model, trainer.ranks)
     if not whole and (gathered is None or trainer.ranks.first):
         trained = _digests(trainer.model, gathered)
@@ -288,7 +288,7 @@ def _facts(trainer: Checked) -> dict[str, Any]:
         "watched": [{"step": end.step, **end.watched} for end in ends if end.watched],
         **kept,
         **({"processes": trainer.ranks.count} if trainer.ranks.count > 1 else {}),
-        **({"sharded": True} if trainer.ranks.share else {}),
+        **({"sharded": True} if trainer.ranks.sharded else {}),
         **trainer.told(),
     }
 
@@ -330,7 +330,7 @@ def _stamp(
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
     what = [model, lora, list(rows), dict(recipe), seed, versions, *([ranks.count] if ranks.count > 1 else [])]
-    what += ["shard"] if ranks.share else []
+    what += ["shard"] if ranks.sharded else []
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ from harness_sft import sharding
 from harness_sft.counts import Counts
 from harness_sft.ranks import Order, Ranks, fill, raise_finding
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
-from harness_sft.sharing import Sharing
+from harness_sft.sharded_trainer import ShardedTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -47,7 +47,7 @@ class Enough(Exception):
     """A training that is resumed had been stopped already."""
 
 
-class Checked(Sharing):
+class Checked(ShardedTrainer):
     """Put before one of TRL's trainers: it stops on what is not finite, and keeps adapters in float32.
 
     What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
@@ -79,7 +79,7 @@ class Checked(Sharing):
         for name, parameter in self.model.named_parameters():
             if name in trained:
                 parameter.data = trained[name]
-        if ranks.share:
+        if ranks.sharded:
             self.split()
         self.start = Start(self.model)
         self.rows = len(self.train_dataset)
@@ -170,7 +170,7 @@ class Checked(Sharing):
 
     def keep_best(self, step: int) -> None:
         """Write what is trained, as it is after a step; the file is whole or not there."""
-        if not self.ranks.first and not self.ranks.share:
+        if not self.ranks.first and not self.ranks.sharded:
             return
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         weights = {name: sharding.whole(parameter).contiguous() for name, parameter in trained.items()}

@@ -148,11 +148,11 @@ def test_a_checkpoint_is_taken_up_as_it_was_written() -> None:
     class Two(Ranks):
         count = 2
 
-    class Sharing(Two):
-        share = True
+    class Sharded(Two):
+        sharded = True
 
     ref = ModelRef("base", "model", digest="d" * 64)
-    assert len({_stamp(ref, None, ROWS, RECIPE, 3, ranks()) for ranks in (Ranks, Two, Sharing)}) == 3
+    assert len({_stamp(ref, None, ROWS, RECIPE, 3, ranks()) for ranks in (Ranks, Two, Sharded)}) == 3
 
 
 def note_of(out: Path) -> dict[str, Any]:
