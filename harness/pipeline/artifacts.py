@@ -41,9 +41,8 @@ class Artifacts:
         return self.work / ("merged" if self.collection.whole else "adapter")
 
     def merged(self, variant: str) -> Path:
-        """Return the folder of the merge onto a variant of the base."""
-        suite = self.collection.suite
-        return self.work / (f"merged-{variant}" if suite.choose else suite.merged(variant))
+        """Return the folder of the merge onto a variant of the base, whatever the candidate is called."""
+        return self.work / ("merged" if self.collection.whole else f"merged-{variant}")
 
     def copy(self, declared: Export, parent: ModelRef) -> Path:
         """Return the folder of what an export makes of a candidate; it depends on the candidate's weights too."""

@@ -298,7 +298,7 @@ def test_a_candidate_with_another_file_is_merged_anew(suite: Project) -> None:
     for number in (1, 2, 2):
         (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": number}), "utf-8")
         assert suite.run("--candidate", "mine").code == 0
-        assert len(list((suite.folder / "cache/trained").glob("*/merged"))) == number
+        assert len(list((suite.folder / "cache/trained").glob("*/merged-original"))) == number
 
 
 # -- damage ------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def _file(path: Path) -> None:
     path.parent.write_text("", "utf-8")
 
 
-@pytest.mark.parametrize("what", ["adapter", "merged"])
+@pytest.mark.parametrize("what", ["adapter", "merged-original"])
 @pytest.mark.parametrize("damage", [_gone, _cut, _emptied, _flipped, _foreign, _unreadable, _bare, _file])
 def test_what_is_damaged_is_set_aside_and_made_again(suite: Project, what: str, damage: Callable[[Path], None]) -> None:
     """No damage to what was trained or merged ends a run: it is told, kept under another name, and made again."""
@@ -360,7 +360,7 @@ def test_what_is_damaged_is_set_aside_and_made_again(suite: Project, what: str, 
 def test_a_damaged_note_makes_again(suite: Project, damage: Callable[[Path], None]) -> None:
     """Without a note that can be read nobody knows whether a folder is whole."""
     assert suite.run().code == 0
-    [note] = (suite.folder / "cache/trained").glob("*/made/merged.json")
+    [note] = (suite.folder / "cache/trained").glob("*/made/merged-original.json")
     damage(note)
     outcome = suite.run()
     assert outcome.code == 0

@@ -192,6 +192,19 @@ def harness_adapters():
 CHOOSE = '\n[merge]\nbase = ["original", "dequantized"]\nchoose = "qa.exact_match"\n'
 
 
+def test_another_base_is_another_merge(suite: Project) -> None:
+    """A merge onto one base is never taken for the merge onto another, though both candidates are called the same."""
+    text = SPLIT.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "two"')
+    suite.write({"harnessfile.py": TWO})
+    found = {}
+    for base in ("original", "dequantized", "original"):
+        outcome = suite.write({"suite.toml": f'{text}\n[merge]\nbase = "{base}"\n'}).run()
+        found[base] = next(r.metrics for r in outcome.report.reports if r.subject == "merged")
+        assert f"onto the {base} base" in outcome.out
+    assert found["original"] != found["dequantized"]
+    assert "not again: what is merged onto the original base is there" in outcome.out
+
+
 def test_merged_model_is_chosen_on_select_and_gated_once(suite: Project) -> None:
     """Of two merges the better one on the select rows is the candidate; the other never sees the rows that confirm."""
     text = SPLIT.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "two"') + CHOOSE

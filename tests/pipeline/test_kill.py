@@ -248,7 +248,7 @@ for free in map(int, sys.argv[1:]):
     left = [p.name for p in [*Path().glob(".*"), *Path("cache/trained").glob("*/.*")]]
     assert not left, (free, left)
 Path("filler").unlink()
-merged = {p: p.stat().st_ino for p in Path("cache/trained").glob("*/merged")}
+merged = {p: p.stat().st_ino for p in Path("cache/trained").glob("*/merged-original")}
 code, text = child("two")
 assert code == 0, text
 assert len(merged) == 2 and all(p.stat().st_ino == inode for p, inode in merged.items())  # not made again

@@ -47,7 +47,7 @@ def test_trials_go_on_while_they_are_better(suite: Project) -> None:
     said = "train.skill = 0.9 was chosen by qa.exact_match on 40 select rows: 0.9 is significantly better than 0.6, and"
     assert said in outcome.out
     assert said[1:] in (export / "README.md").read_text("utf-8")
-    assert len(list((suite.folder / "cache/trained").glob("*/merged"))) == 1
+    assert len(list((suite.folder / "cache/trained").glob("*/merged-original"))) == 1
 
 
 def test_numbers_are_those_of_the_gates_own_tests(suite: Project) -> None:
