@@ -163,8 +163,10 @@ def _merged(session: Session) -> list[Made]:
         names = [f"{what} = {schema.show(value)}" for value in sweep.values]
         return [Made(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
     places = artifacts_of(session)
-    folders = [*([places.adapter] if suite.trains else []), *map(places.merged, () if whole else suite.merges)]
-    return [Made(folder.name, folder.is_dir(), str(folder)) for folder in folders]
+    found = {"merged" if whole else "adapter": places.adapter} if suite.trains else {}
+    for variant in () if whole else suite.merges:  # of several, which is the candidate is chosen in the run
+        found[f"merged-{variant}" if suite.choose else suite.merged(variant)] = places.merged(variant)
+    return [Made(name, folder.is_dir(), str(folder)) for name, folder in found.items()]
 
 
 def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
