@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,8 @@ def _is_folder(part: Any) -> bool:
     return isinstance(part, str) and part.endswith("/")
 
 
-def pages() -> dict[str, str]:
+@cache
+def pages() -> Mapping[str, str]:
     """Return the text of every page that is made from the code, by its path in docs/."""
     found, commands = load_plugins(None), parser(["help"])
     made = {
@@ -301,8 +303,9 @@ def formats_page(title: str, meant: str, names: Sequence[str]) -> str:
     """Write some of the files of a run and an export with their keys, and a JSON Schema of each."""
     lines = [f"# {title}", "", f"The keys of files that are written, and their types; [what they mean]({meant})."]
     lines += ["`harness schema --of NAME` prints the same as JSON Schemas. A number that is not finite is null."]
+    known = file_schemas()
     for name in names:
-        schema = file_schemas()[name]
+        schema = known[name]
         kinds = schema.get("oneOf", [schema.get("items", schema)])
         shared = [k for k in kinds[0]["properties"] if len(kinds) > 1 and all(k in one["properties"] for one in kinds)]
         lines += ["", f"## {name}", "", f"This is {schema['title']} ([schema](schemas/{name}.json))."]
