@@ -17,7 +17,7 @@ APPETITE = 1 << 14  # rows to hand out at once: pieces for many workers, whateve
 COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
 # Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
 # scores a subject may keep it.
-BEGINNINGS = {"generate": 16}
+BEGINNINGS = {"generate": 16, "logprobs": 2, "token_kl": 2}
 ANSWER = 4  # characters for a token that is generated
 
 
@@ -33,7 +33,7 @@ def cut(method: str, requests: Sequence[Any], options: Mapping[str, Any], times:
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
         shared = common(first, text)
-        full = cost - shared >= COST * times and cost >= BEGINNINGS.get(method, 2) * shared
+        full = cost - shared >= COST * times and cost >= BEGINNINGS[method] * shared
         if pieces and (prompt == last[0] or not full):
             cost += len(text) - common(last[1], text) + answer
             pieces[-1].append(i)
