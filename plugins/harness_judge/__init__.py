@@ -6,7 +6,7 @@ And `[model] use = "anthropic"`: a model behind Anthropic's API, as a baseline.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import harness
@@ -52,7 +52,8 @@ def load(
 
     options: dict[str, Any] = {"base_url": base_url, "api_key_env": api_key_env, "timeout": timeout, "body": body}
     options |= {"concurrency": concurrency, "retries": retries, "version": version}
-    yield [AnthropicSubject(ref, **options) for ref in refs]
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(AnthropicSubject(ref, **options))) for ref in refs]
 
 
 @hookimpl

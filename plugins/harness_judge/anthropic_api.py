@@ -29,6 +29,9 @@ class AnthropicJudge:
         self.identity = [at.provider, at.url, model, verdict_tokens, self.body]
         self._client = connect(at, timeout)
 
+    def close(self) -> None:
+        self._client.close()
+
     def most(self, question: Question) -> Reserved:
         return service.most(question, self.verdict_tokens)
 

@@ -26,6 +26,8 @@ class Bench(Protocol):
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]: ...
 
+    def close(self) -> None: ...
+
 
 def open_bench(
     options: Options,

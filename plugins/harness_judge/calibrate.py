@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,8 +74,8 @@ def calibrate(
     found = _labelled(labels, options, read_answers(run, subject, spec.name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
-        judge = bench.open_bench(options, responses)
-        judged = put(judge, _planned(found, options), options)
+        with closing(bench.open_bench(options, responses)) as judge:
+            judged = put(judge, _planned(found, options), options)
     finally:
         responses.close()
     if judge.capped:

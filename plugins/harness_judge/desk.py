@@ -70,6 +70,9 @@ class Backend(Protocol[Taken]):
         """Return the most tokens a question can use."""
         ...
 
+    def close(self) -> None:
+        """Close its connections."""
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -107,6 +110,10 @@ class Desk(Generic[Asked]):
         self._identity = [self.backend.identity, keys.of_content([Desk])]  # how it is asked, and read
         self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
         self.answered = self.failed = 0
+
+    def close(self) -> None:
+        """Close the backend's connections."""
+        self.backend.close()
 
     def ask(self, questions: Sequence[Asked]) -> Iterator[tuple[int, Reply | Failed]]:
         """Yield (number, reply) for each question, remembered ones first. Raises UsageError when no judge is there."""

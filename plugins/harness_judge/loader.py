@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -37,7 +38,8 @@ def open_source(path: str, *, version: str = "", **options: Any) -> AnthropicSou
     anthropic, timeout = service.installed("anthropic"), float(options.get("timeout", 60.0))
     where = f'model "{path}" at "{at.url}"'
     try:
-        entry = connect(at, timeout).get(f"/v1/models/{path}", cast_to=object)
+        with closing(connect(at, timeout)) as client:
+            entry = client.get(f"/v1/models/{path}", cast_to=object)
     except anthropic.APIConnectionError as error:
         raise UsageError(f"{where}: cannot be reached ({at.clean(str(error.__cause__ or error))})") from None
     except anthropic.APIStatusError as error:
@@ -79,6 +81,9 @@ class AnthropicSubject:
         self.digest = ref.digest or _digest(self.at, ref.path, version)
         self.concurrency, self.retries = concurrency, retries
         self._client = connect(self.at, timeout)
+
+    def close(self) -> None:
+        self._client.close()
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
@@ -146,6 +151,9 @@ class _Generation:
 
     def most(self, question: _Asked) -> Reserved:
         return Reserved(0, 0)
+
+    def close(self) -> None:
+        """Do nothing: the client is the subject's, which asks again."""
 
 
 def _before(text: str, stop: Sequence[str]) -> str:

@@ -52,6 +52,9 @@ class LocalJudge:
     def identity(self) -> list[Any]:
         return ["local", self._name]
 
+    def close(self) -> None:
+        """Do nothing: a model is in memory as long as it is asked."""
+
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]:
         """Yield (number, reply) for each question, in order."""
         import harness_hf

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def check(given: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Raise UsageError where the judge cannot be asked: no key, no SDK, no model, no calibration."""
     options = Options(**given)
     options.check_family(judged)
-    bench.open_bench(options, None)
+    bench.open_bench(options, None).close()
     if options.calibration:
         calibration.read(folder / options.calibration)
 
@@ -45,6 +46,18 @@ def mark(
     judge = bench.open_bench(
         options, marking.responses, lambda done, total: marking.progress(Progress(marking.what, done, total)), budget
     )
+    with closing(judge):
+        yield from _marked(judge, options, samples, answers, baseline_answers, marking)
+
+
+def _marked(
+    judge: Bench,
+    options: Options,
+    samples: Sequence[Sample],
+    answers: Sequence[str],
+    baseline_answers: Sequence[str] | None,
+    marking: Marking,
+) -> Iterator[Score | Caveat | Labels]:
     if options.mode == "pairwise":
         assert baseline_answers is not None  # `judge.marks` asked for pairs
         planned = rows.pairs(options, samples, answers, baseline_answers)

@@ -32,6 +32,9 @@ class OpenAIJudge:
         self._limit = "max_completion_tokens" if at.url == service.HOMES["openai"] else "max_tokens"
         self._client = self._connect()
 
+    def close(self) -> None:
+        self._client.close()
+
     def most(self, question: Question) -> Reserved:
         return service.most(question, self.verdict_tokens)
 

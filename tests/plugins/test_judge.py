@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -55,10 +56,22 @@ def at(stub: StubJudge, provider: str = "openai", **options: Any) -> dict[str, A
     }
 
 
+OPENED: list[Desk[Any]] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the desks that a test opened."""
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
 def desk(stub: StubJudge, provider: str = "openai", *, responses: Responses | None = None, **options: Any) -> Desk[Any]:
     """A desk before the stub."""
     found = bench.open_bench(Options(**at(stub, provider, **options)), responses)
     assert isinstance(found, Desk)
+    OPENED.append(found)
     found.pause = 0.05  # seconds before the second try: tests need not be polite
     return found
 
@@ -224,18 +237,25 @@ def test_kill_repeats_at_most_the_calls_under_way(provider: str, tmp_path: Path)
         assert stub.repeated() <= 8
 
 
-@pytest.mark.slow
+class InStep(StubJudge):
+    """A judge that answers once so many are waiting: where a worker idles, all wait in vain."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__()
+        self.waiting = threading.Barrier(waiting, timeout=120)
+
+    def enter(self, step: int) -> None:
+        super().enter(step)
+        if step > 0:
+            self.waiting.wait()
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_calls_are_made_as_fast_as_the_judge_answers(provider: str) -> None:
-    """32 workers reach at least 0.9 of the throughput that the judge's latency allows."""
-    latency, count, workers = 1.5, 64, 32
-    with StubJudge(latency=latency) as stub:
-        asked = desk(stub, provider, concurrency=workers)
-        begun = time.monotonic()
-        assert len(dict(asked.ask(questions(count)))) == count
-        seconds = time.monotonic() - begun
-        assert stub.busiest == workers
-    assert count / seconds >= 0.9 * workers / latency
+def test_no_worker_idles_while_there_are_questions(provider: str) -> None:
+    """Whenever the judge answers, 32 of 32 workers wait for it: calls are made as fast as its latency allows."""
+    with InStep(32) as stub:
+        assert len(dict(desk(stub, provider, concurrency=32, timeout=240).ask(questions(96)))) == 96
+        assert (stub.busiest, stub.waiting.broken) == (32, False)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
