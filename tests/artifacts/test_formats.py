@@ -9,7 +9,6 @@ import json
 import lzma
 import pickle
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from harness.artifacts.formats import (
     shipping,
 )
 from harness.testing import write_fake
+from tests.helpers.speed import rounds
 
 
 class Evil:
@@ -216,10 +216,12 @@ def test_sentencepiece_cut_short(cut: int) -> None:
 
 @pytest.mark.parametrize("data", [b"(t" * 500_000, b"<!-- --" * 200_000, b"<!---->" * 200_000, b"(" * 1_000_000])
 def test_hostile_text_takes_no_time(data: bytes, tmp_path: Path) -> None:
-    """What is made to be slow to look at is told in a second or two."""
+    """What is made to be slow to look at is told in the time of some millions of additions."""
     write_fake(tmp_path, 0.5)
     (tmp_path / "a.txt").write_bytes(data)
-    begun = time.process_time()
-    with contextlib.suppress(Unsafe):
-        check_files(tmp_path)
-    assert time.process_time() - begun < 3
+
+    def look() -> None:
+        with contextlib.suppress(Unsafe):
+            check_files(tmp_path)
+
+    assert rounds(look) < 60

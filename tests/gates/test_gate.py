@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from harness.records.gates import Gate, Outcome, Verdict, ships
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.stats import tests
+from tests.helpers.speed import rounds
 
 ACC = Metric("acc", "higher", "proportion")
 BY_TWO = {"versus": "base", "worse_by_at_most": 0.02}
@@ -563,8 +564,8 @@ def test_margins_of_another_unit_are_mistakes(margin: str, told: str) -> None:
     assert any(told in m for m in gate(versus="base", better_by=margin).mistakes())
 
 
-def test_gates_on_100000_rows_take_less_than_a_second() -> None:
-    """Rows are cheap: three kinds of tests on 100,000 rows."""
+def test_rows_are_cheap() -> None:
+    """Three kinds of tests on 100,000 rows take no longer than some millions of additions."""
     samples = [Sample(str(i)) for i in range(100_000)]
     right = result([float(i % 10 > 1) for i in range(100_000)])
     before = result([float(i % 10 > 2) for i in range(100_000)], "base")
@@ -574,12 +575,9 @@ def test_gates_on_100000_rows_take_less_than_a_second() -> None:
         (gate(versus="base", worse_by_at_most=0.01), ACC, right, before),
         (gate(metric="e.ppl", max=9.0), PPL, nats, None),
     ):
-        for _ in range(3):  # others may be using the machine
-            start = time.process_time()
-            assert verdict(claim, metric, ours, theirs, samples=samples).outcome is Outcome.PASS
-            if (seconds := time.process_time() - start) < 1:
-                break
-        assert seconds < 1
+        decide = partial(verdict, claim, metric, ours, theirs, samples=samples)
+        assert decide().outcome is Outcome.PASS
+        assert rounds(decide) < 40
 
 
 def test_better_at_all_of_scores_is_sign_flips() -> None:
@@ -598,10 +596,10 @@ def test_better_at_all_of_scores_is_sign_flips() -> None:
 def test_few_clusters_are_quick_however_many_rows() -> None:
     """20,000 rows in 15 clusters are judged from 15 sums, not by drawing rows again."""
     samples = [Sample(str(i), cluster=str(i % 15)) for i in range(20_000)]
-    begun = time.perf_counter()
-    found = verdict(gate(min=0.5), ACC, result([float(i % 3 > 0) for i in range(20_000)]), samples=samples)
+    decide = partial(verdict, gate(min=0.5), ACC, result([float(i % 3 > 0) for i in range(20_000)]), samples=samples)
+    found = decide()
     assert (found.method, found.clusters) == ("cluster t", 15)
-    assert time.perf_counter() - begun < 2
+    assert rounds(decide) < 40
 
 
 # Weights --------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ from harness_api.options import Options
 from harness_api.pool import each
 from harness_api.server import Trouble
 
+LONG = 60  # seconds in which what should not be waited for would end
+
 pytest.importorskip("openai")
 KEY = "sk-Not-A-Real-Key-0123456789"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -188,7 +190,7 @@ def trickle_headers(handler: Any) -> None:
 
 def drip(handler: Any) -> None:
     with suppress(OSError):
-        for _ in range(60):
+        for _ in range(LONG * 20):
             handler.wfile.write(b"x")
             handler.wfile.flush()
             time.sleep(0.05)
@@ -362,16 +364,14 @@ def test_lengths_are_not_checked_where_tokens_are_unknown(fake: Fake) -> None:
 
 
 def test_a_server_that_is_not_there_is_told_soon() -> None:
-    """A closed port is one line within a second."""
+    """A closed port is one line after two tries, and not after the six of an answer."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    begun = time.monotonic()
     said = refused(lambda: harness_api.load.open("small", base_url=url))
     assert re.fullmatch(
         rf'server "{url}": the connection failed \(.*refused.*\), after 2 tries; start it, or correct base_url', said
     )
-    assert time.monotonic() - begun < 10  # the SDK is imported meanwhile
 
 
 def test_a_server_that_stalls_at_the_start_is_told(fake: Fake) -> None:
@@ -495,14 +495,13 @@ def test_nothing_goes_to_another_host(fake: Fake, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("slow", [trickle, trickle_headers])
 def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> None:
-    """What bounds the pauses of a server bounds their sum too; the next try may get an answer."""
+    """What bounds the pauses of a server bounds their sum too, which would be a minute; the next try gets an answer."""
     with load(fake, timeout=0.2, retries=1) as [subject]:
         fake.troubles = [slow]
         assert subject.generate(["a"]) == ["to a"]
         fake.troubles = [slow, slow]
-        begun = time.monotonic()
         assert "gave no whole answer in 0.4 s" in refused(lambda: subject.generate(["a"]))
-        assert time.monotonic() - begun < 2.5
+        assert fake.troubles == []
 
 
 def test_a_reply_has_a_bounded_size(fake: Fake) -> None:
@@ -774,7 +773,7 @@ def test_a_server_that_says_when_is_asked_then(fake: Fake) -> None:
         fake.troubles = [status(429, **{"Retry-After": "0.3"})]
         begun = time.monotonic()
         assert subject.generate(["a"]) == ["to a"]
-        assert 0.3 <= time.monotonic() - begun < 2
+        assert time.monotonic() - begun >= 0.3
         fake.troubles = [status(503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]
         assert subject.generate(["a"]) == ["to a"]
         fake.troubles = [status(429, **{"Retry-After": "3600"})]
@@ -820,19 +819,20 @@ def test_an_empty_answer_is_an_answer(fake: Fake) -> None:
 
 def test_an_interrupted_stream_begins_no_more_requests() -> None:
     """Whoever stops listening stops the asking, and is not kept waiting."""
-    begun = []
+    begun, answer, others = [], threading.Event(), set(threading.enumerate())
 
     def slow(number: int, stop: threading.Event) -> int:
         begun.append(number)
-        time.sleep(0.8 if number else 0)
+        if number:
+            answer.wait(LONG)
         return number
 
     stream = each(slow, 50, 2)
     next(stream)
-    at = time.monotonic()
-    stream.close()
-    assert time.monotonic() - at < 0.7
-    time.sleep(1)
+    stream.close()  # while nobody answers
+    answer.set()
+    for thread in set(threading.enumerate()) - others:
+        thread.join(LONG)
     assert len(begun) <= 3
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ from harness_checks import harness_checks
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
+from tests.helpers.speed import rounds
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
 from tests.mutations.mutations import MUTATIONS
 
@@ -391,12 +391,11 @@ def test_frames(text: str, frame: tuple[str, str]) -> None:
 
 
 def test_leaks_are_found_fast() -> None:
-    """Twenty thousand rows of a hundred words against five hundred take less than five seconds of a processor."""
+    """Twenty thousand rows of a hundred words against five hundred take as long as a hundred million additions."""
     luck = random.Random(2)
     train, test = texts_of(luck, 20_000, 85), texts_of(luck, 500, 85)
-    begun = time.process_time()
-    flags = found(train, [*test[:-1], train[77]])
-    assert time.process_time() - begun < 5
+    flags: dict[str, Any] = {}
+    assert rounds(lambda: flags.update(found(train, [*test[:-1], train[77]])), tries=1) < 100
     assert list(flags) == ["exact"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from harness.testing import Project
 from harness_domain import numeric
 from harness_domain.numbers import Reading
 from tests.helpers.answers import scored
+from tests.helpers.speed import rounds
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,9 @@ def test_mistakes_are_told_at_collection(project: Project, more: str, row: dict[
 
 def test_long_answers_cost_nothing() -> None:
     """Digits, groups and slashes without end are read in no time."""
-    begun = time.process_time()
-    for piece in ("1,111", "1/", "1 ", "-", "1e", "10^", "$"):
-        Reading({"km": 1}, ".", True).numbers(piece * 20_000)
-    assert time.process_time() - begun < 3
+
+    def read() -> None:
+        for piece in ("1,111", "1/", "1 ", "-", "1e", "10^", "$"):
+            Reading({"km": 1}, ".", True).numbers(piece * 20_000)
+
+    assert rounds(read) < 60

@@ -518,13 +518,12 @@ def test_command_line(signed: Path, export: Path, project: Project) -> None:
 
 
 def test_verify_is_light(signed: Path, export: Path) -> None:
-    """Importing it takes less than 0.2 s of processor time; torch and the network stay out of it."""
+    """It takes fewer than 250 modules, most of them Python's own; torch and the network stay out of it."""
     code = f"""
-import resource, sys
+import sys
 from harness.cli.main import main
 import harness.release.verify, harness.release.policy
-used = resource.getrusage(resource.RUSAGE_SELF)
-assert used.ru_utime + used.ru_stime < 0.2, used
+assert len(sys.modules) < 250, len(sys.modules)
 code = main(["verify", {str(export)!r}])
 heavy = {{"torch", "transformers", "numpy", "rich", "socket", "ssl", "urllib.request", "subprocess"}} & set(sys.modules)
 assert not heavy, heavy

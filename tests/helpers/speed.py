@@ -1,0 +1,24 @@
+"""Speeds that a test may hold: a ratio to work that the same process does then, since no two machines are as fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+TRIES = 3  # of which the quickest counts: others may be using the machine
+
+
+def seconds(work: Callable[[], object], tries: int = TRIES) -> float:
+    """Return the seconds of a processor that a call takes."""
+    return min(_once(work) for _ in range(tries))
+
+
+def rounds(work: Callable[[], object], tries: int = TRIES) -> float:
+    """Return how many loops of a million additions, of some 30 ms, would take as long as a call."""
+    return seconds(work, tries) / seconds(lambda: sum(range(1_000_000)) + sum(i for i in range(1_000_000)))
+
+
+def _once(work: Callable[[], object]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
