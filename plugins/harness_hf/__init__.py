@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from harness_hf.sources import LocalSource, parameters_of, resolve
     from harness_hf.splits import SPLITS
     from harness_hf.splits import name_of as split_name
-    from harness_hf.subject import HFSubject
+    from harness_hf.subject import HFSubject, free_memory
     from harness_hf.tokens import DEFAULT_CONTEXT, Tokens
 
 # When it is imported, by whomever, it advises to install kernels that are downloaded at run time.
@@ -51,6 +51,7 @@ __all__ = [
     "check_found",
     "fast_linear",
     "fitting",
+    "free_memory",
     "identify",
     "keep_4bit_layout",
     "load",
@@ -72,6 +73,7 @@ LATER = {  # what other plugins use of this one, imported when it is asked for
     "DEFAULT_CONTEXT": "harness_hf.tokens",
     "Described": "harness_hf.described",
     "HFSubject": "harness_hf.subject",
+    "free_memory": "harness_hf.subject",
     "LocalSource": "harness_hf.sources",
     "SPLITS": "harness_hf.splits",
     "Tokens": "harness_hf.tokens",

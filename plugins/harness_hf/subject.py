@@ -164,6 +164,11 @@ def release(subjects: list[HFSubject]) -> None:
         subject.model = None
         subject._activate = nullcontext  # what it held was the model
     subjects.clear()
+    free_memory()
+
+
+def free_memory() -> None:
+    """Free what nothing holds any more but itself, and give back what was kept of a GPU for the next."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -65,9 +65,26 @@ def build_config(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"The `'keep_end'` truncation mode is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", r"`use_liger_kernel=True` is deprecated", FutureWarning)
-            return config(output_dir=str(checkpoints), **options, **fixed)
+            made = config(output_dir=str(checkpoints), **options, **fixed)
     except (TypeError, ValueError, ImportError, AssertionError) as error:
         raise UsageError(f"{name}: {' '.join(str(error).split())}") from None
+    return on_one_gpu(made, options["per_device_train_batch_size"])
+
+
+def on_one_gpu(config: Any, rows: int) -> Any:
+    """Return a configuration whose batches are the suite's on every machine, however many GPUs a process sees.
+
+    transformers would give each of them a batch in one step, which is another recipe under the same digest. Raises
+    UsageError where a batch would not be `rows` rows.
+    """
+    if config.n_gpu > 1:
+        config._n_gpu = 1
+    if config.train_batch_size != rows:
+        raise UsageError(
+            f"per_device_train_batch_size: is {rows}, and {config.train_batch_size} rows would be a batch here; "
+            "let the process see one GPU (CUDA_VISIBLE_DEVICES), or say how many processes train"
+        )
+    return config
 
 
 def whole_rows(config: SFTConfig) -> Any:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def train(
 
     Where `processes` asks for several, they are started, and do what follows; with `shard` they share the weights.
     """
-    from harness_hf import quiet, resolve_device
+    from harness_hf import free_memory, quiet, resolve_device
 
     checkpoints = out.parent / "checkpoints"
     device = resolve_device(ref.options.get("device", "auto")).type
@@ -92,12 +93,13 @@ def train(
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress, method, ranks)
         trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
         if watch:
-            inner = trainer.model.get_base_model() if adapter else trainer.model
-            trainer.watched = lambda: _watched(inner, ref, watch)
+            trainer.watched = partial(_watched, trainer, ref, watch)
         initial = _save_initial(trainer.model, checkpoints) if adapter and ranks.first else None
         with each_logit_once():
             _run(trainer, checkpoint)
         _write(trainer, ref, out, initial, _note(trainer, ref, recipe, facts))
+        del trainer
+        free_memory()  # it and its callbacks hold each other, and what is loaded next wants the room
     if ranks.first:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return out
@@ -185,11 +187,12 @@ def _run(trainer: Checked, checkpoint: Path | None) -> None:
     assert_not_repacked(trainer.model)
 
 
-def _watched(model: PreTrainedModel, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
+def _watched(trainer: Checked, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
     """Measure a model in training, its adapter in it, as the harness measures any."""
     from harness import ModelRef
     from harness_hf import HFSubject, Tokens
 
+    model = trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
     subject = HFSubject(ModelRef("training", ref.path, "training"), ref.path, model, Tokens.of(ref.path), nullcontext)
     try:
         return watch(subject)

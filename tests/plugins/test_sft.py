@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,56 @@ def test_right_options(recwarn: pytest.WarningsRecorder) -> None:
     assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (1, 8)
     assert not config.bf16
     assert not recwarn.list
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch see two GPUs, as transformers' arguments ask for them."""
+    import trl  # what it imports asks for a GPU, too
+
+    assert trl.SFTConfig and trl.DPOConfig and trl.KTOConfig
+    for name, seen in (("is_available", True), ("device_count", 2), ("set_device", None), ("is_bf16_supported", True)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, seen=seen, **__: seen)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("sft", 2), ("dpo", 2), ("kto", 4)])
+@pytest.mark.usefixtures("two_gpus")
+def test_two_gpus_are_no_other_recipe(name: str, rows: int) -> None:
+    """A process that sees several GPUs trains the batches that the suite says, on one of them."""
+    import harness_preference
+    from harness import schema
+    from harness_sft.config import build_config
+
+    trainer = sft if name == "sft" else getattr(harness_preference, name)
+    config = build_config(
+        schema.with_defaults(trainer, {}), Path("x"), seed=3, device="cuda", name=f"{name.upper()}Config"
+    )
+    assert (config.n_gpu, config.train_batch_size, config.parallel_mode.value) == (1, rows, "not_parallel")
+
+
+def test_batch_of_other_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where transformers makes other batches than the suite says, nothing is trained."""
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "train_batch_size", property(lambda self: 16))
+    with pytest.raises(UsageError, match="per_device_train_batch_size: is 2, and 16 rows would be a batch here"):
+        check()
+
+
+def test_training_gives_its_memory_back(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is written nothing holds the model that was trained, and the GPU's cache is emptied for the next."""
+    held: list[weakref.ref[Any]] = []
+    write, emptied = train._write, []
+
+    def written(trainer: Any, *given: Any) -> None:
+        held.extend(map(weakref.ref, (trainer, trainer.model, trainer.optimizer.optimizer)))
+        write(trainer, *given)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    monkeypatch.setattr(train, "_write", written)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
+    trained(ROWS[:8], num_train_epochs=1)
+    assert ([ref() for ref in held], emptied) == ([None] * 3, [None])
 
 
 def test_rows() -> None:
