@@ -9,12 +9,15 @@ the merge was made.
 What rounding costs is known, not judged: every tensor must be the float64 sum rounded once, bit for bit, and the sum
 before it is rounded must answer as the adapter does when PEFT runs it, to float32's own precision. How far the rounded
 model is from the unrounded one is measured and reported; the gates decide.
+
+One model at a time is in memory, on the GPU where its free memory holds it and else layer by layer: a merge that could
+be trained can be verified on the same card.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +37,7 @@ NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and d
 SMOKE_TOKENS = 48
 TRAINED_WINDOWS = 6  # on which the model as it was trained in 4 bits is compared, some 700 tokens
 EXACT = 4_000_000_000  # parameters up to which all is computed in float32
+BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
 PROMPTS = ("What is the capital of France?", "Say hello.")
 OTHERWISE = "ship the adapter, or merge with PEFT and name that folder as [candidate] merged"
 
@@ -65,24 +69,22 @@ def verify(question: Question) -> dict[str, Any]:
     facts = made.check()
     ids = _windows(question.base)
     limits = _limits(made, ids)
-    theirs, unrounded = made.load(question.base, question.adapter, question.quantization), made.unrounded()
+    theirs = _Heard.of(partial(made.load, question.base, question.adapter, question.quantization), ids, question.base)
+    unrounded = _Heard.of(made.unrounded, ids)
     before = _compare(theirs, unrounded, ids)
     _check_forward(before, *limits)
-    ends = _ends(theirs, question.base)
-    del theirs
-    merged = made.load(question.merged)
+    merged = _Heard.of(partial(made.load, question.merged), ids, question.merged)
     after = _compare(unrounded, merged, ids)
-    del unrounded
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
     facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": made.dtype}
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
-    ours = _ends(merged, question.merged)
-    _check_ends(merged, ends, ours)
+    _check_ends(merged.stops, theirs.ends, merged.ends)
     if question.trained:
-        theirs = made.load(question.base, question.adapter, question.trained)
-        apart = _compare(theirs, merged, ids[:TRAINED_WINDOWS])
+        few = ids[:TRAINED_WINDOWS]
+        trained = _Heard.of(partial(made.load, question.base, question.adapter, question.trained), few)
+        apart = _compare(trained, merged, few)
         facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
-    return {**facts, "stops": [end is not None for end in ours]}
+    return {**facts, "stops": [end is not None for end in merged.ends]}
 
 
 @dataclass
@@ -188,20 +190,31 @@ class _Made:
         """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
         from harness_hf import load_model
 
-        folder, device = Path(adapter) if adapter else None, self._device()
+        folder, device = Path(adapter) if adapter else None, self.device(quantization)
         if quantization is None or folder is None or self.computed != "float32":
-            return load_model(path, dtype=self.computed, device=device, quantization=quantization, adapter=folder)
-        exact = {**quantization, "bnb_4bit_compute_dtype": "float32"}
-        dtype = str(read_note(folder).get("dtype", "float32"))
-        return load_model(path, dtype=dtype, device=device, quantization=exact, adapter=folder).float()
+            model = load_model(path, dtype=self.computed, device=device, quantization=quantization, adapter=folder)
+        else:
+            exact = {**quantization, "bnb_4bit_compute_dtype": "float32"}
+            dtype = str(read_note(folder).get("dtype", "float32"))
+            model = load_model(path, dtype=dtype, device=device, quantization=exact, adapter=folder).float()
+        return model if quantization else self.placed(model, device)
 
-    def _device(self) -> str:
-        """Return "cpu" where a GPU has no room for two models at a time."""
-        import torch
+    def device(self, quantization: Mapping[str, Any] | None = None) -> str:
+        """Return where a model is loaded: on the GPU, if its free memory holds it."""
+        size = self.parameters * (
+            1 if quantization else 4 if self.computed == "float32" else 2
+        )  # bytes, in 4 bits less
+        return "auto" if (found := card()) is None or size + BESIDE < found[1] else "cpu"
 
-        if not torch.cuda.is_available() or not self.parameters <= EXACT:
-            return "auto"
-        return "auto" if 2 * 4 * self.parameters < torch.cuda.mem_get_info()[0] else "cpu"
+    def placed(self, model: Any, device: str) -> Any:
+        """Return a model whose layers are computed on the GPU one after the other, where that does not hold it."""
+        found = card()
+        if device != "cpu" or found is None:
+            return model
+        from accelerate import cpu_offload
+
+        whole = list(getattr(model, "_no_split_modules", None) or ())  # some adapters reach into the layers they are on
+        return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
 
     def unrounded(self, shift: float = 0.0) -> Any:
         """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone.
@@ -210,16 +223,25 @@ class _Made:
         """
         from safetensors import safe_open
 
+        from harness_hf import load_model
         from harness_lora.merge import as_rows
 
-        model = self.load(self.question.base)
+        device = self.device()
+        model = load_model(self.question.base, dtype=self.computed, device=device)
         with self._merge() as merge:
             for name in self.plan.must | self.plan.rounded:
                 place = self.plan.places[name]
                 weight = as_rows(place.of(model.get_parameter(place.parameter).data))
                 with safe_open(self.before[name].file, "pt") as opened:
                     merge.blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
-        return model
+        return self.placed(model, device)
+
+
+def card() -> tuple[str, int] | None:
+    """Return the GPU that models are loaded on, and its free bytes; None where there is none."""
+    import torch
+
+    return ("cuda:0", torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
 
 
 def _put(weight: Any, shift: float, rows: slice, total: Any) -> None:
@@ -259,12 +281,37 @@ class _Apart:
     nll: tuple[float, float]
 
 
-def _compare(one: Any, other: Any, ids: Sequence[Any]) -> _Apart:
+@dataclass
+class _Heard:
+    """What a model said before it was freed, off the GPU: log-probabilities of what follows each token of each window,
+    (T - 1, V) in float32, where its answers to the prompts end, and its stop tokens."""
+
+    logprobs: list[Any]
+    ends: list[int | None]
+    stops: set[int | None]
+
+    @classmethod
+    def of(cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "") -> _Heard:
+        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
+        from harness_hf import free_memory
+
+        model = load()
+        told = model.generation_config.eos_token_id if path else None
+        found = cls(
+            [_logprobs(model, window) for window in ids],
+            _ends(model, path) if path else [],
+            set(told) if isinstance(told, list) else {told},
+        )
+        del model
+        free_memory()
+        return found
+
+
+def _compare(one: _Heard, other: _Heard, ids: Sequence[Any]) -> _Apart:
     """Compare two models' distributions of the next token, a window at a time; raises CheckFailed when not finite."""
     kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
-    for window in ids:
-        p, q = (_logprobs(model, window) for model in (one, other))
-        q, following = q.to(p.device), window[0, 1:, None].to(p.device)
+    for window, p, q in zip(ids, one.logprobs, other.logprobs, strict=False):
+        following = window[0, 1:, None]
         kl += _kl(p, q)
         first, agrees = p.topk(2).values, p.argmax(-1) == q.argmax(-1)
         same += int(agrees.sum())
@@ -285,7 +332,13 @@ def _logprobs(model: PreTrainedModel, ids: Any) -> Any:
     import torch
 
     with torch.inference_mode():
-        return model(input_ids=ids.to(model.device)).logits[0, :-1].float().log_softmax(-1)
+        return model(input_ids=ids.to(_computes_on(model))).logits[0, :-1].float().log_softmax(-1).cpu()
+
+
+def _computes_on(model: PreTrainedModel) -> Any:
+    """Return the device that a model wants its input on, also where none of its layers is in memory yet."""
+    found = card()
+    return found[0] if model.device.type == "meta" and found else model.device
 
 
 def _kl(p: Any, q: Any) -> float:
@@ -309,10 +362,11 @@ def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
 
     from harness_hf import resolve_device, resolve_dtype
 
-    dtype = resolve_dtype(made.computed, resolve_device(made._device()))
+    dtype = resolve_dtype(made.computed, resolve_device("auto"))
     if dtype == torch.float32:
         return KL, MARGIN
-    noise = _compare(made.unrounded(), made.unrounded(torch.finfo(dtype).eps / 2), ids)
+    shifted = _Heard.of(partial(made.unrounded, torch.finfo(dtype).eps / 2), ids)
+    noise = _compare(_Heard.of(made.unrounded, ids), shifted, ids)
     kl = max(KL, NOISE * noise.kl)
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
 
@@ -347,20 +401,18 @@ def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
     tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():
         for prompt in PROMPTS:
-            ids = _prompt(tokenizer, prompt).to(model.device)
+            ids = _prompt(tokenizer, prompt).to(_computes_on(model))
             mask = torch.ones_like(ids)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
             found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
     return found
 
 
-def _check_ends(merged: PreTrainedModel, adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
+def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
     """Raise CheckFailed for an answer without an end where the adapter's ends at a token that no longer stops anything.
 
     An answer that rounding made longer is for the gates.
     """
-    told = merged.generation_config.eos_token_id
-    stops = set(told) if isinstance(told, list) else {told}
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:
             raise CheckFailed(

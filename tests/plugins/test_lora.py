@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -451,6 +452,42 @@ def test_mistake_of_the_merge_itself_is_found(
         return
     with pytest.raises(CheckFailed, match=r"merge-forward\]: before it is rounded it is KL \S+ nats .+, limit"):
         parity.verify(question)
+
+
+@pytest.mark.parametrize("free", [parity.BESIDE // 2, 64 * parity.BESIDE])
+@pytest.mark.parametrize("computed", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
+    free: int, computed: str, dora: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model at a time is loaded; one that is larger than the free memory is computed layer by layer."""
+    import accelerate
+
+    loaded: list[weakref.ref[Any]] = []
+    load, offload, offloaded = harness_hf.load_model, accelerate.cpu_offload, []
+
+    def one(*given: Any, **how: Any) -> Any:
+        assert [ref() for ref in loaded if ref() is not None] == []
+        loaded.append(weakref.ref(model := load(*given, **how)))
+        return model
+
+    def layers(model: Any, *given: Any, **how: Any) -> Any:
+        offloaded.append(how["preload_module_classes"])
+        return offload(model, *given, **how)
+
+    make_adapter(tiny_model, lora(use_dora=dora), tmp_path / "adapter")
+    merge(tiny_model, lora(), tmp_path, "original")
+    monkeypatch.setattr(parity._Made, "computed", computed)
+    monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 60, longest))
+    monkeypatch.setattr(parity, "SMOKE_TOKENS", 4)
+    question = parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    whole = parity.verify(question)
+    monkeypatch.setattr(parity, "card", lambda: ("cpu", free))
+    monkeypatch.setattr(harness_hf, "load_model", one)
+    monkeypatch.setattr(accelerate, "cpu_offload", layers)
+    assert parity.verify(question) == whole
+    models = 3 if computed == "float32" else 5  # and two of them tell how large noise is
+    assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < parity.BESIDE else 0))
 
 
 def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
