@@ -1,11 +1,11 @@
-"""What docs/explanation/paired-rows.md says of a rule without a risk."""
+"""What docs/explanation says of rules of others: one without a risk, and NeMo Evaluator's."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bench import point_rule
+from bench import beside_nemo, point_rule
 
 ERROR = 4  # standard errors of a simulated rate
 
@@ -36,3 +36,10 @@ def test_unrelated_models_ship_worse_one_time_in_eight() -> None:
 def test_the_page_has_the_tables() -> None:
     """Both tables are exact, so what the page has is what is computed."""
     assert point_rule.tables() in point_rule.PAGE.read_text("utf-8")
+
+
+def test_the_page_has_our_lines_beside_nemos() -> None:
+    """Our rates are exact, so what the page has is what is computed; NeMo's need an environment of their own."""
+    text = (point_rule.PAGE.parent / "beside-others.md").read_text("utf-8")
+    lines = [beside_nemo.line(case, "here", beside_nemo.ours) for case in beside_nemo.CASES]
+    assert [line for line in lines if line in text] == lines

@@ -49,6 +49,16 @@ def test_every_exit_code_is_told() -> None:
     assert re.findall(r"^\| (\d) \| `(\w+)` \|", text, re.M) == [(str(int(code)), code.name) for code in ExitCode]
 
 
+def test_every_page_tells_as_many_checks_as_there_are() -> None:
+    """Where README or a page says "N checks", N are the codes that are registered and `build`, the trainer's own."""
+    known = {name for (kind, name) in load_plugins(None).provided if kind == "check"} | {"build"}
+    texts = {name: (DOCS / name).read_text("utf-8") for name in WRITTEN}
+    texts["README.md"] = (ROOT / "README.md").read_text("utf-8")
+    told = {name: found for name, text in texts.items() if (found := re.findall(r"\b(\d+) checks\b", text))}
+    assert {name: [str(len(known))] * len(found) for name, found in told.items()} == told
+    assert {"README.md", "explanation/beside-others.md"} <= told.keys()
+
+
 def test_every_option_of_every_command_is_on_its_page() -> None:
     """The pages of commands have each option and argument that the parser knows, and its help."""
     text = "".join(MADE[page] for page in generated.COMMANDS)
