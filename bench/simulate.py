@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtr
 from scipy.stats import binom
 from scipy.stats import t as student
 
 from bench import judge_rates, plan_rates
-from harness.stats import eprocess, means, power, ratio, shares, tango
+from harness.stats import eprocess, means, power, ratio, tango, unseen
 from harness.stats import tests as stats
 
 ALPHA = 0.05
@@ -44,7 +43,7 @@ class Data:
     truth: float
     changed: Floats | None = None  # rows that differ, of pairs
     rows: Floats | None = None  # the values of independent rows in their range
-    support: means.Support = (0.0, 1.0)
+    support: unseen.Support = (0.0, 1.0)
 
 
 # ------------------------------------------------------------------ what a gate does with clusters and means
@@ -257,10 +256,7 @@ def fewest(n: int, changed: int, margin: float) -> int:
         return 0 if margin > 0 and (1 - margin) ** n <= ALPHA else 1
     while low < high:
         middle = (low + high) // 2
-        if n <= shares.EXACT_ROWS:
-            p = tango.fitted_p(middle, changed - middle, n, -margin)[0]
-        else:
-            p = float(stdtr(np.inf, -tango.statistic(middle, changed - middle, n, -margin)))
+        p = tango.fitted_p(middle, changed - middle, n, -margin)[0]
         low, high = (low, middle) if p <= ALPHA else (middle + 1, high)
     return low
 

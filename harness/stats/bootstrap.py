@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from harness.stats import ratio
 from harness.stats.inputs import check_level, finite, groups_of
-from harness.stats.means import Support
 from harness.stats.result import Judged, Test, all_agree, floats, weakest
+from harness.stats.unseen import Support
 
 if TYPE_CHECKING:
     from harness.stats.ratio import Floats, Ratio
@@ -51,7 +51,7 @@ def cluster_bootstrap(
     spread = float(finite_draws.std()) if len(finite_draws) else 0.0
     alike = bool((drawn == estimate).all())
     if jackknife is None or alike or (not jackknife.varies() and spread <= 1e-12 * max(1.0, abs(estimate))):
-        judged = all_agree(estimate, count, threshold, alpha, support)
+        judged = all_agree(estimate, np.ones(count), threshold, alpha, support)
     else:
         lower, upper = _expanded_bound(drawn, tail), -_expanded_bound(-drawn, tail)
         expanded = lower, upper, _expanded_p(drawn, threshold, count), _expanded_p(-drawn, -threshold, count)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from harness.stats import means, ratio
 from harness.stats.inputs import check_level, groups_of, rows_of
-from harness.stats.means import RESAMPLED_CLUSTERS, Support
+from harness.stats.means import RESAMPLED_CLUSTERS
 from harness.stats.result import Judged, Test, all_agree, floats, strongest, weakest
+from harness.stats.unseen import Support
 
 if TYPE_CHECKING:
-    from harness.stats.ratio import Floats
+    from harness.stats.ratio import Floats, Ratio
 
 FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
 FLIPS, UNFLIPPED = 4999, 2e-5  # and the level below which so many would be needed that the t decides alone
@@ -54,25 +55,25 @@ def cluster_t(
     method = "cluster t" if clusters is not None else "t" if np.ptp(w) == 0 else "ratio estimator"
     of = ratio.ratio(sums, weight) if len(sums) > 1 else None
     if of is None or not of.varies():
-        parts = [all_agree(mean, len(sums), threshold, alpha, support)]
+        parts = [all_agree(mean, weight, threshold, alpha, support)]
     else:
         kind = _kind(v, support, lattice=clusters is not None and np.ptp(w) == 0)
         tests = means.asked(of, kind, alpha, discordance=(v * v).mean(), support=support)
         parts = [(*test.bounds(alpha), *floats(test.p(threshold))) for test in tests]
-        if support and method == "t":
-            parts.append(all_agree(mean, len(v), threshold, alpha, support))
+        if support and clusters is None:
+            parts.append(all_agree(mean, weight, threshold, alpha, support))
     judged = weakest(parts, support)
-    if support and method == "t" and len(parts) > 1 and len(v) <= RESAMPLED_CLUSTERS:
-        judged = strongest(judged, _worst_row(v, threshold, alpha, support))
+    if support and of and of.varies() and means.has_worst_row(of, alpha, independent=clusters is None):
+        judged = strongest(judged, _worst_row(of, threshold, alpha, support))
     lower, upper, p_pass, p_fail = judged
     rule = float(ratio.effective(weight)) if len(weight) and ratio.uneven(weight) else None
     return Test(mean, lower, upper, p_pass, p_fail, method, len(v), seen, rule)
 
 
-def _worst_row(v: Floats, threshold: float, alpha: float, support: Support) -> Judged:
-    """Return what the Bayesian bootstrap with a worst row shows; v (rows,)."""
-    p = floats(ratio.worst_row_p(v, threshold, support))
-    return (*ratio.worst_row_bounds(v, alpha, support), *p)
+def _worst_row(of: Ratio, threshold: float, alpha: float, support: Support) -> Judged:
+    """Return what the Bayesian bootstrap with a worst cluster shows."""
+    test = means.worst_row(of, support)
+    return (*test.bounds(alpha), *floats(test.p(threshold)))
 
 
 def _kind(v: Floats, support: Support | None, *, lattice: bool) -> means.Kind:

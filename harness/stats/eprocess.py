@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from harness.stats.means import Support
 from harness.stats.result import Test
+from harness.stats.unseen import Support
 
 if TYPE_CHECKING:
     from harness.stats.ratio import Floats

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.stats.means import Support
+from harness.stats.unseen import Support
 
 if TYPE_CHECKING:
     import numpy as np

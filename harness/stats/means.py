@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.stats import ratio
+from harness.stats import ratio, unseen
+from harness.stats.unseen import Support
 
 if TYPE_CHECKING:
     from harness.stats.ratio import Floats, Ratio
 
 Kind = Literal["share", "pairs", "score", "ratio"]
-Support = tuple[float, float]
 P = tuple["Floats", "Floats"]
 SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
@@ -36,7 +36,7 @@ def asked(
     ("pairs", with the `discordance` of every data set), in any other `support` ("score"), or any others ("ratio").
     """
     if kind == "ratio" or support is None:
-        return [_guarded(of, ratio.LEAST)]
+        return [_guarded(of, ratio.LEAST, ratio.STEEP)]
     if kind == "share":
         low = support[0]
         first = Asked(lambda t: ratio.share_t(of, t, low), lambda a: ratio.share_bounds(of, a, low))
@@ -47,29 +47,69 @@ def asked(
     return [first, *_beside(of, alpha, support)]
 
 
-def _guarded(of: Ratio, least: float) -> Asked:
-    return Asked(lambda t: ratio.guarded_t(of, t, least), lambda a: ratio.guarded_bounds(of, a, least))
+def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
+    """Return whether `worst_row` may prove what `asked` cannot: of rows, and of clusters of other sizes."""
+    if of.clusters > RESAMPLED_CLUSTERS:
+        return False
+    return independent or (alpha >= ratio.FINEST and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
+
+
+def worst_row(of: Ratio, support: Support) -> Asked:
+    """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
+    import numpy as np
+
+    median, unequal = _median(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
+
+    def p(threshold: float) -> P:
+        found, least = ratio.worst_row_p(of, threshold, support), unseen.p(median, of.weights, threshold, support)
+        up, down = (np.where(unequal, np.maximum(one, two), one) for one, two in zip(found, least, strict=True))
+        return up, down
+
+    def bounds(alpha: float) -> tuple[float, float]:
+        found = ratio.worst_row_bounds(of, alpha, support)
+        if not unequal:
+            return found
+        least = unseen.bounds(float(median), of.weights, alpha, support)
+        return min(found[0], least[0]), max(found[1], least[1])
+
+    return Asked(p, bounds)
+
+
+def _median(of: Ratio) -> tuple[Floats, Floats]:
+    """Return the median cluster's mean, (...), and the means of all, (..., G)."""
+    import numpy as np
+
+    value = of.estimate[..., None] + of.residuals / of.weights
+    return np.asarray(np.median(value, -1)), np.asarray(value)
+
+
+def _guarded(of: Ratio, least: Any, steep: Any, *, large: bool = False) -> Asked:
+    given: dict[str, Any] = {"least": least, "steep": steep, "large": large}
+    return Asked(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
 
 
 def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
-    """Return the test that must agree: whole clusters resampled, or a guarded t where these say nothing.
+    """Return the tests that must agree: whole clusters resampled, or a guarded t where these say nothing.
 
-    They do not where they are very uneven, where alpha is small, and where so few of them vary that many resamples hold
-    none of these; then nothing is proven that clusters of which none varies would not prove.
+    They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
+    many resamples hold none of these; then nothing is proven that what was not seen would not allow. Clusters of other
+    sizes are guarded beside their resamples, the more the more uneven they are: the worst that was seen may happen to
+    one as large as that of a random row.
     """
     import numpy as np
 
-    uneven = np.broadcast_to(ratio.uneven(of.weights), of.estimate.shape)
-    guarded = _guarded(of, ratio.UNEVEN_LEAST)
-    if alpha < ratio.FINEST or uneven.all():
-        return [guarded]
-    drawn = ratio.bootstrap_t(of) if of.clusters <= RESAMPLED_CLUSTERS else None
-    if drawn is None:
-        return [test for test in (_where(uneven, guarded),) if test]
-    scarce = ~uneven & ((~np.isfinite(drawn)).mean(-1) > SILENT * alpha)
-    resampled = Asked(partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn))
-    mute = uneven | scarce
-    found = (_where(~mute, resampled), _where(mute, guarded), _where(scarce, _unseen(of, support)))
+    rough = np.broadcast_to(1 - ratio.effective(of.weights) / of.clusters, of.estimate.shape)
+    unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
+    scarce = _scarce(of, alpha)
+    resamples = of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST
+    mute = uneven | scarce | (alpha < ratio.FINEST)
+    strength = np.where(mute, 1.0, np.minimum((2 * rough) ** 2, 1.0))
+    guarded = _guarded(of, ratio.UNEVEN_LEAST * strength, ratio.STEEP * strength, large=True)
+    found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
+    if resamples and not mute.all():
+        drawn = ratio.bootstrap_t(of)
+        resampled = Asked(partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn))
+        found.append(_where(~mute, resampled))
     return [test for test in found if test]
 
 
@@ -84,18 +124,42 @@ def _where(some: Any, test: Asked) -> Asked | None:
     return test if some.all() else Asked(p, test.bounds) if some.any() else None
 
 
-def _unseen(of: Ratio, support: Support) -> Asked:
-    """Return what the clusters that agree with the median one allow: a disaster that none of them showed."""
+def _scarce(of: Ratio, alpha: float) -> Any:
+    """Return where so few clusters vary, or such small ones, that too many resamples hold none of them.
+
+    A resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
+    as the cluster of a random row.
+    """
     import numpy as np
 
-    median = np.median(of.estimate[..., None] + of.residuals / of.weights, -1)  # of (..., G)
-    low, high = support
+    median, value = _median(of)
+    varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
+    share = varies.mean(-1)
+    weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
+    by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
+    return np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
+
+
+def _unseen(of: Ratio, support: Support) -> Asked:
+    """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
+
+    Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
+    """
+    import numpy as np
+
+    median, value = _median(of)
+    unequal = np.ptp(of.weights, -1) > 0
+    share = of.weights / of.weights.sum(-1, keepdims=True)
+    with np.errstate(all="ignore"):
+        below, above = (
+            np.where(unequal, (share * np.maximum(away, 0.0)).sum(-1) / np.abs(end - median), 0.0)
+            for away, end in ((median[..., None] - value, support[0]), (value - median[..., None], support[1]))
+        )
 
     def bounds(alpha: float) -> tuple[float, float]:
-        kept = alpha ** (1 / of.clusters)
-        return low + float(median - low) * kept, high - float(high - median) * kept
+        return unseen.bounds(float(median), of.weights, alpha, support, (float(below), float(above)))
 
-    return Asked(lambda t: rule_of_three(median, of.clusters, t, support), bounds)
+    return Asked(lambda t: unseen.p(median, of.weights, t, support, (below, above)), bounds)
 
 
 def judged(
@@ -117,32 +181,14 @@ def judged(
     tests, varies = asked(of, kind, alpha, discordance=discordance, support=known), of.varies()
 
     def p(threshold: float) -> P:
-        parts, alike = [test.p(threshold) for test in tests], rule_of_three(of.estimate, of.clusters, threshold, known)
+        parts, alike = [test.p(threshold) for test in tests], unseen.p(of.estimate, of.weights, threshold, known)
         if rows is not None:
             parts.append(alike)
         found = [np.maximum.reduce([part[i] for part in parts]) for i in (0, 1)]
-        if rows is not None and of.clusters <= RESAMPLED_CLUSTERS:
-            found = list(map(np.minimum, found, ratio.worst_row_p(rows, threshold, support)))
+        if known and has_worst_row(of, alpha, independent=rows is not None):
+            some = (rows is not None) | (of.weights.max(-1) > of.weights.min(-1))
+            worst = worst_row(of, known).p(threshold)
+            found = [np.where(some, np.minimum(part, other), part) for part, other in zip(found, worst, strict=True)]
         return np.where(varies, found[0], alike[0]), np.where(varies, found[1], alike[1])
 
     return p
-
-
-def rule_of_three(value: Any, count: int, threshold: float, support: Support | None) -> P:
-    """Return p_pass and p_fail where all of `count` clusters have the same value; 1 where their range is not known.
-
-    If the mean were at most the threshold, at least a share u = (value - threshold)/(value - lowest) of clusters would
-    differ, and none of `count` would show it with probability (1 - u)^count (Hanley, Lippman-Hand 1983, JAMA
-    249:1743). For shares this is the exact binomial of
-    `count` rows, all right.
-    """
-    import numpy as np
-
-    value = np.asarray(value, dtype=np.float64)
-    if support is None:
-        return np.ones_like(value), np.ones_like(value)
-    low, high = support
-    with np.errstate(all="ignore"):
-        up = np.where(value > threshold, (max(threshold - low, 0.0) / (value - low)) ** count, 1.0)
-        down = np.where(value < threshold, (max(high - threshold, 0.0) / (high - value)) ** count, 1.0)
-    return up, down

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RESAMPLES = 1999
 SEED = 20101  # of all resamples: fixed, so that a verdict does not change when nothing changed, nor by another try
 LEAST, STEEP, FEWEST, MOST = 0.5, 28.0, 12, 12.0  # of `guarded_t`, chosen by simulation
-UNEVEN_LEAST = 1.0  # of very uneven clusters in a known range
+UNEVEN_LEAST = 1.0  # of very uneven clusters in a known range, and of those of which few vary
 COMBINED = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
 EVEN = 0.6  # clusters that count as fewer than this share of their number are very uneven
 FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
@@ -104,42 +104,50 @@ def skewed_bounds(of: Ratio, alpha: float) -> tuple[float, float]:
     return estimate - error * inverse(critical), estimate - error * inverse(-critical)
 
 
-def guarded_t(of: Ratio, threshold: float, least: float = LEAST, steep: float = STEEP) -> tuple[Floats, Floats]:
+def guarded_t(
+    of: Ratio, threshold: float, least: Any = LEAST, steep: Any = STEEP, *, large: bool = False
+) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of Σs/Σw against a number, where a tail may hide what the clusters do not show.
 
     The cluster that speaks most against the claim is counted κ times more, then Student's t with the error of `ratio`
     and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429. κ = least + steep·τ/√(n - FEWEST), at
     most MOST, with n = `effective` clusters and τ ≥ 0 the L-skewness of r/√w towards the bad side (Hosking 1990,
-    Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness. The
-    constants are chosen by simulation, docs/explanation/statistics.md; we know no publication of it.
+    Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness. With
+    `large` a cluster is taken to be at least as large as that of a random row, Σw²/Σw, so that what a small one showed
+    may happen to a large one. The constants are chosen by simulation, docs/explanation/statistics.md; we know no
+    publication of it.
     """
     import numpy as np
     from scipy.special import stdtr
 
     p = []
     for sign in (1, -1):
-        estimate, error, df = _guarded(of, sign, least, steep)
+        estimate, error, df = _guarded(of, sign, least, steep, large)
         p.append(stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
 
-def guarded_bounds(of: Ratio, alpha: float, least: float = LEAST, steep: float = STEEP) -> tuple[float, float]:
+def guarded_bounds(
+    of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, large: bool = False
+) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
     from scipy.special import stdtrit
 
-    (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep) for sign in (1, -1))
+    (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep, large) for sign in (1, -1))
     return float(low + below * stdtrit(df_low, alpha)), float(high - above * stdtrit(df_high, alpha))
 
 
-def _guarded(of: Ratio, sign: int, least: float, steep: float) -> tuple[Floats, Floats, Floats]:
+def _guarded(of: Ratio, sign: int, least: Any, steep: Any, large: bool) -> tuple[Floats, Floats, Floats]:
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     import numpy as np
 
-    r, w, total = of.residuals, of.weights, of.weights.sum(-1, keepdims=True)
+    r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
     more = np.minimum(least + steep * tail / np.sqrt(np.maximum(effective(w) - FEWEST, 2.0)), MOST)[..., None]
-    worst = np.argmin(sign * r, -1, keepdims=True)
-    r_worst, w_worst = np.take_along_axis(r, worst, -1), np.take_along_axis(w, worst, -1)
+    sizes = np.maximum(w, (w**2).sum(-1, keepdims=True) / total) if large else w
+    moved = r / w * sizes if large else r
+    worst = np.argmin(sign * moved, -1, keepdims=True)
+    r_worst, w_worst = np.take_along_axis(moved, worst, -1), np.take_along_axis(sizes, worst, -1)
     whole = total + more * w_worst
     shift = more * r_worst / whole
     square = ((r - shift * w) / (1 - w / whole)) ** 2
@@ -313,40 +321,42 @@ def bootstrap_bounds(of: Ratio, alpha: float, drawn: Floats) -> tuple[float, flo
     return estimate - error * float(highest), estimate - error * float(lowest)
 
 
-def worst_row_p(rows: Floats, threshold: float, support: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of a mean of independent rows in a known range.
+def worst_row_p(of: Ratio, threshold: float, support: tuple[float, float]) -> tuple[Floats, Floats]:
+    """Return p_pass and p_fail of a mean of clusters, or of independent rows, in a known range.
 
-    `rows` are (..., n). The Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130) with one more row, the worst
-    possible. For 0/1 rows it is Clopper and Pearson's test. That
-    it is never wrong more than alpha of the time is Gaffke's conjecture, unproven but without a counterexample:
-    Learned-Miller, Thomas 2019, arXiv:1905.06208. Where disasters are rare it proves what `skewed_t` cannot.
+    The Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130) with one more cluster, the worst possible, as large
+    as the largest. For 0/1 rows it is Clopper and Pearson's test, and where no cluster varies nearly `unseen.p`. That
+    it is never wrong more than alpha of the time is Gaffke's conjecture of w·(v - threshold), unproven but without a
+    counterexample: Learned-Miller, Thomas 2019, arXiv:1905.06208. Where disasters are rare it proves what `skewed_t`
+    cannot.
     """
-    low, high = _worst_rows(rows, support)
+    low, high = _worst_rows(of, support)
     size = low.shape[-1] + 1
     return (1 + (low <= threshold).sum(-1)) / size, (1 + (high >= threshold).sum(-1)) / size
 
 
-def worst_row_bounds(rows: Floats, alpha: float, support: tuple[float, float]) -> tuple[float, float]:
+def worst_row_bounds(of: Ratio, alpha: float, support: tuple[float, float]) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `worst_row_p`, of one data set."""
     import numpy as np
 
-    low, high = _worst_rows(rows, support)
+    low, high = _worst_rows(of, support)
     allowed = math.floor(alpha * (low.shape[-1] + 1) + 1e-9) - 1
     if allowed < 0:
         return support
     return float(np.sort(low)[allowed]), float(np.sort(high)[::-1][allowed])
 
 
-def _worst_rows(rows: Floats, support: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return the means of the rows (..., n) with the worst one for either side, (..., RESAMPLES) each."""
-    drawn = worst_row_draws(rows.shape[-1])
-    inside = rows @ drawn[1:]
-    return inside + support[0] * drawn[0], inside + support[1] * drawn[0]
+def _worst_rows(of: Ratio, support: tuple[float, float]) -> tuple[Floats, Floats]:
+    """Return means of the clusters with the worst one for either side, (..., RESAMPLES) each."""
+    drawn = worst_row_draws(of.clusters)
+    worst = of.weights.max(-1)[..., None] * drawn[0]
+    sums, weight = (of.residuals + of.estimate[..., None] * of.weights) @ drawn[1:], of.weights @ drawn[1:]
+    return (sums + support[0] * worst) / (weight + worst), (sums + support[1] * worst) / (weight + worst)
 
 
 @lru_cache(maxsize=4)
 def worst_row_draws(count: int) -> Floats:
-    """Return weights of the worst row and of `count` rows, uniform on those that sum to 1: (count + 1, RESAMPLES)."""
+    """Return weights of the worst cluster and of `count`, uniform on those that sum to 1: (count + 1, RESAMPLES)."""
     import numpy as np
 
     drawn = np.random.default_rng([SEED, count, 1]).exponential(size=(count + 1, RESAMPLES))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.stats.means import Support, rule_of_three
+from harness.stats import unseen
+from harness.stats.unseen import Support
 
 if TYPE_CHECKING:
     from harness.stats.ratio import Floats
@@ -56,10 +57,8 @@ def strongest(one: Judged, other: Judged) -> Judged:
     return max(one[0], other[0]), min(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
 
 
-def all_agree(value: float, count: int, threshold: float, alpha: float, support: Support | None) -> Judged:
-    """Return what the rule of three shows where all of `count` clusters have the same value, see `rule_of_three`."""
+def all_agree(value: float, weights: Floats, threshold: float, alpha: float, support: Support | None) -> Judged:
+    """Return what clusters show that all have the same value, weights (G,); see `unseen`."""
     if support is None:
         return -math.inf, math.inf, 1.0, 1.0
-    (low, high), kept = support, alpha ** (1 / count)
-    p = floats(rule_of_three(value, count, threshold, support))
-    return low + (value - low) * kept, high - (high - value) * kept, *p
+    return (*unseen.bounds(value, weights, alpha, support), *floats(unseen.p(value, weights, threshold, support)))

@@ -6,10 +6,9 @@ import math
 from statistics import NormalDist
 
 from harness.stats import tango as score
+from harness.stats import unseen
 from harness.stats.inputs import check_counts, check_level
-from harness.stats.result import Test, all_agree
-
-EXACT_ROWS = 500  # up to this many rows Tango's statistic is referred to its exact distribution
+from harness.stats.result import Test
 
 
 def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
@@ -73,10 +72,10 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
     """Test that the difference of two paired shares is above `-margin`, over n independent rows.
 
     The difference is (wins - losses)/n, the statistic Tango's score 1998, Statistics in Medicine 17:891.
-    Up to EXACT_ROWS it is referred to its exact distribution under the fitted hypothesis (Lloyd 2008,
-    Australian & New Zealand Journal of Statistics 50:329, "E"), above that to the normal one, whose
-    size is up to 8.7 % at 100 rows where 5 % is meant. The bounds invert the same test. Where no row differs
-    the exact distribution is the rule of three, (1 - margin)^n, whatever n.
+    It is referred to its exact distribution under the fitted hypothesis (Lloyd 2008, Australian & New Zealand
+    Journal of Statistics 50:329, "E"): to the normal one its size is up to 8.7 % at 100 rows, and 8.1 % at 520 of
+    which few differ, where 5 % is meant. The bounds invert the same test. Where no row differs the exact distribution
+    is the rule of three, (1 - margin)^n.
     """
     check_counts(n, wins, losses)
     check_level(margin, alpha)
@@ -84,15 +83,12 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
         raise ValueError(f"margin is {margin}, want a difference of proportions between -1 and 1")
     b, c, n = int(wins), int(losses), int(n)
     if b == c == 0:
-        return Test(0.0, *all_agree(0.0, n, -margin, alpha, (-1.0, 1.0)), "Tango score", n)
-    if n <= EXACT_ROWS:
-        p_pass, p_fail = score.fitted_p(b, c, n, -margin)
-        lower = score.fitted_bound(b, c, n, -margin, alpha)
-        upper = -score.fitted_bound(c, b, n, margin, alpha)
-    else:
-        z = float(score.statistic(b, c, n, -margin))
-        p_pass, p_fail = NormalDist().cdf(-z), NormalDist().cdf(z)
-        lower, upper = (score.bound(b, c, n, z) for z in (_quantile(alpha), -_quantile(alpha)))
+        kept = 1 - unseen.no_row_shows(n, alpha)
+        p_pass, p_fail = (1 - margin) ** n if margin > 0 else 1.0, (1 + margin) ** n if margin < 0 else 1.0
+        return Test(0.0, kept - 1, 1 - kept, p_pass, p_fail, "Tango score", n)
+    p_pass, p_fail = score.fitted_p(b, c, n, -margin)
+    lower = score.fitted_bound(b, c, n, -margin, alpha)
+    upper = -score.fitted_bound(c, b, n, margin, alpha)
     return Test((b - c) / n, lower, upper, p_pass, p_fail, "Tango score", n)
 
 

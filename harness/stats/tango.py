@@ -12,24 +12,47 @@ from typing import Any
 
 
 def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
-    """Return how probable a score as high, and one as low, is if the difference is d0, all else as fitted."""
+    """Return how probable a score as high, and one as low, is if the difference is d0, all else as fitted.
+
+    Summed over how many rows may have changed: the score rises with wins, so of each number the tables that count are a
+    tail of the binomial distribution.
+    """
     import numpy as np
     from scipy.special import gammaln, xlogy
 
     q = float(np.clip(losses_fitted(b, c, n, d0), max(0.0, -d0), (1 - d0) / 2))
     changed = 2 * q + d0
-    # tables outside of these have a probability below 1e-9 in all
+    # numbers outside of these have a probability below 1e-9 in all
     reach = 7 * math.sqrt(n * changed * (1 - changed)) + 10
-    totals = np.arange(max(math.floor(n * changed - reach), 0), min(math.ceil(n * changed + reach), n) + 1)
-    losses = np.concatenate([np.arange(k + 1) for k in totals]).astype(np.float64)
-    wins = np.repeat(totals, totals + 1) - losses
-    same = n - wins - losses
-    ways = gammaln(n + 1) - gammaln(wins + 1) - gammaln(losses + 1) - gammaln(same + 1)
-    logs = xlogy(wins, q + d0) + xlogy(losses, q) + xlogy(same, max(1 - changed, 0.0))
-    chance = np.exp(ways + logs)
-    z, seen = statistic(wins, losses, n, d0), float(statistic(b, c, n, d0))
-    high_p, low_p = float(chance[z >= seen - 1e-9].sum()), float(chance[z <= seen + 1e-9].sum())
-    return min(high_p, 1.0), min(low_p, 1.0)
+    least, most = max(math.floor(n * changed - reach), 0), min(math.ceil(n * changed + reach), n)
+    k = np.arange(least, most + 1, dtype=np.float64)
+    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    chance = np.exp(ways + xlogy(k, changed) + xlogy(n - k, max(1 - changed, 0.0)))
+    share, seen = min((q + d0) / changed, 1.0) if changed else 0.5, float(statistic(b, c, n, d0))
+    high = chance @ _at_least(_fewest_wins(k, n, d0, seen - 1e-9), k, share)
+    low = chance @ (1 - _at_least(_fewest_wins(k, n, d0, seen + 1e-9), k, share))
+    return min(float(high), 1.0), min(float(low), 1.0)
+
+
+def _fewest_wins(k: Any, n: int, d0: float, z: float) -> Any:
+    """Return the fewest wins, (k,), of numbers of changed rows (k,), whose score is at least z; k + 1 where none is."""
+    import numpy as np
+
+    low, high = np.zeros_like(k), k + 1
+    while (low < high).any():
+        middle = np.floor((low + high) / 2)
+        hit = (statistic(middle, k - middle, n, d0) >= z) | (low >= high)
+        low, high = np.where(hit, low, middle + 1), np.where(hit, middle, high)
+    return low
+
+
+def _at_least(wins: Any, k: Any, share: float) -> Any:
+    """Return the chance of so many wins or more, (k,), of k changed rows (k,) of which each is one with a chance."""
+    import numpy as np
+    from scipy.special import betainc
+
+    inside = np.clip(wins, 1, np.maximum(k, 1))
+    return np.where(wins <= 0, 1.0, np.where(wins > k, 0.0, betainc(inside, k - inside + 1, share)))
 
 
 def fitted_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:

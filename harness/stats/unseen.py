@@ -1,0 +1,120 @@
+"""What none or few of some clusters showed, and how often such clusters would come from a population that is worse.
+
+Clusters are independent, their weights are given, and nothing else is assumed: each may lose what it likes, as often as
+it likes, so that the largest clusters are those that the worst population loses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+Support = tuple[float, float]
+TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
+STEPS = 40  # of a bisection
+
+
+def p(value: Any, weights: Any, threshold: float, support: Support | None, lost: Any = (0.0, 0.0)) -> tuple[Any, Any]:
+    """Return p_pass and p_fail of a mean where clusters have one value, but for what few `lost`; 1 without a support.
+
+    `value` (...), `weights` (..., G). `lost` holds the shares of the weight below and above the value, (...) each, as
+    shares of what could be lost or won there. If the mean were at most the threshold, a share u = (value - threshold) /
+    (value - lowest) would be lost on average, and no more than `lost` was.
+    """
+    import numpy as np
+
+    value = np.asarray(value, dtype=np.float64)
+    if support is None:
+        return np.ones_like(value), np.ones_like(value)
+    low, high = support
+    with np.errstate(all="ignore"):
+        down, up = (value - threshold) / (value - low), (threshold - value) / (high - value)
+    return chance(weights, lost[0], down), chance(weights, lost[1], up)
+
+
+def bounds(
+    value: float, weights: Floats, alpha: float, support: Support, lost: tuple[float, float] = (0.0, 0.0)
+) -> tuple[float, float]:
+    """Return the one-sided bounds at alpha each that invert `p`, of one data set."""
+    low, high = support
+    least, most = (_largest(weights, part, alpha) for part in lost)
+    return value - (value - low) * least, value + (high - value) * most
+
+
+def chance(weights: Any, lost: Any, share: Any) -> Floats:
+    """Return how often clusters lose at most a share `lost` of their weight if they lose `share` of it on average.
+
+    At most so often, whatever each loses of its own weight: Chernoff's bound with the largest moments that a mean
+    allows (Hoeffding 1963, Journal of the American Statistical Association 58:13, lemma 1), the means being those that
+    make it largest, which fill up from the largest cluster. Exact where nothing is lost; of equal weights that is
+    (1 - share)^G (Hanley, Lippman-Hand 1983, JAMA 249:1743).
+    """
+    import numpy as np
+
+    lost, share = np.broadcast_arrays(np.asarray(lost, dtype=np.float64), np.asarray(share, dtype=np.float64))
+    w = np.broadcast_to(np.asarray(weights, dtype=np.float64), (*share.shape, np.shape(weights)[-1]))
+    found = np.where(share > 0, 0.0, 1.0)  # NaN, where there is nothing to lose, is as all of it
+    asked = (share > 0) & (share < 1)
+    if asked.any():
+        found[asked] = _chance(w[asked], lost[asked], share[asked])
+    return found
+
+
+def _chance(w: Floats, lost: Floats, share: Floats) -> Floats:
+    """The same of data sets (n, G), lost and share (n,) with 0 < share < 1."""
+    import numpy as np
+
+    if (w == w[:, :1]).all() and not lost.any():
+        return np.asarray((1 - share) ** w.shape[-1])
+    w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
+    count = w.shape[-1]
+    best = np.where(lost > 0, 0.0, _filled(w, count * share))
+    for tilt in np.geomspace(*TILTS) if lost.any() else ():
+        heights = w / -np.expm1(-tilt * w)
+        best = np.minimum(best, tilt * count * lost + _filled(heights, count * share))
+    return np.where(lost < share, np.exp(best), 1.0)
+
+
+def _filled(heights: Floats, need: Floats) -> Floats:
+    """Return the log of the largest Π(level / height) over heights above a level, which they exceed by `need` in all.
+
+    `heights` (n, G) fall, `need` (n,).
+    """
+    import numpy as np
+
+    level = (np.cumsum(heights, -1) - need[:, None]) / np.arange(1, heights.shape[-1] + 1)
+    last = np.maximum((heights > level).sum(-1, keepdims=True) - 1, 0)
+    level = np.take_along_axis(level, last, -1)[:, 0]
+    logs = np.take_along_axis(np.cumsum(np.log(heights), -1), last, -1)[:, 0]
+    return np.asarray((last[:, 0] + 1) * np.log(np.maximum(level, 1e-300)) - logs)
+
+
+def _largest(weights: Floats, lost: float, alpha: float) -> float:
+    """Return the largest share that may be lost on average where so little was, at alpha."""
+    import numpy as np
+
+    if not lost and (weights == weights[0]).all():
+        return no_row_shows(len(weights), alpha)
+    return crossing(lambda share: float(chance(weights, np.float64(lost), np.float64(share))) > alpha)
+
+
+def crossing(below: Callable[[float], bool]) -> float:
+    """Return where in [0, 1] a condition ends that holds below and not above, by bisection; 1 where it never ends."""
+    low, high = 0.0, 1.0
+    if below(high):
+        return high
+    for _ in range(STEPS if below(low) else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return low
+
+
+def no_row_shows(n: int, alpha: float) -> float:
+    """Return the largest share of all rows that may be as bad as they like where none of n is, at alpha."""
+    return 1.0 - float(alpha ** (1 / n))
