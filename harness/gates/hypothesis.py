@@ -32,12 +32,15 @@ class Hypothesis:
         *,
         early: bool = False,
         labels: Labels | None = None,
+        among: int = 1,
     ) -> None:
         """Leave out rows of weight 0, which say nothing of the metric.
 
         With `early` the rows stand in a random order, and were looked at while they came; `labels` are the metric's.
+        `among` so many claims the risk is shared, by Holm's method: p-values are read at alpha / `among` and above.
         """
         self.gate, self.metric, self.alpha, self.early = gate, metric, alpha, early
+        self.levels = [alpha / i for i in range(1, among + 1)]
         weightless, self.labels = _weightless(metric, ours, theirs), labels
         keep = [i for i in range(len(ours)) if i not in weightless]
         self.ours = [ours[i] for i in keep]
@@ -90,7 +93,8 @@ def hypothesis_on(case: Case, rows: Sequence[Sample]) -> Hypothesis:
     theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
     clusters = [s.cluster or s.id for s in rows]
     given = (case.gate, case.metric, ours, theirs, clusters, case.alpha)
-    return Hypothesis(*given, early=case.early, labels=case.labels)
+    among = max(case.gate.among, len(case.slices))
+    return Hypothesis(*given, early=case.early, labels=case.labels, among=among)
 
 
 def _oriented(gate: Gate, metric: Metric) -> tuple[int, float, float]:

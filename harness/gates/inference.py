@@ -109,7 +109,7 @@ def _binary(h: Hypothesis) -> tests.Test:
     changes = [h.sign * (o.values[name] - t.values[name]) for o, t in pairs]
     wins, losses = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
     if h.margin == 0:
-        return tests.mcnemar(wins, losses, n, h.alpha)
+        return tests.mcnemar(wins, losses, n, h.alpha, h.levels)
     return tests.tango(wins, losses, n, -h.margin, h.alpha)
 
 

@@ -68,7 +68,8 @@ class _Case:
         needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(POWER)) * self.error / distance) ** 2
         found = math.ceil(min(needed, MOST_ROWS))
         if found <= 2 * CLOSE * test.n:
-            exact = {"exact binomial": self.binomial, "McNemar exact": self.mcnemar}.get(test.method)
+            powers = {"exact binomial": self.binomial, "McNemar exact": self.mcnemar, "McNemar mid-p": self.mcnemar}
+            exact = powers.get(test.method)
             found = rows_for(partial(exact, truth), start=found) or found if exact else max(found, self.fewest)
         return max(found, test.n + 1 if min(test.p_pass, test.p_fail) > self.alpha else 1)
 

@@ -87,7 +87,8 @@ def _compared(
         ours, theirs = results.get((candidate, name)), results.get((baseline, name))
         if ours and theirs and task.metrics:
             metric = next(iter(task.metrics.values()))
-            gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn")
+            among = len(plan.tasks)
+            gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn", among=among)
             samples = task.samples or ()
             verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate)
             found.append(replace(verdict, gate=gate.metric))

@@ -54,6 +54,7 @@ class Gate:
     estimand: Literal["rows", "clusters"] = "rows"  # what counts once in the mean
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
+    among: int = 1  # claims that share its risk, of which each may be proven at a part of it; not a key either
 
     @property
     def eval(self) -> str:
@@ -227,7 +228,7 @@ def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:
     """Return the gates, each member of an `any_of` with its group, and that one's risk and candidates."""
     groups = {member: gate for gate in gates for member in gate.any_of}
     return tuple(
-        replace(g, group=groups[g.id].id, on=groups[g.id].on, alpha=groups[g.id].alpha) if g.id in groups else g
+        replace(g, group=of.id, among=len(of.any_of), on=of.on, alpha=of.alpha) if (of := groups.get(g.id)) else g
         for g in gates
     )
 

@@ -42,6 +42,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
         gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
     if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
         raise ValueError(f'gate "{stray[0]}" is named and not there')
+    gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
     about: About = _read(About, suite["about"])
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}")

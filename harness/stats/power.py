@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from harness.stats import tango
+from harness.stats import shares, tango
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DISCORDANCE = 0.2  # share of rows on which two models differ, where nothing better is known
 POWER = 0.8
 MOST_ROWS = 10_000_000
-EXACT = 100  # rows of Tango's score up to which its exact distribution is asked
+EXACT, FEW = 100, 60  # rows, and numbers of changed ones, of Tango's score up to which its exact distribution is asked
 
 
 def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
@@ -63,21 +63,20 @@ def fewest_right(n: int, threshold: float, alpha: float) -> int:
 def fewest_wins(changed: NDArray[np.intp], n: int, margin: float, alpha: float) -> NDArray[np.intp]:
     """Return the fewest wins, (k,), of numbers of `changed` rows (k,), of n, that prove a difference above `-margin`.
 
-    changed + 1 where none do. Of more than EXACT rows Tango's score is taken as normal, which changes power by
-    less than a point.
+    changed + 1 where none do. Of more than EXACT rows, and FEW numbers, Tango's score is taken as normal, which changes
+    power by less than a point.
     """
     import numpy as np
-    from scipy.stats import binom
 
     if margin == 0:
-        return np.asarray(binom.isf(alpha, changed, 0.5), dtype=np.intp) + 1
+        return shares.fewest_wins(changed, alpha, mid=shares.midp_holds(n, alpha))
     z = NormalDist().inv_cdf(1 - alpha)
     low, high = np.zeros_like(changed), changed + 1
     while (low < high).any():  # the score rises with wins
         middle = (low + high) // 2
         proves = (tango.statistic(middle, changed - middle, n, -margin) >= z) | (low >= high)
         low, high = np.where(proves, low, middle + 1), np.where(proves, middle, high)
-    if n > EXACT:
+    if n > EXACT and len(changed) > FEW:
         return low
     return np.array([_exact(int(k), int(w), n, margin, alpha) for k, w in zip(changed, low, strict=True)])
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 from harness.stats import tango as score
 from harness.stats import unseen
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LENIENT = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
+SMOOTH = 300  # rows that differ, on average, from which on its size is hardly more than alpha
 
 
 def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
@@ -49,23 +59,55 @@ def wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
     return max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)
 
 
-def mcnemar(wins: int, losses: int, n: int, alpha: float) -> Test:
+def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float] = ()) -> Test:
     """Test that a candidate is right more often than a baseline on the same rows, given the rows that differ.
 
-    `wins` counts rows only the candidate got right, `losses` those only the baseline did. McNemar 1947,
-    Psychometrika 12:153, by the exact binomial, so conditional: its bounds are Tango's, moved to 0 where they would
-    contradict it.
+    `wins` counts rows only the candidate got right, `losses` those only the baseline did. McNemar 1947, Psychometrika
+    12:153, by the mid-p of the binomial (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91) where
+    that holds at alpha and at all other `levels` at which its p-values will be read, see `midp_holds`, else by the
+    exact one. Both are conditional: the bounds are Tango's, moved to 0 where they would contradict it.
     """
     check_counts(n, wins, losses)
     check_level(0.0, alpha)
     wins, losses = int(wins), int(losses)
+    mid = all(midp_holds(n, level) for level in {alpha, *levels})
     p_pass = p_fail = 1.0
     if wins + losses:
-        p_pass, p_fail = _tail(wins, wins + losses, 0.5), _tail(losses, wins + losses, 0.5)
+        p_pass, p_fail = (_tail(k, wins + losses, 0.5) for k in (wins, losses))
+        half = 0.5 * (p_pass + p_fail - 1) if mid else 0.0  # both tails have the chance of just these wins in them
+        p_pass, p_fail = p_pass - half, p_fail - half
     lower, upper = (score.bound(wins, losses, n, z) for z in (_quantile(alpha), -_quantile(alpha)))
     lower = max(lower, 0.0) if p_pass <= alpha else min(lower, 0.0)
     upper = min(upper, 0.0) if p_fail <= alpha else max(upper, 0.0)
-    return Test((wins - losses) / n, lower, upper, p_pass, p_fail, "McNemar exact", n)
+    return Test((wins - losses) / n, lower, upper, p_pass, p_fail, f"McNemar {'mid-p' if mid else 'exact'}", n)
+
+
+@lru_cache(maxsize=256)
+def midp_holds(n: int, alpha: float) -> bool:
+    """Return whether McNemar's mid-p at a level is wrong at most LENIENT times as often on n rows, however many differ.
+
+    Summed over the number of rows that differ, for every share of them; from SMOOTH on that number varies so much that
+    what is lost on one is won on the next.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    smooth = max(SMOOTH, 2 * (_quantile(alpha) / (LENIENT - 1)) ** 2)
+    shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
+    changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
+    wrong = binom.sf(fewest_wins(changed, alpha, mid=True) - 1, changed, 0.5)
+    return float((binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= LENIENT * alpha
+
+
+def fewest_wins(changed: NDArray[np.intp], alpha: float, *, mid: bool) -> NDArray[np.intp]:
+    """Return the fewest wins, (k,), of numbers of changed rows (k,) that McNemar's test proves, or one more than k."""
+    import numpy as np
+    from scipy.stats import binom
+
+    wins = np.asarray(binom.isf(alpha, changed, 0.5), dtype=np.intp) + 1
+    if mid:
+        wins -= binom.sf(wins - 1, changed, 0.5) + binom.pmf(wins - 1, changed, 0.5) / 2 <= alpha
+    return wins
 
 
 def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:

@@ -72,10 +72,10 @@ def test_ceiling(wrong: int, outcome: str) -> None:
 
 
 def test_margin_zero_is_mcnemar_and_counts_flips() -> None:
-    """Better than the baseline on the same rows: exact McNemar, with the rows that changed both ways."""
+    """Better than the baseline on the same rows: McNemar's mid-p, with the rows that changed both ways."""
     ours, theirs = result(ones(60, 100)), result([0.0] * 2 + ones(38, 98), "base")
     found = verdict(gate(versus="base", better_by=0.0), ACC, ours, theirs)
-    assert (found.outcome, found.method) == ("PASS", "McNemar exact")
+    assert (found.outcome, found.method) == ("PASS", "McNemar mid-p")
     assert (len(found.won), len(found.lost)) == (22, 0)
 
 

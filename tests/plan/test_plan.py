@@ -118,9 +118,9 @@ def joined(suite: Project) -> dict[str, Any]:
     return next(j for j in forecast(suite)["joint"] if j["candidate"] == "merged")
 
 
-@pytest.mark.parametrize(("margin", "ships"), [(None, 0.43), (0.05, 0.22), (0.03, 0.026)])
+@pytest.mark.parametrize(("margin", "ships"), [(None, 0.49), (0.05, 0.23), (0.03, 0.027)])
 def test_five_gates_ship_a_good_model_seldom(five: Project, margin: float | None, ships: float) -> None:
-    """300 rows, 10 % of which differ: 3 points better ships 43 % of the time; with four more gates 22 %, 3 % at 3."""
+    """300 rows, 10 % of which differ: 3 points better ships 49 % of the time; with four more gates 23 %, 3 % at 3."""
     if margin:
         more = "".join(EVALS.format(i=i, margin=margin) for i in range(4))
         five.write({"suite.toml": (five.folder / "suite.toml").read_text() + more})

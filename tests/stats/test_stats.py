@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
-from harness.stats import bootstrap, cluster_means, means, ratio, tango, tests
+from harness.stats import bootstrap, cluster_means, means, ratio, shares, tango, tests
 from harness.stats.tests import Test
 from tests.helpers.speed import rounds
 
@@ -64,13 +64,31 @@ def test_wilson_is_statsmodels() -> None:
 
 
 @pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 50), (5, 0, 20), (9, 9, 40)])
-def test_mcnemar_is_statsmodels_exact_test(wins: int, losses: int, n: int) -> None:
-    """At margin 0 the smaller of the two p-values is half of the exact two-sided one."""
+def test_mcnemar_is_statsmodels_exact_test_less_half_of_what_was_seen(wins: int, losses: int, n: int) -> None:
+    """At margin 0 the smaller exact p-value is half of the two-sided one; mid-p counts what was seen by half."""
     test = tests.mcnemar(wins, losses, n, ALPHA)
     both = n - wins - losses
     two_sided = reference_mcnemar([[both, wins], [losses, 0]], exact=True).pvalue
-    assert min(1.0, 2 * min(test.p_pass, test.p_fail)) == pytest.approx(two_sided)
-    assert test.p_pass == pytest.approx(binom.sf(wins - 1, wins + losses, 0.5))
+    seen = binom.pmf(wins, wins + losses, 0.5)
+    assert test.method == "McNemar mid-p"
+    assert min(1.0, 2 * (min(test.p_pass, test.p_fail) + seen / 2)) == pytest.approx(two_sided)
+    assert test.p_pass == pytest.approx(binom.sf(wins - 1, wins + losses, 0.5) - seen / 2)
+    exact = tests.mcnemar(wins, losses, n, ALPHA, [ALPHA / i for i in range(1, 30)])
+    assert (exact.method, exact.p_pass - test.p_pass) == ("McNemar exact", pytest.approx(seen / 2))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.025, 0.0304, 0.01])
+def test_mid_p_is_taken_where_it_is_wrong_six_times_in_five_at_most(alpha: float) -> None:
+    """Its size over all rows, whatever share of them differs, is at most 1.2 alpha just where it is taken."""
+    for n in (*range(2, 40), 60, 100, 250):
+        changed, sizes = np.arange(n + 1), []
+        wrong = np.zeros(n + 1)
+        for k in changed:
+            wins = np.arange(k + 1)
+            mid = binom.sf(wins - 1, k, 0.5) - binom.pmf(wins, k, 0.5) / 2
+            wrong[k] = binom.pmf(wins, k, 0.5)[mid <= alpha].sum()
+        sizes = [binom.pmf(changed, n, share) @ wrong for share in np.linspace(0.005, 1, 200)]
+        assert shares.midp_holds(n, alpha) is bool(max(sizes) <= 1.2 * alpha), n
 
 
 def test_mcnemar_bounds_agree_with_its_verdict() -> None:
@@ -663,9 +681,9 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
 def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
     """9 won and 2 lost: flipping signs is tossing a coin for each row that differs."""
     d = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 30)
-    assert cluster_means._flips(d, ALPHA) == pytest.approx(tests.mcnemar(9, 2, 41, ALPHA).p_pass)
+    assert cluster_means._flips(d, ALPHA) == pytest.approx(binom.sf(8, 11, 0.5))
     many = cluster_means._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
-    assert many == pytest.approx(tests.mcnemar(30, 12, 42, ALPHA).p_pass, abs=0.003)
+    assert many == pytest.approx(binom.sf(29, 42, 0.5), abs=0.003)
 
 
 def test_sign_flips_of_ties_prove_nothing() -> None:
