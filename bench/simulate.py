@@ -52,7 +52,7 @@ class Data:
 def judge(data: Data, of: ratio.Ratio, kind: means.Kind) -> Callable[[float], P]:
     """Return what gives the p-values of `stats.cluster_t` against a number, for many runs at once."""
     changed = None if data.changed is None else data.changed.sum(-1) / data.weights.sum(-1)
-    return means.judged(of, kind, ALPHA, discordance=changed, rows=data.rows, support=data.support)
+    return means.judged(of, kind, ALPHA, discordance=changed, independent=data.rows is not None, support=data.support)
 
 
 @dataclass(frozen=True)

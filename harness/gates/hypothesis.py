@@ -62,9 +62,21 @@ class Hypothesis:
         return None if self.units[1] is None else self.metric.value(self.units[1])
 
     @property
+    def support(self) -> tuple[float, float] | None:
+        """The range of what a row can say of the claim, turned, where it is known."""
+        if self.gate.cap is not None:
+            return -self.gate.cap, self.gate.cap
+        if self.metric.scale != "proportion" or self.metric.combine:
+            return None
+        if self.theirs is not None:
+            return (-self.factor, 1.0) if self.sign > 0 else (-1.0, self.factor)
+        return (0.0, 1.0) if self.sign > 0 else (-1.0, 0.0)
+
+    @property
     def otherwise(self) -> float | None:
         """The estimate with clusters that count alike, or, of a gate that counts them so, rows; None for no mean."""
-        if self.metric.combine or self.metric.scale == "count" or self.gate.max_failures is not None:
+        counted = self.gate.max_failures is not None or self.gate.cap is not None
+        if self.metric.combine or self.metric.scale == "count" or counted:
             return None
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
         means = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in results]

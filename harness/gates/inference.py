@@ -117,7 +117,7 @@ def _sign_flip(h: Hypothesis) -> tests.Test:
     """Test "better at all" on rows that count alike."""
     ours, theirs, clusters = h.units
     cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
-    return tests.sign_flip(cand, base, clusters, h.alpha, support=_support(h))
+    return tests.sign_flip(cand, base, clusters, h.alpha, support=h.support)
 
 
 def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float]) -> tests.Test:
@@ -127,7 +127,7 @@ def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float])
     the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
     `cluster_means.cluster_t` allows for that itself. The weaker test counts.
     """
-    support, clusters = _support(h), h.units[2]
+    support, clusters = h.support, h.units[2]
     test = tests.cluster_t(values, weights, clusters, h.margin, h.alpha, support=support)
     if h.factor == 1 or support is None or test.method == "t":
         return test
@@ -144,7 +144,7 @@ def _sequential(h: Hypothesis) -> tests.Test:
     if len(set(weights)) > 1:
         raise ValueError("rows have different weights, and a test that may stop early counts them alike")
     clustered = h.clusters is not None
-    return EProcess(h.margin, h.alpha, _support(h), clustered=clustered).update(values)
+    return EProcess(h.margin, h.alpha, h.support, clustered=clustered).update(values)
 
 
 def _bootstrap(h: Hypothesis) -> tests.Test:
@@ -154,7 +154,7 @@ def _bootstrap(h: Hypothesis) -> tests.Test:
         return _statistic(h, rows)
 
     clusters = h.clusters or [s.id for s in h.ours]
-    return tests.cluster_bootstrap(statistic, clusters, h.margin, h.alpha, support=_support(h))
+    return tests.cluster_bootstrap(statistic, clusters, h.margin, h.alpha, support=h.support)
 
 
 def _labelled(h: Hypothesis) -> tuple[tests.Test, float, float]:
@@ -209,7 +209,7 @@ def _check_rows(h: Hypothesis, ties: bool) -> None:
         raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
     if h.clusters and len(set(h.clusters)) == 1:
         raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
-    if not (ties and _support(h)):
+    if not (ties and h.support):
         _check_ties(h)
     if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
         raise ValueError(
@@ -228,7 +228,7 @@ def _check_ties(h: Hypothesis) -> None:
     none_changed = f"no row of {len(h.ours)} changed against the baseline: nothing to compare"
     if h.gate.margin >= 0:
         raise ValueError(f'{none_changed}; allow a margin with "worse_by_at_most", or claim "min" or "max_failures"')
-    if _support(h) is None:
+    if h.support is None:
         raise ValueError(f"{none_changed}; {h.metric.name} has no known range, so another row could lose any amount")
 
 
@@ -238,7 +238,7 @@ def _check_variation(h: Hypothesis, values: Sequence[float]) -> None:
     That no score changed is possible too, and allowed where it can prove something, see `_check_ties`.
     """
     low, high = min(values), max(values)
-    if h.theirs is not None and low == high == 0 and _support(h):
+    if h.theirs is not None and low == high == 0 and h.support:
         return
     if high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
         what = "has the same value" if h.theirs is None else "differs from the baseline by the same"
@@ -268,8 +268,8 @@ def _differences(h: Hypothesis) -> tuple[list[float], list[float]]:
     weights = [s.weight_of(name) for s in ours]
     if theirs is None:
         return [h.sign * s.values[name] for s in ours], weights
-    pairs = zip(ours, theirs, strict=True)
-    return [h.sign * (o.values[name] - h.factor * t.values[name]) for o, t in pairs], weights
+    pairs, cap = zip(ours, theirs, strict=True), math.inf if h.gate.cap is None else h.gate.cap
+    return [max(-cap, min(cap, h.sign * (o.values[name] - h.factor * t.values[name]))) for o, t in pairs], weights
 
 
 def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
@@ -300,12 +300,3 @@ def _zeros_and_ones(h: Hypothesis) -> bool:
         return False
     ours, theirs, _ = h.units
     return all(s.values[h.metric.name] in (0, 1) for s in (*ours, *(theirs or ())))
-
-
-def _support(h: Hypothesis) -> tuple[float, float] | None:
-    """Return the range a row's value can have, oriented, where it is known."""
-    if h.metric.scale != "proportion" or h.metric.combine:
-        return None
-    if h.theirs is not None:
-        return (-h.factor, 1.0) if h.sign > 0 else (-1.0, h.factor)
-    return (0.0, 1.0) if h.sign > 0 else (-1.0, 0.0)

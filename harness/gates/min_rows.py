@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.records.gates import Gate
+from harness.records.gates import Gate, plain
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
 from harness.stats.shares import LENIENT
@@ -62,14 +62,16 @@ def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float
         return ""
     if why := _any_rows_error(gate, metric):
         return why
-    claim, chance, best = _best(gate)
+    claim, chance, best = _best(gate, metric)
     lenient = LENIENT if gate.better_by is not None and not gate.margin and units == rows else 1.0  # by the mid-p
     needed = fewest(chance, lenient * alpha)
     return f"{claim} cannot be proved on {units} {unit}, {best}; {needed} at least" if units < needed else ""
 
 
 def _closed(gate: Gate, metric: Metric) -> bool:
-    """Return whether the claim has a closed form: shares of rows, in the metric's units."""
+    """Return whether the claim has a closed form: shares of rows, in the metric's units, or what is cut at a cap."""
+    if gate.cap is not None:
+        return gate.worse_by_at_most is not None
     return metric.scale == "proportion" and not metric.combine and not gate.relative
 
 
@@ -77,11 +79,16 @@ def _any_rows_error(gate: Gate, metric: Metric) -> str:
     """Return that no number of rows can prove the claim, or nothing."""
     if not _closed(gate, metric):
         return ""
-    claim, chance, best = _best(gate)
+    claim, chance, best = _best(gate, metric)
     return f"{claim} cannot be proved by any number of rows{f', {best}' if gate.versus else ''}" if chance >= 1 else ""
 
 
-def _best(gate: Gate) -> tuple[str, float, str]:
+def _margin(gate: Gate, metric: Metric) -> float:
+    """Return the size of a margin on the scale that rows have."""
+    return math.log1p(abs(gate.margin)) if metric.scale == "perplexity" else abs(gate.margin)
+
+
+def _best(gate: Gate, metric: Metric) -> tuple[str, float, str]:
     """Return the claim, the chance that one row looks perfect although the claim is just wrong, and what perfect is."""
     if gate.min is not None:
         return f"min = {gate.min:g}", gate.min, "even if every row is right"
@@ -89,8 +96,8 @@ def _best(gate: Gate) -> tuple[str, float, str]:
         return f"max = {gate.max:g}", 1 - gate.max, "even if it is 0 on every row"
     if gate.worse_by_at_most is not None:
         return (
-            f"worse_by_at_most = {gate.worse_by_at_most:g}",
-            1 - abs(gate.margin),
+            f"worse_by_at_most = {plain(gate.worse_by_at_most)}",
+            1 - _margin(gate, metric) / (1.0 if gate.cap is None else gate.cap),
             f"unless the model is better than {gate.versus}",
         )
     return f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, f"even if {gate.versus} is worse on every row"

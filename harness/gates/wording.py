@@ -11,6 +11,7 @@ from harness.gates.needed import CLOSE
 from harness.gates.outcome import SlicedOutcome
 from harness.records.gates import Outcome, Slice, Verdict
 from harness.stats.tests import FEW_CLUSTERS
+from harness.stats.unseen import no_row_shows
 from harness.texts.numbers import difference, short_number
 
 SIZES = "cluster sizes tell of the outcome"
@@ -34,10 +35,20 @@ def reason(verdict: Verdict, hypothesis: Hypothesis) -> str:
     text += _sizes(verdict, hypothesis)
     if verdict.weightless:
         text += f"; {verdict.weightless} rows of weight 0 do not count"
+    text += unseen(verdict, hypothesis)
     if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
         more = "" if hypothesis.metric.scale == "agreement" else ", or more rows"
         return f"{text}; more labels would decide it{more}"
     return text + (f"; {more_rows(verdict)}" if verdict.outcome is Outcome.INCONCLUSIVE else "")
+
+
+def unseen(verdict: Verdict, hypothesis: Hypothesis) -> str:
+    """Return what so many rows cannot rule out where a row may say anything, or nothing."""
+    count = verdict.clusters or verdict.n
+    if hypothesis.support is not None or hypothesis.labels is not None or count < 2:
+        return ""
+    of = "clusters" if verdict.clusters and hypothesis.clusters else "rows"
+    return f"; up to {no_row_shows(count, hypothesis.alpha):.1%} of all {of} may be as bad as you like"
 
 
 def with_reasons(
@@ -47,7 +58,8 @@ def with_reasons(
     slices = [replace(s, why=reason(sliced.parts[s.name], hypotheses[s.name])) for s in sliced.slices]
     verdict = replace(sliced.verdict, slices=tuple(slices))
     driver = next(s for s in slices if s.name == sliced.driver.name)
-    return replace(verdict, why=_reason_of_slices(verdict, driver, untestable, min_n))
+    hidden = unseen(sliced.parts[driver.name], hypotheses[driver.name])
+    return replace(verdict, why=_reason_of_slices(verdict, driver, untestable, min_n) + hidden)
 
 
 def _reason_of_slices(verdict: Verdict, driver: Slice, untestable: Sequence[str], min_n: int) -> str:

@@ -117,8 +117,10 @@ class Claimed:
         ids, factor = [s.id for s in self.past.samples], self.hypothesis.factor
         others = [theirs[i][0] for i in ids] if theirs is not None else [0.0] * len(ids)
         values = [self.turned(ours[i][0] - factor * o) for i, o in zip(ids, others, strict=True)]
-        support = None
-        if self.metric.scale == "proportion":
+        support, cap = None, self.gate.cap
+        if cap is not None:
+            values, support = [max(-cap, min(cap, v)) for v in values], (-cap, cap)
+        elif self.metric.scale == "proportion":
             ends = (self.turned(1.0), self.turned(-factor if theirs is not None else 0.0))
             support = (min(ends), max(ends))
         clusters = [s.cluster or s.id for s in self.past.samples]

@@ -52,6 +52,7 @@ class Gate:
     slice: str | list[str] | None = None
     min_n: int = MIN_N
     estimand: Literal["rows", "clusters"] = "rows"  # what counts once in the mean
+    cap: float | None = None  # what a row can count at most of a difference, either way; nats of a perplexity
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
     among: int = 1  # claims that share its risk, of which each may be proven at a part of it; not a key either
@@ -99,11 +100,12 @@ class Gate:
 
     def mistakes_on(self, metric: Metric) -> list[str]:
         """Return what is wrong with the claim for a metric of this scale and direction."""
-        return _scale_mistakes(self, metric) + _margin_mistakes(self, metric)
+        return _scale_mistakes(self, metric) + _margin_mistakes(self, metric) + _cap_mistakes(self, metric)
 
     def claim(self) -> str:
         """Return the claim in words."""
         slices = f" on {' and '.join(self.slices)}" if self.slice else ""
+        slices = (f", no row counted as more than {plain(self.cap)}" if self.cap is not None else "") + slices
         mean = " in the mean over clusters" if self.estimand == "clusters" else ""
         return self._claim() + mean + slices + (" without rows that leak" if self.clean_only else "")
 
@@ -114,12 +116,12 @@ class Gate:
             rows = f"at most {self.max_failures} rows" if self.max_failures > 1 else "at most one row"
             return f"fails on {rows if self.max_failures else 'no row'}"
         if self.min is not None:
-            return f"at least {_plain(self.min)}"
+            return f"at least {plain(self.min)}"
         if self.max is not None:
-            return f"at most {_plain(self.max)}"
+            return f"at most {plain(self.max)}"
         if self.worse_by_at_most is not None:
-            return f"worse than {self.versus} by at most {_plain(self.worse_by_at_most)}"
-        return f"better than {self.versus}" + (f" by {_plain(self.better_by)}" if self.margin else "")
+            return f"worse than {self.versus} by at most {plain(self.worse_by_at_most)}"
+        return f"better than {self.versus}" + (f" by {plain(self.better_by)}" if self.margin else "")
 
     def applies_to(self, candidate: str) -> bool:
         return not self.on or candidate in self.on
@@ -274,6 +276,10 @@ def _claim_mistakes(gate: Gate) -> list[str]:
                 found.append("a margin is zero or more; the metric knows its direction")
     if any(not math.isfinite(b) for b in bounds):
         found.append("a bound is a finite number")
+    if gate.cap is not None and not (gate.cap > 0 and math.isfinite(gate.cap)):
+        found.append(f"cap is {gate.cap:g}, want what a row counts at most, more than 0")
+    if gate.cap is not None and not margins:
+        found.append('"cap" is of differences from a baseline; it goes with "versus"')
     if gate.max_failures is not None and gate.max_failures < 0:
         found.append(f"max_failures is {gate.max_failures}, want 0 or more")
     if gate.max_failures is not None and (gate.slice or gate.decide == "point"):
@@ -296,6 +302,8 @@ def _group_mistakes(gate: Gate) -> list[str]:
         found.append('"clean_only" belongs to the gates that any_of names, not beside it')
     if gate.estimand == "clusters":
         found.append('"estimand" belongs to the gates that any_of names, not beside it')
+    if gate.cap is not None:
+        found.append('"cap" belongs to the gates that any_of names, not beside it')
     if len(set(gate.any_of)) < 2:
         found.append("any_of names one gate, want two or more")
     return found
@@ -355,6 +363,27 @@ def _margin_mistakes(gate: Gate, metric: Metric) -> list[str]:
     return []
 
 
+def _cap_mistakes(gate: Gate, metric: Metric) -> list[str]:
+    """Return why no row's difference can be cut, or why the cap decides the claim whatever the rows say."""
+    if gate.cap is None or not gate.versus:
+        return []
+    if metric.combine or metric.scale in ("count", "agreement"):
+        made = "made from all rows at once" if metric.combine else f"a {metric.scale}"
+        return [f'cap: {metric.name} is {made}, and no mean of what rows say; leave out "cap"']
+    if metric.scale == "proportion":
+        return [f'cap: {metric.name} is a proportion, whose range is known; leave out "cap"']
+    if gate.relative and metric.scale != "perplexity":
+        return ["cap: is in the metric's units, and the margin is a share; write the margin in units, too"]
+    try:
+        size = abs(gate.margin)
+    except ValueError:
+        return []  # told by Gate.mistakes
+    unit = math.log1p(size) if metric.scale == "perplexity" else size
+    if gate.cap <= unit:
+        return [f"cap is {gate.cap:g}, and a margin of {unit:.3g} is not less, so that no row could tell; raise it"]
+    return []
+
+
 def _size(margin: float | str) -> float:
     """Return a margin as a number. Raises ValueError when it is a text that is no share."""
     if not isinstance(margin, str):
@@ -368,7 +397,8 @@ def _is(sample: Sample, column: str, value: str) -> bool:
     return column in sample.row and str(sample.row[column]) == value
 
 
-def _plain(x: float | str | None) -> str:
+def plain(x: float | str | None) -> str:
+    """Return a number of a claim as a claim is written."""
     if x is None or isinstance(x, str):
         return (x or "").strip()
     return f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}"

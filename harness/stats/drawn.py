@@ -119,19 +119,21 @@ def _passing(
     *,
     discordance: Floats | None = None,
     support: tuple[float, float] = (0.0, 1.0),
-    plain: bool = False,
+    independent: bool = False,
 ) -> Bools:
     """Return (runs,): which data sets prove it; BATCH at a time, which fit the processor's cache.
 
-    With `plain` the sums are independent rows in their `support`.
+    `independent` clusters are rows in their `support`.
     """
     import numpy as np
 
     found = []
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
         of = ratio.ratio(sums[at], weights[at])
-        changed, rows = None if discordance is None else discordance[at], sums[at] if plain else None
-        found.append(means.judged(of, kind, alpha, discordance=changed, rows=rows, support=support)(bound))
+        changed = None if discordance is None else discordance[at]
+        found.append(
+            means.judged(of, kind, alpha, discordance=changed, independent=independent, support=support)(bound)
+        )
     return np.concatenate([p[0] for p in found]) <= alpha
 
 
@@ -226,11 +228,6 @@ class Rows:
         means_ = of.residuals / of.weights + of.estimate
         return Rows(tuple(means_.tolist()), (1.0,) * of.clusters, None, self.support)
 
-    @property
-    def plain(self) -> bool:
-        """Return whether the test knows the range of the rows, which are independent and count alike."""
-        return self.support is not None and self.clusters is None and len(set(self.weights)) == 1
-
     @lru_cache(maxsize=256)  # noqa: B019
     def passes(self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS) -> Bools:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
@@ -247,7 +244,8 @@ class Rows:
         inside = min(max(bound, low + 1e-9 * (high - low)), high - 1e-9 * (high - low))
         alike = self.clusters is not None and len(set(self.weights)) == 1 and high - low == 1
         kind: means.Kind = "share" if alike else "score"
-        return _passing(sums, weights, inside, kind, alpha, support=self.support, plain=self.plain)
+        independent = self.clusters is None
+        return _passing(sums, weights, inside, kind, alpha, support=self.support, independent=independent)
 
     @cached_property
     def of(self) -> ratio.Ratio:

@@ -103,8 +103,9 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
     scarce = _scarce(of, alpha)
     resamples = of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST
     mute = uneven | scarce | (alpha < ratio.FINEST)
-    strength = np.where(mute, 1.0, np.minimum((2 * rough) ** 2, 1.0))
-    guarded = _guarded(of, ratio.UNEVEN_LEAST * strength, ratio.STEEP * strength, large=True)
+    strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
+    least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
+    guarded = _guarded(of, least * strength, ratio.STEEP * strength, large=True)
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
     if resamples and not mute.all():
         drawn = ratio.bootstrap_t(of)
@@ -168,12 +169,12 @@ def judged(
     alpha: float,
     *,
     discordance: Floats | None = None,
-    rows: Floats | None = None,
+    independent: bool = False,
     support: Support = (0.0, 1.0),
 ) -> Callable[[float], P]:
     """Return what gives p_pass and p_fail of every data set against a number, as `cluster_t` does one by one.
 
-    With the `rows` themselves they are independent, see `cluster_t`.
+    `independent` clusters are rows, see `cluster_t`.
     """
     import numpy as np
 
@@ -182,11 +183,11 @@ def judged(
 
     def p(threshold: float) -> P:
         parts, alike = [test.p(threshold) for test in tests], unseen.p(of.estimate, of.weights, threshold, known)
-        if rows is not None:
+        if independent:
             parts.append(alike)
         found = [np.maximum.reduce([part[i] for part in parts]) for i in (0, 1)]
-        if known and has_worst_row(of, alpha, independent=rows is not None):
-            some = (rows is not None) | (of.weights.max(-1) > of.weights.min(-1))
+        if known and has_worst_row(of, alpha, independent=independent):
+            some = independent | (of.weights.max(-1) > of.weights.min(-1))
             worst = worst_row(of, known).p(threshold)
             found = [np.where(some, np.minimum(part, other), part) for part, other in zip(found, worst, strict=True)]
         return np.where(varies, found[0], alike[0]), np.where(varies, found[1], alike[1])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RESAMPLES = 1999
 SEED = 20101  # of all resamples: fixed, so that a verdict does not change when nothing changed, nor by another try
 LEAST, STEEP, FEWEST, MOST = 0.5, 28.0, 12, 12.0  # of `guarded_t`, chosen by simulation
-UNEVEN_LEAST = 1.0  # of very uneven clusters in a known range, and of those of which few vary
+UNEVEN_LEAST, FEW_LEAST, ROUGH = 1.5, 1.0, 4  # in a known range: of very uneven clusters, of few that vary, of others
 COMBINED = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
 EVEN = 0.6  # clusters that count as fewer than this share of their number are very uneven
 FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing

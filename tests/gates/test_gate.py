@@ -767,3 +767,75 @@ def test_what_has_no_mean_over_clusters_is_a_mistake(case: str) -> None:
     claim, metric, told = ESTIMANDS[case]
     asked = gate(estimand="clusters", **claim)
     assert any(told in m for m in (*asked.mistakes(), *asked.mistakes_on(metric)))
+
+
+# What no row showed, where a row may say anything ------------------------------------------------------
+
+
+def texts(n: int, changes: dict[int, float]) -> tuple[Result, Result]:
+    """Return the nats of two models on documents of which some changed."""
+    theirs = [3.0 + 0.1 * (i % 5) for i in range(n)]
+    ours = [v + changes.get(i, 0.0) for i, v in enumerate(theirs)]
+    return result(ours, metric="ppl", weight=9), result(theirs, "base", "ppl", weight=9)
+
+
+def test_a_verdict_on_documents_says_what_they_cannot_rule_out() -> None:
+    """Without a range, 50 documents cannot tell of a disaster in one of twenty; with a cap none is left to tell of."""
+    ours, theirs = texts(50, {i: -0.01 * (i % 7) for i in range(50)})
+    claim = gate(metric="e.ppl", versus="base", worse_by_at_most="2%")
+    found = verdict(claim, PPL, ours, theirs)
+    assert (found.outcome, found.why.partition("; ")[2]) == (
+        "PASS",
+        "up to 5.8% of all rows may be as bad as you like",
+    )
+    assert "as bad as" not in verdict(replace(claim, cap=0.5), PPL, ours, theirs).why
+    assert "as bad as" not in verdict(gate(min=0.5), ACC, result(ones(48, 50))).why
+
+
+@pytest.mark.parametrize(("n", "outcome"), [(75, "PASS"), (74, "INCONCLUSIVE")])
+def test_documents_that_count_at_most_half_a_nat_are_bounded_by_the_rule_of_three(n: int, outcome: str) -> None:
+    """With a cap an unchanged document is worth what a row of a known range is: (1 - log 1.02 / 0.5)^n."""
+    claim = gate(metric="e.ppl", versus="base", worse_by_at_most="2%", cap=0.5)
+    found = verdict(claim, PPL, *texts(n, {}))
+    assert (found.outcome, found.p_pass) == (outcome, pytest.approx((1 - math.log(1.02) / 0.5) ** n))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_document_counts_at_most_its_cap_either_way(sign: int) -> None:
+    """One that lost, or won, 40 nats a token counts as one that lost or won half a nat."""
+    claim = gate(metric="e.ppl", versus="base", worse_by_at_most="2%", cap=0.5)
+    found = verdict(claim, PPL, *texts(200, {7: sign * 40.0}))
+    assert found.estimate == pytest.approx(sign * 0.5 / 200)
+    assert claim.claim() == "worse than base by at most 2%, no row counted as more than 0.5"
+
+
+CAPS = {
+    "none": (gate(versus="base", better_by=0.0, cap=0.0), "cap is 0, want what a row counts at most"),
+    "negative": (gate(versus="base", better_by=0.0, cap=-0.5), "cap is -0.5, want what a row counts at most"),
+    "no number": (gate(versus="base", better_by=0.0, cap=math.nan), "cap is nan, want what a row counts at most"),
+    "of no difference": (gate(max=9.0, cap=0.5), '"cap" is of differences from a baseline'),
+    "of a group": (Gate("g", any_of=["a", "b"], cap=0.5), '"cap" belongs to the gates that any_of names'),
+}
+CAPS_ON = {
+    "a range": (ACC, 0.02, 0.5, "acc is a proportion, whose range is known"),
+    "all rows": (Metric("f1", "higher", "other", combine=lambda s: 0.0), 0.02, 0.5, "made from all rows at once"),
+    "a count": (Metric("bytes", "lower", "count"), 1.0, 5.0, "is a count"),
+    "a share of a mean": (LOSS, "2%", 0.5, "write the margin in units, too"),
+    "less than the margin": (LOSS, 0.5, 0.5, "a margin of 0.5 is not less"),
+    "less than a share": (PPL, "70%", 0.5, "a margin of 0.531 is not less"),
+}
+
+
+@pytest.mark.parametrize("case", CAPS)
+def test_caps_that_cut_nothing_are_mistakes(case: str) -> None:
+    """A cap is more than 0, and of a claim about differences."""
+    claim, told = CAPS[case]
+    assert any(told in m for m in claim.mistakes())
+
+
+@pytest.mark.parametrize("case", CAPS_ON)
+def test_caps_that_do_not_suit_the_metric_are_mistakes(case: str) -> None:
+    """A range that is known needs none, and a cap within the margin would decide the claim by itself."""
+    metric, margin, cap, told = CAPS_ON[case]
+    claim = gate(metric=f"e.{metric.name}", versus="base", worse_by_at_most=margin, cap=cap)
+    assert any(told in m for m in claim.mistakes_on(metric)), claim.mistakes_on(metric)

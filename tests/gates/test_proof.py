@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -81,6 +82,16 @@ def test_unprovable_claims_say_what_is_missing(name: str) -> None:
     gate, message = GATES[name]
     found = unprovable_error(gate, SHARE, [Sample(str(i)) for i in range(58)], ALPHA)
     assert (message in found) if message else found == ""
+
+
+def test_a_cap_tells_how_many_documents_it_takes() -> None:
+    """75 documents that count half a nat at most can prove 2 %, 74 cannot; without a cap nobody knows."""
+    metric, rows = Metric("ppl", "lower", "perplexity"), [Sample(str(i)) for i in range(75)]
+    claim = Gate("g", "qa.ppl", versus="base", worse_by_at_most="2%", cap=0.5)
+    assert unprovable_error(claim, metric, rows, ALPHA) == ""
+    told = "worse_by_at_most = 2% cannot be proved on 74 rows, unless the model is better than base; 75 at least"
+    assert unprovable_error(claim, metric, rows[1:], ALPHA) == told
+    assert unprovable_error(dataclasses.replace(claim, cap=None), metric, rows[60:], ALPHA) == ""
 
 
 def test_clusters_and_slices_are_the_rows_that_count() -> None:
