@@ -14,6 +14,7 @@ from harness.collection.context import Context
 from harness.collection.plan import COMPARATIVE, Task
 from harness.collection.sources import Sources, overlap
 from harness.data import chat
+from harness.data.identity import keyed
 from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.frozen import isolated, plain
@@ -38,6 +39,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     _check_asks(context, spec, function)
     if marks and not spec.cluster and samples:
         samples = by_prompt(samples)
+    _tell_repeats(context, spec, samples or ())
     folder = context.suite.path.parent
     try:
         metrics = metrics_of(function, spec.options, folder)
@@ -74,6 +76,18 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
     own = {_asked(s) for s in task.samples}
     usable = (s for s in pool if s.input and s.target and all(s.target))
     return replace(task, shots=tuple(s for s in usable if _asked(s) not in own))
+
+
+def _tell_repeats(context: Context, spec: Eval, samples: Samples) -> None:
+    """Warn of rows that ask what others ask: they are no new evidence."""
+    rows, distinct = (len(x) for x in ([s.key for s in samples if s.key], {s.key for s in samples if s.key}))
+    if distinct == rows:
+        return
+    told = f"{rows - distinct} of {rows} rows ask what others ask, {distinct} are distinct"
+    if spec.stop == "early":
+        context.mistakes.add(spec.where, f'{told}; leave them out, or leave out stop = "early"')
+    else:
+        context.warnings.append(f"{spec.where}: {told}; what scores the same counts once")
 
 
 def by_prompt(samples: Samples) -> Samples:
@@ -160,6 +174,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
     except UsageError as error:
         context.mistakes.found.extend(error.messages)
         return None
+    samples = keyed(samples, spec.template)
     told = Mistakes()
     if function:
         schema.check_options(function, spec.options, told.add)

@@ -10,7 +10,7 @@ from harness.gates.eligibility import Case, Unjudgeable, case_of, unjudged
 from harness.gates.hypothesis import Hypothesis, hypothesis_on
 from harness.gates.inference import infer, infer_slices
 from harness.gates.outcome import conclude, conclude_slices
-from harness.gates.wording import reason, with_reasons
+from harness.gates.wording import reason, together, with_reasons
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
@@ -43,13 +43,15 @@ def judge(
     whole = hypothesis_on(case, case.rows)
     blank = replace(blank, digest=case.digest, value=whole.value, baseline=whole.baseline)
     blank = replace(blank, n=len(whole.ours), weightless=whole.weightless)
+    blank = replace(blank, copies=case.repeats.copies, joined=case.repeats.joined)
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
-            return _judge_slices(case, whole, blank)
+            verdict = _judge_slices(case, whole, blank)
+            return replace(verdict, why=verdict.why + case.repeats.said(blank.n))
         verdict = conclude(blank, infer(whole), whole)
     except ValueError as error:
         return replace(blank, why=str(error))
-    verdict = replace(verdict, why=reason(verdict, whole))
+    verdict = replace(verdict, why=reason(verdict, whole) + case.repeats.said(blank.n) + together(whole))
     return replace(verdict, driver=_worst_slice(case, blank, verdict, columns))
 
 

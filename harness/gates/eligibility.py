@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from harness.gates.repeats import Repeats, distinct
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
@@ -34,6 +35,7 @@ class Case:
     digest: str
     early: bool
     labels: Labels | None
+    repeats: Repeats
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,14 @@ def case_of(
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples)):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
+    repeats = Repeats()
+    if not candidate.order:  # of which collection refuses repeats
+        kept, repeats = distinct(kept, gate, metric, [scores for scores in (ours, theirs) if scores is not None])
+    if repeats != Repeats():
+        slices = gate.parts(kept)
+        rows = _rows(gate, kept, slices, candidate.order)
     early = bool(candidate.order)
-    return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels)
+    return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, repeats)
 
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:

@@ -85,7 +85,7 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
         return _sequential(h)
     if h.metric.combine:
         return _bootstrap(h)
-    values, weights = _differences(h)
+    values, weights = differences(h)
     plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1
     if plain and _zeros_and_ones(h):
         return _binary(h)
@@ -140,7 +140,7 @@ def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float])
 
 def _sequential(h: Hypothesis) -> tests.Test:
     """Test rows that were looked at one after the other."""
-    values, weights = _differences(h)
+    values, weights = differences(h)
     if len(set(weights)) > 1:
         raise ValueError("rows have different weights, and a test that may stop early counts them alike")
     clustered = h.clusters is not None
@@ -167,7 +167,7 @@ def _labelled(h: Hypothesis) -> tuple[tests.Test, float, float]:
     if h.metric.scale == "agreement":
         test = by_people.kappa(h.labels, h.threshold, h.alpha)
     else:
-        values, weights = _differences(h)
+        values, weights = differences(h)
         values = [h.sign * v for v in values]
         test = by_people.corrected(values, weights, h.clusters, h.labels, h.threshold, h.alpha)
     ends = (test.lower, test.upper) if h.sign > 0 else (test.upper, test.lower)
@@ -260,7 +260,7 @@ def _check_weights(h: Hypothesis) -> None:
 # -- the rows --------------------------------------------------------------------------------------
 
 
-def _differences(h: Hypothesis) -> tuple[list[float], list[float]]:
+def differences(h: Hypothesis) -> tuple[list[float], list[float]]:
     """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference."""
     name = h.metric.name
     _check_weights(h)

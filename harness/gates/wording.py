@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.gates.hypothesis import Hypothesis
+from harness.gates.inference import differences
 from harness.gates.needed import CLOSE
 from harness.gates.outcome import SlicedOutcome
 from harness.records.gates import Outcome, Slice, Verdict
+from harness.stats.neighbours import correlation
 from harness.stats.tests import FEW_CLUSTERS
 from harness.stats.unseen import no_row_shows
 from harness.texts.numbers import difference, short_number
 
 SIZES = "cluster sizes tell of the outcome"
+TOGETHER = 0.01  # p-value from which on it is said that neighbouring rows go together
 
 
 def reason(verdict: Verdict, hypothesis: Hypothesis) -> str:
@@ -49,6 +52,16 @@ def unseen(verdict: Verdict, hypothesis: Hypothesis) -> str:
         return ""
     of = "clusters" if verdict.clusters and hypothesis.clusters else "rows"
     return f"; up to {no_row_shows(count, hypothesis.alpha):.1%} of all {of} may be as bad as you like"
+
+
+def together(hypothesis: Hypothesis) -> str:
+    """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
+    if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
+        return ""
+    found = None if hypothesis.metric.scale == "count" else correlation(differences(hypothesis)[0])
+    if found is None or found[1] > TOGETHER:
+        return ""
+    return f"; neighbouring rows go together (correlation {found[0]:.2f}, p = {found[1]:.2g}): is a cluster missing?"
 
 
 def with_reasons(

@@ -205,6 +205,8 @@ class Verdict:
     group: str = ""
     attempt: int = 0
     left_out: int | None = None
+    copies: int = 0
+    joined: int = 0
     whole: float | None = None
     whole_baseline: float | None = None
     waiver: Waiver | None = None

@@ -15,7 +15,8 @@ class Sample:
     """One row of an evaluation's data.
 
     `input` is text or chat messages, `target` what is wanted (several: any of them), `row` every
-    column of the row as it was read, `cluster` what rows share that are not independent.
+    column of the row as it was read, `cluster` what rows share that are not independent, `key` what tells its question
+    from others (`harness.data.identity`).
     """
 
     id: str
@@ -23,10 +24,11 @@ class Sample:
     target: str | list[str] = ""
     row: Mapping[str, Any] = field(default_factory=dict)
     cluster: str | None = None
+    key: str = ""
 
     @property
     def told(self) -> list[Any]:
-        """All of it, in the order of its fields, for a digest."""
+        """All of it as it was given, in the order of its fields, for a digest."""
         return [self.id, self.input, self.target, self.row, self.cluster]
 
 

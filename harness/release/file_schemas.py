@@ -154,7 +154,7 @@ def _item() -> Schema:
     keys = {
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
-        "number": WHOLE, "slices": TEXTS, "place": WHOLE, "leak": TEXT,
+        "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
     }  # fmt: skip
     private = {"title": "a row of a private evaluation", **table({"item": TEXT, "sha256": DIGEST})}
     return {

@@ -33,7 +33,7 @@ def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) ->
             if task.spec.private:
                 yield {"item": item, "sha256": digest_of(row)}
                 continue
-            about: dict[str, Any] = {"number": number, "slices": _slices(sample, task.spec.slices)}
+            about: dict[str, Any] = {"number": number, "slices": _slices(sample, task.spec.slices), "key": sample.key}
             about |= {"place": places[sample.id]} if places else {}
             about |= {"leak": told[sample.id]} if sample.id in told else {}
             yield {"item": item, **scores_of(row), **about}

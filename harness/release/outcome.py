@@ -169,7 +169,7 @@ class _Case:
         there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
         if there is None:
             return ""
-        judged = n + self.weightless + (self.verdict["left_out"] or 0)
+        judged = n + self.weightless + (self.verdict["left_out"] or 0) + self.verdict.get("copies", 0)
         fewer = self.gate.slice is not None or self.early
         if judged > there or (judged < there and not fewer):
             return f"was judged on {judged} rows, the lock has {there}"
@@ -241,7 +241,7 @@ class _Case:
             return "has a baseline, its claim is about a number"
         if self.gate.max_failures is not None:
             return self.failures_error()
-        if v["slices"] or v["method"] == "e-process":
+        if v["slices"] or v["method"] == "e-process" or self.gate.cap is not None:
             return ""
         if estimate is None or value is None or (self.gate.versus and baseline is None):
             return "" if hypothesis.metric.scale == "perplexity" else "lacks its value or its baseline"

@@ -35,7 +35,7 @@ COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_
 FLOATS = (
     "value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline",
 )  # fmt: skip
-SAME = ("n", "weightless", "clusters", "method", "left_out", "digest", "won", "lost")
+SAME = ("n", "weightless", "clusters", "method", "left_out", "copies", "joined", "digest", "won", "lost")
 COUNTS = ("won_count", "lost_count")  # which older evidence does not tell
 TINY = 1e-12  # below which numbers are the same whatever their ratio
 
@@ -130,7 +130,7 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locke
         if "sha256" in row:
             continue
         number, score = row["number"], _score(row)
-        sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"])
+        sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"], key=row["key"])
         if samples.setdefault(name, {}).setdefault(number, sample) != sample:
             raise ValueError(f'row {number} of "{name}" is told in two ways')
         if "leak" in row:

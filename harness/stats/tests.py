@@ -40,7 +40,7 @@ __all__ = [
     "tango",
     "wilson",
 ]
-VERSION = 3  # raised whenever the same rows come to other numbers
+VERSION = 4  # raised whenever the same rows come to other numbers
 FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 T_METHODS = ("t", "cluster t", "ratio estimator", "cluster bootstrap", "sign flips")
 

@@ -1,0 +1,100 @@
+"""What a row asks, whatever it is written by: a question is known again under another id, template or spelling.
+
+What is asked are the columns that a template reads, else the prompt, without system messages; what is wanted are the
+targets. Texts are compared as `canonical` ones, and the order and the names of columns tell nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.data import chat
+from harness.data.templates import columns_of
+from harness.records.samples import Sample
+
+DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
+TELLING = 2  # one in so many values of a column is another one, where a value tells a row by itself
+
+
+def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
+    """Return samples with what tells the question of each from all others: what is asked, wanted and chosen from."""
+    names = columns_of(template) if template else []
+    return tuple(replace(s, key=_key(s, names)) for s in samples)
+
+
+def known_by(samples: Sequence[Sample], template: str | None) -> frozenset[tuple[str, ...]]:
+    """Return the keys of each distinct row, sorted: a row is another's if they have one in common.
+
+    Each column that is asked is a key by itself with each target, where it tells rows from each other, so that a
+    template which reads fewer or more of them asks the same; what is no row of data, such as the model, has none.
+    """
+    names = columns_of(template) if template else []
+    asked = [_asked(s, names) for s in samples]
+    width = max(map(len, asked), default=0)
+    several = [len({a[i] for a in asked if i < len(a)}) for i in range(width)]
+    telling = [i for i in range(width) if TELLING * several[i] >= len(asked)]
+    found = set()
+    for sample, own in zip(samples, asked, strict=True):
+        parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])
+        wanted = _wanted(sample) or [""]
+        if parts or any(wanted):
+            found.add(tuple(sorted(_digest([part, target]) for part in parts or [[]] for target in wanted)))
+    return frozenset(found)
+
+
+def canonical(text: Any) -> str:
+    """Return a text in small letters, in Unicode's compatible form, without what is not seen, one space for several."""
+    folded = unicodedata.normalize("NFKC", str(text)).casefold()
+    seen = "".join(c for c in folded if unicodedata.category(c) != "Cf") if not folded.isascii() else folded
+    return " ".join(seen.split())
+
+
+def _asked(sample: Sample, names: Sequence[str]) -> list[str]:
+    """Return what is asked, column by column: of a chat all that is said but by the system."""
+    if names:
+        return [canonical(sample.row.get(name, "")) for name in names]
+    if isinstance(sample.input, str):
+        text = sample.input or sample.row.get("text")
+        if isinstance(text, str):
+            return [canonical(text)]
+        rest = {k: v for k, v in sample.row.items() if k != "id"}
+        return [_plain(rest)] if rest else []
+    said = [m for m in chat.split(sample.input)[0] if m.get("role") != "system"]
+    if len(said) == 1 and isinstance(said[0].get("content"), str):  # what a text would say
+        return [canonical(said[0]["content"])]
+    return [_plain(said)] if said else []
+
+
+def _wanted(sample: Sample) -> list[str]:
+    targets = [sample.target] if isinstance(sample.target, str) else sample.target
+    return sorted({text for t in targets if (text := canonical(t))})
+
+
+def _key(sample: Sample, names: Sequence[str]) -> str:
+    asked, wanted = _asked(sample, names), _wanted(sample)
+    if not any(asked) and not wanted:
+        return ""
+    lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
+    return _digest([sorted(asked), wanted, _plain(lists)])
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(_canonical(value), sort_keys=True, default=str, ensure_ascii=False)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, str):
+        return canonical(value)
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
