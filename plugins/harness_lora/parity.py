@@ -10,14 +10,13 @@ What rounding costs is known, not judged: every tensor must be the float64 sum r
 before it is rounded must answer as the adapter does when PEFT runs it, to float32's own precision. How far the rounded
 model is from the unrounded one is measured and reported; the gates decide.
 
-One model at a time is in memory, on the GPU where its free memory holds it and else layer by layer: a merge that could
-be trained can be verified on the same card.
+One model at a time is in memory (`harness_lora.heard`): a merge that could be trained can be verified on the same card.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,19 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 from harness import CheckFailed, isolated
 from harness_lora.headers import Header, read_headers
+from harness_lora.heard import PROMPTS, SMOKE_TOKENS, Apart, Heard, compare, device_for, placed
 from harness_lora.peft_folder import read_note
 from harness_lora.texts import WINDOW, windows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    pass
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
-SMOKE_TOKENS = 48
 TRAINED_WINDOWS = 6  # on which the model as it was trained in 4 bits is compared, some 700 tokens
 EXACT = 4_000_000_000  # parameters up to which all is computed in float32
-BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
-PROMPTS = ("What is the capital of France?", "Say hello.")
 OTHERWISE = "ship the adapter, or merge with PEFT and name that folder as [candidate] merged"
 
 
@@ -69,20 +66,20 @@ def verify(question: Question) -> dict[str, Any]:
     facts = made.check()
     ids = _windows(question.base)
     limits = _limits(made, ids)
-    theirs = _Heard.of(partial(made.load, question.base, question.adapter, question.quantization), ids, question.base)
-    unrounded = _Heard.of(made.unrounded, ids)
-    before = _compare(theirs, unrounded, ids)
+    theirs = Heard.of(partial(made.load, question.base, question.adapter, question.quantization), ids, question.base)
+    unrounded = Heard.of(made.unrounded, ids)
+    before = compare(theirs, unrounded, ids)
     _check_forward(before, *limits)
-    merged = _Heard.of(partial(made.load, question.merged), ids, question.merged)
-    after = _compare(unrounded, merged, ids)
+    merged = Heard.of(partial(made.load, question.merged), ids, question.merged)
+    after = compare(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
     facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": made.dtype}
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
     _check_ends(merged.stops, theirs.ends, merged.ends)
     if question.trained:
         few = ids[:TRAINED_WINDOWS]
-        trained = _Heard.of(partial(made.load, question.base, question.adapter, question.trained), few)
-        apart = _compare(trained, merged, few)
+        trained = Heard.of(partial(made.load, question.base, question.adapter, question.trained), few)
+        apart = compare(trained, merged, few)
         facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
     return {**facts, "stops": [end is not None for end in merged.ends]}
 
@@ -197,24 +194,12 @@ class _Made:
             exact = {**quantization, "bnb_4bit_compute_dtype": "float32"}
             dtype = str(read_note(folder).get("dtype", "float32"))
             model = load_model(path, dtype=dtype, device=device, quantization=exact, adapter=folder).float()
-        return model if quantization else self.placed(model, device)
+        return model if quantization else placed(model, device)
 
     def device(self, quantization: Mapping[str, Any] | None = None) -> str:
         """Return where a model is loaded: on the GPU, if its free memory holds it."""
-        size = self.parameters * (
-            1 if quantization else 4 if self.computed == "float32" else 2
-        )  # bytes, in 4 bits less
-        return "auto" if (found := card()) is None or size + BESIDE < found[1] else "cpu"
-
-    def placed(self, model: Any, device: str) -> Any:
-        """Return a model whose layers are computed on the GPU one after the other, where that does not hold it."""
-        found = card()
-        if device != "cpu" or found is None:
-            return model
-        from accelerate import cpu_offload
-
-        whole = list(getattr(model, "_no_split_modules", None) or ())  # some adapters reach into the layers they are on
-        return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
+        width = 1 if quantization else 4 if self.computed == "float32" else 2  # bytes; in 4 bits less
+        return device_for(width * self.parameters)
 
     def unrounded(self, shift: float = 0.0) -> Any:
         """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone.
@@ -234,14 +219,7 @@ class _Made:
                 weight = as_rows(place.of(model.get_parameter(place.parameter).data))
                 with safe_open(self.before[name].file, "pt") as opened:
                     merge.blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
-        return self.placed(model, device)
-
-
-def card() -> tuple[str, int] | None:
-    """Return the GPU that models are loaded on, and its free bytes; None where there is none."""
-    import torch
-
-    return ("cuda:0", torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
+        return placed(model, device)
 
 
 def _put(weight: Any, shift: float, rows: slice, total: Any) -> None:
@@ -267,92 +245,6 @@ def _differing(one: Any, other: Any) -> int:
     return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
 
 
-@dataclass
-class _Apart:
-    """How far model q is from model p, per token: KL(p ‖ q) and −log p, −log q of the text in nats.
-
-    `margin` is the greatest lead of p's first choice over its second where q's first choice is another.
-    """
-
-    kl: float
-    top1: float
-    margin: float
-    tokens: int
-    nll: tuple[float, float]
-
-
-@dataclass
-class _Heard:
-    """What a model said before it was freed, off the GPU: log-probabilities of what follows each token of each window,
-    (T - 1, V) in float32, where its answers to the prompts end, and its stop tokens."""
-
-    logprobs: list[Any]
-    ends: list[int | None]
-    stops: set[int | None]
-
-    @classmethod
-    def of(cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "") -> _Heard:
-        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
-        from harness_hf import free_memory
-
-        model = load()
-        told = model.generation_config.eos_token_id if path else None
-        found = cls(
-            [_logprobs(model, window) for window in ids],
-            _ends(model, path) if path else [],
-            set(told) if isinstance(told, list) else {told},
-        )
-        del model
-        free_memory()
-        return found
-
-
-def _compare(one: _Heard, other: _Heard, ids: Sequence[Any]) -> _Apart:
-    """Compare two models' distributions of the next token, a window at a time; raises CheckFailed when not finite."""
-    kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
-    for window, p, q in zip(ids, one.logprobs, other.logprobs, strict=False):
-        following = window[0, 1:, None]
-        kl += _kl(p, q)
-        first, agrees = p.topk(2).values, p.argmax(-1) == q.argmax(-1)
-        same += int(agrees.sum())
-        margin = max(margin, float((first[:, 0] - first[:, 1]).masked_fill(agrees, 0).max()))
-        tokens += len(p)
-        for i, logprobs in enumerate((p, q)):
-            nll[i] -= float(logprobs.gather(-1, following).sum())
-    if not math.isfinite(kl):
-        raise CheckFailed(
-            f"merge: the merged model's probabilities are not finite [merge-finite]: KL {kl} nats a token, any "
-            "number is the limit; train again at a lower rate"
-        )
-    return _Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
-
-
-def _logprobs(model: PreTrainedModel, ids: Any) -> Any:
-    """Return the log-probabilities of what follows each token of a window, (T - 1, V), in float32."""
-    import torch
-
-    with torch.inference_mode():
-        return model(input_ids=ids.to(_computes_on(model))).logits[0, :-1].float().log_softmax(-1).cpu()
-
-
-def _computes_on(model: PreTrainedModel) -> Any:
-    """Return the device that a model wants its input on, also where none of its layers is in memory yet."""
-    found = card()
-    return found[0] if model.device.type == "meta" and found else model.device
-
-
-def _kl(p: Any, q: Any) -> float:
-    """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p).
-
-    The terms are then of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
-    """
-    import torch
-
-    x = q - p
-    small = p.exp() * (x.expm1() - x)
-    return float(torch.where(x.abs() < 1, small, q.exp() - p.exp() * (1 + x)).sum(dtype=torch.float64))
-
-
 def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
     """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows.
 
@@ -365,13 +257,13 @@ def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
     dtype = resolve_dtype(made.computed, resolve_device("auto"))
     if dtype == torch.float32:
         return KL, MARGIN
-    shifted = _Heard.of(partial(made.unrounded, torch.finfo(dtype).eps / 2), ids)
-    noise = _compare(_Heard.of(made.unrounded, ids), shifted, ids)
+    shifted = Heard.of(partial(made.unrounded, torch.finfo(dtype).eps / 2), ids)
+    noise = compare(Heard.of(made.unrounded, ids), shifted, ids)
     kl = max(KL, NOISE * noise.kl)
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
 
 
-def _check_forward(found: _Apart, kl: float, margin: float) -> None:
+def _check_forward(found: Apart, kl: float, margin: float) -> None:
     """Raise CheckFailed when the merge, before it is rounded, is not the adapter as PEFT runs it."""
     if found.kl < kl and found.margin <= margin:
         return
@@ -392,22 +284,6 @@ def _windows(base: str) -> list[Any]:
     return windows(load_tokenizer(base), longest=min(WINDOW, longest))
 
 
-def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
-    """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
-    import torch
-
-    from harness_hf import load_tokenizer
-
-    tokenizer, found = load_tokenizer(path), []
-    with torch.inference_mode():
-        for prompt in PROMPTS:
-            ids = _prompt(tokenizer, prompt).to(_computes_on(model))
-            mask = torch.ones_like(ids)
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
-            found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
-    return found
-
-
 def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
     """Raise CheckFailed for an answer without an end where the adapter's ends at a token that no longer stops anything.
 
@@ -415,19 +291,12 @@ def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Seq
     """
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:
+            known = sorted(s for s in stops if s is not None)
             raise CheckFailed(
                 f'merge: the adapter stops after "{prompt}", the merged model does not; see its stop tokens '
-                f"[merge-stops]: {end} is none of {sorted(stops - {None})}, and within {SMOKE_TOKENS} tokens there is "
+                f"[merge-stops]: {end} is none of {known}, and within {SMOKE_TOKENS} tokens there is "
                 "no other; copy generation_config.json from the base"
             )
-
-
-def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": text}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        return ids["input_ids"]
-    return tokenizer(text, return_tensors="pt").input_ids
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ def train(
     if shard:
         refuse_shards(count, recipe, adapter)
     if count > 1:
-        told: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag or raise_finding}
-        return launch(ref, adapter, rows, out, recipe, count, method=method, shard=shard, **told)
+        told: dict[str, Any] = {"method": method, "shard": shard, "seed": seed, "progress": progress}
+        return launch(ref, adapter, rows, out, recipe, count, flag=flag or raise_finding, **told)
     config.gradient_accumulation_steps //= ranks.count
     kept, held_out = split_by(recipe, rows, seed, method.select)
     stamp = _stamp(ref, adapter, rows, recipe, seed, ranks)
@@ -92,8 +92,7 @@ def train(
             shutil.rmtree(checkpoints, ignore_errors=True)
         trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress, method, ranks)
         trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
-        if watch:
-            trainer.watched = partial(_watched, trainer, ref, watch)
+        trainer.watched = partial(_watched, trainer, ref, watch) if watch else None
         initial = _save_initial(trainer.model, checkpoints) if adapter and ranks.first else None
         with each_logit_once():
             _run(trainer, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -33,7 +34,9 @@ class Desk:
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Add a line to the events, in one write: the other processes add theirs."""
-        os.write(self.stream, (json.dumps(event, default=str) + "\n").encode())
+        line = (json.dumps(event, default=str) + "\n").encode()
+        if os.write(self.stream, line) < len(line):  # a half would swallow what the others tell
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / EVENTS))
 
     def progress(self, progress: Progress) -> None:
         """Tell the progress, which is that of all."""

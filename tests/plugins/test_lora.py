@@ -25,7 +25,7 @@ from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E402
 from harness_export import swap  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
-from harness_lora import lora, parity, qlora  # noqa: E402
+from harness_lora import heard, lora, parity, qlora  # noqa: E402
 from harness_lora import merge as merging  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.fold import fold  # noqa: E402
@@ -454,7 +454,7 @@ def test_mistake_of_the_merge_itself_is_found(
         parity.verify(question)
 
 
-@pytest.mark.parametrize("free", [parity.BESIDE // 2, 64 * parity.BESIDE])
+@pytest.mark.parametrize("free", [heard.BESIDE // 2, 64 * heard.BESIDE])
 @pytest.mark.parametrize("computed", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dora", [False, True])
 def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
@@ -479,15 +479,15 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
     merge(tiny_model, lora(), tmp_path, "original")
     monkeypatch.setattr(parity._Made, "computed", computed)
     monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 60, longest))
-    monkeypatch.setattr(parity, "SMOKE_TOKENS", 4)
+    monkeypatch.setattr(heard, "SMOKE_TOKENS", 4)
     question = parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
     whole = parity.verify(question)
-    monkeypatch.setattr(parity, "card", lambda: ("cpu", free))
+    monkeypatch.setattr(heard, "card", lambda: ("cpu", free))
     monkeypatch.setattr(harness_hf, "load_model", one)
     monkeypatch.setattr(accelerate, "cpu_offload", layers)
     assert parity.verify(question) == whole
     models = 3 if computed == "float32" else 5  # and two of them tell how large noise is
-    assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < parity.BESIDE else 0))
+    assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < heard.BESIDE else 0))
 
 
 def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
@@ -566,8 +566,8 @@ def test_merged_model_that_does_not_stop_is_found(tiny_model: Path, tmp_path: Pa
     shutil.copytree(tiny_model, base)
     trained, tokenizer = make_adapter(base, lora(), made), load_tokenizer(base)
     stops = set()  # a token that each of the answers has
-    for prompt in parity.PROMPTS:
-        ids = parity._prompt(tokenizer, prompt)
+    for prompt in heard.PROMPTS:
+        ids = heard._prompt(tokenizer, prompt)
         found = trained.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False)
         stops.add(int(found[0, ids.shape[1] + 5]))
     generation = base / "generation_config.json"

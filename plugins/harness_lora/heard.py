@@ -1,0 +1,153 @@
+"""What a model says: the distributions of the next token and the ends of its answers, kept when it is freed.
+
+It is asked on the GPU where that holds it, and else layer by layer: two models that are compared are never both there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness import CheckFailed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SMOKE_TOKENS = 48
+BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
+PROMPTS = ("What is the capital of France?", "Say hello.")
+
+
+@dataclass
+class Apart:
+    """How far model q is from model p, per token: KL(p ‖ q) and −log p, −log q of the text in nats.
+
+    `margin` is the greatest lead of p's first choice over its second where q's first choice is another.
+    """
+
+    kl: float
+    top1: float
+    margin: float
+    tokens: int
+    nll: tuple[float, float]
+
+
+@dataclass
+class Heard:
+    """What a model said before it was freed, off the GPU: log-probabilities of what follows each token of each window,
+    (T - 1, V) in float32, where its answers to the prompts end, and its stop tokens."""
+
+    logprobs: list[Any]
+    ends: list[int | None]
+    stops: set[int | None]
+
+    @classmethod
+    def of(cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "") -> Heard:
+        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
+        from harness_hf import free_memory
+
+        model = load()
+        told = model.generation_config.eos_token_id if path else None
+        found = cls(
+            [_logprobs(model, window) for window in ids],
+            _ends(model, path) if path else [],
+            set(told) if isinstance(told, list) else {told},
+        )
+        del model
+        free_memory()
+        return found
+
+
+def compare(one: Heard, other: Heard, ids: Sequence[Any]) -> Apart:
+    """Compare two models' distributions of the next token, a window at a time; raises CheckFailed when not finite."""
+    kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
+    for window, p, q in zip(ids, one.logprobs, other.logprobs, strict=False):
+        following = window[0, 1:, None]
+        kl += _kl(p, q)
+        first, agrees = p.topk(2).values, p.argmax(-1) == q.argmax(-1)
+        same += int(agrees.sum())
+        margin = max(margin, float((first[:, 0] - first[:, 1]).masked_fill(agrees, 0).max()))
+        tokens += len(p)
+        for i, logprobs in enumerate((p, q)):
+            nll[i] -= float(logprobs.gather(-1, following).sum())
+    if not math.isfinite(kl):
+        raise CheckFailed(
+            f"merge: the merged model's probabilities are not finite [merge-finite]: KL {kl} nats a token, any "
+            "number is the limit; train again at a lower rate"
+        )
+    return Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
+
+
+def _logprobs(model: PreTrainedModel, ids: Any) -> Any:
+    """Return the log-probabilities of what follows each token of a window, (T - 1, V), in float32."""
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=ids.to(_computes_on(model))).logits[0, :-1].float().log_softmax(-1).cpu()
+
+
+def _computes_on(model: PreTrainedModel) -> Any:
+    """Return the device that a model wants its input on, also where none of its layers is in memory yet."""
+    found = card()
+    return found[0] if model.device.type == "meta" and found else model.device
+
+
+def _kl(p: Any, q: Any) -> float:
+    """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p).
+
+    The terms are then of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
+    """
+    import torch
+
+    x = q - p
+    small = p.exp() * (x.expm1() - x)
+    return float(torch.where(x.abs() < 1, small, q.exp() - p.exp() * (1 + x)).sum(dtype=torch.float64))
+
+
+def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
+    """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
+    import torch
+
+    from harness_hf import load_tokenizer
+
+    tokenizer, found = load_tokenizer(path), []
+    with torch.inference_mode():
+        for prompt in PROMPTS:
+            ids = _prompt(tokenizer, prompt).to(_computes_on(model))
+            mask = torch.ones_like(ids)
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
+            found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
+    return found
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": text}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        return ids["input_ids"]
+    return tokenizer(text, return_tensors="pt").input_ids
+
+
+def card() -> tuple[str, int] | None:
+    """Return the GPU that models are loaded on, and its free bytes; None where there is none."""
+    import torch
+
+    return ("cuda:0", torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
+
+
+def device_for(size: int) -> str:
+    """Return where a model of so many bytes is loaded: on the GPU, if its free memory holds it."""
+    return "auto" if (found := card()) is None or size + BESIDE < found[1] else "cpu"
+
+
+def placed(model: Any, device: str) -> Any:
+    """Return a model whose layers are computed on the GPU one after the other, where that does not hold it."""
+    found = card()
+    if device != "cpu" or found is None:
+        return model
+    from accelerate import cpu_offload
+
+    whole = list(getattr(model, "_no_split_modules", None) or ())  # some adapters reach into the layers they are on
+    return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
