@@ -139,18 +139,39 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON line to a file, in one write and on the disk when it returns. Raises OSError."""
+    """Append one JSON line to a file, whole and on the disk when it returns.
+
+    Raises OSError, and leaves the file as it was; what a kill cut off at its end, and nobody was told of, is cut away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":  # what a kill cut off must not swallow this line
-            line = b"\n" + line
-        os.write(handle, line)
-        os.fsync(handle)
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            written = os.pread(handle, size, 0)
+            size = sum(len(one) + 1 for one in lines_of(written))
+            line = line if size <= len(written) else b"\n" + line
+            os.ftruncate(handle, min(size, len(written)))
+        try:
+            if os.write(handle, line) < len(line):  # a disk that is full takes a part, and calls it no error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, min(size, os.fstat(handle).st_size))
+            raise
     finally:
         os.close(handle)
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    """Return the lines of a file of JSON lines, but for a last one without an end and no JSON: a kill cut it off."""
+    *lines, last = data.split(b"\n")
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return lines
+    return [*lines, last]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from harness.cli.options import PLUGIN_HELP, Commands, command, with_plugins
@@ -15,11 +16,16 @@ from harness.errors import ExitCode, UsageError
 def verify(args: argparse.Namespace) -> int:
     """`harness verify DIR`: are these the bytes that passed? Without torch, without network."""
     from harness.release.policy import read_policy
+    from harness.release.promote import current
     from harness.release.verify import verify
 
     if (args.replay is None) != (args.suite is None):
         raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
-    found = verify(args.export, read_policy(args.policy) if args.policy else None, recompute=args.recompute)
+    last = None
+    with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
+        last = current(args.export)
+    policy = read_policy(args.policy) if args.policy else None
+    found = verify(args.export, policy, recompute=args.recompute, last=last)
     if found.ok and args.replay is not None:
         from harness.replay import replay
 

@@ -62,6 +62,8 @@ class GateChecks:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
         if gate.clean_only:
             self._check_clean(task, complain)
+        if gate.group and task.spec.rows_at_most is not None:
+            complain(f'stands in an any_of, and "{gate.eval}" has rows_at_most; claim it in a gate of its own')
         if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
             complain(f'estimand is "clusters", and rows of "{gate.eval}" are in none; name their column with "cluster"')
         self._check_slices(gate, task, complain)

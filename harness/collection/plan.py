@@ -10,6 +10,7 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.artifacts.digests import digest_of
+from harness.data.identity import known_by
 from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate
@@ -74,6 +75,11 @@ class Task:
         except Exception as error:  # the plugin's own code; the line says whose
             what = f'"{self.spec.use}" cannot tell which rows count in {metric}: {error}'
             raise UsageError(f"{self.spec.where}: {what}") from error
+
+    @cached_property
+    def keys(self) -> list[tuple[str, ...]]:
+        """What each row is known by, whatever it is called and written by."""
+        return known_by(self.samples or (), self.spec.template)
 
     @property
     def brings_rows(self) -> bool:

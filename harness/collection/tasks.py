@@ -40,6 +40,9 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     if marks and not spec.cluster and samples:
         samples = by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
+    if samples and spec.rows_at_most is not None and spec.rows_at_most < len(samples):
+        what = f"rows_at_most is {spec.rows_at_most}, and there are {len(samples)} rows"
+        context.mistakes.add(spec.where, f"{what}; it is how many there will ever be")
     folder = context.suite.path.parent
     try:
         metrics = metrics_of(function, spec.options, folder)
@@ -115,6 +118,9 @@ def _check_eval(context: Context, spec: Eval) -> None:
         context.mistakes.add(spec.where, what)
     if spec.limit is not None and spec.limit < 1:
         context.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
+    if spec.rows_at_most is not None and spec.stop == "early":
+        what = 'rows_at_most and stop = "early" both share a risk over looks; leave one of them out'
+        context.mistakes.add(spec.where, what)
 
 
 def _check_against(context: Context, spec: Eval, function: Callable[..., Any], marks: str) -> None:

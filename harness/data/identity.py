@@ -27,8 +27,8 @@ def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]
     return tuple(replace(s, key=_key(s, names)) for s in samples)
 
 
-def known_by(samples: Sequence[Sample], template: str | None) -> frozenset[tuple[str, ...]]:
-    """Return the keys of each distinct row, sorted: a row is another's if they have one in common.
+def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
+    """Return the keys of each row, sorted: it asks what another does if they have one in common.
 
     Each column that is asked is a key by itself with each target, where it tells rows from each other, so that a
     template which reads fewer or more of them asks the same; what is no row of data, such as the model, has none.
@@ -38,13 +38,13 @@ def known_by(samples: Sequence[Sample], template: str | None) -> frozenset[tuple
     width = max(map(len, asked), default=0)
     several = [len({a[i] for a in asked if i < len(a)}) for i in range(width)]
     telling = [i for i in range(width) if TELLING * several[i] >= len(asked)]
-    found = set()
+    found: list[tuple[str, ...]] = []
     for sample, own in zip(samples, asked, strict=True):
         parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])
         wanted = _wanted(sample) or [""]
-        if parts or any(wanted):
-            found.add(tuple(sorted(_digest([part, target]) for part in parts or [[]] for target in wanted)))
-    return frozenset(found)
+        here = [(part, target) for part in parts or [[]] for target in wanted if part or target]
+        found.append(tuple(sorted(_digest([part, target]) for part, target in here)))
+    return found
 
 
 def canonical(text: Any) -> str:

@@ -11,11 +11,12 @@ from harness.collection.plan import Item, Plan
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.gates.eligibility import unjudged
-from harness.pipeline.attempts import Attempt, Ledger, question_of, seen_of
-from harness.pipeline.looks import Look, keys_of, look_of, risked, role_of, scores_digest
+from harness.pipeline.ledger import Ledger, Standing
+from harness.pipeline.looks import look_of, looked_at
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.records.waivers import Waiver
+from harness.stats.nested import levels
 from harness.stats.tests import holm
 from harness.suite.waivers import in_force, waiver_error
 
@@ -23,7 +24,8 @@ from harness.suite.waivers import in_force, waiver_error
 class Adjudicator:
     """The verdicts of a run, candidate by candidate, as its evaluations end; what ships is decided by these alone.
 
-    `lacking` are the baselines that are not there, and why. Without a `ledger` no attempt is counted.
+    `lacking` are the baselines that are not there, and why. Without a `ledger` no attempt is counted. `base` is the
+    digest of what candidates are made of.
     """
 
     def __init__(
@@ -33,8 +35,9 @@ class Adjudicator:
         today: date,
         lacking: Mapping[str, str],
         ledger: Ledger | None,
+        base: str = "",
     ) -> None:
-        self.plan = plan
+        self.plan, self.base = plan, base
         self.waivers, self.today = waivers, today
         self.lacking, self.ledger = lacking, ledger
         self.gates = {g.id: g for g in plan.suite.gates}
@@ -42,11 +45,8 @@ class Adjudicator:
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
         self.leaks: contamination.Leaks | None = None  # rows by evaluation; None as long as nobody looked
-        self.keys: dict[str, dict[str, frozenset[str]]] = {}  # candidate -> eval -> keys of its rows
-        self.scores: dict[tuple[str, str], str] = {}  # digests by candidate and eval
-        self.attempts: dict[str, Attempt] = {}  # of candidates, once they are in the ledger
-        self.numbers: dict[str, int] = {}  # of the attempt that a candidate is judged as
-        self.guesses: dict[tuple[str, str], int] = {}  # the same, of evaluations that may stop early
+        self.standings: dict[tuple[str, str], Standing] = {}  # by candidate and eval, once they are in the ledger
+        self.guesses: dict[tuple[str, str], Standing] = {}  # the same, of evaluations that may stop early
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -67,12 +67,8 @@ class Adjudicator:
         if item.subject not in self.plan.candidates:
             return ()
         before = set(self.said)
-        if self.ledger is None:
-            self.settle(item.subject)
-        else:
-            look = self.look(item.subject)  # takes long where rows are many, so nobody waits for it
-            with self.ledger.locked():
-                self.count(self.ledger, item.subject, look)
+        self.count(item)
+        self.settle(item.subject)
         return tuple(v for key, v in self.said.items() if key not in before)
 
     def settle(self, candidate: str) -> None:
@@ -80,46 +76,15 @@ class Adjudicator:
         for gate in self.plan.gates(candidate):
             self.give(gate, candidate)
 
-    def count(self, ledger: Ledger, candidate: str, look: Look | None) -> None:
-        """Settle a candidate as the attempt it is, and write that down; not before it is sure which one."""
-        if look is None:
-            return self.settle(candidate)
-        attempt = self.attempts.get(candidate) or ledger.attempt(look, partial(self.old, candidate))
-        if not attempt.sure:
-            return None
-        self.numbers[candidate] = attempt.number
-        self.settle(candidate)
-        if any(v.attempt for (name, _), v in self.said.items() if name == candidate):
-            ledger.record(attempt, look, self.plan.suite, candidate)
-            self.attempts[candidate] = attempt
-        return None
-
-    def look(self, candidate: str, weights: str = "") -> Look | None:
-        """Return what is known of a candidate so far; None where nothing was scored that a gate takes a risk on."""
-        if candidate not in self.keys:
-            samples = {n: self.plan.tasks[n].samples or () for n in risked(self.plan, candidate)}
-            self.keys[candidate] = {n: keys_of(rows) for n, rows in samples.items()}
-        keys = self.keys[candidate]
-        there = {name: self.results[candidate, name] for name in keys if (candidate, name) in self.results}
-        if not (there or weights):
-            return None
-        for name, result in there.items():
-            if (candidate, name) not in self.scores:
-                self.scores[candidate, name] = scores_digest(self.plan.tasks[name], result)
-        scores = {name: self.scores[candidate, name] for name in there}
-        weights = weights or next(iter(there.values())).digest
-        whole = all((candidate, name) in self.ended for name in keys)
-        return look_of(role_of(self.plan, candidate), weights, keys, scores, whole)
-
-    def old(self, candidate: str) -> list[tuple[str, str]]:
-        """Return the questions that a candidate's gates put, and what was seen if it is known, by the old keys."""
-        found = []
-        for gate in (g for g in self.plan.gates(candidate) if g.eval in self.keys[candidate]):
-            ours, task = self.results.get((candidate, gate.eval)), self.plan.tasks[gate.eval]
-            theirs = self.results.get((gate.versus, gate.eval)) if gate.versus else None
-            question = question_of(self.plan.suite, gate, task.spec, task.samples or (), candidate)
-            found.append((question, seen_of(ours, theirs, gate.metric_name) if ours else ""))
-        return found
+    def count(self, item: Item) -> None:
+        """Find out which attempt at its rows an evaluation is, and write that down before anything is said of it."""
+        key, result = (item.subject, item.eval), self.results.get((item.subject, item.eval))
+        if self.ledger is None or result is None or item.eval not in looked_at(self.plan, item.subject):
+            return
+        look = look_of(self.plan, *key, result.digest, self.base, result)
+        with self.ledger.locked():
+            self.standings[key] = self.ledger.standing(look)
+            self.ledger.record(self.standings[key], look, self.plan.suite, *key)
 
     def give(self, gate: Gate, candidate: str) -> None:
         """Judge a gate, and before it those it waits for, if all that it needs has been evaluated."""
@@ -131,7 +96,7 @@ class Adjudicator:
             return
         if gate.group:
             return  # its group speaks for it
-        alpha = self.alpha(gate, self.numbers.get(candidate, 0))
+        alpha = self.alpha(gate, candidate)
         if unmet := self.unmet(gate, candidate):
             self.say(unjudged(gate, candidate, unmet, alpha))
         elif gate.any_of:
@@ -177,27 +142,37 @@ class Adjudicator:
 
     def judge(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         """Judge one gate by itself; an error looked at no number, and a budget takes no risk."""
-        verdict, number = self.verdict(gate, candidate, alpha), self.numbers.get(candidate, 0)
-        if not number or verdict.outcome is Outcome.ERROR or verdict.method == "point":
+        verdict, standing = self.verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
+        if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict
-        return replace(verdict, attempt=number, why=verdict.why + (f"; attempt {number}" if number > 1 else ""))
+        number, stages = self.number(gate, candidate), standing.stages
+        why = verdict.why + (f"; attempt {number}" if number > 1 else "")
+        if (most := self.plan.tasks[gate.eval].spec.rows_at_most) is not None:
+            why += f"; look {len(stages)} at {stages[-1]} of {most} rows, at alpha {alpha:.2g}"
+            return replace(verdict, attempt=number, looks=stages, why=why)
+        return replace(verdict, attempt=number, why=why)
 
     def decided(self, item: Item, result: Result) -> bool:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
         gates = [g for g in self.plan.gates(item.subject) if g.eval == item.eval]
-        number = self.presumed(item, result.digest)
-        verdicts = [self.verdict(g, item.subject, self.alpha(g, number), result) for g in gates]
+        self.presume(item, result.digest)
+        verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 
-    def presumed(self, item: Item, weights: str) -> int:
-        """Return the attempt that a candidate is in the middle of an evaluation; the ledger is asked once for each."""
+    def presume(self, item: Item, weights: str) -> None:
+        """Find out which attempt an evaluation will be that goes on; the ledger is asked once for each."""
         key = item.subject, item.eval
         if self.ledger and key not in self.guesses:
-            look = self.look(item.subject, weights)
             with self.ledger.locked():
-                attempt = self.ledger.attempt(look, partial(self.old, item.subject)) if look else None
-            self.guesses[key] = attempt.number if attempt else 0
-        return self.numbers.get(item.subject) or self.guesses.get(key, 0)
+                look = look_of(self.plan, *key, weights, self.base, None)
+                self.guesses[key] = self.ledger.standing(look)
+
+    def number(self, gate: Gate, candidate: str) -> int:
+        """Return which attempt a gate is judged as: at its rows, and at those of the gates that share its risk."""
+        own = self.gates[gate.group].any_of if gate.group else gate.any_of or [gate.id]
+        evals = {self.gates[name].eval for name in own}
+        known = [self.standings.get((candidate, e)) or self.guesses.get((candidate, e)) for e in evals]
+        return max((s.number for s in known if s), default=0)
 
     def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
@@ -220,8 +195,12 @@ class Adjudicator:
             return ask()
         return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha)
 
-    def alpha(self, gate: Gate, attempt: int) -> float:
-        return self.plan.suite.about.risk(attempt, gate.alpha)
+    def alpha(self, gate: Gate, candidate: str) -> float:
+        """Return the level a gate is tested at: of its attempt, and of this look where more rows were declared."""
+        alpha = self.plan.suite.about.risk(self.number(gate, candidate), gate.alpha)
+        task, standing = self.plan.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
+        most = task.spec.rows_at_most if task else None
+        return alpha if most is None or standing is None else levels(standing.stages, most, alpha)[-1]
 
     def say(self, verdict: Verdict) -> None:
         gate, suite = self.gates[verdict.gate], self.plan.suite

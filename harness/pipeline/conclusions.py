@@ -13,8 +13,8 @@ from harness.errors import ExitCode
 from harness.gates.decide import judge
 from harness.gates.wording import more_rows
 from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.attempts import attempts_said
 from harness.pipeline.changes import changes_of, sentences
+from harness.pipeline.ledger import attempts_said
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
 from harness.records.gates import Gate, Outcome, Verdict
@@ -40,8 +40,9 @@ def exit_code(record: Record, adjudicator: Adjudicator) -> ExitCode:
 def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None:
     """Add to the record what follows from the verdicts, in words."""
     verdicts, plan = adjudicator.verdicts, session.collection
-    others = max((a.others for a in adjudicator.attempts.values()), key=len, default=())
-    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend", others)
+    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend", [*adjudicator.standings.values()])
+    if adjudicator.ledger and adjudicator.ledger.empty and adjudicator.standings:
+        attempts.append("earlier attempts at these rows are not known here: the ledger begins with this run")
     idle = unneeded(record.about.waivers, verdicts)
     if record.compared != len(adjudicator.results):
         record.compared = len(adjudicator.results)

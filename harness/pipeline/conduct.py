@@ -9,11 +9,11 @@ from typing import Any
 
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, of_the_machine
-from harness.files import cache_dir, write_text
+from harness.files import write_text
 from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.attempts import FILE, Ledger
 from harness.pipeline.conclusions import conclude, exit_code
 from harness.pipeline.exporting import refuse_exports
+from harness.pipeline.ledger import Ledger
 from harness.pipeline.locking import lock_suite
 from harness.pipeline.record import Ending, Record, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
@@ -48,9 +48,11 @@ def _place(session: Session, record: Record) -> tuple[Session, Adjudicator]:
     session = replace(session, folder=RunFolder(options.out, suite.name, record.started))
     assert session.folder
     record.opened(session.folder.path, suite.model.path, opened)
-    ledger = Ledger(cache_dir() / FILE, record.warn) if options.counts and not options.select else None
-    day = record.started.date()
-    adjudicator = Adjudicator(session.collection, record.about.waivers, day, opened.lacking, ledger)
+    ledger = Ledger.here(record.warn) if options.counts and not options.select else None
+    if ledger:
+        ledger.lines()  # a line that was lost is told before anything is measured
+    day, base = record.started.date(), opened.source.digest
+    adjudicator = Adjudicator(session.collection, record.about.waivers, day, opened.lacking, ledger, base)
     lock_suite(session, record, adjudicator)
     return replace(session, responses=remembered(options, record.warn)), adjudicator
 

@@ -37,7 +37,8 @@ def _export(session: Session, record: Record, adjudicator: Adjudicator, declared
     why += [record.unmade[declared.name]] if declared.name in record.unmade else []
     why += moved_rows(record, adjudicator)
     ref = record.candidates.get(declared.candidate)
-    judged = Judged(adjudicator.verdicts, adjudicator.results, record.locks[-1].text, adjudicator.leaks)
+    ledger = adjudicator.ledger.state().told() if adjudicator.ledger else None
+    judged = Judged(adjudicator.verdicts, adjudicator.results, record.locks[-1].text, adjudicator.leaks, ledger)
     run, place = record.shown(), f"export to {declared.to}"
     try:
         record.exported(export(session.collection, declared, ref, run, why, judged))

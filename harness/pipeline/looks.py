@@ -1,7 +1,7 @@
-"""What a candidate's gates are judged on in one run: its weights, the keys of all rows, and the scores so far.
+"""What one evaluation tells of a candidate: its weights, what its rows ask, and what they scored.
 
-A row's key does not know the row's id, its place, or which eval of which suite asked it, so that a question is
-recognised when it is put again under another name. See docs/decisions/0060-attempts.md.
+A row is known by what it asks (`harness.data.identity`), not by its id, its place or which eval of which suite asked
+it, so that a question is recognised when it is put again in other words. See docs/decisions/0061-attempts.md.
 """
 
 from __future__ import annotations
@@ -9,54 +9,63 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from harness.collection.plan import Plan, Task
-from harness.data import chat
-from harness.records.gates import Gate
-from harness.records.samples import Result, Sample
+from harness.records.samples import Result
 
-DIGITS = 32  # hex digits kept of a row's sha256: 128 bits, so that two rows of a million never share them
 Role = Literal["adapter", "merged", "conversion"]
-Seen = Mapping[str, tuple[str, ...]]  # digest of an eval's keys -> digests of the scores on them, "" where none yet
+Row = tuple[str, ...]  # the keys of one row
+SHARE = 10  # rows are met again when one in so many of the smaller set is
+ROOTS = (".git", "pyproject.toml")  # what lies in the folder of a project
 
 
 @dataclass(frozen=True)
 class Look:
-    """One candidate in one run. `whole` says that all its evaluations ended, so that no score is to come."""
+    """One evaluation of one candidate; `scores` by row, empty as long as they are not known.
+
+    `base` is the digest of the model it was made of, `project` that of rows which every project has, `most` how many
+    rows there will ever be, where that is declared.
+    """
 
     role: Role
     weights: str
-    keys: frozenset[str]
-    seen: Seen
-    whole: bool
+    rows: frozenset[Row]
+    scores: Mapping[Row, Sequence[str]] = dataclasses.field(default_factory=dict)
+    base: str = ""
+    project: str = ""
+    most: int | None = None
 
     @cached_property
-    def rows(self) -> str:
-        """Return the digest of the set of keys."""
-        return rows_digest(self.keys)
+    def digest(self) -> str:
+        """The digest of the set of rows: of the file that holds it."""
+        return rows_digest(self.rows)
+
+    def scored(self, rows: frozenset[Row] | None = None) -> str:
+        """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
+        if not self.scores:
+            return ""
+        chosen = self.rows if rows is None else rows
+        return _sha256(sorted([*row, *self.scores.get(row, ())] for row in chosen))
 
 
-def look_of(
-    role: Role, weights: str, keys: Mapping[str, frozenset[str]], scores: Mapping[str, str], whole: bool
-) -> Look:
-    """Return a look from the keys of its evals' rows and the digests of those scores that are there, by eval."""
-    seen: dict[str, list[str]] = {}
-    for name, own in keys.items():
-        seen.setdefault(rows_digest(own), []).append(scores.get(name, ""))
-    every = frozenset[str]().union(*keys.values())
-    return Look(role, weights, every, {rows: tuple(sorted(each)) for rows, each in seen.items()}, whole)
+def look_of(plan: Plan, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
+    """Return what an eval tells of a candidate, or would tell."""
+    task = plan.tasks[name]
+    project = project_of(plan.suite.path) if task.brings_rows else ""
+    rows, scores = frozenset(filter(None, task.keys)), scores_of(task, result) if result else {}
+    return Look(role_of(plan, candidate), weights, rows, scores, base, project, task.spec.rows_at_most)
 
 
-def risked(plan: Plan, candidate: str) -> list[str]:
-    """Return the evals of a run that gates of a candidate take a risk on: every one but those with budgets alone."""
+def looked_at(plan: Plan, candidate: str) -> list[str]:
+    """Return the evals of a run that tell of a candidate by rows: all but those that count, gated or not."""
     chosen = {i.eval for i in plan.items if i.subject == candidate}
-    return [n for n in plan.tasks if n in chosen and any(_risks(plan, g, n) for g in plan.gates(candidate))]
+    told = {n: [m for m in plan.tasks[n].metrics.values() if m.scale != "count"] for n in plan.tasks if n in chosen}
+    return [n for n, metrics in told.items() if metrics and any(plan.tasks[n].keys)]
 
 
 def role_of(plan: Plan, candidate: str) -> Role:
@@ -66,98 +75,44 @@ def role_of(plan: Plan, candidate: str) -> Role:
     return "adapter" if candidate == "adapter" else "merged"
 
 
-def keys_of(samples: Iterable[Sample]) -> frozenset[str]:
-    """Return the keys of rows; what is no row of data, such as the model itself, has none."""
-    return frozenset(key for s in samples if (key := row_key(s)))
+def scores_of(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
+    """Return what each row scored, whatever rows and metrics are called; labels stand beside every row."""
+    scores = {s.id: s for s in result.scores}
+    labels = [_sha256(dataclasses.asdict(found)) for found in result.labels]
+    found: dict[Row, list[str]] = {}
+    for sample, row in zip(task.samples or (), task.keys, strict=True):
+        if row and (score := scores.get(sample.id)) is not None:
+            found.setdefault(row, []).extend(sorted(repr(float(v)) for v in score.values.values()))
+    return {row: (*sorted(values), *labels) for row, values in found.items()}
 
 
-def row_key(sample: Sample) -> str:
-    """Return the sha256 of a row's canonical input and target, 32 hex digits, or nothing for a row that holds nothing.
-
-    A row without both is known by its text, or else by all its columns but the id.
-    """
-    asked = _messages(sample.input)
-    targets = [sample.target] if isinstance(sample.target, str) else sample.target
-    wanted = sorted(filter(None, map(_text, targets)))
-    if not (asked or wanted):
-        text = sample.row.get("text")
-        rest = text if isinstance(text, str) else {k: v for k, v in sample.row.items() if k != "id"}
-        if not rest:
-            return ""
-        asked = [["text", _canonical(rest)]]
-    return _sha256([asked, wanted])[:DIGITS]
+def meets(one: frozenset[Row], other: frozenset[Row]) -> bool:
+    """Return whether two sets of rows have so many in common that a look at one tells of the other."""
+    small, large = sorted((one, other), key=len)
+    keys = {key for row in large for key in row}
+    return bool(small) and SHARE * sum(not keys.isdisjoint(row) for row in small) >= len(small)
 
 
-def rows_text(keys: Iterable[str]) -> str:
-    """Write keys as a file holds them, a line each, sorted."""
-    return "".join(f"{key}\n" for key in sorted(keys))
+def project_of(suite: Path) -> str:
+    """Return the name of the project that a suite lies in: of the folder with its repository, or its own."""
+    folder = suite.absolute().parent
+    return next((f.name for f in (folder, *folder.parents) if any((f / r).exists() for r in ROOTS)), folder.name)
 
 
-def rows_digest(keys: Iterable[str]) -> str:
-    """Return the sha256 of a set of keys, 64 hex digits: that of the file which holds them."""
-    return hashlib.sha256(rows_text(keys).encode()).hexdigest()
+def rows_text(rows: Iterable[Row]) -> str:
+    """Write rows as a file holds them, the keys of one on a line, sorted."""
+    return "".join(f"{' '.join(row)}\n" for row in sorted(rows))
 
 
-def scores_digest(task: Task, result: Result) -> str:
-    """Return the sha256 of what every row scored, whatever rows and metrics are called and in which order they came."""
-    keys = {s.id: row_key(s) for s in task.samples or ()}
-    rows = ([keys.get(s.id, ""), sorted(repr(float(v)) for v in s.values.values())] for s in result.scores)
-    return _sha256([*sorted(rows), *(dataclasses.asdict(labels) for labels in result.labels)])
+def rows_read(text: str) -> frozenset[Row]:
+    """Return the rows that a file holds."""
+    return frozenset(tuple(line.split()) for line in text.splitlines())
 
 
-def agrees(mine: Seen, theirs: Seen) -> bool:
-    """Return whether an earlier look saw these scores, or else was cut off before it could have seen others."""
-    for rows, scores in mine.items():
-        known = theirs.get(rows, ())
-        if sum((_filled(scores) - _filled(known)).values()) > known.count(""):
-            return False
-    return True
-
-
-def together(mine: Seen, theirs: Seen) -> dict[str, list[str]]:
-    """Return the scores of two looks that agree; what one of them reserved and nobody saw stays reserved."""
-    found = {}
-    for rows in sorted({*mine, *theirs}):
-        ours, others = mine.get(rows, ()), theirs.get(rows, ())
-        filled = sorted((_filled(ours) | _filled(others)).elements())
-        found[rows] = filled + [""] * (max(len(ours), len(others)) - len(filled))
-    return found
-
-
-def _risks(plan: Plan, gate: Gate, name: str) -> bool:
-    if gate.eval != name:
-        return False
-    metric = plan.tasks[name].metrics.get(gate.metric_name)
-    return metric is None or metric.scale != "count"
-
-
-def _filled(scores: Sequence[str]) -> Counter[str]:
-    return Counter(s for s in scores if s)
-
-
-def _messages(prompt: Any) -> list[Any]:
-    """Return a prompt as chat messages: a text is what a user says, and says nothing where it is empty.
-
-    Template arguments are options, and no part of the question.
-    """
-    if not isinstance(prompt, list):
-        return [{"role": "user", "content": said}] if (said := _text(prompt)) else []
-    return [_canonical(message) for message in chat.split(prompt)[0]]
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, Mapping):
-        return {str(k): _canonical(v) for k, v in value.items()}
-    return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _text(value: Any) -> str:
-    """Return a text in Unicode's composed form, with one space for every run of white space."""
-    return " ".join(unicodedata.normalize("NFC", str(value)).split())
+def rows_digest(rows: Iterable[Row]) -> str:
+    """Return the sha256 of a set of rows, 64 hex digits: that of the file which holds them."""
+    return hashlib.sha256(rows_text(rows).encode()).hexdigest()
 
 
 def _sha256(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.collection.plan import Plan
-from harness.files import cache_dir
-from harness.pipeline.attempts import FILE, Ledger
 from harness.pipeline.checking import recalled_before_training
-from harness.pipeline.looks import keys_of, risked, role_of
+from harness.pipeline.ledger import Ledger, Standing
+from harness.pipeline.looks import look_of, looked_at
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
 from harness.plan.benchmark import EVALUATION, FULL, Measured, methods_of
@@ -89,14 +88,11 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
     )
 
 
-def _attempts(plan: Plan) -> dict[tuple[str, str], int]:
-    """Count the attempts so far at the rows of every candidate, by gate and candidate."""
-    ledger, found = Ledger(cache_dir() / FILE, lambda _: None), dict[tuple[str, str], int]()
-    for name in plan.candidates:
-        rows = frozenset(k for e in risked(plan, name) for k in keys_of(plan.tasks[e].samples or ()))
-        so_far = ledger.earlier(role_of(plan, name), rows)
-        found |= {(gate.id, name): so_far for gate in plan.gates(name)}
-    return found
+def _attempts(plan: Plan) -> dict[tuple[str, str], Standing]:
+    """Return which attempt other weights would be at the rows of every evaluation, by candidate and eval."""
+    ledger = Ledger.here(lambda _: None)
+    asked = [(name, e) for name in plan.candidates for e in looked_at(plan, name)]
+    return {key: ledger.standing(look_of(plan, *key, "", "", None)) for key in asked}
 
 
 def _stages(

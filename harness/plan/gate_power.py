@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 from harness.collection.plan import Plan, Task
 from harness.gates.min_rows import unprovable_error
+from harness.pipeline.ledger import Standing
 from harness.plan.chance import Case
 from harness.plan.past import FEWEST, History, name_of
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run
 from harness.stats import power
+from harness.stats.nested import levels
 from harness.stats.tests import spent
 from harness.suite.tables import alpha_of
 
@@ -56,8 +58,8 @@ class Asked:
     decides: bool = True
 
 
-def odds_of(plan: Plan, history: History, attempts: Mapping[tuple[str, str], int]) -> list[Asked]:
-    """Return every gate on every candidate with its odds; `attempts` are those made so far by (gate, candidate)."""
+def odds_of(plan: Plan, history: History, attempts: Mapping[tuple[str, str], Standing]) -> list[Asked]:
+    """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
     found = []
     for candidate in plan.candidates:
         each = {g.id: _asked(plan, g, candidate, history, attempts) for g in plan.gates(candidate) if not g.any_of}
@@ -67,19 +69,14 @@ def odds_of(plan: Plan, history: History, attempts: Mapping[tuple[str, str], int
     return found
 
 
-def _asked(plan: Plan, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], int]) -> Asked:
+def _asked(
+    plan: Plan, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], Standing]
+) -> Asked:
     task = plan.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
-    alpha = alpha_of(gate, plan.suite)
-    assumed = []
-    tried = attempts.get((gate.id, candidate), 0)
-    if plan.suite.about.attempts == "spend":
-        alpha = spent(alpha, tried + 1)
-        assumed += [f"attempt {tried + 1}, tested at alpha {alpha:.2g}"] if tried else []
-    if task.spec.stop == "early":
-        assumed.append("power as without stopping early, which costs some")
+    alpha, assumed = _risk(plan, gate, task, attempts.get((candidate, gate.eval)))
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, alpha=alpha, group=gate.group)
-    blank = replace(blank, assumed=tuple(assumed))
+    blank = replace(blank, assumed=assumed)
     if gate.max_failures is not None or metric.scale == "count":
         return Asked(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
@@ -117,6 +114,20 @@ def _asked(plan: Plan, gate: Gate, candidate: str, history: History, attempts: M
     if not unprovable_error(gate, metric, samples, alpha_of(gate, plan.suite)):  # else told at collection
         odds = replace(odds, warning=unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
     return Asked(gate, odds, cases)
+
+
+def _risk(plan: Plan, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
+    """Return the alpha that a gate is tested at, and what that and the power of it assume."""
+    alpha, assumed = alpha_of(gate, plan.suite), []
+    if plan.suite.about.attempts == "spend" and standing and standing.number > 1:
+        alpha = spent(alpha, standing.number)
+        assumed.append(f"attempt {standing.number}, tested at alpha {alpha:.2g}")
+    if standing and (at_most := task.spec.rows_at_most) is not None:
+        alpha = levels(standing.stages, at_most, alpha)[-1]
+        assumed.append(f"look at {standing.stages[-1]} of {at_most} rows, at alpha {alpha:.2g}")
+    if task.spec.stop == "early":
+        assumed.append("power as without stopping early, which costs some")
+    return alpha, tuple(assumed)
 
 
 def _told(case: Case, blank: Odds, known: bool) -> Odds:

@@ -204,6 +204,7 @@ class Verdict:
     digest: str = ""
     group: str = ""
     attempt: int = 0
+    looks: tuple[int, ...] = ()  # rows that the same weights were looked at, of those there will be at most
     left_out: int | None = None
     copies: int = 0
     joined: int = 0
@@ -273,9 +274,9 @@ def _claim_mistakes(gate: Gate) -> list[str]:
             size = _size(margin)
         except ValueError:
             found.append(f'a margin is "{margin}", want a number in the metric\'s units or a share such as "2%"')
-        else:
-            if not 0 <= size < math.inf:
-                found.append("a margin is zero or more; the metric knows its direction")
+            continue
+        if not 0 <= size < math.inf:
+            found.append("a margin is zero or more; the metric knows its direction")
     if any(not math.isfinite(b) for b in bounds):
         found.append("a bound is a finite number")
     if gate.cap is not None and not (gate.cap > 0 and math.isfinite(gate.cap)):
@@ -296,16 +297,9 @@ def _claim_mistakes(gate: Gate) -> list[str]:
 def _group_mistakes(gate: Gate) -> list[str]:
     found = []
     own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "slice")
-    if stray := [key for key in own if getattr(gate, key) not in ("", None)]:
-        found.append(f'"{stray[0]}" belongs to the gates that any_of names, not beside it')
-    if gate.decide == "point":
-        found.append('"decide" belongs to the gates that any_of names, not beside it')
-    if gate.clean_only:
-        found.append('"clean_only" belongs to the gates that any_of names, not beside it')
-    if gate.estimand == "clusters":
-        found.append('"estimand" belongs to the gates that any_of names, not beside it')
-    if gate.cap is not None:
-        found.append('"cap" belongs to the gates that any_of names, not beside it')
+    stray = [key for key in own if getattr(gate, key) not in ("", None)][:1]
+    stray += [k for k in ("decide", "clean_only", "estimand", "cap") if getattr(gate, k) != getattr(Gate, k)]
+    found += [f'"{key}" belongs to the gates that any_of names, not beside it' for key in stray]
     if len(set(gate.any_of)) < 2:
         found.append("any_of names one gate, want two or more")
     return found

@@ -41,13 +41,14 @@ class Judged:
     """What the adjudicator decided, and on what.
 
     `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
-    `clean_only` left out.
+    `clean_only` left out, `ledger` is what the ledger of attempts was then.
     """
 
     verdicts: tuple[Verdict, ...]
     results: Results
     lock: bytes
     leaks: Leaks | None = None
+    ledger: Mapping[str, Any] | None = None
 
 
 def export(
@@ -179,6 +180,7 @@ def _write_evidence(
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
     about = _about(declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
+    about |= {"ledger": judged.ledger} if judged.ledger else {}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
     lines = [attestation.Envelope(s, {}).line() for s in attestation.statements(manifest, judged.lock, gates)]

@@ -15,6 +15,7 @@ from harness import schema
 from harness.gates.hypothesis import Hypothesis
 from harness.records.gates import COUNTED, Gate, Outcome
 from harness.release.locked import Locked
+from harness.stats.nested import levels
 from harness.stats.tests import holm, spent
 
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
@@ -114,6 +115,11 @@ class _Case:
             if not attempt:
                 return "does not say which attempt it was"
             want = spent(want, attempt)
+        if (most := self.locked.evals.get(self.gate.eval, {}).get("rows_at_most")) is not None and not self.budget():
+            try:
+                want = levels([int(n) for n in v.get("looks", ())], int(most), want)[-1]
+            except ValueError as error:
+                return f"has looks that there cannot be: {error}"
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
 
     def budget(self) -> bool:

@@ -6,6 +6,7 @@ gates = ["floor"]             # must have passed, a waiver will not do; those of
 stages = ["merged"]           # kinds of candidates
 max_age_days = 30
 max_attempts = 3
+ledger = "known"              # of attempts: goes on from that of the last release; "first" may begin with the first
 recomputed = 1.0              # share of blocking gates to be computed again from the rows in the evidence
 remembered = false            # whether an answer of the candidate may come from an earlier run
 waivers = false               # whether a waived gate may stand for one that passed
@@ -21,7 +22,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness import schema
 from harness.errors import Mistakes, UsageError
@@ -54,6 +55,7 @@ class Policy:
     stages: list[str] = field(default_factory=list)
     max_age_days: float | None = None
     max_attempts: int | None = None
+    ledger: Literal["any", "first", "known"] = "any"
     recomputed: float | None = None
     remembered: bool = True
     waivers: bool = True

@@ -24,7 +24,7 @@ from typing import Any
 
 from harness.artifacts.attestation import EVIDENCE, MANIFEST
 from harness.errors import UsageError
-from harness.files import append_line, copy_range, exclusive, folder_in_place
+from harness.files import append_line, copy_range, exclusive, folder_in_place, lines_of
 from harness.release.policy import Policy
 from harness.release.verify import Verified, verify
 
@@ -51,7 +51,7 @@ def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path 
     Nothing is recorded when it is refused, nor a second time when it is the release already. Raises UsageError when
     the export is not there or the copy cannot be written.
     """
-    found = verify(export, policy)
+    found = verify(export, policy, last=current(export))
     if not found.ok:
         return found, None
     to = _folder(export) / found.root[:16]
@@ -62,7 +62,7 @@ def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path 
                     shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
             except OSError as error:
                 raise UsageError(f"{to}: cannot be written: {error.strerror}; nothing was promoted") from None
-        kept = verify(to, policy)
+        kept = verify(to, policy, last=current(export))
         if kept.ok and kept.root != found.root:
             raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
         released = _stack(export)
@@ -90,8 +90,7 @@ def history(export: Path) -> list[Promotion]:
     path, where = _folder(export) / RECORD, f"{_folder(export) / RECORD}"
     found = []
     try:
-        lines = path.read_text("utf-8").split("\n") if path.exists() else []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(lines_of(path.read_bytes()) if path.exists() else [], 1):
             where = f"{path}:{number}"
             found += [_promotion(json.loads(line))] if line.strip() else []
     except (OSError, TypeError, ValueError, RecursionError) as error:

@@ -1,6 +1,6 @@
 """`harness verify`: are these the bytes that passed, and who says so? Reads files, runs nothing of them.
 
-Six steps, and a seventh where it is asked for, stopping at the first that fails. Without a policy it proves that the
+Seven steps, and an eighth where it is asked for, stopping at the first that fails. Without a policy it proves that the
 bytes are the ones the evidence speaks of, not who wrote the evidence. Needs the standard library alone, and
 securesystemslib for signatures, numpy and scipy to compute verdicts again.
 """
@@ -63,7 +63,12 @@ class _Evidence:
 
 
 def verify(
-    folder: Path, policy: Policy | None = None, now: datetime | None = None, *, recompute: bool = False
+    folder: Path,
+    policy: Policy | None = None,
+    now: datetime | None = None,
+    *,
+    recompute: bool = False,
+    last: Path | None = None,
 ) -> Verified:
     """Check an export, and with `recompute` its verdicts from the rows in the evidence, too.
 
@@ -72,14 +77,14 @@ def verify(
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name an export of harness run")
-    return _Check(folder, policy, now or datetime.now(UTC), recompute).go()
+    return _Check(folder, policy, now or datetime.now(UTC), recompute, last).go()
 
 
 class _Check:
     """One verification; the evidence is read once, so that what was compared is what is judged."""
 
-    def __init__(self, folder: Path, policy: Policy | None, now: datetime, recompute: bool) -> None:
-        self.folder, self.policy, self.now = folder, policy, now
+    def __init__(self, folder: Path, policy: Policy | None, now: datetime, recompute: bool, last: Path | None) -> None:
+        self.folder, self.policy, self.now, self.last = folder, policy, now, last
         self.recomputes = recompute or bool(policy and policy.recomputed is not None)
         self.verified = Verified(str(folder))
 
@@ -88,6 +93,7 @@ class _Check:
             "signatures": self.signatures,
             "digests": self.digests,
             "gates": self.gates,
+            "attempts": self.attempts,
             "formats": lambda: formats.check_files(self.folder / MODEL),
             "configuration": lambda: formats.check_configuration(self.folder / MODEL),
             "chat template": self.template,
@@ -238,6 +244,20 @@ class _Check:
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
+    def attempts(self) -> str:
+        """Return what the ledger of attempts is. Raises Refused where earlier ones may be missing and that matters."""
+        ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
+        doubt = "the evidence does not tell of a ledger of attempts" if ledger is None else ""
+        before = _ledger(self.last) if self.last and self.last.resolve() != self.folder.resolve() else None
+        if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
+            doubt = f"attempts may be missing: the last release's ledger has a line that this one lacks ({min(lost)})"
+        elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
+            doubt = "attempts before this run are not known: the ledger began with it"
+        if doubt and wanted != "any":
+            raise Refused(f'{doubt}; the policy wants ledger = "{wanted}"')
+        self.verified.notes += [doubt] if doubt else []
+        return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
+
     def gate(self, verdict: Mapping[str, Any]) -> None:
         """Raise Refused at a verdict that holds the export up, or note that it is waived."""
         self.same_weights(verdict)
@@ -369,3 +389,10 @@ def _bytes(path: Path) -> bytes:
     if path.stat().st_size > LARGEST:
         raise Refused(f'"{EVIDENCE}/{path.name}" is too large to be evidence')
     return path.read_bytes()
+
+
+def _ledger(release: Path) -> Mapping[str, Any] | None:
+    """Return what the evidence of a release tells of its ledger, or None; it may have been moved away."""
+    path = release / EVIDENCE / MANIFEST
+    told: Mapping[str, Any] | None = json.loads(_bytes(path)).get("ledger") if path.exists() else None
+    return told

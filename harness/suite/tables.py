@@ -167,6 +167,7 @@ class Eval:
     whether a candidate answers every row, or in a random order only as many as its gates need.
     `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
+    `rows_at_most` are all the rows that there will ever be: looks at more and more of them share one risk.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Eval:
     stop: Literal["end", "early"] | list[str] = "end"  # a list is the evaluator's own option of this name
     fewshot_data: str | None = None
     against: str = "base"
+    rows_at_most: int | None = None
     private: bool = False  # its rows go into no evidence but as digests
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

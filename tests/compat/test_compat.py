@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 KEPT = HERE / "kept"
 VERDICTS: Mapping[str, list[list[Any]]] = json.loads((KEPT / "verdicts.json").read_text("utf-8"))
 PLUGIN = ("-p", "house", "-p", "no:checks")
+LEDGER = "cache/attempts.jsonl"
 REFUSED = "digests: manifest.json has format 1, this harness reads 2; export again"
 SHOWN = {  # modules and what README.md, docs/ and hookspec.py of that commit show of them
     "harness": ["Score", "hookimpl", "metric", "run", *harness.__all__],
@@ -54,6 +55,7 @@ def left(old: Project) -> Project:
     lay(KEPT, old.folder)
     with sqlite3.connect(old.folder / "cache/responses.sqlite") as db:
         db.executescript((old.folder / "cache/responses.sql").read_text("utf-8"))
+    (old.folder / LEDGER).rename(old.folder / "then.jsonl")  # as it says
     return old
 
 
@@ -230,12 +232,16 @@ def test_cache_answers_what_it_can(left: Project) -> None:
     assert "training: reused" not in outcome.out
 
 
-def test_attempts_go_on(left: Project) -> None:
-    """Looks that were written down then count; the line that they had is still there."""
-    before = (left.folder / "cache/attempts.jsonl").read_text("utf-8")
-    outcome = run(left, "small.toml")
-    assert {v.attempt for v in outcome.report.verdicts} == {2}
-    assert (left.folder / "cache/attempts.jsonl").read_text("utf-8").startswith(before)
+def test_attempts_begin_anew(left: Project) -> None:
+    """A ledger that knows rows by their bytes is refused by its format; once moved away, a run says what it lacks."""
+    (left.folder / "then.jsonl").rename(left.folder / LEDGER)
+    before = run(left, "small.toml")
+    assert (before.code, before.err.count("attempts.jsonl")) == (4, 1)
+    assert "is of another format (1, want 3); move the file away" in before.err
+    (left.folder / LEDGER).unlink()
+    after = run(left, "small.toml")
+    assert {v.attempt for v in after.report.verdicts} == {1}
+    assert "the ledger begins with this run" in after.out
 
 
 def test_waiver_is_to_be_written_again(left: Project) -> None:

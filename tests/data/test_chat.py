@@ -17,9 +17,9 @@ from harness.answers.cache import CachedSubject
 from harness.answers.store import Responses
 from harness.data import chat
 from harness.data.fewshot import with_examples
+from harness.data.identity import known_by
 from harness.data.rows import read_rows, to_samples, to_training_rows
 from harness.errors import UsageError
-from harness.pipeline.looks import row_key
 from harness.plan.workload import _pair
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
@@ -109,7 +109,7 @@ def test_arguments_are_in_the_key_of_an_answer(one: dict[str, Any], two: dict[st
     same = json.dumps(one) == json.dumps(two)
     first, second = (Sample("1", chat.joined(ASKED, arguments), "x") for arguments in (one, two))
     assert (subject._key("generate", first.input) == subject._key("generate", second.input)) is same
-    assert row_key(first) == row_key(second)
+    assert known_by([first], None) == known_by([second], None)
 
 
 @dataclass

@@ -26,10 +26,10 @@ def samples(template: str | None, rows: list[dict[str, Any]] = ROWS) -> list[Sam
     return to_samples(rows, "here", columns=columns, cluster=None, slices=(), template=template)
 
 
-def one(**row: Any) -> tuple[str, frozenset[tuple[str, ...]]]:
+def one(**row: Any) -> tuple[str, set[tuple[str, ...]]]:
     """Return the key of one row, and what it is known by."""
     made = Sample("a", row.pop("input", ""), row.pop("target", ""), row)
-    return keyed([made], None)[0].key, known_by([made], None)
+    return keyed([made], None)[0].key, set(known_by([made], None)) - {()}
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -37,7 +37,7 @@ def test_a_template_asks_the_same_rows(template: str) -> None:
     """However a prompt is written out of a row's columns, it is the row that is asked."""
     plain, written = known_by(samples(None), None), known_by(samples(template), template)
     assert all(any(set(row) & set(other) for other in plain) for row in written)
-    assert len(written) == len(plain) == 9
+    assert len(set(written)) == len(set(plain)) == 9
 
 
 def test_what_few_rows_differ_in_tells_none() -> None:
@@ -97,5 +97,5 @@ def test_one_more_accepted_target_is_the_same_row() -> None:
 def test_texts_are_known_by_their_text_and_models_by_nothing() -> None:
     """A document has a key, an evaluation of the model itself none; what is no Unicode breaks nothing."""
     assert one(text="A line of text") == one(text="a  line of text")
-    assert one() == ("", frozenset())
+    assert one() == ("", set())
     assert one(input="a\ud800")[0]

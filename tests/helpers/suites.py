@@ -127,6 +127,7 @@ to = "exports/merged"
 
 
 def ledger(suite: Project) -> list[dict[str, Any]]:
-    """Return the attempts that a project has written down."""
+    """Return the looks that a project has written down."""
     path = suite.folder / "cache/attempts.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
+    return [line for line in lines if "rows" in line]

@@ -1,21 +1,28 @@
-"""The rule of attempts against a slow reading of it, and what a row's key is made of."""
+"""The rule of attempts against a slow reading of it, looks at more and more rows, and lines that were lost."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.pipeline.attempts import Ledger
-from harness.pipeline.looks import Look, agrees, keys_of, row_key, rows_digest, together
-from harness.records.samples import Sample
+from harness.errors import UsageError
+from harness.files import append_line
+from harness.pipeline.ledger import Ledger, Standing
+from harness.pipeline.looks import Look, Row, meets, project_of
 from harness.suite.reader import read_suite
+from harness.suite.tables import Suite
 from harness.testing import SUITE
 
 
@@ -24,29 +31,65 @@ class Seen(NamedTuple):
 
     role: str
     weights: str
-    rows: frozenset[str]
+    rows: frozenset[Row]
     scores: str
+    base: str
 
 
 def reference(history: list[Seen], now: Seen) -> int:
     """Return one more than the distinct earlier looks in the role that share a tenth of the smaller set of rows.
 
-    A look that was had before keeps the number it has among them.
+    A look that was had before keeps the number it has among them; models of another base are not counted.
     """
     near = [
         seen
         for seen in history
         if seen.role == now.role
+        and not (seen.base and now.base and seen.base != now.base)
         and Fraction(len(seen.rows & now.rows)) >= Fraction(1, 10) * min(len(seen.rows), len(now.rows))
     ]
-    distinct = list(dict.fromkeys(near))
-    return distinct.index(now) + 1 if now in distinct else len(distinct) + 1
+    distinct = list(dict.fromkeys((s.weights, s.rows, s.scores) for s in near))
+    own = (now.weights, now.rows, now.scores)
+    return distinct.index(own) + 1 if own in distinct else len(distinct) + 1
 
 
-ROWS = st.tuples(st.integers(0, 40), st.integers(1, 30)).map(
-    lambda r: frozenset(f"{i:032x}" for i in range(r[0], sum(r)))
+def rows(*numbers: int) -> frozenset[Row]:
+    return frozenset((f"{i:032x}",) for i in numbers)
+
+
+def look(seen: Seen, **more: object) -> Look:
+    scores = {row: [seen.scores] for row in seen.rows}
+    made = Look(seen.role, seen.weights, seen.rows, scores, seen.base)  # type: ignore[arg-type]
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    (tmp_path / "suite.toml").write_text(SUITE, "utf-8")
+    return read_suite(tmp_path / "suite.toml")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "attempts.jsonl", pytest.fail)
+
+
+def take(ledger: Ledger, look: Look, suite: Suite) -> Standing:
+    with ledger.locked():
+        standing = ledger.standing(look)
+        ledger.record(standing, look, suite, "merged", "qa")
+    return standing
+
+
+ROWS = st.tuples(st.integers(0, 40), st.integers(1, 30)).map(lambda r: rows(*range(r[0], sum(r))))
+LOOKS = st.builds(
+    Seen,
+    st.sampled_from(["adapter", "merged"]),
+    st.sampled_from("uvw"),
+    ROWS,
+    st.sampled_from("st"),
+    st.sampled_from(["", "b", "c"]),
 )
-LOOKS = st.builds(Seen, st.sampled_from(["adapter", "merged"]), st.sampled_from("uvw"), ROWS, st.sampled_from("st"))
 
 
 @settings(deadline=None, max_examples=60)
@@ -56,110 +99,224 @@ def test_ledger_counts_as_the_rule_says(history: list[Seen]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "suite.toml"
         path.write_text(SUITE, "utf-8")
-        suite = read_suite(path)
-        for k, seen in enumerate(history):
-            ledger = Ledger(Path(folder) / "attempts.jsonl", pytest.fail)
-            look = Look(seen.role, seen.weights, seen.rows, {rows_digest(seen.rows): (seen.scores,)}, whole=True)  # type: ignore[arg-type]
-            with ledger.locked():
-                attempt = ledger.attempt(look, list)
-                ledger.record(attempt, look, suite, "model")
-            assert attempt.sure
-            assert attempt.number == reference(history[:k], seen)
+        read = read_suite(path)
+        written: list[Seen] = []
+        for seen in history:
+            standing = take(Ledger(Path(folder) / "attempts.jsonl", pytest.fail), look(seen), read)
+            assert standing.number == reference(written, seen)
+            if not standing.line:
+                written.append(seen)
 
 
 def test_a_tenth_is_enough() -> None:
-    """Of 10 and 100 rows one in common is a tenth of the smaller set; of 11 it is not."""
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder) / "attempts.jsonl", pytest.fail)
-        many = frozenset(map(str, range(100)))
-        rows = rows_digest(many)
-        ledger.file(rows).parent.mkdir()
-        ledger.file(rows).write_text("".join(f"{key}\n" for key in sorted(many)), "utf-8")
-        for size, meets in ((10, True), (11, False)):
-            few = frozenset(map(str, range(99, 99 + size)))
-            assert ledger.meets(rows, Look("merged", "w", few, {}, whole=True)) is meets
+    """Of 10 and 100 rows one in common is a tenth of the smaller set; of 11 it is not. One key of several is enough."""
+    many = rows(*range(100))
+    assert meets(many, rows(*range(99, 109)))
+    assert not meets(many, rows(*range(99, 110)))
+    assert meets(many, frozenset([("other", f"{5:032x}")]))
+    assert not meets(many, frozenset())
 
 
-def test_scores_that_are_to_come_are_not_contrary() -> None:
-    """What an earlier look reserved and did not see may be seen; what it saw must be the same, as often."""
-    assert agrees({"r": ("a",)}, {"r": ("a", "")})
-    assert agrees({"r": ("a", "b")}, {"r": ("a", "")})
-    assert not agrees({"r": ("a", "b")}, {"r": ("a",)})
-    assert not agrees({"r": ("b",)}, {"r": ("a",)})
-    assert not agrees({"r": ("a", "b")}, {"r": ("a", "a")})
-    assert not agrees({"q": ("a",)}, {"r": ("a",)})
-    assert agrees({"q": ("",)}, {"r": ("a",)})
-    assert together({"r": ("", "b")}, {"r": ("a", "")}) == {"r": ["a", "b"]}
-    assert together({"r": ("a", "")}, {"r": ("a", "a")}) == {"r": ["a", "a"]}
+def test_six_templates_are_six_attempts_at_every_eval_that_is_asked_again(ledger: Ledger, suite: Suite) -> None:
+    """Each eval has its own count: another that is asked on new rows each time begins at one."""
+    for k in range(6):
+        same = Seen("merged", f"w{k}", rows(*range(300)), "s", "b")
+        new = same._replace(rows=rows(*range(10_000 * (k + 1), 10_000 * (k + 1) + 3_000)))
+        assert [take(ledger, look(each), suite).number for each in (same, new)] == [k + 1, 1]
 
 
-def row(**columns: Any) -> Sample:
-    return Sample("1", columns.pop("input", ""), columns.pop("target", ""), columns)
+def test_a_look_that_was_had_is_no_other(ledger: Ledger, suite: Suite) -> None:
+    """The same weights with the same scores keep their number; other scores of them are another attempt."""
+    seen = Seen("merged", "w", rows(1, 2, 3), "s", "b")
+    assert [take(ledger, look(s), suite).number for s in (seen, seen._replace(weights="v"), seen)] == [1, 2, 1]
+    assert take(ledger, look(seen._replace(scores="t")), suite).number == 3
+    assert len(ledger.looks()) == 3
 
 
-EQUAL = {
-    "an id": (row(input="a", target="b"), Sample("2", "a", "b", {"id": "2"})),
-    "a form of Unicode": (row(input="\u00e9"), row(input="e\u0301")),
-    "white space": (row(input="a  b\n"), row(input=" a b")),
-    "a message": (row(input="a"), row(input=[{"role": "user", "content": "a "}])),
-    "an order of targets": (row(input="a", target=["b", "c"]), row(input="a", target=["c", "b"])),
-    "one target in a list": (row(input="a", target="b"), row(input="a", target=["b"])),
-    "another column": (row(input="a", kind="b"), row(input="a", kind="c")),
-    "a column beside a text": (row(text="a b", kind="c"), row(text="a  b")),
-}
-DIFFERENT = {
-    "an input": (row(input="a"), row(input="b")),
-    "a target": (row(input="a", target="b"), row(input="a", target="c")),
-    "a target for an input": (row(input="a"), row(target="a")),
-    "a role": (row(input=[{"role": "system", "content": "a"}]), row(input="a")),
-    "a text": (row(text="a"), row(text="b")),
-    "columns where there is nothing else": (row(a="1"), row(a="2")),
-    "lower case": (row(input="a"), row(input="A")),
-}
+def test_models_of_another_base_are_told_and_not_counted(ledger: Ledger, suite: Suite) -> None:
+    """What was tried on another base is no attempt at this one; where the base is not known it is."""
+    seen = Seen("merged", "w", rows(1, 2, 3), "s", "b")
+    take(ledger, look(seen), suite)
+    other = take(ledger, look(seen._replace(weights="v", base="c")), suite)
+    assert (other.number, other.foreign) == (1, 1)
+    unknown = take(ledger, look(seen._replace(weights="u", base="")), suite)
+    assert (unknown.number, unknown.foreign) == (3, 0)
 
 
-@pytest.mark.parametrize("case", EQUAL)
-def test_what_is_no_part_of_a_key(case: str) -> None:
-    """The same question in other clothes has the same key."""
-    one, other = EQUAL[case]
-    assert row_key(one) == row_key(other) != ""
+def test_rows_that_all_have_charge_nobody_for_another_project(ledger: Ledger, suite: Suite, tmp_path: Path) -> None:
+    """A pack's rows count in the project that looked at them; a project is a folder with a repository."""
+    seen = Seen("merged", "w", rows(1, 2, 3), "s", "b")
+    take(ledger, look(seen, project="one"), suite)
+    assert take(ledger, look(seen._replace(weights="v"), project="two"), suite).number == 1
+    assert take(ledger, look(seen._replace(weights="u"), project="one"), suite).number == 2
+    (tmp_path / "mine/suites").mkdir(parents=True)
+    (tmp_path / "mine/.git").mkdir()
+    assert project_of(tmp_path / "mine/suites/a.toml") == "mine"
 
 
-@pytest.mark.parametrize("case", DIFFERENT)
-def test_what_is_part_of_a_key(case: str) -> None:
-    """Another question or another answer has another key."""
-    one, other = DIFFERENT[case]
-    assert row_key(one) != row_key(other)
+# -- more rows of the same weights ------------------------------------------------------------------
 
 
-def test_what_is_no_row_has_no_key() -> None:
-    """An evaluation of the model itself asks no row; half a character in one is no reason to fail."""
-    assert keys_of([Sample("model"), row(input="a\ud800")]) == {row_key(row(input="a\ud800"))}
+def nested(ledger: Ledger, suite: Suite, *sizes: int, most: int | None = 1600, weights: str = "w") -> Standing:
+    for n in sizes:
+        found = take(ledger, look(Seen("merged", weights, rows(*range(n)), "s", "b"), most=most), suite)
+    return found
 
 
-LINES: dict[str, Callable[[str], str]] = {
-    "half a line": lambda good: good[: len(good) // 2],
-    "another format": lambda good: good.replace('"format": 2', '"format": 3'),
-    "rows that lead elsewhere": lambda good: good.replace('"rows": "', '"rows": "../'),
-    "scores in no list": lambda good: good.replace('["s"]', '"s"'),
-    "weights that are a number": lambda good: good.replace('"weights": "w"', '"weights": 7'),
-    "5,000 digits": lambda good: good.replace('"attempt": 1', f'"attempt": {"9" * 5000}'),
-    "100,000 deep": lambda good: "[" * 100_000,
-    "a number": lambda good: "7",
+def test_looks_at_more_rows_are_one_attempt(ledger: Ledger, suite: Suite) -> None:
+    """Declared rows that come in by and by are looks of one attempt, and a look that was had stays what it was."""
+    found = nested(ledger, suite, 200, 400, 800)
+    assert (found.number, found.stages) == (1, (200, 400, 800))
+    again = nested(ledger, suite, 400)
+    assert (again.number, again.stages, bool(again.line)) == (1, (200, 400), True)
+    assert nested(ledger, suite, 1600).stages == (200, 400, 800, 1600)
+
+
+ATTEMPTS: dict[str, Callable[[Ledger, Suite], Standing]] = {
+    "other weights": lambda ledger, suite: nested(ledger, suite, 800, weights="v"),
+    "another number of rows": lambda ledger, suite: nested(ledger, suite, 800, most=3200),
+    "none declared": lambda ledger, suite: nested(ledger, suite, 800, most=None),
+    "rows that are not nested": lambda ledger, suite: take(
+        ledger, look(Seen("merged", "w", rows(*range(1, 801)), "s", "b"), most=1600), suite
+    ),
+    "other scores on the same rows": lambda ledger, suite: take(
+        ledger, look(Seen("merged", "w", rows(*range(800)), "t", "b"), most=1600), suite
+    ),
 }
 
 
-@pytest.mark.parametrize("case", LINES)
-def test_lines_that_cannot_be_read_are_told_once(tmp_path: Path, case: str) -> None:
-    """By their number, and the others count as ever."""
-    (tmp_path / "suite.toml").write_text(SUITE, "utf-8")
+@pytest.mark.parametrize("case", ATTEMPTS)
+def test_what_does_not_go_on_is_an_attempt(case: str, ledger: Ledger, suite: Suite) -> None:
+    """Other weights, rows, scores or numbers are another attempt, which begins with its first look."""
+    nested(ledger, suite, 200, 400)
+    found = ATTEMPTS[case](ledger, suite)
+    assert (found.number, len(found.stages)) == (2, 1)
+
+
+# -- lines that were lost ----------------------------------------------------------------------------
+
+
+def written(ledger: Ledger, suite: Suite, count: int = 4) -> list[str]:
+    for k in range(count):
+        take(ledger, look(Seen("merged", f"w{k}", rows(1, 2, 3), "s", "b")), suite)
+    return ledger.path.read_text("utf-8").splitlines()
+
+
+def test_what_a_kill_cut_off_counts_for_nothing_and_goes(ledger: Ledger, suite: Suite) -> None:
+    """Half a line at the end was never told to anybody; the next line takes its place."""
+    lines = written(ledger, suite)
+    ledger.path.write_text("\n".join(lines) + "\n" + lines[-1][:40], "utf-8")
+    assert take(ledger, look(Seen("merged", "v", rows(1, 2, 3), "s", "b")), suite).number == 5
+    assert len(ledger.path.read_text("utf-8").splitlines()) == len(lines) + 1
+
+
+def test_a_last_line_without_an_end_counts(ledger: Ledger, suite: Suite) -> None:
+    """Some tools take the last end of a line away; the line is whole."""
+    lines = written(ledger, suite)
+    ledger.path.write_text("\n".join(lines), "utf-8")
+    assert take(ledger, look(Seen("merged", "v", rows(1, 2, 3), "s", "b")), suite).number == 5
+    assert ledger.state().heads == (ledger.lines()[-1]["id"],)
+
+
+BROKEN: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
+    "a line in the middle is gone": (lambda x: [*x[:2], *x[3:]], ":3: comes after a line that is not there"),
+    "its beginning is gone": (lambda x: x[1:], ":1: comes after a line that is not there"),
+    "a line was changed": (lambda x: [x[0], x[1].replace('"w0"', '"v0"'), *x[2:]], ":2: was changed, or cut, after"),
+    "cut in the middle": (lambda x: [*x[:2], x[2][:50], *x[3:]], ":3: was changed, or cut, after"),
+    "a number": (lambda x: ["7", *x], ":1: was changed, or cut, after"),
+    "5,000 digits": (lambda x: ["9" * 5000, *x], ":1: was changed, or cut, after"),
+    "100,000 deep": (lambda x: ["[" * 100_000, *x], ":1: was changed, or cut, after"),
+    "another format": (
+        lambda x: ['{"format": 2, "look": "a"}', *x],
+        ":1: is of another format (2, want 3); move the file away: earlier attempts are then not known here",
+    ),
+    "no format": (lambda x: ['{"question": "a", "seen": "b"}'], ":1: is of another format (1, want 3)"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_line_that_is_lost_is_no_silence(case: str, ledger: Ledger, suite: Suite) -> None:
+    """One line says which and what to do, before anything is measured, and nothing is written or removed."""
+    change, told = BROKEN[case]
+    ledger.path.write_text("".join(f"{line}\n" for line in change(written(ledger, suite))), "utf-8")
+    before = ledger.path.read_bytes()
+    with pytest.raises(UsageError) as error:
+        Ledger(ledger.path, pytest.fail).lines()
+    assert f"{ledger.path}{told}" in str(error.value)
+    assert "earlier attempts are then not known here" in str(error.value)
+    assert ledger.path.read_bytes() == before
+
+
+def test_rows_that_lead_elsewhere_are_no_line(ledger: Ledger, suite: Suite) -> None:
+    """A line whose digest is right and whose rows are a path is refused all the same."""
+    from harness.pipeline.ledger import _digest
+
+    last = json.loads(written(ledger, suite)[-1])
+    line = {k: v for k, v in last.items() if k != "id"} | {"rows": "../../etc/passwd"}
+    append_line(ledger.path, {**line, "id": _digest(line)})
+    with pytest.raises(UsageError, match="was changed, or cut"):
+        ledger.lines()
+
+
+def test_two_branches_join_to_one(tmp_path: Path, suite: Suite) -> None:
+    """Two machines that went on from one ledger put their lines together: all attempts count, each once."""
+    one, two = (Ledger(tmp_path / f"{name}.jsonl", pytest.fail) for name in "ab")
+    written(one, suite, 2)
+    two.path.write_bytes(one.path.read_bytes())
+    two.path.with_suffix("").mkdir()
+    for file in one.path.with_suffix("").iterdir():
+        two.file(file.name).write_bytes(file.read_bytes())
+    for ledger, weights in ((one, "x"), (two, "y"), (two, "z")):
+        take(ledger, look(Seen("merged", weights, rows(1, 2, 3), "s", "b")), suite)
+    one.path.write_text(one.path.read_text("utf-8") + two.path.read_text("utf-8"), "utf-8")
+    assert len(one.state().heads) == 2
+    assert take(one, look(Seen("merged", "new", rows(1, 2, 3), "s", "b")), suite).number == 6
+    assert len(one.state().heads) == 1
+
+
+def test_two_ledgers_put_together_count_both(tmp_path: Path, suite: Suite) -> None:
+    """Two that began apart are joined, too, and evidence tells of both beginnings."""
+    one, two = (Ledger(tmp_path / f"{name}.jsonl", pytest.fail) for name in "ab")
+    for ledger, weights in ((one, "x"), (two, "y")):
+        take(ledger, look(Seen("merged", weights, rows(1, 2, 3), "s", "b")), suite)
+    for file in two.path.with_suffix("").iterdir():
+        one.file(file.name).write_bytes(file.read_bytes())
+    one.path.write_text(one.path.read_text("utf-8") + two.path.read_text("utf-8"), "utf-8")
+    assert take(one, look(Seen("merged", "z", rows(1, 2, 3), "s", "b")), suite).number == 3
+    assert len(one.state().told()["ledgers"]) == 2
+
+
+def test_rows_that_are_gone_count_as_these(ledger: Ledger, suite: Suite) -> None:
+    """A set of rows that cannot be read is told, and what was looked at there counts."""
+    written(ledger, suite, 1)
+    for file in ledger.path.with_suffix("").iterdir():
+        file.unlink()
     told: list[str] = []
-    ledger = Ledger(tmp_path / "attempts.jsonl", told.append)
-    keys = frozenset("ab")
-    look = Look("merged", "w", keys, {rows_digest(keys): ("s",)}, whole=True)
-    ledger.record(ledger.attempt(look, list), look, read_suite(tmp_path / "suite.toml"), "merged")
-    good = ledger.path.read_text("utf-8")
-    ledger.path.write_text(LINES[case](good.strip()) + "\n" + good, "utf-8")
-    other = Look("merged", "v", keys, {rows_digest(keys): ("s",)}, whole=True)
-    assert [ledger.attempt(other, list).number for _ in range(2)] == [2, 2]
-    assert told == [f"{ledger.path}:1: cannot be read; the attempts that are told may be too few"]
+    other = Ledger(ledger.path, told.append)
+    assert other.standing(look(Seen("merged", "v", rows(7, 8), "s", "b"))).number == 2
+    assert [line.partition(": ")[2] for line in told] == [
+        "cannot be read; what was looked at there counts as these rows"
+    ]
+
+
+def test_a_disk_that_is_full_takes_no_half_of_a_line(tmp_path: Path) -> None:
+    """A short write is an error, the file is as it was, and the next line stands by itself."""
+    code = """
+import resource, sys
+from pathlib import Path
+from harness.files import append_line
+path = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, -1))
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    append_line(path, {"a": "x" * 100})
+except OSError as error:
+    print(error.strerror)
+"""
+    path = tmp_path / "lines.jsonl"
+    append_line(path, {"a": 1})
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, env=os.environ)
+    assert done.stdout.strip() == "No space left on device", done.stderr
+    assert path.read_text("utf-8") == '{"a": 1}\n'
+    append_line(path, {"a": 2})
+    assert path.read_text("utf-8") == '{"a": 1}\n{"a": 2}\n'

@@ -161,7 +161,7 @@ ODD = {
     "a root that is a number": lambda good: '{"root": 7, ' + good.partition(", ")[2],
     "back in words": lambda good: good.replace("false", '"no"'),
     "a field too many": lambda good: good.replace('"back"', '"more": 1, "back"'),
-    "half a line": lambda good: good + good[:40],
+    "half a line": lambda good: good + good[:40] + "\n",
 }
 
 

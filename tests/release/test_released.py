@@ -147,7 +147,7 @@ def test_better_than_prompting_is_said(suite: Project) -> None:
     assert outcome.code == 0
     assert said in outcome.out
     assert said[1:] in (suite.folder / "exports/fake/README.md").read_text("utf-8")
-    assert outcome.report.conclusions == [said]
+    assert said in outcome.report.conclusions
 
 
 @pytest.mark.parametrize(("skill", "how"), [(0.1, "is shown not to be"), (0.302, "rows would decide it")])

@@ -68,11 +68,14 @@ def export(signed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(signed / "exports/fake", tmp_path / "export")
 
 
+STEPS = ["signatures", "digests", "gates", "attempts", "formats", "configuration", "chat template"]
+
+
 def test_export_that_passed_is_verified(export: Path, policy: Policy) -> None:
-    """All six steps pass, and with a policy it is said who signed."""
+    """All seven steps pass, and with a policy it is said who signed."""
     found = verify(export, policy)
     assert (found.ok, found.refused, found.signed_by) == (True, "", ["release"])
-    assert list(found.steps) == ["signatures", "digests", "gates", "formats", "configuration", "chat template"]
+    assert list(found.steps) == STEPS
 
 
 def test_without_a_policy_nothing_is_known_of_the_writer(export: Path) -> None:

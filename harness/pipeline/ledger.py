@@ -1,0 +1,316 @@
+"""How often the same rows were looked at: an append-only ledger, since seven attempts at 5 % are not one.
+
+    attempts.jsonl       a line a look; HARNESS_LEDGER names another file
+    attempts/<sha256>    what the rows of a look ask, a line a row
+
+Each line has the digest of what it says and of the last lines before it, so that none can be lost or changed without a
+trace; two ledgers that went on from one are joined by putting their lines into one file. What was there when a release
+was judged stands in its evidence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
+from harness.pipeline.looks import Look, Row, meets, rows_read, rows_text
+from harness.records.gates import Verdict
+from harness.suite.tables import Suite
+
+FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
+FORMAT = 3
+NAMED = 4  # suites of earlier looks
+DIGITS = 16  # hex digits of a line's digest that evidence tells
+AGAIN = "earlier attempts are then not known here"
+HEAD = ("format", "id", "after", "time")  # what every line has
+TEXTS = ("place", "role", "weights", "base", "project", "rows", "scores", "continues")  # that are read again
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The how-manieth attempt at its rows a look is, from 1; `stages` are the rows of its looks, the last its own.
+
+    `line` is what it goes by in the ledger, empty where it is not there yet, `continues` the look of the same weights
+    at some of the rows; `others` are the suites of the attempts before it, `foreign` looks at models of another base.
+    """
+
+    number: int
+    stages: tuple[int, ...]
+    line: str = ""
+    continues: str = ""
+    others: tuple[str, ...] = ()
+    foreign: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What a ledger is: when it began, all of its lines, the last of them, and whether it began with this run."""
+
+    ledgers: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    began: bool = False
+
+    def told(self) -> dict[str, Any]:
+        """Return it as evidence has it."""
+        short = [sorted(x[:DIGITS] for x in many) for many in (self.ledgers, self.heads, self.lines)]
+        return dict(zip(("ledgers", "heads", "lines"), short, strict=True)) | {"began": self.began}
+
+
+class Ledger:
+    """The attempts in one file, read anew at every question: other runs write it too."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self.path, self.warn = path, warn
+        self.empty = not path.exists() or not path.stat().st_size  # as it was found
+        self._known: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, 0), [])
+        self._rows: dict[str, frozenset[Row] | None] = {}
+        self._met: dict[tuple[str, str], bool] = {}
+
+    @classmethod
+    def here(cls, warn: Callable[[str], None]) -> Ledger:
+        """Return the ledger that HARNESS_LEDGER names, else the one in the cache folder."""
+        named = os.environ.get(ELSEWHERE)
+        return cls(Path(named).absolute() if named else cache_dir() / FILE, warn)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other runs out, from reading to appending. Raises UsageError where that is impossible."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(exclusive(self.path))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield
+
+    def standing(self, look: Look) -> Standing:
+        """Return which attempt a look is: one more than the earlier ones in its role on enough of its rows.
+
+        One that was had before keeps its number. Weights that were looked at on some of the rows, and scored the same
+        there, go on where more rows were declared.
+        """
+        near = [line for line in self.looks() if line["role"] == look.role and self._counts(line, look)]
+        foreign = [line for line in near if line["base"] and look.base and line["base"] != look.base]
+        near = [line for line in near if line not in foreign]
+        first = self._roots()
+        roots = list(dict.fromkeys(first[line["id"]] for line in near))
+        number, same = len(roots) + 1, None
+        for line in near:
+            if line["weights"] == look.weights and line["rows"] == look.digest:
+                same = line if look.scored() in ("", line["scores"]) else same
+        before = same or self._begun(near, look)
+        if before:
+            number = roots.index(first[before["id"]]) + 1
+        own = [] if same else [len(look.rows)]
+        stages = (*self._stages(before), *own) if before else tuple(own)
+        others = tuple(line["place"] for line in near if line["id"] in roots[: number - 1])
+        written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
+        return Standing(number, stages, written, on, others, len({first[x["id"]] for x in foreign}))
+
+    def record(self, standing: Standing, look: Look, suite: Suite, candidate: str, name: str) -> None:
+        """Write a look down, unless it stands there already. Raises UsageError where that is impossible."""
+        if standing.line:
+            return
+        told = {
+            "place": place_of(suite.path),
+            "suite": suite.name,
+            "suite_digest": suite.digest,
+            "candidate": candidate,
+            "eval": name,
+            "attempt": standing.number,
+            "role": look.role,
+            "weights": look.weights,
+            "base": look.base,
+            "project": look.project,
+            "rows": look.digest,
+            "n": len(look.rows),
+            "scores": look.scored(),
+            "most": look.most,
+            "continues": standing.continues,
+        }
+        try:
+            if not self.lines():
+                self._append({"ledger": uuid.uuid4().hex})
+            if self._read(look.digest) is None:
+                write_text(self.file(look.digest), rows_text(look.rows))
+                self._rows[look.digest] = look.rows
+            self._append(told)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def state(self) -> State:
+        """Return what the ledger is now."""
+        lines = self.lines()
+        ids, named = [line["id"] for line in lines], {a for line in lines for a in line["after"]}
+        begins = tuple(line["id"] for line in lines if "ledger" in line)
+        return State(begins, tuple(i for i in ids if i not in named), tuple(ids), self.empty)
+
+    def looks(self) -> list[dict[str, Any]]:
+        """Return the lines that are looks, in their order."""
+        return [line for line in self.lines() if "rows" in line]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what was written. Raises UsageError where a line was lost or changed, or is of another format."""
+        try:
+            about = self.path.stat()
+            if self._known[0] != (about.st_size, about.st_mtime_ns):
+                self._known = (about.st_size, about.st_mtime_ns), self._checked(self.path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UsageError(f"{self.path}: attempts cannot be read: {error.strerror}") from None
+        return self._known[1]
+
+    def file(self, rows: str) -> Path:
+        """Return the file that holds a set of rows."""
+        return self.path.with_suffix("") / rows
+
+    # -- which looks count -------------------------------------------------------------------------
+
+    def _counts(self, line: Mapping[str, Any], look: Look) -> bool:
+        """Return whether an earlier look was at enough of these rows; of those that all have, in the same project."""
+        pair = line["rows"], look.digest
+        if pair not in self._met:
+            theirs = self._read(line["rows"])
+            if theirs is None:
+                self.warn(f"{self.file(line['rows'])}: cannot be read; what was looked at there counts as these rows")
+            self._met[pair] = theirs is None or meets(theirs, look.rows)
+        return self._met[pair] and (not look.project or line["project"] in ("", look.project))
+
+    def _begun(self, near: Sequence[dict[str, Any]], look: Look) -> dict[str, Any] | None:
+        """Return the last look at fewer rows that this one goes on from, or None."""
+        went_on, found = {line["continues"] for line in near}, None
+        for line in near if look.most is not None else ():
+            told = line["weights"] == look.weights and line["most"] == look.most and line["id"] not in went_on
+            rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
+            if rows is not None and rows < look.rows and look.scored(rows) in ("", line["scores"]):
+                found = line
+        return found
+
+    def _roots(self) -> dict[str, str]:
+        """Return the attempt of each look: the first of those that went on from each other."""
+        found: dict[str, str] = {}
+        for line in self.looks():
+            found[line["id"]] = found.get(line["continues"], line["id"])
+        return found
+
+    def _stages(self, line: Mapping[str, Any]) -> list[int]:
+        """Return the rows of a look and of those that it goes on from, the first of them first."""
+        by_id, found = {x["id"]: x for x in self.looks()}, [int(line["n"])]
+        while line := by_id.get(line["continues"], {}):
+            found.append(int(line["n"]))
+        return found[::-1]
+
+    def _read(self, rows: str) -> frozenset[Row] | None:
+        """Return the rows in a file, or None where it is not there or not what it was."""
+        if rows not in self._rows:
+            try:
+                data = self.file(rows).read_bytes()
+            except OSError:
+                data = b""
+            whole = hashlib.sha256(data).hexdigest() == rows
+            self._rows[rows] = rows_read(data.decode()) if whole else None
+        return self._rows[rows]
+
+    # -- lines -------------------------------------------------------------------------------------
+
+    def _append(self, told: Mapping[str, Any]) -> None:
+        lines = self.lines()
+        named = {a for line in lines for a in line["after"]}
+        line = {
+            "format": FORMAT,
+            "after": sorted(line["id"] for line in lines if line["id"] not in named),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            **told,
+        }
+        append_line(self.path, {**line, "id": _digest(line)})
+
+    def _checked(self, data: bytes) -> list[dict[str, Any]]:
+        """Return the lines of a ledger, each once; what a kill cut off at its end was never told to anybody."""
+        found: dict[str, dict[str, Any]] = {}
+        numbers: dict[str, int] = {}
+        for number, text in enumerate(lines_of(data), 1):
+            if not text.strip():
+                continue
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                line = None
+            if isinstance(line, dict) and line.get("format") != FORMAT:
+                where = f"{self.path}:{number}: is of another format ({line.get('format', 1)}, want {FORMAT})"
+                raise UsageError(f"{where}; move the file away: {AGAIN}")
+            if not _is_line(line) or _digest({k: v for k, v in line.items() if k != "id"}) != line["id"]:
+                where = f"{self.path}:{number}: was changed, or cut, after it was written"
+                raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
+            found[line["id"]] = line
+            numbers.setdefault(line["id"], number)
+        for line in found.values():
+            if lost := [a for a in line["after"] if a not in found]:
+                where = f"{self.path}:{numbers[line['id']]}: comes after a line that is not there ({lost[0][:DIGITS]})"
+                raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
+        if found and not any("ledger" in line for line in found.values()):
+            raise UsageError(f"{self.path}: has no beginning; restore the file, or move it away: {AGAIN}")
+        return list(found.values())
+
+    def _unwritable(self, error: OSError) -> UsageError:
+        return UsageError(f"{self.path}: attempts cannot be written down: {error.strerror}; nothing was exported")
+
+
+def place_of(suite: Path) -> str:
+    """Return a suite's file with its folder, which tells copies of a project apart and no more of the machine."""
+    path = suite.absolute()
+    return f"{path.parent.name}/{path.name}"
+
+
+def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[Standing]) -> list[str]:
+    """Return what repeated attempts mean for the stated risk, a line for all gates; and what was not counted."""
+    found = []
+    if again := [v for v in verdicts if v.attempt > 1 and v.alpha]:
+        most = max(again, key=lambda v: (v.attempt, v.blocking))
+        k, alpha = most.attempt, most.alpha or 0.0
+        others = max((s.others for s in standings), key=len, default=())
+        places = Counter(others).most_common(NAMED)
+        told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in places)
+        where = f"; before it: {told}" if told else ""
+        if spend:
+            said = "so that all attempts together keep the risk"
+            found.append(f'attempt {k} of "{most.gate}" was tested at alpha {alpha:.2g}, {said}{where}')
+        else:
+            said = f"{k} attempts at {alpha:g} may add up to a risk of {min(1.0, k * alpha):.2g}"
+            way = 'choose on a select split (--select), or write attempts = "spend"'
+            found.append(f'attempt {k} of "{most.gate}" on the same rows: {said}; {way}{where}')
+    if foreign := max((s.foreign for s in standings), default=0):
+        many = "look" if foreign == 1 else "looks"
+        found.append(f"{foreign} earlier {many} at these rows, of models of another base, are not counted")
+    return found
+
+
+def _is_line(line: Any) -> bool:
+    """Return whether a value is a line of a ledger: its beginning, or a look."""
+    if not isinstance(line, dict) or not all(key in line for key in HEAD):
+        return False
+    named = isinstance(line["id"], str) and isinstance(line["after"], list)
+    if not named or not all(isinstance(a, str) for a in line["after"]):
+        return False
+    if "ledger" in line:
+        return True
+    texts = all(isinstance(line.get(key), str) for key in TEXTS)
+    named = texts and re.fullmatch("[0-9a-f]{64}", line["rows"]) is not None
+    return named and isinstance(line.get("n"), int) and isinstance(line.get("most"), int | None)
+
+
+def _digest(line: Mapping[str, Any]) -> str:
+    text = json.dumps(line, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
