@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr
 
-from harness.gates import labels
+from harness.gates import agreement, labels
 from harness_judge.calibration import FEWEST
 
 ALPHA = 0.05
@@ -42,6 +42,16 @@ JUDGES = (
     Judge("0.85 / 0.70, 20 % ties", (0.2, 0.1), (0.35, 0.45), (0.85, 0.1), 0.2),
     Judge("0.85 / 0.70, 30 % ties, most of them to the candidate", (0.2, 0.1), (0.6, 0.3), (0.85, 0.1), 0.3),
 )
+
+
+def _sure(sensitivity: float, specificity: float, ties: float = 0.0) -> Judge:
+    """Return a judge that gives one tie in ten where there are ties, and half of those that people see."""
+    some = 0.1 if ties else 0.0
+    return Judge(
+        "", ((1 - specificity) * (1 - some), some), (0.5 - some, 5 * some), (sensitivity * (1 - some), some), ties
+    )
+
+
 SHARP = tuple(
     Judge(f"{sensitivity} / {specificity}", (round(1 - specificity, 2), 0), (0.5, 0), (sensitivity, 0))
     for sensitivity, specificity in ((0.9, 0.75), (0.95, 0.8), (0.8, 0.95), (0.99, 0.9), (0.9, 0.99), (0.98, 0.98))
@@ -60,32 +70,72 @@ def drawn(
     return kind / 2, np.where(says < win, 1.0, np.where(says < win + tie, 0.5, 0.0))
 
 
-def moments(rows: Floats, truth: Floats, said: Floats) -> labels.Moments:
-    """Return what `labels.moments` does, of many data sets (runs, rows) and (runs, labels), every prompt once."""
-    near, cov = _moments(rows, np.ones_like(rows))
-    mean = np.stack([rows.mean(-1), (rows == 0.5).mean(-1)], -1)
-    each = [_moments(said, (truth == kind).astype(float)) for kind in labels.KINDS]
-    apart = np.zeros((len(rows), 3, 2, 3, 2))
-    for h, (_, one) in enumerate(each):
-        apart[:, h, :, h] = one
-    sizes = [(truth == kind).sum(-1) for kind in labels.KINDS]
-    df = np.minimum(np.minimum(sizes[0], sizes[2]), rows.shape[1]) - 1
+@dataclass(frozen=True)
+class Pairs:
+    """What people and the judge say of many data sets of pairs, (runs, pairs) each, and which side the pairs are on."""
+
+    people: Floats
+    said: Floats
+    sides: Floats
+
+
+def p_values(rows: Pairs, given: Pairs, threshold: float) -> tuple[Floats, Floats]:
+    """Return p_pass and p_fail, as `labels.corrected` gives them, of rows and labels of which each has its prompt."""
+    found = np.ones((2, len(rows.said)))
+    met = np.unique(rows.sides)
+    for ties in (False, True):
+        runs = np.flatnonzero((given.people == labels.TIE).any(-1) == ties)
+        if len(runs):
+            found[:, runs] = labels.share_p(moments(_some(rows, runs), _some(given, runs), met, ties), threshold)
+    kinds = [(given.people == kind) for kind in (0, 1)]
+    on = given.sides[..., None] == met
+    alone = np.min([(kind[..., None] & on).sum(1).min(-1) for kind in kinds], 0) < labels.FEWEST
+    few = alone | (np.min([kind.sum(-1) for kind in kinds], 0) < FEWEST)  # which correct nothing
+    return np.where(few, 1.0, found[0]), np.where(few, 1.0, found[1])
+
+
+def _some(pairs: Pairs, runs: Floats) -> Pairs:
+    return Pairs(pairs.people[runs], pairs.said[runs], pairs.sides[runs])
+
+
+def moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moments:
+    """Return what `labels.moments` does, of many data sets."""
+    runs, sides = len(rows.said), len(met)
+    full = labels.by_side(_pairs(rows.said), rows.sides, met)
+    places = np.concatenate([labels.by_side(np.array(labels.PLACES), np.full(3, side), met) for side in met])
+    near, plain, cov = _moments(full, np.ones_like(rows.said), places)
+    kinds, apart, prompts = np.zeros((runs, sides, 3, 2)), np.zeros((runs, sides, 3, 2, sides, 3, 2)), []
+    around = np.zeros((runs, sides, 3))
+    for z, side in enumerate(met):
+        for h, kind in enumerate(labels.KINDS):
+            chosen = ((given.people == kind) & (given.sides == side)).astype(float)
+            mean, raw, apart[:, z, h, :, z, h] = _moments(_pairs(given.said), chosen, np.array(labels.PLACES))
+            kinds[:, z, h] = mean if kind == labels.TIE else raw
+            around[:, z, h] = mean[:, 0]
+            prompts.append(chosen.sum(-1))
+    told = [(given.people == kind).astype(float) for kind in (0, 1)]
+    (low, _, one), (high, _, two) = (_moments(_pairs(given.said), kind, np.array(labels.PLACES)) for kind in told)
+    df = np.maximum(np.minimum(*(kind.sum(-1) for kind in told)) - 1, 1)
+    blind = stdtr(df, (low - high)[:, 0] / np.sqrt((one + two)[:, 0, 0]))
+    count = np.stack(prompts, -1).reshape(runs, sides, 3)
     return labels.Moments(
-        mean, cov, near[:, 0] * (1 - near[:, 0]), np.stack([m for m, _ in each], 1), apart, df, sizes[1] > 0
+        plain, cov, near[:, : 2 * sides : 2], kinds, apart, around, count, blind, rows.said.shape[1], ties
     )
 
 
-def _moments(values: Floats, chosen: Floats) -> tuple[Floats, Floats]:
-    """Return mean and covariance of value and tie over the chosen, with the pseudo-labels of each value."""
-    counts = np.stack([(chosen * (values == v)).sum(-1) + labels.PSEUDO for v in labels.KINDS], -1)
-    total = counts.sum(-1)
-    places = np.array([[0.0, 0.0], [0.5, 1.0], [1.0, 0.0]])
-    share = counts / total[:, None]
-    mean = share @ places
-    square = np.einsum("rk,ki,kj->rij", share, places, places) - mean[:, :, None] * mean[:, None, :]
+def _pairs(said: Floats) -> Floats:
+    return np.stack([said, (said == labels.TIE).astype(float)], -1)
+
+
+def _moments(x: Floats, chosen: Floats, places: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return means with the pseudo-labels and without, and the covariance; x (runs, n, L), chosen (runs, n)."""
     count = chosen.sum(-1)
-    many = (count + 1) / np.maximum(count, 1)
-    return mean, square / total[:, None, None] * many[:, None, None]
+    total, many = count + labels.PSEUDO * len(places), (count + 1) / np.maximum(count, 1)
+    plain = np.einsum("rn,rnl->rl", chosen, x)
+    mean = (plain + labels.PSEUDO * places.sum(0)) / total[:, None]
+    square = np.einsum("rn,rnl,rnm->rlm", chosen, x, x) + labels.PSEUDO * places.T @ places
+    cov = square / total[:, None, None] - mean[:, :, None] * mean[:, None, :]
+    return mean, plain / np.maximum(count, labels.NEAR)[:, None], cov * (many / total)[:, None, None]
 
 
 def rates(
@@ -105,13 +155,12 @@ def rates(
     """
     found: list[tuple[Floats, Floats, Floats]] = []
     for _ in range(runs // BATCH):
-        _, rows = drawn(rng, judge, (BATCH, ROWS), share, min(judge.ties, 2 * (1 - share)))
+        people, rows = drawn(rng, judge, (BATCH, ROWS), share, min(judge.ties, 2 * (1 - share)))
         truth, said = drawn(rng, judge, (BATCH, count), of_labels, ties)
-        few = np.minimum((truth == 0).sum(-1), (truth == 1).sum(-1)) < FEWEST  # which correct nothing
-        p_pass, p_fail = labels.share_p(moments(rows, truth, said), threshold)
+        alike = Pairs(people, rows, np.zeros_like(rows)), Pairs(truth, said, np.zeros_like(said))
         error = np.maximum(rows.std(-1, ddof=1), 1e-9) / ROWS**0.5
         word = stdtr(ROWS - 1, -(rows.mean(-1) - threshold) / error)
-        found.append((np.where(few, 1.0, p_pass), np.where(few, 1.0, p_fail), word))
+        found.append((*p_values(*alike, threshold), word))
     p_pass, p_fail, word = (np.concatenate(column) for column in zip(*found, strict=True))
     return p_pass, p_fail, word
 
@@ -143,7 +192,7 @@ def kappa_rates(
 
     def said(truth: float, runs: int) -> list[float]:
         tables = (agreeing(rng, BATCH, clusters, each, truth, prevalence, kinds) for _ in range(runs // BATCH))
-        both = zip(*(labels.kappa_p(some, kappa) for some in tables), strict=True)
+        both = zip(*(agreement.kappa_p(some, kappa) for some in tables), strict=True)
         return [100 * float((np.concatenate(p) <= ALPHA).mean()) for p in both]
 
     passed, failed = said(kappa, runs)
@@ -187,6 +236,67 @@ def threshold_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
         yield f"| {at} | {_bold(worst[0])} | {_bold(worst[1])} |\n"
 
 
+LENGTHS = (  # judges of answers that are longer, and of others
+    ("0.90 / 0.75, whichever is longer", (FAVOURS, FAVOURS)),
+    ("0.99 / 0.65 of longer ones, 0.70 / 0.95 of others", (_sure(0.99, 0.65), _sure(0.7, 0.95))),
+    ("0.65 / 0.99 of longer ones, 0.95 / 0.70 of others", (_sure(0.65, 0.99), _sure(0.95, 0.7))),
+    ("0.95 / 0.85 of longer ones, 0.85 / 0.95 of others", (_sure(0.95, 0.85), _sure(0.85, 0.95))),
+    ("the longer one wins, nine times of ten", (_sure(0.9, 0.1), _sure(0.1, 0.9))),
+    ("0.89 / 0.60, 30 % ties, and 0.63 / 0.81", (_sure(0.89, 0.6, 0.3), _sure(0.63, 0.81, 0.3))),
+)
+
+
+def lengths_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """Yield how often a judge is wrong that likes the longer answer, where rows and labels differ in length."""
+    yield f"\n## A judge that minds the length: {ROWS} prompts, equal models, `min = 0.5` ({runs:,} runs)\n\n"
+    yield "| sensitivity / specificity of the judge | labels | longer among rows | among labels | false pass "
+    yield "| false block | without a look at lengths | power at 0.60 |\n" + "|---" * 8 + "|\n"
+    worst = [0.0, 0.0, 0.0]
+    for name, judges in LENGTHS:
+        for count in (40, 100, 300):
+            for longer, of_labels in ((0.5, 0.5), (0.8, 0.3), (0.95, 0.5), (0.3, 0.8)):
+                p = by_length(rng, judges, count, runs, share=0.5, longer=longer, of_labels=of_labels)
+                wrong = [100 * float((x <= ALPHA).mean()) for x in p]
+                worst = [max(pair) for pair in zip(worst, wrong, strict=True)]
+                able = by_length(
+                    rng, judges, count, max(runs // 4, BATCH), share=0.6, longer=longer, of_labels=of_labels
+                )
+                rest = f"{_bold(wrong[1])} | {wrong[2]:.0f} | {100 * float((able[0] <= ALPHA).mean()):.0f}"
+                yield f"| {name} | {count} | {longer} | {of_labels} | {_bold(wrong[0])} | {rest} |\n"
+    yield f"\nAt most {worst[0]:.1f} % pass and {worst[1]:.1f} % block; "
+    yield f"without a look at lengths {worst[2]:.0f} % pass.\n"
+
+
+def by_length(
+    rng: np.random.Generator,
+    judges: tuple[Judge, Judge],
+    count: int,
+    runs: int,
+    *,
+    share: float,
+    longer: float,
+    of_labels: float,
+) -> tuple[Floats, Floats, Floats]:
+    """Return p_pass and p_fail of a win rate against one half, and p_pass where all pairs are taken to be alike."""
+    found = []
+    for _ in range(runs // BATCH):
+        rows, given = (
+            _sided(rng, judges, n, share if n == ROWS else 0.5, at) for n, at in ((ROWS, longer), (count, of_labels))
+        )
+        alike = (replace(pairs, sides=np.zeros_like(pairs.sides)) for pairs in (rows, given))
+        found.append((*p_values(rows, given, 0.5), p_values(*alike, 0.5)[0]))
+    p_pass, p_fail, without = (np.concatenate(column) for column in zip(*found, strict=True))
+    return p_pass, p_fail, without
+
+
+def _sided(rng: np.random.Generator, judges: tuple[Judge, Judge], count: int, share: float, longer: float) -> Pairs:
+    """Return pairs of which a share is longer, each side with its judge."""
+    sides = (rng.random((BATCH, count)) < longer).astype(float)
+    both = [drawn(rng, judge, (BATCH, count), share, min(judge.ties, 2 * (1 - share))) for judge in judges[::-1]]
+    people, said = (np.where(sides > 0, both[1][i], both[0][i]) for i in (0, 1))
+    return Pairs(people, said, sides)
+
+
 def kappa_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield f"\n## Cohen's kappa, on its threshold ({runs:,} runs)\n\n"
     yield "Prompts with one label or four, the most frequent kind of label 50, 70 or 90 %; the most and the mean.\n\n"
@@ -211,6 +321,7 @@ def page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Yield the tables of a judge's gates."""
     yield from win_page(rng, min(runs, RUNS))
     yield from threshold_page(rng, min(runs, RUNS))
+    yield from lengths_page(rng, min(runs, RUNS))
     yield from kappa_page(rng, min(runs, RUNS))
 
 

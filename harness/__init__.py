@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from harness.evaluation.checks import quote
     from harness.evaluation.grading import Marking
     from harness.files import cache_dir, copy_range, folder_in_place, write_text
-    from harness.gates import labels
+    from harness.gates import agreement, labels
     from harness.gates.decide import judge
     from harness.records.findings import Built, Example, Finding, Flag, Severity, TrainingRow, text_of
     from harness.records.findings import marked as marked_text
@@ -118,6 +118,7 @@ __all__ = [
     "Verdict",
     "Worker",
     "adapter",
+    "agreement",
     "cache_dir",
     "chat",
     "checker",
@@ -239,6 +240,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "is_secret": "harness.texts.secrets",
     "isolated": "harness.isolated:",
     "keys": "harness.answers.keys:",
+    "agreement": "harness.gates.agreement:",
     "labels": "harness.gates.labels:",
     "loader": "harness.capabilities",
     "marked_text": "harness.records.findings:marked",

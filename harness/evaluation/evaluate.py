@@ -89,6 +89,8 @@ def taken(score: Score) -> Score:
     """
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
     answer = whole(score.answer) if isinstance(score.answer, str) else score.answer
+    if any(weights.get(name, 1.0) != 0 for name in score.lost):
+        raise ValueError(f'row "{score.id}" has lost what has a weight; give it none')
     numbers: dict[str, Any] = {"values": values, "weights": weights, "weight": float(score.weight)}
     return replace(plain(Score, score), answer=answer, **numbers)
 

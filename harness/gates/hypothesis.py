@@ -34,7 +34,7 @@ class Hypothesis:
         labels: Labels | None = None,
         among: int = 1,
     ) -> None:
-        """Leave out rows of weight 0, which say nothing of the metric.
+        """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
 
         With `early` the rows stand in a random order, and were looked at while they came; `labels` are the metric's.
         `among` so many claims the risk is shared, by Holm's method: p-values are read at alpha / `among` and above.
@@ -50,6 +50,21 @@ class Hypothesis:
         self.sign, self.margin, self.factor = _oriented(gate, metric)
         self.threshold = self.sign * self.margin
         self.units = self._units()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the value of some row is not known."""
+        return any(s.lost for s in (*self.ours, *(self.theirs or ())))
+
+    def supposing(self, best: bool | None) -> Hypothesis:
+        """Return the same with every lost value as good for the claim as can be, or as bad; with None without them."""
+        pairs = zip(self.ours, self.theirs or self.ours, strict=True)
+        keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
+        good = float(bool(best) == (self.sign > 0))
+        ours = [self.ours[i].found(good) for i in keep]
+        theirs = None if self.theirs is None else [self.theirs[i].found(1 - good) for i in keep]
+        given = (self.gate, self.metric, ours, theirs, [self.groups[i] for i in keep], self.alpha)
+        return Hypothesis(*given, early=self.early, labels=self.labels, among=len(self.levels))
 
     @cached_property
     def value(self) -> float:
@@ -125,9 +140,12 @@ def _oriented(gate: Gate, metric: Metric) -> tuple[int, float, float]:
 
 
 def _weightless(metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> frozenset[int]:
-    """Return the numbers of the rows that have weight 0 for a metric which is a weighted mean, in all results."""
+    """Return the numbers of the rows that have weight 0 for a metric which is a weighted mean, in all results.
+
+    But for those of which one lost its value.
+    """
     if metric.combine or metric.scale == "count":
         return frozenset()
     results = [ours] if theirs is None else [ours, theirs]
-    weights = zip(*([s.weight_of(metric.name) for s in rows] for rows in results), strict=True)
-    return frozenset(i for i, each in enumerate(weights) if not any(each))
+    rows = zip(*results, strict=True)
+    return frozenset(i for i, row in enumerate(rows) if not any(s.weight_of(metric.name) or s.lost for s in row))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.gates import labels as by_people
+from harness.gates.agreement import kappa
 from harness.gates.hypothesis import Hypothesis
 from harness.stats import tests
 from harness.stats.eprocess import EProcess
@@ -29,7 +30,7 @@ def infer(hypothesis: Hypothesis, *, ties: bool = False) -> Inference:
 
     Raises ValueError when it cannot be tested, or when nothing varies.
     """
-    test, lower, upper = _tested(hypothesis, ties)
+    test, lower, upper = (_against if hypothesis.lost else _tested)(hypothesis, ties)
     return Inference(test, lower, upper, hypothesis.value, hypothesis.baseline)
 
 
@@ -74,6 +75,14 @@ def _tested(h: Hypothesis, ties: bool) -> tuple[tests.Test, float, float]:
     if h.sign < 0:
         test = replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
     return test, *oriented
+
+
+def _against(h: Hypothesis, ties: bool) -> tuple[tests.Test, float, float]:
+    """Return the test where lost values count against whatever is claimed: the worst of them to prove it, and so on."""
+    (worst, lower, _), (best, _, upper) = (_tested(h.supposing(best), ties) for best in (False, True))
+    low, high = (worst, best) if h.sign > 0 else (best, worst)
+    estimate = _tested(h.supposing(None), ties)[0].estimate
+    return replace(worst, estimate=estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail), lower, upper
 
 
 # -- which test ------------------------------------------------------------------------------------
@@ -165,11 +174,12 @@ def _labelled(h: Hypothesis) -> tuple[tests.Test, float, float]:
         what = f'labels correct the share that {h.metric.name} is; claim "min" or "max"'
         raise ValueError(f"{what}, since its instrument may err otherwise on the other model")
     if h.metric.scale == "agreement":
-        test = by_people.kappa(h.labels, h.threshold, h.alpha)
+        test = kappa(h.labels, h.threshold, h.alpha)
     else:
         values, weights = differences(h)
         values = [h.sign * v for v in values]
-        test = by_people.corrected(values, weights, h.clusters, h.labels, h.threshold, h.alpha)
+        sides = by_people.sides_of(h.labels, h.ours)
+        test = by_people.corrected(values, weights, h.clusters, h.labels, h.threshold, h.alpha, sides)
     ends = (test.lower, test.upper) if h.sign > 0 else (test.upper, test.lower)
     if h.sign < 0:
         test = replace(test, p_pass=test.p_fail, p_fail=test.p_pass)

@@ -1,9 +1,9 @@
-"""What people's labels say of a metric that an instrument measures: a share corrected by them, and their agreement.
+"""What people's labels make of a share that an instrument measures.
 
 The correction assumes that the instrument errs alike, given what people would say, on the labelled answers and on the
-rows that are judged; how often people prefer one side may differ. So it is not prediction-powered inference, which
-takes the labels for a sample of the rows (docs/decisions/0070-labels.md). How often each is wrong stands in
-docs/how-to/use-a-judge.md.
+rows that are judged, on either side of what the labels name (`Labels.side`: a judge may like the longer answer); how
+often people prefer one side may differ. So it is not prediction-powered inference, which takes the labels for a sample
+of the rows (docs/decisions/0070-labels.md). How often it is wrong stands in docs/how-to/use-a-judge.md.
 
 Arrays may have axes before those named, so that a simulation judges many data sets in one call.
 """
@@ -11,15 +11,17 @@ Arrays may have axes before those named, so that a simulation judges many data s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
 
+from harness.gates import agreement
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Score
 from harness.stats.inputs import numbered
 from harness.stats.result import Test
+from harness.stats.unseen import crossing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,18 +29,25 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-KINDS = (0.0, 0.5, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
-PSEUDO = 1 / 3  # of a label with each value, added to each kind: few that agree are no proof that all do
-SHARES = 41  # shares of ties that are tried
-STEPS = 30  # of a bisection: 1e-9 of its range
+TIE = 0.5
+KINDS = (0.0, TIE, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
+PLACES = ((0.0, 0.0), (0.5, 1.0), (1.0, 0.0))  # value of each kind, and whether it is a tie
+PSEUDO = 1 / 3  # of a label with each value, added to each kind's error: few that agree are no proof that all do
+FEWEST = 2  # prompts of a kind on each side, of which an error can be told
+ROUNDS = 3  # in which the labels' covariance follows the mix that fits best
+NEAR = 1e-9
 
 
 @dataclass(frozen=True)
 class Moments:
     """Means of an instrument's value and of its ties, with their covariances: of rows, and of labels by kind.
 
-    `rows` (2,), `rows_cov` (2, 2), `share` the mean times one less the mean that it is of, `kinds` (3, 2), `kinds_cov`
-    (3, 2, 3, 2), `df` of Student's t, and whether people said "tie" at all, without which there are taken to be none.
+    Rows are on one side, or on Z = 2. `rows` (L = 3Z - 1,): value and tie of each side, 0 for rows of the other, then
+    the share of rows on the first; `rows_cov` (L, L), `share` (Z,) the values' means with PSEUDO rows; of labels
+    `kinds` (Z, 3, 2), `kinds_cov` (Z, 3, 2, Z, 3, 2), `near` (Z, 3) the values' means with PSEUDO labels, and `prompts`
+    (Z, 3). `blind` is the p-value of the instrument saying no more of what people prefer than of what they do not,
+    `count` how many independent rows there are, and `ties` whether people said "tie" at all, without which there are
+    taken to be none.
     """
 
     rows: Floats
@@ -46,8 +55,11 @@ class Moments:
     share: Floats
     kinds: Floats
     kinds_cov: Floats
-    df: Floats
-    ties: NDArray[np.bool_]
+    near: Floats
+    prompts: Floats
+    blind: Floats
+    count: int
+    ties: bool
 
 
 def corrected(
@@ -57,26 +69,24 @@ def corrected(
     labels: Labels,
     threshold: float,
     alpha: float,
+    sides: Sequence[int] | None = None,
 ) -> Test:
     """Test the share (a tie is one half) that people would give against a number, from an instrument's values.
 
     Rogan and Gladen 1978, American Journal of Epidemiology 107:71, as a test: were the share the threshold, the rows'
-    mean would be that mix of the labels' means by kind, ties in whatever share fits best; both have errors, by
-    clusters. Nothing is divided by, so labels that tell little prove little, as in Fieller's theorem (1954, Journal of
-    the Royal Statistical Society B 16:175). An instrument that is not shown to tell people's kinds apart proves
-    nothing. Raises ValueError where a kind has no label.
+    means would be that mix of the labels' means by kind, with sides and ties in whatever shares fit best; all have
+    errors, by clusters. Nothing is divided by, so labels that tell little prove little, as in Fieller's theorem (1954,
+    Journal of the Royal Statistical Society B 16:175). An instrument that is not shown to tell people's kinds apart
+    proves nothing. `sides` are those of the rows where the labels have them. Raises ValueError where a kind has no
+    label.
     """
-    of = moments(values, weights, clusters, labels)
-
-    def test(place: float) -> tuple[float, float]:
-        p_pass, p_fail = share_p(of, place)
-        return float(p_pass), float(p_fail)
-
-    p_pass, p_fail = test(threshold)
-    lower = _crossing(lambda place: test(place)[0] <= alpha)
-    upper = _crossing(lambda place: test(place)[1] > alpha)
+    of = moments(values, weights, clusters, labels, sides)
+    p_pass, p_fail = map(float, share_p(of, threshold))
+    lower = crossing(lambda place: bool(share_p(of, place)[0] <= alpha))
+    upper = crossing(lambda place: bool(share_p(of, place)[1] > alpha))
     estimate = _estimate(of)
-    method = f"corrected by {len(labels.truth)} labels"
+    within = f" within {labels.side}" if labels.side else ""
+    method = f"corrected by {len(labels.truth)} labels{within}"
     seen = len(set(clusters)) if clusters is not None else None
     return Test(estimate, min(lower, estimate), max(upper, estimate), p_pass, p_fail, method, len(values), seen)
 
@@ -86,7 +96,7 @@ def measured(
 ) -> float:
     """Return a metric's value: of the rows, or what its labels make of them; NaN where they make nothing."""
     if metric.scale == "agreement":
-        return float(agreement(tables_of(labels))[0]) if labels else math.nan
+        return float(agreement.agreement(agreement.tables_of(labels))[0]) if labels else math.nan
     if labels is None:
         return metric.value(scores)
     values = [s.values.get(metric.name, math.nan) for s in scores]
@@ -94,73 +104,130 @@ def measured(
     if not all(map(math.isfinite, values)) or not sum(weights) > 0:
         return math.nan
     try:
-        return _estimate(moments(values, weights, clusters, labels))
+        return _estimate(moments(values, weights, clusters, labels, sides_of(labels, scores)))
     except ValueError:
         return math.nan
 
 
+def sides_of(labels: Labels, scores: Sequence[Score]) -> list[int] | None:
+    """Return which side each row is on, where labels have sides."""
+    return [int(s.values.get(labels.side, 0.0) > 0) for s in scores] if labels.side else None
+
+
 def moments(
-    values: Sequence[float], weights: Sequence[float], clusters: Sequence[Hashable] | None, labels: Labels
+    values: Sequence[float],
+    weights: Sequence[float],
+    clusters: Sequence[Hashable] | None,
+    labels: Labels,
+    sides: Sequence[int] | None = None,
 ) -> Moments:
-    """Return what `share_p` needs, of one data set. Raises ValueError where there is too little of it."""
+    """Return what `share_p` needs, of one data set; labels on a side where no row is tell nothing of these.
+
+    Raises ValueError where there is too little of it.
+    """
     import numpy as np
 
     w = np.asarray(weights, dtype=np.float64)
     there = np.flatnonzero(w)
-    x, w = _pairs(values)[there], w[there] / w[there].mean()
+    x, w = np.asarray(values, dtype=np.float64)[there], w[there] / w[there].mean()
     groups = numbered([clusters[int(i)] for i in there] if clusters is not None else range(len(there)))
-    said, truth, prompts = _pairs(labels.said), np.asarray(labels.truth), numbered(labels.clusters)
-    kinds = [_mean(said, (truth == kind).astype(np.float64), prompts) for kind in KINDS]
-    fewest, count = min(kinds[0].prompts, kinds[2].prompts), len(set(groups.tolist()))
-    if fewest < 2 or count < 2:
-        raise ValueError(f"labels of {labels.metric} of one kind are of {fewest} prompts, rows of {count}; want 2 each")
-    apart = np.zeros((3, 2, 3, 2))
-    for h, one in enumerate(kinds):
-        for other, two in enumerate(kinds):
-            apart[h, :, other] = one.shifts.T @ two.shifts
-        apart[h, :, h] += one.pseudo
-    rows = _mean(x, w, groups)
-    share = rows.mean[0] * (1 - rows.mean[0])
-    cov, means = rows.shifts.T @ rows.shifts + rows.pseudo, np.stack([one.mean for one in kinds])
-    df, ties = np.asarray(min(fewest, count) - 1.0), np.asarray(kinds[1].prompts > 0)
-    return Moments(w @ x / w.sum(), cov, np.asarray(share), means, apart, df, ties)
+    where = np.asarray(sides)[there] if labels.side and sides is not None else np.zeros(len(x))
+    theirs = np.asarray(labels.sides) if labels.side and sides is not None else np.zeros(len(labels.truth))
+    met = np.unique(where)
+    said, truth, prompts = _pairs(np.asarray(labels.said)), np.asarray(labels.truth), numbered(labels.clusters)
+    chosen = [[(truth == kind) & (theirs == side) for kind in KINDS] for side in met]
+    kinds = [[_mean(said, some.astype(np.float64), prompts, np.array(PLACES)) for some in each] for each in chosen]
+    count = len(set(groups.tolist()))
+    for side, each in zip(met, kinds, strict=True):
+        if (fewest := min(each[0].prompts, each[2].prompts, count)) < FEWEST:
+            where_ = f" where {labels.side} is {'' if side else 'not '}above 0" if labels.side else ""
+            raise ValueError(f"labels of {labels.metric} of one kind are of {fewest} prompts{where_}; want {FEWEST}")
+    rows, rows_cov, share = _of_rows(x, w, groups, where, met)
+    return Moments(
+        rows,
+        rows_cov,
+        share,
+        np.array([[lost.plain, tie.mean, won.plain] for lost, tie, won in kinds]),
+        _apart(kinds),
+        np.array([[one.mean[0] for one in each] for each in kinds]),
+        np.array([[one.prompts for one in each] for each in kinds]),
+        _blind_p(*(_mean(said, (truth == kind).astype(np.float64), prompts, np.array(PLACES)) for kind in (0.0, 1.0))),
+        count,
+        bool((truth == TIE).any()),
+    )
 
 
-def _pairs(values: Sequence[float]) -> Floats:
+def _pairs(x: Floats) -> Floats:
     """Return an instrument's values and whether they are ties, (n, 2)."""
     import numpy as np
 
-    x = np.asarray(values, dtype=np.float64)
-    return np.stack([x, (x == 0.5).astype(np.float64)], axis=-1)
-
-
-def _sums(x: Floats, groups: NDArray[np.intp]) -> Floats:
-    """Return sums by group, (groups, 2)."""
-    import numpy as np
-
-    return np.stack([np.bincount(groups, column, minlength=int(groups.max()) + 1) for column in x.T], axis=-1)
+    return np.stack([x, (x == TIE).astype(np.float64)], axis=-1)
 
 
 @dataclass(frozen=True)
 class _Mean:
-    """A mean of value and ties, PSEUDO ones of each value counted in; how each cluster moves it, and those do."""
+    """A mean with PSEUDO ones at each place counted in, and without; how each cluster moves it, and those do."""
 
-    mean: Floats  # (2,)
-    shifts: Floats  # (G, 2)
-    pseudo: Floats  # (2, 2)
+    mean: Floats  # (L,)
+    plain: Floats
+    shifts: Floats  # (G, L)
+    pseudo: Floats  # (L, L)
     prompts: int
 
 
-def _mean(x: Floats, weights: Floats, groups: NDArray[np.intp]) -> _Mean:
+def _mean(x: Floats, weights: Floats, groups: NDArray[np.intp], places: Floats) -> _Mean:
     import numpy as np
 
-    places = np.array([[0.0, 0.0], [0.5, 1.0], [1.0, 0.0]])  # value and tie of a label of each value
     prompts = len(set(groups[weights > 0].tolist()))
     total, few = weights.sum() + PSEUDO * len(places), (prompts + 1) / max(prompts, 1)
     mean = (weights @ x + PSEUDO * places.sum(0)) / total
-    shifts = _sums(weights[:, None] * (x - mean), groups) / total * math.sqrt(few)
+    moved = weights[:, None] * (x - mean)
+    sums = [np.bincount(groups, column, minlength=int(groups.max()) + 1) for column in moved.T]
     apart = (places - mean) / total
-    return _Mean(mean, shifts, PSEUDO * few * apart.T @ apart, prompts)
+    plain = weights @ x / max(weights.sum(), NEAR)
+    return _Mean(mean, plain, np.stack(sums, -1) / total * math.sqrt(few), PSEUDO * few * apart.T @ apart, prompts)
+
+
+def _of_rows(
+    x: Floats, w: Floats, groups: NDArray[np.intp], where: NDArray[Any], met: NDArray[Any]
+) -> tuple[Floats, Floats, Floats]:
+    """Return the rows' means, covariance and share, see `Moments`."""
+    import numpy as np
+
+    places = [by_side(np.array(PLACES), np.full(3, side), met) for side in met]
+    found = _mean(by_side(_pairs(x), where, met), w, groups, np.concatenate(places))
+    return found.plain, found.shifts.T @ found.shifts + found.pseudo, found.mean[: 2 * len(met) : 2]
+
+
+def by_side(pairs: Floats, where: NDArray[Any], met: NDArray[Any]) -> Floats:
+    """Return value and tie (n, 2) of rows on the sides `where` (n,) as `Moments.rows` has them, (n, L)."""
+    import numpy as np
+
+    on = (where[..., None] == met).astype(np.float64)  # (n, Z)
+    each = (on[..., None] * pairs[..., None, :]).reshape(*where.shape, -1)
+    return np.concatenate([each, on[..., :-1]], -1)
+
+
+def _apart(kinds: Sequence[Sequence[_Mean]]) -> Floats:
+    """Return the covariances of the labels' means: those of one prompt are not independent."""
+    import numpy as np
+
+    flat = [one for each in kinds for one in each]
+    found = np.zeros((len(flat), 2, len(flat), 2))
+    for i, one in enumerate(flat):
+        for j, other in enumerate(flat):
+            found[i, :, j] = one.shifts.T @ other.shifts
+        found[i, :, i] += one.pseudo
+    return found.reshape(len(kinds), 3, 2, len(kinds), 3, 2)
+
+
+def _blind_p(lost: _Mean, won: _Mean) -> Floats:
+    import numpy as np
+    from scipy.special import stdtr
+
+    moved = won.shifts[:, 0] - lost.shifts[:, 0]
+    spread = moved @ moved + won.pseudo[0, 0] + lost.pseudo[0, 0]
+    return np.asarray(stdtr(min(lost.prompts, won.prompts) - 1, -(won.mean[0] - lost.mean[0]) / math.sqrt(spread)))
 
 
 def share_p(of: Moments, threshold: float) -> tuple[Floats, Floats]:
@@ -168,191 +235,163 @@ def share_p(of: Moments, threshold: float) -> tuple[Floats, Floats]:
     import numpy as np
     from scipy.special import stdtr
 
-    root, blind = signed_root(of, threshold), blind_p(of)
-    return np.maximum(stdtr(of.df, -root), blind), np.maximum(stdtr(of.df, root), blind)
+    root, df = signed_root(of, threshold)
+    return np.maximum(stdtr(df, -root), of.blind), np.maximum(stdtr(df, root), of.blind)
 
 
-def blind_p(of: Moments) -> Floats:
-    """Return the p-value of the instrument saying no more of what people prefer than of what they do not."""
-    import numpy as np
-    from scipy.special import stdtr
+def signed_root(of: Moments, threshold: float) -> tuple[Floats, Floats]:
+    """Return the distance in standard errors of the rows from the nearest mix whose share is the threshold, and its df.
 
-    apart, cov = of.kinds[..., 2, 0] - of.kinds[..., 0, 0], of.kinds_cov
-    spread = cov[..., 2, 0, 2, 0] + cov[..., 0, 0, 0, 0] - 2 * cov[..., 2, 0, 0, 0]
-    return np.asarray(stdtr(of.df, -apart / np.sqrt(spread)))
-
-
-def signed_root(of: Moments, threshold: float) -> Floats:
-    """Return the distance in standard errors of the rows from the nearest mix whose share is the threshold.
-
-    Above zero where the share is above. The least chi-squared over the share of ties, as of value and ties together.
+    Above zero where the share is above. The mix says how many rows are on each side and of each kind; it is the one of
+    least chi-squared, as the covariance of rows and labels is under it, and by that of the best mix of all it is less,
+    which fits ill where no share does. The degrees of freedom are Satterthwaite's
+    (1946, Biometrics Bulletin 2:110) of its parts: the rows, and the labels of each kind.
     """
     import numpy as np
 
-    slope = of.kinds[..., 2, :] - of.kinds[..., 0, :]
-    least = root = np.zeros(())
-    for tie in np.linspace(0, 2 * min(threshold, 1 - threshold), SHARES if np.any(of.ties) else 1):
-        mix = np.array([1 - threshold - tie / 2, tie, threshold - tie / 2])
-        gap = of.rows - np.einsum("h,...hi->...i", mix, of.kinds)
-        mean = (of.kinds[..., 0] * mix).sum(-1)
-        grown = np.maximum(mean * (1 - mean) / of.share, 1.0)  # the variance under the hypothesis, where it is larger
-        cov = grown[..., None, None] * of.rows_cov + np.einsum("h,...higj,g->...ij", mix, of.kinds_cov, mix)
-        a, b, c = cov[..., 0, 0], cov[..., 1, 1], cov[..., 0, 1]
-        alone = gap[..., 0] / np.sqrt(a)
-        one, two = b * gap[..., 0] - c * gap[..., 1], a * gap[..., 1] - c * gap[..., 0]
-        square = np.where(of.ties, (gap[..., 0] * one + gap[..., 1] * two) / (a * b - c * c), alone**2)
-        sign = np.sign(np.where(of.ties, slope[..., 0] * one + slope[..., 1] * two, alone))
-        nearer = (square < least) & of.ties if tie else np.ones_like(square, dtype=bool)
-        least, root = np.where(nearer, square, least), np.where(nearer, sign * np.sqrt(square), root)
-    return np.asarray(root)
+    mix = _Mix(of)
+    weights = mix.start(threshold)
+    rows = mix.of_rows(weights)
+    scale = np.ones(())
+    for _ in range(ROUNDS):
+        inverse = np.asarray(np.linalg.inv(rows + mix.of_labels(weights, scale)))
+        square, weights, above = mix.nearest(inverse, threshold)
+        scale = mix.grown(weights, inverse, scale)
+    away = np.maximum(square - mix.nearest(inverse, None)[0], 0.0)
+    return np.where(above, 1.0, -1.0) * np.sqrt(away), mix.df(weights, inverse, rows, scale)
+
+
+class _Mix:
+    """Rows as a mix of the labels' kinds: `design` (L, D) times weights (D,), which give the share and sum to 1."""
+
+    def __init__(self, of: Moments) -> None:
+        import numpy as np
+
+        sides, self.width = of.kinds.shape[-3], 2 if of.ties else 1
+        self.of, self.kinds = of, [0, 1, 2] if of.ties else [0, 2]
+        at = [2 * z + i for z in range(sides) for i in range(self.width)] + list(range(2 * sides, 3 * sides - 1))
+        self.y, self.rows_cov = of.rows[..., at], of.rows_cov[..., at, :][..., at]
+        self.blocks = [slice(z * self.width, (z + 1) * self.width) for z in range(sides)]
+        columns = [slice(z * len(self.kinds), (z + 1) * len(self.kinds)) for z in range(sides)]
+        self.design = np.zeros((*self.y.shape, sides * len(self.kinds)))
+        for z in range(sides):
+            self.design[..., self.blocks[z], columns[z]] = of.kinds[..., z, self.kinds, : self.width].swapaxes(-1, -2)
+        self.design[..., sides * self.width :, columns[0]] = 1.0
+        self.means, self.near = of.kinds[..., self.kinds, 0], of.near[..., self.kinds]
+        self.values = np.tile(np.array(KINDS)[self.kinds], sides)
+        cov = np.take(np.take(of.kinds_cov, self.kinds, -5), self.kinds, -2)
+        self.kinds_cov = cov[..., : self.width, :, :, : self.width]  # (Z, K, width, Z, K, width)
+
+    def start(self, threshold: float) -> Floats:
+        """Return weights as if the share were the same on both sides, without ties."""
+        import numpy as np
+
+        sides = len(self.blocks)
+        first = self.y[..., -1:] if sides > 1 else np.ones((*self.y.shape[:-1], 1))
+        found = np.zeros((*self.y.shape[:-1], sides, len(self.kinds)))
+        found[..., 0, [0, -1]] = first * [1 - threshold, threshold]
+        if sides > 1:
+            found[..., 1, [0, -1]] = (1 - first) * [1 - threshold, threshold]
+        return found.reshape(*found.shape[:-2], -1)
+
+    def of_rows(self, weights: Floats) -> Floats:
+        """Return the covariance (L, L) of the rows under a mix, no less than was seen."""
+        import numpy as np
+
+        scale = np.ones_like(self.y)
+        for z, block in enumerate(self.blocks):
+            mean, seen = (self.design[..., block.start, :] * weights).sum(-1), self.of.share[..., z]
+            scale[..., block] = np.sqrt(np.maximum(mean * (1 - mean) / (seen * (1 - seen)), 1.0))[..., None]
+        return np.asarray(self.rows_cov * scale[..., :, None] * scale[..., None, :])
+
+    def of_labels(self, weights: Floats, scale: Floats) -> Floats:
+        """Return the covariance (L, L) of a mix's labels, each kind's error (Z, K) `scale` times what was seen."""
+        import numpy as np
+
+        by, full = self._by_kind(weights) * scale, np.zeros_like(self.rows_cov)
+        labels = np.einsum("...zh,...zhiygj,...yg->...ziyj", by, self.kinds_cov, by)
+        size = self.blocks[-1].stop
+        full[..., :size, :size] = labels.reshape(*labels.shape[:-4], size, size)
+        return full
+
+    def nearest(self, inverse: Floats, threshold: float | None) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Return the least chi-squared, the weights (D,) of that mix, none below zero, and whether the share is above.
+
+        Of mixes whose share is the threshold, or, without one, of all.
+
+        All sets of weights that are not zero are tried, each by Lagrange's multipliers; that of the share tells where
+        the mixes which fit better lie.
+        """
+        import numpy as np
+
+        gram = np.einsum("...ld,...lm,...me->...de", self.design, inverse, self.design)
+        to = np.einsum("...ld,...lm,...m->...d", self.design, inverse, self.y)
+        squares, mixes, slopes = [], [], []
+        limits = [np.ones_like(self.values), self.values][: 1 if threshold is None else 2]
+        for chosen in _supports(self.values, len(limits)):  # (S, d)
+            size = chosen.shape[1]
+            system = np.zeros((*to.shape[:-1], len(chosen), size + len(limits), size + len(limits)))
+            system[..., :size, :size] = gram[..., chosen[:, :, None], chosen[:, None, :]] + NEAR * np.eye(size)
+            for i, limit in enumerate(limits, size):
+                system[..., i, :size] = system[..., :size, i] = limit[chosen]
+            right = np.zeros(system.shape[:-1])
+            right[..., :size], right[..., size:] = to[..., chosen], (1.0, threshold)[: len(limits)]
+            solved = np.linalg.solve(system, right[..., None])[..., 0]
+            mix = np.zeros((*solved.shape[:-1], len(self.values)))
+            np.put_along_axis(mix, np.broadcast_to(chosen, solved[..., :size].shape), solved[..., :size], -1)
+            off = self.y[..., None, :] - np.einsum("...ld,...sd->...sl", self.design, mix)
+            square = np.einsum("...sl,...lm,...sm->...s", off, inverse, off)
+            squares.append(np.where((mix >= -NEAR).all(-1), square, np.inf))
+            mixes.append(np.maximum(mix, 0.0))
+            slopes.append(solved[..., -1])
+        every, mixed, slope = np.concatenate(squares, -1), np.concatenate(mixes, -2), np.concatenate(slopes, -1)
+        best = every.argmin(-1)[..., None]
+        found = np.take_along_axis(mixed, best[..., None], -2)[..., 0, :]
+        return np.take_along_axis(every, best, -1)[..., 0], found, np.take_along_axis(slope, best, -1)[..., 0] > 0
+
+    def grown(self, weights: Floats, inverse: Floats, scale: Floats) -> Floats:
+        """Return how much larger each kind's error (Z, K) is where its mean is the one that fits a mix best."""
+        import numpy as np
+
+        by, inner, own = self._towards(weights, inverse)[1:]
+        at = self.means + by * scale**2 * np.einsum("...zhj,...zj->...zh", own[..., 0, :], inner)
+        at, near = np.clip(at, 0.0, 1.0), self.near
+        return np.asarray(np.sqrt(np.maximum(at * (1 - at) / (near * (1 - near)), 1.0)))
+
+    def _towards(self, weights: Floats, inverse: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Return the distance of the rows from a mix over its covariance (L,), by side, and weights and errors."""
+        import numpy as np
+
+        off = self.y - (self.design * weights[..., None, :]).sum(-1)
+        towards = np.einsum("...lm,...m->...l", inverse, off)
+        by, size = self._by_kind(weights), self.blocks[-1].stop
+        inner = towards[..., :size].reshape(*by.shape[:-1], self.width)
+        return towards, by, inner, np.einsum("...zhizhj->...zhij", self.kinds_cov)
+
+    def df(self, weights: Floats, inverse: Floats, rows: Floats, scale: Floats) -> Floats:
+        """Return the degrees of freedom of a mix's distance."""
+        import numpy as np
+
+        towards, by, inner, own = self._towards(weights, inverse)
+        by = by * scale
+        parts = by**2 * np.einsum("...zi,...zhij,...zj->...zh", inner, own, inner)
+        of_rows = np.einsum("...l,...lm,...m->...", towards, rows, towards)
+        freedom = np.maximum(self.of.prompts[..., self.kinds] / 2, 1)  # half: shares near 0 or 1 tell less of a spread
+        total = np.maximum(of_rows + parts.sum((-1, -2)), 1e-300)
+        of_labels = ((parts / total[..., None, None]) ** 2 / freedom).sum((-1, -2))
+        return np.asarray(1 / np.maximum((of_rows / total) ** 2 / (self.of.count - 1) + of_labels, 1e-12))
+
+    def _by_kind(self, weights: Floats) -> Floats:
+        return weights.reshape(*weights.shape[:-1], len(self.blocks), len(self.kinds))
+
+
+def _supports(values: Floats, several: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the sets of kinds of which so many are `several`, of different values, (sets, size) for each size."""
+    import numpy as np
+
+    for size in range(several, len(values) + 1):
+        yield np.array([c for c in combinations(range(len(values)), size) if len(set(values[list(c)])) >= several])
 
 
 def _estimate(of: Moments) -> float:
-    return _crossing(lambda place: float(signed_root(of, place)) > 0)
-
-
-def _crossing(below: Callable[[float], bool]) -> float:
-    """Return where in [0, 1] a condition ends that holds below and not above, by bisection."""
-    low, high = 0.0, 1.0
-    if below(high):
-        return high
-    for _ in range(STEPS if below(low) else 0):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    return low
-
-
-# -- agreement -------------------------------------------------------------------------------------
-
-
-def kappa(labels: Labels, threshold: float, alpha: float) -> Test:
-    """Test Cohen's kappa of people and instrument against a number; labels of one prompt are one observation.
-
-    Student's t of the clusters' jackknife: on Fisher's scale artanh(kappa), with one half of a cluster's disagreement
-    added, and to refute the claim on kappa's own scale, too. Where all labels agree, the chance that no cluster
-    disagrees. Raises ValueError without two clusters, and where chance alone would agree.
-
-    Source: Cohen 1960, Educational and Psychological Measurement 20:37.
-    """
-    tables = tables_of(labels)
-    count = len(tables)
-    if count < 2:
-        raise ValueError(f"labels of {count} prompts; agreement needs those of 2 at least")
-    value, chance = (float(x) for x in agreement(tables))
-    if chance >= 1:
-        raise ValueError("people and judge say one thing only; agreement needs labels of more than one kind")
-    p_pass, p_fail = (float(p) for p in kappa_p(tables, threshold))
-    method = f"kappa of {len(labels.truth)} labels"
-    return Test(value, *_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)
-
-
-def tables_of(labels: Labels) -> Floats:
-    """Return how often a cluster's labels are of each pair of kinds, people's and the instrument's: (G, 3, 3)."""
-    import numpy as np
-
-    groups = numbered(labels.clusters)
-    tables = np.zeros((int(groups.max()) + 1 if len(groups) else 0, 3, 3))
-    ours = np.sign(np.asarray(labels.said) - 0.5).astype(int) + 1
-    np.add.at(tables, (groups, np.round(2 * np.asarray(labels.truth)).astype(int), ours), 1.0)
-    return tables
-
-
-def agreement(tables: Floats) -> tuple[Floats, Floats]:
-    """Return Cohen's kappa of all clusters together, and the agreement that chance gives; tables (G, 3, 3)."""
-    return _Jackknife.of(tables).whole
-
-
-def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
-    import numpy as np
-    from scipy.special import stdtr
-
-    of = _Jackknife.of(tables)
-    value, chance = of.whole
-    df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        place, error = of.fisher()
-        none = (1 - (1 - threshold) * (1 - chance)) ** of.count
-        p_pass = np.where(value == 1, none, stdtr(df, -(place - limit) / error))
-        p_fail = np.maximum(stdtr(df, (place - limit) / error), stdtr(df, (value - threshold) / of.error()))
-    p_fail = np.where(value >= threshold, 1.0, p_fail)
-    return np.nan_to_num(p_pass, nan=1.0), np.nan_to_num(p_fail, nan=1.0)
-
-
-def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
-    """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
-    import numpy as np
-    from scipy.special import stdtrit
-
-    of = _Jackknife.of(tables)
-    value, chance = (float(x) for x in of.whole)
-    if value == 1:
-        return max(1 - (1 - alpha ** (1 / of.count)) / (1 - chance), -1.0), 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        place, error, plain = (float(x) for x in (*of.fisher(), of.error()))
-    if not math.isfinite(error + plain):
-        return -1.0, 1.0
-    reach = -float(stdtrit(of.count - 1, alpha))
-    return math.tanh(place - reach * error), min(max(math.tanh(place + reach * error), value + reach * plain), 1.0)
-
-
-NEAR_ONE = 1e-9  # by which a kappa stays away from -1, where Fisher's scale ends
-
-
-@dataclass(frozen=True)
-class _Jackknife:
-    """Labels that agree, and all labels by kind, people's and the instrument's: of all clusters, and without each."""
-
-    count: int
-    alike: Floats  # (), and (G,)
-    people: Floats  # (3,), and (G, 3)
-    judged: Floats
-    fewer: _Jackknife | None = None
-
-    @classmethod
-    def of(cls, tables: Floats) -> _Jackknife:
-        import numpy as np
-
-        each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
-        alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
-        rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
-        count = tables.shape[-3]
-        return cls(count, alike, people, judged, cls(count - 1, *rest))
-
-    @cached_property
-    def chance(self) -> tuple[Floats, Floats]:
-        """The share of labels that differ, and the agreement that chance gives."""
-        n = self.people.sum(-1)
-        return 1 - self.alike / n, (self.people * self.judged).sum(-1) / n**2
-
-    @property
-    def whole(self) -> tuple[Floats, Floats]:
-        import numpy as np
-
-        with np.errstate(divide="ignore", invalid="ignore"):
-            differ, chance = self.chance
-            return 1 - differ / (1 - chance), chance
-
-    def error(self) -> Floats:
-        """Return the standard error of kappa."""
-        assert self.fewer is not None
-        return self._spread(self.fewer.whole[0])
-
-    def fisher(self) -> tuple[Floats, Floats]:
-        """Return artanh(kappa) with half a cluster's disagreement added, and its standard error."""
-        assert self.fewer is not None
-        return self._artanh(), self._spread(self.fewer._artanh())
-
-    def _artanh(self) -> Floats:
-        import numpy as np
-
-        differ, chance = self.chance
-        added = 0.5 / self.count
-        share = np.minimum((differ + added) / (1 + added) / (1 - chance), 2 - NEAR_ONE)  # 1 - kappa
-        return np.asarray(np.log((2 - share) / share) / 2)
-
-    def _spread(self, without: Floats) -> Floats:
-        import numpy as np
-
-        apart = without - without.mean(-1, keepdims=True)
-        return np.asarray(np.sqrt((self.count - 1) / self.count * (apart**2).sum(-1)))
+    return crossing(lambda place: float(signed_root(of, place)[0]) > 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Prompt = str | list[dict[str, str]]
@@ -37,6 +37,8 @@ class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 
     `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight.
+    Of the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
+    worst where it proves a claim, and for the best where it refutes one.
     `details` are for people, and stand in the samples file.
     """
 
@@ -47,9 +49,15 @@ class Score:
     note: str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
     def weight_of(self, metric: str) -> float:
         return self.weights.get(metric, self.weight)
+
+    def found(self, value: float) -> Score:
+        """Return it with a value in place of what was lost, counted as any other row."""
+        weights = {name: weight for name, weight in self.weights.items() if name not in self.lost}
+        return replace(self, values={**self.values, **dict.fromkeys(self.lost, value)}, weights=weights, lost=())
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,17 @@ class Labels:
     """What people said of answers that the instrument of a metric was put to, too; a marking evaluator may yield it.
 
     `truth` holds 1 (the candidate's is better, the criterion is met), 0, or one half for a tie, `said` the instrument's
-    value of the same answer, from 0 to 1; labels of one prompt share a cluster. They correct a "proportion", and are
-    all there is to an "agreement": see `harness.gates.labels`.
+    value of the same answer, from 0 to 1; labels of one prompt share a cluster. `side` names a value of the scores by
+    which the instrument may err otherwise where it is above 0, and `sides` are 1 for the labelled answers that are
+    there. They correct a "proportion", and are all there is to an "agreement": see `harness.gates.labels`.
     """
 
     metric: str
     truth: tuple[float, ...]
     said: tuple[float, ...]
     clusters: tuple[int, ...]
+    side: str = ""
+    sides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

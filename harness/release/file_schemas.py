@@ -105,8 +105,9 @@ def _sample() -> Schema:
         "metrics": {"type": "array", "items": TEXT}, "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
+        "lost": {"type": "array", "items": TEXT},
     }  # fmt: skip
-    made = table(keys, "details", "nats", "rendered")
+    made = table(keys, "details", "nats", "rendered", "lost")
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 
@@ -115,7 +116,7 @@ def _manifest() -> Schema:
     caveat = table({"text": TEXT, "outcome": {"enum": ["INCONCLUSIVE", "ERROR", None]}, "metrics": {"type": "array"}})
     evaluation = {"weights": TEXT, "rows": TEXT, "caveats": {"type": "array", "items": caveat}}
     several = {"type": "array", "items": labels}
-    of_file = table({"size": WHOLE, "sha256": DIGEST})
+    of_file, ids = table({"size": WHOLE, "sha256": DIGEST}), {"type": "array", "items": TEXT}
     keys = {
         "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
@@ -124,8 +125,9 @@ def _manifest() -> Schema:
         "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
         "evaluations": {"type": "object", "additionalProperties": table({**evaluation, "labels": several}, "labels")},
         "files": {"type": "object", "additionalProperties": of_file},
+        "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
-    return {"title": "evidence/manifest.json", **table(keys, "adapter", "made_of", "chosen")}
+    return {"title": "evidence/manifest.json", **table(keys, "adapter", "made_of", "chosen", "ledger")}
 
 
 def _lock() -> Schema:
@@ -155,11 +157,12 @@ def _item() -> Schema:
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
+        "lost": {"type": "array", "items": TEXT},
     }  # fmt: skip
     private = {"title": "a row of a private evaluation", **table({"item": TEXT, "sha256": DIGEST})}
     return {
         "title": "a line of evidence/items.jsonl",
-        "oneOf": [{"title": "a row", **table(keys, "place", "leak")}, private],
+        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost")}, private],
     }
 
 

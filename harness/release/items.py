@@ -25,11 +25,12 @@ def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) ->
     for (subject, name), result in results.items():
         task, item, scores = tasks[name], f"{subject}::{name}", {s.id: s for s in result.scores}
         told = (leaks or {}).get(name, {})
+        names = [*result.metrics, *dict.fromkeys(found.side for found in result.labels if found.side)]
         places = {i: place for place, i in enumerate(result.order)}
         for number, sample in enumerate(task.samples or ()):
             if result.missing or sample.id not in scores:
                 continue
-            row = as_kept(number, sample, scores[sample.id], list(result.metrics))
+            row = as_kept(number, sample, scores[sample.id], names)
             if task.spec.private:
                 yield {"item": item, "sha256": digest_of(row)}
                 continue
@@ -65,7 +66,7 @@ def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _number(row[name]) for name in row["metrics"] if name in row}
     told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
     weights = {name: _number(weight) for name, weight in row["weights"].items()}
-    told |= {"weight": _number(row["weight"]), "weights": weights}
+    told |= {"weight": _number(row["weight"]), "weights": weights, **({"lost": row["lost"]} if "lost" in row else {})}
     return {**told, "answer_hash": digest_of(row["resps"]), "values": values}
 
 

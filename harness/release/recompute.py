@@ -130,7 +130,7 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locke
         if "sha256" in row:
             continue
         number, score = row["number"], _score(row)
-        sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"], key=row["key"])
+        sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"], key=row.get("key", ""))
         if samples.setdefault(name, {}).setdefault(number, sample) != sample:
             raise ValueError(f'row {number} of "{name}" is told in two ways')
         if "leak" in row:
@@ -149,7 +149,8 @@ def _score(row: Mapping[str, Any]) -> Score:
         return math.nan if value is None else float(value)
 
     values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
-    return Score(str(row["id"]), values, number(row["weight"]), answer=row["answer_hash"], weights=weights)
+    lost = tuple(str(name) for name in row.get("lost", ()))
+    return Score(str(row["id"]), values, number(row["weight"]), answer=row["answer_hash"], weights=weights, lost=lost)
 
 
 def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]) -> Result:
@@ -161,13 +162,15 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
     if placed and [place for place, _ in placed] != list(range(len(rows))):
         raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
     caveats = tuple(Caveat(c["text"], c["outcome"], tuple(c["metrics"])) for c in about["caveats"])
-    labels = tuple(
-        Labels(str(label["metric"]), *(tuple(label[key]) for key in ("truth", "said", "clusters")))
-        for label in about.get("labels", ())
-    )
+    labels = tuple(_labels(label) for label in about.get("labels", ()))
     scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
     order = tuple(i for _, i in placed)
     return Result(*key, scores, {}, about["weights"], rows=about["rows"], order=order, caveats=caveats, labels=labels)
+
+
+def _labels(told: Mapping[str, Any]) -> Labels:
+    truth, said, clusters, sides = (tuple(told[key]) for key in ("truth", "said", "clusters", "sides"))
+    return Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides)
 
 
 # -- the gates -------------------------------------------------------------------------------------

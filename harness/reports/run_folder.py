@@ -112,6 +112,7 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "cluster": sample.cluster,
         "weight": score.weight,
         "weights": dict(score.weights),
+        **({"lost": list(score.lost)} if score.lost else {}),
         "note": score.note,
         **({"details": dict(score.details)} if score.details else {}),
     }

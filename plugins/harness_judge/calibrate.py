@@ -17,6 +17,7 @@ from harness import (
     Responses,
     Sample,
     UsageError,
+    agreement,
     cache_dir,
     did_you_mean,
     digest_of,
@@ -25,7 +26,6 @@ from harness import (
     read_rows,
     read_suite,
 )
-from harness import labels as by_people
 from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
 from harness_judge.evaluator import OPTIONS
@@ -226,7 +226,7 @@ def _compare(
         first=_first(read, prompts) if options.mode == "pairwise" else {},
         sided=all(f.sided for f, _ in read),
         pairs=[
-            (f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt)
+            (f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt, _longer(j))
             for (f, j), prompt in zip(read, prompts, strict=True)
         ],
         differ=[
@@ -236,10 +236,15 @@ def _compare(
         ],
     )
     try:
-        test = by_people.kappa(made.agreeing(), 0.0, ALPHA)
+        test = agreement.kappa(made.agreeing(), 0.0, ALPHA)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
+
+
+def _longer(judged: Judged) -> bool:
+    """Return whether the candidate's answer is the longer one of a pair."""
+    return judged.row.baseline is not None and len(judged.row.answer) > len(judged.row.baseline)
 
 
 def _prompts(read: Sequence[tuple[Labelled, Judged]]) -> list[int]:

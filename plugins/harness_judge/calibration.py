@@ -11,7 +11,8 @@ from typing import Any
 
 from harness import Labels, UsageError, write_text
 
-FORMAT = 2
+FORMAT = 3
+LONGER_BY = "longer_by"  # value of a pair's score: characters of the candidate's answer less those of the baseline's
 ALPHA = 0.05  # the risk of each bound that is printed
 FEWEST = 10  # prompts with labels of each kind, below which labels correct nothing
 Share = tuple[float, float, float]  # an estimate, and its lower and upper bound
@@ -24,8 +25,8 @@ class Calibration:
     `sensitivity` is the share of the answers people preferred (criteria they saw met) that the judge does too,
     `specificity` that of the others; NaN where there are none. `first` is the share of verdicts for the answer shown
     first, over all pairs and by what people said. `sided` says whether the labels tell whose answer was better, the
-    candidate's or the baseline's. `pairs` hold (criterion, people, judge, prompt) of every label, as `Labels` do;
-    `differ` holds (row, people, judge) where they do not agree.
+    candidate's or the baseline's. `pairs` hold (criterion, people, judge, prompt) of every label, as `Labels` do, and
+    whether the candidate's answer was the longer one; `differ` holds (row, people, judge) where they do not agree.
     """
 
     judge: dict[str, Any]
@@ -41,7 +42,7 @@ class Calibration:
     made: str  # UTC, ISO 8601
     first: dict[str, Share]
     sided: bool
-    pairs: Sequence[tuple[str, float, float, int]]
+    pairs: Sequence[tuple[str, float, float, int, bool]]
     differ: Sequence[Sequence[str]] = ()
 
     def expired(self, judge: dict[str, Any]) -> str:
@@ -51,15 +52,19 @@ class Calibration:
 
     def agreeing(self) -> Labels:
         """Return all labels, of which kappa is made: a verdict of the judge is for one side, or a tie."""
-        verdicts = [0.5 if said == 0.5 and not name else float(said > 0.5) for name, _, said, _ in self.pairs]
-        _, truth, _, prompts = zip(*self.pairs, strict=True)
+        verdicts = [0.5 if said == 0.5 and not name else float(said > 0.5) for name, _, said, *_ in self.pairs]
+        _, truth, _, prompts, _ = zip(*self.pairs, strict=True)
         return Labels("kappa", truth, tuple(verdicts), prompts)
 
     def of(self, metric: str, criterion: str = "") -> Labels:
         """Return the labels that tell of one metric."""
         chosen = [rest for name, *rest in self.pairs if name == criterion]
-        truth, said, prompts = zip(*chosen, strict=True) if chosen else ((), (), ())
-        return Labels(metric, truth, said, prompts)
+        truth, said, prompts, longer = zip(*chosen, strict=True) if chosen else ((), (), (), ())
+        side = "" if criterion else LONGER_BY  # a criterion is of one answer
+        return Labels(metric, truth, said, prompts, side, tuple(int(x) for x in longer) if side else ())
+
+
+BEFORE = "it does not tell which answer was the longer one, which an older harness did not keep"
 
 
 def too_few(labels: Labels) -> str:
@@ -102,13 +107,14 @@ def read(path: Path) -> Calibration:
     """Read a calibration. Raises UsageError when there is none."""
     try:
         data = json.loads(path.read_text("utf-8"))
-        if data.pop("format") != FORMAT:
-            raise ValueError("another format")
+        if (written := data.pop("format")) != FORMAT:
+            raise ValueError(BEFORE if written == FORMAT - 1 else "it is of another version of the harness")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
-        values["pairs"] = [(str(c), float(h), float(j), int(p)) for c, h, j, p in values["pairs"]]
+        values["pairs"] = [(str(c), float(h), float(j), int(p), bool(at)) for c, h, j, p, at in values["pairs"]]
         if not values["pairs"]:
-            raise ValueError("no labels")
+            raise ValueError("it has no labels")
         return Calibration(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is none, or of an older version"
+        told = str(error) if str(error).startswith("it ") else "it is none"
+        why = error.strerror if isinstance(error, OSError) else told
         raise UsageError(f'calibration "{path}": cannot be read: {why}; make it with harness judge calibrate') from None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import Score
+from harness_judge.calibration import LONGER_BY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,7 @@ STEPS = 100
 
 def controlled_win_rate(scores: Sequence[Score]) -> float:
     """Return the win rate at equal lengths, fitted to the scores of all rows."""
-    values = [s.values["win_rate"] for s in scores], [s.values["longer_by"] for s in scores]
+    values = [s.values["win_rate"] for s in scores], [s.values[LONGER_BY] for s in scores]
     return controlled(*values, [s.weight_of("win_rate") for s in scores])
 
 

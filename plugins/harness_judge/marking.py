@@ -228,8 +228,12 @@ def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
     some = [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]
     if len(some) < 2:
         return ""  # of which nothing can be said anyway
-    of = by_people.moments([s.values[metric] for s in some], [1.0] * len(some), None, labels)
-    if by_people.blind_p(of) <= calibration.ALPHA:
+    ones, sides = [1.0] * len(some), by_people.sides_of(labels, some)
+    try:
+        of = by_people.moments([s.values[metric] for s in some], ones, None, labels, sides)
+    except ValueError as error:
+        return str(error)
+    if of.blind <= calibration.ALPHA:
         return ""
     return f"{len(labels.truth)} labels do not show that the judge is better than chance; label more"
 
@@ -251,7 +255,7 @@ def _errors(judged: Sequence[Judged]) -> list[Caveat]:
     )
     if share > MOST_ERRORS:
         return [Caveat(f"{rows_} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")]
-    return [Caveat(f"{rows_}; they count for nothing")]
+    return [Caveat(f"{rows_}; each counts against whatever is claimed")]
 
 
 def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from harness import Sample, Score
 from harness_judge import prompts, verdict
 from harness_judge.adversaries import score
 from harness_judge.budget import Prices
+from harness_judge.calibration import LONGER_BY
 from harness_judge.desk import Failed
 from harness_judge.options import Options
 from harness_judge.prompts import Question
@@ -134,7 +135,7 @@ def judged_check(row: Row, outcomes: Sequence[Outcome]) -> Judged:
 
 
 def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) -> Iterator[Score]:
-    """Yield a Score a row. A row without a verdict is no number: NaN, or up to MOST_ERRORS a row without weight.
+    """Yield a Score a row. A row without a verdict is no number: NaN, or up to MOST_ERRORS one that is lost.
 
     `metrics` are those that a verdict gives.
     """
@@ -151,10 +152,11 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
         if "win_rate" in values:
             values["win_rate_raw"] = values["win_rate"]  # of which labels correct the first alone
         if row.baseline is not None:
-            values["longer_by"] = float(len(row.answer) - len(row.baseline))
-        weights = dict.fromkeys(metrics, 0.0) if j.error and spared else {}
+            values[LONGER_BY] = float(len(row.answer) - len(row.baseline))
+        lost = tuple(metrics) if j.error and spared else ()
+        apart: dict[str, Any] = {"weights": dict.fromkeys(lost, 0.0), "lost": lost, "details": _details(j)}
         note = f"ERROR: {j.error}" if j.error else "; ".join(row.notes) or None
-        yield Score(row.sample.id, values, answer=row.answer, note=note, weights=weights, details=_details(j))
+        yield Score(row.sample.id, values, answer=row.answer, note=note, **apart)
 
 
 def _details(j: Judged) -> Mapping[str, Any]:

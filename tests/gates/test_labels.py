@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench import judge_rates
-from harness.gates import labels as by_people
+from harness.gates.agreement import kappa
 from harness.gates.decide import judge
-from harness.gates.labels import corrected, kappa
+from harness.gates.labels import corrected
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
@@ -168,13 +168,16 @@ def test_simulation_corrects_as_a_gate_does() -> None:
     """Many data sets at once get the same p-values as one by one."""
     rng = np.random.default_rng(2)
     judge_ = judge_rates.JUDGES[3]
-    _, rows = judge_rates.drawn(rng, judge_, (20, 60), 0.6, 0.2)
-    truth, said = judge_rates.drawn(rng, judge_, (20, 40), 0.5, 0.2)
-    found = by_people.share_p(judge_rates.moments(rows, truth, said), 0.5)
-    for run in range(20):
-        given = Labels("wins", tuple(truth[run]), tuple(said[run]), tuple(range(40)))
-        one = share(rows[run].tolist(), given)
-        assert (one.p_pass, one.p_fail) == pytest.approx((found[0][run], found[1][run]))
+    for side in ("", "longer_by"):
+        where = [rng.integers(0, 2, shape) if side else np.zeros(shape) for shape in ((20, 60), (20, 90))]
+        rows = judge_rates.Pairs(*judge_rates.drawn(rng, judge_, (20, 60), 0.6, 0.2), where[0])
+        some = judge_rates.Pairs(*judge_rates.drawn(rng, judge_, (20, 90), 0.5, 0.2), where[1])
+        found = judge_rates.p_values(rows, some, 0.5)
+        for run in range(20):
+            sides = tuple(int(x) for x in some.sides[run]) if side else ()
+            given = Labels("wins", tuple(some.people[run]), tuple(some.said[run]), tuple(range(90)), side, sides)
+            one = corrected(rows.said[run], [1.0] * 60, None, given, 0.5, ALPHA, rows.sides[run] if side else None)
+            assert (one.p_pass, one.p_fail) == pytest.approx((found[0][run], found[1][run]))
 
 
 @pytest.mark.parametrize("of_labels", [0.5, 0.3, 0.7])
@@ -185,6 +188,26 @@ def test_favoured_model_that_is_no_better_does_not_pass(of_labels: float) -> Non
     p_pass, _, word = judge_rates.rates(rng, judge_rates.FAVOURS, 100, 2000, **how)
     assert (word <= ALPHA).mean() > 0.75
     assert (p_pass <= ALPHA).mean() < 0.065  # 6 %, and one standard error
+
+
+def test_judge_that_likes_the_longer_answer_does_not_pass_equal_models() -> None:
+    """Rows of which 80 % are longer, and labels of which 30 % are: 93 % without a look at lengths, at most 5 with."""
+    _, judges = judge_rates.LENGTHS[1]
+    at = {"share": 0.5, "longer": 0.8, "of_labels": 0.3}
+    p_pass, _, without = judge_rates.by_length(np.random.default_rng(7), judges, 100, 2000, **at)
+    assert (without <= ALPHA).mean() > 0.85
+    assert (p_pass <= ALPHA).mean() < 0.065
+
+
+def test_labels_of_a_side_without_rows_tell_nothing_of_it() -> None:
+    """Where no row is longer, only the labels of answers that are not are asked."""
+    both = labels({(1.0, 1.0): 40, (0.0, 0.0): 40}), labels({(1.0, 1.0): 20, (1.0, 0.0): 20, (0.0, 0.0): 40})
+    truth, said = (tuple(x for given in both for x in getattr(given, name)) for name in ("truth", "said"))
+    given = Labels("wins", truth, said, tuple(range(160)), "longer_by", (1,) * 80 + (0,) * 80)
+    values = [1.0] * 90 + [0.0] * 110
+    one = corrected(values, [1.0] * 200, None, given, 0.5, ALPHA, [0] * 200)
+    alone = share(values, both[1])
+    assert (one.estimate, one.p_pass) == pytest.approx((alone.estimate, alone.p_pass), rel=0.05)
 
 
 @pytest.mark.parametrize(("each", "kappa_"), [(1, 0.8), (4, 0.9)])

@@ -523,13 +523,15 @@ def test_long_answers_are_cut_visibly() -> None:
     assert text == "x" * 100 + " [… cut here: 99900 more characters]"
 
 
-def test_few_refusals_count_for_nothing_and_many_shut_the_gate() -> None:
-    """A refusal is an ERROR row: without weight up to 2 % of rows, and no number above."""
+def test_few_refusals_count_against_a_claim_and_many_shut_the_gate() -> None:
+    """A refusal is an ERROR row: lost up to 2 % of rows, and no number above."""
     with StubJudge(declines='question 7"') as stub:
         scores, caveats = marked(at(stub), ["the right answer"] * 60, ["wrong"] * 60)
         few = scores["q7"]
         assert few.note == "ERROR: the judge refused: I will not judge this."
         assert (few.weight_of("win_rate"), few.values["error_rate"]) == (0.0, 1.0)
+        assert "win_rate" in few.lost
+        assert any("1 of 60 rows have no verdict" in c.text and "each counts against" in c.text for c in caveats)
         assert not any(c.shuts("win_rate") for c in caveats)
         scores, caveats = marked(at(stub), ["the right answer"] * 40, ["wrong"] * 40)
     assert scores["q7"].values["win_rate"] != scores["q7"].values["win_rate"]  # NaN
@@ -926,11 +928,14 @@ def test_reference_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def labels(count: int, wrong: int = 0) -> list[dict[str, Any]]:
-    """Labels of people who mostly agree with a fair judge: either side in turn, the first `wrong` turned over."""
+    """Labels of people who mostly agree with a fair judge: either side in turn, the first `wrong` turned over.
+
+    The right answer is the longer one of two pairs in four.
+    """
     rows = []
     for i in range(count):
         better = "candidate" if (i % 2 == 0) != (i < wrong) else "baseline"
-        right, other = f"right {i}", "other"
+        right, other = f"right {i}", ("other", "another one")[i // 2 % 2]
         a, b = (right, other) if i % 2 == 0 else (other, right)
         rows.append({"id": i, "input": f"q {i}", "answer_a": a, "answer_b": b, "reference": right, "label": better})
     return rows
@@ -1040,7 +1045,7 @@ def test_labels_correct_the_win_rate(suite: Project) -> None:
         assert (
             metrics["win_rate"] == verdict.value > metrics["win_rate_raw"] > 0.8
         )  # who is right is found wrong at times
-        assert verdict.method == "corrected by 100 labels"
+        assert verdict.method == "corrected by 100 labels within longer_by"
         again = suite.harness("verify", str(suite.folder / "exports/fake"), "--recompute")
         assert (again.code, "recomputed 1 of 1 gates" in again.out) == (0, True)
         outcome = run(suite, stub, LOCAL)
@@ -1048,9 +1053,27 @@ def test_labels_correct_the_win_rate(suite: Project) -> None:
         assert "trust_judge: the judge's word is taken, and labels correct nothing" in outcome.out
 
 
+def test_calibration_without_lengths_says_what_it_lacks(suite: Project) -> None:
+    """One that an older harness made does not tell which answer was longer; a line says so before anyone is asked."""
+    with StubJudge() as stub:
+        suite.write({"suite.toml": UNTRUSTED.replace("# options", f'base_url = "{stub.openai_url}"')})
+        suite.write({"labels.jsonl": labels(40)})
+        _, path = calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        old = json.loads(path.read_text("utf-8"))
+        old |= {"format": 2, "pairs": [pair[:4] for pair in old["pairs"]]}
+        path.write_text(json.dumps(old), "utf-8")
+        outcome = run(suite, stub, LOCAL, UNTRUSTED)
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
+    assert "does not tell which answer was the longer one, which an older harness did not keep; make it" in outcome.err
+
+
 CARRY_NOTHING = {
     "few": (lambda rows: rows[:18], "on 9 prompts people said that it is better or met, want 10 at least"),
     "one prompt": (lambda rows: [{**r, "input": f"q {i % 4}"} for i, r in enumerate(rows)], "on 2 prompts people said"),
+    "the better is the longer": (
+        lambda rows: [{**r, "answer_a": r["answer_a"] + "!" * 20 * (r["label"] == "candidate")} for r in rows],
+        "of one kind are of 0 prompts where longer_by is not above 0",
+    ),
     "without sides": (lambda rows: [{**r, "label": "AB"[r["label"] == "baseline"]} for r in rows], "say A and B"),
     "of chance": (
         lambda rows: [{**r, "label": ("candidate", "baseline")[i // 2 % 2]} for i, r in enumerate(rows)],

@@ -1,0 +1,153 @@
+"""How far an instrument and people agree: Cohen's kappa of labels, of which those of one prompt are one observation.
+
+Arrays may have axes before those named, so that a simulation judges many data sets in one call.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from harness.records.samples import Labels
+from harness.stats.inputs import numbered
+from harness.stats.result import Test
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+NEAR_ONE = 1e-9  # by which a kappa stays away from -1, where Fisher's scale ends
+
+
+def kappa(labels: Labels, threshold: float, alpha: float) -> Test:
+    """Test Cohen's kappa of people and instrument against a number; labels of one prompt are one observation.
+
+    Student's t of the clusters' jackknife: on Fisher's scale artanh(kappa), with one half of a cluster's disagreement
+    added, and to refute the claim on kappa's own scale, too. Where all labels agree, the chance that no cluster
+    disagrees. Raises ValueError without two clusters, and where chance alone would agree.
+
+    Source: Cohen 1960, Educational and Psychological Measurement 20:37.
+    """
+    tables = tables_of(labels)
+    count = len(tables)
+    if count < 2:
+        raise ValueError(f"labels of {count} prompts; agreement needs those of 2 at least")
+    value, chance = (float(x) for x in agreement(tables))
+    if chance >= 1:
+        raise ValueError("people and judge say one thing only; agreement needs labels of more than one kind")
+    p_pass, p_fail = (float(p) for p in kappa_p(tables, threshold))
+    method = f"kappa of {len(labels.truth)} labels"
+    return Test(value, *_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)
+
+
+def tables_of(labels: Labels) -> Floats:
+    """Return how often a cluster's labels are of each pair of kinds, people's and the instrument's: (G, 3, 3)."""
+    import numpy as np
+
+    groups = numbered(labels.clusters)
+    tables = np.zeros((int(groups.max()) + 1 if len(groups) else 0, 3, 3))
+    ours = np.sign(np.asarray(labels.said) - 0.5).astype(int) + 1
+    np.add.at(tables, (groups, np.round(2 * np.asarray(labels.truth)).astype(int), ours), 1.0)
+    return tables
+
+
+def agreement(tables: Floats) -> tuple[Floats, Floats]:
+    """Return Cohen's kappa of all clusters together, and the agreement that chance gives; tables (G, 3, 3)."""
+    return _Jackknife.of(tables).whole
+
+
+def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
+    """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
+    import numpy as np
+    from scipy.special import stdtr
+
+    of = _Jackknife.of(tables)
+    value, chance = of.whole
+    df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place, error = of.fisher()
+        none = (1 - (1 - threshold) * (1 - chance)) ** of.count
+        p_pass = np.where(value == 1, none, stdtr(df, -(place - limit) / error))
+        p_fail = np.maximum(stdtr(df, (place - limit) / error), stdtr(df, (value - threshold) / of.error()))
+    p_fail = np.where(value >= threshold, 1.0, p_fail)
+    return np.nan_to_num(p_pass, nan=1.0), np.nan_to_num(p_fail, nan=1.0)
+
+
+def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
+    """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    of = _Jackknife.of(tables)
+    value, chance = (float(x) for x in of.whole)
+    if value == 1:
+        return max(1 - (1 - alpha ** (1 / of.count)) / (1 - chance), -1.0), 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place, error, plain = (float(x) for x in (*of.fisher(), of.error()))
+    if not math.isfinite(error + plain):
+        return -1.0, 1.0
+    reach = -float(stdtrit(of.count - 1, alpha))
+    return math.tanh(place - reach * error), min(max(math.tanh(place + reach * error), value + reach * plain), 1.0)
+
+
+@dataclass(frozen=True)
+class _Jackknife:
+    """Labels that agree, and all labels by kind, people's and the instrument's: of all clusters, and without each."""
+
+    count: int
+    alike: Floats  # (), and (G,)
+    people: Floats  # (3,), and (G, 3)
+    judged: Floats
+    fewer: _Jackknife | None = None
+
+    @classmethod
+    def of(cls, tables: Floats) -> _Jackknife:
+        import numpy as np
+
+        each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
+        alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
+        rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
+        count = tables.shape[-3]
+        return cls(count, alike, people, judged, cls(count - 1, *rest))
+
+    @cached_property
+    def chance(self) -> tuple[Floats, Floats]:
+        """The share of labels that differ, and the agreement that chance gives."""
+        n = self.people.sum(-1)
+        return 1 - self.alike / n, (self.people * self.judged).sum(-1) / n**2
+
+    @property
+    def whole(self) -> tuple[Floats, Floats]:
+        import numpy as np
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            differ, chance = self.chance
+            return 1 - differ / (1 - chance), chance
+
+    def error(self) -> Floats:
+        """Return the standard error of kappa."""
+        assert self.fewer is not None
+        return self._spread(self.fewer.whole[0])
+
+    def fisher(self) -> tuple[Floats, Floats]:
+        """Return artanh(kappa) with half a cluster's disagreement added, and its standard error."""
+        assert self.fewer is not None
+        return self._artanh(), self._spread(self.fewer._artanh())
+
+    def _artanh(self) -> Floats:
+        import numpy as np
+
+        differ, chance = self.chance
+        added = 0.5 / self.count
+        share = np.minimum((differ + added) / (1 + added) / (1 - chance), 2 - NEAR_ONE)  # 1 - kappa
+        return np.asarray(np.log((2 - share) / share) / 2)
+
+    def _spread(self, without: Floats) -> Floats:
+        import numpy as np
+
+        apart = without - without.mean(-1, keepdims=True)
+        return np.asarray(np.sqrt((self.count - 1) / self.count * (apart**2).sum(-1)))
