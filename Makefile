@@ -1,28 +1,39 @@
-# make demo: environment, model, data, and the whole run; make test: environment, all tests; make quick: most tests
+# make demo: environment, model, data, and the whole run; make test: environment, the tests; make quick: most of them
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
+LINT = $(VENV)/.lint
+DEMO = $(VENV)/.demo
 READY = $(VENV)/.ready
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+# each of the processes computes with one thread: two of them with two threads each would take many times as long
+TESTS = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 FUZZ ?= 300s
 
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures docs release clean
+.PHONY: demo test quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures docs release clean
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/harness run suites/domain.toml
 
-# each of the processes computes with one thread: two of them with two threads each would take many times as long
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(TESTS) -m "not packaging and not pages"
 
-# what trains and loads nothing: about two minutes on two free cores
+# what trains and loads nothing
 quick: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow"
+	$(TESTS) -m "not slow"
+
+# wheel and sdist, and each extra by itself in a new environment
+packaging: $(READY)
+	$(TESTS) -m packaging
+
+# the blocks of the pages that load a model
+pages: $(READY)
+	$(TESTS) -m pages
 
 # broken inputs of every kind for five minutes; FUZZ=20000 takes so many of each kind
 fuzz: $(READY)
@@ -31,19 +42,21 @@ fuzz: $(READY)
 mutations: $(READY)
 	$(BIN)/python -m tests.mutations
 
-smoke: $(READY)
+smoke: $(DEMO)
 	$(BIN)/harness run suites/smoke.toml
 
-check: $(READY)
+check: $(LINT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(SITE)
 
-fix: $(READY)
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
+# what ruff can mend, of all files or of some: make fix FILES="harness/files.py"
+FILES = .
+fix: $(LINT)
+	$(BIN)/ruff check --fix --force-exclude $(FILES)
+	$(BIN)/ruff format --force-exclude $(FILES)
 
 bench: $(READY)
 	$(BIN)/python -m bench
@@ -91,8 +104,12 @@ $(VLLM)/.ready:
 clean:
 	rm -rf $(VENV) $(VLLM) dist exports site .mypy_cache .pytest_cache .ruff_cache
 
-$(READY): pyproject.toml
+# a demo needs less than those who work on the harness, whose environment is good for everything
+$(LINT): EXTRA = lint
+$(DEMO): EXTRA = hf
+$(READY): EXTRA = dev
+$(READY): ALSO = $(LINT) $(DEMO)
+$(LINT) $(DEMO) $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@
+	$(BIN)/pip install --quiet --no-compile --editable '.[$(EXTRA)]'
+	touch $@ $(ALSO)

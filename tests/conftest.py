@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.metadata
 import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.helpers.warm import served, warmed
 
 if TYPE_CHECKING:
     from harness.testing import Project
@@ -23,10 +31,49 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """Return a folder with a `python` and a `harness` that have torch in memory: a start costs seconds of a core."""
+    with served() as folder:
+        yield folder
+
+
+@pytest.fixture
+def warm_children(warm: Path) -> Iterator[None]:
+    """Let every process be warm that is started meanwhile, by what is tested too."""
+    with warmed(warm):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _known_objects() -> None:
+    """Let the collector, which is called whenever a model is closed, pass over what was there before a module."""
+    gc.set_threshold(100_000, 50, 10_000)  # by itself it looks seldom
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_sync() -> None:
     """Let files reach the disk when they do: no test cuts the power, and waiting was a fifth of their time."""
     os.fsync = lambda fd: None  # type: ignore[assignment]
+    sqlite3.connect = partial(sqlite3.connect, factory=Unsynced)  # type: ignore[assignment]
+
+
+class Unsynced(sqlite3.Connection):
+    """A file of answers that is left to the system as all others are."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql.startswith("PRAGMA user_version"):  # what is asked first of a file
+            super().execute("PRAGMA synchronous = OFF")
+        return super().execute(sql.replace("synchronous = NORMAL", "synchronous = OFF"), *values)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_installed() -> None:
+    """Look once through all that is installed for entry points, and again where a test adds a path; each run does."""
+    look = importlib.metadata.entry_points
+    known = cache(lambda path, given: look(**dict(given)))
+    importlib.metadata.entry_points = lambda **given: known((*sys.path,), (*given.items(),))  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -51,7 +98,12 @@ def pages() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what is done with the tiny model: it loads torch and, most of it, a model."""
+    """Mark as slow what is done with the tiny model, or by warm processes: it loads torch and, most of it, a model.
+
+    The slow ones are begun first, so that two workers end together.
+    """
     for item in items:
-        if "tiny_model" in getattr(item, "fixturenames", ()):
+        loads = {"tiny_model", "warm"} & {*getattr(item, "fixturenames", ())}
+        if loads or any(item.iter_markers("packaging")) or any(item.iter_markers("pages")):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

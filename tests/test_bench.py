@@ -63,6 +63,7 @@ def given(part: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("part", [part for part in SIZES if part != "choice"])
 def test_part_runs_and_its_results_are_the_peers(part: str, bench: Any) -> None:
     """On a tiny model each part measures both sides, finds the same results, and gets its section of the page."""
@@ -74,6 +75,7 @@ def test_part_runs_and_its_results_are_the_peers(part: str, bench: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_choice_counts_what_went_through_the_models(bench: Any) -> None:
     """We run the needed tokens and a check; lm_eval runs every request whole, and beyond `peer_until` a few."""
     code, [record], written = bench("choice", *given("choice"))
@@ -89,6 +91,7 @@ def test_choice_counts_what_went_through_the_models(bench: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_way_that_does_not_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What transformers offers and does not do here stands in the table with the reason."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -97,6 +100,7 @@ def test_way_that_does_not_run_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize(("side", "options"), [(s, o) for s, o in generation.OFFERED.values() if "compiled" not in o])
 def test_what_transformers_offers_answers_as_we_do(
     side: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

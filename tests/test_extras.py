@@ -19,6 +19,7 @@ import pytest
 from harness.testing import ROWS, SUITE, TRAIN, write_fake
 from harness.testing.judge_server import StubJudge
 
+pytestmark = pytest.mark.packaging
 ROOT = Path(__file__).parent.parent
 MODEL = """
 [suite]
@@ -209,7 +210,6 @@ def gates(command: str, folder: Path) -> None:
 CASES = {"api": MODEL + QA, "judge": MODEL + JUDGED, "lm-eval": MODEL + TASK, "hf": TINY}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("extra", CASES)
 def test_an_extra_alone_gates(extra: str, wheel: Path, url: str, tmp_path: Path) -> None:
     """With one extra and nothing else a suite of its kind runs to a verdict."""
@@ -219,7 +219,6 @@ def test_an_extra_alone_gates(extra: str, wheel: Path, url: str, tmp_path: Path)
         gates(command, write(tmp_path / "suite", suite))
 
 
-@pytest.mark.slow
 def test_the_extra_sign_alone_signs(wheel: Path, tmp_path: Path) -> None:
     """With `sign` and nothing else a key is made, an export is signed, and verified under a policy with the key."""
     command, folder = installed(wheel, "sign", tmp_path / "env"), write(tmp_path / "suite", SUITE)
@@ -233,7 +232,6 @@ def test_the_extra_sign_alone_signs(wheel: Path, tmp_path: Path) -> None:
     assert "verified: " in call(command, "verify", "exports/fake", "--policy", "policy.toml", cwd=folder)
 
 
-@pytest.mark.slow
 def test_the_extra_report_alone_writes_pages(wheel: Path, tmp_path: Path) -> None:
     """With `report` and nothing else a run's folder becomes a page with charts."""
     command, folder = installed(wheel, "report", tmp_path / "env"), write(tmp_path / "suite", SUITE)

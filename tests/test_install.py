@@ -17,10 +17,10 @@ from trove_classifiers import classifiers
 
 import harness
 
+pytestmark = pytest.mark.packaging
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
 def test_wheel_works_with_the_base_dependencies_alone(tmp_path: Path) -> None:
     """In a fresh environment without torch the command runs, plugins are listed, and a suite collects."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
@@ -51,7 +51,6 @@ STRAY = [
 PACKAGES = {"harness", *(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())}
 
 
-@pytest.mark.slow
 def test_wheel_and_sdist_hold_the_project_and_nothing_else(tmp_path: Path) -> None:
     """The sdist is every file under version control, the wheel every module, whatever else lies about."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from harness.artifacts.digests import digest_of, weights_digest
 from harness.replay import _difference
 from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
-from tests.helpers.suites import REAL, TEXTS
+from tests.helpers.suites import REAL, TEXTS, ran
 
 pytestmark = pytest.mark.xdist_group("replayed export")
 
@@ -41,13 +41,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("once")
     files: dict[str, Any] = {"suite.toml": SUITE + MORE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "texts.jsonl": TEXTS}
     Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
-    write_fake(folder / "base", 0.3)
-    words = ["run", "suite.toml", "-q", "-p", "harness.testing"]
-    code = f"import sys; from harness.cli.main import main; sys.exit(main({words}))"
-    env = {**os.environ, "HARNESS_CACHE": str(folder / "cache")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return ran(folder, "run suite.toml -q")
 
 
 @pytest.fixture
@@ -220,6 +214,7 @@ def test_log_probabilities_are_near(away: float, near: float, told: str) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_real_models_are_replayed(project: Project, tiny_model: Path) -> None:
     """A merged model, and an adapter on the base it was judged on, come to the numbers that they came to."""

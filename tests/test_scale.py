@@ -29,6 +29,7 @@ def test_a_replica_that_is_always_full_reaches_all() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_the_measurement_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a tiny model: four ways, the last three with the same bits."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)

@@ -47,6 +47,7 @@ def test_a_suite_with_a_floor_catches_them_all(suite: Project) -> None:
     assert not list((suite.folder / "cache").glob("attempts*"))
 
 
+@pytest.mark.slow
 def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -> None:
     """Without a claim of improvement a base that answers one row otherwise ships: exit 1, and it says what to claim."""
     claim = SUITE.replace("min = 0.5", 'versus = "base"\nworse_by_at_most = 0.1')
@@ -129,6 +130,7 @@ def test_disguises_spoil_answers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_the_smoke_suite_catches_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
     """On a real model too, the untrained adapter among them."""
     pytest.importorskip("transformers")

@@ -94,6 +94,7 @@ def test_rates_over_the_bar_are_bold() -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_table_of_a_quick_part_is_on_its_page() -> None:
     """The exact tables, which no chance is in, come out as the page has them."""
     rows = (EXPLANATION / "statistics-rows.md").read_text("utf-8")

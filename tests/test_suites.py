@@ -50,6 +50,7 @@ def test_smoke_suite_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_smoke_suite_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was trained has the metrics of one process in two; nothing that it is asked is remembered."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -66,6 +67,7 @@ def test_smoke_suite_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_training_that_changes_nothing_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning rate of zero stops before training; made to go on, the adapter did not move: exit 1, no export."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -79,6 +81,7 @@ def test_training_that_changes_nothing_is_not_shipped(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_init_writes_a_project_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`harness init` writes a project that runs as it is, its own evaluator included."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))

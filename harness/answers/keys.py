@@ -47,6 +47,7 @@ LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "accelerate", "safetensors",
     "numpy", "scipy", "gguf",
 )  # fmt: skip
+_INSTALLED = set[str]()  # modules that were found among what is installed, which stays while a process runs
 _UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it makes is remembered by no other process
 
 
@@ -157,6 +158,9 @@ class _Code:
         if name in self.seen or name in sys.stdlib_module_names:
             return
         self.seen.add(name)
+        if name in _INSTALLED:
+            self.versions[name] = _version(name)
+            return
         spec = _spec(name)
         places = list(spec.submodule_search_locations or ()) if spec else []
         file = Path(spec.origin) if spec and spec.origin else None
@@ -167,6 +171,7 @@ class _Code:
         elif file is None and places and not _is_installed(Path(places[0])):
             self.content[name] = [_package(Path(place))[0] for place in places]
         else:
+            _INSTALLED.add(name)
             self.versions[name] = _version(name)
 
     def _beside(self, file: Path, words: frozenset[str]) -> None:

@@ -59,11 +59,12 @@ class Checks:
         self.provided = [p for (kind, _), p in plugins.provided.items() if kind == "check"]
         self.ignored = ignored
         self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
+        self.stages = {p.name: stage_of(p) for p in self.provided}
         self.objects: dict[str, Any] = {}
         self._refuse_unknown()
 
     def of(self, stage: str) -> list[Provided]:
-        return [p for p in self.provided if stage_of(p) == stage]
+        return [p for p in self.provided if self.stages[p.name] == stage]
 
     def run(self, stage: str, **objects: Any) -> list[Finding]:
         """Run the checks of a stage on its objects and those of the stages before; return what they found."""

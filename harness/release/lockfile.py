@@ -145,14 +145,19 @@ def rows_digest(samples: Sequence[Sample]) -> str:
 def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
     """Yield each plugin with the version and RECORD of what it was installed with, and its code as it is now."""
     points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
+    about = {id(dist): _installed(dist) for dist in {id(dist): dist for dist in points.values()}.values()}
     modules = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
     for name, module in modules:
         if isinstance(module, ModuleType) and module.__file__:
-            installed = points.get(name) or (points.get("hf") if name == "harness" else None)
-            record = installed.read_text("RECORD") if installed else None
-            yield {
-                "name": Path(name).name,
-                "distribution": f"{installed.name} {installed.version}" if installed else None,
-                "record": hashlib.sha256(record.encode()).hexdigest() if record else None,
-                "code": keys.of_content([module]),
-            }
+            dist = points.get(name) or (points.get("hf") if name == "harness" else None)
+            told = about[id(dist)] if dist else _installed(None)
+            yield {"name": Path(name).name, **told, "code": keys.of_content([module])}
+
+
+def _installed(dist: importlib.metadata.Distribution | None) -> dict[str, str | None]:
+    """Return what is told of a distribution; its files are read anew each time that it is asked for its version."""
+    record = dist.read_text("RECORD") if dist else None
+    return {
+        "distribution": f"{dist.name} {dist.version}" if dist else None,
+        "record": hashlib.sha256(record.encode()).hexdigest() if record else None,
+    }

@@ -367,6 +367,7 @@ def harness_loaders():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_a_killed_evaluation_goes_on(suite: Project) -> None:
     """After kill -9 in the middle of an evaluation, only the last half second is asked again."""
     rows = [{"id": f"{i}", "input": f"what is {i}", "target": f"{i}", "kind": "a"} for i in range(150)]
@@ -399,15 +400,15 @@ def test_a_killed_evaluation_goes_on(suite: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_needs_no_torch(tmp_path: Path) -> None:
+def test_a_second_run_needs_no_torch(tmp_path: Path, warm: Path) -> None:
     """An unchanged suite of a real model is answered without importing torch or transformers."""
     pytest.importorskip("transformers")
     check = "; assert not {'torch', 'transformers', 'peft', 'trl'} & sys.modules.keys() or sys.argv[1] == 'first'"
     code = f"import sys; from harness.cli.main import main; code = main(sys.argv[2:]){check}; sys.exit(code)"
     suite = Path(__file__).parents[2] / "suites/smoke.toml"
-    for turn in ("first", "second"):
+    for turn, python in (("first", str(warm / "python")), ("second", sys.executable)):
         command = [
-            sys.executable,
+            python,
             "-c",
             code,
             turn,

@@ -412,6 +412,7 @@ def start(suite: Project, out: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_runs_of_one_recipe_train_once(suite: Project, killed: bool) -> None:
     """The second waits, says so and takes what the first made; when that is killed, it trains itself."""

@@ -24,6 +24,7 @@ from tests.helpers.suites import REAL, TEXTS
 
 pytestmark = [
     pytest.mark.xdist_group("broken candidates"),
+    pytest.mark.usefixtures("warm_children"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 

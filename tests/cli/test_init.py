@@ -34,6 +34,7 @@ def test_what_init_writes_is_a_suite_without_a_warning(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("task", ["classify", "tools"])  # a text and a chat; all six take two minutes of a core
 def test_what_init_writes_runs_and_passes(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands that init names end with exit 0, every gate passed and the model exported."""

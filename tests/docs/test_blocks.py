@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -31,7 +30,6 @@ from harness.errors import UsageError
 from harness.plugins import load_plugins
 from harness.suite.json_schema import json_schema
 from tests.docs.blocks import LANGUAGES, Block, blocks_of, commands, loads, simple_commands
-from tests.docs.preloaded import write_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -46,7 +44,7 @@ TAKEN = re.compile(r"\d+\.\d s\b|\d{8}T\d{6}Z")  # what is another each time
 
 
 def _executed(page: str) -> Any:
-    marks = [pytest.mark.slow, pytest.mark.xdist_group("pages")] if loads(PAGES[page]) else []
+    marks = [pytest.mark.pages, pytest.mark.xdist_group("pages")] if loads(PAGES[page]) else []
     return pytest.param(page, marks=marks)
 
 
@@ -73,25 +71,12 @@ def packaged_model(shared_cache: Path) -> None:
     put_in_place(PACKAGED, shared_cache, words)
 
 
-@pytest.fixture(scope="session")
-def warm_command() -> Iterator[Path]:
-    """Return a folder with a `harness` that has torch in memory, which each command would import for five seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "socket"
-        write_command(Path(folder), place)
-        command = [sys.executable, str(Path(__file__).with_name("preloaded.py")), str(place)]
-        with subprocess.Popen(command, env=os.environ | OFFLINE, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout and server.stdout.readline() == "ready\n"
-            yield Path(folder)
-            server.terminate()
-
-
 @pytest.mark.parametrize("page", [_executed(page) for page, found in PAGES.items() if any(b.executed for b in found)])
 def test_page(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What a page tells a reader to type does what the page says, in its order and in one folder."""
     slow, commands_at = loads(PAGES[page]), [Path(sys.executable).parent]
     if slow:
-        commands_at.insert(0, request.getfixturevalue("warm_command"))
+        commands_at.insert(0, request.getfixturevalue("warm"))
     if slow and any(PACKAGED in block.text for block in PAGES[page]):
         request.getfixturevalue("packaged_model")
     here = {"HARNESS_CACHE": str(request.getfixturevalue("shared_cache") if slow else tmp_path / "cache")}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,12 @@ from hypothesis import strategies as st
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
 from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
+from tests.helpers.suites import ran
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzzed export")]
 
-STEPS = (
-    ["run", "suite.toml", "-q", "-p", "harness.testing"],
-    ["keygen", "release"],
-    ["sign", "exports/fake", "--key", "release.key"],
-)
 NAMES = st.sampled_from([MANIFEST, LOCK, GATES, CLAIMS])
 POLICY = """
 suites = ["fake"]
@@ -54,10 +47,7 @@ ODD = st.one_of(
 @pytest.fixture(scope="module")
 def signed(world: Path) -> Path:
     """A world with a signed export and the policy that it meets."""
-    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    for words in STEPS:
-        done = subprocess.run([sys.executable, "-c", code, *words], cwd=world, env={**os.environ}, capture_output=True)
-        assert done.returncode == 0, done.stderr
+    ran(world, "run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
     (world / "policy.toml").write_text('suites = ["fake"]\n' + (world / "release.pub").read_text("utf-8"), "utf-8")
     assert harness("verify", "exports/fake", "--policy", "policy.toml")[0] == 0
     return world

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
-from harness.testing import SUITE, Project
+import pytest
+
+from harness.testing import SUITE, Project, write_fake
 
 # with a select split
 SELECT = [{"id": f"s{i}", "input": f"choose {i} say v{i}", "target": f"v{i}", "kind": "ab"[i % 2]} for i in range(40)]
@@ -124,6 +129,28 @@ to = "exports/adapter"
 use = "safetensors"
 to = "exports/merged"
 """
+
+
+def ran(folder: Path, *lines: str, pages: bool = False) -> Path:
+    """Run command lines on fakes in a folder, with its own cache, for tests that have copies of it; return the folder.
+
+    Of a run that does not end with 0 the export must be there.
+    """
+    from harness.cli.main import main
+
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.chdir(folder)
+        patch.setenv("HARNESS_CACHE", str(folder / "cache"))
+        for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+            patch.delenv(name, raising=False)
+        if not pages:
+            patch.setattr("harness_report.can_render", lambda: False)
+        write_fake(folder / "base", 0.3)
+        for line in lines:
+            words = [*line.split(), *(("-p", "harness.testing") if line.startswith("run ") else ())]
+            assert main(words) == 0 or any(folder.glob("exports/*")), said.getvalue()
+    return folder
 
 
 def ledger(suite: Project) -> list[dict[str, Any]]:

@@ -426,6 +426,7 @@ def harness_report(run, report):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_at_once_every_run_is_an_attempt_of_its_own(suite: Project) -> None:
     """Four processes with four recipes: attempts 1, 2, 3 and 4, each at its share of alpha."""
     write(suite, SUITE)

@@ -194,6 +194,7 @@ def harness_progress(progress):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_real_sweep_survives_a_kill_in_the_second_trial(project: Project) -> None:
     """With the real trainer: killed in its second training and run again, the first is not trained again."""
     pytest.importorskip("torch")

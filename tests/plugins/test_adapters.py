@@ -118,6 +118,12 @@ def bases(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return found
 
 
+@pytest.fixture(autouse=True)
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a merge's verification answer in a few tokens, since nothing here ends a turn: that was a third of all."""
+    monkeypatch.setattr(parity, "SMOKE_TOKENS", 8)
+
+
 def identify(value: Any) -> str | None:
     """Return the name of a case, from its options."""
     return " ".join(f"{k}={v}" for k, v in value.items()) or "plain" if isinstance(value, dict) else None

@@ -1128,7 +1128,7 @@ def test_name_of_a_served_model_comes_with_the_command(fake: Fake, project: Proj
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def served(tiny_model: Path, warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Run `transformers serve` with the tiny model, told in its generation config how its chat turns end."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
@@ -1141,7 +1141,8 @@ def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--device", "cpu"]
+    command = [str(warm / "python"), str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
+    command += ["--device", "cpu"]
     command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
     log = folder.parent / "log"

@@ -24,7 +24,7 @@ from harness_export.readback import compare  # noqa: E402
 from harness_hf.models import load_model, quiet  # noqa: E402
 from harness_hf.sources import parameters_of  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_children")]
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 INT8 = {"load_in_8bit": True}
 TEXTS = [{"id": f"t{i}", "text": f"the quick brown fox {i} jumps over {i * 7} lazy dogs"} for i in range(40)]

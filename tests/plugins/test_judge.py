@@ -1262,6 +1262,7 @@ def test_chat_suite_takes_the_real_judge_whose_key_is_set(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.xdist_group("local judge")
 def test_chat_suite_runs_offline_and_ships_nothing(local_judge: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """With a local judge the suite is plumbing: everything runs, and no verdict of its judge lets a model out."""

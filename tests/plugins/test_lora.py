@@ -363,7 +363,9 @@ def test_merge_of_nan(tiny_model: Path, tmp_path: Path) -> None:
         merge(tiny_model, lora(), tmp_path, "original")
 
 
-@pytest.mark.parametrize("variant", ["original", "dequantized"])
+@pytest.mark.parametrize(
+    "variant", ["original", pytest.param("dequantized", marks=pytest.mark.usefixtures("warm_children"))]
+)
 def test_merge_is_verified_in_a_process_of_its_own(variant: str, tiny_model: Path, tmp_path: Path) -> None:
     """What lies on the disk is the adapter on that base; how far it is from what was trained in 4 bits is told."""
     make_adapter(tiny_model, qlora(), tmp_path / "adapter")
@@ -378,6 +380,7 @@ def test_merge_is_verified_in_a_process_of_its_own(variant: str, tiny_model: Pat
     assert found.get("kl_as_trained", 1) > 1e-4
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_merge_of_another_adapter_is_found(tiny_model: Path, tmp_path: Path) -> None:
     """A merged model whose tensors changed where they should, but by something else, is not the adapter."""
     make_adapter(tiny_model, lora(lora_alpha=64), tmp_path / "adapter")
@@ -647,6 +650,7 @@ def test_folded_adapter_is_plain_and_the_same(tiny_model: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_exported_adapter_is_swapped_in(tiny_model: Path, tmp_path: Path) -> None:
     """The export loads the adapter beside the gated one and answers alike; another adapter is found out."""
     ref = ModelRef("adapter", str(tiny_model), adapter=tmp_path / "gated", options={"dtype": "float32"})

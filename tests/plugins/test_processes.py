@@ -27,6 +27,7 @@ from harness_lora import lora
 from harness_sft import check, sft, train_by
 from harness_sft.processes import resolve
 from harness_sft.ranks import Order, fill
+from tests.helpers.warm import warmed
 
 WEIGHTS = "adapter_model.safetensors"
 ROWS = [{"prompt": f"what is {i}?" + "!" * (i % 7), "completion": f" it is {i * i}"} for i in range(43)]
@@ -53,7 +54,7 @@ def train(model: Path, folder: Path, processes: int, progress: Callable[[Progres
 
 
 @pytest.mark.slow
-def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path) -> None:
+def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path, warm: Path) -> None:
     """Two processes have the losses, the validation and the adapter of one; stopped and killed, they end with bits.
 
     Their epochs have five and a half batches for each, and no row is trained on twice. While they train they listen
@@ -89,13 +90,14 @@ def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     again = tmp_path / "again"
-    with pytest.raises(KeyboardInterrupt):
+    with warmed(warm), pytest.raises(KeyboardInterrupt):
         train(tiny_model, again, 2, stop)
     [kept] = (again / "checkpoints").glob("checkpoint-*/harness-checkpoint.json")
     assert 3 <= int(kept.parent.name.rpartition("-")[2]) < 10 and not (again / "processes").exists()
     kill_after_a_step(tiny_model, again / "adapter")
     later: list[Progress] = []
-    train(tiny_model, again, 2, later.append)
+    with warmed(warm):
+        train(tiny_model, again, 2, later.append)
     assert [p.done for p in later if p.done] == list(range(int(kept.parent.name.rpartition("-")[2]) + 1, 11))
     assert (again / "adapter" / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
     assert [s.loss for s in read_steps(again / "adapter")] == [s.loss for s in right]
@@ -160,6 +162,7 @@ SICK = replace(SFT, trainer=trainer, where="sick:SICK")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("shard", [False, True])
 def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is not finite in the second process ends both, is told once as T2, and nothing is written.

@@ -23,6 +23,7 @@ from harness_report import drawing, made, metrics, pairs, strips, words, writing
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
 from harness_report.reading import Kept, read_folder, value_of
+from tests.helpers import suites
 
 pytest.importorskip("jinja2")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -54,11 +55,19 @@ use = "size"
 """
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a suite that was run and shipped, with a gate that compares rows and one that warns."""
+    made = tmp_path_factory.mktemp("once")
+    files: dict[str, Any] = {"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN}
+    Project(made, None).write(files)  # type: ignore[arg-type]  # nothing is captured
+    return suites.ran(made, "run suite.toml", pages=True)
+
+
 @pytest.fixture
-def ran(project: Project, pages: None) -> Path:
-    """Return the folder of a run that shipped, with a gate that compares rows and one that warns."""
-    project.write({"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
-    assert project.run().code == 0
+def ran(once: Path, project: Project, pages: None) -> Path:
+    """Return the folder of a run that shipped, in a copy of what was made once."""
+    shutil.copytree(once, project.folder, dirs_exist_ok=True)
     return folder(project)
 
 

@@ -50,6 +50,7 @@ def train(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize(
     ("kind", "given"),
     [("adapter", {"gradient_checkpointing": True}), ("merged", {"patience": 3, "learning_rate": 3e-3})],
@@ -86,6 +87,7 @@ def test_two_train_what_one_trains(kind: str, given: dict[str, Any], tiny_model:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_half_precision(tiny_model: Path, tmp_path: Path) -> None:
     """On a base in bfloat16 two processes train an adapter in float32, with the losses of one but for rounding."""
     one, two = (

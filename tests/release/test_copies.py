@@ -147,6 +147,7 @@ def test_what_can_be_seen_early_is_told_before_training(suite: Project) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_killed_while_copying_goes_on(suite: Project) -> None:
     """A kill in the exporter leaves no copy; the next run keeps what was trained, and a finished copy is kept too."""
     (suite.folder / "kill").touch()

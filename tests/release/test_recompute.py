@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import random
 import shutil
 import subprocess
@@ -29,9 +28,10 @@ from harness.release.policy import Policy
 from harness.release.verify import verify
 from harness.reports.report_json import dumps
 from harness.stats import tests
-from harness.testing import SUITE, TRAIN, Project, write_fake
+from harness.testing import SUITE, TRAIN, Project
 from tests.helpers import suites
 from tests.helpers.exports import reseal
+from tests.helpers.suites import ran
 
 pytestmark = pytest.mark.xdist_group("recomputed export")
 
@@ -160,13 +160,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in ROWS[:2])]
     files: dict[str, Any] = {"test.jsonl": ROWS, "train.jsonl": train, "texts.jsonl": TEXTS, "harnessfile.py": PLUGIN}
     Project(folder, None).write(files | {"suite.toml": suite_text()})  # type: ignore[arg-type]  # nothing is captured
-    write_fake(folder / "base", 0.3)
-    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    words = ["run", "suite.toml", "-q", "-p", "harness.testing", "--ignore", "D10"]
-    env = {**os.environ, "HARNESS_CACHE": str(folder / "cache")}
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=env, capture_output=True, text=True)
-    assert (folder / "exports/fake").is_dir(), done.stdout + done.stderr
-    return folder / "exports/fake"
+    return ran(folder, "run suite.toml -q --ignore D10") / "exports/fake"
 
 
 @pytest.fixture

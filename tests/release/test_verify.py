@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from harness.release.verify import Verified, verify
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.files import F32, write
+from tests.helpers.suites import ran
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -36,22 +36,11 @@ WEIGHTS = "model/model.safetensors"
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a signed export, its key and a policy, made once by the command line."""
     folder = tmp_path_factory.mktemp("signed")
-    code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     project = Project(folder, None)  # type: ignore[arg-type]  # nothing is captured
     suite = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
     project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
-    from harness.testing import write_fake
-
-    write_fake(folder / "base", 0.3)
-    (folder / "base/chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    for words in (
-        ["run", "suite.toml", "-q", "-p", "harness.testing"],
-        ["keygen", "release"],
-        ["sign", "exports/fake", "--key", "release.key"],
-    ):
-        env = {**os.environ, "HARNESS_CACHE": str(folder / "cache")}
-        done = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    project.write({"base/chat_template.jinja": "{{ messages }}"})
+    ran(folder, "run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
     (folder / "policy.toml").write_text('suites = ["fake"]\n' + (folder / "release.pub").read_text("utf-8"), "utf-8")
     return folder
 

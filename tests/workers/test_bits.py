@@ -39,6 +39,7 @@ def asked(subject: Any, other: Any) -> list[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_one_process_and_one_two_and_five_workers_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a worker is killed; a mistake of the model's arrives as it is in one process."""
     import harness_hf
