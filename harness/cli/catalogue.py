@@ -18,7 +18,7 @@ from harness.suite.json_schema import TABLES, keys_of
 from harness.texts.wrapping import paragraphs
 
 Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
-OTHERS = {"sweep": 'by, alpha, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
+OTHERS = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
 NOTHING = (dataclasses.MISSING, inspect.Parameter.empty)
 
 

@@ -173,7 +173,8 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     tokens = f", about {forecast.training_tokens:,} tokens once over" if forecast.training_tokens else ""
     terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
     if forecast.sweep:
-        most = f"2 trainings of it at least, {forecast.trials} at most" if forecast.trials > 2 else "2 trainings"
+        least, most = forecast.fewest, f"{forecast.trials} trainings"
+        most = f"{least} trainings of it at least, {forecast.trials} at most" if forecast.trials > least else most
         terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
     if not forecast.measured:
         terminal.line(

@@ -124,8 +124,19 @@ class Summary:
 
     def trials(self, sweep: Swept) -> None:
         """Print a sweep's trials, the chosen one marked."""
-        self.line(f"sweep of {sweep.key} on {sweep.rows} select rows, each step tested at alpha {sweep.alpha:g}:")
-        rows = [[f"  {sweep.key}", sweep.by, "against the one before", "p", "parameters", "training"]]
+        best = sweep.rule == "best"
+        rule = "the best mean is taken" if best else f"each step tested at alpha {sweep.alpha:g}"
+        self.line(f"sweep of {sweep.key} on {sweep.rows} select rows, {rule}:")
+        rows = [
+            [
+                f"  {sweep.key}",
+                sweep.by,
+                f"against the {'best' if best else 'one'} before",
+                "p",
+                "parameters",
+                "training",
+            ]
+        ]
         for t in sweep.trials:
             mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
             metric = number(t.metric) + interval(t.lower, t.upper, number)

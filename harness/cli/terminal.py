@@ -50,7 +50,8 @@ class Terminal(Screen):
             return
         self.rule(f"harness {run.harness}: {run.suite}")
         items = counted(len(run.items), "item")
-        self.line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g} · {items}", hang=7)
+        each = f" for each of {run.shipping} candidates that may ship" if run.shipping > 1 else ""
+        self.line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g}{each} · {items}", hang=7)
         self.line(f"model  {run.model}", hang=7)
         self.line(legend(run.alpha), hang=7)
         if run.selecting:

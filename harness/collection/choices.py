@@ -34,7 +34,9 @@ def _check_sweep(context: Context, sweep: Sweep, tasks: Mapping[str, Task]) -> N
         context.mistakes.add(
             sweep.where, f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
         )
-    elif why := unprovable_error(gate, metric, task.rows_of(metric.name, select=True), alpha_of(gate, context.suite)):
+    elif sweep.rule == "step" and (
+        why := unprovable_error(gate, metric, task.rows_of(metric.name, select=True), alpha_of(gate, context.suite))
+    ):
         context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
 
 

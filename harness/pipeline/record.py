@@ -84,6 +84,7 @@ class Record:
             self.started.isoformat(timespec="seconds"),
             versions[keys.CORE],
             gates=sum(len(collection.gates(c)) for c in collection.candidates),
+            shipping=len({e.candidate for e in suite.exports} & {*collection.candidates}),
             items=tuple(i.id for i in collection.items),
             deselected=collection.deselected,
             private=tuple(e.name for e in suite.evals if e.private),

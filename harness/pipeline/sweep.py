@@ -1,8 +1,9 @@
-"""Trials of a sweep: the same recipe with one option changed, compared step by step on the select rows.
+"""Trials of a sweep: the same recipe with one option changed, compared on the select rows.
 
-Trial k + 1 is trained only when trial k was better than trial k - 1, at the sweep's risk, and the last that was better
-is chosen. The tests stand in a fixed order and end at the first that is not significant, so one that goes too far
-is as rare as one test says, however many values there are.
+By the rule "step" trial k + 1 is trained only when trial k was better than trial k - 1, at the sweep's risk, and the
+last that was better is chosen. The tests stand in a fixed order and end at the first that is not significant, so one
+that goes too far is as rare as one test says, however many values there are. By "best" all are trained, and the best
+mean is chosen: which it is needs no risk, since other rows confirm it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from harness.suite.tables import Sweep
 
 
 def sweep(session: Session, record: Record) -> Trained | Stop:
-    """Train trial after trial while each is better on the select rows, and return the last that was."""
+    """Train trial after trial, by the rule "step" while each is better, and return the last that was."""
     rule = comparison_of(session)
     by, values = rule.sweep.by, rule.sweep.values
     tried: list[Trial] = []
@@ -49,9 +50,10 @@ def sweep(session: Session, record: Record) -> Trained | Stop:
             result = on_select(trial, by, made.ref, what)
         tried.append(rule.trial(value, result, best[1] if best else None, _training(made)))
         record.trial(rule.swept(tried), tried[-1])
-        if not tried[-1].better:
+        if tried[-1].better:
+            best = made, result
+        elif rule.sweep.rule == "step":
             break
-        best = made, result
     assert best  # there is nothing that the first could fail to be better than
     place = artifacts_of(best[0].session)
     record.fact("training", {**best[0].facts, **keep_logs(session, record, place.work / LOGS)})
@@ -100,7 +102,7 @@ class Comparison:
     def swept(self, tried: Sequence[Trial]) -> Swept:
         """Return the sweep with the trials so far."""
         about = (len(self.samples), self.metric.scale, list(self.sweep.values))
-        return Swept(self.sweep.key, self.sweep.by, self.alpha, *about, trials=[*tried])
+        return Swept(self.sweep.key, self.sweep.by, self.alpha, *about, trials=[*tried], rule=self.sweep.rule)
 
     def trial(self, value: Any, result: Result, best: Result | None, facts: dict[str, Any]) -> Trial:
         """Compare a trial with the best so far, if there is one; `facts` go into it."""
@@ -112,6 +114,10 @@ class Comparison:
             change = None if said.estimate is None else self.size(said.estimate, of_change=True)
             about |= {"change": change, **self.bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
+            if self.sweep.rule == "best":
+                ours, theirs = about["metric"], best.metrics[self.metric.name]
+                no_better = ours <= theirs if self.metric.better == "higher" else ours >= theirs
+                about["better"] = math.isfinite(ours) and not no_better
         return Trial(**about)
 
     def judge(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
@@ -141,6 +147,8 @@ class Comparison:
 def conclude(swept: Swept) -> Swept:
     """Return a sweep with the value that was chosen and why, once there is no trial to come."""
     last, steps = swept.trials[-1], [t.value for t in swept.trials if t.better]
+    if swept.rule == "best":
+        return replace(swept, chosen=steps[-1], why=f"the best of {len(swept.trials)} values")
     better = f"{show(steps[-1])} is significantly better than {show(steps[-2])}" if len(steps) > 1 else ""
     if last.better:
         why = f"{better}, and is the last value"

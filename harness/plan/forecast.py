@@ -47,7 +47,8 @@ class Forecast:
     asked: tuple[Asked, ...]
     made: tuple[Made, ...]
     sweep: str = ""
-    trials: int = 1  # of which at least two are trained, and all at most
+    trials: int = 1  # of a sweep at most
+    fewest: int = 1  # of them at least
     training_rows: int = 0
     training_tokens: int | None = None  # of all rows once
     methods: tuple[str, ...] = ()
@@ -78,6 +79,7 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
         tuple(made),
         suite.sweep.key if suite.sweep else "",
         len(suite.sweep.values) if suite.sweep else 1,
+        suite.sweep.fewest if suite.sweep else 1,
         len(plan.training or ()),
         training_tokens(plan, session.opened.source),
         tuple(methods_of(plan)),
@@ -122,17 +124,17 @@ def _trials(
     measured: Mapping[str, Measured],
     history: History,
 ) -> list[Stage]:
-    """Return how long a sweep trains, each trial as long as the first, and is measured on select rows: two trials of
-    it, and all."""
+    """Return how long a sweep trains, each trial as long as the first, and is measured on select rows: the fewest
+    trials, and all."""
     evaluation = sweep.by.partition(".")[0]
     rows = Asked("adapter", evaluation, len(plan.tasks[evaluation].select or ()))
     once = _evaluations("select", [rows], measured, history)
     left = [not m.there for m in made]
-    few, all_ = sum(left[:2]), sum(left)
+    few, all_ = sum(left[: sweep.fewest]), sum(left)
     each = whole or 0.0
     return [
         Stage("train", each * few, all_ if whole is None else 0, most=each * all_),
-        Stage("select", once.seconds * 2, once.unknown, most=once.seconds * len(left)),
+        Stage("select", once.seconds * sweep.fewest, once.unknown, most=once.seconds * len(left)),
     ]
 
 

@@ -76,7 +76,10 @@ class Trial:
 
 @dataclass
 class Swept:
-    """A sweep: the trials that were made of the `values` there are, and the value that was chosen, and why."""
+    """A sweep: the trials that were made of the `values` there are, and the value that was chosen, and why.
+
+    By `rule` "best" a trial is compared with the best before it, and better if its mean is.
+    """
 
     key: str  # TABLE.OPTION
     by: str  # EVAL.METRIC
@@ -87,6 +90,7 @@ class Swept:
     trials: list[Trial] = field(default_factory=list)
     chosen: Any = None
     why: str = ""
+    rule: str = "step"
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ class Run:
     started: str  # UTC, ISO 8601
     harness: str
     gates: int = 0  # verdicts that the suite asks of its candidates
+    shipping: int = 0  # candidates that may ship, each at the risk of every gate
     items: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
     private: tuple[str, ...] = ()  # evals whose rows go into nothing that is sent away

@@ -57,7 +57,10 @@ def json_schema(plugins: Plugins) -> Schema:
         "sweep": {
             "type": "object",
             "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
-            "properties": {"by": _type(str), "alpha": _type(float), "adapter": swept, "train": swept},
+            "properties": {
+                **{"by": _type(str), "alpha": _type(float), "rule": {"enum": ["step", "best"]}},
+                **{"adapter": swept, "train": swept},
+            },
             "patternProperties": {r"^(adapter|train)\.": {"type": "array", "minItems": 2}},
             "additionalProperties": False,
             "required": ["by"],

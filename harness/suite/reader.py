@@ -290,9 +290,11 @@ class _Reader:
         if "train" not in self.raw:
             complain("", "needs a [train] whose trials it compares")
         given = {key: value for key, value in table.items() if not isinstance(value, dict)}
-        for key in given.keys() - {"by", "alpha"}:
-            complain(key, f'unknown key "{key}"; want "by", "alpha" and an option such as "adapter.r"')
-        by, alpha = given.get("by"), given.get("alpha")
+        for key in given.keys() - {"by", "alpha", "rule"}:
+            complain(key, f'unknown key "{key}"; want "by", "alpha", "rule" and an option such as "adapter.r"')
+        by, alpha, rule = given.get("by"), given.get("alpha"), given.get("rule", "step")
+        if rule not in ("step", "best"):
+            complain("rule", f'"rule" is {schema.show(rule)}, want "step" or "best"')
         if not isinstance(by, str) or not all(by.partition(".")):
             state = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
             complain("by", f"{state}, want EVAL.METRIC, which decides on the eval's select split")
@@ -308,13 +310,13 @@ class _Reader:
             complain("", f'sweeps {names or "nothing"}; want one option, for instance "adapter.r" = [8, 16, 32]')
             return None
         [(name, option, values)] = options
-        if problem := _order_error(values):
+        if problem := _order_error(values, by_step=rule == "step"):
             complain(name, f'"{name}.{option}" is {schema.show(values)}, {problem}')
         if len(self.mistakes.found) > mistakes_before:
             return None
         line = self.lines.get(("sweep", 0, name))
         where = f"{self.path}:{line}: [sweep]" if line else f"{self.path}: [sweep]"
-        return Sweep(where, name, option, tuple(values), str(by), alpha)
+        return Sweep(where, name, option, tuple(values), str(by), alpha, rule)
 
     def coherent(
         self, adapter: Use | None, train: Train | None, candidate: Candidate | None, evals: tuple[Eval, ...]
@@ -339,7 +341,7 @@ def _nest(sweep: Any) -> None:
             inner[option] = sweep.pop(key)
 
 
-def _order_error(values: Any) -> str:
+def _order_error(values: Any, *, by_step: bool) -> str:
     """Return why values cannot be tried one after the other, or nothing."""
     if not isinstance(values, list):
         return "want a list of values"
@@ -347,10 +349,8 @@ def _order_error(values: Any) -> str:
         return "want two values or more; one needs no sweep"
     if any(value in values[:i] for i, value in enumerate(values)):
         return "which has a value twice"
-    if all(schema.fits(value, float) for value in values) and values not in (
-        sorted(values),
-        sorted(values, reverse=True),
-    ):
+    numbers = by_step and all(schema.fits(value, float) for value in values)
+    if numbers and values not in (sorted(values), sorted(values, reverse=True)):
         return "which neither rises nor falls; a sweep stops where a step brings nothing, so the order counts"
     return ""
 

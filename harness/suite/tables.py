@@ -99,7 +99,8 @@ class Train:
 class Sweep:
     """`[sweep]`: an option of [adapter] or [train], the values it is tried with, in this order, and what decides.
 
-    `by` is EVAL.METRIC, on the eval's select split; every step is tested at `alpha`, or the suite's.
+    `by` is EVAL.METRIC, on the eval's select split. By `rule` "step" a sweep goes on while each value is proven better
+    than the one before, at `alpha`, or the suite's; by "best" all are trained, and the best mean is taken.
     """
 
     where: str
@@ -108,6 +109,12 @@ class Sweep:
     values: tuple[Any, ...]
     by: str
     alpha: float | None = None
+    rule: Literal["step", "best"] = "step"
+
+    @property
+    def fewest(self) -> int:
+        """How many trials there are at least."""
+        return len(self.values) if self.rule == "best" else 2
 
     @property
     def key(self) -> str:

@@ -83,6 +83,31 @@ def test_the_first_step_that_is_no_better_ends_it(suite: Project) -> None:
     assert "> 0.6 " in outcome.out
 
 
+def test_the_best_of_all_values_is_taken(suite: Project) -> None:
+    """By `rule = "best"` every value is trained, in any order, and the best mean is chosen, the first of equal ones."""
+    text = values(suite, 0.6, 0.95, 0.3, 0.96).replace('by = "qa', 'rule = "best"\nby = "qa')
+    outcome = suite.write({"suite.toml": text}).run()
+    sweep = outcome.report.sweep
+    assert sweep
+    metrics = {t.value: t.metric for t in sweep.trials}
+    assert [*metrics] == [0.6, 0.95, 0.3, 0.96]
+    assert sweep.chosen == max(metrics, key=lambda value: metrics[value])
+    assert (sweep.rule, [t.better for t in sweep.trials][:3]) == ("best", [True, True, False])
+    assert "sweep of train.skill on 40 select rows, the best mean is taken:" in outcome.out
+    assert "against the best before" in outcome.out
+    assert f"train.skill = {sweep.chosen} was chosen by qa.exact_match on 40 select rows: the best of 4" in outcome.out
+    assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
+    lock = json.loads((suite.folder / "exports/fake/evidence/suite.lock.json").read_text("utf-8"))
+    assert lock["suite"]["sweep"]["rule"] == "best"
+
+
+def test_a_sweep_by_another_rule_is_refused(suite: Project) -> None:
+    """There are two rules, and one of them needs an order."""
+    outcome = suite.write({"suite.toml": SWEPT.replace('by = "qa', 'rule = "luck"\nby = "qa')}).run()
+    assert (outcome.code, '"rule" is "luck", want "step" or "best"' in outcome.err) == (4, True)
+    assert "which neither rises nor falls" in suite.write({"suite.toml": values(suite, 0.6, 0.95, 0.3)}).run().err
+
+
 def test_a_value_that_changes_nothing_is_not_better(suite: Project) -> None:
     """Trials of one and the same weights end the sweep, and the reason says so."""
     text = SPLIT + SWEEP.replace('"train.skill" = [0.3, 0.6, 0.9, 0.91]', '"adapter.loses" = [0.0, 0.1]')
