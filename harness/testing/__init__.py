@@ -235,6 +235,7 @@ class Outcome:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
     """A project in a temporary folder with a cache of its own and two fake models: base (0.3) and good (0.95)."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HARNESS_LEDGER", raising=False)  # attempts of tests are nobody else's
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):  # a job that runs tests is told of none of their suites
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

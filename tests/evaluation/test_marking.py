@@ -167,7 +167,7 @@ def test_base_passed_off_as_the_candidate_is_an_error(suite: Project) -> None:
 
 def test_rows_of_one_prompt_are_a_cluster(suite: Project) -> None:
     """Two answers to one prompt are not independent: the gate's test knows, without a column that says so."""
-    rows = [{**r, "id": f"{r['id']}-{n}"} for r in ROWS for n in range(2)]
+    rows = [{**r, "id": f"{r['id']}-{n}", "target": r["target"] * n} for r in ROWS for n in (1, 2)]
     outcome = suite.write({"test.jsonl": rows}).run()
     verdict = next(v for v in outcome.report.verdicts if v.candidate == "merged")
     assert (verdict.n, verdict.clusters) == (120, 60)

@@ -143,7 +143,8 @@ def _become(
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in ignored else usual)
     sys.stdin = os.fdopen(0, "r", encoding="utf-8", closefd=False)
-    sys.stdout = os.fdopen(1, "w", 1 if os.isatty(1) else -1, "utf-8", closefd=False)
+    by_line = os.isatty(1) or bool(environment.get("PYTHONUNBUFFERED"))
+    sys.stdout = os.fdopen(1, "w", 1 if by_line else -1, "utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     random.seed()
     return words

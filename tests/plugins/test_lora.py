@@ -363,9 +363,8 @@ def test_merge_of_nan(tiny_model: Path, tmp_path: Path) -> None:
         merge(tiny_model, lora(), tmp_path, "original")
 
 
-@pytest.mark.parametrize(
-    "variant", ["original", pytest.param("dequantized", marks=pytest.mark.usefixtures("warm_children"))]
-)
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.parametrize("variant", ["original", "dequantized"])
 def test_merge_is_verified_in_a_process_of_its_own(variant: str, tiny_model: Path, tmp_path: Path) -> None:
     """What lies on the disk is the adapter on that base; how far it is from what was trained in 4 bits is told."""
     make_adapter(tiny_model, qlora(), tmp_path / "adapter")
