@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with streams.outliving_their_reader():
             try:
-                args = parsed(words)
+                args = parsed(_spellable(words))
             except UsageError as error:
                 return _refused(error.messages)
             with signals.as_interrupts():
@@ -31,6 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+def _spellable(words: list[str]) -> list[str]:
+    """Return words that a file can be called by. Raises UsageError."""
+    for word in words:
+        try:
+            os.fsencode(word)
+        except UnicodeEncodeError:
+            raise UsageError(f"{word} is no text that a file or an option could be called by") from None
+    return words
 
 
 def _ended(args: argparse.Namespace) -> int:

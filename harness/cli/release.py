@@ -22,7 +22,7 @@ def verify(args: argparse.Namespace) -> int:
     if (args.replay is None) != (args.suite is None):
         raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
     last = None
-    with suppress(UsageError, ValueError):  # a record that cannot be read is told by `harness promote`
+    with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current(args.export)
     policy = read_policy(args.policy) if args.policy else None
     found = verify(args.export, policy, recompute=args.recompute, last=last)

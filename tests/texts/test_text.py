@@ -117,6 +117,7 @@ def test_verify_prints_no_line_of_somebody_else(project: Project, text: str) -> 
 @pytest.mark.parametrize("text", [t for t in NASTY if "\x00" not in t])
 def test_errors_of_the_command_line_are_one_line_each(project: Project, text: str, tmp_path: Path) -> None:
     """What a person, or a script, gives to a command comes back as data."""
-    outcome = project.harness("verify", str(tmp_path / text.replace("/", "")))
-    assert not RAW.search(outcome.out + outcome.err)
-    assert outcome.err.count("\n") == 1
+    for command in ("verify", "promote", "show", "check", "run"):
+        outcome = project.harness(command, str(tmp_path / text.replace("/", "")))
+        assert not RAW.search(outcome.out + outcome.err)
+        assert (outcome.code, outcome.err.count("\n")) == (4, 1)
