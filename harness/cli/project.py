@@ -158,7 +158,7 @@ def schema_parser(commands: Commands) -> None:
         commands, "schema", schema, "print the JSON Schema of a suite, for editors, or of what is written", *examples
     )
     one.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside this suite")
-    files = "report, event, sample, lock, manifest, gates, item or claim"
+    files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
     one.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
     with_plugins(one)
 

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts.attestation import LEDGER_FORMAT
 from harness.errors import UsageError
 from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
 from harness.pipeline.looks import Look, Row, meets, rows_read, rows_text
@@ -30,7 +31,6 @@ from harness.records.gates import Verdict
 from harness.suite.tables import Suite
 
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
-FORMAT = 3
 NAMED = 4  # suites of earlier looks
 DIGITS = 16  # hex digits of a line's digest that evidence tells
 AGAIN = "earlier attempts are then not known here"
@@ -230,7 +230,7 @@ class Ledger:
         lines = self.lines()
         named = {a for line in lines for a in line["after"]}
         line = {
-            "format": FORMAT,
+            "format": LEDGER_FORMAT,
             "after": sorted(line["id"] for line in lines if line["id"] not in named),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **told,
@@ -248,8 +248,8 @@ class Ledger:
                 line = json.loads(text)
             except (ValueError, RecursionError):
                 line = None
-            if isinstance(line, dict) and line.get("format") != FORMAT:
-                where = f"{self.path}:{number}: is of another format ({line.get('format', 1)}, want {FORMAT})"
+            if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
+                where = f"{self.path}:{number}: is of another format ({line.get('format', 1)}, want {LEDGER_FORMAT})"
                 raise UsageError(f"{where}; move the file away: {AGAIN}")
             if not _is_line(line) or _digest({k: v for k, v in line.items() if k != "id"}) != line["id"]:
                 where = f"{self.path}:{number}: was changed, or cut, after it was written"

@@ -175,6 +175,17 @@ def _claim() -> Schema:
     return {"title": "a line of evidence/claims.intoto.jsonl", **table(keys)}
 
 
+def _attempt() -> Schema:
+    """Return the schema of a line of the ledger: where it begins, or a look at rows."""
+    ids = {"type": "array", "items": DIGEST}
+    head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": ids, "time": TEXT, "id": DIGEST}
+    keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
+    keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
+    look = table({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
+    begins = {"title": "the beginning", **table({**head, "ledger": TEXT})}
+    return {"title": "a line of attempts.jsonl", "oneOf": [{"title": "a look", **look}, begins]}
+
+
 MADE: Mapping[str, Callable[[], Schema]] = {
     "report": _report,
     "event": _event,
@@ -184,4 +195,5 @@ MADE: Mapping[str, Callable[[], Schema]] = {
     "gates": _gates,
     "item": _item,
     "claim": _claim,
+    "attempt": _attempt,
 }

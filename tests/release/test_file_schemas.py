@@ -22,6 +22,7 @@ FILES = {  # a schema -> the files of a project that it describes
     "gates": ("exports/*/evidence/gates.json",),
     "item": ("exports/*/evidence/items.jsonl",),
     "claim": ("exports/*/evidence/claims.intoto.jsonl",),
+    "attempt": ("cache/attempts.jsonl",),
 }
 
 
@@ -70,6 +71,7 @@ def test_files_of_a_run_and_an_export_are_valid(written: Project) -> None:
         ("event", "events.jsonl", {"event": "other"}),
         ("claim", "exports/*/evidence/claims.intoto.jsonl", {"payload": None}),
         ("lock", "exports/*/evidence/suite.lock.json", {"recorded": None}),
+        ("attempt", "cache/attempts.jsonl", {"id": "abc"}),
     ],
 )
 def test_what_is_changed_is_not_valid(written: Project, name: str, pattern: str, change: dict[str, Any]) -> None:
