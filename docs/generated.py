@@ -48,7 +48,11 @@ CODES = {  # a page -> its title and the first letters of the checks that it lis
 }
 FORMATS = {  # a page -> its title, where its keys are explained, and the schemas that it shows
     "reference/formats.md": ("Formats of a run", "run-folder.md", ("report", "sample", "event", "lock")),
-    "reference/formats-evidence.md": ("Formats of evidence", "evidence.md", ("manifest", "gates", "item", "claim", "attempt")),
+    "reference/formats-evidence.md": (
+        "Formats of evidence",
+        "evidence.md",
+        ("manifest", "gates", "item", "claim", "attempt"),
+    ),
 }
 MEANT = {  # where a table's keys are explained
     "adapter": "suite-training.md#adapter", "train": "suite-training.md#train", "sweep": "suite-training.md#sweep",

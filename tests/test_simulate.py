@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import simulate
+from bench import draws, simulate
 from harness.stats import ratio, tests
 
 ALPHA = 0.05
@@ -31,13 +31,13 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str) -> No
     """Rows expanded from the simulated sums get the same p-values from `stats.cluster_t`."""
     rng = np.random.default_rng(0)
     if kind == "share":
-        draw = simulate.clustered_share(rng, 12, 0.9, 0.3, what)
+        draw = draws.clustered_share(rng, 12, 0.9, 0.3, what)
     elif kind == "pairs":
-        draw = simulate.clustered_pairs(rng, 12, 0.2, -0.05, 0.3, what)
+        draw = draws.clustered_pairs(rng, 12, 0.2, -0.05, 0.3, what)
     elif kind == "ratio":
-        draw = simulate.perplexity(rng, 40, "very skewed, lognormal(0.8)", what)
+        draw = draws.perplexity(rng, 40, "very skewed, lognormal(0.8)", what)
     else:
-        draw = simulate.score_differences(rng, 40, 0.95) if what == "difference" else simulate.scores(rng, 40, what)
+        draw = draws.score_differences(rng, 40, 0.95) if what == "difference" else draws.scores(rng, 40, what)
     data = draw(30)
     of = ratio.ratio(data.sums, data.weights)
     found = simulate.judge(data, of, kind)(data.truth - 0.03)
@@ -66,7 +66,7 @@ def rows(data: object, run: int, kind: str) -> tuple[list[float], list[float], l
 
 def test_a_cell_finds_what_is_wrong_with_the_plain_t() -> None:
     """40 clusters, a share of 0.95: the plain t passes over 8 % of the time, the gate's test at most 1.2 alpha."""
-    found = simulate.cell("", simulate.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, "1-12"), 2000, "share")
+    found = simulate.cell("", draws.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, "1-12"), 2000, "share")
     assert found.plain[0] > 8
     assert found.passed < 6
     assert found.blocked < 6

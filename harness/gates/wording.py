@@ -58,7 +58,8 @@ def together(hypothesis: Hypothesis) -> str:
     """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
     if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
         return ""
-    found = None if hypothesis.metric.scale == "count" else correlation(differences(hypothesis)[0])
+    known = hypothesis.supposing(None) if hypothesis.lost else hypothesis
+    found = None if known.metric.scale == "count" else correlation(differences(known)[0])
     if found is None or found[1] > TOGETHER:
         return ""
     return f"; neighbouring rows go together (correlation {found[0]:.2f}, p = {found[1]:.2g}): is a cluster missing?"
