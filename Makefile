@@ -15,7 +15,7 @@ FUZZ ?= 300s
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate pictures docs release clean
+.PHONY: demo test quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate simulate-long pictures docs release clean
 
 demo: $(DEMO)
 	$(BIN)/harness run suites/domain.toml
@@ -69,6 +69,10 @@ architectures: $(READY)
 # paired-rows.md
 simulate: $(READY)
 	$(BIN)/python -m bench.simulate
+
+# every cell on 20,000 runs, printed and not written: an hour and a half
+simulate-long: $(READY)
+	$(BIN)/python -m bench.simulate --long
 	$(BIN)/python -m bench.point_rule
 
 # the pictures of README and docs, from a real run: make pictures RUN=reports/domain-20261126T131146Z

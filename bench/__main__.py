@@ -21,7 +21,7 @@ from bench.machine import cores, describe
 from bench.page import Section, page
 from bench.setting import MODEL, Setting
 
-PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing")
+PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing", "busy")
 APART = ("vllm",)  # needs an environment of its own, so it is run by name only
 Options = dict[str, dict[str, Any]]  # by part
 Record = dict[str, Any]

@@ -11,9 +11,10 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.setting import Setting
@@ -27,15 +28,22 @@ class ChildError(Exception):
     """A child process failed; the text ends with the last lines it wrote."""
 
 
-def call(function: Side, setting: Setting, *, timeout: float | None = None, **arguments: Any) -> dict[str, Any]:
-    """Call a module's function as `function(setting, **arguments)` in a process of its own.
+def call(
+    function: Side,
+    setting: Setting,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    *,
+    timeout: float | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Call a module's function as `function(setting, **arguments)` in a process of its own, with more variables.
 
     Raises ChildError when that fails, or takes more than `timeout` seconds.
     """
     words = json.dumps({"setting": vars(setting), "arguments": arguments})
     command = [sys.executable, "-m", "bench.child", function.__module__, function.__name__, words]
     threads = {"OMP_NUM_THREADS": str(setting.threads), "MKL_NUM_THREADS": str(setting.threads)}
-    found: dict[str, Any] = json.loads(run(command, threads, timeout).splitlines()[-1])
+    found: dict[str, Any] = json.loads(run(command, {**threads, **environment}, timeout).splitlines()[-1])
     return found
 
 

@@ -1,6 +1,6 @@
 """Measure how often each test of a gate is wrong, and how often it is right; write docs/explanation/statistics-*.md.
 
-python -m bench.simulate [--quick] [--to docs/explanation]
+python -m bench.simulate [--quick | --long] [--to docs/explanation]
 
 Data are drawn so that the claim is exactly on its threshold (false passes, false blocks), then judged
 against a threshold 2.5 standard errors away (power). Binomial, McNemar and Tango are summed over every table
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,30 +20,21 @@ import numpy as np
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from bench import judge_rates, plan_rates
-from harness.stats import eprocess, means, power, ratio, tango, unseen
+from bench import draws, judge_rates, plan_rates
+from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
+from harness.stats import eprocess, means, nested, power, ratio, shares, tango, unseen
 from harness.stats import tests as stats
 
 ALPHA = 0.05
-RUNS, QUICK = 4_000, 1_000
+RUNS, QUICK, LONG = 4_000, 1_000, 20_000
+DOUBTED = 110 * ALPHA  # a rate above which LONG fresh runs are drawn
+SURE = 2.3263  # standard errors above a rate of LONG runs, for the upper 99 % bound that is held to the bar
 BATCH = 500
 AWAY = 2.5  # standard errors between truth and threshold where power is measured
 START, END = "<!-- simulated: make simulate -->\n", "<!-- /simulated -->\n"
 
 Floats = np.ndarray
 P = tuple[Floats, Floats]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Runs of clusters: sums and weights (runs, clusters), the truth, and what the rows are."""
-
-    sums: Floats
-    weights: Floats
-    truth: float
-    changed: Floats | None = None  # rows that differ, of pairs
-    rows: Floats | None = None  # the values of independent rows in their range
-    support: unseen.Support = (0.0, 1.0)
 
 
 # ------------------------------------------------------------------ what a gate does with clusters and means
@@ -66,9 +57,19 @@ class Cell:
     power: float
     best: float  # Student's t with the critical value that would have made it right in this very cell
     betting: float | None = None
+    runs: int = RUNS
 
 
 def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -> Cell:
+    """Simulate one cell; where its false pass is over DOUBTED, once more on LONG fresh runs."""
+    found = simulated(where, draw, runs, kind)
+    if found.passed <= DOUBTED or runs >= LONG:
+        return found
+    again = simulated(where, draw, LONG, kind)
+    return replace(again, where=f"{where}; {LONG:,} runs, at first {found.passed:.1f}")
+
+
+def simulated(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -> Cell:
     """Simulate one cell in batches."""
     found: list[list[P]] = []
     t_at: list[tuple[Floats, Floats]] = []
@@ -98,129 +99,12 @@ def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -
         share(off[0] <= ALPHA),
         share(t1 > fair),
         share(np.concatenate(bets)) if bets else None,
+        runs,
     )
 
 
 def share(hits: Floats) -> float:
     return 100 * float(np.mean(hits))
-
-
-# ------------------------------------------------------------------ data
-
-
-def sizes_of(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Floats:
-    """Return how many rows each cluster has: all 6, 1 to 12, by rank (6 on average), or Pareto's 1.5 up to 500."""
-    if kind == "zipf":
-        ranks = np.arange(1, shape[1] + 1)
-        sizes = np.maximum(1, np.round(6 * shape[1] / (1 / ranks).sum() / ranks))
-        return np.broadcast_to(sizes.astype(int), shape)
-    if kind == "pareto":
-        return np.minimum(np.ceil(2 * (1 + rng.pareto(1.5, shape))), 500).astype(int)
-    return np.full(shape, 6) if kind == "equal" else rng.integers(1, 13, shape)
-
-
-def clustered_share(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
-    """0/1 rows, beta-binomial clusters."""
-
-    def draw(runs: int) -> Data:
-        sizes = sizes_of(rng, kind, (runs, count))
-        rate = rng.beta(p * (1 - icc) / icc, (1 - p) * (1 - icc) / icc, (runs, count)) if icc else p
-        return Data(rng.binomial(sizes, rate).astype(float), sizes.astype(float), p)
-
-    return draw
-
-
-def clustered_scores(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
-    """Scores of 0, ½ and 1, two draws of a cluster's rate each."""
-
-    def draw(runs: int) -> Data:
-        data = clustered_share(rng, count, p, icc, kind)(runs)
-        sizes = data.weights.astype(int)
-        rate = rng.beta(p * (1 - icc) / icc, (1 - p) * (1 - icc) / icc, (runs, count))
-        return Data(rng.binomial(2 * sizes, rate) / 2, data.weights, p)
-
-    return draw
-
-
-def clustered_pairs(
-    rng: np.random.Generator, count: int, discordance: float, difference: float, icc: float, kind: str
-) -> Callable[[int], Data]:
-    """Differences of 0/1 rows, Dirichlet-multinomial clusters."""
-    shares = np.array([(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance])
-
-    def draw(runs: int) -> Data:
-        sizes = sizes_of(rng, kind, (runs, count))
-        if icc:
-            gammas = rng.gamma(np.broadcast_to(shares * (1 - icc) / icc, (runs, count, 3)))
-            rates = gammas / np.maximum(gammas.sum(-1, keepdims=True), 1e-300)
-        else:
-            rates = np.broadcast_to(shares, (runs, count, 3))
-        won = rng.binomial(sizes, rates[..., 0])
-        rest = np.clip(rates[..., 1] / np.maximum(1 - rates[..., 0], 1e-12), 0, 1)
-        lost = rng.binomial(sizes - won, rest)
-        return Data((won - lost).astype(float), sizes.astype(float), difference, (won + lost).astype(float))
-
-    return draw
-
-
-def score_differences(rng: np.random.Generator, n: int, factor: float) -> Callable[[int], Data]:
-    """Differences c - factor·b of two scores in [0, 1] on the same rows, Beta(4, 1) around one difficulty."""
-
-    def draw(runs: int) -> Data:
-        hard = rng.beta(4, 1, (runs, n))
-        ours, theirs = (rng.beta(8 * hard + 0.2, 8 * (1 - hard) + 0.2) for _ in range(2))
-        values = ours - factor * theirs
-        return Data(values, np.ones_like(values), truth, rows=values, support=(-factor, 1.0))
-
-    hard = 8 * rng.beta(4, 1, 1_000_000)
-    truth = (1 - factor) * float(((hard + 0.2) / 8.4).mean())
-    return draw
-
-
-SCORES: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Floats], float]] = {
-    "symmetric, Beta(2, 2)": (lambda rng, shape: rng.beta(2, 2, shape), 0.5),
-    "skewed, Beta(1, 0.1)": (lambda rng, shape: rng.beta(1, 0.1, shape), 1 / 1.1),
-    "0, ½ or 1 (10, 10, 80 %)": (lambda rng, shape: rng.choice([0, 0.5, 1], shape, p=[0.1, 0.1, 0.8]), 0.85),
-    "rare disasters, 2 % are 0": (
-        lambda rng, shape: np.where(rng.random(shape) < 0.02, 0.0, rng.uniform(0.9, 1, shape)),
-        0.931,
-    ),
-}
-
-
-def scores(rng: np.random.Generator, n: int, name: str) -> Callable[[int], Data]:
-    """Independent rows with a score in [0, 1]."""
-    make, truth = SCORES[name]
-
-    def draw(runs: int) -> Data:
-        rows = make(rng, (runs, n))
-        return Data(rows, np.ones_like(rows), truth, rows=rows)
-
-    return draw
-
-
-NATS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
-    "normal": lambda rng, shape: rng.standard_normal(shape),
-    "heavy tails, t(4)": lambda rng, shape: rng.standard_t(4, shape),
-    "skewed, exponential": lambda rng, shape: 1 - rng.exponential(1, shape),
-    "very skewed, lognormal(0.8)": lambda rng, shape: np.exp(0.32) - rng.lognormal(0, 0.8, shape),
-    "Pareto(3)": lambda rng, shape: 0.5 - rng.pareto(3, shape),
-}
-TOKENS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
-    "equal": lambda rng, shape: np.full(shape, 100.0),
-    "lognormal(0.8)": lambda rng, shape: np.round(rng.lognormal(4, 0.8, shape)) + 1,
-    "Pareto(1.5)": lambda rng, shape: np.round(20 * (1 + rng.pareto(1.5, shape))),
-}
-
-
-def perplexity(rng: np.random.Generator, n: int, name: str, lengths: str = "lognormal(0.8)") -> Callable[[int], Data]:
-    """Documents of uneven length; differences of nats per token, better is higher, bad documents are rare."""
-
-    def draw(runs: int) -> Data:
-        tokens = TOKENS[lengths](rng, (runs, n))
-        return Data(NATS[name](rng, tokens.shape) * tokens, tokens, 0.0)
-
-    return draw
 
 
 # ------------------------------------------------------------------ tables of outcomes, summed
@@ -249,15 +133,15 @@ def tango_sizes(n: int, discordance: float, difference: float, margin: float) ->
     return 100 * rates[0], 100 * rates[1]
 
 
-def fewest(n: int, changed: int, margin: float) -> int:
+def fewest(n: int, changed: int, margin: float, alpha: float = ALPHA) -> int:
     """Return the fewest wins among the changed rows that prove a difference above -margin; changed + 1 if none do."""
     low, high = 0, changed + 1
     if not changed:
-        return 0 if margin > 0 and (1 - margin) ** n <= ALPHA else 1
+        return 0 if margin > 0 and (1 - margin) ** n <= alpha else 1
     while low < high:
         middle = (low + high) // 2
         p = tango.fitted_p(middle, changed - middle, n, -margin)[0]
-        low, high = (low, middle) if p <= ALPHA else (middle + 1, high)
+        low, high = (low, middle) if p <= alpha else (middle + 1, high)
     return low
 
 
@@ -317,7 +201,9 @@ def table(title: str, cells: list[Cell]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|" + ("---|" if betting else "") + "\n"
     for c in cells:
         plain = f"{c.plain[0]:.1f} / {c.plain[1]:.1f}"
-        line = f"| {c.where} | {mark(c.passed)} | {mark(c.blocked)} | {plain} | {c.power:.0f} | {c.best:.0f} |"
+        surely = SURE * (c.passed * (100 - c.passed) / LONG) ** 0.5 if c.runs >= LONG else 0.0
+        line = f"| {c.where} | {mark(c.passed, 120 * ALPHA - surely)} | {mark(c.blocked)} | {plain} "
+        line += f"| {c.power:.0f} | {c.best:.0f} |"
         yield line + (f" {c.betting:.0f} |" if c.betting is not None else "") + "\n"
 
 
@@ -326,14 +212,18 @@ def mark(rate: float, bar: float = 120 * ALPHA) -> str:
     return f"**{rate:.1f}**" if rate > bar else f"{rate:.1f}"
 
 
-SIZES = {"equal": "6 rows each", "1-12": "1 to 12 rows", "zipf": "sizes by rank", "pareto": "Pareto sizes"}
 COUNTS = (20, 50, 200, 1000)
 
 
 def shares_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for kind, words in SIZES.items():
         cells = [
-            cell(f"{g} clusters, share {p}, correlation {icc}", clustered_share(rng, g, p, icc, kind), runs, "share")
+            cell(
+                f"{g} clusters, share {p}, correlation {icc}",
+                draws.clustered_share(rng, g, p, icc, kind),
+                runs,
+                "share",
+            )
             for g in COUNTS
             for p in (0.5, 0.8, 0.9, 0.95)
             for icc in (0.0, 0.1, 0.5)
@@ -346,7 +236,7 @@ def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
         cells = [
             cell(
                 f"{g} clusters, discordance {d}, margin {m}, correlation {icc}",
-                clustered_pairs(rng, g, d, -m, icc, kind),
+                draws.clustered_pairs(rng, g, d, -m, icc, kind),
                 runs,
                 "pairs",
             )
@@ -358,17 +248,24 @@ def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 
 def scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    cells = [cell(f"{name}, n = {n}", scores(rng, n, name), runs, "score") for n in (50, 200, 1000) for name in SCORES]
+    cells = [
+        cell(f"{name}, n = {n}", draws.scores(rng, n, name), runs, "score") for n in (50, 200, 1000) for name in SCORES
+    ]
     yield from table("Scores in [0, 1], independent rows", cells)
     cells = [
-        cell(f"{what}, n = {n}", score_differences(rng, n, factor), runs, "score")
+        cell(f"{what}, n = {n}", draws.score_differences(rng, n, factor), runs, "score")
         for n in (50, 200, 1000)
         for what, factor in (("two scores", 1.0), ("at most 5% worse", 0.95))
     ]
     yield from table("Differences of scores on the same rows, and a relative margin", cells)
     for kind, words in SIZES.items():
         cells = [
-            cell(f"{g} clusters, mean {p}, correlation {icc}", clustered_scores(rng, g, p, icc, kind), runs, "share")
+            cell(
+                f"{g} clusters, mean {p}, correlation {icc}",
+                draws.clustered_scores(rng, g, p, icc, kind),
+                runs,
+                "share",
+            )
             for g in COUNTS
             for p in (0.5, 0.9)
             for icc in (0.1, 0.5)
@@ -379,7 +276,9 @@ def scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 def perplexity_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for lengths in TOKENS:
         cells = [
-            cell(f"{name}, n = {n}", perplexity(rng, n, name, lengths), runs, "ratio") for n in COUNTS for name in NATS
+            cell(f"{name}, n = {n}", draws.perplexity(rng, n, name, lengths), runs, "ratio")
+            for n in COUNTS
+            for name in NATS
         ]
         yield from table(f"Perplexity: nats per token, lengths {lengths}", cells)
 
@@ -422,6 +321,137 @@ def combine(rng: np.random.Generator, count: int, right: float, runs: int) -> tu
     return 100 * hits[0] / runs, 100 * hits[1] / runs
 
 
+MARGINS = (0.02, 0.05, 0.1)
+
+
+def unchanged_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """How many clusters without a change prove a margin, exact for their sizes."""
+    yield "\n## Clusters of which none changed: how many prove that at most so much is lost\n\n"
+    yield f"| sizes | {' | '.join(f'{m:.0%}' for m in MARGINS)} | 100 clusters prove | 300 |\n" + "|---" * 6 + "|\n"
+    for kind, words in MORE_SIZES.items():
+        shown = {g: unchanged(kind, g) for g in COUNTED}
+        needed = [next((g for g in COUNTED if shown[g] <= m), None) for m in MARGINS]
+        proven = [f"{100 * unchanged(kind, g):.1f} %" for g in (100, 300)]
+        yield f"| {words} | {' | '.join(str(g) if g else 'never' for g in needed)} | {' | '.join(proven)} |\n"
+
+
+COUNTED = [*range(25, 160), *range(160, 600, 10), *range(600, 3000, 100)]
+
+
+def unchanged(kind: str, count: int) -> float:
+    """Return the largest share that may be lost where none of so many clusters changed."""
+    sizes = draws.sizes_of(np.random.default_rng(5), kind, (1, count))[0].astype(float)
+    return -unseen.bounds(0.0, sizes, ALPHA, (-1.0, 1.0))[0]
+
+
+def sizes_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """Whole clusters are lost, and weighted rows: what the worst that few rows may hide does to a test."""
+    for pairs, what in ((True, "pairs that nobody wins"), (False, "0/1 rows")):
+        for kind, words in MORE_SIZES.items():
+            cells = [
+                cell(
+                    f"{g} clusters, {100 * m:.0f} % lost, correlation {icc}{', large ones more' if grows else ''}",
+                    draws.lost_clusters(rng, g, m, icc, kind, pairs=pairs, grows=grows),
+                    runs,
+                    "pairs" if pairs else "share",
+                )
+                for g in (50, 100, 200)
+                for m in ((0.03, 0.05) if pairs else (0.05, 0.1))
+                for icc, grows in ((0.7, False), (0.7, True), (1.0, False), (1.0, True))
+                if not grows or kind != "equal"
+            ]
+            yield from table(f"Whole clusters lost, {words}: {what}", cells)
+    cells = [
+        cell(
+            f"{n} rows, share {p}, lognormal({s}){', heavy ones fail more' if grows else ''}",
+            draws.weighted_rows(rng, n, p, s, grows=grows),
+            runs,
+            "score",
+        )
+        for s in (0.5, 1.0)
+        for n in (20, 60, 200)
+        for p in (0.9, 0.98)
+        for grows in (False, True)
+    ]
+    yield from table("0/1 rows of unequal weight", cells)
+    cells = [
+        cell(f"{name}, {n} documents, cap {cap}", draws.capped_documents(rng, n, name, cap), runs, "score")
+        for name in CHANGES
+        for n in (30, 50, 100, 300)
+        for cap in (0.2, 0.5)
+    ]
+    yield from table("Rare disasters of documents, with a `cap`", cells)
+
+
+def forgotten_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """What passes falsely where a suite does not say what its rows are, and where it does."""
+    yield "| rows | forgotten | declared |\n|---|---|---|\n"
+    for icc in (0.3, 0.5):
+        data = draws.clustered_pairs(rng, 34, 0.1, -0.05, icc, "equal")(5 * runs)
+        rows, changed = int(data.weights[0].sum()), data.changed.sum(-1)
+        wins = ((changed + data.sums.sum(-1)) / 2).astype(int)
+        hits = passes(wins, changed.astype(int) - wins, rows, 0.05, ALPHA)
+        known = cell("", draws.clustered_pairs(rng, 34, 0.1, -0.05, icc, "equal"), runs, "pairs").passed
+        yield f"| {rows} rows, six to a document, correlation {icc}, discordance 0.1, margin of 5 points "
+        yield f"| {share(hits):.1f} | `cluster`: {known:.1f} |\n"
+    for name in CHANGES:
+        for n in (30, 50, 100):
+            free = cell("", draws.capped_documents(rng, n, name, np.inf), runs, "ratio").passed
+            capped = cell("", draws.capped_documents(rng, n, name, 0.5), runs, "score").passed
+            yield f"| {n} documents, {name}, perplexity | {free:.1f} | `cap = 0.5`: {capped:.1f} |\n"
+    (wins, losses), at = looked_at(rng, 0.1, -0.02, 5 * runs), nested.levels(LOOKS, LOOKS[-1], ALPHA)
+    naive, shared = (
+        share(np.any([passes(w, b, n, 0.02, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)], 0))
+        for each in ([ALPHA] * len(LOOKS), at)
+    )
+    yield f"| {', '.join(map(str, LOOKS))} rows until one passes, discordance 0.1, margin of 2 points "
+    yield f"| {naive:.1f} | `rows_at_most`: {shared:.1f} |\n"
+
+
+LOOKS = (200, 400, 800, 1600)
+CASES = ((0.1, 0.02, -0.02), (0.1, 0.02, 0.0), (0.1, 0.05, -0.05), (0.1, 0.05, 0.0), (0.2, 0.0, 0.0), (0.2, 0.0, 0.03))
+
+
+def looks_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """The same weights on more and more rows, until a look passes."""
+    yield f"\n## `rows_at_most = {LOOKS[-1]}`: looks at {', '.join(map(str, LOOKS))} rows until one passes\n\n"
+    yield "| discordance | margin | truth | passed, at a look | passed by the last | rows on average "
+    yield "| looked at four times at 5 % each | one test of all rows |\n" + "|---" * 8 + "|\n"
+    for d, margin, truth in CASES:
+        wins, losses = looked_at(rng, d, truth, 5 * runs)
+        at = nested.levels(LOOKS, LOOKS[-1], ALPHA)
+        shared, naive = (
+            np.stack([passes(w, b, n, margin, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)])
+            for each in (at, [ALPHA] * len(LOOKS))
+        )
+        by = [share(shared[: i + 1].any(0)) for i in range(len(LOOKS))]
+        rows = np.where(shared.any(0), np.array(LOOKS)[shared.argmax(0)], LOOKS[-1]).mean()
+        first, last = " / ".join(f"{x:.1f}" for x in by[:-1]), mark(by[-1]) if truth <= -margin else f"{by[-1]:.1f}"
+        yield f"| {d} | {margin} | {truth:+.2f} | {first} | {last} | {rows:.0f} "
+        yield f"| {share(naive.any(0)):.1f} | {share(naive[-1]):.1f} |\n"
+
+
+def looked_at(
+    rng: np.random.Generator, discordance: float, truth: float, runs: int
+) -> tuple[list[Floats], list[Floats]]:
+    """Return the rows won and lost at each of LOOKS, of nested rows, (runs,) each."""
+    each = [(discordance + truth) / 2, (discordance - truth) / 2, 1 - discordance]
+    more = np.diff((0, *LOOKS))
+    seen = np.cumsum(np.stack([rng.multinomial(n, each, runs) for n in more]), 0)
+    return seen[..., 0], seen[..., 1]
+
+
+def passes(wins: Floats, losses: Floats, n: int, margin: float, alpha: float) -> Floats:
+    """Return which of many tables of independent rows a gate passes at a level."""
+    changed = wins + losses
+    numbers, inverse = np.unique(changed, return_inverse=True)
+    if margin:
+        few = np.array([fewest(n, int(k), margin, alpha) for k in numbers])
+    else:
+        few = shares.fewest_wins(numbers, alpha, mid=shares.midp_holds(n, alpha))
+    return np.asarray(wins >= few[inverse])
+
+
 def exact_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "\n## 0/1 rows, independent: exact sizes, every table of outcomes summed\n\n"
     yield "| test | | false pass | false block |\n|---|---|---|---|\n"
@@ -432,7 +462,7 @@ def exact_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for n in (50, 200, 1000):
         for d in (0.05, 0.1, 0.2, 0.3):
             size = 100 * power.pairs_power(0.0, 0.0, d, n, ALPHA)
-            yield f"| exact McNemar | n = {n}, discordance {d} | {size:.1f} | {size:.1f} |\n"
+            yield f"| McNemar, mid-p | n = {n}, discordance {d} | {size:.1f} | {size:.1f} |\n"
     yield "\n| Tango | false pass | false block | normal score instead | power, equal models | normal score's |\n"
     yield "|---|---|---|---|---|---|\n"
     for n in (50, 60, 100, 200, 1000):
@@ -485,7 +515,7 @@ def cluster_means(rng: np.random.Generator, count: int, p: float, icc: float, ki
     """Means of the rows of each cluster, all of them alike."""
 
     def draw(runs: int) -> Data:
-        data = clustered_share(rng, count, p, icc, kind)(runs)
+        data = draws.clustered_share(rng, count, p, icc, kind)(runs)
         rows = data.sums / data.weights
         return Data(rows, np.ones_like(rows), p, rows=rows)
 
@@ -501,6 +531,8 @@ PAGES = {  # a file -> what writes its tables
     "statistics-scores.md": (scores_page, estimand_page, combine_page),
     "statistics-shares.md": (shares_page,),
     "statistics-pairs.md": (pairs_page,),
+    "statistics-sizes.md": (unchanged_page, sizes_page, looks_page),
+    "assumptions.md": (forgotten_page,),
     "statistics-judge-and-plan.md": (judge_rates.page, plan_page),
 }
 
@@ -508,9 +540,11 @@ PAGES = {  # a file -> what writes its tables
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} runs a cell instead of {RUNS}, and print only")
+    parser.add_argument("--long", action="store_true", help=f"{LONG} runs a cell, and print only")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent.parent / "docs/explanation", metavar="FOLDER")
     asked = parser.parse_args()
-    runs, tables, begun = QUICK if asked.quick else RUNS, dict.fromkeys(PAGES, ""), time.process_time()
+    runs = LONG if asked.long else QUICK if asked.quick else RUNS
+    tables, begun = dict.fromkeys(PAGES, ""), time.process_time()
     for name, parts in PAGES.items():
         for part in parts:
             began = time.perf_counter()
@@ -521,7 +555,7 @@ def main() -> None:
     took = f"{(time.process_time() - begun) / 60:.0f} minutes of one core"
     told = f"{runs:,} runs a cell unless a table says otherwise; a rate of 5 % has an error of {error:.2f} points"
     print(took)
-    for name, text in tables.items() if not asked.quick else ():
+    for name, text in tables.items() if runs == RUNS else ():
         write_tables(asked.to / name, f"\nAll pages were simulated in {took} with {told}.\n{text}")
 
 

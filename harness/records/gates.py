@@ -361,7 +361,7 @@ def _margin_mistakes(gate: Gate, metric: Metric) -> list[str]:
 
 def _cap_mistakes(gate: Gate, metric: Metric) -> list[str]:
     """Return why no row's difference can be cut, or why the cap decides the claim whatever the rows say."""
-    if gate.cap is None or not gate.versus:
+    if gate.cap is None or not gate.versus or not gate.cap > 0:
         return []
     if metric.combine or metric.scale in ("count", "agreement"):
         made = "made from all rows at once" if metric.combine else f"a {metric.scale}"
