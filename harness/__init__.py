@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
     from harness.artifacts.gguf import Gguf, gguf_of, read_gguf
     from harness.artifacts.kept import seal as seal_folder
+    from harness.artifacts.reads import meant_otherwise, weight_files
     from harness.artifacts.safetensors import Safetensors, read_safetensors
     from harness.capabilities import adapter, checker, evaluator, exporter, loader, trainer
     from harness.collection.plan import Task
@@ -154,6 +155,7 @@ __all__ = [
     "loader",
     "markdown",
     "marked_text",
+    "meant_otherwise",
     "metric",
     "numbered",
     "out_of_memory",
@@ -181,6 +183,7 @@ __all__ = [
     "told_error",
     "told_ref",
     "trainer",
+    "weight_files",
     "weights_digest",
     "whole_text",
     "wilson",
@@ -274,6 +277,8 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "told_error": "harness.workers.protocol",
     "told_ref": "harness.workers.protocol",
     "trainer": "harness.capabilities",
+    "meant_otherwise": "harness.artifacts.reads",
+    "weight_files": "harness.artifacts.reads",
     "weights_digest": "harness.artifacts.digests",
     "whole_text": "harness.texts.shown:whole",
     "wire": "harness.answers.wire:",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.artifacts.gguf import SUFFIX, TEMPLATE, gguf_of, read_gguf
+from harness.artifacts.reads import weight_files
 from harness.artifacts.safetensors import Safetensors, read_header
 from harness.files import open_file
 
@@ -36,7 +37,9 @@ _hashed: dict[tuple[str, int, int, int, int, int], Hashed] = {}
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the digest of the tensors in a folder's *.safetensors, or of its one GGUF file, 64 hex digits.
+    """Return the digest of the tensors in the weight files that a folder is read from, 64 hex digits.
+
+    That is safetensors, see `reads.weight_files`, or its one GGUF file.
 
     Hashed are each tensor's name, dtype, shape and sha256 in order of names, so the digest does not depend
     on how the tensors are spread over files nor on metadata. A GGUF file is hashed whole: its metadata says how to
@@ -46,7 +49,7 @@ def weights_digest(folder: Path) -> str:
     if single := gguf_of(folder):
         read_gguf(single)
         return file_digest(single.resolve())
-    files = {p.name: hash_file(p, follow=True, whole=False) for p in sorted(folder.glob("*.safetensors"))}
+    files = {name: hash_file(folder / name, follow=True, whole=False) for name in weight_files(folder)}
     try:
         return weights_of(files)
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.artifacts.digests import template_digest, walk
 from harness.artifacts.gguf import read_gguf
+from harness.artifacts.reads import beside, meant_otherwise
 from harness.artifacts.safetensors import read_safetensors
 from harness.files import open_file
 
@@ -49,9 +50,10 @@ def is_allowed(path: Path) -> bool:
 
 
 def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
-    """Return the names of the files of a model's folder that may ship: those at its top, and its chat templates.
+    """Return the names of the files of a model's folder that may ship: what it is read from, its templates, its texts.
 
-    `only` are patterns of names; what matches none of them is not looked at.
+    `only` are patterns of names; what matches none of them is not looked at. What another reader would take for the
+    model stays behind, see `reads.beside`.
     Raises Unsafe at a link that leads out of the folder and of its Hub cache, at a pipe, socket or device, and at a
     name that another system reads as something else. What is of another kind, such as a pickle, is left where it is.
     """
@@ -73,7 +75,13 @@ def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
         _check_name(name)
         _no_way_out(model, model / name, stat.S_ISREG)
     _no_twins(found)
-    return found
+    others = {*beside(model)}
+    return [name for name in found if name not in others]
+
+
+def left_behind(model: Path) -> list[str]:
+    """Return the names of the files beside a model that another reader would take for it, and that do not ship."""
+    return [name for name in beside(model) if not name.startswith(OURS)]
 
 
 def check_files(model: Path) -> str:
@@ -97,6 +105,19 @@ def _check_contents(model: Path, names: Sequence[str]) -> None:
             _check_text(name, path)
     _disjoint(tensors)
     check_indexes(model, tensors)
+    if others := beside(model, names):
+        raise Unsafe(f"{others[0]}: the model is not read from it, and by another reader would be; leave it out")
+    _check_meaning(model)
+
+
+def _check_meaning(model: Path) -> None:
+    """Raise Unsafe where two readers would make two models of a folder."""
+    try:
+        why = meant_otherwise(model)
+    except ValueError as error:
+        raise Unsafe(str(error)) from None
+    if why:
+        raise Unsafe(why)
 
 
 def _check_name(name: str) -> None:
@@ -236,6 +257,7 @@ def check_candidate(model: Path) -> None:
         if not name.endswith(weights):
             _check_text(name, model / name)
     check_indexes(model)
+    _check_meaning(model)
     try:
         template_digest(model)
     except ValueError as error:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from harness.artifacts.reads import is_whole
+
 SUFFIX = ".gguf"
 TEMPLATE = "tokenizer.chat_template"
 FACTORS = "rope_freqs.weight"
@@ -55,8 +57,11 @@ class Gguf:
 
 
 def gguf_of(folder: Path) -> Path | None:
-    """Return the one GGUF file of a folder, or None; raises ValueError at a second one, or beside safetensors."""
-    files = sorted(folder.glob(f"*{SUFFIX}"))
+    """Return the one GGUF file that a folder is read from, or None; raises ValueError where it is not clear which.
+
+    Beside the weights that transformers looks for, none is.
+    """
+    files = [] if is_whole(folder) else sorted(folder.glob(f"*{SUFFIX}"))
     if len(files) > 1:
         raise ValueError(f"{folder}: holds {len(files)} {SUFFIX} files; which one is meant?")
     if files and any(folder.glob("*.safetensors")):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from harness.artifacts.formats import left_behind
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, of_the_machine
 from harness.files import write_text
@@ -21,6 +23,7 @@ from harness.records.run import Report, Run
 from harness.reports.junit import junit
 from harness.reports.run_folder import RunFolder
 
+MOST_SHOWN = 5  # names of files
 Stages = Callable[[Session, Record, Adjudicator], Stop | None]
 
 
@@ -48,6 +51,7 @@ def _place(session: Session, record: Record) -> tuple[Session, Adjudicator]:
     session = replace(session, folder=RunFolder(options.out, suite.name, record.started))
     assert session.folder
     record.opened(session.folder.path, suite.model.path, opened)
+    _tell_what_stays(session, record)
     ledger = Ledger.here(record.warn) if options.counts and not options.select else None
     if ledger:
         ledger.lines()  # a line that was lost is told before anything is measured
@@ -55,6 +59,19 @@ def _place(session: Session, record: Record) -> tuple[Session, Adjudicator]:
     adjudicator = Adjudicator(session.collection, record.about.waivers, day, opened.lacking, ledger, base)
     lock_suite(session, record, adjudicator)
     return replace(session, responses=remembered(options, record.warn)), adjudicator
+
+
+def _tell_what_stays(session: Session, record: Record) -> None:
+    """Warn of what lies beside the models that something is made of, or that are to ship, and would be another one."""
+    suite, opened = session.suite, session.opened
+    named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
+    folders = [Path(opened.source.path)] if suite.merges or suite.trains else []
+    for folder in [*folders, *([suite.resolve(named)] if named else [])]:
+        others = left_behind(folder) if folder.is_dir() else []
+        if others:
+            more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
+            shown = ", ".join(others[:MOST_SHOWN]) + more
+            record.warn(f'"{folder}": beside the model lie {shown}, which it is not read from; they stay behind')
 
 
 def _ending(session: Session, record: Record, adjudicator: Adjudicator, stages: Stages) -> Ending:

@@ -13,7 +13,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote
+from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote, weight_files
 from harness_checks import beside
 from harness_checks.frames import prompt_of
 
@@ -193,7 +193,7 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
 
     With `exact`, computed in float32 where that fits: half-precision arithmetic alone differs by more than a merge may.
     """
-    size = sum(file.stat().st_size for file in Path(ref.path).glob("*.safetensors"))
+    size = sum((Path(ref.path) / name).stat().st_size for name in weight_files(Path(ref.path)))
     wide = exact and size < LARGE and "dtype" in inspect.signature(load).parameters
     with load([ref], **({"dtype": "float32"} if wide else {})) as [subject]:
         if not hasattr(subject, "tokens") or not hasattr(subject, "scorer"):

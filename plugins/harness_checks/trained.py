@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, checker
+from harness import Finding, ModelRef, checker, weight_files
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
@@ -163,7 +163,7 @@ def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
     from safetensors import safe_open
 
     folder = adapter.adapter or Path(adapter.path)
-    for file in [folder / WEIGHTS] if adapter.adapter else sorted(folder.glob("*.safetensors")):
+    for file in (folder / name for name in ([WEIGHTS] if adapter.adapter else weight_files(folder))):
         if file.is_file():
             with safe_open(file, "pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 -- no mapping

@@ -6,9 +6,10 @@ Imports torch: import this module inside functions.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from harness import CheckFailed, UsageError, read_safetensors
+from harness import CheckFailed, UsageError, meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 INSTALL = "pip install 'finetune-harness[hf]'"
+BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|attn\.bias$|position_ids$")  # that old files hold
 BLOCK = 64  # numbers that share a scale in NF4
 PLACELESS = "PEFT finds no place for {} of its tensors"
 MISSING = "it lacks {} of the tensors that its adapter_config.json tells of"
@@ -34,8 +36,10 @@ def load_tokenizer(path: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        # where mistral-common is installed, its own file would come before the one that all others read
+        told = {"mistral_format": False} if (Path(path) / "tokenizer.json").is_file() else {}
         with quiet():
-            return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False, **told)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
 
@@ -97,7 +101,21 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
         raise UsageError(f'model "{path}": "{name}" is {list(there)}, its config.json wants {list(wanted)}')
     if missing := found["missing_keys"]:  # transformers fills them with random numbers, and only warns
         raise UsageError(f'model "{path}": "{min(missing)}" is not in its files; save the whole model')
+    _check_used(path, model, found["unexpected_keys"])
+    if why := meant_otherwise(Path(path), tied=bool(model.config.get_text_config().tie_word_embeddings)):
+        raise UsageError(f'model "{path}": {why}')
     return model
+
+
+def _check_used(path: str | Path, model: Any, unexpected: Iterable[str]) -> None:
+    """Raise UsageError at tensors that a model does not use, which another reader might; known buffers apart.
+
+    A model with more parts than text is loaded without them, and its files name it by another class.
+    """
+    left = sorted(name for name in unexpected if not BUFFERS.search(name))
+    if left and type(model).__name__ in (model.config.architectures or ()) and not _is_quantised(path):
+        what = f'"{left[0]}" is in its files, and the model does not use it'
+        raise UsageError(f'model "{path}": {what}, so that other readers may have another model; take it out')
 
 
 def _is_quantised(path: str | Path) -> bool:

@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, cache_dir, digest_of, isolated, out_of_memory, read_safetensors, write_text
+from harness import (
+    UsageError,
+    cache_dir,
+    digest_of,
+    isolated,
+    out_of_memory,
+    read_safetensors,
+    weight_files,
+    write_text,
+)
 from harness_hf import identity, sources
 
 SECONDS = 120.0  # for all of it, imports included, on a busy machine
@@ -28,7 +37,7 @@ TALKS = (
 def check(path: str) -> None:
     """Raise UsageError at what cannot be built, loaded or rendered; what passed once is not looked at again."""
     folder = Path(path)
-    headers = [dict(read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors"))]
+    headers = [dict(read_safetensors(folder / name).tensors) for name in weight_files(folder)]
     passed = cache_dir() / "probed" / digest_of([identity.described(folder), headers])
     if passed.exists():
         return

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import read_safetensors
+from harness import read_safetensors, weight_files
 
 NAN = {"F64": struct.pack("<d", float("nan")), "F32": struct.pack("<f", float("nan")), "F16": b"\x00\x7e"}
 NAN["BF16"] = b"\xc0\x7f"
@@ -41,7 +41,7 @@ def noise(base: Path, out: Path, *, seed: int) -> None:
 
     _copy(base, out)
     chance = torch.Generator().manual_seed(seed)
-    for file in sorted(out.glob("*.safetensors")):
+    for file in (out / name for name in weight_files(out)):
         tensors = load_file(file)
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
@@ -59,7 +59,7 @@ def _copy(base: Path, out: Path) -> None:
 
 def _places(folder: Path) -> Iterator[tuple[Path, str, int, int]]:
     """Yield file, dtype, first byte and size of every tensor of floating-point numbers."""
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in (folder / name for name in weight_files(folder)):
         about = read_safetensors(file)
         for _, entry in sorted(about.tensors.items()):
             begin, end = entry["data_offsets"]

@@ -36,6 +36,7 @@ from harness import (
     read_gguf,
     read_safetensors,
     sha256_of,
+    weight_files,
     weights_digest,
 )
 
@@ -122,7 +123,7 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 def parameters_of(folder: Path) -> int:
     """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales."""
-    return sum(_parameters(read_safetensors(file).tensors) for file in sorted(folder.glob("*.safetensors")))
+    return sum(_parameters(read_safetensors(folder / name).tensors) for name in weight_files(folder))
 
 
 def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
@@ -140,7 +141,7 @@ def bytes_of(folder: Path) -> int:
     """Sum the sizes of a folder's safetensors in bytes, or tell that of the GGUF file they were read from."""
     if read := _note(folder).get("bytes"):
         return int(read)
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum((folder / name).stat().st_size for name in weight_files(folder))
 
 
 def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +173,9 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
 
 
 def _note(folder: Path) -> dict[str, Any]:
+    """Return what we noted of a folder that we converted; a note in anybody else's says nothing."""
+    if not folder.resolve().is_relative_to((cache_dir() / "models").resolve()):
+        return {}
     try:
         return dict(json.loads((folder / NOTE).read_text("utf-8")))
     except (OSError, ValueError):
@@ -179,8 +183,8 @@ def _note(folder: Path) -> dict[str, Any]:
 
 
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        yield from read_safetensors(file).tensors.values()
+    for name in weight_files(folder):
+        yield from read_safetensors(folder / name).tensors.values()
 
 
 def _size(shape: Sequence[int]) -> int:
@@ -220,7 +224,7 @@ def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         kind = "an adapter; its base is the model" if (folder / "adapter_config.json").is_file() else "no model"
         raise UsageError(f'model "{folder}": holds no config.json, so it is {kind}; name a model saved by transformers')
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         raise UsageError(
             f'model "{folder}": holds no *.safetensors; save it with save_pretrained (pickles are not read)'
         )

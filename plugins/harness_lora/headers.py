@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import Safetensors, UsageError, read_safetensors
+from harness import Safetensors, UsageError, read_safetensors, weight_files
 
 PREFIX = "base_model.model."  # what PEFT puts before every name
 LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens_delta)(\.(?P<rest>\w+))?")
@@ -22,16 +22,21 @@ class Header:
     shape: tuple[int, ...]
 
 
-def read_headers(folder: Path, files: str = "*.safetensors") -> dict[str, Header]:
-    """Return every tensor of a folder by name; raises UsageError when there is none or a file is no safetensors."""
+def read_headers(folder: Path, file: str = "") -> dict[str, Header]:
+    """Return every tensor that a folder is read from by name, or those of one file of it.
+
+    Raises UsageError when there is none or a file is no safetensors.
+    """
     found: dict[str, Header] = {}
-    for file in sorted(folder.glob(files)):
-        for name, entry in _read(file).tensors.items():
+    names = [file] if file else weight_files(folder)
+    for path in (folder / name for name in names if (folder / name).is_file()):
+        for name, entry in _read(path).tensors.items():
             if name in found:
-                raise UsageError(f'"{file}": tensor "{name}" is also in {found[name].file.name}; which one is meant?')
-            found[name] = Header(file, entry["dtype"], tuple(entry["shape"]))
+                raise UsageError(f'"{path}": tensor "{name}" is also in {found[name].file.name}; which one is meant?')
+            found[name] = Header(path, entry["dtype"], tuple(entry["shape"]))
     if not found:
-        raise UsageError(f'"{folder}": has no {files}; only safetensors are read, never pickles')
+        wanted = file or "*.safetensors"
+        raise UsageError(f'"{folder}": has no {wanted}; only safetensors are read, never pickles')
     return found
 
 

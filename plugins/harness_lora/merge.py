@@ -31,15 +31,19 @@ from harness import (
     CheckFailed,
     Progress,
     Safetensors,
+    UsageError,
     copy_range,
     read_safetensors,
 )
+from harness_lora.peft_folder import NOTE
 from harness_lora.plan import Plan, Tensors, check_base, check_changed, make_plan
 
 MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
 BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 T = TypeVar("T")
 
@@ -203,7 +207,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
     """Return the dtype in which a 4-bit base was loaded for the training."""
-    found: torch.dtype = getattr(torch, note.get("dtype", "float32"))
+    said = note.get("dtype", "float32")
+    if said not in DTYPES:
+        raise UsageError(f"{NOTE}: dtype is {json.dumps(said)}, want one of {', '.join(DTYPES)}; train again")
+    found: torch.dtype = getattr(torch, said)
     return found
 
 

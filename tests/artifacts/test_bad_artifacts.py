@@ -304,6 +304,53 @@ def test_targets_that_cannot_be_written(case: str, ready: Project) -> None:
     assert list(file_digests(ready.folder / "out")) == ["evidence/manifest.json"]
 
 
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_a_second_set_of_weights_stays_behind(kind: str, ready: Project) -> None:
+    """As Mistral's repositories have it: one set is judged, merged and shipped, and a line names the other."""
+    folder = ready.folder / ("tiny" if kind == "adapter" else "merged")
+    shutil.copyfile(ready.folder / "tiny" / MODEL, folder / "consolidated.safetensors")
+    for name in ("params.json", "tekken.json", "hf_quant_config.json"):
+        (folder / name).write_text("{}", "utf-8")
+    (folder / "harness-source.json").write_text('{"bytes": 1000, "parameters": 10}', "utf-8")
+    table = '[[export]]\nuse = "safetensors"\nto = "out"\n'
+    ready.write({"suite.toml": REAL.partition("[[export]]")[0] + table})
+    outcome = ready.run("--candidate", str(ready.folder / kind))
+    assert outcome.code == 0, outcome.out
+    told = " ".join(outcome.out.split())
+    assert "beside the model lie consolidated.safetensors, hf_quant_config.json, params.json, tekken.json" in told
+    assert "parameters 107,456" in told  # counted once, whatever a note says
+    there = {p.name for p in (ready.folder / "out/model").iterdir()}
+    assert MODEL in there and not there & {"consolidated.safetensors", "params.json", "tekken.json"}
+    assert ready.harness("verify", "out").code == 0
+    shutil.copyfile(ready.folder / "tiny" / MODEL, ready.folder / "out/model/consolidated.safetensors")
+    assert ready.harness("verify", "out").code == 7
+
+
+def test_what_ships_answers_as_what_was_judged(made: Path, tmp_path: Path) -> None:
+    """All that a loader does not read deleted, a model gives the same bits: the loader reads what ships."""
+    import torch
+
+    from harness.artifacts.formats import shipping
+    from harness_hf import load_model, load_tokenizer
+
+    full, bare = tmp_path / "full", tmp_path / "bare"
+    shutil.copytree(made / "merged", full)
+    shutil.copyfile(made / "tiny" / MODEL, full / "consolidated.safetensors")
+    shutil.copyfile(made / "tiny" / MODEL, full / "zzz.safetensors")
+    for name in ("params.json", "tekken.json", "tokenizer.model", "chat_template.json", "vocab.txt"):
+        (full / name).write_text("{}", "utf-8")
+    bare.mkdir()
+    for name in shipping(full):
+        shutil.copyfile(full / name, bare / name)
+    assert "zzz.safetensors" not in shipping(full)
+    said = []
+    for folder in (full, bare):
+        ids = load_tokenizer(folder)("The sky is blue", return_tensors="pt")
+        with torch.no_grad():
+            said.append(load_model(folder)(**ids).logits)
+    assert torch.equal(*said)
+
+
 def test_what_is_left_of_a_training_is_not_exported(ready: Project) -> None:
     """Pickles and code that lie beside the weights are neither read nor shipped, and the export is verified."""
     for name in ("training_args.bin", "optimizer.pt", "modeling.py", "events.out.1"):

@@ -95,7 +95,7 @@ def test_gguf_is_hashed_whole(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{{ others }}", "utf-8")
     with pytest.raises(ValueError, match="in two files that differ"):
         template_digest(tmp_path)
-    for other in ("second.gguf", "model.safetensors"):
+    for other in ("second.gguf", "another.safetensors"):
         (tmp_path / other).write_bytes(b"x")
         with pytest.raises(ValueError, match="which one is meant"):
             weights_digest(tmp_path)
