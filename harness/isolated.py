@@ -22,7 +22,7 @@ def ask(module: str, question: Mapping[str, Any], lost: str, *, seconds: float |
     `seconds` where they are given.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
-    command = [sys.executable, "-m", module]
+    command = [sys.executable, "-P", "-m", module]
     asked = json.dumps(question)
     try:
         done = subprocess.run(command, input=asked, capture_output=True, text=True, env=env, timeout=seconds)

@@ -64,7 +64,7 @@ class Summary:
         self.refused()
         if run.deselected:
             items = counted(len(run.deselected), "item")
-            self.line(f"{items} deselected: a part proves nothing about the whole, so nothing ships")
+            self.line(f"{items} deselected")
         if run.problem:
             for problem in run.problem.split("\n"):
                 self.line(f"error: {problem}", "bold red")

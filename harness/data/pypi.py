@@ -33,7 +33,7 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
 def _download(requirement: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
         command += ["--quiet", "--disable-pip-version-check", "--dest", work, requirement]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=1800)

@@ -34,7 +34,7 @@ def exit_code(record: Record, adjudicator: Adjudicator) -> ExitCode:
     if held or any(r.outcome == "error" for r in record.reports):
         return ExitCode.INCONCLUSIVE
     whole = len(verdicts) == about.gates and any(v.blocking and v.decides for v in verdicts)
-    return ExitCode.OK if whole and not about.selecting else ExitCode.INCONCLUSIVE
+    return ExitCode.OK if whole and not (about.selecting or about.part) else ExitCode.INCONCLUSIVE
 
 
 def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None:

@@ -30,6 +30,10 @@ Stages = Callable[[Session, Record, Adjudicator], Stop | None]
 def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | None = None) -> tuple[Session, Record]:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     record, checks = Record(collection), checks_of(collection, options)
+    if options.limit:
+        record.about.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
+    elif collection.deselected:
+        record.about.part = "a part of the suite proves nothing about the whole"
     record.begin()
     with record.stage("preflight", "configuration, tokenizer, lengths"):
         return open_collection(collection, options, checks, kept), record

@@ -32,8 +32,7 @@ def _export(session: Session, record: Record, adjudicator: Adjudicator, declared
     """Export a candidate unless there is a reason not to, of those in `why`, of the run or of the verdicts."""
     why = [*why, *_of_options(session)]
     why += [f"{one.name}: {one.what}" for one in record.findings if one.counts]
-    if limit := session.options.limit:
-        why.append(f"--limit {limit}: some of the rows prove nothing about the rest")
+    why += [record.about.part] if record.about.part else []
     why += [record.unmade[declared.name]] if declared.name in record.unmade else []
     why += moved_rows(record, adjudicator)
     ref = record.candidates.get(declared.candidate)

@@ -170,7 +170,7 @@ def _in_process(asked: Mapping[str, Any]) -> Measured:
     what = str(asked["what"])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
-        words = [sys.executable, "-m", "harness.plan.benchmark"]
+        words = [sys.executable, "-P", "-m", "harness.plan.benchmark"]
         done = subprocess.run(
             words, input=json.dumps({**asked, "out": str(out)}), capture_output=True, text=True, check=False
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
 from harness.reports.sentence import worst_first
+from harness.texts.secrets import hide
 from harness.texts.shown import shown
 
 MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
@@ -71,7 +72,7 @@ def write_summary(text: str) -> None:
     """Add Markdown to the job's summary, where there is one. Raises OSError where it cannot be written."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(hide(text))
 
 
 def _place(file: str) -> str:

@@ -75,6 +75,8 @@ def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
         return [], _joined([*_tally(held), "the run broke off"])
     if run.selecting:
         return [], "on select splits nothing is confirmed"
+    if run.part:
+        return [], _joined([*_tally(held), run.part])
     if findings:
         return [], _joined([*_tally(held), f"{_count(len(findings), 'check', words=True)} failed"])
     if len(run.verdicts) < run.gates:

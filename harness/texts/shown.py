@@ -39,7 +39,7 @@ def whole(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Return one line of Markdown that says a text, and is no HTML, link, table cell or heading of its own."""
-    line = " ".join(spelt(" ".join(text.split())).split())
+    line = " ".join(shown(" ".join(text.split())).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = INLINE.sub(r"\\\1", line).replace("://", ":&#47;/")
     return BLOCK.sub(lambda m: f"{m[1]}\\{m[2]}" if m[2] else f"{m[1]}{m[3]}\\{m[4]}", line)
@@ -47,7 +47,7 @@ def markdown(text: str) -> str:
 
 def code(text: str) -> str:
     """Return a code span of Markdown that holds a text."""
-    line = spelt(text)
+    line = shown(text)
     marks = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
     room = " " if line[:1] == "`" or line[-1:] == "`" else ""
     return f"{marks}{room}{line}{room}{marks}"

@@ -126,6 +126,7 @@ def environment(device: str | None, *, ours: bool) -> dict[str, str]:
         found[VISIBLE] = device
     for name in THREADS:
         found.setdefault(name, os.environ.get("OMP_NUM_THREADS", "1"))
+    found["PYTHONSAFEPATH"] = "1"  # nothing is imported from the folder that this process happens to be in
     if ours:
         found["PYTHONPATH"] = os.pathsep.join(p or "." for p in sys.path)
     return found

@@ -194,7 +194,7 @@ class Launched:
         self.flagged: set[str] = set()
         self.until = float("inf")
         self.stepped = self.interrupted = self.done = False
-        command = [sys.executable, "-m", "harness_sft.worker", str(folder)]
+        command = [sys.executable, "-P", "-m", "harness_sft.worker", str(folder)]
         self.processes: list[subprocess.Popen[bytes]] = []
         for number in range(count):
             env = _environment(number, count)

@@ -44,7 +44,8 @@ def check(python: str | None) -> None:
 @cache
 def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
     try:
-        done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True)
+        safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # nothing is imported from the current folder
+        done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True, env=safe)
         found, said = json.loads(done.stdout)
         return dict(found), list(said)
     except OSError as error:

@@ -152,14 +152,16 @@ def _become(
 
 def run(words: Sequence[str]) -> None:
     """Do as the interpreter does with its words: `-c CODE`, `-m MODULE` or a file, and what follows."""
+    safe = words[:1] == ["-P"] or bool(os.environ.get("PYTHONSAFEPATH"))
+    words = words[1:] if words[:1] == ["-P"] else words
     kind, first, *_ = [*words, ""]
     if kind == "-c":
-        sys.path.insert(0, "")
+        sys.path[:0] = [] if safe else [""]
         sys.argv[:] = ["-c", *words[2:]]
         sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(first, "<string>", "exec"), vars(sys.modules["__main__"]))
     elif kind == "-m":
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path[:0] = [] if safe else [str(Path.cwd())]
         sys.argv[:] = words[1:]
         runpy.run_module(first, run_name="__main__", alter_sys=True)
     else:

@@ -100,7 +100,9 @@ def test_gguf_file_is_its_folder(suite: Project) -> None:
 def test_limit_proves_nothing(suite: Project) -> None:
     """--limit gates the first rows, and ships nothing whatever they say."""
     outcome = suite.run("--limit", "30")
-    assert "--limit 30" in outcome.out
+    assert outcome.code == 6
+    assert "nothing ships: --limit 30: some of the rows prove nothing about the rest" in outcome.out
+    assert "may ship" not in outcome.out
     assert not (suite.folder / "exports").exists()
 
 
@@ -109,6 +111,15 @@ def test_deselected_gate_ships_nothing(suite: Project) -> None:
     outcome = suite.run("-k", "adapter")
     assert outcome.code == 6
     assert "items deselected" in outcome.out
+    assert not (suite.folder / "exports").exists()
+
+
+def test_part_with_all_gates_ships_nothing(suite: Project) -> None:
+    """Also where the items that were chosen are all that is gated: a release job must not read it as permission."""
+    outcome = suite.run("-k", "merged")
+    assert outcome.verdict("floor", "merged") == "PASS"
+    assert (outcome.code, "may ship" in outcome.out) == (6, False)
+    assert "nothing ships: a part of the suite proves nothing about the whole" in outcome.out
     assert not (suite.folder / "exports").exists()
 
 

@@ -275,3 +275,28 @@ def test_the_action_is_sound(tmp_path: Path) -> None:
     )
     assert (done.returncode, output.read_text("utf-8")) == (4, "exit-code=4\n")
     assert "::error file=" in done.stdout and "cannot be read" in done.stderr
+
+
+LEAKS = """
+from harness import Score, hookimpl, metric
+
+@metric("fine", better="higher", scale="proportion")
+def leaky(samples, model, *, api_key: str = "", address: str = ""):
+    raise RuntimeError(f"401 from {address} with KEY {{'X-Corp': '{api_key}'}} and sk-{'a' * 30}")
+
+@hookimpl
+def harness_evaluators():
+    return {"leaky": leaky}
+"""
+
+
+def test_the_summary_tells_no_secret(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an evaluator raises with its options in the text is struck, as it is everywhere else."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.folder / "summary.md"))
+    given = 'api_key = "corp-12345678"\naddress = "http://me:letmein99@host/v1"'
+    text = SUITE.replace('use = "exact_match"', f'use = "leaky"\n{given}').replace("qa.exact_match", "qa.fine")
+    project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": LEAKS})
+    project.run("--github")
+    told = (project.folder / "summary.md").read_text("utf-8")
+    assert "401 from" in told
+    assert not [word for word in ("corp-12345678", "letmein99", "a" * 30) if word in told]

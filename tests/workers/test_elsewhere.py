@@ -1,0 +1,36 @@
+"""Processes that we start import nothing from the folder that one happens to be in."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from harness.testing import Project
+
+PLANTED = "raise SystemExit('imported from the current folder')\n"
+
+
+@pytest.mark.parametrize("name", ["pluggy.py", "datasets.py", "json.py"])
+def test_workers_do_not(name: str, suite: Project) -> None:
+    """A module of a project by the name of a library is the project's own business."""
+    (suite.folder / name).write_text(PLANTED, "utf-8")
+    outcome = suite.run("--on", "local:1")
+    assert (outcome.code, "may ship" in outcome.out) == (0, True), outcome.err
+
+
+def test_a_folder_by_our_name_is_in_nobodys_way(suite: Project) -> None:
+    """Many projects have a folder `harness/`."""
+    (suite.folder / "harness").mkdir()
+    (suite.folder / "harness/__init__.py").write_text(PLANTED, "utf-8")
+    assert suite.run("--on", "local:1").code == 0
+
+
+def test_the_probe_of_another_interpreter_does_not(suite: Project) -> None:
+    """What `harness check` asks an interpreter of vLLM is not answered by a file beside the suite."""
+    pytest.importorskip("harness_vllm")
+    from harness_vllm.environment import _probe
+
+    (suite.folder / "json.py").write_text(PLANTED, "utf-8")
+    found, _ = _probe.__wrapped__(sys.executable)
+    assert found
