@@ -71,8 +71,8 @@ def side(setting: Setting, documents: int, answers: int, steps: int, data: str) 
         prompts = [prompt for prompt, _ in pairs[:: texts.CHOICES]][:answers]
         subject.generate(prompts[:1], max_new_tokens=4, stop=[])
         _, generation = setting.timed(lambda: subject.generate(prompts, max_new_tokens=24, stop=[]))
-    facts, training = setting.timed(lambda: train(setting, rows(16, data), max_steps=steps, max_length=128))
-    return {"scoring": scoring, "generation": generation, "training": facts.get("train_seconds", training)}
+    facts = train(setting, rows(16, data), max_steps=steps, max_length=128)
+    return {"scoring": scoring, "generation": generation, "training": facts["tokens"] / facts["tokens_per_second"]}
 
 
 def section(found: dict[str, Any]) -> Section:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from harness.artifacts.kept import seal as seal_folder
     from harness.artifacts.reads import meant_otherwise, weight_files
     from harness.artifacts.safetensors import Safetensors, read_safetensors
+    from harness.artifacts.strict import read_json
     from harness.capabilities import adapter, checker, evaluator, exporter, loader, trainer
     from harness.collection.plan import Task
     from harness.data import chat
@@ -163,6 +164,7 @@ __all__ = [
     "read_answers",
     "read_error",
     "read_gguf",
+    "read_json",
     "read_ref",
     "read_rows",
     "read_run",
@@ -258,6 +260,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "quote": "harness.evaluation.checks",
     "read_answers": "harness.reports.run_folder:read_rows",
     "read_error": "harness.workers.protocol",
+    "read_json": "harness.artifacts.strict",
     "read_gguf": "harness.artifacts.gguf",
     "read_ref": "harness.workers.protocol",
     "read_rows": "harness.data.rows",

@@ -21,6 +21,7 @@ CHUNK = 1 << 22  # bytes copied at a time
 USED = "used.lock"  # in the cache folder; held by every process that uses it
 _used: dict[Path, int] = {}
 OLD = ".old"
+LEVELS = 2  # of a cache whose owners and modes are looked at: a model in "models", an adapter in "trained"
 
 
 def cache_dir() -> Path:
@@ -77,16 +78,21 @@ def _open_to_others(folder: Path) -> str:
     about = folder.stat()
     if wrong := _others(about):
         return f"{wrong}; {_mend(about, folder)}, or point"
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                own = entry.stat()
-            except OSError:  # a link to nothing, or gone
-                continue
-            # In a folder that nobody else may enter, only the owner of what lies there could write to it.
-            if wrong := _others(own, modes=bool(about.st_mode & 0o077)):
-                return f'"{entry.name}" in it {wrong}; {_mend(own, Path(entry.path))}, or point'
+    enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
+    for path, own in _inside(folder, LEVELS if enter else 1):
+        if wrong := _others(own, modes=enter):
+            return f'"{path.relative_to(folder)}" in it {wrong}; {_mend(own, path)}, or point'
     return ""
+
+
+def _inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield what lies in a folder, and in those that lie in it, so many levels deep."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # a link to nothing, or gone
+                yield Path(entry.path), entry.stat()
+                if levels > 1 and entry.is_dir(follow_symlinks=False):
+                    yield from _inside(Path(entry.path), levels - 1)
 
 
 def _others(about: os.stat_result, *, modes: bool = True) -> str:

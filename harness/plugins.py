@@ -70,9 +70,12 @@ class Plugins:
 
     def is_own(self, provided: Provided) -> bool:
         """Return whether a callable is of a plugin that was installed with the harness itself."""
-        points = importlib.metadata.entry_points(group=keys.GROUP, name=provided.plugin)
-        packages = {p.module.partition(".")[0] for p in points if p.dist and p.dist.name == DISTRIBUTION}
-        return provided.function.__module__.partition(".")[0] in packages
+        return provided.function.__module__.partition(".")[0] in _own_packages(provided.plugin)
+
+    def of_others(self) -> list[str]:
+        """Return the names of the plugins that did not come with the harness, and whose code a suite runs."""
+        named = [(name, getattr(plugin, "__name__", "")) for name, plugin in self.manager.list_name_plugin()]
+        return [name for name, module in named if module.partition(".")[0] not in {"harness", *_own_packages(name)}]
 
     def code(self, *provided: Provided) -> str:
         """Return one sha256 for the content of the harness and of all plugins, or of those that provide something."""
@@ -105,6 +108,12 @@ class Plugins:
                     found[kind, name] = Provided(kind, name, plugin, function)
         mistakes.raise_if_any()
         return found
+
+
+def _own_packages(plugin: str) -> set[str]:
+    """Return the packages that a plugin has by its entry point, if that was installed with the harness itself."""
+    points = importlib.metadata.entry_points(group=keys.GROUP, name=plugin)
+    return {p.module.partition(".")[0] for p in points if p.dist and p.dist.name == DISTRIBUTION}
 
 
 def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:

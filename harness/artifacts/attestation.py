@@ -20,6 +20,7 @@ MODEL, EVIDENCE, CARD = "model", "evidence", "README.md"
 MANIFEST, LOCK, GATES, ITEMS = "manifest.json", "suite.lock.json", "gates.json", "items.jsonl"
 REPORT, CLAIMS = "report.json", "claims.intoto.jsonl"
 UNLISTED = (f"{EVIDENCE}/{MANIFEST}", f"{EVIDENCE}/{CLAIMS}")  # a manifest cannot list itself, nor what names it
+BESIDE = {CARD, *(f"{EVIDENCE}/{name}" for name in (LOCK, GATES, ITEMS, REPORT))}  # the model
 
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"

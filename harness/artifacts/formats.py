@@ -14,6 +14,7 @@ from harness.artifacts.digests import template_digest, walk
 from harness.artifacts.gguf import read_gguf
 from harness.artifacts.reads import beside, meant_otherwise
 from harness.artifacts.safetensors import read_safetensors
+from harness.artifacts.strict import read_json
 from harness.files import open_file
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
@@ -384,21 +385,8 @@ def _json(name: str, path: Path) -> Any:
     try:
         with open_file(path, follow=True) as f:
             text = f.read().decode("utf-8")
-        return json.loads(text, object_pairs_hook=_strict, parse_constant=no_constant)
+        return read_json(text)
     except RecursionError:
         raise Unsafe(f"{name}: is nested too deeply") from None
     except ValueError as error:
         raise Unsafe(f"{name}: is not JSON: {' '.join(str(error).split())}") from None
-
-
-def no_constant(name: str) -> None:
-    """Raise at NaN and the infinities, which Python reads and JSON does not know."""
-    raise ValueError(f"it holds {name}")
-
-
-def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; raise at two values under one key, which two programs read in two ways."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found

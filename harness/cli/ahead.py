@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cli.options import (
     Commands,
@@ -17,6 +18,10 @@ from harness.cli.options import (
 )
 from harness.cli.streams import say
 from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.cli.terminal import Terminal
+    from harness.plugins import Plugins
 
 
 def check(args: argparse.Namespace) -> int:
@@ -32,6 +37,7 @@ def check(args: argparse.Namespace) -> int:
     found, built, plan = check_suite(args.suite, options)
     for warning in plan.warnings:
         terminal.line(f"warning: {warning}", "yellow")
+    _tell_code(terminal, plan.plugins)
     if built:
         terminal.preview(built)
     for flag in found:
@@ -74,8 +80,16 @@ def plan(args: argparse.Namespace) -> int:
     from harness.cli.forecast import tell
     from harness.cli.terminal import Terminal
 
-    tell(found, Terminal())
+    terminal = Terminal()
+    _tell_code(terminal, session.collection.plugins)
+    tell(found, terminal)
     return ExitCode.OK
+
+
+def _tell_code(terminal: Terminal, plugins: Plugins) -> None:
+    """Name the code that runs with a suite and did not come with the harness."""
+    if others := plugins.of_others():
+        terminal.line(f"runs code of others: {', '.join(others)}")
 
 
 def selftest(args: argparse.Namespace) -> int:

@@ -179,7 +179,7 @@ def _write_evidence(
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
-    about = _about(declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
+    about = _about(plan, declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
     about |= {"ledger": judged.ledger} if judged.ledger else {}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
@@ -187,7 +187,7 @@ def _write_evidence(
     write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
 
 
-def _about(declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
+def _about(plan: Plan, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     """Return what a manifest says of the candidate and of how it was judged."""
     about: dict[str, Any] = {
         "format": attestation.FORMAT,
@@ -197,7 +197,7 @@ def _about(declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
         "statistics": tests.VERSION,
-        "answers": _answers(run, declared.candidate),
+        "answers": _answers(plan, run, declared.candidate),
     }
     if ref.adapter and ref.seal:
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}
@@ -208,9 +208,19 @@ def _about(declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     return about
 
 
-def _answers(run: Run, candidate: str) -> dict[str, int]:
-    """Return how many requests were put to a candidate, and how many of them were remembered of an earlier run."""
-    of = [r for r in run.reports if r.subject == candidate]
+def _answers(plan: Plan, run: Run, candidate: str) -> dict[str, int]:
+    """Return how many requests a candidate's verdicts rest on, and how many answers were remembered of an earlier run.
+
+    Those to the candidate, and those to whatever it is compared with: a claim about both has two sides.
+    """
+    sides = {(r.eval, r.subject) for r in run.reports if r.subject == candidate}
+    for verdict in (v for v in run.verdicts if v.candidate == candidate):
+        name = verdict.metric.partition(".")[0]
+        sides |= {(name, verdict.versus)} if verdict.versus else set()
+        item = next((i for i in plan.items if (i.eval, i.subject) == (name, candidate)), None)
+        if item and (plan.tasks[name].compares or plan.tasks[name].marks == "pairs"):
+            sides.add((name, plan.against(item)))
+    of = [r for r in run.reports if (r.eval, r.subject) in sides]
     return {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)}
 
 

@@ -8,7 +8,7 @@ max_age_days = 30
 max_attempts = 3
 ledger = "known"              # of attempts: goes on from that of the last release; "first" may begin with the first
 recomputed = 1.0              # share of blocking gates to be computed again from the rows in the evidence
-remembered = false            # whether an answer of the candidate may come from an earlier run
+remembered = false            # whether an answer that a verdict rests on may come from an earlier run
 waivers = false               # whether a waived gate may stand for one that passed
 
 [[key]]

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_of
+from harness.artifacts.strict import read_json
 from harness.errors import UsageError
 from harness.gates import contamination
 from harness.gates.decide import judge
@@ -111,13 +112,9 @@ def _lines(path: Path, sha256: str) -> Iterator[Mapping[str, Any]]:
     with path.open("rb") as f:
         for line in f:
             total.update(line)
-            yield json.loads(line, parse_constant=_no_constant)
+            yield read_json(line)
     if total.hexdigest() != sha256:
         raise ValueError(f"{ITEMS} changed while it was read")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locked: Locked) -> _Rows:

@@ -104,6 +104,8 @@ def _load(key: Path) -> Any:
         raise UsageError(f"--key {key}: cannot be used: {' '.join(str(error).split())}") from None
     if not isinstance(private, Ed25519PrivateKey):
         raise UsageError(f"--key {key}: is no Ed25519 key; make one with harness keygen")
+    if key.stat().st_mode & 0o077:
+        raise UsageError(f"--key {key}: others than its owner can read or write it; chmod 600 {key}")
     return signers(private)
 
 

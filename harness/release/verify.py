@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation, formats
-from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
+from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
+from harness.artifacts.strict import read_json
 from harness.errors import UsageError
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
@@ -123,7 +124,7 @@ class _Check:
     @cached_property
     def evidence(self) -> _Evidence:
         raw = {name: _bytes(self.folder / EVIDENCE / name) for name in (MANIFEST, LOCK, GATES)}
-        data = {name: json.loads(text, parse_constant=_no_constant) for name, text in raw.items()}
+        data = {name: read_json(text) for name, text in raw.items()}
         return _Evidence(data[MANIFEST], data[LOCK], data[GATES], raw)
 
     @cached_property
@@ -157,13 +158,15 @@ class _Check:
     def digests(self) -> str:
         """Return what was hashed. Raises Refused unless the files are the manifest's, and the claims are about it."""
         manifest = self.evidence.manifest
-        if manifest["format"] != attestation.FORMAT:
+        if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
             older = "; export again" if manifest["format"] == 1 else ""
             raise Refused(
                 f"{MANIFEST} has format {manifest['format']!r}, this harness reads {attestation.FORMAT}{older}"
             )
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         _check_names(listed)
+        if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in BESIDE):
+            raise Refused(f'"{stray[0]}" belongs to no export')
         self.compare(listed)
         for name in (LOCK, GATES):
             if hashlib.sha256(self.evidence.raw[name]).hexdigest() != listed[f"{EVIDENCE}/{name}"]["sha256"]:
@@ -365,10 +368,6 @@ def _check_names(names: Iterable[str]) -> None:
             raise Refused(f"{json.dumps(name)} in the manifest is no plain relative name")
         if (other := seen.setdefault(name.casefold(), name)) != name:
             raise Refused(f'"{name}" and "{other}" differ in case alone')
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _waived(verdict: Mapping[str, Any], policy: Policy | None, now: datetime) -> str:

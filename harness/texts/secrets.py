@@ -20,6 +20,7 @@ TOKENS = {
     "an AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
     "a Google key": r"\bAIza[A-Za-z0-9_-]{35}",
     "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "a webhook": r"\b(?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/[\w/-]{8,}",
     "a JSON web token": r"\beyJ[A-Za-z0-9_-]{6,}\.eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}",
     "a bearer token": r"\b(?:[Bb]earer|BEARER|[Bb]asic|BASIC) [A-Za-z0-9._~+/=-]{20,}",
 }
@@ -34,6 +35,7 @@ HINTS = (
     "ASIA",
     "AIza",
     "xox",
+    "hook",
     "eyJ",
     "-----BEGIN",
     "earer ",

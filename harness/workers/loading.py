@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.artifacts.digests import digest_of
 from harness.capabilities import Loader as Capable
-from harness.errors import of_the_machine
+from harness.errors import UsageError, of_the_machine
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
 from harness.workers.on import workers
@@ -31,7 +31,18 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
         for numbers in alike.values():
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
             found.update(zip(numbers, loaded, strict=True))
+            for number, subject in zip(numbers, loaded, strict=True):
+                _check_promise(refs[number], subject)
         yield [found[i] for i in range(len(refs))]
+
+
+def _check_promise(ref: ModelRef, subject: Subject) -> None:
+    """Raise UsageError where a loader gives another model than it was asked for, as one that it kept from before."""
+    given = getattr(subject, "name", None), getattr(subject, "digest", None) if ref.digest else ref.digest
+    if given != (ref.name, ref.digest):
+        told = str(given[1])[:12]
+        what = f'asked for "{ref.name}" with weights {ref.digest[:12]} it gave "{given[0]}" with {told}'
+        raise UsageError(f"loader: {what}; load each ref, or keep models by their digest")
 
 
 class Shelf:

@@ -121,7 +121,7 @@ def gpus() -> list[str]:
 
 def environment(device: str | None, *, ours: bool) -> dict[str, str]:
     """Return the environment of a worker: one GPU or one thread unless told, nobody's keys, and our modules if ours."""
-    found = {name: value for name, value in os.environ.items() if not secrets.is_secret(name)}
+    found = {k: v for k, v in os.environ.items() if not secrets.is_secret(k) and secrets.hide(v) == v}
     if device is not None:
         found[VISIBLE] = device
     for name in THREADS:

@@ -21,6 +21,7 @@ from harness.records.models import Logprob, ModelRef, Sampling, Seal
 PROTOCOL = 1  # of the messages; a worker of another one is refused
 LARGEST = 1 << 28  # bytes of a message
 LENGTH = struct.Struct(">Q")
+ROUNDED = 1e-3  # nats by which a sum of roundings may be on the wrong side of 0
 METHODS = ("generate", "logprobs", "token_kl", "count_tokens", "render", "fact")
 RAISED: dict[str, type[Exception]] = {  # what a worker's error may become here; all others are RuntimeErrors
     e.__name__: e for e in (ValueError, TypeError, KeyError, MemoryError, OSError, ArithmeticError, AttributeError)
@@ -142,23 +143,27 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError("an answer is no whole number")
+    if type(value) is not int or value < 0:
+        raise TypeError("an answer is no whole number from 0 on")
     return value
 
 
 def _score(value: Any) -> Logprob:
     total, tokens, size, greedy = value
+    if not _number(total) <= ROUNDED:  # nor is NaN
+        raise ValueError(f"an answer has a log-probability of {total}, and none is above 0")
     return Logprob(_number(total), _count(tokens), _count(size), _switch(greedy))
 
 
 def _divergence(value: Any) -> tuple[float, int]:
     total, tokens = value
+    if not _number(total) >= -ROUNDED:
+        raise ValueError(f"an answer has a divergence of {total}, and none is below 0")
     return _number(total), _count(tokens)
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, (int, float)):
+    if type(value) not in (int, float):
         raise TypeError("an answer is no number")
     return float(value)
 

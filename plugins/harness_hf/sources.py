@@ -30,10 +30,10 @@ from harness import (
     digest_of,
     fetch_wheel,
     folder_in_place,
-    formats,
     gguf_of,
     keys,
     read_gguf,
+    read_json,
     read_safetensors,
     sha256_of,
     weight_files,
@@ -94,7 +94,7 @@ def open_folder(folder: Path) -> LocalSource:
     """Describe the model in a folder from its config and the headers of its weights."""
     try:
         text = (folder / "config.json").read_text("utf-8")
-        config: dict[str, Any] = dict(json.loads(text, parse_constant=formats.no_constant))
+        config: dict[str, Any] = dict(read_json(text))
     except (ValueError, TypeError, RecursionError):
         raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
     if problem := _implausible(folder, config):

@@ -564,6 +564,11 @@ def test_a_file_that_others_can_write_is_refused(suite: Project) -> None:
     outcome = suite.run()
     assert outcome.code == 4
     assert '"responses.sqlite" in it can be written by everybody; chmod go-w' in outcome.err
+    (suite.folder / "cache/responses.sqlite").chmod(0o600)
+    (suite.folder / "cache/models/stranger").mkdir(parents=True)
+    (suite.folder / "cache/models/stranger").chmod(0o777)
+    outcome = suite.run()
+    assert (outcome.code, '"models/stranger" in it can be written by everybody' in outcome.err) == (4, True)
 
 
 @pytest.mark.parametrize("what", ["file", "dangling", "loop", "below a file", "long"])

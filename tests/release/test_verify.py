@@ -241,6 +241,29 @@ def both(*edits: Callable[[Path], None]) -> Callable[[Path], None]:
     return edit
 
 
+def respelt(name: str, old: str, new: str) -> Callable[[Path], None]:
+    """Return an edit of a file of the evidence as text."""
+
+    def edit(export: Path) -> None:
+        path = export / EVIDENCE / name
+        text = path.read_text("utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), "utf-8")
+        reseal(export, weights=json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["weights"])
+
+    return edit
+
+
+def beside(name: str) -> Callable[[Path], None]:
+    """Return an edit that puts a file beside the model, and into the manifest."""
+
+    def edit(export: Path) -> None:
+        (export / name).write_text("x", "utf-8")
+        reseal(export)
+
+    return edit
+
+
 WAIVER = {"gate": "floor", "claim": "c", "reason": "launch", "by": "kim", "added": "2026-01-01"}
 DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a gate that failed": (lambda e: edit_gates(e, outcome="FAIL"), 'gates: gate "floor" is FAIL'),
@@ -252,6 +275,14 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda e: edit_gates(e, outcome="FAIL", waiver={**WAIVER, "until": "2026-01-31"}),
         "its waiver ended on 2026-01-31",
     ),
+    "two outcomes under one key": (
+        respelt(GATES, '"outcome": "PASS"', '"outcome": "FAIL", "outcome": "PASS"'),
+        "a key is there twice",
+    ),
+    "two thresholds under one key": (respelt(LOCK, '"min": ', '"min": 0.99, "min": '), "a key is there twice"),
+    "a format that is nearly one": (lambda e: reseal(e, format=2.0), "has format 2.0"),
+    "a program beside the model": (beside("run.py"), '"run.py" belongs to no export'),
+    "a page in the evidence": (beside("evidence/x.html"), '"evidence/x.html" belongs to no export'),
     "a waiver without a date": (lambda e: edit_gates(e, outcome="FAIL", waiver=WAIVER), "malformed"),
     "a gate without a verdict": (
         lambda e: edit_lock(e, lambda lock: lock["gates"].append({**lock["gates"][0], "id": "other"})),
@@ -538,6 +569,15 @@ def test_keys_are_never_overwritten(project: Project) -> None:
     (project.folder / "other.pub").write_text("x", "utf-8")
     assert project.harness("keygen", "other").code == 4
     assert not (project.folder / "other.key").exists()
+
+
+def test_a_key_that_others_can_read_signs_nothing(export: Path, project: Project) -> None:
+    """As ssh does with keys: one line that says what to do."""
+    key = export.parent / "open.key"
+    assert project.harness("keygen", str(key.with_suffix(""))).code == 0
+    key.chmod(0o644)
+    outcome = project.harness("sign", str(export), "--key", str(key))
+    assert (outcome.code, f"others than its owner can read or write it; chmod 600 {key}" in outcome.err) == (4, True)
 
 
 def test_what_is_not_signed(signed: Path, export: Path, project: Project) -> None:

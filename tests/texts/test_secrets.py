@@ -13,6 +13,7 @@ from harness.texts import secrets
 
 CANARY = "cAnaRy-7f3b-Qq"
 TOKENS = ["sk-" + "a1" * 12, "hf_" + "b2" * 17, "ghp_" + "c3" * 18, "AKIA" + "D4" * 8, "AIza" + "e" * 35]
+TOKENS += ["hooks.slack.com/services/T0001/B0002/abcdefgh1234", "discord.com/api/webhooks/1234/abcDEF-gh_ij"]
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----"
 JWT = "eyJhbGciOiJI.eyJzdWIiOiIx.SflKxwRJSMeKKF2"
 SECRET_NAMES = [

@@ -169,12 +169,21 @@ def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
 
 
 def test_no_key_reaches_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is secret by its name stays with the driver; threads and devices are set unless told."""
+    """What is secret by its name, or by its value, stays with the driver; threads and devices are set unless told."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-123")
     monkeypatch.setenv("HF_TOKEN", "hf_123")
+    told = {
+        "DATABASE_URL": "postgres://me:letmein@host/db",
+        "HTTPS_PROXY": "http://me:letmein@proxy:3128",
+        "SLACK_HOOK": "https://hooks.slack.com/services/T0001/B0002/abcdefgh1234",
+        "PLAIN_PROXY": "http://proxy:3128",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     found = environment("3", ours=True)
-    assert not {"OPENAI_API_KEY", "HF_TOKEN"} & found.keys()
+    assert not {"OPENAI_API_KEY", "HF_TOKEN", "DATABASE_URL", "HTTPS_PROXY", "SLACK_HOOK"} & found.keys()
+    assert found["PLAIN_PROXY"] == "http://proxy:3128"
     assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("3", "1", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert environment(None, ours=False)["MKL_NUM_THREADS"] == "4"

@@ -1,0 +1,24 @@
+"""JSON of which no two readers make two things."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def read_json(text: str | bytes) -> Any:
+    """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities."""
+    return json.loads(text, object_pairs_hook=_once, parse_constant=no_constant)
+
+
+def no_constant(name: str) -> None:
+    """Raise at NaN and the infinities, which Python reads and JSON does not know."""
+    raise ValueError(f"it holds {name}, which is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raise at two values under one key, of which Python takes the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found

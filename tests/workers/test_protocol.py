@@ -1,0 +1,40 @@
+"""What a worker says is read as what a model can say, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from harness.records.models import Logprob
+from harness.workers.protocol import read_answers
+
+NONE: list[tuple[str, Any]] = [
+    *(("logprobs", [total, 3, 5, True]) for total in (5.0, math.nan, math.inf, True, "1", None, 0.1)),
+    *(("logprobs", [-1.0, tokens, 5, True]) for tokens in (-5, 1.5, True, "3")),
+    *(("logprobs", [-1.0, 3, size, True]) for size in (-1, 2.0)),
+    ("logprobs", [-1.0, 3, 5, 1]),
+    ("logprobs", [-1.0, 3, 5]),
+    *(("token_kl", [total, 3]) for total in (-0.5, math.nan, False)),
+    ("token_kl", [0.5, -3]),
+    ("count_tokens", -1),
+    ("count_tokens", True),
+    ("generate", 3),
+    ("render", None),
+]
+
+
+@pytest.mark.parametrize(("method", "value"), NONE)
+def test_what_no_model_gives_is_no_answer(method: str, value: Any) -> None:
+    """A log-probability above 0, NaN, a number of tokens below 0, a truth for a number: the worker is at fault."""
+    with pytest.raises((TypeError, ValueError)):
+        read_answers(method, [json.loads(json.dumps(value))], 1)
+
+
+def test_what_models_give_is_taken() -> None:
+    """Also what rounding leaves above 0, and what is impossible."""
+    told = [[-1.5, 3, 5, True], [1e-6, 1, 2, False], [-math.inf, 1, 1, False], [0, 0, 0, True]]
+    assert read_answers("logprobs", told, 4)[0] == Logprob(-1.5, 3, 5, True)
+    assert read_answers("token_kl", [[0.0, 3], [-1e-9, 1], [math.inf, 2]], 3)[1] == (-1e-9, 1)
