@@ -80,7 +80,7 @@ class CachedSubject:
         appetite: int | None = None,
     ) -> None:
         self.name, self.digest, self.appetite = ref.name, ref.digest, appetite
-        self.identity, self.responses = identity, responses
+        self.identity, self.responses = f"{identity} {ref.digest}", responses  # a loader may forget the weights
         self._models, self._number = models, number
         self.asked = self.found = 0
         self._sent: set[str] = set()  # prompts, since they were last told

@@ -220,14 +220,15 @@ def test_old_release_is_no_baseline_and_makes_room_for_one(left: Project) -> Non
 # -- cache, ledger, waivers --------------------------------------------------------------------------
 
 
-def test_cache_answers_what_it_can(left: Project) -> None:
-    """A request of then is answered as it was, another row is asked, and what was trained otherwise is trained anew."""
+def test_cache_of_then_is_asked_anew(left: Project) -> None:
+    """A key of then had no digest of the weights, so nothing is answered by it; nothing is lost or damaged either."""
+    outcome = run(left, "small.toml")
+    assert "cached" not in outcome.out
+    assert "cache" not in outcome.err
     rows = [json.loads(line) for line in (left.folder / "test.jsonl").read_text("utf-8").splitlines()]
     rows[0] |= {"input": "another question say x", "target": "x"}
     left.write({"test.jsonl": rows})
-    outcome = run(left, "small.toml")
-    assert "7 of 8 cached" in outcome.out
-    assert "cache" not in outcome.err
+    assert "7 of 8 cached" in run(left, "small.toml").out
     assert not list(left.folder.glob("cache/*damaged*"))
     assert "training: reused" not in outcome.out
 

@@ -27,6 +27,32 @@ def harness_loaders():
 """
 
 
+FORGETS = """
+from contextlib import contextmanager
+from harness import hookimpl, testing
+
+@contextmanager
+def load(refs, *, dtype: str = "auto"):
+    with testing.load(refs) as subjects:
+        yield subjects
+
+load.open, load.identity = testing.open_source, lambda ref, **options: "engine 1.0"
+
+@hookimpl
+def harness_loaders():
+    return {"keeps": load}
+"""
+
+
+def test_an_identity_without_the_weights_remembers_no_other_models_answers(project: Project) -> None:
+    """An identity of the engine's version alone gave every candidate the base's answers out of memory."""
+    text = SUITE.replace('use = "fake"\npath = "base"', 'use = "keeps"\npath = "base"')
+    project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": FORGETS})
+    outcome = project.run("--set", "train.skill=0.05")
+    assert {r.subject: r.remembered for r in outcome.report.reports} == {"base": 0, "adapter": 0, "merged": 0}
+    assert outcome.code == 1
+
+
 @pytest.mark.parametrize("flags", [(), ("--no-cache",)])
 def test_a_model_that_is_kept_in_a_global_is_refused(project: Project, flags: tuple[str, ...]) -> None:
     """The commonest way not to load twice gave every candidate the base's answers, under the candidate's name."""
