@@ -17,11 +17,6 @@ from harness.records.metrics import Metric, metric
 from harness.records.models import Logprob, ModelRef, Progress, Sampling, Subject
 from harness.records.samples import Caveat, Labels, Sample, Score
 
-# Threads that share a computation spin for each other before they sleep: 3 ms by themselves, at every layer, in which
-# whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
-if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "3000"
-
 if TYPE_CHECKING:
     from harness import isolated, schema
     from harness.answers import keys, wire
@@ -74,6 +69,11 @@ if TYPE_CHECKING:
     from harness.workers.child import Desk
     from harness.workers.local import gpus
     from harness.workers.protocol import Lost, Worker, read_error, read_ref, told_error, told_ref
+
+# Threads that share a computation spin for each other before they sleep: 3 ms by themselves, at every layer, in which
+# whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "3000"
 
 __all__ = [
     "CONVERSION_NOTES",

@@ -25,6 +25,7 @@ from harness.pipeline.session import Session, remembered
 from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
 from harness.records.samples import Prompt
 from harness.release import conversions
+from harness.release.seal import sealed
 from harness.suite.tables import Model
 
 Pair = tuple[Prompt, str]
@@ -139,11 +140,12 @@ def models_of(session: Session) -> dict[str, tuple[ModelRef, Model]]:
     there = {made.name: Path(made.path) for made in made_of(session) if made.there}
     if ready.adapter and ("adapter" in there or not suite.trains):
         folder = artifacts_of(session).adapter
-        refs["adapter"] = replace(base, adapter=folder, quantization=ready.adapter.quantization), suite.model
+        on = replace(base, name="adapter", adapter=folder, quantization=ready.adapter.quantization)
+        refs["adapter"] = sealed(on, base=base.digest), suite.model
     for name in session.collection.candidates:
         if name in there and name != "adapter":
-            refs[name] = ModelRef(name, str(there[name]), options=suite.model.options), suite.model
-    refs |= {ref.name: (ref, suite.model) for made, ref in _copies(session) if made.there}
+            refs[name] = sealed(ModelRef(name, str(there[name]), options=suite.model.options)), suite.model
+    refs |= {ref.name: (sealed(ref), suite.model) for made, ref in _copies(session) if made.there}
     return refs
 
 
