@@ -47,12 +47,12 @@ def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
         safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # nothing is imported from the current folder
         done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True, env=safe)
         found, said = json.loads(done.stdout)
-        return dict(found), list(said)
+        return {name: bool(found[name]) for name in WANTED}, [str(one) for one in said]
     except OSError as error:
         raise UsageError(
             f'python "{python}": {error.strerror}; want the interpreter of an environment, {HOW}'
         ) from None
-    except (subprocess.SubprocessError, ValueError, TypeError) as error:
+    except (subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
         raise UsageError(f'python "{python}": is no interpreter of Python ({" ".join(said)}); {HOW}') from None
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from harness.errors import UsageError
 from harness.testing import Project
 
 PLANTED = "raise SystemExit('imported from the current folder')\n"
@@ -34,3 +35,16 @@ def test_the_probe_of_another_interpreter_does_not(suite: Project) -> None:
     (suite.folder / "json.py").write_text(PLANTED, "utf-8")
     found, _ = _probe.__wrapped__(sys.executable)
     assert found
+
+
+@pytest.mark.parametrize("says", ["[{}, []]", "[]", "{}", "[[], {}]", "3", "", '[{"vllm": 1}, 2]'])
+def test_an_interpreter_that_answers_otherwise_is_one_line(says: str, suite: Project) -> None:
+    """Whatever prints something else than the probe asks is no interpreter."""
+    pytest.importorskip("harness_vllm")
+    from harness_vllm.environment import _probe
+
+    other = suite.folder / "other.sh"
+    other.write_text(f"#!/bin/sh\necho '{says}'\n", "utf-8")
+    other.chmod(0o755)
+    with pytest.raises(UsageError, match="is no interpreter of Python"):
+        _probe.__wrapped__(str(other))
