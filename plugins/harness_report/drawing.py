@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, cache_dir, digest_of, write_text
+from harness import UsageError, cache_dir, digest_of, shown, write_text
 
 PAGE, INK, MUTED, ACCENT = "#fdfcf9", "#1f2326", "#5a5f65", "#1f5f99"
 PASS, OPEN, FAIL, BASE, HAIR, BARRED = "#14694f", "#855700", "#b3261e", "#7d8288", "#d8d5cd", "#f2f0ea"
@@ -90,8 +90,18 @@ def _remember(path: Path, svg: str) -> None:
 def _drawn(spec: Mapping[str, Any]) -> str:
     import vl_convert
 
-    svg = str(vl_convert.vegalite_to_svg(json.dumps(spec), vl_version="v5.20", allowed_base_urls=[]))
+    text = json.dumps(_spelt(spec))  # what XML cannot hold ends the whole process there
+    svg = str(vl_convert.vegalite_to_svg(text, vl_version="v5.20", allowed_base_urls=[]))
     return TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
+
+
+def _spelt(spec: Any) -> Any:
+    """Return a spec with every text in it as it may be shown."""
+    if isinstance(spec, str):
+        return shown(spec)
+    if isinstance(spec, Mapping):
+        return {shown(str(key)): _spelt(value) for key, value in spec.items()}
+    return [_spelt(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
 
 
 def _attribute(text: str) -> str:

@@ -223,6 +223,16 @@ def test_options_of_others_stay_struck(ran: Path) -> None:
 # -- a run goes on ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("odd", ["a\x1b[31mb", "a\u2028b", "a\x00b", "\ufffe", "a\x0bb"])
+def test_a_value_that_no_page_can_hold_is_spelt_out(odd: str, suite: Project, pages: None) -> None:
+    """A control character in a slice's value ended the process where charts are drawn, without a page or a line."""
+    pytest.importorskip("vl_convert")
+    rows = [{**row, "kind": odd if row["kind"] == "a" else "b"} for row in ROWS]
+    outcome = suite.write({"test.jsonl": rows}).run()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (Path(outcome.report.folder) / "report.html").is_file()
+
+
 def test_what_goes_wrong_is_one_warning(suite: Project, pages: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that cannot be written, for want of room or by a bug, changes no outcome: a line, and the same exit."""
     for error in (OSError(28, "No space left on device"), ZeroDivisionError("a bug")):
