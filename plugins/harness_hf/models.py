@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 INSTALL = "pip install 'finetune-harness[hf]'"
-BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|attn\.bias$|position_ids$")  # that old files hold
+BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
 BLOCK = 64  # numbers that share a scale in NF4
 PLACELESS = "PEFT finds no place for {} of its tensors"
 MISSING = "it lacks {} of the tensors that its adapter_config.json tells of"

@@ -326,6 +326,31 @@ def test_a_second_set_of_weights_stays_behind(kind: str, ready: Project) -> None
     assert ready.harness("verify", "out").code == 7
 
 
+STRAYS = {
+    "a bias that was trained": "model.layers.0.self_attn.q_proj.bias",
+    "an adapter that was not merged": "model.layers.0.self_attn.q_proj.lora_A.weight",
+    "another layer": "model.layers.99.mlp.up_proj.weight",
+}
+
+
+@pytest.mark.parametrize("case", STRAYS)
+def test_tensors_that_the_model_does_not_use_are_refused(case: str, made: Path, tmp_path: Path) -> None:
+    """It is judged without them, and another reader may have them; buffers of old files are no matter."""
+    import torch
+
+    from harness.errors import UsageError
+    from harness_hf import load_model
+
+    shutil.copytree(made / "merged", tmp_path / "m")
+    reseat(MODEL, lambda weights: {**weights, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)})(
+        tmp_path / "m"
+    )
+    load_model(tmp_path / "m")
+    reseat(MODEL, lambda weights: {**weights, STRAYS[case]: torch.zeros(8)})(tmp_path / "m")
+    with pytest.raises(UsageError, match="is in its files, and the model does not use it"):
+        load_model(tmp_path / "m")
+
+
 def test_what_ships_answers_as_what_was_judged(made: Path, tmp_path: Path) -> None:
     """All that a loader does not read deleted, a model gives the same bits: the loader reads what ships."""
     import torch
