@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from harness.records.samples import Score
 
@@ -59,6 +59,10 @@ def metric(
     """Declare a metric of an evaluator; several may be stacked, the topmost is named first."""
     if better not in ("higher", "lower"):
         raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
+    if scale not in get_args(Scale):
+        raise ValueError(f'metric "{name}": scale is "{scale}", want one of {", ".join(get_args(Scale))}')
+    if scale == "other" and combine is None:
+        raise ValueError(f'metric "{name}": of scale "other", which rows do not make one by one; give combine')
 
     def declare(evaluator: Evaluator) -> Evaluator:
         known: tuple[Metric, ...] = getattr(evaluator, "metrics", ())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.gates.decide import judge
 from harness.records.gates import Gate, Outcome, Verdict, ships
-from harness.records.metrics import Metric
+from harness.records.metrics import Metric, metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.stats import tests
 from tests.helpers.speed import rounds
@@ -839,3 +839,18 @@ def test_caps_that_do_not_suit_the_metric_are_mistakes(case: str) -> None:
     metric, margin, cap, told = CAPS_ON[case]
     claim = gate(metric=f"e.{metric.name}", versus="base", worse_by_at_most=margin, cap=cap)
     assert any(told in m for m in claim.mistakes_on(metric)), claim.mistakes_on(metric)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"better": "high"}, 'better is "high", want "higher" or "lower"'),
+        ({"better": "higher", "scale": "percent"}, 'scale is "percent", want one of proportion, mean,'),
+        ({"better": "higher", "scale": "proportions"}, 'scale is "proportions", want one of'),
+        ({"better": "higher", "scale": "other"}, "give combine"),
+    ],
+)
+def test_a_metric_is_declared_by_words_that_there_are(told: dict[str, str], why: str) -> None:
+    """A scale that nobody knows was taken for a mean, with another test and other bounds."""
+    with pytest.raises(ValueError, match=f'metric "right": .*{why}'):
+        metric("right", **told)  # type: ignore[arg-type]
