@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.gates.decide import judge
+from harness.records import metrics
 from harness.records.gates import Gate, Outcome, Verdict, ships
-from harness.records.metrics import Metric, metric
+from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.stats import tests
 from tests.helpers.speed import rounds
@@ -853,4 +854,4 @@ def test_caps_that_do_not_suit_the_metric_are_mistakes(case: str) -> None:
 def test_a_metric_is_declared_by_words_that_there_are(told: dict[str, str], why: str) -> None:
     """A scale that nobody knows was taken for a mean, with another test and other bounds."""
     with pytest.raises(ValueError, match=f'metric "right": .*{why}'):
-        metric("right", **told)  # type: ignore[arg-type]
+        metrics.metric("right", **told)  # type: ignore[arg-type]
