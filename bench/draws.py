@@ -187,6 +187,25 @@ def lost_clusters(
     return draw
 
 
+def won_and_lost(
+    rng: np.random.Generator, count: int, won: float, lost: float, icc: float, kind: str
+) -> Callable[[int], Data]:
+    """Pairs in clusters of which large ones lose the more, and some rows are won, Dirichlet-multinomial."""
+
+    def draw(runs: int) -> Data:
+        sizes = sizes_of(rng, kind, (runs, count))
+        chance = np.minimum(growing(sizes.astype(float), lost), 0.98 - won)
+        truth = float(won - (chance * sizes).sum() / sizes.sum())
+        shares = np.stack([np.full(sizes.shape, won), chance, 1 - won - chance], -1) * (1 - icc) / icc
+        gammas = rng.gamma(np.maximum(shares, 1e-12))
+        rates = gammas / np.maximum(gammas.sum(-1, keepdims=True), 1e-300)
+        wins = rng.binomial(sizes, rates[..., 0])
+        losses = rng.binomial(sizes - wins, np.clip(rates[..., 1] / np.maximum(1 - rates[..., 0], 1e-12), 0, 1))
+        return Data((wins - losses).astype(float), sizes.astype(float), truth, (wins + losses).astype(float))
+
+    return draw
+
+
 def weighted_rows(
     rng: np.random.Generator, n: int, share: float, sigma: float, *, grows: bool
 ) -> Callable[[int], Data]:

@@ -1,6 +1,6 @@
 """Measure how often each test of a gate is wrong, and how often it is right; write docs/explanation/statistics-*.md.
 
-python -m bench.simulate [--quick | --long] [--to docs/explanation]
+python -m bench.simulate [--quick | --long] [--only PAGE] [--to docs/explanation]
 
 Data are drawn so that the claim is exactly on its threshold (false passes, false blocks), then judged
 against a threshold 2.5 standard errors away (power). Binomial, McNemar and Tango are summed over every table
@@ -24,6 +24,7 @@ from bench import draws, judge_rates, plan_rates
 from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
 from harness.stats import eprocess, means, nested, power, ratio, shares, tango, unseen
 from harness.stats import tests as stats
+from harness.stats.multiple import spent
 
 ALPHA = 0.05
 RUNS, QUICK, LONG = 4_000, 1_000, 20_000
@@ -285,11 +286,11 @@ def perplexity_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 def combine_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """A metric made from all rows at once, one call of `stats.cluster_bootstrap` per run."""
-    yield f"\n## Macro-F1 of three classes in clusters of 1 to 12, against a number ({runs // 10} runs a cell)\n\n"
+    yield f"\n## Macro-F1 of three classes in clusters of 1 to 12, against a number ({runs // 40} runs a cell)\n\n"
     yield "| | false pass | false block |\n|---|---|---|\n"
     for count in (20, 50, 150):
         for right in (0.7, 0.9):
-            passed, blocked = combine(rng, count, right, runs // 10)
+            passed, blocked = combine(rng, count, right, runs // 40)
             yield f"| {count} clusters, {right:.0%} right | {mark(passed)} | {mark(blocked)} |\n"
 
 
@@ -344,8 +345,8 @@ def unchanged(kind: str, count: int) -> float:
     return -unseen.bounds(0.0, sizes, ALPHA, (-1.0, 1.0))[0]
 
 
-def sizes_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    """Whole clusters are lost, and weighted rows: what the worst that few rows may hide does to a test."""
+def lost_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """Whole clusters are lost: what the worst that few rows may hide does to a test."""
     for pairs, what in ((True, "pairs that nobody wins"), (False, "0/1 rows")):
         for kind, words in MORE_SIZES.items():
             cells = [
@@ -356,11 +357,28 @@ def sizes_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
                     "pairs" if pairs else "share",
                 )
                 for g in (50, 100, 200)
-                for m in ((0.03, 0.05) if pairs else (0.05, 0.1))
+                for m in ((0.03,) if pairs else (0.05,))
                 for icc, grows in ((0.7, False), (0.7, True), (1.0, False), (1.0, True))
                 if not grows or kind != "equal"
             ]
             yield from table(f"Whole clusters lost, {words}: {what}", cells)
+
+
+def weights_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """Large clusters lose the more, rows of unequal weight, and documents of which few are very bad."""
+    cells = [
+        cell(
+            f"{MORE_SIZES[kind]}, {g} clusters, {100 * won:.0f} % won and {100 * lost:.0f} % lost, correlation {icc}",
+            draws.won_and_lost(rng, g, won, lost, icc, kind),
+            runs,
+            "pairs",
+        )
+        for kind in ("1-12", "zipf", "pareto", "two")
+        for g in (100, 200)
+        for won, lost in ((0.0, 0.05), (0.02, 0.04), (0.02, 0.07))
+        for icc in (0.3, 0.7)
+    ]
+    yield from table("Some rows won, and large clusters lose the more", cells)
     cells = [
         cell(
             f"{n} rows, share {p}, lognormal({s}){', heavy ones fail more' if grows else ''}",
@@ -385,7 +403,7 @@ def sizes_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 def forgotten_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """What passes falsely where a suite does not say what its rows are, and where it does."""
-    yield "| rows | forgotten | declared |\n|---|---|---|\n"
+    yield "\n| rows | forgotten | declared |\n|---|---|---|\n"
     for icc in (0.3, 0.5):
         data = draws.clustered_pairs(rng, 34, 0.1, -0.05, icc, "equal")(5 * runs)
         rows, changed = int(data.weights[0].sum()), data.changed.sum(-1)
@@ -416,19 +434,20 @@ def looks_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """The same weights on more and more rows, until a look passes."""
     yield f"\n## `rows_at_most = {LOOKS[-1]}`: looks at {', '.join(map(str, LOOKS))} rows until one passes\n\n"
     yield "| discordance | margin | truth | passed, at a look | passed by the last | rows on average "
-    yield "| looked at four times at 5 % each | one test of all rows |\n" + "|---" * 8 + "|\n"
+    yield "| looked at four times at 5 % each | with `spend` | one test of all rows |\n" + "|---" * 9 + "|\n"
     for d, margin, truth in CASES:
         wins, losses = looked_at(rng, d, truth, 5 * runs)
         at = nested.levels(LOOKS, LOOKS[-1], ALPHA)
-        shared, naive = (
+        shares_of_alpha = [spent(ALPHA, k) for k in range(1, len(LOOKS) + 1)]
+        shared, naive, apart = (
             np.stack([passes(w, b, n, margin, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)])
-            for each in (at, [ALPHA] * len(LOOKS))
+            for each in (at, [ALPHA] * len(LOOKS), shares_of_alpha)
         )
         by = [share(shared[: i + 1].any(0)) for i in range(len(LOOKS))]
         rows = np.where(shared.any(0), np.array(LOOKS)[shared.argmax(0)], LOOKS[-1]).mean()
         first, last = " / ".join(f"{x:.1f}" for x in by[:-1]), mark(by[-1]) if truth <= -margin else f"{by[-1]:.1f}"
         yield f"| {d} | {margin} | {truth:+.2f} | {first} | {last} | {rows:.0f} "
-        yield f"| {share(naive.any(0)):.1f} | {share(naive[-1]):.1f} |\n"
+        yield f"| {share(naive.any(0)):.1f} | {share(apart.any(0)):.1f} | {share(naive[-1]):.1f} |\n"
 
 
 def looked_at(
@@ -523,7 +542,7 @@ def cluster_means(rng: np.random.Generator, count: int, p: float, icc: float, ki
 
 
 def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield from plan_rates.plan_page(rng, max(runs // 4, 500))  # each run is judged by itself
+    yield from plan_rates.plan_page(rng, max(runs // 8, 500))  # each run is judged by itself
 
 
 PAGES = {  # a file -> what writes its tables
@@ -531,7 +550,8 @@ PAGES = {  # a file -> what writes its tables
     "statistics-scores.md": (scores_page, estimand_page, combine_page),
     "statistics-shares.md": (shares_page,),
     "statistics-pairs.md": (pairs_page,),
-    "statistics-sizes.md": (unchanged_page, sizes_page, looks_page),
+    "statistics-sizes.md": (unchanged_page, lost_page),
+    "statistics-weights.md": (weights_page, looks_page),
     "assumptions.md": (forgotten_page,),
     "statistics-judge-and-plan.md": (judge_rates.page, plan_page),
 }
@@ -541,22 +561,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} runs a cell instead of {RUNS}, and print only")
     parser.add_argument("--long", action="store_true", help=f"{LONG} runs a cell, and print only")
+    parser.add_argument("--only", choices=PAGES, metavar="PAGE", help=f"one of {', '.join(PAGES)}")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent.parent / "docs/explanation", metavar="FOLDER")
     asked = parser.parse_args()
     runs = LONG if asked.long else QUICK if asked.quick else RUNS
-    tables, begun = dict.fromkeys(PAGES, ""), time.process_time()
-    for name, parts in PAGES.items():
+    pages = {asked.only: PAGES[asked.only]} if asked.only else PAGES
+    tables, begun = dict.fromkeys(pages, ""), time.process_time()
+    for name, parts in pages.items():
         for part in parts:
-            began = time.perf_counter()
+            began = time.process_time()
             text = "".join(part(np.random.default_rng(17), runs))
             tables[name] += text
-            print(text, f"{part.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
+            print(text, f"{part.__name__}: {time.process_time() - began:.0f} s", flush=True)
     error = 100 * (0.05 * 0.95 / runs) ** 0.5
     took = f"{(time.process_time() - begun) / 60:.0f} minutes of one core"
     told = f"{runs:,} runs a cell unless a table says otherwise; a rate of 5 % has an error of {error:.2f} points"
     print(took)
     for name, text in tables.items() if runs == RUNS else ():
-        write_tables(asked.to / name, f"\nAll pages were simulated in {took} with {told}.\n{text}")
+        what = "This page was" if asked.only else "All pages were"
+        write_tables(asked.to / name, f"\n{what} simulated in {took} with {told}.\n{text}")
 
 
 def write_tables(page: Path, text: str) -> None:
