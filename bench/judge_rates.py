@@ -248,7 +248,7 @@ LENGTHS = (  # judges of answers that are longer, and of others
 
 def lengths_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Yield how often a judge is wrong that likes the longer answer, where rows and labels differ in length."""
-    runs = max(runs // 2, BATCH)
+    runs = max(runs // 4, BATCH)
     yield f"\n## A judge that minds the length: {ROWS} prompts, equal models, `min = 0.5` ({runs:,} runs)\n\n"
     yield "| sensitivity / specificity of the judge | labels | longer among rows | among labels | false pass "
     yield "| false block | without a look at lengths | power at 0.60 |\n" + "|---" * 8 + "|\n"
