@@ -118,7 +118,7 @@ def meant_otherwise(folder: Path, *, tied: bool = False) -> str:
         return ""  # of no model of transformers, or told where it is read
     if not isinstance(config, dict):
         return ""
-    if (folder / ADAPTER).is_file() and _is_known(folder):
+    if (folder / ADAPTER).is_file() and is_whole(folder) and _is_known(folder):
         return f"{ADAPTER}: is an adapter beside a model; transformers would put it on, and others would not"
     for key in ELSEWHERE:
         if config.get(key):

@@ -155,6 +155,14 @@ def test_healthy_twins_pass(model: Path) -> None:
     assert INDEX in shipping(model)
 
 
+def test_an_adapter_with_its_bases_configuration_is_an_adapter(model: Path) -> None:
+    """Some trainers write the base's configuration beside an adapter; without weights of a model it is none."""
+    (model / SINGLE).rename(model / "adapter_model.safetensors")
+    (model / "adapter_config.json").write_text("{}", "utf-8")
+    check_candidate(model)
+    assert weight_files(model) == ["adapter_model.safetensors"]
+
+
 def test_what_another_loader_reads_ships(tmp_path: Path) -> None:
     """A folder that is not transformers' own is its loader's: only what is known to be read by others stays behind."""
     tensors(tmp_path / SINGLE, {"w": 1.0})

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 import harness  # noqa: E402
+import harness_hf  # noqa: E402
 from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.pipeline.session import Options, prepare  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
@@ -189,7 +190,7 @@ def test_the_dtype_is_the_bases(trained: Train, tiny_model: Path, tmp_path: Path
             model.model.norm.weight.data.mul_(1.1)
         return model
 
-    monkeypatch.setattr("harness_hf.load_model", forgetful)  # first: what is looked up there later would stay
+    monkeypatch.setitem(vars(harness_hf), "load_model", forgetful)  # as an attribute it would stay there afterwards
     monkeypatch.setattr("harness_hf.models.load_model", forgetful)
     with pytest.raises(CheckFailed, match=r"what was saved answers otherwise than what was trained \[saved-parity\]"):
         trained(name="again", base=half)
