@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.artifacts.digests import template_digest, walk
 from harness.artifacts.gguf import read_gguf
-from harness.artifacts.reads import beside, meant_otherwise
+from harness.artifacts.reads import ADAPTER, OURS, beside, meant_otherwise
 from harness.artifacts.safetensors import read_safetensors
 from harness.artifacts.strict import read_json
 from harness.files import open_file
@@ -28,10 +28,8 @@ MAGIC = ("#!", "MZ", "%PDF", "%!PS", "!<arch>", "{\\rtf")  # of programs and arc
 MARKUP = re.compile(r"<(!doctype|html|head|body|script|svg|iframe|\?xml|\?php)\b", re.IGNORECASE)
 NAMING, CALLING = {"GLOBAL", "INST"}, {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}  # operations of pickles
 MOST_OPERATIONS = 100_000  # of a pickle in a row; no text has as many
-OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
 LARGEST_JSON = 256 << 20  # bytes; the largest tokenizers have some 40 MB
 INDEX = ".safetensors.index.json"
-ADAPTER = "adapter_config.json"
 # Keys of configurations that make a library import or fetch code: transformers' auto_map and custom pipelines, its
 # attention switch (CVE-2026-4372), what PEFT passes on to a tokenizer, the class PEFT imports for a base.
 FORBIDDEN = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
@@ -78,11 +76,6 @@ def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
     _no_twins(found)
     others = {*beside(model)}
     return [name for name in found if name not in others]
-
-
-def left_behind(model: Path) -> list[str]:
-    """Return the names of the files beside a model that another reader would take for it, and that do not ship."""
-    return [name for name in beside(model) if not name.startswith(OURS)]
 
 
 def check_files(model: Path) -> str:

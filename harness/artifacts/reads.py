@@ -20,6 +20,7 @@ from harness.files import open_file
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
 CONFIGURATIONS = {
     CONFIG, "generation_config.json", TOKENIZER, "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "preprocessor_config.json", "processor_config.json",
@@ -72,21 +73,26 @@ def _named(index: Path) -> set[str]:
 def beside(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Return those of a folder's files, or of some of them, that a reader obeys and that the model is not read from."""
     names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
-    weights, known = weight_files(folder), _is_known(folder)
+    weights, known = weight_files(folder), _is_known(_config(folder) or {})
     return [name for name in names if "/" not in name and not _is_read(name, weights, names, known=known)]
 
 
-def _is_known(folder: Path) -> bool:
-    """Return whether a folder is one that transformers reads, and not some other loader's own."""
+def _config(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's configuration, or None where it has none: who loads it says what is wrong with it."""
     try:
         config: Any = json.loads((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and bool(config.keys() & {"model_type", "architectures"})
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _is_known(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is one that transformers reads, and not some other loader's own."""
+    return bool(config.keys() & {"model_type", "architectures"})
 
 
 def _is_read(name: str, weights: Collection[str], names: Collection[str], *, known: bool) -> bool:
-    if name.startswith("harness-"):
+    if name.startswith(OURS):
         return True  # a note of ours, which nobody else knows
     if name.endswith(".safetensors"):
         return name in weights
@@ -112,13 +118,9 @@ def meant_otherwise(folder: Path, *, tied: bool = False) -> str:
     index, weights = folder / INDEX, weight_files(folder)
     if SINGLE in weights and (others := _named(index) - {SINGLE}):
         return f"{INDEX}: names {min(others)}, and {SINGLE} is there, too; which of them is the model?"
-    try:
-        config: Any = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+    if (config := _config(folder)) is None:
         return ""  # of no model of transformers, or told where it is read
-    if not isinstance(config, dict):
-        return ""
-    if (folder / ADAPTER).is_file() and is_whole(folder) and _is_known(folder):
+    if (folder / ADAPTER).is_file() and is_whole(folder) and _is_known(config):
         return f"{ADAPTER}: is an adapter beside a model; transformers would put it on, and others would not"
     for key in ELSEWHERE:
         if config.get(key):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.formats import left_behind
+from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, of_the_machine
 from harness.files import write_text
@@ -71,7 +71,7 @@ def _tell_what_stays(session: Session, record: Record) -> None:
     named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
     folders = [Path(opened.source.path)] if suite.merges or suite.trains else []
     for folder in [*folders, *([suite.resolve(named)] if named else [])]:
-        others = left_behind(folder) if folder.is_dir() else []
+        others = beside(folder) if folder.is_dir() else []
         if others:
             more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
             shown = ", ".join(others[:MOST_SHOWN]) + more

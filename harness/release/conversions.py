@@ -16,6 +16,7 @@ from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import formats, kept
 from harness.artifacts.digests import digest_of, template_digest, weights_digest
+from harness.artifacts.reads import OURS
 from harness.errors import CheckFailed
 from harness.files import folder_in_place, read_facts
 from harness.records.frozen import isolated
@@ -24,7 +25,6 @@ from harness.records.models import ModelRef
 from harness.release.seal import sealed
 from harness.suite.tables import Export, Suite
 
-OURS = formats.OURS
 NOTE = f"{OURS}copy.json"
 """The file in which an exporter leaves facts about a copy, for the report."""
 

@@ -14,6 +14,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.artifacts.formats import LEGAL
+from harness.artifacts.reads import ADAPTER
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
@@ -32,7 +33,6 @@ from harness.schema import wants
 from harness.stats import tests
 from harness.suite.tables import Export
 
-ADAPTER = "adapter_config.json"
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping")  # where an adapter's base and its class lay
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.digests import weights_digest
-from harness.artifacts.formats import Unsafe, check_candidate, check_files, left_behind, shipping
-from harness.artifacts.reads import weight_files
+from harness.artifacts.formats import Unsafe, check_candidate, check_files, shipping
+from harness.artifacts.reads import beside, weight_files
 
 Edit = Callable[[Path], object]
 EMBEDDING, HEAD, BIAS = "model.embed_tokens.weight", "lm_head.weight", "model.q.bias"
@@ -124,7 +124,7 @@ def test_what_others_would_read_stays_behind(case: str, model: Path) -> None:
     before = {p.name for p in model.iterdir()}
     LEFT[case](model)
     assert (shipping(model), weights_digest(model), weight_files(model)) == (names, digest, [SINGLE])
-    assert left_behind(model) == sorted({p.name for p in model.iterdir()} - before)
+    assert beside(model) == sorted({p.name for p in model.iterdir()} - before)
     with pytest.raises(Unsafe):
         check_files(model)
 
@@ -169,4 +169,4 @@ def test_what_another_loader_reads_ships(tmp_path: Path) -> None:
     for name in ("config.json", "skill.json", "params.json"):
         (tmp_path / name).write_text("{}", "utf-8")
     assert shipping(tmp_path) == ["config.json", SINGLE, "skill.json"]
-    assert left_behind(tmp_path) == ["params.json"]
+    assert beside(tmp_path) == ["params.json"]
