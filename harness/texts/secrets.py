@@ -88,15 +88,6 @@ def hide(text: str) -> str:
     return LOOKS.sub(STRUCK, text) if any(hint in text for hint in HINTS) else text
 
 
-def hidden(data: Any) -> Any:
-    """Return plain data with every text in it hidden."""
-    if isinstance(data, str):
-        return hide(data)
-    if isinstance(data, Mapping):
-        return {hide(str(k)): hidden(v) for k, v in data.items()}
-    return [hidden(v) for v in data] if isinstance(data, (list, tuple)) else data
-
-
 def remember(value: str) -> None:
     """Record a value that is struck wherever it turns up from now on."""
     if len(value) >= SHORTEST:
