@@ -227,11 +227,9 @@ class Ledger:
     # -- lines -------------------------------------------------------------------------------------
 
     def _append(self, told: Mapping[str, Any]) -> None:
-        lines = self.lines()
-        named = {a for line in lines for a in line["after"]}
         line = {
             "format": LEDGER_FORMAT,
-            "after": sorted(line["id"] for line in lines if line["id"] not in named),
+            "after": sorted(self.state().heads),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **told,
         }
