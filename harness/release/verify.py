@@ -393,5 +393,5 @@ def _bytes(path: Path) -> bytes:
 def _ledger(release: Path) -> Mapping[str, Any] | None:
     """Return what the evidence of a release tells of its ledger, or None; it may have been moved away."""
     path = release / EVIDENCE / MANIFEST
-    told: Mapping[str, Any] | None = json.loads(_bytes(path)).get("ledger") if path.exists() else None
+    told: Mapping[str, Any] | None = read_json(_bytes(path)).get("ledger") if path.exists() else None
     return told
