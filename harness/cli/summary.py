@@ -8,15 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.cli.screen import Screen
-from harness.cli.words import (
-    describe,
-    duration,
-    interval,
-    percent,
-    place,
-    reasons,
-    title,
-)
+from harness.cli.words import describe, duration, interval, percent, place, reasons, title
 from harness.errors import ExitCode
 from harness.records.findings import Finding
 from harness.records.gates import Outcome, Verdict
@@ -127,16 +119,8 @@ class Summary:
         best = sweep.rule == "best"
         rule = "the best mean is taken" if best else f"each step tested at alpha {sweep.alpha:g}"
         self.line(f"sweep of {sweep.key} on {sweep.rows} select rows, {rule}:")
-        rows = [
-            [
-                f"  {sweep.key}",
-                sweep.by,
-                f"against the {'best' if best else 'one'} before",
-                "p",
-                "parameters",
-                "training",
-            ]
-        ]
+        before = f"against the {'best' if best else 'one'} before"
+        rows = [[f"  {sweep.key}", sweep.by, before, "p", "parameters", "training"]]
         for t in sweep.trials:
             mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
             metric = number(t.metric) + interval(t.lower, t.upper, number)

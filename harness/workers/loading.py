@@ -31,8 +31,8 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
         for numbers in alike.values():
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
             found.update(zip(numbers, loaded, strict=True))
-            for number, subject in zip(numbers, loaded, strict=True):
-                _check_promise(refs[number], subject)
+            for number in numbers:
+                _check_promise(refs[number], found[number])
         yield [found[i] for i in range(len(refs))]
 
 

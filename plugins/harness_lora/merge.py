@@ -27,14 +27,7 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 
-from harness import (
-    CheckFailed,
-    Progress,
-    Safetensors,
-    UsageError,
-    copy_range,
-    read_safetensors,
-)
+from harness import CheckFailed, Progress, Safetensors, UsageError, copy_range, read_safetensors
 from harness_lora.peft_folder import NOTE
 from harness_lora.plan import Plan, Tensors, check_base, check_changed, make_plan
 
@@ -42,7 +35,6 @@ MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, whic
 BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
-
 DTYPES = ("float32", "bfloat16", "float16")
 
 T = TypeVar("T")

@@ -21,16 +21,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import CheckFailed, isolated
 from harness_lora.headers import Header, read_headers
 from harness_lora.heard import PROMPTS, SMOKE_TOKENS, Apart, Heard, compare, device_for, placed
 from harness_lora.peft_folder import read_note
 from harness_lora.texts import WINDOW, windows
-
-if TYPE_CHECKING:
-    pass
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
