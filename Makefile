@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
-LINT = $(VENV)/.lint
 DEMO = $(VENV)/.demo
 READY = $(VENV)/.ready
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
@@ -45,7 +44,7 @@ mutations: $(READY)
 smoke: $(DEMO)
 	$(BIN)/harness run suites/smoke.toml
 
-check: $(LINT)
+check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -54,7 +53,7 @@ check: $(LINT)
 
 # what ruff can mend, of all files or of some: make fix FILES="harness/files.py"
 FILES = .
-fix: $(LINT)
+fix: $(READY)
 	$(BIN)/ruff check --fix --force-exclude $(FILES)
 	$(BIN)/ruff format --force-exclude $(FILES)
 
@@ -109,11 +108,10 @@ clean:
 	rm -rf $(VENV) $(VLLM) dist exports site .mypy_cache .pytest_cache .ruff_cache
 
 # a demo needs less than those who work on the harness, whose environment is good for everything
-$(LINT): EXTRA = lint
 $(DEMO): EXTRA = hf
 $(READY): EXTRA = dev
-$(READY): ALSO = $(LINT) $(DEMO)
-$(LINT) $(DEMO) $(READY): pyproject.toml
+$(READY): ALSO = $(DEMO)
+$(DEMO) $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --editable '.[$(EXTRA)]'
 	touch $@ $(ALSO)
