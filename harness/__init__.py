@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from harness.texts.shown import whole as whole_text
     from harness.workers.child import Desk
     from harness.workers.local import gpus
-    from harness.workers.protocol import Lost, Worker, read_error, read_ref, told_error, told_ref
+    from harness.workers.protocol import Lost, Worker, is_sign, read_error, read_ref, told_error, told_ref
 
 # Threads that share a computation spin for each other before they sleep: 3 ms by themselves, at every layer, in which
 # whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
@@ -148,6 +148,7 @@ __all__ = [
     "gpus",
     "hookimpl",
     "is_secret",
+    "is_sign",
     "isolated",
     "judge",
     "keys",
@@ -249,6 +250,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "gguf_of": "harness.artifacts.gguf",
     "gpus": "harness.workers.local",
     "is_secret": "harness.texts.secrets",
+    "is_sign": "harness.workers.protocol",
     "isolated": "harness.isolated:",
     "keys": "harness.answers.keys:",
     "agreement": "harness.gates.agreement:",

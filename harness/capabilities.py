@@ -35,11 +35,16 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True)
 class Loader(Capabilities):
-    """Of `load(refs, *, …)`; `identity` names all that an answer depends on, `probe` looks at a candidate's folder."""
+    """Of `load(refs, *, …)`.
+
+    `identity` names all that an answer depends on, `probe` looks at a candidate's folder, and `reads(path)` names the
+    files there that a model is loaded from.
+    """
 
     open: Given = None
     identity: Given = None
     probe: Given = None
+    reads: Given = None
     needs: Given = None
     remote: bool = False  # a candidate's path is a name, not a folder
     piece: int = 1  # times as many requests as others' models are given at once: what serves wants dozens

@@ -114,10 +114,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if len(word) > MOST:
         return ""
     if len(known) > MOST:  # to compare each mistake with all of so many would take longer than to look it up
-        known = [k for k in known if k[:1] == word[:1] and abs(len(k) - len(word)) <= 2][:MOST]
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f'; did you mean "{close[0]}"?'
+        known = [k for k in known if k[:1].lower() == word[:1].lower() and abs(len(k) - len(word)) <= 2][:MOST]
+    alike = {k.lower(): k for k in known}
+    if close := difflib.get_close_matches(word.lower(), alike, n=1):
+        return f'; did you mean "{alike[close[0]]}"?'
     if known and len(known) <= 12:
         return "; known: " + ", ".join(f'"{k}"' for k in known)
     return ""

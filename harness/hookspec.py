@@ -39,7 +39,8 @@ def harness_loaders() -> Provided:  # type: ignore[empty-body]
     as a string, without loading it: answers are remembered under it. Without it, or where it returns None, they are
     not remembered, and the model is loaded for every run. A loader with an option `python` is called, and asked for
     identities, in a process of that interpreter where the suite gives one. `probe(path)` raises UsageError at a
-    candidate's folder that cannot be loaded, `needs(options)` names the modules that are imported late, and
+    candidate's folder that cannot be loaded, `reads(path)` names the files there that a model is loaded from, so that
+    texts apart nothing else of the folder ships, `needs(options)` names the modules that are imported late, and
     `remote=True` says that a candidate's path is a name, not a folder. `lacks=("token_kl",)` names what its subjects
     cannot that evaluators ask for, "4-bit" that it loads no base so: a suite that wants it is refused at collection.
     """

@@ -30,6 +30,7 @@ from harness.pipeline.session import Options, Session, prepare
 from harness.records.gates import Gate, Outcome, Verdict, ships
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
+from harness.workers.pool import PATIENCE
 
 SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
@@ -97,12 +98,14 @@ def selftest(
     plugins: Sequence[str] = (),
     overrides: Sequence[str] = (),
     on: str = "",
+    patience: float = PATIENCE,
     told: Callable[[Trial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
     """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
 
-    `only` names some of them, `limit` takes the first rows of every eval, `on` says where they answer. `told` hears of
+    `only` names some of them, `limit` takes the first rows of every eval, `on` says where they answer, `patience` how
+    many seconds one may be silent there. `told` hears of
     each trial as it ends, `said` of what it all may cost before it begins. Caps that an evaluator keeps hold for the
     whole of it. Raises UsageError on mistakes in the suite, on a suite without candidates or gates, and where an
     evaluator has nobody to ask.
@@ -115,6 +118,7 @@ def selftest(
             plugins=tuple(plugins),
             overrides=tuple(overrides),
             on=on,
+            patience=patience,
             counts=False,
         )
         plan = _one_candidate(prepare(path, options))

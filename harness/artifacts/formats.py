@@ -48,6 +48,11 @@ def is_allowed(path: Path) -> bool:
     return path.suffix in SUFFIXES or LEGAL.fullmatch(path.name) is not None
 
 
+def is_text(name: str) -> bool:
+    """Return whether a file is, by its name, for people: a licence, a card, or other text that no loader obeys."""
+    return name.endswith((".md", ".txt")) or LEGAL.fullmatch(name) is not None
+
+
 def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
     """Return the names of the files of a model's folder that may ship: what it is read from, its templates, its texts.
 

@@ -106,6 +106,7 @@ def selftest(args: argparse.Namespace) -> int:
         plugins=args.p,
         overrides=args.set,
         on=args.on,
+        patience=args.patience,
         told=print_trial,
         said=lambda line: say(line, sys.stderr),
     )

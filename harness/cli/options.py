@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -69,13 +71,28 @@ def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) ->
 
 
 def with_workers(parser: argparse._ActionsContainer) -> None:
-    """Add --on, which says where models answer."""
+    """Add --on, which says where models answer, and --patience."""
     parser.add_argument(
         "--on",
         default=os.environ.get("HARNESS_ON", ""),
         metavar="WORKERS",
         help="where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)",
     )
+    parser.add_argument(
+        "--patience",
+        type=_seconds,
+        default=os.environ.get("HARNESS_PATIENCE", "600"),
+        metavar="SECONDS",
+        help="how long a worker may be silent before another takes its place; it has six times that to load, or for a "
+        "row (600, HARNESS_PATIENCE)",
+    )
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (found := float(text)) < math.inf:
+            return found
+    raise argparse.ArgumentTypeError(f'"{text}" is no number of seconds above 0')
 
 
 def with_overrides(parser: argparse._ActionsContainer) -> None:

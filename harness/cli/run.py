@@ -88,6 +88,7 @@ def _options(args: argparse.Namespace) -> Options:
         cache=not args.no_cache,
         plugins=tuple(args.p),
         on=args.on,
+        patience=args.patience,
         ignore=tuple(args.ignore),
         junit_xml=args.junit_xml,
     )

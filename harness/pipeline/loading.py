@@ -46,7 +46,8 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
         if about.remote:
             opens: Callable[[], AbstractContextManager[list[Subject]]] = partial(load_each, loader, own)  # cut there
         elif crew:
-            pool = Pool(crew, Opening.of(plugins, session.suite.path, model.use, own), shelf.told)
+            opening = Opening.of(plugins, session.suite.path, model.use, own)
+            pool = Pool(crew, opening, shelf.told, session.options.patience)
             opens = pool.loaded
             if crew.elsewhere:
                 stack.callback(pool.close)

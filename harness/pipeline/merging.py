@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness import schema
 from harness.artifacts import kept
+from harness.capabilities import Loader
 from harness.files import folder_in_place, read_facts, write_text
 from harness.pipeline.artifacts import artifacts_of, making
 from harness.pipeline.checking import look
@@ -32,7 +33,9 @@ def take_merged(session: Session, record: Record) -> ModelRef | Stop:
     """Take a merged model that was made elsewhere, and look at it."""
     candidate = session.opened.candidate
     assert candidate  # preflight opened it
-    ref = sealed(ModelRef("merged", candidate.path, candidate.digest, options=session.suite.model.options))
+    suite, plugins = session.suite, session.collection.plugins
+    reads = Loader.of(plugins.find("loader", suite.model.use).function).reads
+    ref = sealed(ModelRef("merged", candidate.path, candidate.digest, options=suite.model.options), reads=reads)
     return look(session, record, "merged", merged=ref, twin=None) or ref
 
 

@@ -26,6 +26,7 @@ from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness.workers.loading import Shelf
 from harness.workers.on import workers
+from harness.workers.pool import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Options:
     counts: bool = True  # as an attempt, in the ledger
     plugins: tuple[str, ...] = ()
     on: str = ""  # where models answer: NAME:PLACE of workers, or in this process
+    patience: float = PATIENCE  # seconds that a worker may be silent
     shelf: Shelf = field(default_factory=Shelf, compare=False)  # where loaded models wait for other suites
     ignore: tuple[str, ...] = ()  # codes of checks
     junit_xml: Path | None = None

@@ -15,13 +15,15 @@ from harness.records.samples import Prompt
 class Seal:
     """What a candidate's folder held when it was opened: digest of its weights, sha256 of its files by their names.
 
-    `template` is the digest of the chat templates it is prompted with, `base` that of the weights under an adapter.
+    `template` is the digest of the chat templates it is prompted with, `base` that of the weights under an adapter,
+    `beside` names what its loader does not read, which stays behind.
     """
 
     weights: str
     files: Mapping[str, str]
     template: str | None
     base: str = ""
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,12 @@ def parent_reasons(suite: Suite, declared: Export, verdicts: Iterable[Verdict]) 
     return ships(verdicts, suite.gates, declared.from_) if declared.name and gated else []
 
 
-def copy_files(folder: Path, to: Path) -> None:
-    """Copy all that may ship of a model's folder; raises CheckFailed at a link that leads elsewhere."""
+def copy_files(ref: ModelRef, to: Path) -> None:
+    """Copy the files of a candidate that were gated, or may ship; raises CheckFailed at a link that leads elsewhere."""
+    folder = ref.adapter or Path(ref.path)
     try:
-        names = formats.shipping(folder)
+        beside = ref.seal.beside if ref.seal else ()
+        names = [name for name in formats.shipping(folder) if name not in beside]
     except formats.Unsafe as error:
         raise CheckFailed(f'"{folder}": {error}') from None
     for name in names:

@@ -79,7 +79,7 @@ def export(
             model = work / MODEL
             model.mkdir()
             if declared.name:  # the copy lies there as it was evaluated; to make it again would be another one
-                copy_files(Path(ref.path), model)
+                copy_files(ref, model)
             else:
                 options = isolated(dict(declared.options))
                 if wants(exporter, "facts"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Seal
 
 
-def sealed(ref: ModelRef, base: str = "") -> ModelRef:
+def sealed(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterable[str]] | None = None) -> ModelRef:
     """Return a candidate with the digests of all that may ship of its folder, each file read once.
 
+    `reads` tells of a folder what its loader reads there, where it says so: of what else lies there texts ship alone.
     Its own digest becomes that of the weights that were read; of an adapter, with its base's digest and quantisation.
     What has no folder is returned as it is, and cannot be exported. Raises UsageError
     when a file cannot be read, CheckFailed when it is not what it must be.
@@ -22,7 +24,10 @@ def sealed(ref: ModelRef, base: str = "") -> ModelRef:
     if not folder.is_dir():
         return ref
     try:
-        files = {name: hash_file(folder / name, follow=True) for name in formats.shipping(folder)}
+        names = formats.shipping(folder)
+        read = {*reads(folder)} if reads else {*names}
+        beside = tuple(name for name in names if name not in read and not formats.is_text(name))
+        files = {name: hash_file(folder / name, follow=True) for name in names if name not in beside}
         weights, template = weights_of(files), template_digest(Path(ref.path))
     except OSError as error:
         raise UsageError(f'"{error.filename or folder}": cannot be read: {error.strerror}') from None
@@ -30,4 +35,4 @@ def sealed(ref: ModelRef, base: str = "") -> ModelRef:
         raise CheckFailed(f'{ref.name} in "{folder}": {error}') from None
     digest = digest_of([base, weights, ref.quantization]) if ref.adapter else weights
     digests = {name: hashed.sha256 for name, hashed in files.items()}
-    return replace(ref, digest=digest, seal=Seal(weights, digests, template, base))
+    return replace(ref, digest=digest, seal=Seal(weights, digests, template, base, beside))

@@ -8,7 +8,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -17,21 +18,25 @@ from harness import capabilities
 from harness.answers import keys
 from harness.errors import RAISES, UsageError
 from harness.plugins import load_plugins
-from harness.records.models import ModelRef, Subject
+from harness.records.models import ModelRef, Subject, streamed
 from harness.workers.loading import load_each
 from harness.workers.pieces import fresh
 from harness.workers.protocol import (
     METHODS,
     PROTOCOL,
+    SIGN,
     packed,
     read,
     read_options,
     read_ref,
-    told_answers,
     told_error,
+    told_row,
     unpacked,
     write,
 )
+
+OFTEN = 1.0  # seconds between two messages with rows
+BEAT = 5.0  # seconds between two signs of life
 
 
 class Desk:
@@ -43,16 +48,19 @@ class Desk:
         self._open: AbstractContextManager[list[Subject]] | None = None
         self._subjects: Sequence[Any] = ()
 
-    def answer(self, text: str) -> str:
-        """Return the reply to a message: what it asks for, or the error that it came to."""
+    def replies(self, text: str) -> Iterator[str]:
+        """Yield signs with rows as they come, and the reply to a message: what it asks for, or the error it came to."""
         try:
             message = unpacked(text)
-            do = {"open": self.open, "load": self.load, "ask": self.ask}.get(str(message.get("do")))
+            if message.get("do") == "ask":
+                yield from (packed(told) for told in self.ask(message))
+                return
+            do = {"open": self.open, "load": self.load}.get(str(message.get("do")))
             if do is None:
                 raise ValueError(f"a worker knows no message {message.get('do')!r}")
-            return packed(do(message))
+            yield packed(do(message))
         except RAISES as error:
-            return packed({"error": told_error(error)})
+            yield packed({"error": told_error(error)})
 
     def open(self, message: dict[str, Any]) -> dict[str, Any]:
         """Find the loader and name the models, without loading any; tell what this environment is."""
@@ -75,17 +83,17 @@ class Desk:
         self._subjects = self._open.__enter__()
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
-    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Ask one model a piece of requests."""
+    def ask(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Ask one model a piece of requests; yield its rows as they come, the last with what it says of itself."""
         method, requests = message["method"], message["requests"]
         if method not in METHODS:
             raise ValueError(f"a worker knows no method {method!r}")
         options = read_options(message["options"])
         subject = self._subjects[message["number"]]
         if method == "fact":
-            answers: Sequence[Any] = [getattr(subject, name) for name in requests]
+            answers: Iterator[tuple[int, Any]] = enumerate([getattr(subject, name) for name in requests])
         elif method == "render":
-            answers = [subject.render(messages) for messages in requests]
+            answers = enumerate([subject.render(messages) for messages in requests])
         else:
             if method == "token_kl":
                 options["against"] = self._subjects[options["against"]]
@@ -94,8 +102,14 @@ class Desk:
                     raise UsageError(f'"{subject.name}" {what}')
             fresh(subject, options.get("against"))
             pairs = method in ("logprobs", "count_tokens")
-            answers = getattr(subject, method)([tuple(r) for r in requests] if pairs else requests, **options)
-        return {"answers": told_answers(method, answers), "notes": self.notes()}
+            answers = streamed(subject, method, [tuple(r) for r in requests] if pairs else requests, options)
+        rows, told = list[Any](), time.monotonic()
+        for number, answer in answers:
+            rows.append(told_row(method, number, answer))
+            if time.monotonic() - told > OFTEN:
+                yield {"sign": True, "rows": rows}
+                rows, told = [], time.monotonic()
+        yield {"rows": rows, "notes": self.notes()}
 
     def notes(self) -> list[list[str]]:
         """Take what each model has to say about itself."""
@@ -127,12 +141,30 @@ def main() -> int:
     sys.stdout = sys.stderr
     messages: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(heard, messages), daemon=True).start()
-    desk = Desk()
+    desk, mouth, busy = Desk(), threading.Lock(), threading.Event()
+    threading.Thread(target=_beat, args=(said, mouth, busy), daemon=True).start()
     while True:
-        try:
-            write(said, desk.answer(messages.get()))
-        except OSError:  # nobody reads
-            _end()
+        message = messages.get()
+        busy.set()
+        for reply in desk.replies(message):
+            _say(said, mouth, reply)
+        busy.clear()
+
+
+def _say(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
+    try:
+        with mouth:
+            write(said, message)
+    except OSError:  # nobody reads
+        _end()
+
+
+def _beat(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
+    """Tell that this process lives, however long the model takes: it computes without the interpreter's lock."""
+    while True:
+        time.sleep(BEAT)
+        busy.wait()
+        _say(said, mouth, SIGN + "true}")
 
 
 def _listen(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import IO
 from harness.errors import UsageError
 from harness.texts import secrets
 from harness.texts.shown import shorten
-from harness.workers.protocol import Lost, Worker, read, write
+from harness.workers.protocol import Lost, Worker, is_sign, read, typed, write
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -28,11 +29,11 @@ class Local:
     def __init__(self, place: str, python: str | None = None) -> None:
         self.said, self.elsewhere, self.python = f"local:{place}", python is not None, python or sys.executable
         if not place.isdecimal() or int(place) < 1:
-            raise UsageError(f'--on "{self.said}": want a number of workers, such as "local:2"')
+            raise UsageError(f'{typed(self.said)}: want a number of workers, such as "local:2"')
         self.count, self.gpus = int(place), gpus()
         most, what = (len(self.gpus), "GPUs") if self.gpus else (os.cpu_count() or 1, "cores, and no GPU")
         if self.count > most:
-            raise UsageError(f'--on "{self.said}": this machine has {most} {what}; ask for {most} workers at most')
+            raise UsageError(f"{typed(self.said)}: this machine has {most} {what}; ask for {most} workers at most")
         self.started = 0
 
     def start(self) -> list[Worker]:
@@ -49,8 +50,10 @@ class Local:
 class Child:
     """A process that answers messages."""
 
+    beats = True
+
     def __init__(self, python: str, name: str, environment: dict[str, str]) -> None:
-        self.name, self.python, self._killed = name, python, False
+        self.name, self.python, self._ended, self._killed = name, python, "", False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)  # a pipe that nobody reads holds nobody up
         try:
@@ -66,28 +69,31 @@ class Child:
             self._errors.close()
             raise UsageError(f'python "{python}": {error.strerror}; want the interpreter of an environment') from None
 
-    def send(self, message: str) -> Future[str]:
+    def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost."""
-        return self._thread.submit(self._exchange, message)
+        return self._thread.submit(self._exchange, message, hear)
 
-    def _exchange(self, message: str) -> str:
+    def _exchange(self, message: str, hear: Callable[[str], None]) -> str:
         assert self._process.stdin and self._process.stdout
         try:
             write(self._process.stdin, message)
-            reply = read(self._process.stdout)
-        except (OSError, ValueError) as error:
-            self._kill()
-            raise Lost(self._why(str(error))) from None
-        if reply is None:
-            raise Lost(self._why("it said no more"))
-        return reply
+            while (reply := read(self._process.stdout)) is not None:
+                if not is_sign(reply):
+                    return reply
+                hear(reply)
+        except ValueError as error:
+            self._kill(f"{error}, and it was ended")
+        except OSError:
+            pass  # how it ended says why
+        raise Lost(self._why())
 
-    def _why(self, otherwise: str) -> str:
-        """Return how the process ended, and the last that it said."""
+    def _why(self) -> str:
+        """Return why it was ended or else how it ended, and the last that it said."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
         code = self._process.returncode
-        how = otherwise if code in (None, 0) else f"ended by {_signal(-code)}" if code < 0 else f"ended with {code}"
+        left = "it said no more" if code in (None, 0) else f"ended with {code}"
+        how = self._ended or (f"ended by {_signal(-code)}" if code and code < 0 else left)
         words = ""
         with suppress(OSError, ValueError):
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
@@ -95,17 +101,17 @@ class Child:
             words = shorten(lines[-1]) if lines else ""
         return f"{how}: {words}" if words else how
 
-    def close(self) -> None:
+    def close(self, why: str = "it was ended") -> None:
         """End the process and all that it started."""
-        self._kill()
+        self._kill(why)
         self._thread.shutdown(wait=True)
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
 
-    def _kill(self) -> None:
+    def _kill(self, why: str) -> None:
         if not self._killed:  # once: what is gone may have left its number
-            self._killed = True
+            self._killed, self._ended = True, why if self._process.poll() is None else ""
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

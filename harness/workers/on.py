@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import Plugins
 from harness.workers.local import Local
-from harness.workers.protocol import Workers
+from harness.workers.protocol import Workers, typed
 
 LOCAL, KIND, PYTHON = "local", "workers", "python"
 
@@ -27,6 +27,6 @@ def workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | 
         return Local(place, python)
     known = [LOCAL, *(n for kind, n in plugins.provided if kind == KIND)]
     if name not in known:
-        raise UsageError(f'--on "{on}": there are no such workers{did_you_mean(name, known)}')
+        raise UsageError(f"{typed(on)}: there are no such workers{did_you_mean(name, known)}")
     made: Workers = plugins.find(KIND, name).function(place, python=python)
     return made

@@ -27,7 +27,7 @@ def cut(method: str, requests: Sequence[Any], options: Mapping[str, Any], times:
     `times` makes pieces so many times as large, as a loader may ask for.
     """
     texts = [_texts(request) if method == "logprobs" else (said := _text(request), said) for request in requests]
-    answer = ANSWER * Generate(**options).max_new_tokens if method == "generate" else 0
+    answer = _answer(method, options)
     pieces: list[list[int]] = []
     cost, first, last = 0, "", ("", "")
     for i in sorted(range(len(texts)), key=texts.__getitem__):
@@ -42,6 +42,12 @@ def cut(method: str, requests: Sequence[Any], options: Mapping[str, Any], times:
             pieces.append([i])
         last = texts[i]
     return pieces
+
+
+def cost_of(method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> int:
+    """Count the characters that requests hold, and those that may be answered."""
+    pairs = method in ("logprobs", "count_tokens")
+    return sum(len(_texts(r)[1] if pairs else _text(r)) for r in requests) + len(requests) * _answer(method, options)
 
 
 def some(method: str, numbers: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +126,10 @@ def fresh(*subjects: Any) -> None:
     for subject in subjects:
         if forget := getattr(subject, "forget", None):
             forget()
+
+
+def _answer(method: str, options: Mapping[str, Any]) -> int:
+    return ANSWER * Generate(**options).max_new_tokens if method == "generate" else 0
 
 
 def _text(prompt: Prompt) -> str:

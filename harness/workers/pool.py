@@ -7,41 +7,43 @@ process, for pieces do not depend on who answers them or in which order.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
-from typing import Any, Unpack
+from typing import Any
 
 from harness import capabilities
 from harness.answers import keys
 from harness.errors import UsageError
 from harness.plugins import Plugins
-from harness.records.models import Generation, Logprob, ModelRef, Progress, Subject
-from harness.records.samples import Prompt
-from harness.texts.shown import shorten
-from harness.workers.pieces import APPETITE, cut, some
+from harness.records.models import ModelRef, Progress, Subject
+from harness.workers.pieces import cost_of, cut, some
+from harness.workers.pooled import Pooled
 from harness.workers.protocol import (
     PROTOCOL,
     Lost,
     Worker,
     Workers,
     packed,
-    read_answers,
     read_error,
+    read_rows,
     told_options,
     told_ref,
+    typed,
     unpacked,
 )
+from harness.workers.work import Work, at_fault
 
-DEATHS = 3  # of workers on one piece, or while they load, before it is the piece that is at fault
-HUNG = 10  # times the median piece, after which a worker answers no more
-PATIENCE = 600.0  # seconds that it has at least
-OPENS = 300.0  # seconds for a process to begin, and to say what it is
-FIRST = 3600.0  # seconds to load, and for a piece before any is known to have ended
+DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
+PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
+LIVES = 6  # times that: for one that lives to load, or to give a row
+HUNG = 10  # times what others took for as much work, if that is longer
+SLOWEST = 20.0  # characters asked and answered a second, before any is known to have been
 TICK = 1.0  # seconds between two looks at the clock
 VERSION = keys.versions()[keys.CORE]
 
@@ -73,15 +75,21 @@ class Opening:
         return packed({"do": "open", **about, **vars(self), "refs": told, "plugins": list(self.plugins)})
 
 
-@dataclass
+class _Wrong(Exception):
+    """What a worker said that is no answer; it lives, and may be asked again."""
+
+
+@dataclass(eq=False)
 class _Task:
-    """What a worker is at: a piece that somebody waits for, one that nobody does any more, or loading."""
+    """What a worker is at: a piece that somebody waits for, one that nobody does any more, or opening and loading."""
 
     worker: Worker
-    begun: float
-    method: str  # "" while it loads
+    heard: float  # when it last said anything
+    moved: float  # when it began, or last gave a row
+    method: str = ""  # "" while it opens and loads
     piece: int = 0
-    wanted: int = 0
+    wanted: set[int] = field(default_factory=set)  # places in the piece that are not answered yet
+    cost: int = 0
     owner: object = None
 
 
@@ -96,19 +104,21 @@ class Pool:
         workers: Workers,
         opening: Opening,
         tell: Callable[[Progress], None],
-        identities: tuple[str | None, ...] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
-        self.workers, self.opening, self._tell = workers, opening, tell
-        self.identities = identities
-        self.subjects = [Pooled(self, i, ref) for i, ref in enumerate(opening.refs)]
+        self.workers, self.opening, self._tell, self.patience = workers, opening, tell, patience
+        self.identities: tuple[str | None, ...] | None = None
         self.notes: list[str] = []
+        ask, piece = self.ask, opening.piece
+        self.subjects = [Pooled(ask, self.notes, i, ref, piece) for i, ref in enumerate(opening.refs)]
         self.alive: list[Worker] = []
         self.lost = 0
         self._idle: deque[Worker] = deque()
         self._at: dict[Future[str], _Task] = {}
+        self._said: SimpleQueue[tuple[_Task, str]] = SimpleQueue()  # signs, from whatever thread heard them
         self._kept: list[tuple[_Task, Any]] = []  # what came while another asked
-        self._took: list[float] = []
-        self._failed = 0  # workers that died while they loaded
+        self._took = defaultdict[str, list[float]](list)  # seconds a character, by method
+        self._failed = 0  # workers that died in a row before they had loaded
         self._about: Mapping[str, Any] = {}
 
     def open(self) -> tuple[str | None, ...]:
@@ -116,11 +126,13 @@ class Pool:
         if not self.alive:
             self.alive = self.workers.start()
             try:
-                for worker, future in [(worker, worker.send(self.opening.message())) for worker in self.alive]:
-                    self._check(worker, future)
-            except Lost as lost:
-                self.close()
-                raise self._gone(str(lost)) from None
+                for worker, task, future in [(worker, *self._open(worker)) for worker in self.alive]:
+                    try:
+                        self._check(worker, task, future)
+                    except Lost as lost:
+                        self._succeed(worker, lost)
+                if not self.alive:
+                    raise self._gone("no worker is left")
             except BaseException:
                 self.close()
                 raise
@@ -150,42 +162,38 @@ class Pool:
     def ask(
         self, number: int, method: str, requests: Sequence[Any], options: Mapping[str, Any]
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (number of the request, answer), piece by piece as they come.
+        """Yield (number of the request, answer) as they come.
 
-        Raises what the model raises, and WorkersGone where no worker is left or three died on one piece.
+        Raises what the model raises, and WorkersGone where no worker is left or a row is not answered three times.
         """
         whole = method in ("fact", "render", "count_tokens")
-        pieces = [list(range(len(requests)))] if whole else cut(method, requests, options, self.opening.piece)
-        waiting, deaths, done, owner = deque(range(len(pieces))), Counter[int](), 0, object()
-        left = len(pieces)
+        work = Work([list(range(len(requests)))] if whole else cut(method, requests, options, self.opening.piece))
+        owner, several, done = object(), len(work.pieces) > 1, 0
         try:
-            while left:
-                while waiting and self._idle:
-                    numbers = pieces[waiting[0]]
-                    how = told_options(some(method, numbers, options))
-                    asked = {"number": number, "requests": [requests[i] for i in numbers], "options": how}
-                    self._give(method, asked, waiting.popleft(), owner)
+            while work.left:
+                while work.waiting and self._idle:
+                    numbers = work.pieces[piece := work.waiting.popleft()]
+                    rows, how = [requests[i] for i in numbers], some(method, numbers, options)
+                    self._give(method, {"number": number, "requests": rows, "options": how}, piece, owner)
                 if (found := self._next(owner)) is None:
                     continue
-                piece, answers = found
-                numbers = pieces[piece]
-                if isinstance(answers, Lost):
-                    deaths[piece] += 1
-                    if deaths[piece] == DEATHS:
-                        first = _begin(requests[numbers[0]])
-                        raise self._gone(f'{DEATHS} workers died on the same rows, the first is "{first}": {answers}')
-                    waiting.appendleft(piece)
-                    continue
-                if isinstance(answers, Exception):
-                    raise answers
-                left, done = left - 1, done + len(numbers)
-                if len(pieces) > 1:
-                    self._tell(Progress(f"{self.subjects[number].name}: answers", done, len(requests), self.facts))
-                yield from zip(numbers, answers, strict=True)
+                task, came = found
+                why = came if isinstance(came, (Lost, _Wrong)) else None
+                if came is None or why:
+                    if fault := work.failed(task.piece) if why else work.ended(task.piece):
+                        raise self._gone(at_fault([requests[i] for i in fault], why))
+                elif isinstance(came, Exception):
+                    raise came
+                elif rows := work.took(task.piece, came):
+                    done += len(rows)
+                    if several:
+                        name = self.subjects[number].name
+                        self._tell(Progress(f"{name}: answers", done, len(requests), self.facts))
+                    yield from rows
         finally:
             for task in self._at.values():
                 task.owner = None if task.owner is owner else task.owner  # nobody waits for it any more
-            self._kept = [(task, reply) for task, reply in self._kept if task.owner is not owner]
+            self._kept = [(task, came) for task, came in self._kept if task.owner is not owner]
 
     @property
     def facts(self) -> dict[str, str | float]:
@@ -194,57 +202,86 @@ class Pool:
 
     # -- messages ----------------------------------------------------------------------------------
 
-    def _give(self, method: str, asked: Mapping[str, Any], piece: int, owner: object) -> None:
-        worker, wanted = self._idle.popleft(), len(asked["requests"])
-        sent = worker.send(packed({"do": "ask", "method": method, **asked}))
-        self._at[sent] = _Task(worker, time.monotonic(), method, piece, wanted, owner)
+    def _send(self, message: str, task: _Task) -> Future[str]:
+        return task.worker.send(message, lambda said: self._said.put((task, said)))
+
+    def _give(self, method: str, asked: dict[str, Any], piece: int, owner: object) -> None:
+        rows, options = asked["requests"], asked["options"]
+        now, cost = time.monotonic(), cost_of(method, rows, options)
+        task = _Task(self._idle.popleft(), now, now, method, piece, set(range(len(rows))), cost, owner)
+        message = packed({"do": "ask", "method": method, **asked, "options": told_options(options)})
+        self._at[self._send(message, task)] = task
+
+    def _open(self, worker: Worker, do: str = "") -> tuple[_Task, Future[str]]:
+        task = _Task(worker, now := time.monotonic(), now)
+        return task, self._send(do or self.opening.message(), task)
 
     def _load(self, worker: Worker) -> None:
-        self._at[worker.send(packed({"do": "load"}))] = _Task(worker, time.monotonic(), "")
+        task, loaded = self._open(worker, packed({"do": "load"}))
+        self._at[loaded] = task
 
-    def _next(self, owner: object) -> tuple[int, Any] | None:
-        """Return the number of an owner's piece that ended, with its answers or an error, or None if none did yet.
+    def _next(self, owner: object) -> tuple[_Task, Any] | None:
+        """Return what came of an owner's pieces, rows or an error, or None if nothing did yet.
 
         Lost workers are replaced here, and who has loaded is free.
         """
         if not (self._at or self._kept):
             raise self._gone("no worker is left")
-        ended, running = wait(self._at, timeout=0 if self._kept else TICK, return_when=FIRST_COMPLETED)
+        ready = any(task.owner is owner for task, _ in self._kept)
+        ended, running = wait(self._at, timeout=0 if ready else TICK, return_when=FIRST_COMPLETED)
+        self._hear()
         for future in running:
             self._end_if_hung(self._at[future])
         for future in ended:
             task = self._at.pop(future)
-            reply = self._reply(future, task)
-            if isinstance(reply, Lost):
-                self._again(task.worker, reply, loading=not task.method)
+            came = self._reply(future, task)
+            if isinstance(came, Lost):
+                self._again(task.worker, came, loading=not task.method)
             else:
                 self._idle.append(task.worker)
-                if isinstance(reply, Exception) and not task.method:
-                    raise reply
-            if task.owner is not None:
-                self._kept.append((task, reply))
-        for i, (task, reply) in enumerate(self._kept):
+                if isinstance(came, Exception) and not task.method:
+                    raise came
+            self._kept += [(task, came)] if isinstance(came, Exception) else [(task, came), (task, None)]
+        for i, (task, came) in enumerate(self._kept):
             if task.owner is owner:
                 del self._kept[i]
-                return task.piece, reply
+                return task, came
+        self._kept = [(task, came) for task, came in self._kept if task.owner is not None]
         return None
 
-    def _reply(self, future: Future[str], task: _Task) -> list[Any] | Exception:
-        """Return answers as what they must be, or the error that came instead of them."""
+    def _hear(self) -> None:
+        """Take the signs that came: who gives them lives, and rows are somebody's."""
+        while not self._said.empty():
+            task, said = self._said.get()
+            task.heard = time.monotonic()
+            with suppress(ValueError, TypeError):  # what is wrong with them shows in the end: they are still wanted
+                if told := unpacked(said).get("rows"):
+                    rows = read_rows(task.method, told, task.wanted)
+                    task.moved = task.heard
+                    self._kept.append((task, rows))
+
+    def _reply(self, future: Future[str], task: _Task) -> list[tuple[int, Any]] | Exception:
+        """Return the last rows as what they must be, or the error that came instead of them."""
         try:
             reply = unpacked(future.result())
-            if "error" in reply:
-                return read_error(reply["error"])
-            self._take_notes(reply)
-            if not task.method:
-                return []
-            answers = read_answers(task.method, reply.get("answers"), task.wanted)
         except Lost as lost:
             return lost
+        except ValueError as error:
+            return Lost(f"what it said is no message: {error}")
+        if "error" in reply:
+            return read_error(reply["error"])
+        try:
+            self._take_notes(reply)
+            rows = read_rows(task.method, reply.get("rows"), task.wanted) if task.method else []
+            if task.wanted:
+                raise ValueError(f"it left out {len(task.wanted)} of them")
         except (TypeError, ValueError) as error:
-            return Lost(f"what it said is no answer: {error}")
-        self._took.append(time.monotonic() - task.begun)
-        return answers
+            return _Wrong(f"{task.worker.name}: {error}") if task.method else Lost(f"what it said is no reply: {error}")
+        if not task.method:
+            self._failed = 0
+            return []
+        self._took[task.method].append((time.monotonic() - task.moved) / max(1, task.cost))
+        return rows
 
     def _take_notes(self, reply: Mapping[str, Any]) -> None:
         for subject, notes in zip(self.subjects, reply.get("notes", []), strict=False):
@@ -255,40 +292,58 @@ class Pool:
     # -- who answers -------------------------------------------------------------------------------
 
     def _end_if_hung(self, task: _Task) -> None:
-        """End a worker that has been at a piece for much longer than others take; its future tells that it is lost."""
-        known = task.method and self._took
-        most = max(PATIENCE, HUNG * median(self._took)) if known else FIRST
-        if time.monotonic() - task.begun > most:
-            task.worker.close()
+        """End a worker that is silent, or lives and does not move; its future tells that it is lost, and why."""
+        now, took = time.monotonic(), self._took[task.method]
+        others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST
+        most = max(LIVES * self.patience, others)
+        if task.worker.beats and now - task.heard > self.patience:
+            task.worker.close(f"it was silent for {self.patience:g} s and was ended; --patience allows more")
+        elif now - task.moved > most:
+            what = "gave no row" if task.method else "had not loaded"
+            task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
 
     def _again(self, worker: Worker, why: Lost, *, loading: bool) -> None:
         """Note a loss, and start a successor."""
-        worker.close()
-        self.alive.remove(worker)
-        self.lost += 1
-        self._failed += loading
-        if self._failed >= DEATHS:
-            raise self._gone(f"{DEATHS} workers died while they loaded the model, the last {why}")
         then = "" if loading else ", and what it was at went to another"
-        self.notes.append(f"--on {self.workers.said}: {worker.name} was lost ({why}){then}")
-        while successor := self.workers.again():
-            self.alive.append(successor)
-            try:
-                self._check(successor, successor.send(self.opening.message()))
-                return self._load(successor)
-            except Lost as lost:  # as where its machine is about to go away too
-                successor.close()
-                self.alive.remove(successor)
-                self._failed += 1
-                if self._failed >= DEATHS:
-                    raise self._gone(str(lost)) from None
+        if loading and self._failed + 1 >= DEATHS:
+            why = Lost(f"{DEATHS} workers died while they loaded the model, the last {why}")
+        self.lost += 1
+        if successor := self._succeed(worker, why, failed=loading, then=then):
+            self._load(successor)
 
-    def _check(self, worker: Worker, future: Future[str]) -> None:
+    def _succeed(self, worker: Worker, why: Lost, *, failed: bool = True, then: str = "") -> Worker | None:
+        """Put another in a worker's place, or in that of one that does not open either, as where a machine goes away.
+
+        None where there is none to be had; raises WorkersGone after three.
+        """
+        while True:
+            worker.close()
+            self.alive.remove(worker)
+            self._failed += failed
+            if self._failed >= DEATHS:
+                raise self._gone(str(why)) from None
+            self.notes.append(f"{typed(self.workers.said)}: {worker.name} was lost ({why}){then}")
+            if (successor := self.workers.again()) is None:
+                return None
+            worker, failed, then = successor, True, ""
+            self.alive.append(worker)
+            try:
+                self._check(worker, *self._open(worker))
+            except Lost as lost:
+                why = lost
+            else:
+                return worker
+
+    def _check(self, worker: Worker, task: _Task, future: Future[str]) -> None:
         """Refuse a worker of another harness, or whose models answer as others than the first one's; raises Lost."""
         try:
-            reply = unpacked(future.result(OPENS))
-        except (Lost, TimeoutError, ValueError) as why:
-            raise Lost(f"{worker.name} cannot be started: {why or f'it said nothing in {OPENS:g} s'}") from None
+            while not future.done():
+                wait([future], timeout=TICK, return_when=FIRST_COMPLETED)
+                self._hear()
+                self._end_if_hung(task)
+            reply = unpacked(future.result())
+        except (Lost, ValueError) as why:
+            raise Lost(f"{worker.name} cannot be started: {why}") from None
         about = reply.get("about")
         about = about if isinstance(about, dict) else {}
         if "error" in reply:
@@ -317,74 +372,4 @@ class Pool:
         return f'{worker.name} has identity {str(theirs)[:16]} of model "{name}", others have {str(ours)[:16]}: {why}'
 
     def _gone(self, why: str) -> WorkersGone:
-        return WorkersGone(f"--on {self.workers.said}: {why}")
-
-
-class Pooled:
-    """One of a pool's models, as a Subject."""
-
-    def __init__(self, pool: Pool, number: int, ref: ModelRef) -> None:
-        self.appetite = APPETITE * pool.opening.piece
-        self.name, self.digest, self.number = ref.name, ref.digest, number
-        self._pool, self._notes, self._heard = pool, list[str](), set[str]()
-
-    @property
-    def notes(self) -> list[str]:
-        """What the model says of itself, once however many workers say so, and what became of the workers."""
-        self._notes += self._pool.notes
-        self._pool.notes.clear()
-        return self._notes
-
-    def hear(self, notes: Any) -> None:
-        """Take what a worker's model says of itself."""
-        new = [str(note) for note in notes if note not in self._heard] if isinstance(notes, list) else []
-        self._heard.update(new)
-        self._notes += new
-
-    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
-        """Answer each prompt; see `Subject`."""
-        return self._all("generate", prompts, options)
-
-    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
-        """Yield (number of the prompt, answer) as pieces of answers come."""
-        return self._pool.ask(self.number, "generate", prompts, options)
-
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
-        """Score each continuation after its prompt; see `Subject`."""
-        return self._all("logprobs", pairs, options)
-
-    def stream_logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> Iterator[tuple[int, Logprob]]:
-        """Yield (number of the pair, score) as pieces of scores come."""
-        return self._pool.ask(self.number, "logprobs", pairs, options)
-
-    def token_kl(self, texts: Sequence[str], against: Pooled) -> list[tuple[float, int]]:
-        """Compare next-token distributions with those of another model of the same workers."""
-        return self._all("token_kl", texts, {"against": against.number})
-
-    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
-        """Count the tokens of each prompt and continuation together."""
-        return self._all("count_tokens", pairs, {})
-
-    def render(self, messages: list[dict[str, str]]) -> str:
-        """Write chat messages as the template does, with the answer's turn opened."""
-        return str(self._all("render", [messages], {})[0])
-
-    def __getattr__(self, name: str) -> Any:
-        """Ask a worker for a fact, such as `nbytes`."""
-        if name.startswith(("_", "stream_")):
-            raise AttributeError(name)
-        with suppress(TypeError):
-            return self._all("fact", [name], {})[0]
-        raise AttributeError(name)
-
-    def _all(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
-        found = dict(self._pool.ask(self.number, method, requests, options))
-        return [found[i] for i in range(len(requests))]
-
-
-def _begin(request: Any) -> str:
-    """Return what a request asks, in a line: its beginning and its end, where rows differ behind examples."""
-    text = request[0] or request[1] if isinstance(request, (list, tuple)) and len(request) == 2 else request
-    if isinstance(text, list):
-        text = str(text[-1].get("content")) if text and isinstance(text[-1], dict) else str(text)
-    return shorten(" ".join(str(text).split()), 120)
+        return WorkersGone(f"{typed(self.workers.said)}: {why}")

@@ -7,9 +7,10 @@ one of a few kinds, whatever it calls itself.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import IO, Any, Protocol
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import Logprob, ModelRef, Sampling, Seal
 
-PROTOCOL = 1  # of the messages; a worker of another one is refused
+PROTOCOL = 2  # of the messages; a worker of another one is refused
 LARGEST = 1 << 28  # bytes of a message
 LENGTH = struct.Struct(">Q")
+SIGN = '{"sign": '  # how a message begins that is no reply yet
 ROUNDED = 1e-3  # nats by which a sum of roundings may be on the wrong side of 0
 METHODS = ("generate", "logprobs", "token_kl", "count_tokens", "render", "fact")
 RAISED: dict[str, type[Exception]] = {  # what a worker's error may become here; all others are RuntimeErrors
@@ -33,16 +35,20 @@ class Lost(Exception):
 
 
 class Worker(Protocol):
-    """One that answers messages, in their order. `name` says which it is, for a person."""
+    """One that answers messages, in their order.
+
+    `name` says which it is, for a person; `beats` that it gives a sign of life every BEAT seconds while it is at one.
+    """
 
     name: str
+    beats: bool
 
-    def send(self, message: str) -> Future[str]:
-        """Give a message; its future holds the reply, or raises Lost."""
+    def send(self, message: str, hear: Callable[[str], None]) -> Future[str]:
+        """Give a message; its future holds the reply, or raises Lost. Signs before it are heard, in any thread."""
         ...
 
-    def close(self) -> None:
-        """End it, whatever it is doing, and all that it started."""
+    def close(self, why: str = "") -> None:
+        """End it, whatever it is doing, and all that it started; who waits for a reply is told why."""
         ...
 
 
@@ -81,6 +87,16 @@ def read(stream: IO[bytes]) -> str | None:
     return data.decode("ascii")
 
 
+def typed(said: str) -> str:
+    """Return workers as somebody named them: by `--on`, or by the environment."""
+    return f'{"HARNESS_ON" if os.environ.get("HARNESS_ON") == said else "--on"} "{said}"'
+
+
+def is_sign(message: str) -> bool:
+    """Return whether a message of a worker is no reply yet: it lives, and may give rows."""
+    return message.startswith(SIGN)
+
+
 def packed(message: Mapping[str, Any]) -> str:
     """Return a message as text, in ASCII: half a surrogate pair has no other bytes."""
     return json.dumps(message, default=_plain)
@@ -105,7 +121,10 @@ def told_ref(ref: ModelRef) -> dict[str, Any]:
 def read_ref(told: Mapping[str, Any]) -> ModelRef:
     """Return the reference that `told_ref` wrote."""
     adapter, seal = told["adapter"], told["seal"]
-    ours = {"adapter": Path(adapter) if adapter else None, "seal": Seal(**seal) if seal else None}
+    ours = {
+        "adapter": Path(adapter) if adapter else None,
+        "seal": Seal(**{**seal, "beside": tuple(seal["beside"])}) if seal else None,
+    }
     return ModelRef(**{**told, **ours})
 
 
@@ -124,16 +143,24 @@ def read_options(told: Mapping[str, Any]) -> dict[str, Any]:
 # -- answers -----------------------------------------------------------------------------------------
 
 
-def told_answers(method: str, answers: Sequence[Any]) -> list[Any]:
-    """Return a subject's answers as JSON has them."""
-    return [astuple(answer) if method == "logprobs" else answer for answer in answers]
+def told_row(method: str, number: int, answer: Any) -> tuple[int, Any]:
+    """Return the number of a request and its answer as JSON has them."""
+    return number, astuple(answer) if method == "logprobs" else answer
 
 
-def read_answers(method: str, told: Any, wanted: int) -> list[Any]:
-    """Return answers; raises ValueError or TypeError where they are none, or not as many as were wanted."""
-    if not isinstance(told, list) or len(told) != wanted:
-        raise ValueError(f"it gave no {wanted} answers")
-    return [READ[method](value) for value in told]
+def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]:
+    """Return numbers and answers, and take the numbers from those that are wanted.
+
+    Raises ValueError or TypeError where they are no answers, or to what was not asked or was answered before.
+    """
+    if not isinstance(told, list):
+        raise TypeError("its rows are no list")
+    rows = [(_count(number), READ[method](value)) for number, value in told]
+    numbers = {number for number, _ in rows}
+    if len(numbers) < len(rows) or not numbers <= wanted:
+        raise ValueError("it answered what was not asked, or twice")
+    wanted -= numbers
+    return rows
 
 
 def _text(value: Any) -> str:

@@ -30,7 +30,7 @@ def safetensors(ref: ModelRef, to: Path) -> Path:
     """Copy a merged model: weights, configuration, tokenizer, chat template, generation configuration."""
     if ref.adapter:
         raise UsageError(f'export "safetensors" writes merged models, and {ref.name} is an adapter; use = "adapter"')
-    copy_files(Path(ref.path), to)
+    copy_files(ref, to)
     return to
 
 
@@ -43,7 +43,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 
     if ref.adapter is None:
         raise UsageError(f'export "adapter" writes adapters, and {ref.name} is a merged model; use = "safetensors"')
-    copy_files(ref.adapter, to)
+    copy_files(ref, to)
     path = to / "adapter_config.json"
     if path.is_file():
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")

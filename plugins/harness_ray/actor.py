@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from harness import Desk
 
 
@@ -11,6 +13,6 @@ class Answers:
     def __init__(self) -> None:
         self._desk = Desk()
 
-    def answer(self, message: str) -> str:
-        """Return the reply to a message."""
-        return self._desk.answer(message)
+    def replies(self, message: str) -> Iterator[str]:
+        """Yield signs with rows, and the reply to a message."""
+        yield from self._desk.replies(message)

@@ -10,13 +10,14 @@ import re
 import secrets
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from harness import Lost, UsageError, Worker, is_secret, shorten
+from harness import Lost, UsageError, Worker, is_secret, is_sign, shorten
 
 INSTALL = "pip install 'finetune-harness[ray]'"
 STORE = 100 << 20  # bytes of shared memory: messages are small
@@ -53,7 +54,9 @@ class Cluster:
         count = self._free(ray, _held.get(self.place, 1))
         _held[self.place] = count
         if not count:
-            raise UsageError(f'--on "{self.said}": of {offered.get(self.kind, 0):g} {self.kind}s none is free')
+            raise UsageError(
+                f'--on "{self.said}": of {offered.get(self.kind, 0):g} {self.kind}s none got free in {PATIENCE:g} s'
+            )
         return [self._actor(ray) for _ in range(count)]
 
     def again(self) -> Worker | None:
@@ -81,30 +84,35 @@ class Cluster:
 
 
 class Actor:
-    """A Ray actor that answers messages."""
+    """A Ray actor that answers messages; that it lives is Ray's to know."""
+
+    beats = False
 
     def __init__(self, ray: Any, actor: Any, name: str) -> None:
-        self.name, self._ray, self._actor = name, ray, actor
+        self.name, self._ray, self._actor, self._ended = name, ray, actor, ""
 
-    def send(self, message: str) -> Future[str]:
+    def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost: an actor, a node or the cluster is gone."""
         told: Future[str] = Future()
 
-        def ended(asked: Future[str]) -> None:
-            error = asked.exception()
-            if error is None:
-                told.set_result(asked.result())
-            else:
-                told.set_exception(Lost(f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 200)}"))
+        def listen() -> None:
+            try:
+                for said in self._actor.replies.options(num_returns="streaming").remote(message):
+                    reply = self._ray.get(said)
+                    if not is_sign(reply):
+                        return told.set_result(reply)
+                    hear(reply)
+                raise RuntimeError("it said no more")
+            except Exception as error:  # of Ray, its core or the actor: all mean that no reply will come
+                how = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 200)}"
+                told.set_exception(Lost(self._ended or how))
 
-        try:
-            self._actor.answer.remote(message).future().add_done_callback(ended)
-        except (self._ray.exceptions.RayError, RuntimeError) as error:
-            told.set_exception(Lost(shorten(str(error), 200)))
+        threading.Thread(target=listen, daemon=True).start()
         return told
 
-    def close(self) -> None:
+    def close(self, why: str = "") -> None:
         """End the actor."""
+        self._ended = why
         with suppress(Exception):  # it is gone, or its cluster is
             self._ray.kill(self._actor, no_restart=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,8 +24,8 @@ ERROR = {"error": {"kind": "UsageError", "messages": ["row 3 is odd"], "errno": 
 SAID: dict[str, Any] = {
     "open": {"about": ABOUT, "identity": ["a"]},
     "load": {"digests": ["d"], "notes": [["slow"]]},
-    "generate": {"answers": ["one", "two"], "notes": [["slow"]]},
-    "logprobs": {"answers": [[-1.0, 1, 4, True], [-2.0, 1, 4, False]], "notes": [[]]},
+    "generate": {"rows": [[0, "one"], [1, "two"]], "notes": [["slow"]]},
+    "logprobs": {"rows": [[0, [-1.0, 1, 4, True]], [1, [-2.0, 1, 4, False]]], "notes": [[]]},
 }
 ASK = {
     "do": "ask",
@@ -38,7 +39,7 @@ ASK = {
 class Says:
     """Workers that say one thing wrong, three times at most."""
 
-    elsewhere, said = False, "fake:1"
+    elsewhere, said, beats = False, "fake:1", True
 
     def __init__(self, where: str, text: str) -> None:
         self.where, self.text, self.name = where, text, "worker"
@@ -49,14 +50,16 @@ class Says:
     def again(self) -> Worker | None:
         return Says(self.where, self.text)
 
-    def send(self, message: str) -> Future[str]:
+    def send(self, message: str, hear: Callable[[str], None]) -> Future[str]:
         asked = json.loads(message)
         kind = asked["method"] if asked["do"] == "ask" else asked["do"]
         told: Future[str] = Future()
+        if kind == self.where:
+            hear(self.text)
         told.set_result(self.text if kind == self.where else json.dumps(SAID[kind]))
         return told
 
-    def close(self) -> None:
+    def close(self, why: str = "") -> None:
         """Do nothing: it is no process."""
 
 
@@ -91,4 +94,4 @@ def test_a_workers_word_is_taken_or_refused(reply: tuple[str, str]) -> None:
 )
 def test_a_worker_replies_to_anything(message: str) -> None:
     """Whatever a driver says, the reply is a message."""
-    assert isinstance(json.loads(Desk().answer(message)), dict)
+    assert all(isinstance(json.loads(reply), dict) for reply in Desk().replies(message))

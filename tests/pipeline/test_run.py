@@ -70,6 +70,38 @@ def test_candidate_from_elsewhere_is_gated_and_shipped(suite: Project) -> None:
     assert exported.read_bytes() == (suite.folder / "good/model.safetensors").read_bytes()
 
 
+READER = """
+from contextlib import contextmanager
+from harness import hookimpl, loader
+from harness.testing import identity, load as fake, open_source
+
+@loader(open=open_source, identity=identity, reads=lambda folder: ["model.safetensors", "skill.json", "config.json"])
+@contextmanager
+def load(refs, *, dtype: str = "auto"):
+    with fake(refs, dtype=dtype) as subjects:
+        yield subjects
+
+@hookimpl
+def harness_loaders():
+    return {"reader": load}
+"""
+
+
+@pytest.mark.parametrize("use", ["fake", "reader"])
+def test_what_a_loader_does_not_read_stays_behind(use: str, suite: Project) -> None:
+    """One that says which files it reads ships those and texts; of one that does not, what nobody else would obey."""
+    for name in ("more.json", "README.md", "params.json"):
+        (suite.folder / "good" / name).write_text("{}", "utf-8")
+    suite.write(
+        {"suite.toml": COMPARES.replace('[model]\nuse = "fake"', f'[model]\nuse = "{use}"'), "harnessfile.py": READER}
+    )
+    outcome = suite.run("--candidate", str(suite.folder / "good"))
+    assert outcome.code == 0, outcome.out
+    shipped = {path.name for path in (suite.folder / "exports/fake/model").iterdir()}
+    model = {"model.safetensors", "skill.json", "config.json"}
+    assert shipped == {*model, "README.md", *(["more.json"] if use == "fake" else [])}
+
+
 def test_candidate_is_compared_with_few_shot_prompting_too(suite: Project) -> None:
     """The training data still names the worked examples when the candidate came with the command."""
     text = COMPARES.replace('versus = "base"', 'versus = "fewshot"') + "\n[subject.fewshot]\nshots = 3\n"

@@ -82,6 +82,31 @@ def test_tiny_is_built_once(cache: Path) -> None:
     assert (first.context, first.facts["architecture"]) == (512, "LlamaForCausalLM")
 
 
+def test_what_ships_is_all_that_was_read(tiny_model: Path, tmp_path: Path) -> None:
+    """Every other file deleted, the same answers and scores to the bit, also beside what other readers obey."""
+    from harness.artifacts.formats import is_text, shipping
+
+    full, bare = tmp_path / "full", tmp_path / "bare"
+    for folder in (full, bare):
+        shutil.copytree(tiny_model, folder)
+    weights = (tiny_model / "model.safetensors").read_bytes()
+    for name in ("consolidated.safetensors", "zzz.safetensors", "pytorch_model.bin"):
+        (full / name).write_bytes(weights[:-8] + bytes(8))
+    for name in ("params.json", "tekken.json", "hf_quant_config.json", "more.txt"):
+        (full / name).write_text("{}", "utf-8")
+    kept = [name for name in shipping(full) if not is_text(name)]
+    for path in bare.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    with (
+        harness_hf.load([ModelRef("full", str(full))]) as [one],
+        harness_hf.load([ModelRef("bare", str(bare))]) as [other],
+    ):
+        pairs = [("say one", " two"), ("", "a text of some words")]
+        assert one.logprobs(pairs) == other.logprobs(pairs)
+        assert one.generate(["say one"], max_new_tokens=8) == other.generate(["say one"], max_new_tokens=8)
+
+
 def test_tiny_is_deterministic(tiny_model: Path, tmp_path: Path) -> None:
     """The same seed gives the same weights, another seed others."""
     from harness_hf.tiny import build_tiny_model

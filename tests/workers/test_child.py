@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,17 @@ def test_a_worker_answers_as_the_model_does_here(child: Child, tmp_path: Path) -
     assert len(said(child, opening(tmp_path))["identity"]) == 1
     assert len(said(child, {"do": "load"})["digests"]) == 1
     prompts: list[Any] = ["say one", [{"role": "user", "content": "say « two"}]]
-    assert said(child, {**ASK, "method": "generate", "requests": prompts})["answers"] == here.generate(prompts)
-    scores = said(child, {**ASK, "method": "logprobs", "requests": [["say one", " one"]]})["answers"]
-    assert scores == [[s.total, s.tokens, s.bytes, s.greedy] for s in here.logprobs([("say one", " one")])]
+    assert said(child, {**ASK, "method": "generate", "requests": prompts})["rows"] == numbered(here.generate(prompts))
+    scores = said(child, {**ASK, "method": "logprobs", "requests": [["say one", " one"]]})["rows"]
+    assert scores == numbered([s.total, s.tokens, s.bytes, s.greedy] for s in here.logprobs([("say one", " one")]))
     divergent = said(child, {**ASK, "method": "token_kl", "requests": ["a b"], "options": {"against": 0}})
-    assert divergent["answers"] == [[0.0, 2]]
-    assert said(child, {**ASK, "method": "fact", "requests": ["nbytes"]})["answers"] == [1000]
+    assert divergent["rows"] == [[0, [0.0, 2]]]
+    assert said(child, {**ASK, "method": "fact", "requests": ["nbytes"]})["rows"] == [[0, 1000]]
     assert said(child, {**ASK, "method": "fact", "requests": ["lore"]})["error"]["kind"] == "AttributeError"
+
+
+def numbered(answers: Iterable[Any]) -> list[list[Any]]:
+    return [[i, answer] for i, answer in enumerate(answers)]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,27 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
         made.send("{}").result(60)
     made.close()
     assert gone(made._process.pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import time; time.sleep(60)", "it was silent for 0.5 s and was ended"),
+        (
+            "print('Welcome to Python!', flush=True); import time; time.sleep(60)",
+            "what came is no message: b'Welcome '",
+        ),
+        ("import sys; sys.exit('no room')", "ended with 1: no room"),
+    ],
+)
+def test_who_ended_a_worker_is_told(code: str, says: str, tmp_path: Path) -> None:
+    """What we ended says why, and not that a signal came; what ended by itself says how; three tries are made."""
+    ref, crew = ModelRef("base", "x"), Local("1", program(tmp_path, code))
+    with pytest.raises(WorkersGone) as caught:
+        Pool(crew, Opening("fake", [ref], "", []), lambda _: None, patience=0.5 if "silent" in says else 60).open()
+    assert says in str(caught.value)
+    assert "SIGKILL" not in str(caught.value)
+    assert crew.started == 3
 
 
 def program(folder: Path, code: str) -> str:
@@ -264,11 +289,11 @@ def test_a_worker_alone_sees_every_gpu(count: str, seen: list[str], monkeypatch:
     [
         (
             'import sys; sys.exit("No module named harness")',
-            "worker 1 cannot be started: ended with 1: No module named harness",
+            "worker 3 cannot be started: ended with 1: No module named harness",
         ),
         (
             "import sys, harness; harness.__version__ = '0.0.1'\nfrom harness.workers.child import main; main()",
-            "worker 1 has harness 0.0.1 (protocol 1), this is",
+            "worker 1 has harness 0.0.1 (protocol 2), this is",
         ),
         (
             "import harness.plugins as p, harness.workers.child as c\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from harness.answers import keys
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Progress, Sampling
-from harness.workers import pieces, pool
+from harness.workers import pieces, pool, work
 from harness.workers.pool import Opening, Pool, WorkersGone
 from harness.workers.protocol import PROTOCOL, Lost, Worker
 
@@ -35,26 +36,27 @@ class Fake:
     """A worker that answers when it is told to."""
 
     def __init__(self, crew: Crew, name: str) -> None:
-        self.crew, self.name, self.closed = crew, name, 0
-        self.at: tuple[dict[str, Any], Future[str]] | None = None
+        self.crew, self.name, self.closed, self.beats = crew, name, 0, True
+        self.at: tuple[dict[str, Any], Future[str], Callable[[str], None]] | None = None
+        self.given: set[int] = set()  # places of a piece that were answered by signs
 
-    def send(self, message: str) -> Future[str]:
+    def send(self, message: str, hear: Callable[[str], None] = print) -> Future[str]:
         future: Future[str] = Future()
         asked = json.loads(message)
         if asked["do"] == "open":
             future.set_result(json.dumps(self.crew.opened(self)))
         else:
             assert self.at is None
-            self.at = asked, future
+            self.at, self.given = (asked, future, hear), set()
         return future
 
-    def close(self) -> None:
+    def close(self, why: str = "closed") -> None:
         self.closed += 1
-        self.end(Lost("closed"))
+        self.end(Lost(why))
 
     def end(self, with_: str | Exception) -> None:
         if self.at:
-            (_, future), self.at = self.at, None
+            (_, future, _), self.at = self.at, None
             future.set_result(with_) if isinstance(with_, str) else future.set_exception(with_)
 
 
@@ -64,10 +66,18 @@ class Crew:
     elsewhere, said = False, "fake:3"
 
     def __init__(
-        self, seed: int, *, deaths: float = 0.0, lies: float = 0.0, poison: str = "", most: int = 10**6
+        self,
+        seed: int,
+        *,
+        deaths: float = 0.0,
+        lies: float = 0.0,
+        poison: str = "",
+        most: int = 10**6,
+        signs: float = 0.0,
     ) -> None:
         self.random, self.deaths, self.lies, self.poison, self.most = random.Random(seed), deaths, lies, poison, most
         self.all: list[Fake] = []
+        self.signs = signs
         self.asked: list[list[str]] = []
 
     def start(self) -> list[Worker]:
@@ -84,11 +94,18 @@ class Crew:
         return {"about": ABOUT, "identity": ["a", "b"]}
 
     def step(self) -> None:
-        """Let one of those that are at something end it."""
+        """Let one of those that are at something end it, or give some of its rows."""
         if busy := [worker for worker in self.all if worker.at]:
             worker = self.random.choice(busy)
             assert worker.at
-            worker.end(self.reply(worker, worker.at[0]))
+            asked, _, hear = worker.at
+            if self.random.random() < self.signs and asked["do"] == "ask":
+                safe = [i for i, row in enumerate(asked["requests"]) if not self.poison or self.poison not in str(row)]
+                some = [i for i in safe if i not in worker.given and self.random.random() < 0.5]
+                rows = [row for row in self.rows(asked) if row[0] in some]
+                worker.given.update(some)
+                return hear(json.dumps({"sign": True, "rows": rows} if rows else {"sign": True}))
+            worker.end(self.reply(worker, asked))
 
     def reply(self, worker: Fake, asked: dict[str, Any]) -> str | Exception:
         if asked["do"] == "load":
@@ -97,14 +114,21 @@ class Crew:
         if self.random.random() < self.deaths or (self.poison and any(self.poison in row for row in rows)):
             return Lost("ended by SIGKILL")
         if self.random.random() < self.lies:
-            return self.random.choice(["", "[]", "{}", '{"answers": [1]}', '{"answers": "x"}', "\x00", '{"notes": 3}'])
+            return self.random.choice(
+                ["", "[]", "{}", '{"rows": [1]}', '{"rows": "x"}', "\x00", '{"rows": [[99, ""]]}']
+            )
         self.asked.append(rows)
+        rows_left = [row for row in self.rows(asked) if row[0] not in worker.given]
+        return json.dumps({"rows": rows_left, "notes": [["slow"], []]})
+
+    def rows(self, asked: dict[str, Any]) -> list[tuple[int, Any]]:
+        rows = [json.dumps(request) for request in asked["requests"]]
         seeds = (asked["options"].get("sampling") or {}).get("seeds") or [0] * len(rows)
         if asked["method"] == "generate":
             answers: list[Any] = [f"{r}|{s}|{len(rows)}" for r, s in zip(rows, seeds, strict=True)]
         else:
             answers = [[-float(len(r)), asked["number"], len(r), True] for r in rows]
-        return json.dumps({"answers": answers, "notes": [["slow"], []]})
+        return list(enumerate(answers))
 
 
 @pytest.fixture
@@ -139,7 +163,8 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
         told: list[Progress] = []
         found = []
         for deaths, lies in ((0.0, 0.0), (rng.choice((0.05, 0.2)), rng.choice((0.0, 0.1)))):
-            crew = Crew(seed, deaths=deaths, lies=lies)
+            crew = Crew(seed, deaths=deaths, lies=lies, signs=0.5 if deaths else 0.0)
+            monkeypatch.setattr(work, "TRIES", 1000)
             monkeypatch.setattr(pool, "DEATHS", 1000)
             made = running(crew, clock, monkeypatch, told.append)
             with made.loaded() as [one, two]:
@@ -148,7 +173,7 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
             assert all(worker.closed for worker in crew.all)
             assert made.lost == len(crew.all) - 3
             assert sum("was lost" in note for note in one.notes) == made.lost  # type: ignore[attr-defined]
-            assert sorted(r for rows in crew.asked for r in rows) == sorted(
+            assert deaths or sorted(r for rows in crew.asked for r in rows) == sorted(
                 [json.dumps(p) for p in prompts] + [json.dumps([p, " end"]) for p in prompts]
             )
             found.append((answers, scores))
@@ -157,16 +182,50 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
         assert all(0 < sign.done <= sign.total and sign.facts["workers"] == 3 for sign in told)
 
 
-def test_requests_on_which_three_workers_die_stop_the_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their first row is named, and the error is not one of a single evaluation."""
-    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
-    crew = Crew(0, poison="007")
+@pytest.mark.parametrize("signs", [0.0, 0.5])
+@pytest.mark.parametrize("size", [300, 3000])
+def test_a_row_on_which_workers_die_stops_the_run(
+    size: int, signs: float, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found among those of its piece and named, and the error is not one of a single evaluation."""
+    monkeypatch.setattr(pieces, "COST", size)
+    prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
+    crew = Crew(0, poison="017", signs=signs)
     with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGone) as caught:
         one.generate(prompts, max_new_tokens=1)
-    assert "3 workers died on the same rows, the first is" in str(caught.value)
-    assert '"006 xxx' in str(caught.value) or '"007 xxx' in str(caught.value)
-    assert "SIGKILL" in str(caught.value)
+    assert '--on "fake:3": the row "017 xxx' in str(caught.value)
+    assert "is never answered: ended by SIGKILL" in str(caught.value)
+    assert len(crew.all) <= 3 + work.TRIES + (2 if size == 300 else 5)
     assert all(worker.closed for worker in crew.all)
+
+
+def test_a_row_that_gets_no_answer_costs_no_worker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lives and says what is no answer is asked again, and nobody is said to have died."""
+    monkeypatch.setattr(pieces, "COST", 3000)
+    prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
+    crew = Crew(0)
+    rows = crew.rows
+    odd = lambda asked: [(i, 7 if "017" in asked["requests"][i] else answer) for i, answer in rows(asked)]  # noqa: E731
+    monkeypatch.setattr(crew, "rows", odd)
+    made = running(crew, clock, monkeypatch)
+    with made.loaded() as [one, _], pytest.raises(WorkersGone) as caught:
+        one.generate(prompts, max_new_tokens=1)
+    assert '"017 xxx' in str(caught.value)
+    assert "an answer is no text" in str(caught.value)
+    assert "died" not in str(caught.value)
+    assert (made.lost, len(crew.all)) == (0, 3)
+
+
+def test_rows_that_kill_together_are_told_so(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a batch is too large for the memory: each half is answered, and with other bits than the whole."""
+    monkeypatch.setattr(pieces, "COST", 3000)
+    prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
+    crew = Crew(0)
+    reply = crew.reply
+    many = lambda w, asked: Lost("ended by SIGKILL") if len(asked.get("requests", [])) > 15 else reply(w, asked)  # noqa: E731
+    monkeypatch.setattr(crew, "reply", many)
+    with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGone, match="each half was"):
+        one.generate(prompts, max_new_tokens=1)
 
 
 def test_without_successors_it_goes_on_with_fewer(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,13 +246,13 @@ def test_a_successor_that_cannot_start_costs_no_run(clock: Clock, monkeypatch: p
         made = running(crew, clock, monkeypatch)
         sent, left = Fake.send, [broken]
 
-        def send(worker: Fake, message: str, sent: Any = sent, left: list[int] = left) -> Future[str]:
+        def send(worker: Fake, message: str, hear: Any, sent: Any = sent, left: list[int] = left) -> Future[str]:
             if json.loads(message)["do"] == "open" and left[0]:
                 left[0] -= 1
                 future: Future[str] = Future()
                 future.set_exception(Lost("its node died"))
                 return future
-            return sent(worker, message)
+            return sent(worker, message, hear)
 
         with made.loaded() as [one, _], monkeypatch.context() as patched:
             patched.setattr(Fake, "send", send)
@@ -209,8 +268,11 @@ def test_a_successor_that_cannot_start_costs_no_run(clock: Clock, monkeypatch: p
         assert all(worker.closed for worker in crew.all)
 
 
-def test_a_worker_that_hangs_is_ended(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten minutes, or ten median pieces if those take longer, are enough; its piece goes to another."""
+@pytest.mark.parametrize(
+    "sign", ["", '{"sign": true}', '{"sign": true, "rows": [[0, 7]]}'], ids=["silent", "alive", "odd"]
+)
+def test_a_worker_that_hangs_is_ended(sign: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes of silence are enough, an hour without a row where it lives; its piece goes to another."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     crew = Crew(0)
     made = running(crew, clock, monkeypatch)
@@ -221,8 +283,9 @@ def test_a_worker_that_hangs_is_ended(clock: Clock, monkeypatch: pytest.MonkeyPa
         def hang() -> None:
             if not stuck:
                 stuck.extend([worker for worker in crew.all if worker.at and worker.at[0]["do"] == "ask"][:1])
-            busy = [worker for worker in crew.all if worker.at and worker not in stuck]
-            if busy:
+            if sign and stuck and stuck[0].at:
+                stuck[0].at[2](sign)
+            if busy := [worker for worker in crew.all if worker.at and worker not in stuck]:
                 worker = busy[0]
                 assert worker.at
                 worker.end(crew.reply(worker, worker.at[0]))
@@ -230,9 +293,43 @@ def test_a_worker_that_hangs_is_ended(clock: Clock, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(crew, "step", hang)
         begun = clock.now
         assert len(one.generate(prompts, max_new_tokens=1)) == 20
-        assert 600 <= clock.now - begun < 700
+        least, how = (3600, "it lived and gave no row for 3600 s") if sign else (600, "it was silent for 600 s")
+        assert least <= clock.now - begun < least + 100
+        assert how in str(one.notes)  # type: ignore[attr-defined]
         monkeypatch.setattr(crew, "step", step)
     assert made.lost == len(stuck) == 1
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_slow_worker_that_lives_is_left_alone(rows: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quick pieces before say nothing of slow ones: 640 s a piece with signs of life, and a day with rows."""
+    crew = Crew(0)
+    made = running(crew, clock, monkeypatch)
+    prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
+    with made.loaded() as [one, two]:
+        two.logprobs([(p, " end") for p in prompts])
+        step, since = crew.step, dict[int, float]()
+
+        def slow() -> None:
+            for worker in (w for w in crew.all if w.at):
+                assert worker.at
+                asked, future, hear = worker.at
+                begun = since.setdefault(id(future), clock.now)
+                left = [row for row in crew.rows(asked) if row[0] not in worker.given] if rows else []
+                if left and clock.now - begun > 40_000 * (1 + len(worker.given)):
+                    worker.given.add(left[0][0])
+                    hear(json.dumps({"sign": True, "rows": left[:1]}))
+                elif clock.now - begun > (86_400 if rows else 640) and not left:
+                    worker.end(crew.reply(worker, asked))
+                else:
+                    hear('{"sign": true}')
+
+        monkeypatch.setattr(pool, "TICK", 100.0)
+        monkeypatch.setattr(pool, "LIVES", 70 if rows else 6)
+        monkeypatch.setattr(crew, "step", slow)
+        assert len(one.generate(prompts, max_new_tokens=1)) == 20
+        monkeypatch.setattr(crew, "step", step)
+    assert made.lost == 0
 
 
 @pytest.mark.parametrize("kind", [UsageError, CheckFailed, ValueError])
@@ -280,7 +377,7 @@ def test_an_abandoned_stream_leaves_the_workers_to_others(clock: Clock, monkeypa
     [
         ({"identity": ["a", "c"]}, 'worker 2 has identity c of model "two", others have b: the same versions, so'),
         ({"about": {**ABOUT, "versions": {"torch": "3"}}, "identity": ["a", "c"]}, "torch 3 against 2"),
-        ({"about": {**ABOUT, "harness": "0.0.1"}}, "worker 2 has harness 0.0.1 (protocol 1), this is"),
+        ({"about": {**ABOUT, "harness": "0.0.1"}}, "worker 2 has harness 0.0.1 (protocol 2), this is"),
         ({"about": {**ABOUT, "protocol": 9}}, "(protocol 9)"),
         ({"about": None}, "harness None"),
         ({"error": {"kind": "UsageError", "messages": ['no loader "fake"']}}, 'worker 2: no loader "fake"'),

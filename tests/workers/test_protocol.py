@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.records.models import Logprob
-from harness.workers.protocol import read_answers
+from harness.workers.protocol import read_rows
 
 NONE: list[tuple[str, Any]] = [
     *(("logprobs", [total, 3, 5, True]) for total in (5.0, math.nan, math.inf, True, "1", None, 0.1)),
@@ -30,11 +30,22 @@ NONE: list[tuple[str, Any]] = [
 def test_what_no_model_gives_is_no_answer(method: str, value: Any) -> None:
     """A log-probability above 0, NaN, a number of tokens below 0, a truth for a number: the worker is at fault."""
     with pytest.raises((TypeError, ValueError)):
-        read_answers(method, [json.loads(json.dumps(value))], 1)
+        read_rows(method, [[0, json.loads(json.dumps(value))]], {0})
 
 
 def test_what_models_give_is_taken() -> None:
     """Also what rounding leaves above 0, and what is impossible."""
     told = [[-1.5, 3, 5, True], [1e-6, 1, 2, False], [-math.inf, 1, 1, False], [0, 0, 0, True]]
-    assert read_answers("logprobs", told, 4)[0] == Logprob(-1.5, 3, 5, True)
-    assert read_answers("token_kl", [[0.0, 3], [-1e-9, 1], [math.inf, 2]], 3)[1] == (-1e-9, 1)
+    assert read_rows("logprobs", list(enumerate(told)), {0, 1, 2, 3})[0] == (0, Logprob(-1.5, 3, 5, True))
+    assert read_rows("token_kl", [[4, [0.0, 3]], [2, [-1e-9, 1]], [3, [math.inf, 2]]], {2, 3, 4})[1] == (2, (-1e-9, 1))
+
+
+@pytest.mark.parametrize(
+    "told", [[[0, "a"], [0, "b"]], [[2, "a"]], [[-1, "a"]], [[True, "a"]], [["0", "a"]], [0], {"0": "a"}, None]
+)
+def test_rows_that_nobody_asked_for_are_none(told: Any) -> None:
+    """Twice, another's, a truth for a place; and none of them counts."""
+    wanted = {0, 1}
+    with pytest.raises((TypeError, ValueError)):
+        read_rows("generate", [[1, "right"], *told] if isinstance(told, list) else told, wanted)
+    assert wanted == {0, 1}
