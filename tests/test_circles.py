@@ -54,6 +54,7 @@ def circles(graph: Graph) -> set[frozenset[str]]:
     return {frozenset(b for b in reach[a] if a in reach[b]) for a in graph if a in reach[a]}
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Every module can be read, tested and moved without the modules that use it."""
     graph = graph_of(sources())

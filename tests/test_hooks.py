@@ -26,6 +26,7 @@ repos:
 """
 
 
+@pytest.mark.slow
 def test_hook_checks_what_is_committed(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A healthy suite may be committed; one whose rows to judge by are trained on may not, and is told why."""
     pytest.importorskip("pre_commit")
@@ -60,6 +61,7 @@ FILES = {  # by the schema that GitHub's editors hold them against
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", FILES)
 def test_github_can_read_its_files(schema: str) -> None:
     """Action, workflow and issue forms are what GitHub's schemas say; its runner reads nothing else."""

@@ -104,6 +104,7 @@ def test_release_wants_what_is_committed(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_release_builds_and_uploads_nothing(tmp_path: Path) -> None:
     """What is ready is built and checked, and the commands that are left are printed."""
     folder = repository(tmp_path, {})

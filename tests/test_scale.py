@@ -13,6 +13,7 @@ from harness.workers import local
 PAGE = Path(__file__).parent.parent / "docs/how-to/use-many-machines.md"
 
 
+@pytest.mark.slow
 def test_the_tables_on_paper_are_what_the_simulation_says() -> None:
     """Every line of both is in docs/how-to/use-many-machines.md as it is printed."""
     said = PAGE.read_text("utf-8").splitlines()

@@ -62,6 +62,7 @@ def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -
     assert "caught  shuffled answers" in out and "1 of 2 impostors caught" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("claim", "said"),
     [
@@ -87,6 +88,7 @@ def test_a_control_that_is_skipped_leaves_the_equal_models_to_the_next(suite: Pr
     assert "floor: equal models blocked" in out
 
 
+@pytest.mark.slow
 def test_impostors_answer_in_workers(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --on each is answered by two processes, and caught for the same reason."""
     started: list[str] = []

@@ -14,6 +14,7 @@ ALPHA = 0.05
 EXPLANATION = Path(__file__).parent.parent / "docs/explanation"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
@@ -64,6 +65,7 @@ def rows(data: object, run: int, kind: str) -> tuple[list[float], list[float], l
     return values, [1.0] * len(values), clusters
 
 
+@pytest.mark.slow
 def test_a_cell_finds_what_is_wrong_with_the_plain_t() -> None:
     """40 clusters, a share of 0.95: the plain t passes over 8 % of the time, the gate's test at most 1.2 alpha."""
     found = simulate.cell("", draws.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, "1-12"), 2000, "share")

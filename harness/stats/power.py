@@ -25,6 +25,7 @@ MOST_ROWS = 10_000_000
 EXACT, FEW = 100, 60  # rows, and numbers of changed ones, of Tango's score up to which its exact distribution is asked
 
 
+@lru_cache(maxsize=20_000)  # gates on equal rows are asked the same
 def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
     """Return how often the exact binomial test proves a share of `truth` to be above `threshold` on n rows."""
     from scipy.stats import binom
@@ -34,6 +35,7 @@ def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
     return float(binom.sf(fewest_right(n, threshold, alpha) - 1, n, truth))
 
 
+@lru_cache(maxsize=20_000)
 def pairs_power(difference: float, margin: float, discordance: float, n: int, alpha: float) -> float:
     """Return how often two paired shares that differ by `difference` are proven to differ by more than `-margin`.
 

@@ -161,6 +161,7 @@ def changed(name: str, text: str) -> str:
     return text + "\n" if name.endswith((".json", ".py")) else text + "x"
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.sampled_from(sorted(LOOKED)))
 def test_a_changed_input_is_another_key(world: World, name: str) -> None:
@@ -368,6 +369,7 @@ def test_a_damaged_note_makes_again(suite: Project, damage: Callable[[Path], Non
     assert suite.run().report.warnings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [_cut, _emptied, _flipped, _unreadable])
 def test_damaged_findings_are_looked_for_again(suite: Project, damage: Callable[[Path], None]) -> None:
     """What checks found is not believed when a byte of it changed."""

@@ -208,6 +208,7 @@ def test_all_ragged_rows_of_a_file_are_told_at_once(project: Project) -> None:
     assert "and 80 rows more like these" in lines[-1]
 
 
+@pytest.mark.slow
 def test_row_of_100_megabytes_is_refused_at_once(project: Project) -> None:
     """A row that no context holds is one line after hardly more than reading it; a long one is read."""
     project.write({"suite.toml": SUITE, "train.jsonl": TRAIN})

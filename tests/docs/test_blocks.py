@@ -72,6 +72,7 @@ def packaged_model(shared_cache: Path) -> None:
     put_in_place(PACKAGED, shared_cache, words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [_executed(page) for page, found in PAGES.items() if any(b.executed for b in found)])
 def test_page(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What a page tells a reader to type does what the page says, in its order and in one folder."""

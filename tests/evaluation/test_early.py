@@ -55,6 +55,7 @@ def test_what_cannot_be_decided_asks_every_row(suite: Project) -> None:
     assert next(r.n for r in outcome.report.reports if r.subject == "merged") == 600
 
 
+@pytest.mark.slow
 def test_every_gate_of_an_eval_must_be_decided(suite: Project) -> None:
     """A second, harder claim on the same rows goes on asking."""
     few = suite.run().report.reports[-1].n

@@ -565,6 +565,7 @@ def test_margins_of_another_unit_are_mistakes(margin: str, told: str) -> None:
     assert any(told in m for m in gate(versus="base", better_by=margin).mistakes())
 
 
+@pytest.mark.slow
 def test_rows_are_cheap() -> None:
     """Three kinds of tests on 100,000 rows take no longer than some millions of additions."""
     samples = [Sample(str(i)) for i in range(100_000)]

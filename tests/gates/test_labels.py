@@ -164,6 +164,7 @@ def test_claims_that_are_none_of_an_agreement_are_told(claim: dict[str, Any]) ->
 # -- how often they are wrong ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_simulation_corrects_as_a_gate_does() -> None:
     """Many data sets at once get the same p-values as one by one."""
     rng = np.random.default_rng(2)

@@ -120,6 +120,7 @@ def test_neighbours_that_go_together_are_told() -> None:
     assert "neighbouring" not in decided(replace(CLAIM, better_by=None, worse_by_at_most=0.3), blocks, base, keys).why
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [60, 6_000])
 def test_rows_in_a_random_order_seldom_go_together(n: int) -> None:
     """Of 300 orders about one in a hundred has a p-value of 0.01, whichever way it is found."""

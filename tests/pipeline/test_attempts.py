@@ -83,6 +83,7 @@ def test_splits_must_have_nothing_in_common(suite: Project, case: str) -> None:
     assert "what chose a candidate cannot confirm it" in outcome.err
 
 
+@pytest.mark.slow
 def test_every_new_candidate_is_an_attempt_and_the_same_one_is_not(suite: Project) -> None:
     """Recipes are attempts at the same rows; answers that were given before are none."""
     assert attempts(suite, 0.9) == 1
@@ -125,6 +126,7 @@ def test_attempts_in_copies_of_a_project_are_named(suite: Project) -> None:
     assert str(suite.folder) not in told
 
 
+@pytest.mark.slow
 def test_other_thresholds_are_attempts_too(suite: Project) -> None:
     """A floor that is lowered after a failure is asked of rows that were looked at; other rows were not."""
     assert attempts(suite, 0.6) == 1
@@ -133,6 +135,7 @@ def test_other_thresholds_are_attempts_too(suite: Project) -> None:
     assert attempts(suite, 0.8) == 1
 
 
+@pytest.mark.slow
 def test_spending_keeps_the_stated_risk(suite: Project) -> None:
     """attempts = "spend" tests attempt k at alpha * 6 / (pi k)^2: a bare pass at first is none at the third attempt."""
     suite.write({"suite.toml": SPLIT.replace('name = "fake"', 'name = "fake"\nattempts = "spend"')})
@@ -154,6 +157,7 @@ def test_a_budget_is_no_attempt_and_whatever_was_scored_is_one(suite: Project) -
     assert [line["eval"] for line in ledger(suite)] == ["qa"]
 
 
+@pytest.mark.slow
 def test_an_eval_without_a_gate_is_a_look(suite: Project) -> None:
     """Three candidates whose scores were printed, and gated by nothing, make the gated one attempt 4."""
     gateless = SUITE.partition("[[gate]]")[0] + "[[export" + SUITE.partition("[[export")[2]
@@ -303,6 +307,7 @@ SAME: dict[str, tuple[str, Rows, list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SAME)
 def test_rows_that_were_looked_at_are_known_again(suite: Project, case: str) -> None:
     """Names, order, ids, options, claims, slices, baselines and a few other rows make no other question."""
@@ -319,6 +324,7 @@ def test_other_rows_are_another_question(suite: Project) -> None:
     assert attempts(write(suite, SUITE, [*ROWS[:5], *OTHER[5:]]), 0.95) == 1
 
 
+@pytest.mark.slow
 def test_roles_are_counted_apart(suite: Project) -> None:
     """An adapter, the merged model, and what an export makes of it are looked at once each."""
     suite.write({"suite.toml": WHOLE, "harnessfile.py": EXPORTER})
@@ -348,6 +354,7 @@ def numbers(suite: Project, *flags: str) -> list[int]:
     return [found[g] for g in sorted(found)]
 
 
+@pytest.mark.slow
 def test_each_eval_has_its_own_number(pair: Project) -> None:
     """Gates on rows that were looked at before are the second attempt, a gate on other rows is the first."""
     write(pair, SUITE)
@@ -356,6 +363,7 @@ def test_each_eval_has_its_own_number(pair: Project) -> None:
     assert numbers(pair, "--set", "train.skill=0.95") == [2, 1]
 
 
+@pytest.mark.slow
 def test_gates_that_share_a_risk_share_a_number(pair: Project) -> None:
     """Members of an any_of are the later of their attempts, and so is the group."""
     assert numbers(pair) == [1, 1]
@@ -364,6 +372,7 @@ def test_gates_that_share_a_risk_share_a_number(pair: Project) -> None:
     assert numbers(write(pair, text), "--set", "train.skill=0.95") == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_unchanged_run_keeps_its_number(pair: Project) -> None:
     """Whatever came after it, with all its gates; the same weights on other rows are a new look."""
     assert numbers(pair) == [1, 1]
@@ -389,6 +398,7 @@ def harness_evaluators():
 """
 
 
+@pytest.mark.slow
 def test_other_scores_of_the_same_weights_are_a_new_look(pair: Project) -> None:
     """On the same rows, of the eval that scored otherwise."""
     write(pair, TWO_EVALS.replace('"contains"', '"coin"')).write({"harnessfile.py": COIN})
@@ -403,6 +413,7 @@ def test_other_scores_of_the_same_weights_are_a_new_look(pair: Project) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_run_that_was_cut_off_counts_for_what_it_told(pair: Project) -> None:
     """What was told before the cut counts for others, and its own weights complete it."""
     pair.write({"harnessfile.py": CUT})
@@ -478,6 +489,7 @@ def grown(suite: Project, rows: int, *, most: int = 240, more: str = "") -> tupl
     return v.attempt, v.looks, v.alpha
 
 
+@pytest.mark.slow
 def test_rows_that_come_in_share_one_risk(suite: Project) -> None:
     """Each look at more of the declared rows is tested at its level, and all of them are one attempt."""
     from harness.stats.nested import levels
@@ -492,6 +504,7 @@ def test_rows_that_come_in_share_one_risk(suite: Project) -> None:
     assert grown(suite, 240, more="--set train.skill=0.95")[:2] == (2, (240,))
 
 
+@pytest.mark.slow
 def test_looks_that_are_denied_are_refused(suite: Project) -> None:
     """Evidence without its earlier looks, or with rows beyond those declared, does not verify."""
     grown(suite, 60)

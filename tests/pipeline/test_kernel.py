@@ -397,6 +397,7 @@ def harness_evaluators():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_that_end_a_process_end_a_run_in_order(suite: Project, name: str) -> None:
     """At SIGTERM or SIGHUP a run does as at Ctrl-C: a report, junit.xml, exit 2."""

@@ -92,6 +92,7 @@ LOOKS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(LOOKS, min_size=1, max_size=12))
 def test_ledger_counts_as_the_rule_says(history: list[Seen]) -> None:

@@ -266,6 +266,7 @@ def test_no_export_measures_only(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
 
 
+@pytest.mark.slow
 def test_training_is_not_repeated_when_nothing_changed(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same recipe on the same base and data is reused; another rate, or default, is another training."""
     assert "reused" not in suite.run().out
@@ -504,6 +505,7 @@ path = "good"
 """
 
 
+@pytest.mark.slow
 def test_another_model_can_be_a_baseline(suite: Project) -> None:
     """A model of its own answers the evaluations that gates compare with it, and nothing is trained beyond it."""
     claim = SUITE.replace("min = 0.5", 'versus = "reference"\nworse_by_at_most = 0.2')
@@ -560,6 +562,7 @@ def test_private_rows_stay_private(suite: Project) -> None:
         assert '"q3"' not in path.read_text("utf-8"), path.name
 
 
+@pytest.mark.slow
 def test_lock_tells_apart_what_a_file_of_an_option_says(suite: Project) -> None:
     """A schema that is kept in a file is told by its digest: another one is another claim."""
     text = (

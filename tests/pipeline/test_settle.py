@@ -57,6 +57,7 @@ def test_one_of_any_of_is_enough(suite: Project, severity: str) -> None:
     assert "p = " in outcome.out
 
 
+@pytest.mark.slow
 def test_any_of_pays_for_having_several_chances(suite: Project) -> None:
     """A claim that is proven alone at 0.05, but not at 0.025, does not carry a group of two: Holm."""
     close = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = BOUND")

@@ -27,6 +27,7 @@ def given(*names: str) -> list[str]:
     return [word for name in names for word in ("--candidate", name)]
 
 
+@pytest.mark.slow
 def test_best_of_several_is_confirmed_and_the_others_are_told(several: Project) -> None:
     """All are measured on select rows, the best alone meets the rows that confirm, and one attempt is counted."""
     outcome = several.run(*given("weak", "best", "good"))
@@ -41,6 +42,7 @@ def test_best_of_several_is_confirmed_and_the_others_are_told(several: Project) 
     assert sorted(report["selecting"] for report in reports) == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_confirmed_one_is_judged_as_if_alone(several: Project) -> None:
     """The verdicts of the best of several are those of a run of it alone."""
     among = several.run(*given("weak", "best")).report
@@ -48,6 +50,7 @@ def test_confirmed_one_is_judged_as_if_alone(several: Project) -> None:
     assert [(v.gate, v.why, v.attempt) for v in among.verdicts] == [(v.gate, v.why, v.attempt) for v in alone.verdicts]
 
 
+@pytest.mark.slow
 def test_gates_passed_go_before_the_number(several: Project) -> None:
     """One that passes more gates is chosen, though another has the better number on the first gate's rows."""
     gate = '\n[[eval]]\nname = "again"\nuse = "exact_match"\ndata = "test.jsonl"\nselect = "odd.jsonl"\n'
@@ -72,6 +75,7 @@ def test_nothing_is_confirmed_where_nothing_can_be_chosen(several: Project) -> N
     assert not list(several.folder.glob("reports/*"))
 
 
+@pytest.mark.slow
 def test_two_candidates_that_are_one_are_told(several: Project) -> None:
     """The same path, a copy of the same weights, and an adapter with another base named are each one candidate."""
     write_fake(several.folder / "copy", 0.8)

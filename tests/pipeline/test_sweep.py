@@ -83,6 +83,7 @@ def test_the_first_step_that_is_no_better_ends_it(suite: Project) -> None:
     assert "> 0.6 " in outcome.out
 
 
+@pytest.mark.slow
 def test_the_best_of_all_values_is_taken(suite: Project) -> None:
     """By `rule = "best"` every value is trained, in any order, and the best mean is chosen, the first of equal ones."""
     text = values(suite, 0.6, 0.95, 0.3, 0.96).replace('by = "qa', 'rule = "best"\nby = "qa')

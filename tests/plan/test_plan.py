@@ -58,6 +58,7 @@ def told(suite: Project, *flags: str) -> str:
 # -- gates -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_defaults_are_assumed_and_said_where_nothing_is_known(suite: Project) -> None:
     """An equal model at a discordance of 20 %, and the models that a bound and a gain are proven of."""
     found = forecast(suite)
@@ -118,6 +119,7 @@ def joined(suite: Project) -> dict[str, Any]:
     return next(j for j in forecast(suite)["joint"] if j["candidate"] == "merged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("margin", "ships"), [(None, 0.49), (0.05, 0.23), (0.03, 0.027)])
 def test_five_gates_ship_a_good_model_seldom(five: Project, margin: float | None, ships: float) -> None:
     """300 rows, 10 % of which differ: 3 points better ships 49 % of the time; with four more gates 23 %, 3 % at 3."""
@@ -130,6 +132,7 @@ def test_five_gates_ship_a_good_model_seldom(five: Project, margin: float | None
     assert found["costliest"] == ("better" if margin == 0.05 else found["costliest"])
 
 
+@pytest.mark.slow
 def test_gates_are_told_in_80_columns(five: Project) -> None:
     """The chance of shipping, the rows for 80 %, and the gate that costs most, however long the names are."""
     more = "".join(EVALS.format(i=f"_of_a_rather_long_name_{i}", margin=0.05) for i in range(4))
@@ -142,6 +145,7 @@ def test_gates_are_told_in_80_columns(five: Project) -> None:
     assert re.search('"better" costs most: (4|5)\\d% without it', text)
 
 
+@pytest.mark.slow
 def test_rows_for_all_gates_together_would_do(five: Project) -> None:
     """With as many rows as are said to make it 80 %, the same suite ships such a model 80 % of the time."""
     five.write({"suite.toml": (five.folder / "suite.toml").read_text() + EVALS.format(i=0, margin=0.05)})
@@ -152,6 +156,7 @@ def test_rows_for_all_gates_together_would_do(five: Project) -> None:
     assert "80% needs" in told(five) or joined(five)["better"] >= 0.8
 
 
+@pytest.mark.slow
 def test_gates_on_one_baseline_share_their_rows(five: Project) -> None:
     """Two claims about the same rows pass together as often as the harder one; on other rows they would not."""
     gain = (five.folder / "suite.toml").read_text()
@@ -159,11 +164,13 @@ def test_gates_on_one_baseline_share_their_rows(five: Project) -> None:
     assert (both["gates"], both["better"]) == (2, alone["better"])
 
 
+@pytest.mark.slow
 def test_candidate_that_ships_nothing_is_not_counted(suite: Project) -> None:
     """What is exported is the merged model; the adapter's gates are told, and decide nothing."""
     assert [j["candidate"] for j in forecast(suite)["joint"]] == ["merged"]
 
 
+@pytest.mark.slow
 def test_last_run_takes_the_place_of_defaults(suite: Project) -> None:
     """Rows that differed then, and the metric as it was then, are what power is told for."""
     run = suite.run().report
@@ -177,6 +184,7 @@ def test_last_run_takes_the_place_of_defaults(suite: Project) -> None:
     assert odds(found, "floor")["truth"] == f"if it is {floor.estimate:.3g} again"
 
 
+@pytest.mark.slow
 def test_model_as_the_last_one_is_told_of_too(suite: Project) -> None:
     """After a run all gates together are told for what the candidate was, on the same draws."""
     assert next(j for j in forecast(suite)["joint"])["again"] is None
@@ -187,6 +195,7 @@ def test_model_as_the_last_one_is_told_of_too(suite: Project) -> None:
     assert "all together, of a model that is as in the last run" in told(suite)
 
 
+@pytest.mark.slow
 def test_relative_margin_is_told_for_an_equal_model(suite: Project) -> None:
     """Equal is as far from the bound as the margin is, not on it: the same as the margin in points."""
     share = MARGIN.replace("0.1", '"60%"')
@@ -202,6 +211,7 @@ def test_relative_margin_is_told_for_an_equal_model(suite: Project) -> None:
     assert near["proves"].endswith("%")
 
 
+@pytest.mark.slow
 def test_correlation_within_clusters_is_learned(suite: Project) -> None:
     """Rows of one cluster that go right or wrong together cost more than was assumed, as the last run showed."""
     rows = [{**row, "group": i // 6} for i, row in enumerate(ROWS)]
@@ -213,6 +223,7 @@ def test_correlation_within_clusters_is_learned(suite: Project) -> None:
     assert ", as in " in note
 
 
+@pytest.mark.slow
 def test_run_of_another_model_or_on_few_rows_says_nothing(suite: Project) -> None:
     """What ten rows showed, or another base, is no better than the defaults."""
     suite.run("--limit", "10")
@@ -230,6 +241,7 @@ def test_broken_report_is_passed_over(suite: Project) -> None:
     assert forecast(suite)["runs"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["", "{", '{"id": "q0"}', "[]"])
 def test_rows_that_cannot_be_read_are_not_known(suite: Project, rows: str) -> None:
     """Where a run's rows were cut or lost, the defaults are assumed."""
@@ -239,6 +251,7 @@ def test_rows_that_cannot_be_read_are_not_known(suite: Project, rows: str) -> No
     assert odds(forecast(suite), "no worse")["assumed"] == ["20.0% of rows differ, assumed"]
 
 
+@pytest.mark.slow
 def test_clusters_cost_rows(suite: Project) -> None:
     """Six rows a cluster, at a correlation that is assumed and said, are as good as fewer that are independent."""
     rows = [{**row, "group": i // 6} for i, row in enumerate(ROWS)]
@@ -265,6 +278,7 @@ data = "test.jsonl"
 """
 
 
+@pytest.mark.slow
 def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     """Before a run it is not known, and the joint power says that it leaves the gate out; after one it is."""
     suite.write({"suite.toml": SUITE + SPREAD})
@@ -315,6 +329,7 @@ use = "size"
 """
 
 
+@pytest.mark.slow
 def test_gates_that_are_no_matter_of_power(suite: Project) -> None:
     """Counts and budgets are decided as they are, small slices are alarms, a group passes with one of its gates."""
     found = forecast(suite.write({"suite.toml": SUITE + MARGIN + OTHERS}))
@@ -333,6 +348,7 @@ def test_gates_that_are_no_matter_of_power(suite: Project) -> None:
     assert not floor["blocking"]
 
 
+@pytest.mark.slow
 def test_what_rows_cannot_prove_is_a_warning(suite: Project) -> None:
     """A margin that an equal model would not reach is told with the rows it takes; one that none can, as such."""
     found = forecast(suite)
@@ -352,6 +368,7 @@ def test_what_rows_cannot_prove_is_a_warning(suite: Project) -> None:
     assert "worse_by_at_most = 0.02 cannot be proved on 60 rows" in told(suite)
 
 
+@pytest.mark.slow
 def test_attempts_that_are_spent_cost_power(suite: Project) -> None:
     """With attempts = "spend" the next one is tested at its share of alpha, and the plan knows which it is."""
     spend = ("--set", 'suite.attempts="spend"')
@@ -374,6 +391,7 @@ def test_requests_are_counted_and_nothing_is_loaded(suite: Project) -> None:
     assert not (suite.folder / "reports").exists()
 
 
+@pytest.mark.slow
 def test_requests_that_are_remembered_are_told(suite: Project) -> None:
     """After a run all of them are, and the trained adapter is there; with another seed it is not."""
     assert suite.run().code == 0
@@ -451,6 +469,7 @@ def test_measurements_are_kept_for_model_and_recipe(suite: Project) -> None:
     assert next(s for s in forecast(suite)["stages"] if s["name"] == "train")["seconds"] == 0
 
 
+@pytest.mark.slow
 def test_busy_machine_is_told(suite: Project) -> None:
     """Two processors that worked a second on a tenth of the training take five seconds for all of it, undisturbed."""
     told(suite, "--measure")
@@ -485,6 +504,7 @@ def harness_trainers():
 """
 
 
+@pytest.mark.slow
 def test_measurement_that_fails_is_told_and_not_kept(suite: Project) -> None:
     """A process that is killed, or says that it does not fit, costs its own line and nothing else."""
     text = SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "broken"')

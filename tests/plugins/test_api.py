@@ -504,6 +504,7 @@ def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> No
         assert fake.troubles == []
 
 
+@pytest.mark.slow
 def test_a_reply_has_a_bounded_size(fake: Fake) -> None:
     """A body larger than any answer is not read to its end, however small it is on the wire; nor asked for again."""
     with load(fake) as [subject]:
@@ -1110,6 +1111,7 @@ def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -
     assert 'serves no model "tuned"' in project.run().err
 
 
+@pytest.mark.slow
 def test_name_of_a_served_model_comes_with_the_command(fake: Fake, project: Project) -> None:
     """--candidate takes what a server serves, as [candidate] does; of several the best on the select rows."""
     fake.models = [{"id": "small"}, {"id": "tuned"}, {"id": "other"}]

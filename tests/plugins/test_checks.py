@@ -178,6 +178,7 @@ def test_ignored_with_a_reason(lab: Lab, capsys: pytest.CaptureFixture[str]) -> 
     assert (code, 'ignore "D99": is the code of no check' in printed) == (4, True)
 
 
+@pytest.mark.slow
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     """Every check says why it is there; an unknown code is told what was meant."""
     assert main(["explain"]) == 0
@@ -233,6 +234,7 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": SUITE, "test.jsonl": TEST, "train.jsonl": TRAIN})
 
 
+@pytest.mark.slow
 def test_error_before_training_is_exit_4(suite: Project) -> None:
     """An error finding of the data ends the run before anything is measured, is in the report, and can be ignored."""
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"note"')})
@@ -390,6 +392,7 @@ def test_frames(text: str, frame: tuple[str, str]) -> None:
     assert frame_of([text.format(thing) for thing in THINGS]) == frame
 
 
+@pytest.mark.slow
 def test_leaks_are_found_fast() -> None:
     """Twenty thousand rows of a hundred words against five hundred take as long as a hundred million additions."""
     luck = random.Random(2)

@@ -362,6 +362,7 @@ def test_a_library_metric_is_named_by_key_or_name() -> None:
     assert (rouge.name, rouge.better, rouge.scale) == ("rougeL", "lower", "other")
 
 
+@pytest.mark.slow
 def test_a_metric_script_is_given_all_rows_and_the_options(modules_in: Path) -> None:
     """A script beside the suite is loaded by its path; what the table has besides goes to its compute()."""
     body = 'return {"homemade": times * sum(p == r for p, r in zip(predictions, references))}'
@@ -399,6 +400,7 @@ def test_mistakes_with_library_metrics_are_one_line(modules_in: Path) -> None:
         library(["a"], ["a"], metric="local:bleu")
 
 
+@pytest.mark.slow
 def test_a_metric_on_the_hub_says_so_without_a_network(modules_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, a name of the hub is a mistake that tells the way out, before the model is asked."""
     import requests

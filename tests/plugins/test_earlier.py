@@ -65,6 +65,7 @@ def test_a_model_that_answers_otherwise_is_held_back(project: Project, skill: fl
     assert (done.code, done.verdict("as before")) == (code, outcome)
 
 
+@pytest.mark.slow
 def test_against_a_release(project: Project) -> None:
     """With `earlier = "against"` a release answers in the same run, and needs no table of its own."""
     against = EVAL.replace('"kept.jsonl"', '"kept.jsonl"\nearlier = "against"\nagainst = "released"')

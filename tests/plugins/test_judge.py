@@ -639,6 +639,7 @@ def run(suite: Project, stub: StubJudge, options: str = "", text: str = JUDGED, 
     return suite.write({"suite.toml": text.replace("# options", options)}).run(*flags)
 
 
+@pytest.mark.slow
 def test_better_candidate_is_proven_better_and_ships(suite: Project) -> None:
     """A fair judge, both orders, mean above one half: PASS; the samples hold both answers, verdicts and reasons."""
     with StubJudge() as stub:
@@ -673,6 +674,7 @@ def test_gullible_judge_ships_nothing(suite: Project, mode: Any) -> None:
     assert not (suite.folder / "exports").exists()
 
 
+@pytest.mark.slow
 def test_judge_of_places_decides_nothing(suite: Project) -> None:
     """Always A in a run: ½, flips everywhere, and a gate that is neither PASS nor FAIL."""
     with StubJudge("always-A") as stub:
@@ -695,6 +697,7 @@ def test_cap_makes_the_gate_inconclusive(suite: Project) -> None:
     assert outcome.report.reports[1].metrics["win_rate"] != outcome.report.reports[1].metrics["win_rate"]  # NaN
 
 
+@pytest.mark.slow
 def test_rubric_is_a_number_about_each_model(suite: Project) -> None:
     """A checklist marks base and candidates alike, so gates may compare them; every criterion is a metric."""
     text = JUDGED.replace("qa.win_rate", "qa.right").replace("min = 0.5", 'versus = "base"\nbetter_by = 0.2')
@@ -752,6 +755,7 @@ def test_checklist_is_disputed_where_it_was_met_once_of_twice() -> None:
     assert not disputed({"details": {"judgments": [once, other, once]}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_no_secret_is_written(suite: Project, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
     """No file of a run holds a key, a header or a value of the environment, and no line that is printed does."""
@@ -976,6 +980,7 @@ def test_calibration_is_of_a_model_a_wording_and_a_question(monkeypatch: pytest.
     assert made.expired(judge("m-2")) == "the model changed and the prompt changed"
 
 
+@pytest.mark.slow
 def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
     """A gate on `kappa` passes while the judge is the one that was calibrated, and is an ERROR after."""
     text = JUDGED + '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa"\nmin = 0.6\n'
@@ -998,6 +1003,7 @@ def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
             assert outcome.verdict("floor") == "PASS"
 
 
+@pytest.mark.slow
 def test_gate_that_requires_the_calibration_waits_for_it(suite: Project) -> None:
     """A judge that agrees with people too little decides nothing, however good the candidate looks to it."""
     text = JUDGED.replace("min = 0.5", 'min = 0.5\nrequires = ["calibrated"]')
@@ -1017,6 +1023,7 @@ UNTRUSTED = JUDGED.replace("trust_judge = true\n", "")
 LOCAL = 'calibration = "labels.calibration.json"'
 
 
+@pytest.mark.slow
 def test_word_of_a_judge_proves_nothing(suite: Project) -> None:
     """Without labels a gate on a verdict is INCONCLUSIVE, better or worse; numbers about the judge are judged."""
     text = UNTRUSTED
@@ -1033,6 +1040,7 @@ def test_word_of_a_judge_proves_nothing(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
 
 
+@pytest.mark.slow
 def test_labels_correct_the_win_rate(suite: Project) -> None:
     """With labels the gate is about what people would say, the judge's own rate stands beside it; it ships."""
     with StubJudge() as stub:
@@ -1082,6 +1090,7 @@ CARRY_NOTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CARRY_NOTHING)
 def test_labels_that_tell_too_little_correct_nothing(suite: Project, case: str) -> None:
     """Few labels, those of few prompts, of unknown sides, or of a judge no better than chance: INCONCLUSIVE."""
@@ -1095,6 +1104,7 @@ def test_labels_that_tell_too_little_correct_nothing(suite: Project, case: str) 
     assert told in outcome.out
 
 
+@pytest.mark.slow
 def test_labels_correct_a_criterion(suite: Project) -> None:
     """Of a checklist each criterion is corrected by its own labels; their mean, and one without any, are not."""
     criteria = 'mode = "rubric"\ncriteria = { right = "It is right.", short = "It is short." }'
@@ -1319,6 +1329,7 @@ def test_impostors_and_adversaries_do_not_get_past_a_judge(suite: Project) -> No
     assert "9 worthless answers before judge" in outcome.err and "dollars at most" in outcome.err
 
 
+@pytest.mark.slow
 def test_gullible_judge_lets_adversaries_ship_where_nobody_looks(suite: Project) -> None:
     """With the run's own trials off, an injected instruction passes the gate of a judge that obeys: exit 1."""
     with StubJudge("injectable") as stub:
@@ -1341,6 +1352,7 @@ def test_judge_of_places_meets_no_low_bar(suite: Project, trials: int, told: str
     assert f'gate "floor" is ERROR on merged: {told}' in outcome.out
 
 
+@pytest.mark.slow
 def test_cap_holds_for_the_whole_selftest(suite: Project) -> None:
     """No more calls than the cap are made over all adversaries; those that were not judged are not called caught."""
     with StubJudge() as stub:
@@ -1390,6 +1402,7 @@ requires = ["either"]
 """
 
 
+@pytest.mark.slow
 def test_checklists_groups_and_two_judges_are_tested(suite: Project) -> None:
     """Each judged eval stands before its own gates, a group among them; what its cap kept from them is not caught."""
     text, names = JUDGED + LISTED, ("qa: a colon", "list: a colon", "list: an echo of the request")

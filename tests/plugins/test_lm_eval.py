@@ -204,6 +204,7 @@ def test_names_are_found_without_parsing(tmp_path: Path) -> None:
     assert found.tags == {"fruit": ["one", "two", "three"], "other": ["two", "three"]}
 
 
+@pytest.mark.slow
 def test_names_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second look at lm_eval's 14,000 names is a file in the cache; one that is damaged is made again."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
@@ -233,6 +234,7 @@ def test_names_are_lm_evals() -> None:
     }
 
 
+@pytest.mark.slow
 def test_tasks_behind_a_group_are_lm_evals(folder: Path) -> None:
     """Groups in groups, tags in groups, overrides on the way: the tasks and their settings are those lm_eval makes."""
     write(
@@ -261,6 +263,7 @@ def test_tasks_behind_a_group_are_lm_evals(folder: Path) -> None:
 # ------------------------------------------------------------------ metrics, told from YAML
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
@@ -303,6 +306,7 @@ def test_default_metrics_are_lm_evals(folder: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_collection_is_light(folder: Path) -> None:
     """Telling the metrics of tasks imports neither lm_eval nor what it needs."""
     code = (
@@ -799,6 +803,7 @@ better_by = 0.1
 OURS = ("-p", "no:lm_eval", "-p", "harness_lm_eval")  # with or without the entry point
 
 
+@pytest.mark.slow
 def test_a_suite_gates_on_tasks(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task beside the suite runs through baselines, gates and slices like any evaluation."""
     told = CHOICE.replace("{{question}}\\nA:", "{{question}} {{choices[gold]}}")  # a fake's answer is the last word

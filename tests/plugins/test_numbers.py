@@ -154,6 +154,7 @@ def test_mistakes_are_told_at_collection(project: Project, more: str, row: dict[
     assert what in done.err
 
 
+@pytest.mark.slow
 def test_long_answers_cost_nothing() -> None:
     """Digits, groups and slashes without end are read in no time."""
 

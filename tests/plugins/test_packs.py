@@ -33,6 +33,7 @@ def test_rows_of_the_pack() -> None:
     assert all(row["target"] for row in ROWS)
 
 
+@pytest.mark.slow
 def test_files_are_what_the_generator_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs are made from code and one wheel, and the bytes are those that ship."""
     monkeypatch.delitem(packs.FILES, "topics")  # of one version of Python
@@ -221,6 +222,7 @@ to = "exports/p"
 """
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_rows_of_a_part(project: Project) -> None:
     """Before a run and after one a gate on a part is told what one on the slice is: rows of weight 0 are none of it."""
     project.write({"suite.toml": GATED, "train.jsonl": TRAIN})

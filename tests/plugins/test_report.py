@@ -101,6 +101,7 @@ def data(html: str) -> Any:
 # -- the page --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_writes_its_page(ran: Path) -> None:
     """A run leaves report.html: the sentence and the number that decided, gates before rows before metrics."""
     html = (ran / "report.html").read_text("utf-8")
@@ -130,6 +131,7 @@ def test_page_asks_the_network_for_nothing(ran: Path) -> None:
     assert not re.search(r"<(link|iframe|object|embed|img)\b|\son\w+=", html)
 
 
+@pytest.mark.slow
 def test_texts_of_others_are_shown_as_text(ran: Path) -> None:
     """What a model answers is markup nowhere, neither in the tables nor in the script's data."""
     changed(ran, "merged", "qa", lambda i, row: row.update(resps=[[HOSTILE]], exact_match=float(i > 3)))
@@ -223,6 +225,7 @@ def test_options_of_others_stay_struck(ran: Path) -> None:
 # -- a run goes on ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["a\x1b[31mb", "a\u2028b", "a\x00b", "\ufffe", "a\x0bb"])
 def test_a_value_that_no_page_can_hold_is_spelt_out(odd: str, suite: Project, pages: None) -> None:
     """A control character in a slice's value ended the process where charts are drawn, without a page or a line."""
@@ -233,6 +236,7 @@ def test_a_value_that_no_page_can_hold_is_spelt_out(odd: str, suite: Project, pa
     assert (Path(outcome.report.folder) / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_one_warning(suite: Project, pages: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that cannot be written, for want of room or by a bug, changes no outcome: a line, and the same exit."""
     for error in (OSError(28, "No space left on device"), ZeroDivisionError("a bug")):
@@ -284,6 +288,7 @@ def test_full_disk_is_one_line(ran: Path, project: Project, monkeypatch: pytest.
     assert (outcome.code, outcome.err.count("\n")) == (4, 1) and "No space left on device" in outcome.err
 
 
+@pytest.mark.slow
 def test_page_needs_no_torch(ran: Path) -> None:
     """Rendering a run loads neither torch nor numpy."""
     code = "import sys; from harness.cli.main import main; main(['report', sys.argv[1]]);"
@@ -308,6 +313,7 @@ def two(ran: Path) -> tuple[Path, Path]:
     return ran, before
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Project) -> None:
     """Metrics of two runs are tested on the rows that both asked, by the test of a gate without a margin."""
     outcome = project.harness("compare", *map(str, two), "--json")
@@ -334,6 +340,7 @@ def test_without_numpy_two_runs_are_one_line(
     assert (outcome.code, outcome.err.count("\n")) == (4, 1) and "finetune-harness[recompute]" in outcome.err
 
 
+@pytest.mark.slow
 def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Project) -> None:
     """A row with another text under the same id is no pair, and that is said; so are two suites."""
     changed(two[1], "merged", "qa", lambda i, row: row.update(prompt_hash="other") if i < 10 else None)

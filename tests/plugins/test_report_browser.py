@@ -46,6 +46,7 @@ def test_rows_are_filtered_and_sorted() -> None:
     assert found == [["q10", "q9", "q1"], ["q10"], ["q10", "q1"], ["q9"], ["q1"], ["q1", "q9", "q10"], ["q10", "q1"]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="needs node")
 def test_links_name_rows_and_filters() -> None:
     """A link is read as it was written: a row, an outcome, and the rest of a filter; odd names and all."""

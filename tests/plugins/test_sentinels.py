@@ -29,6 +29,7 @@ HEALTHY: dict[str, Loss] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_no_false_spikes(kind: str) -> None:
     """Twenty thousand steps of ordinary noise have at most two spikes, however wide, skewed or small the noise is."""

@@ -128,6 +128,7 @@ def test_xml_arguments_have_the_types_of_the_schema() -> None:
     assert score.values["call"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_template_that_writes_xml_is_read() -> None:
     """Calls that a chat template of today's Qwen writes are read back as they were, texts with line breaks too."""
     trl = pytest.importorskip("trl")

@@ -68,6 +68,7 @@ def expected(run: Run) -> Mapping[str, float]:
     return numbers | {f"{gate}/won": len(verdict.won), "base/qa/exact_match": run.reports[0].metrics["exact_match"]}
 
 
+@pytest.mark.slow
 def test_mlflow_gets_the_verdicts(tracked: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of its own, in the experiment and the store that the environment names, with tables and files."""
     mlflow = pytest.importorskip("mlflow")

@@ -102,6 +102,7 @@ def adversary(luck: random.Random, fake: Any, length: int) -> list[scoring.Pair]
     return found
 
 
+@pytest.mark.slow
 def test_no_order_gives_a_stale_row(fake: Any, tmp_path: Path) -> None:
     """Of 1,000 adversarial orders, in caches with hardly any room, every score is that of an empty cache."""
     made: dict[tuple[int, int], Any] = {}

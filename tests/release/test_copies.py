@@ -165,6 +165,7 @@ def test_killed_while_copying_goes_on(suite: Project) -> None:
     assert (suite.run("--set", "export.1.loses=0.03").code, calls(suite)) == (0, 3)
 
 
+@pytest.mark.slow
 def test_everything_shows_copies(suite: Project) -> None:
     """Collection lists their items and gates, the plan says whether they are there, -k chooses them with parents."""
     listed = suite.run("--collect-only").out

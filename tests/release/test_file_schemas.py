@@ -45,6 +45,7 @@ def written(suite: Project) -> Project:
     return suite
 
 
+@pytest.mark.slow
 def test_files_of_a_run_and_an_export_are_valid(written: Project) -> None:
     """Every file that a schema describes is there, and is what the schema says."""
     schemas = file_schemas()

@@ -76,6 +76,7 @@ def test_ledger_that_went_on_is_known(suite: Project) -> None:
     assert promote(suite, "known") == (0, "")
 
 
+@pytest.mark.slow
 def test_an_older_ledger_is_not_the_last_one(suite: Project) -> None:
     """Attempts that were made after a copy was taken are missing from the copy."""
     copy = (suite.folder / LEDGER).read_bytes()

@@ -63,6 +63,7 @@ def test_promoting_twice_records_once(suite: Project) -> None:
     assert len(history(Path(TO))) == 1
 
 
+@pytest.mark.slow
 def test_released_is_what_was_promoted(suite: Project) -> None:
     """A better export that nobody promoted is not what the next candidate is compared with."""
     suite.harness("promote", TO)
@@ -128,6 +129,7 @@ def record(suite: Project) -> Path:
     return suite.folder / f"{TO}.releases/releases.jsonl"
 
 
+@pytest.mark.slow
 def test_promoted_at_once_is_recorded_once(suite: Project) -> None:
     """Whoever comes second finds that it is the release already; the way back leads to other bytes."""
     before = (suite.folder / TO / "model/model.safetensors").read_bytes()

@@ -176,6 +176,7 @@ UNABLE = {
 }
 
 
+@pytest.mark.slow
 def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     """All verdicts come out of their rows again; what cannot be is counted, each with its reason."""
     found = verify(export, recompute=True)
@@ -408,6 +409,7 @@ def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
     assert f"it was judged with statistics {tests.VERSION + 1}, and these are {tests.VERSION}" in outcome.err
 
 
+@pytest.mark.slow
 def test_recompute_is_light(export: Path) -> None:
     """It imports neither torch nor transformers, and says which extra brings what it lacks."""
     code = f"""

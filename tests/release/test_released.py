@@ -150,6 +150,7 @@ def test_better_than_prompting_is_said(suite: Project) -> None:
     assert said in outcome.report.conclusions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("skill", "how"), [(0.1, "is shown not to be"), (0.302, "rows would decide it")])
 def test_prompting_that_suffices_is_said(suite: Project, skill: float, how: str) -> None:
     """Not shown to be better than ten examples: the report says that fine-tuning is not warranted."""
@@ -165,6 +166,7 @@ def gains(wins: int) -> float:
     return next(x for x in luck if sum(0.3 <= y < x for y in luck) == wins)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wins", "attempts", "evals", "attempt", "warranted"),
     [

@@ -182,6 +182,7 @@ def test_a_thousand_edits_are_refused(signed: Path, policy: Policy, tmp_path: Pa
         assert found.refused
 
 
+@pytest.mark.slow
 def test_edits_of_the_model_are_refused_without_a_policy(signed: Path, tmp_path: Path) -> None:
     """What is deployed is compared with the evidence even where nobody is trusted."""
     rng = random.Random(3)

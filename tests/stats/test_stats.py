@@ -156,6 +156,7 @@ def test_the_p_value_of_tango_is_the_chance_of_as_high_a_score(wins: int, losses
     assert (test.p_pass, test.p_fail) == pytest.approx((p_pass, p_fail), abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "discordance", "margin"), [(520, 0.01, -0.01), (501, 0.012, -0.01), (600, 0.007, 0.005)])
 def test_models_that_nearly_always_agree_are_judged_exactly(n: int, discordance: float, margin: float) -> None:
     """Where few of many rows differ the score is no normal one: by that 8.1 % would pass, and 8.9 % be blocked."""
@@ -176,6 +177,7 @@ def test_a_verdict_on_2000_rows_of_which_a_tenth_differ_is_quick() -> None:
     assert rounds(lambda: tests.tango(100, 100, 2000, 0.02, ALPHA)) < 10
 
 
+@pytest.mark.slow
 def test_tango_bounds_agree_with_its_verdict() -> None:
     """The lower bound is above -margin exactly when the test passes, for every table of 24 rows."""
     for wins in range(25):
@@ -504,6 +506,7 @@ def test_three_clusters_never_pass() -> None:
     assert test.lower < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", [1, 6, 13, 100])
 @pytest.mark.parametrize("kind", ["combine", "flips", "scores", "share", "mean"])
 def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
@@ -650,6 +653,7 @@ def test_false_passes_where_a_tail_hides(what: str, highest: float) -> None:
     assert (found[0] <= ALPHA).mean() <= highest
 
 
+@pytest.mark.slow
 def test_false_passes_of_cluster_t_at_the_boundary() -> None:
     """Forty clusters of correlated differences pass about 5 % of the time when they should not."""
     rng = np.random.default_rng(8)

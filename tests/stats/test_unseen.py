@@ -39,6 +39,7 @@ def test_none_lost_is_the_largest_chance_of_all(weights: list[float], share: flo
     assert float(unseen.chance(weights, 0.0, share)) == pytest.approx(worst(np.array(weights), share), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [[1.0] * 7, [1, 1, 2, 5, 9], [1, 1, 1, 3, 3, 8]])
 def test_few_lost_is_never_less_than_a_chance_that_there_is(weights: list[float]) -> None:
     """Whatever clusters lose, and however often, the bound is above the chance of losing so little, summed exactly."""

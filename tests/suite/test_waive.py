@@ -29,6 +29,7 @@ def waive(suite: Project, gate: str = "floor", *flags: str, until: str = SOON, r
     return suite.harness("waive", gate, "--reason", reason, "--until", until, "--by", "ada", *flags)
 
 
+@pytest.mark.slow
 def test_waived_gate_ships_and_is_in_every_output(suite: Project) -> None:
     """A waiver in force lets the candidate ship with exit 0; the verdict stays, and everybody is told."""
     assert suite.run().code == 1
@@ -236,6 +237,7 @@ def test_waivers_from_before_a_choice_came_still_count(suite: Project) -> None:
     assert not claim_digest(dataclasses.replace(gate, estimand="clusters"), read).startswith("b5456c012000fc27")
 
 
+@pytest.mark.slow
 def test_members_that_changed_are_waived_no_more(suite: Project) -> None:
     """A run whose waived group has another member fails, and says that the waiver is for another claim."""
     suite.write({"suite.toml": SUITE + GROUP})

@@ -132,6 +132,7 @@ def test_secrets_within_a_text_are_struck(text: str) -> None:
     assert CANARY not in secrets.hide(text)
 
 
+@pytest.mark.slow
 def test_no_secret_of_a_suite_is_written_or_printed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A canary in every option that may hold a secret is in no byte that a run, an export or a signature writes."""
     monkeypatch.setattr(secrets, "_known", set())

@@ -235,6 +235,7 @@ def suite(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
+@pytest.mark.slow
 def test_a_suite_runs_on_workers_with_the_same_verdicts(suite: Project) -> None:
     """Metrics, verdicts, lock and attempt are those of one process, and what was asked there is not asked again."""
     here = suite.run()
@@ -311,6 +312,7 @@ def test_an_environment_that_is_no_good_is_one_line(code: str, says: str, suite:
     assert "Traceback" not in outcome.out + outcome.err
 
 
+@pytest.mark.slow
 def test_a_model_answers_in_an_environment_of_its_own(suite: Project) -> None:
     """An interpreter in [model] is a worker of it, whose identity is its own and whose prints disturb nobody."""
     path = json.dumps(

@@ -12,6 +12,7 @@ from harness.testing import Project
 PLANTED = "raise SystemExit('imported from the current folder')\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pluggy.py", "datasets.py", "json.py"])
 def test_workers_do_not(name: str, suite: Project) -> None:
     """A module of a project by the name of a library is the project's own business."""
@@ -20,6 +21,7 @@ def test_workers_do_not(name: str, suite: Project) -> None:
     assert (outcome.code, "may ship" in outcome.out) == (0, True), outcome.err
 
 
+@pytest.mark.slow
 def test_a_folder_by_our_name_is_in_nobodys_way(suite: Project) -> None:
     """Many projects have a folder `harness/`."""
     (suite.folder / "harness").mkdir()

@@ -40,6 +40,7 @@ def harness_loaders():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGKILL, -9)])
 def test_no_worker_outlives_a_stopped_run(project: Project, stop: signal.Signals, code: int) -> None:
     """Ctrl-C and SIGTERM end it with its report, kill -9 without; the workers end in the middle of what they do."""
