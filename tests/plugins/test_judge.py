@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import harness
-from harness import Caveat, ModelRef, Sample, Score, UsageError
+from harness import Caveat, ModelRef, Sample, Score, UsageError, wire
 from harness.answers.store import Responses
 from harness.evaluation.grading import Marking
 from harness.suite.reader import read_suite
@@ -275,13 +275,13 @@ def test_judge_that_writes_broken_json_only_is_told(provider: str) -> None:
 )
 def test_retry_after_is_read_as_it_is_written(said: str, seconds: float | None) -> None:
     """Seconds, or a date; what is neither asks for no wait of its own."""
-    assert service._after({"retry-after": said}) == seconds
+    assert wire.pause({"retry-after": said}) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     """A date is so many seconds away; one that has passed is none."""
     for ahead, least, most in ((30, 28, 30), (-30, 0, 0)):
-        found = service._after({"retry-after": formatdate(time.time() + ahead, usegmt=True)})
+        found = wire.pause({"retry-after": formatdate(time.time() + ahead, usegmt=True)})
         assert found is not None and least <= found <= most
 
 
@@ -920,7 +920,7 @@ def test_reference_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
             ]
             with pytest.raises(UsageError, match="gives no log-probs"):
                 subject.logprobs([("a", "b")])
-    with pytest.raises(UsageError, match="cannot be reached"):
+    with pytest.raises(UsageError, match="the connection failed"):
         open_source("reference-1", base_url=url)
 
 
