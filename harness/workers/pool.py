@@ -327,6 +327,7 @@ class Pooled:
         self.appetite = APPETITE * pool.opening.piece
         self.name, self.digest, self.number = ref.name, ref.digest, number
         self._pool, self._notes, self._heard = pool, list[str](), set[str]()
+        self.facts: Mapping[str, Any] = {}  # what a worker's model came to know stays there
 
     @property
     def notes(self) -> list[str]:

@@ -1314,6 +1314,35 @@ def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -
     assert 'serves no model "tuned"' in project.run().err
 
 
+def test_who_replied_stands_among_the_facts(fake: Fake, project: Project) -> None:
+    """Names and fingerprints of replies, of every served subject; a gateway that routes is a warning, told once."""
+    fake.models = [{"id": "small"}, {"id": "tuned"}]
+    fake.answer = lambda body: f"to {prompt_of(body)}" if body["model"] == "tuned" else "what?"
+    fake.signs = lambda body: {"model": f"{body['model']}-1", "system_fingerprint": "fp_1"}
+    rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(20)]
+    again = '\n[subject.again]\nuse = "api"\npath = "small"\nbase_url = "{url}"\nbody = {{ top_k = 1 }}\n'
+    more = '\n[[eval]]\nname = "other"\nuse = "exact_match"\ndata = "rows.jsonl"\n'
+    text = (TUNED + again + more).format(url=fake.url)
+    project.write({"suite.toml": text, "rows.jsonl": rows})
+    done = project.run()
+    assert done.code == 0, done.out + done.err
+    facts = done.report.facts
+    assert (facts["model"]["path"], facts["model"]["models that replied"]) == ("small", ["small-1"])
+    assert (facts["tuned" if "tuned" in facts else "merged"]["models that replied"]) == ["tuned-1"]
+    assert facts["again"]["system fingerprints"] == ["fp_1"]
+    assert "E2" not in {f.code for f in done.report.flags}
+    fake.signs = lambda body: {"model": f"small-{1 + ('top_k' in body)}"}
+    done = project.run()
+    (flag,) = [f for f in done.report.flags if f.code == "E2"]
+    assert (flag.severity, flag.what) == ("warning", '"small" was answered by small-1 for base; by small-2 for again')
+    assert done.code == 0 and "warning  E2 changing-served-model" in done.out
+    many = iter(range(10_000))
+    fake.signs = lambda body: {"model": f"small-{next(many) % 11:02}"}
+    done = project.run()
+    assert done.report.facts["model"]["models that replied"][-2:] == ["small-07", "and 3 more"]
+    assert "E2" in {f.code for f in done.report.flags}
+
+
 def test_name_of_a_served_model_comes_with_the_command(fake: Fake, project: Project) -> None:
     """--candidate takes what a server serves, as [candidate] does; of several the best on the select rows."""
     fake.models = [{"id": "small"}, {"id": "tuned"}, {"id": "other"}]

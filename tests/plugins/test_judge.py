@@ -897,6 +897,8 @@ def test_reference_behind_the_api_is_a_baseline(suite: Project, monkeypatch: pyt
         assert stub.count() > 60
     assert outcome.verdict("floor") == "PASS"
     assert [r.subject for r in outcome.report.reports if r.outcome == "done"] == ["reference", "merged"]
+    facts = {"server": stub.anthropic_url, "path": "reference-1", "models that replied": ["stub-judge-2026-01-01"]}
+    assert outcome.report.facts["reference"] == facts
     (path,) = suite.folder.glob("reports/*/reference/samples_qa_*.jsonl")
     assert json.loads(path.read_text("utf-8").splitlines()[0])["resps"][0][0].startswith("stub ")
 
