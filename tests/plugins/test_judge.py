@@ -808,6 +808,19 @@ def test_mistakes_are_one_clear_line(suite: Project, case: str) -> None:
     assert not list(suite.folder.glob("reports/*"))
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_environment_that_cannot_be_used_ends_the_run(
+    suite: Project, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """Certificates that are not there are told with the line of the eval, before anything is loaded or asked."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/no.pem")
+    with StubJudge() as stub:
+        outcome = run(suite, stub, "", JUDGED.replace("openai", provider))
+    assert (outcome.code, stub.log) == (4, [])
+    told = 'eval "qa": SSL_CERT_FILE: names "/no.pem", which is not there; correct it, or unset it'
+    assert outcome.err == f"error: {suite.folder}/suite.toml:16: {told}\n"
+
+
 def test_answers_longer_than_the_context_are_told(suite: Project) -> None:
     """A model that could not read a word beside the answer it may give is told of by the option, not by a row."""
     with StubJudge() as stub:
