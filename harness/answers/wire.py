@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import re
+import ssl
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import closing, suppress
+from email.utils import parsedate_to_datetime
 from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from harness.errors import UsageError
+from harness.texts import secrets
 
 LARGEST = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
 HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
 FOREVER = 3600.0  # seconds, where an SDK was given no timeout
+MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
+SIGNED = {"models that replied": "model", "system fingerprints": "system_fingerprint"}  # a fact, and a reply's field
+MOST_NAMED = 8  # of each
 
 
 class BadReply(Exception):
@@ -27,10 +44,49 @@ class Moved(BadReply):
     """A redirect, which would send rows and keys to another place."""
 
 
-def http_client(sdk: Any) -> Any:
+class Peer:
+    """A server: the proxy on the way to it, the key that it gets, and who its replies say wrote them.
+
+    Loopback is asked directly. `through` names the proxy and its variable, never a user or a password. Raises
+    UsageError where that variable cannot be used.
+    """
+
+    def __init__(self, url: str, key: str = "") -> None:
+        self.url, self.key = url, key
+        self.variable, self.address = _proxy(url)
+        parts = urlsplit(self.address)
+        self.proxy = f"{parts.netloc.rpartition('@')[2]} ({self.variable})" if self.address else ""
+        self.through = f" through the proxy {self.proxy}" if self.proxy else ""
+        self._secrets = (key, unquote(parts.password or parts.username or ""))
+        self._wrote: dict[tuple[str, str], set[str]] = {}
+
+    def clean(self, text: str, most: int = 200) -> str:
+        """Make one line of what a server said, without any part of a secret and what a terminal would obey."""
+        text = secrets.hide_parts(text[: 20 * most], self._secrets)
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line if len(line) <= most else line[:most] + "…"
+
+    def hear(self, asked: str, reply: Any) -> None:
+        """Note who a reply says wrote it, by the model that was asked for."""
+        for what, field in SIGNED.items() if isinstance(reply, dict) else ():
+            if isinstance(name := reply.get(field), str) and name:
+                self._wrote.setdefault((asked, what), set()).add(self.clean(name, 100))
+
+    def facts(self, asked: str) -> dict[str, Any]:
+        """Return the proxy, and by whom replies were written so far where a model was asked for."""
+        told: dict[str, Any] = {"proxy": self.proxy} if self.proxy else {}
+        for what in SIGNED:
+            if names := sorted(self._wrote.get((asked, what), ())):
+                more = len(names) - MOST_NAMED
+                told[what] = names[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
+        return told
+
+
+def http_client(sdk: Any, peer: Peer) -> Any:
     """Return an HTTP client for an SDK, `openai` or `anthropic`, whose requests go to no other host.
 
-    A reply that is not read to its end is an APIConnectionError of the SDK; `bad_reply` returns what it was.
+    A reply that is not read to its end is an APIConnectionError of the SDK; `bad_reply` returns what it was. Of the
+    environment it knows the peer's proxy and CERTIFICATES; raises UsageError where they cannot be used.
     """
 
     class Client(sdk.DefaultHttpxClient):  # type: ignore[misc]
@@ -46,7 +102,58 @@ def http_client(sdk: Any) -> Any:
             with suppress(Exception):
                 self.close()
 
-    return Client()
+    trusted = _certificates()
+    try:
+        return Client(proxy=peer.address or None, verify=trusted, trust_env=False)
+    except Exception as error:  # each version of the library has its own
+        if not peer.address:
+            raise
+        raise _unusable(peer.variable, isinstance(error, ImportError)) from None
+
+
+def openai_client(openai: Any, peer: Peer) -> tuple[Any, dict[str, Any]]:
+    """Return the SDK's client for an OpenAI-compatible server, and the headers of a request that leave out the rest."""
+    headers = {f"X-Stainless-{name}": openai.omit for name in MACHINE}
+    if not peer.key:
+        headers["Authorization"] = openai.omit
+    client = openai.OpenAI(
+        base_url=peer.url,
+        api_key=peer.key or "none",
+        max_retries=0,  # ours are counted, and can be ended; garbage the SDK takes for an answer
+        http_client=http_client(openai, peer),
+    )
+    if not is_openai(peer.url):  # the SDK would tell any server what the environment says of the account at OpenAI
+        client.organization = client.project = client.admin_api_key = None
+    return client, headers
+
+
+def is_openai(url: str) -> bool:
+    """Return whether a URL is OpenAI's own."""
+    return f".{urlsplit(url).hostname}".endswith(".api.openai.com")
+
+
+def wrong_url(url: str) -> str:
+    """Return what is wrong with a URL, or nothing; what cannot be read is not shown, for it may hold a password."""
+    want = 'want a URL such as "http://localhost:8000/v1"'
+    try:
+        parts = urlsplit(url)
+        there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        there = False
+    if not there:
+        return f"cannot be read; {want}"
+    if "@" in parts.netloc:
+        return "holds a user name or a password, which would end up in reports; give a key through api_key_env"
+    if parts.query or parts.fragment:
+        return f'has something after "?" or "#", which would end up in reports; {want}'
+    return ""
+
+
+def wrong_variable(name: str) -> str:
+    """Return what is wrong with the name of a variable for a key, or nothing; one with small letters may be the key."""
+    what = "is no name of an environment variable (capital letters, digits, _), and is not shown, since it may be a key"
+    right = not name or re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
+    return "" if right else f"{what}; write the variable's name, and revoke the key if it was one"
 
 
 def bad_reply(error: BaseException) -> BadReply | None:
@@ -55,6 +162,78 @@ def bad_reply(error: BaseException) -> BadReply | None:
     while cause is not None and not isinstance(cause, BadReply):
         cause = cause.__cause__
     return cause
+
+
+def words(body: Any) -> str:
+    """Return the message in an error's body, in one of the shapes that servers use."""
+    if isinstance(body, dict):
+        for name in ("message", "error", "detail"):
+            if found := body.get(name):
+                return words(found) or json.dumps(found, default=str)
+    return body if isinstance(body, str) else ""
+
+
+def pause(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds a server asks to wait: Retry-After, in seconds or as a date (RFC 9110, 10.2.3)."""
+    said = headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _proxy(url: str) -> tuple[str, str]:
+    """Return the variable that names the proxy for a URL, and its address; two empty texts where none is used."""
+    target, found = urlsplit(url), getproxies()
+    kind = next((k for k in (target.scheme, "all") if found.get(k)), "")
+    if not kind or _is_loopback(target.hostname or "") or proxy_bypass(target.netloc):
+        return "", ""
+    # Of http_proxy and HTTP_PROXY the small one counts.
+    variable = max((n for n in os.environ if n.lower() == f"{kind}_proxy"), default="the system's settings")
+    address = found[kind] if "://" in found[kind] else f"http://{found[kind]}"
+    try:
+        parts = urlsplit(address)
+        # A password with a / in it would end up in the path, and its beginning among what is told.
+        there = parts.hostname and (parts.port or True) and "@" not in parts.path + parts.query + parts.fragment
+    except ValueError:
+        there = False
+    if not there:
+        raise _unusable(variable)
+    return variable, address
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".") == "localhost"
+
+
+def _unusable(variable: str, socks: bool = False) -> UsageError:
+    what = "is no address of a proxy, and is not shown, since it may hold a password; want http://HOST:PORT"
+    if socks:
+        what = "names a SOCKS proxy, for which a package is missing; pip install socksio"
+    return UsageError(f"{variable}: {what}, or unset it")
+
+
+def _certificates() -> ssl.SSLContext | bool:
+    """Return what the environment trusts; True where it does not say, for the library's own."""
+    for variable in CERTIFICATES:
+        if place := os.environ.get(variable):
+            why = "which is not there"
+            try:
+                if Path(place).is_file():
+                    return ssl.create_default_context(cafile=place)
+                if any(Path(folder).is_dir() for folder in place.split(os.pathsep)):
+                    return ssl.create_default_context(capath=place)
+            except OSError:  # those of ssl are such, too
+                why = "in which there are no certificates"
+            raise UsageError(f'{variable}: names "{place}", {why}; correct it, or unset it')
+    return True
 
 
 def _seconds(request: Any) -> float:

@@ -40,7 +40,11 @@ STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may hav
         "merged": "the merged model as it lies on the disk, a ModelRef",
         "twin": "what the merged model must equal, a ModelRef; None when it was merged elsewhere",
     },
-    "results": {"result": "the Result of one evaluation of one subject", "task": "that evaluation"},
+    "results": {
+        "result": "the Result of one evaluation of one subject",
+        "task": "that evaluation",
+        "facts": "what is known by now of every model, by subject; the base's under model",
+    },
 }
 BUILD = """The trainer refuses the rows or its options.
 

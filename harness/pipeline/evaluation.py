@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -51,8 +51,10 @@ def evaluate_item(
     except RAISES as error:
         if is_fatal(error, models):
             raise
+        _hear(record, models)
         report = failed(session, adjudicator, item, error, time.monotonic() - begun)
     else:
+        _hear(record, models)
         adjudicator.take(item, result)
         _keep_rows(session, record, item, result, subject)
         asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
@@ -60,7 +62,6 @@ def evaluate_item(
             asked, found = earlier.asked, earlier.remembered
         report = replace(_done(adjudicator, item, task, result), asked=asked, remembered=found)
         _look_at_answers(session, record, item, task, result)
-    record.warn(*models.notes())
     record.report(report)
     return report
 
@@ -76,6 +77,7 @@ def ask(session: Session, record: Record, item: Item, models: Models, subject: S
         if is_fatal(error, models):
             raise
         answers = error
+    _hear(record, models)
     counts = tally(subject)[0] - asked, tally(subject)[1] - found
     record.answered(item.subject, item.eval, Answered(answers, *counts, _sent(session, item, subject)))
 
@@ -170,6 +172,15 @@ def _marked(session: Session, record: Record, item: Item) -> Result:
     return grading.mark(task, answered, baseline, grading_of(session, item))
 
 
+def _hear(record: Record, models: Models) -> None:
+    """Take what the loaded models have to say, and add what they came to know while they answered to their facts."""
+    record.warn(*models.notes())
+    for subject in models.loaded:
+        place = "model" if subject.name == "base" else subject.name
+        if isinstance(told := getattr(subject, "facts", None), Mapping) and told:
+            record.fact(place, {**record.facts.get(place, {}), **told})
+
+
 def _keep_rows(session: Session, record: Record, item: Item, result: Result, subject: Subject | None) -> None:
     """Write the rows of an item, and warn of what its evaluator has to say of them."""
     task = session.collection.tasks[item.eval]
@@ -194,12 +205,12 @@ def _sent(session: Session, item: Item, subject: Subject) -> dict[str, str]:
 
 
 def _look_at_answers(session: Session, record: Record, item: Item, task: Task, result: Result) -> None:
-    """Run the checks of results; what is odd about a baseline is nothing to stop for."""
-    found = session.checks.run("results", result=result, task=task)
-    if item.subject not in session.collection.candidates:
-        found = [replace(one, severity="note") for one in found]
-    for one in found:
-        record.finding(one)
+    """Run the checks of results; what is odd about a baseline is nothing to stop for, and told once of all rows."""
+    for one in session.checks.run("results", result=result, task=task, facts=record.facts):
+        if item.subject not in session.collection.candidates and one.severity == "error":
+            one = replace(one, severity="note")
+        if one not in record.findings:
+            record.finding(one)
 
 
 def _done(adjudicator: Adjudicator, item: Item, task: Task, result: Result) -> Report:

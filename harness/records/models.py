@@ -122,8 +122,9 @@ class Subject(Protocol):
     (number, answer) as answers come, in any order, so that a killed run keeps them; `count_tokens(pairs)`, `context`
     in tokens; `render(messages)`, the chat template with the answer's turn opened; `prefix`, the text of the token
     before a text without a prompt; `notes`, a list of what a person should know about how answers came to be, which the
-    report takes over; `forget()`, which drops what it keeps of earlier requests to be faster, so that an answer depends
-    on those that are asked with it alone; and `appetite`, the rows that an evaluator should be given at once (64).
+    report takes over; `facts`, what it came to know of itself, which join those of its source; `forget()`, which drops
+    what it keeps of earlier requests to be faster, so that an answer depends on those that are asked with it alone;
+    and `appetite`, the rows that an evaluator should be given at once (64).
     """
 
     @property

@@ -7,8 +7,11 @@ name, or that a plugin read from the environment, are struck wherever else they 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 STRUCK = "(secret)"
 TOKENS = {
@@ -60,6 +63,7 @@ MARKS = {"bos", "eos", "pad", "unk", "sep", "cls", "mask", "stop", "start", "end
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # the name of an environment variable
 PLAIN = {"accept", "acceptlanguage", "acceptencoding", "contenttype", "useragent"}  # headers that tell nothing
 SHORTEST = 6  # characters of a value that is looked for wherever it turns up
+PART = 8  # characters in a row of what a server was sent in secret that it may not say again
 _known: set[str] = set()
 
 
@@ -86,6 +90,26 @@ def hide(text: str) -> str:
     if "=" in text or ":" in text:
         text = GIVEN.sub(rf"\1{STRUCK}", HEADER.sub(rf"\1\2{STRUCK}", text))
     return LOOKS.sub(STRUCK, text) if any(hint in text for hint in HINTS) else text
+
+
+def hide_parts(text: str, values: Iterable[str]) -> str:
+    """Return what a server said without parts of the secrets that it was sent, as they are, URL-quoted or in base64."""
+    for value in (v for v in values if len(v) >= SHORTEST):
+        size, parts = min(PART, len(value)), _parts(value)
+        if said := {j for i in range(len(text)) if text[i : i + size] in parts for j in range(i, i + size)}:
+            text = re.sub("\0+", "***", "".join("\0" if i in said else c for i, c in enumerate(text)))
+    return text
+
+
+@lru_cache
+def _parts(value: str) -> frozenset[str]:
+    quoted = [quote(value, safe=safe) for safe in ("", "/")]
+    spelt = [value, *quoted, *(re.sub("%..", lambda m: m[0].lower(), q) for q in quoted)]
+    data, size = value.encode("utf-8", "replace"), min(PART, len(value))
+    for before in range(3):  # bytes in front of it, on which its base64 depends
+        code = b64encode(bytes(before) + data).decode()[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
+        spelt += [code, code.replace("+", "-").replace("/", "_")]
+    return frozenset(s[i : i + size] for s in spelt for i in range(len(s) - size + 1))
 
 
 def remember(value: str) -> None:

@@ -20,6 +20,7 @@ class Pooled:
         self.appetite = APPETITE * piece
         self.name, self.digest, self.number = ref.name, ref.digest, number
         self._ask, self._of_workers, self._notes, self._heard = ask, of_workers, list[str](), set[str]()
+        self.facts: Mapping[str, Any] = {}  # what a worker's model came to know stays there
 
     @property
     def notes(self) -> list[str]:

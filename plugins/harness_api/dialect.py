@@ -66,14 +66,15 @@ def find(server: Server, model: str, options: Options) -> Dialect:
         raise refusals[0] if refusals[0].trouble.status not in (404, 405) else _nothing(server)
     text = {"auto": plain or chat, "chat": chat, "completions": plain}[options.endpoint]
     if text is None:
-        raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {refusals[0].trouble}')
+        why = server.peer.clean(str(refusals[0].trouble))
+        raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {why}')
     scoring = _scoring(server, {**extra, "model": model}, options) if plain else None
     if scoring is None and options.logprobs in scores.WAYS:
         raise UsageError(f'{server.where}: offers no log-probs of a prompt by "{options.logprobs}"')
     told = entry.get("max_model_len")
     context = options.context or (told if isinstance(told, int) else None)
     dialect = Dialect(text, chat, scoring, _tokenizes(server, model), context)
-    return replace(dialect, facts=_facts(server, dialect, entry))
+    return replace(dialect, facts=_facts(server, dialect, entry) | server.peer.facts(model))
 
 
 def served(server: Server, model: str) -> Mapping[str, Any]:
@@ -85,7 +86,8 @@ def served(server: Server, model: str) -> Mapping[str, Any]:
             return {}  # not every server has the list; the probes tell
         raise
     if listed and model not in listed:
-        raise UsageError(f'{server.where}: serves no model "{model}"{did_you_mean(model, listed)}')
+        known = [server.peer.clean(name, 100) for name in listed]
+        raise UsageError(f'{server.where}: serves no model "{model}"{did_you_mean(model, known)}')
     return listed.get(model, {})
 
 
@@ -155,7 +157,7 @@ def _facts(server: Server, dialect: Dialect, entry: Mapping[str, Any]) -> dict[s
     text, chat = dialect.text, dialect.chat
     facts: dict[str, Any] = {
         "server": server.url,
-        "served by": str(entry.get("owned_by") or "unknown"),
+        "served by": server.peer.clean(str(entry.get("owned_by") or "unknown"), 100),
         "text prompts": text.path if text and text.path == COMPLETIONS else f"one user message to {CHAT}",
         "messages": chat.path if chat else "not answered",
         "log-probs of prompts": dialect.scoring or "not offered",

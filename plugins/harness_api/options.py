@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from harness import Mistakes, UsageError, digest_of, keys
 
 OPENAI = "https://api.openai.com/v1"
-VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # no lower case: a key that was written here by mistake has some
-OURS = frozenset(
-    {  # fields of a request that the harness decides
-        "model",
-        "prompt",
-        "messages",
-        "stream",
-        "n",
-        "best_of",
-        "echo",
-        "logprobs",
-        "prompt_logprobs",
-        "max_tokens",
-        "max_completion_tokens",
-        "temperature",
-        "top_p",
-        "seed",
-        "stop",
-    }
-)
+OURS = frozenset({  # fields of a request that the harness decides
+    "model", "prompt", "messages", "stream", "n", "best_of", "echo", "logprobs", "prompt_logprobs", "max_tokens",
+    "max_completion_tokens", "temperature", "top_p", "seed", "stop",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,16 +33,14 @@ class Options:
     body: Mapping[str, Any] | None = field(default=None)
 
     def __post_init__(self) -> None:
+        from harness import wire
+
         mistakes = Mistakes()
         # What cannot be read is not shown either: it may hold a password.
-        if problem := _wrong_url(self.base_url):
+        if problem := wire.wrong_url(self.base_url):
             mistakes.add("base_url", problem)
-        if self.api_key_env and not VARIABLE.fullmatch(self.api_key_env):
-            mistakes.add(
-                "api_key_env",
-                "is no name of an environment variable (capital letters, digits, _), and is not shown, since it may be"
-                " a key; write the variable's name, and revoke the key if it was one",
-            )
+        if problem := wire.wrong_variable(self.api_key_env):
+            mistakes.add("api_key_env", problem)
         for name, least in (("concurrency", 1), ("retries", 0), ("context", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -91,9 +71,9 @@ class Options:
 
         Only OpenAI's own server gets OPENAI_API_KEY without being told to: a key is for those it was made for.
         """
-        host = urlsplit(self.base_url).hostname or ""
-        theirs = host == "api.openai.com" or host.endswith(".api.openai.com")
-        name = self.api_key_env or ("OPENAI_API_KEY" if theirs else "")
+        from harness import wire
+
+        name = self.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
         if not name:
             return "", ""
         key = os.environ.get(name, "").strip()
@@ -103,19 +83,3 @@ class Options:
         if not (key.isascii() and key.isprintable()):
             raise UsageError(f"{where}: the environment variable {name} holds characters that no key has; look at it")
         return name, key
-
-
-def _wrong_url(url: str) -> str | None:
-    want = f'want a URL such as "{OPENAI}" or "http://localhost:8000/v1"'
-    try:
-        parts = urlsplit(url)
-        there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        there = False
-    if not there:
-        return f"cannot be read; {want}"
-    if "@" in parts.netloc:
-        return "holds a user name or a password, which would end up in reports; give a key through api_key_env"
-    if parts.query or parts.fragment:
-        return 'has something after "?" or "#", which would end up in reports; ' + want
-    return None

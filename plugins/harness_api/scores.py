@@ -12,6 +12,7 @@ from harness_api.answers import choice
 from harness_api.server import Trouble
 
 Way = Literal["prompt_logprobs", "echo"]
+ROUNDING = 1e-4  # nats above 0 that an engine's arithmetic may give a token which is certain
 WAYS: tuple[Way, ...] = ("prompt_logprobs", "echo")
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, decoded by itself
 
@@ -49,12 +50,11 @@ def ids(reply: Any) -> list[int]:
 
 
 def added(scored: Sequence[Position], nbytes: int) -> Logprob:
-    """Add up positions. Raises CheckFailed where one has no log-probability, or one that is not finite."""
+    """Add up positions. Raises CheckFailed where one has no log-probability: none, not finite, or above 0."""
     logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]
-    if not all(map(math.isfinite, logprobs)):
-        raise CheckFailed(
-            f"log-probs: the server sent what is not finite: {logprobs[:8]}; the served model may be broken"
-        )
+    if odd := [v for v in logprobs if not (math.isfinite(v) and v <= ROUNDING)]:
+        what = f"the server sent what is no log-probability, which is finite and at most 0: {odd[:8]}"
+        raise CheckFailed(f"log-probs: {what}; the served model may be broken")
     return Logprob(math.fsum(logprobs), len(scored), nbytes, all(p.greedy for p in scored))
 
 

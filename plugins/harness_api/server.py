@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import threading
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import Any, TypeVar
 
 from harness import UsageError, wire
@@ -21,7 +18,6 @@ PAUSE, LONGEST = 0.5, 30.0  # seconds before the second try, doubled with each, 
 PATIENCE = 300.0  # seconds a server may ask us to wait
 PASSING = (408, 409, 424, 425, 429)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
 NEVER = threading.Event()
-MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
 
 
 class Trouble(Exception):
@@ -60,9 +56,14 @@ class Server:
 
     def __init__(self, options: Options) -> None:
         self.url, self.timeout, self.tries = options.url, options.timeout, options.retries + 1
-        self.where = f'server "{self.url}"'
         self.variable, self._key = options.key()
-        self._client = self._connect()
+        self.peer = wire.Peer(self.url, self._key)
+        self.where = f'server "{self.url}"{self.peer.through}'
+        try:
+            import openai
+        except ModuleNotFoundError:
+            raise UsageError(f'loader "api": needs the package openai; {INSTALL}') from None
+        self._client, self._headers = wire.openai_client(openai, self.peer)
 
     def ask(
         self,
@@ -86,44 +87,22 @@ class Server:
             try:
                 return read(self._once(path, body, timeout or self.timeout))
             except Trouble as trouble:
+                what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
                 if not trouble.passing:
-                    raise Refused(f"{self.where}: {trouble}{about}{trouble.hint}", trouble) from None
+                    raise Refused(f"{what}{about}{trouble.hint}", trouble) from None
                 pause = trouble.after if trouble.after is not None else _pause(number)
                 # A set event ends the pause too: nobody waits for this answer any more.
                 if number >= tries or pause > PATIENCE or stop.wait(pause):
                     asked = f" and asks to wait {pause:.0f} s" if pause > PATIENCE else ""
                     after = f"after {number} {'try' if number == 1 else 'tries'}"
-                    raise UsageError(f"{self.where}: {trouble}{asked}{about}, {after}; {advice}") from None
+                    raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
             number += 1
 
     def close(self) -> None:
         self._client.close()
 
-    def clean(self, text: str, most: int = 200) -> str:
-        """Make one line of what a server said, without the key."""
-        line = " ".join((text.replace(self._key, "***") if self._key else text).split())
-        return line if len(line) <= most else line[:most] + "…"
-
     def holds_key(self, text: str) -> bool:
         return bool(self._key) and self._key in text
-
-    def _connect(self) -> Any:
-        try:
-            import openai
-        except ModuleNotFoundError:
-            raise UsageError(f'loader "api": needs the package openai; {INSTALL}') from None
-        self._headers = {f"X-Stainless-{name}": openai.omit for name in MACHINE}
-        if not self._key:
-            self._headers["Authorization"] = openai.omit
-        client = openai.OpenAI(
-            base_url=self.url,
-            api_key=self._key or "none",
-            max_retries=0,  # `ask` tries again: the SDK's pauses cannot be ended, and garbage it takes for an answer
-            http_client=wire.http_client(openai),
-        )
-        if not self.variable:  # the SDK would tell any server what the environment says of the account at OpenAI
-            client.organization = client.project = client.admin_api_key = None
-        return client
 
     def _once(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
         import openai
@@ -134,14 +113,15 @@ class Server:
                 reply = self._client.get(path, cast_to=object, options=options)
             else:
                 reply = self._client.post(path, cast_to=object, body=dict(body), options=options)
-            return json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
+            reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
+            self.peer.hear(str((body or {}).get("model")), reply)
+            return reply
         except openai.APITimeoutError:
             raise Trouble(f"gave no answer in {timeout:g} s", passing=True) from None
         except openai.APIConnectionError as error:
             if bad := wire.bad_reply(error):
-                raise Trouble(self.clean(str(bad)), passing=bad.passing) from None
-            why = self.clean(str(error.__cause__ or error))
-            raise Trouble(f"the connection failed ({why})", passing=True) from None
+                raise Trouble(str(bad), passing=bad.passing) from None
+            raise Trouble(f"the connection failed ({error.__cause__ or error})", passing=True) from None
         except openai.APIStatusError as error:
             raise self._refusal(error) from None
         except (ValueError, RecursionError):
@@ -154,34 +134,13 @@ class Server:
             what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"
             hint = "export the right one" if self.variable else "name the variable that holds it with api_key_env"
             return Trouble(f"{what} (HTTP 401)", status=status, hint=hint)
-        said = self.clean(_words(body) or error.response.text)
+        said = self.peer.clean(wire.words(body) or error.response.text)
         spent = getattr(error, "code", None) == "insufficient_quota"  # a 429 that no waiting helps
         passing = not spent and (status in PASSING or (status >= 500 and status != 501))
         field = str(body.get("param") or "") if isinstance(body, dict) else ""
         what = f"HTTP {status}: {said or 'no reason given'}"
-        return Trouble(what, passing=passing, after=_after(error), status=status, said=said, field=field)
-
-
-def _words(body: Any) -> str:
-    """Return the message of an error's body, in one of the shapes that servers use."""
-    if isinstance(body, dict):
-        for key in ("message", "detail", "error"):
-            if body.get(key):
-                return body[key] if isinstance(body[key], str) else json.dumps(body[key])
-    return body if isinstance(body, str) else ""
-
-
-def _after(error: Any) -> float | None:
-    """Return how many seconds the server asks to wait: Retry-After, in seconds or as a date (RFC 9110, 10.2.3)."""
-    said = error.response.headers.get("retry-after", "")
-    try:
-        seconds = float(said)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(said).timestamp() - time()
-        except ValueError:
-            return None
-    return None if math.isnan(seconds) else max(0.0, seconds)
+        after = wire.pause(error.response.headers)
+        return Trouble(what, passing=passing, after=after, status=status, said=said, field=field)
 
 
 def _pause(number: int) -> float:

@@ -61,6 +61,11 @@ class APISubject:
         if not options.version:
             self.advice = 'run again; with version = "…" what was answered would have been kept'
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of it by now, also who its answers say wrote them."""
+        return {"path": self.model, **self.dialect.facts, **self.server.peer.facts(self.model)}
+
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
         return _in_order(self.stream_generate(prompts, **options))

@@ -1,12 +1,14 @@
-"""E1: answers that look like a score and are none."""
+"""E1 and E6: answers that look like a score and are none, or of whom nobody knows."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from harness import Finding, Result, Task, checker, quote
 
+ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance
 
 
@@ -24,3 +26,19 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
         what = f'{result.subject} gives one answer to all {sum(answers.values())} rows of "{result.eval}"'
         rows = [f"{len(targets)} targets are wanted; the answer is {quote(answer or '')}"]
         yield Finding("error", what, rows, "look at the rows with harness show; is the model broken?")
+
+
+@checker(title="changing-served-model")
+def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """Replies that name several models, or others than those to another subject that asked for the same one.
+
+    What a name stands for is the server's to choose, and a gateway may send every request elsewhere: what then looks
+    like the effect of a fine-tune, or like none, is the difference between models that nobody named.
+    """
+    asked = [facts.get("model" if result.subject == "base" else result.subject, {}).get(key) for key in ASKED]
+    told = {name: f for name, f in facts.items() if REPLIED in f and [f.get(key) for key in ASKED] == asked}
+    wrote = {"base" if name == "model" else name: f[REPLIED] for name, f in told.items()}
+    if len({name for names in wrote.values() for name in names}) > 1:
+        who = "; ".join(f"by {', '.join(names)} for {name}" for name, names in wrote.items())
+        fix = "name in path a version that is served alone, or ask its server itself, and run again"
+        yield Finding("warning", f'"{asked[1]}" was answered {who}', fix=fix)

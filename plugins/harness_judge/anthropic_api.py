@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from harness import wire
@@ -24,7 +25,7 @@ class AnthropicJudge:
         self, at: Service, model: str, *, verdict_tokens: int, timeout: float, body: Mapping[str, Any] | None = None
     ) -> None:
         self.at, self.model, self.verdict_tokens, self.timeout = at, model, verdict_tokens, timeout
-        self.where = f'judge "{model}" at "{at.url}"'
+        self.where = f'judge "{model}" at {at.place}'
         self.body = dict(body or {})
         self.identity = [at.provider, at.url, model, verdict_tokens, self.body]
         self._client = connect(at, timeout)
@@ -45,24 +46,13 @@ class AnthropicJudge:
             "messages": question.messages()[1:],
             "output_config": {"format": {"type": "json_schema", "schema": dict(question.schema)}},
         }
-        reply = post(self._client, self.at, self.model, asked, self.timeout)
+        reply, ended = post(self._client, self.at, self.model, asked, self.timeout)
         problem = ""
-        if reply.ended == "max_tokens":
+        if ended == "max_tokens":
             problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
-        elif reply.ended not in ENDED:
-            problem = f'the judge refused: it ended by "{reply.ended}"'
-        return service.checked(Reply(reply.text, reply.model, reply.tokens_in, reply.tokens_out, problem))
-
-
-@dataclass(frozen=True)
-class Message:
-    """What the messages API sent back: its text, who wrote it, tokens, and why it ended."""
-
-    text: str
-    model: str
-    tokens_in: int
-    tokens_out: int
-    ended: str
+        elif ended not in ENDED:
+            problem = f'the judge refused: it ended by "{ended}"'
+        return service.checked(replace(reply, problem=problem))
 
 
 def connect(at: Service, timeout: float) -> Any:
@@ -72,7 +62,7 @@ def connect(at: Service, timeout: float) -> Any:
         base_url=at.url,
         api_key=at.key or "none",
         max_retries=0,  # the desk tries again: it books every call
-        http_client=wire.http_client(anthropic),
+        http_client=wire.http_client(anthropic, at.peer),
         timeout=anthropic.Timeout(timeout, connect=min(service.CONNECT, timeout)),
         open_telemetry=False,
     )
@@ -80,39 +70,16 @@ def connect(at: Service, timeout: float) -> Any:
     return client
 
 
-def post(client: Any, at: Service, model: str, asked: Mapping[str, Any], timeout: float) -> Message:
-    """Send one message and return what came back. Raises Trouble."""
-    anthropic = service.installed("anthropic")
-    try:
+def post(client: Any, at: Service, model: str, asked: Mapping[str, Any], timeout: float) -> tuple[Reply, str]:
+    """Send one message; return what came back, and why it ended. Raises Trouble, also where there is no content."""
+    with at.asked(service.installed("anthropic"), timeout, partial(at.refusal, model)):
         body = client.post("/v1/messages", cast_to=object, body=dict(asked))
-    except anthropic.APITimeoutError:
-        raise Trouble(f"gave no answer in {timeout:g} s", passing=True, charged=True) from None
-    except anthropic.APIConnectionError as error:
-        if bad := wire.bad_reply(error):
-            raise at.misbehaved(bad) from None
-        refused = "ConnectError" in type(error.__cause__).__name__  # nothing was sent
-        why = at.clean(str(error.__cause__ or error))
-        raise Trouble(f"the connection failed ({why})", passing=True, charged=not refused) from None
-    except anthropic.APIStatusError as error:
-        response = error.response
-        raise at.refusal(int(error.status_code), error.body, response.text, response.headers, model) from None
-    except (ValueError, RecursionError):
-        raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
-    return _read(body, model, at)
-
-
-def _read(body: Any, model: str, at: Service) -> Message:
-    """Return the message in a body; one without content is none."""
     content = body.get("content") if isinstance(body, dict) else None
     if not isinstance(content, list):
         raise Trouble("answered without content, so this is no answer", passing=True, charged=True)
     text = "".join(str(block.get("text", "")) for block in content if block.get("type") == "text")
+    at.peer.hear(model, body)
     usage = body.get("usage") or {}
     kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    return Message(
-        at.hide(text),
-        str(body.get("model") or model),
-        sum(int(usage.get(kind) or 0) for kind in kinds),
-        int(usage.get("output_tokens") or 0),
-        str(body.get("stop_reason") or ""),
-    )
+    tokens = sum(int(usage.get(kind) or 0) for kind in kinds), int(usage.get("output_tokens") or 0)
+    return Reply(at.hide(text), str(body.get("model") or model), *tokens), at.clean(str(body.get("stop_reason") or ""))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Unpack
 
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError, digest_of, keys
 from harness_judge import service
 from harness_judge.anthropic_api import connect, post
 from harness_judge.budget import Budget, Prices, Reserved
-from harness_judge.desk import Desk, Failed
+from harness_judge.desk import Desk, Failed, Trouble
 from harness_judge.service import Service
 from harness_judge.verdict import Reply
 
@@ -36,20 +37,16 @@ def open_source(path: str, *, version: str = "", **options: Any) -> AnthropicSou
     """Raise UsageError unless the API is there, takes the key and knows the model."""
     at = _service(path, options)
     anthropic, timeout = service.installed("anthropic"), float(options.get("timeout", 60.0))
-    where = f'model "{path}" at "{at.url}"'
+    where = f'model "{path}" at {at.place}'
     try:
-        with closing(connect(at, timeout)) as client:
+        refused = partial(at.refusal, path)
+        with closing(connect(at, timeout)) as client, at.asked(anthropic, timeout, refused):
             entry = client.get(f"/v1/models/{path}", cast_to=object)
-    except anthropic.APIConnectionError as error:
-        raise UsageError(f"{where}: cannot be reached ({at.clean(str(error.__cause__ or error))})") from None
-    except anthropic.APIStatusError as error:
-        response = error.response
-        trouble = at.refusal(int(error.status_code), error.body, response.text, response.headers, path)
+    except Trouble as trouble:
         raise UsageError(f"{where}: {trouble}") from None
     shown = str(entry.get("display_name") or "") if isinstance(entry, dict) else ""
-    return AnthropicSource(
-        path, _digest(at, path, version), facts={"server": at.url, **({"name": shown} if shown else {})}
-    )
+    facts = {"server": at.url, **({"name": shown} if shown else {}), **at.peer.facts(path)}
+    return AnthropicSource(path, _digest(at, path, version), facts=facts)
 
 
 def identity(path: str, *, version: str = "", **options: Any) -> str | None:
@@ -81,6 +78,11 @@ class AnthropicSubject:
         self.digest = ref.digest or _digest(self.at, ref.path, version)
         self.concurrency, self.retries = concurrency, retries
         self._client = connect(self.at, timeout)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of it by now, also who its answers say wrote them."""
+        return {"server": self.at.url, "path": self.path, **self.at.peer.facts(self.path)}
 
     def close(self) -> None:
         self._client.close()
@@ -135,7 +137,7 @@ class _Generation:
 
     def __init__(self, subject: AnthropicSubject, how: Generate) -> None:
         self.subject, self.how = subject, how
-        self.where = f'model "{subject.path}" at "{subject.at.url}"'
+        self.where = f'model "{subject.path}" at {subject.at.place}'
         self.identity = [subject.at.url, subject.path]
 
     def ask(self, question: _Asked) -> Reply:
@@ -145,9 +147,9 @@ class _Generation:
         # The API takes no stop of white space alone; those are applied to what came.
         if stop := [s for s in self.how.stop if s.strip()]:
             asked["stop_sequences"] = stop
-        reply = post(subject._client, subject.at, subject.path, asked, subject.timeout)
-        problem = "" if reply.ended in ENDED else f'it gave no answer, and ended by "{reply.ended}"'
-        return Reply(_before(reply.text, self.how.stop), reply.model, reply.tokens_in, reply.tokens_out, problem)
+        reply, ended = post(subject._client, subject.at, subject.path, asked, subject.timeout)
+        problem = "" if ended in ENDED else f'it gave no answer, and ended by "{ended}"'
+        return replace(reply, text=_before(reply.text, self.how.stop), problem=problem)
 
     def most(self, question: _Asked) -> Reserved:
         return Reserved(0, 0)

@@ -263,12 +263,13 @@ def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator
     parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them remembered"]
     if judge.again:
         parts.append(f"{judge.again:,} tries again")
-    budget = getattr(judge, "budget", None)
+    budget, backend = getattr(judge, "budget", None), getattr(judge, "backend", None)
     if budget is not None and budget.calls:
         parts.append(f"{budget.tokens:,} tokens in {budget.calls:,} calls of this run")
         if budget.prices.known:
             parts.append(f"{budget.usd:.4f} dollars at most")
-    yield f"judge {next(reversed(judge.models), options.model_name)}: {', '.join(parts)}"
+    through = backend.at.peer.through if backend else ""
+    yield f"judge {next(reversed(judge.models), options.model_name)}{through}: {', '.join(parts)}"
     if len(judge.models) > 1:
         yield f"the judge changed while it judged: replies came from {', '.join(judge.models)}"
     if shown := [j for j in judged if j.row.notes]:

@@ -14,7 +14,6 @@ from harness_judge.service import Service
 from harness_judge.verdict import Reply
 
 PATH = "/chat/completions"
-MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
 
 
 class OpenAIJudge:
@@ -24,13 +23,15 @@ class OpenAIJudge:
         self, at: Service, model: str, *, verdict_tokens: int, timeout: float, body: Mapping[str, Any] | None = None
     ) -> None:
         self.at, self.model, self.verdict_tokens, self.timeout = at, model, verdict_tokens, timeout
-        self.where = f'judge "{model}" at "{at.url}"'
+        self.where = f'judge "{model}" at {at.place}'
         self.body = {"temperature": 0.0, **(body or {})}
         self.identity = [at.provider, at.url, model, verdict_tokens, self.body]
         self._without: frozenset[str] = frozenset()  # fields that the model refuses
         # The older name is the one that all servers know but OpenAI's newer models.
         self._limit = "max_completion_tokens" if at.url == service.HOMES["openai"] else "max_tokens"
-        self._client = self._connect()
+        openai = service.installed("openai")
+        self._client, headers = wire.openai_client(openai, at.peer)
+        self._options = {"headers": headers, "timeout": openai.Timeout(timeout, connect=min(service.CONNECT, timeout))}
 
     def close(self) -> None:
         self._client.close()
@@ -41,20 +42,8 @@ class OpenAIJudge:
     def ask(self, question: Question) -> Reply:
         """Put a question, once. Raises Trouble."""
         openai = service.installed("openai")
-        try:
+        with self.at.asked(openai, self.timeout, self._refusal):
             reply = self._client.post(PATH, cast_to=object, body=self._request(question), options=self._options)
-        except openai.APITimeoutError:
-            raise Trouble(f"gave no answer in {self.timeout:g} s", passing=True, charged=True) from None
-        except openai.APIConnectionError as error:
-            if bad := wire.bad_reply(error):
-                raise self.at.misbehaved(bad) from None
-            refused = "ConnectError" in type(error.__cause__).__name__  # nothing was sent
-            why = self.at.clean(str(error.__cause__ or error))
-            raise Trouble(f"the connection failed ({why})", passing=True, charged=not refused) from None
-        except openai.APIStatusError as error:
-            raise self._refusal(error) from None
-        except (ValueError, RecursionError):
-            raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
         return service.checked(self._read(reply))
 
     def _request(self, question: Question) -> dict[str, Any]:
@@ -96,21 +85,4 @@ class OpenAIJudge:
         if status == 400 and field == "max_tokens" and self._limit == field:
             self._limit = "max_completion_tokens"
             return Trouble("it refuses max_tokens", passing=True, after=0.0)
-        response = error.response
-        return self.at.refusal(status, error.body, response.text, response.headers, self.model)
-
-    def _connect(self) -> Any:
-        openai = service.installed("openai")
-        headers: dict[str, Any] = {f"X-Stainless-{name}": openai.omit for name in MACHINE}
-        self._options = {} if self.at.key else {"headers": {"Authorization": openai.omit}}
-        client = openai.OpenAI(
-            base_url=self.at.url,
-            api_key=self.at.key or "none",
-            max_retries=0,  # the desk tries again: it books every call
-            http_client=wire.http_client(openai),
-            timeout=openai.Timeout(self.timeout, connect=min(service.CONNECT, self.timeout)),
-            default_headers=headers,
-        )
-        if self.at.url != service.HOMES["openai"]:  # the SDK would tell any server of the account at OpenAI
-            client.organization = client.project = client.admin_api_key = None
-        return client
+        return self.at.refusal(self.model, error)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-import time
-from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +17,6 @@ from harness_judge.verdict import Reply, readable
 
 HOMES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # no lower case: a key that was written here by mistake has some
 INSTALL = "pip install 'finetune-harness[judge]'"
 CONNECT = 5.0  # seconds
 OVERHEAD = 256  # tokens that a server may put around what we send
@@ -37,14 +33,10 @@ class Service:
 
     def __init__(self, provider: str, base_url: str = "", key_env: str = "") -> None:
         self.provider, self.url = provider, (base_url or HOMES[provider]).rstrip("/")
-        problem = _wrong_url(self.url)
-        if problem:
+        if problem := wire.wrong_url(self.url):
             raise UsageError(f"base_url {problem}")
-        if key_env and not VARIABLE.fullmatch(key_env):
-            raise UsageError(
-                "api_key_env is no name of an environment variable (capital letters, digits, _), and is not shown,"
-                " since it may be a key; write the variable's name, and revoke the key if it was one"
-            )
+        if problem := wire.wrong_variable(key_env):
+            raise UsageError(f"api_key_env {problem}")
         home = urlsplit(self.url).hostname == urlsplit(HOMES[provider]).hostname
         self.variable = key_env or (KEYS[provider] if home else "")
         self.key = os.environ.get(self.variable, "").strip() if self.variable else ""
@@ -52,32 +44,46 @@ class Service:
             raise UsageError(f'the environment variable {self.variable} is not set; it holds the key for "{self.url}"')
         if not (self.key.isascii() and self.key.isprintable()):
             raise UsageError(f"the environment variable {self.variable} holds characters that no key has; look at it")
+        self.peer = wire.Peer(self.url, self.key)
+        self.clean = self.peer.clean
+        self.place = f'"{self.url}"{self.peer.through}'
 
     def hide(self, text: str) -> str:
-        """Take the key out of what a server said."""
+        """Take the key out of what a judge said, of which a part may be a word."""
         return text.replace(self.key, "***") if self.key else text
 
-    def clean(self, text: str, most: int = 200) -> str:
-        """Make one line of what a server said, without the key and what a terminal would obey."""
-        line = " ".join("".join(c if c.isprintable() else " " for c in self.hide(text)).split())
-        return line if len(line) <= most else line[:most] + "…"
+    @contextmanager
+    def asked(self, sdk: Any, timeout: float, refused: Callable[[Any], Trouble]) -> Iterator[None]:
+        """Turn what an SDK raises into Trouble; `refused` returns that of an HTTP status."""
+        try:
+            yield
+        except sdk.APITimeoutError:
+            raise Trouble(f"gave no answer in {timeout:g} s", passing=True, charged=True) from None
+        except sdk.APIConnectionError as error:
+            if bad := wire.bad_reply(error):  # one that was not read to its end
+                moved = isinstance(bad, wire.Moved)
+                raise Trouble(self.clean(str(bad)), passing=bad.passing, fatal=moved, charged=True) from None
+            sent = type(error.__cause__).__name__ not in ("ConnectError", "ProxyError")
+            why = self.clean(str(error.__cause__ or error))
+            raise Trouble(f"the connection failed ({why})", passing=True, charged=sent) from None
+        except sdk.APIStatusError as error:
+            raise refused(error) from None
+        except (ValueError, RecursionError):
+            raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
 
-    def misbehaved(self, bad: wire.BadReply) -> Trouble:
-        """Return the trouble that a reply is which was not read to its end."""
-        return Trouble(self.clean(str(bad)), passing=bad.passing, fatal=isinstance(bad, wire.Moved), charged=True)
-
-    def refusal(self, status: int, body: Any, text: str, headers: Mapping[str, str], model: str) -> Trouble:
+    def refusal(self, model: str, error: Any) -> Trouble:
         """Return what an HTTP status means: something that may pass, or a mistake."""
+        status, body = int(error.status_code), error.body
         if status == 401:  # what servers say here may show parts of a key
             what = f"the key in {self.variable} is refused" if self.variable else "it wants a key; set api_key_env"
             return Trouble(f"{what} (HTTP 401)", fatal=True)
-        said = self.clean(_words(body) or text) or "no reason given"
+        said = self.clean(wire.words(body) or error.response.text) or "no reason given"
         if status == 404:
             return Trouble(f'HTTP 404: {said}; is "{model}" a model it serves, and base_url right?', fatal=True)
         spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
         passing = not spent and (status in PASSING or (status >= 500 and status != 501))
         fatal = spent or status in FOR_ALL
-        return Trouble(f"HTTP {status}: {said}", passing=passing, fatal=fatal, after=_after(headers))
+        return Trouble(f"HTTP {status}: {said}", passing=passing, fatal=fatal, after=wire.pause(error.response.headers))
 
 
 def most(question: Question, verdict_tokens: int) -> Reserved:
@@ -99,40 +105,3 @@ def installed(provider: str) -> Any:
         return __import__(provider)
     except ModuleNotFoundError:
         raise UsageError(f"needs the package {provider}; {INSTALL}") from None
-
-
-def _wrong_url(url: str) -> str:
-    """Return what is wrong with a URL; what cannot be read is not shown, for it may hold a password."""
-    want = 'want a URL such as "http://localhost:8000/v1"'
-    try:
-        parts = urlsplit(url)
-        there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        there = False
-    if not there:
-        return f"cannot be read; {want}"
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        return f"holds a user name, or something after a ? or #, which would end up in reports; {want}"
-    return ""
-
-
-def _words(body: Any) -> str:
-    """Return the message in an error's body, in one of the shapes that servers use."""
-    if isinstance(body, dict):
-        for name in ("message", "error", "detail"):
-            if found := body.get(name):
-                return _words(found) or json.dumps(found, default=str)
-    return body if isinstance(body, str) else ""
-
-
-def _after(headers: Mapping[str, str]) -> float | None:
-    """Return how many seconds a server asks to wait: retry-after, in seconds or as a date (RFC 9110, 10.2.3)."""
-    said = headers.get("retry-after", "")
-    try:
-        seconds = float(said)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(said).timestamp() - time.time()
-        except (TypeError, ValueError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

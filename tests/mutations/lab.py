@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from harness.errors import UsageError
 from harness.pipeline.run import Options, check_suite, run_suite
@@ -150,9 +151,9 @@ class Lab:
         alarms = [f.code for f in run.flags if f.severity != "note" and f.ignored is None]
         return Seen(tuple(alarms + ([run.problem] if run.problem and not alarms else [])), run.exit_code)
 
-    def fake(self, skill: float) -> Seen:
-        """Run a suite on a model that is right on a share of the prompts, and says "wrong" to all others."""
-        from harness.testing import write_fake
+    def fake(self, skill: float, *replied: str) -> Seen:
+        """Run a suite on a model that is right on a share of the prompts; `replied` are the names in its replies."""
+        from harness.testing import FakeSubject, write_fake
 
         write_fake(self.folder / "base", 0.3)
         rows = [{"input": f"number {i} say w{i}", "target": f"w{i}"} for i in range(40)]
@@ -161,7 +162,9 @@ class Lab:
         suite = re.sub(r'"sft"(\ndata = .*)\n(.*\n)*?\n', rf'"fake"\1\nskill = {skill}\n\n', suite)
         self._write(ROWS, rows, "", (), suite)
         options = Options(plugins=("harness.testing",), out=self.folder / "reports", export=False)
-        run = run_suite(self.folder / "suite.toml", options)
+        facts = {"path": "a", "models that replied": [*replied]}
+        with patch.object(FakeSubject, "facts", facts, create=True):
+            run = run_suite(self.folder / "suite.toml", options)
         return Seen(tuple(f.code for f in run.flags if f.severity != "note"), run.exit_code)
 
     def model(self, change: Callable[[Path], None]) -> Path:

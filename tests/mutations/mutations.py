@@ -645,6 +645,7 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(more=PINNED.format("986508c3220a")),
     ),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
+    Mutation("a name served by two", "E6", lambda lab: lab.fake(0.8, "a", "b"), lambda lab: lab.fake(0.7, "a")),
     trained(
         "an exported adapter with DoRA",
         "M6",

@@ -9,14 +9,17 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ LONG = 60  # seconds in which what should not be waited for would end
 
 pytest.importorskip("openai")
 KEY = "sk-Not-A-Real-Key-0123456789"
+AWAY = "http://models.invalid/v1"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 Body = dict[str, Any]
 Reply = tuple[int, Any]  # status, JSON (or bytes that are none)
@@ -60,6 +64,7 @@ class Fake:
     refuses: Callable[[str, Body], Reply | None] = lambda path, body: None
     answer: Callable[[Body], Any] = lambda body: f"to {prompt_of(body)}"
     finish: str | None = "stop"
+    signs: Callable[[Body], Body] = lambda body: {}  # who a reply says wrote it
     scores: tuple[str, ...] = ()  # of "prompt_logprobs", "echo", "tokenize"
     bos: bool = False
     value: Callable[[str], float] = lambda token: -len(token) / 8
@@ -90,11 +95,12 @@ class Fake:
             text = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"]) + "<answer>"
             return 200, {"tokens": self.encode(text, body.get("add_special_tokens", True))}
         if path == TEXT:
-            return 200, {"choices": [self.scored(body) or {"text": self.answer(body), "finish_reason": self.finish}]}
+            choice = self.scored(body) or {"text": self.answer(body), "finish_reason": self.finish}
+            return 200, {"choices": [choice], **self.signs(body)}
         if path == CHAT:
             message = self.answer(body)
             message = message if isinstance(message, dict) else {"role": "assistant", "content": message}
-            return 200, {"choices": [{"message": message, "finish_reason": self.finish}]}
+            return 200, {"choices": [{"message": message, "finish_reason": self.finish}], **self.signs(body)}
         return 404, {"detail": "Not Found"}
 
     # A token is a word with the space before it; its number is its place in `words`.
@@ -228,7 +234,8 @@ def serving(fake: Fake) -> Iterator[Fake]:
                 fake.most = max(fake.most, fake.now)
             try:
                 headers = {k.lower(): v for k, v in self.headers.items()}
-                self.send(fake.reply(self.path, body, headers, self))
+                path = re.sub("^http://[^/]*", "", self.path)  # of a request to a proxy, which we are then
+                self.send(fake.reply(path, body, headers, self))
             finally:
                 with fake.lock:
                     fake.now -= 1
@@ -953,14 +960,16 @@ def test_a_server_without_log_probs_says_so_when_asked(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("scores", WAYS, ids="+".join)
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_log_probs_that_are_no_numbers_are_a_finding(fake: Fake, scores: tuple[str, ...], value: float) -> None:
-    """A broken model is told, not averaged."""
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 3.0, 2e-4])
+def test_log_probs_that_are_none_are_a_finding(fake: Fake, scores: tuple[str, ...], value: float) -> None:
+    """A broken model is told, not averaged; what an engine's rounding puts above 0 is taken as it is."""
     fake.scores = scores
     with load(fake) as [subject]:
         fake.value = lambda token: value if token == " bad" else -1.0
-        with pytest.raises(CheckFailed, match="the server sent what is not finite"):
+        with pytest.raises(CheckFailed, match=r"what is no log-probability.*: \[(nan|-inf|3.0|0.0002)\]"):
             subject.logprobs([("a", " bad b")])
+        fake.value = lambda token: 1e-4 if token == " bad" else -1.0
+        assert subject.logprobs([("a", " bad b")])[0].total == -0.9999
 
 
 @pytest.mark.parametrize(
@@ -989,6 +998,201 @@ def test_an_empty_continuation_is_refused(fake: Fake) -> None:
     fake.scores = ("echo",)
     with load(fake) as [subject]:
         assert "an empty continuation has no log-probability" in refused(lambda: subject.logprobs([("a", "")]))
+
+
+# -- everything a server can do -------------------------------------------------------------------------------------
+
+
+def raw(*parts: bytes, reset: bool = False) -> Callable[[Any], None]:
+    """Send bytes, and end the connection."""
+
+    def trouble(handler: Any) -> None:
+        handler.wfile.write(b"".join(parts))
+        handler.wfile.flush()
+        if reset:
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+        else:
+            drop(handler)
+
+    return trouble
+
+
+def packed(data: bytes, encoding: str = "gzip") -> Callable[[Any], Reply]:
+    """Answer with a body of an encoding."""
+    return lambda handler: status(200, data, **{"Content-Encoding": encoding})(handler)
+
+
+def says(body: Any) -> Callable[[Any], Reply]:
+    return lambda handler: (200, body)
+
+
+def set_(**fields: Any) -> Callable[[Fake], None]:
+    """Change what a server does from now on."""
+    return lambda fake: vars(fake).update(fields)
+
+
+def echo(change: Callable[[Body], Body]) -> Callable[[Fake], None]:
+    """Change the log-probs of an echo."""
+
+    def refuses(fake: Fake, path: str, body: Body) -> Reply | None:
+        if choice := fake.scored(body) if path == TEXT else None:
+            choice["logprobs"] |= change(choice["logprobs"])
+        return (200, {"choices": [choice]}) if choice else None
+
+    return lambda fake: vars(fake).update(refuses=partial(refuses, fake))
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a server does, and what comes of it: a part of the line of error, or without one the right answer."""
+
+    trouble: Any = None  # at two requests, unless it passes
+    line: str = ""
+    change: Callable[[Fake], None] = lambda fake: None
+    scores: bool = False  # log-probs are asked for
+    timeout: float = 10.0
+    options: Body = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def well(trouble: Any = None, **more: Any) -> Mode:
+    return Mode(trouble, "", **more)
+
+
+GOOD = b'{"choices": [{"text": "to a", "finish_reason": "stop"}]}'
+OK, LENGTH, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"Content-Length: %d\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"
+SPENT = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}
+FAILED, NO_JSON, NO_CHOICES = "the connection failed", "something that is no JSON", "answered without choices"
+SHAPE, NO_LOGPROB = 'in a shape that is not the one of "echo"', "no log-probability"
+MODES = {
+    "HTTP/1.0 without a length": well(raw(b"HTTP/1.0 200 OK\r\n\r\n", GOOD)),
+    "HTTP/1.0, cut": Mode(raw(b"HTTP/1.0 200 OK\r\n\r\n", GOOD[:30]), NO_JSON),
+    "no HTTP": Mode(raw(b"HELLO\r\n\r\n"), FAILED),
+    "100 before 200": well(raw(b"HTTP/1.1 100 Continue\r\n\r\n", OK, LENGTH % len(GOOD), GOOD)),
+    "a header without end": Mode(raw(OK, b"X: ", b"x" * 200_000), FAILED),
+    "one drop": well([drop]),
+    "drops": Mode(drop, FAILED),
+    "one reset": well([raw(reset=True)]),
+    "resets": Mode(raw(OK, reset=True), FAILED),
+    "a length too long": Mode(half, FAILED),
+    "a length too short": Mode(raw(OK, LENGTH % 20, GOOD), NO_JSON),
+    "a length that is none": Mode(raw(OK, b"Content-Length: many\r\n\r\n", GOOD), FAILED),
+    "chunked": well(raw(OK, CHUNKED, b"%x\r\n" % len(GOOD), GOOD, b"\r\n0\r\n\r\n")),
+    "chunked, cut": Mode(raw(OK, CHUNKED, b"%x\r\n" % len(GOOD), GOOD), FAILED),
+    "a chunk without a size": Mode(raw(OK, CHUNKED, b"xyz\r\n", GOOD), FAILED),
+    "gzip": well(packed(zlib.compress(GOOD, wbits=31))),
+    "gzip, cut": Mode(packed(zlib.compress(GOOD, wbits=31)[:30]), f"{FAILED}|{NO_JSON}"),
+    "gzip that is none": Mode(packed(GOOD), FAILED),
+    "gzip of 65 MiB": Mode(zeros, "more than 64 MiB"),
+    "an encoding nobody knows": well(packed(GOOD, "zz")),
+    "one stall": well([stall], timeout=0.6),
+    "stalls": Mode(stall, "gave no answer in 0.2 s", timeout=0.2),
+    "a slow body": Mode(trickle, "gave no whole answer in 0.4 s", timeout=0.2),
+    "slow headers": Mode(trickle_headers, "gave no whole answer in 0.4 s", timeout=0.2),
+    "server-sent events": Mode(says(b"data: " + GOOD + b"\n\n"), NO_JSON),
+    "HTML": Mode(garbage, NO_JSON),
+    "half a JSON": Mode(cut, NO_JSON),
+    "nothing": Mode(says(b""), NO_JSON),
+    "JSON nested without end": Mode(says(b"[" * 100_000), NO_JSON),
+    "bytes that are no UTF-8": Mode(says(b'{"choices": "\xff"}'), f"{NO_JSON}|{NO_CHOICES}"),
+    "null": Mode(says(None), NO_CHOICES),
+    "a number": Mode(says(3), NO_CHOICES),
+    "no choices": Mode(says({"choices": []}), NO_CHOICES),
+    "choices that are no list": Mode(says({"choices": {"text": "to a"}}), NO_CHOICES),
+    "two choices": well(says({"choices": [json.loads(GOOD)["choices"][0], {"text": "no"}]})),
+    "an error with status 200": Mode(says({"error": {"message": f"no {KEY[:20]}"}}), r"with an error: .*no \*\*\*"),
+    "HTTP 204": Mode(raw(b"HTTP/1.1 204 No Content\r\n\r\n"), f"{NO_JSON}|{NO_CHOICES}"),
+    "HTTP 300": Mode(status(300), "HTTP 300"),
+    "HTTP 307": Mode(status(307, Location="http://other/v1"), 'is moved to "http://other/v1"; correct base_url'),
+    "HTTP 400, nested without end": Mode(status(400, b'{"error":' * 900 + b"1" + b"}" * 900), "HTTP 400: "),
+    "HTTP 401": Mode(status(401), r"refuses the key that MY_KEY holds \(HTTP 401\)"),
+    "HTTP 403": Mode(status(403, {"error": f"Bearer {KEY} may not"}), r"HTTP 403: Bearer \*\*\* may not"),
+    "HTTP 404": Mode(status(404), "HTTP 404: status 404"),
+    "HTTP 405": Mode(status(405), "HTTP 405"),
+    "HTTP 408": well([status(408)]),
+    "HTTP 409": well([status(409)]),
+    "HTTP 413": Mode(status(413, b"<html>too large</html>"), "HTTP 413: <html>too large"),
+    "HTTP 422": Mode(status(422, {"detail": [{"msg": "no such field"}]}), "HTTP 422: .*no such field"),
+    "HTTP 429": well([status(429)]),
+    "HTTP 429 that stays": Mode(status(429), "HTTP 429: status 429 .*after 2 tries"),
+    "HTTP 429, in no time": well([status(429, **{"Retry-After": "0"})]),
+    "HTTP 429, in the past": well([status(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]),
+    "HTTP 429, whenever": well([status(429, **{"Retry-After": "soon"})]),
+    "HTTP 429, in hours": Mode(status(429, **{"Retry-After": "9999"}), "asks to wait 9999 s .*after 1 try"),
+    "HTTP 429, never": well([status(429, **{"Retry-After": "inf"})]),
+    "a quota that is used up": Mode([status(429, SPENT)], "HTTP 429: You exceeded"),
+    "HTTP 500": Mode(status(500, {"error": b64encode(KEY.encode()).decode()}), r"HTTP 500: \*\*\*.{0,3} \("),
+    "HTTP 501": Mode([status(501)], "HTTP 501"),
+    "HTTP 503": well([status(503, b"busy")]),
+    "HTTP 529": well([status(529)]),
+    "a number as text": Mode(line="answered with int as text", change=set_(answer=lambda body: 3)),
+    "null as text": Mode(line="answered with NoneType as text", change=set_(answer=lambda body: None)),
+    "a list as text": Mode(line="answered with list as text", change=set_(answer=lambda body: ["to a"])),
+    "an answer withheld": Mode(line="content filter withheld", change=set_(finish="content_filter")),
+    "an end of another kind": Mode(line='ended an answer by "abort x"', change=set_(finish="abort\nx")),
+    "another model's name": well(change=set_(signs=lambda body: {"model": "quite-another"})),
+    "a name that changes": well(change=set_(signs=lambda body: {"model": str(time.monotonic_ns())})),
+    "a name that is none": well(change=set_(signs=lambda body: {"model": ["a"], "system_fingerprint": 3})),
+    "a fingerprint that changes": well(change=set_(signs=lambda body: {"system_fingerprint": str(time.time())})),
+    "log-probs": well(scores=True),
+    "NaN": Mode(line=rf"{NO_LOGPROB}.*\[nan\]", change=set_(value=lambda token: math.nan), scores=True),
+    "-inf": Mode(line=NO_LOGPROB, change=set_(value=lambda token: -math.inf), scores=True),
+    "1e999": Mode(line=NO_LOGPROB, change=set_(value=lambda token: math.inf), scores=True),
+    "+3.0": Mode(line=rf"{NO_LOGPROB}.*\[3.0\]", change=set_(value=lambda token: 3.0), scores=True),
+    "a log-prob as a word": Mode(line=SHAPE, change=set_(value=lambda token: "low"), scores=True),
+    "dropped log-probs": Mode(line=SHAPE, change=echo(lambda told: {"token_logprobs": [None] * 3}), scores=True),
+    "no log-probs any more": Mode(line=SHAPE, change=echo(lambda told: {"tokens": None}), scores=True),
+    "empty lists": Mode(line="do not spell", change=echo(lambda told: {name: [] for name in told}), scores=True),
+    "lists of other lengths": Mode(line=SHAPE, change=echo(lambda told: {"tokens": ["a", " b"]}), scores=True),
+    "tokens of another text": Mode(line="do not", change=echo(lambda told: {"tokens": ["a", "c", "!"]}), scores=True),
+    "TLS to plain HTTP": Mode(line=FAILED, options={"base_url": "https://127.0.0.1:{port}/v1"}),
+    "a proxy for loopback": well(env={"HTTP_PROXY": "http://127.0.0.1:9"}),
+    "a proxy": well(options={"base_url": AWAY}, env={"HTTP_PROXY": "http://me:hunter22@127.0.0.1:{port}"}),
+    "a proxy that is down": Mode(
+        line=rf'server "{AWAY}" through the proxy 127.0.0.1:9 \(HTTP_PROXY\): {FAILED} \(.*refused.*\)',
+        options={"base_url": AWAY},
+        env={"HTTP_PROXY": "http://me:hunter22@127.0.0.1:9"},
+    ),
+    "a proxy that wants a password": Mode(
+        status(407, b"not you: bWU6aHVudGVyMjI="),
+        r"through the proxy 127.0.0.1:\d+ \(ALL_PROXY\): HTTP 407: not you: \S*\*\*\*",
+        options={"base_url": AWAY},
+        env={"ALL_PROXY": "me:hunter22@127.0.0.1:{port}"},
+    ),
+    "a SOCKS proxy": Mode(line="ALL_PROXY: names a SOCKS", options={"base_url": AWAY}, env={"ALL_PROXY": "socks5://p:1"}),
+    "a proxy that is none": Mode(line="HTTP_PROXY: is no", options={"base_url": AWAY}, env={"HTTP_PROXY": "p:3128x"}),
+    "no certificates": Mode(line='SSL_CERT_FILE: names "/no.pem", which is not', env={"SSL_CERT_FILE": "/no.pem"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_mode_of_a_server(fake: Fake, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whatever a server, or what stands before it, does: the right answer or one line, and no part of a secret."""
+    mode, port = MODES[name], fake.url.split(":")[-1].removesuffix("/v1")
+    monkeypatch.setenv("MY_KEY", KEY)
+    for variable, value in mode.env.items():
+        monkeypatch.setenv(variable, value.format(port=port))
+    options = {k: v.format(port=port) for k, v in mode.options.items()}
+    fake.scores = ("echo",) if mode.scores else ()
+
+    def ask() -> Any:
+        more = {"base_url": fake.url, "api_key_env": "MY_KEY", "retries": 1, **options}
+        with harness_api.load([ModelRef("reference", "small")], **more) as [subject]:
+            subject.server.timeout = mode.timeout
+            mode.change(fake)
+            fake.troubles = mode.trouble if isinstance(mode.trouble, list) else [mode.trouble] * 2 * bool(mode.trouble)
+            return subject.logprobs([("a", " b")])[0].total if mode.scores else subject.generate(["a"])
+
+    if not mode.line:
+        assert ask() == (-2 / 8 if mode.scores else ["to a"])
+        return
+    with pytest.raises((UsageError, CheckFailed)) as caught:
+        ask()
+    said = str(caught.value)
+    assert re.search(mode.line, said), said
+    assert said.isprintable() and len(said) < 600
+    assert not [part for part in (KEY[:8], KEY[8:16], KEY[16:24], "hunter22") if part in said], said
 
 
 # -- what is remembered, and whole runs ------------------------------------------------------------------------------
@@ -1109,6 +1313,35 @@ def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -
     assert (done.code, done.verdict("better")) == (0, "PASS"), done.out + done.err
     fake.models = [{"id": "small"}]
     assert 'serves no model "tuned"' in project.run().err
+
+
+def test_who_replied_stands_among_the_facts(fake: Fake, project: Project) -> None:
+    """Names and fingerprints of replies, of every served subject; a gateway that routes is a warning, told once."""
+    fake.models = [{"id": "small"}, {"id": "tuned"}]
+    fake.answer = lambda body: f"to {prompt_of(body)}" if body["model"] == "tuned" else "what?"
+    fake.signs = lambda body: {"model": f"{body['model']}-1", "system_fingerprint": "fp_1"}
+    rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(20)]
+    again = '\n[subject.again]\nuse = "api"\npath = "small"\nbase_url = "{url}"\nbody = {{ top_k = 1 }}\n'
+    more = '\n[[eval]]\nname = "other"\nuse = "exact_match"\ndata = "rows.jsonl"\n'
+    text = (TUNED + again + more).format(url=fake.url)
+    project.write({"suite.toml": text, "rows.jsonl": rows})
+    done = project.run()
+    assert done.code == 0, done.out + done.err
+    facts = done.report.facts
+    assert (facts["model"]["path"], facts["model"]["models that replied"]) == ("small", ["small-1"])
+    assert (facts["tuned" if "tuned" in facts else "merged"]["models that replied"]) == ["tuned-1"]
+    assert facts["again"]["system fingerprints"] == ["fp_1"]
+    assert "E6" not in {f.code for f in done.report.flags}
+    fake.signs = lambda body: {"model": f"small-{1 + ('top_k' in body)}"}
+    done = project.run()
+    (flag,) = [f for f in done.report.flags if f.code == "E6"]
+    assert (flag.severity, flag.what) == ("warning", '"small" was answered by small-1 for base; by small-2 for again')
+    assert done.code == 0 and "warning  E6 changing-served-model" in done.out
+    many = iter(range(10_000))
+    fake.signs = lambda body: {"model": f"small-{next(many) % 11:02}"}
+    done = project.run()
+    assert done.report.facts["model"]["models that replied"][-2:] == ["small-07", "and 3 more"]
+    assert "E6" in {f.code for f in done.report.flags}
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import harness
-from harness import Caveat, ModelRef, Sample, Score, UsageError
+from harness import Caveat, ModelRef, Sample, Score, UsageError, wire
 from harness.answers.store import Responses
 from harness.evaluation.grading import Marking
 from harness.suite.reader import read_suite
@@ -275,13 +275,13 @@ def test_judge_that_writes_broken_json_only_is_told(provider: str) -> None:
 )
 def test_retry_after_is_read_as_it_is_written(said: str, seconds: float | None) -> None:
     """Seconds, or a date; what is neither asks for no wait of its own."""
-    assert service._after({"retry-after": said}) == seconds
+    assert wire.pause({"retry-after": said}) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     """A date is so many seconds away; one that has passed is none."""
     for ahead, least, most in ((30, 28, 30), (-30, 0, 0)):
-        found = service._after({"retry-after": formatdate(time.time() + ahead, usegmt=True)})
+        found = wire.pause({"retry-after": formatdate(time.time() + ahead, usegmt=True)})
         assert found is not None and least <= found <= most
 
 
@@ -812,6 +812,19 @@ def test_mistakes_are_one_clear_line(suite: Project, case: str) -> None:
     assert not list(suite.folder.glob("reports/*"))
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_environment_that_cannot_be_used_ends_the_run(
+    suite: Project, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """Certificates that are not there are told with the line of the eval, before anything is loaded or asked."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/no.pem")
+    with StubJudge() as stub:
+        outcome = run(suite, stub, "", JUDGED.replace("openai", provider))
+    assert (outcome.code, stub.log) == (4, [])
+    told = 'eval "qa": SSL_CERT_FILE: names "/no.pem", which is not there; correct it, or unset it'
+    assert outcome.err == f"error: {suite.folder}/suite.toml:16: {told}\n"
+
+
 def test_answers_longer_than_the_context_are_told(suite: Project) -> None:
     """A model that could not read a word beside the answer it may give is told of by the option, not by a row."""
     with StubJudge() as stub:
@@ -901,6 +914,8 @@ def test_reference_behind_the_api_is_a_baseline(suite: Project, monkeypatch: pyt
         assert stub.count() > 60
     assert outcome.verdict("floor") == "PASS"
     assert [r.subject for r in outcome.report.reports if r.outcome == "done"] == ["reference", "merged"]
+    facts = {"server": stub.anthropic_url, "path": "reference-1", "models that replied": ["stub-judge-2026-01-01"]}
+    assert outcome.report.facts["reference"] == facts
     (path,) = suite.folder.glob("reports/*/reference/samples_qa_*.jsonl")
     assert json.loads(path.read_text("utf-8").splitlines()[0])["resps"][0][0].startswith("stub ")
 
@@ -924,7 +939,7 @@ def test_reference_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
             ]
             with pytest.raises(UsageError, match="gives no log-probs"):
                 subject.logprobs([("a", "b")])
-    with pytest.raises(UsageError, match="cannot be reached"):
+    with pytest.raises(UsageError, match="the connection failed"):
         open_source("reference-1", base_url=url)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode, urlsafe_b64encode
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -130,6 +133,30 @@ def test_what_looks_like_a_secret_is_struck_wherever_it_stands(text: str, around
 def test_secrets_within_a_text_are_struck(text: str) -> None:
     """Users and passwords of URLs, fields of queries, and headers that a server echoes are struck."""
     assert CANARY not in secrets.hide(text)
+
+
+SENT = ["sk-Not-A-Real-Key-0123456789", "a+b/c=d+e/f=g+h/i=j+k/l=m", "Pässwort-mit-Ümlaut", "s3cret"]
+
+
+@pytest.mark.parametrize("key", SENT)
+def test_no_part_of_what_was_sent_comes_back(key: str) -> None:
+    """Whole, its first letters, and as it is in a URL: eight letters in a row of it are struck, of a short one all."""
+    quoted, size = quote(key, safe=""), min(8, len(key))
+    for text in (key, f"Bearer {key}", key[:20], key[-12:], quoted, quoted.replace("%2B", "%2b"), quoted[:20]):
+        left = secrets.hide_parts(f"the key '{text}' is wrong\n", [key])
+        assert left.startswith("the key '") and left.endswith("' is wrong\n") and "***" in left
+        parts = [form[i : i + size] for form in (key, quoted) for i in range(len(form) - size + 1)]
+        assert not [part for part in parts if part in left], left
+    assert secrets.hide_parts("nothing of it is here", [key, "", "is"]) == "nothing of it is here"
+
+
+@pytest.mark.parametrize("key", SENT)
+@pytest.mark.parametrize("before", [b"", b"me:", b"user:", b"Bearer ", b"x"])
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+def test_no_part_of_it_comes_back_in_base64(key: str, before: bytes, encode: Any) -> None:
+    """Behind whatever stands in front of it; what is left of it is too short for two letters."""
+    left = secrets.hide_parts(f"you sent {encode(before + key.encode()).decode()}", [key])
+    assert re.fullmatch(rf"you sent .{{0,{len(b64encode(before))}}}\*\*\*.{{0,3}}", left), left
 
 
 @pytest.mark.slow
