@@ -46,5 +46,6 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "M5": merged.never_stops,
         "M6": recipe.scaling_lost,
         "E1": answers.constant_answers,
+        "E5": answers.unread_calls,
         "E6": answers.another_model,
     }

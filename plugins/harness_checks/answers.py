@@ -1,4 +1,4 @@
-"""E1 and E6: answers that look like a score and are none, or of whom nobody knows."""
+"""E1, E5 and E6: answers that look like a score and are none, or of whom nobody knows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,24 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
         answer = next(iter(answers))
         what = f'{result.subject} gives one answer to all {sum(answers.values())} rows of "{result.eval}"'
         rows = [f"{len(targets)} targets are wanted; the answer is {quote(answer or '')}"]
-        yield Finding("error", what, rows, "look at the rows with harness show; is the model broken?")
+        begun = "" if answer else "; one that begins with a line break is empty: say stop = [] if that is the stop"
+        yield Finding("error", what, rows, f"look at the rows with harness show; is the model broken?{begun}")
+
+
+@checker(title="unread-calls")
+def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
+    """Calls of tools in a form that is not read.
+
+    Where no answer's call can be read, all metrics of `tool_calls` are 0 whatever the model says, in a baseline as
+    well, and "no worse than the base" passes on nothing. It looks at the rows that want a call.
+    """
+    wanting = [s for s in result.scores if s.weight_of("name")] if task.spec.use == "tool_calls" else []
+    unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
+    if unread and len(unread) == len(wanting):
+        what = f'{result.subject} calls tools in all {len(unread)} rows of "{result.eval}" that want it; none is read'
+        rows = [f'row "{s.id}": {quote(s.answer or "")}: {s.note}' for s in unread]
+        fix = "name the format, raise max_new_tokens where answers are cut off, or train on a form that is read"
+        yield Finding("error", what, rows, fix, rows={result.eval: [s.id for s in unread]})
 
 
 @checker(title="changing-served-model")

@@ -27,6 +27,9 @@ SECRET = re.compile("|".join(SECRETS.values()))
 # UTF-8 that was read as Latin-1 or CP1252, the replacement character, and halves of a character
 MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|ï¿½|\ufffd|[\ud800-\udfff]")
 JUDGED = {"chosen", "label"}  # columns of rows that say which answers are wanted
+MATCHERS = ("exact_match", "contains", "token_f1")
+# numbers with a sign, a point or a slash, and names that are others without their signs; 1,000 is what it was
+PUNCTUATED = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 
 
@@ -39,9 +42,11 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     -empty no answer, -roles messages out of order, -template messages that the chat template refuses,
     -duplicate the same row again, -conflict one prompt with several answers, -loop answers that repeat themselves,
     -special tokens of the tokenizer written in a text, -secret keys and passwords, -mojibake text in a wrong
-    encoding, -long rows of more than 200,000 characters, -blank rows of an evaluation without a prompt or a target.
+    encoding, -long rows of more than 200,000 characters, -blank rows of an evaluation without a prompt or a target,
+    -punctuation targets of an evaluation that are others once their punctuation is left out, such as -3.5 and C++.
     """
     yield from _blank(tasks)
+    yield from _punctuated(tasks)
     if not rows:
         return
     yield from _told(rows, _empty, "error", "empty", "no answer to learn", "remove them, or fill in the answer")
@@ -97,6 +102,20 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
                 evidence = [f'row "{s.id}": {quote(text_of(s.input) or str(s.target), 60)}' for s in found]
                 ids = {name: [s.id for s in found]}
                 yield Finding("warning", line, evidence, "fill it in, or remove the rows", "blank", ids)
+
+
+def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
+    """Report targets that other answers equal when punctuation does not count, as 3.5 equals 35."""
+    for name, task in tasks.items():
+        if task.spec.use not in MATCHERS or not task.spec.options.get("ignore_punctuation", True):
+            continue
+        given = [(s, t) for s in task.samples or () for t in ([s.target] if isinstance(s.target, str) else s.target)]
+        if found := [(s, t) for s, t in given if PUNCTUATED.fullmatch(t.strip())]:
+            plain = re.sub(r"[^\w\s]", "", found[0][1])
+            line = f'{counted(len(found), len(given))} of "{name}": "{plain}" is taken for the target "{found[0][1]}"'
+            evidence = [f'row "{s.id}": {quote(t, 60)}' for s, t in found]
+            fix = f'say ignore_punctuation = false in "{name}", or use = "numeric" for numbers'
+            yield Finding("warning", line, evidence, fix, "punctuation", {name: [s.id for s, _ in found]})
 
 
 def _target(sample: Sample) -> bool:

@@ -6,7 +6,10 @@ import ast
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from harness_domain import values
@@ -16,9 +19,41 @@ MISTRAL, PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
 NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
 XML = re.compile(r"<function=([^>\n]+)>(.*?)</function>", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-BEGUN = re.compile(r"(?:<tool_call>\s*)?<function=|<tool_call>")
+GLM = re.compile(r"\s*([\w.-]+)\s*((?:<arg_key>.*?</arg_key>\s*<arg_value>.*?</arg_value>\s*)*)", re.DOTALL)
+PAIR = re.compile("<arg_key>(.*?)</arg_key>\\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+LISTED = re.compile(r"(?:functools|<\|tool_call\|>|<function_call>)\s*(?=[\[{])")
+CODE = re.compile(r"<\|tool_call_start\|>(.*?)(?:<\|tool_call_end\|>|\Z)|```tool_code\b(.*?)(?:```|\Z)", re.DOTALL)
+ENDED = re.compile(r"(?:<\|(?:eo[mt]_id|im_end|end|call|end_?of_?text)\|>|</s>|\s)+\Z")  # the turn
+HEADS = {  # what stands before arguments in JSON: with marks, and without those that are special tokens
+    "deepseek": r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>(?=\w))?([\w.-]+)(?:<｜tool▁sep｜>)?"
+    r"\s*(?:```json\s*)?(?=\{)",
+    "kimi": r"functions\.([\w.-]+):\d+\s*(?:<\|tool_call_argument_begin\|>)?\s*(?=\{)",
+    "gpt-oss": r"to=functions\.([\w.-]+?)(?:<\|channel\|>)?(?:commentary)?\s*"
+    r"(?:(?:(?<=\s)|<\|constrain\|>)(?:json|code))?\s*(?:<\|message\|>)?\s*(?=\{)",
+}
+MARKS = {  # what begins a call; of several the first in the answer counts, and here
+    "glm": r"<tool_call>\s*[\w.-]+\s*(?:<arg_key>|\n\s*</tool_call>)",
+    "xml": r"(?:<tool_call>\s*)?<function=",
+    "hermes": "<tool_call>",
+    "mistral": r"\[TOOL_CALLS\]",
+    "llama3": r"<\|python_tag\|>",
+    "deepseek": "<｜tool▁call▁begin｜>",
+    "kimi": r"<\|tool_call_begin\|>|functions\.[\w.-]+:\d+\s*\{",
+    "gpt-oss": r"to=functions\.",
+    "granite": LISTED.pattern,
+    "lfm2": r"<\|tool_call_start\|>|```tool_code\b",
+}
+# marks of forms that are not read: Gemma 4, FunctionGemma, DeepSeek V3.2, MiniMax
+UNREAD = r"<\|tool_call(?:>|\|>(?!\s*[\[{]))|<start_function_call>|<｜(?:tool▁calls|DSML)|<(?:\w+:)?invoke\s"
+# a tool's name where a call would have it, in a form that is not known: NAME(…), NAME: {…}, "name": "NAME"
+NEXT = (
+    r"(?<![\w.-])(?:function)?(?:{0})(?:[`*]*\((?!s\))|[\"'`*]*:?\s*(?:```\w*\s*)?\{{|\s*<[|｜]|>)"
+    r"|(?:[\"'](?:name|tool|function)[\"']\s*:|\b(?:name|function)\s*=|Action:)\s*[\"']?(?:{0})(?!\w)"
+)
 ARGUMENTS = ("arguments", "parameters")  # Llama's word is the second
-PYTHONS = {"True": True, "False": False, "None": None}  # as templates write them that know no JSON
+# as templates write them that know no JSON, and as those do that know it in Python
+CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
+MOST_ENDS = 100  # brackets that may end a list of Python calls
 Texts = Mapping[str, Collection[str]]  # the arguments of a tool that are text, by its name
 
 
@@ -33,13 +68,17 @@ class Call:
 def calls_in(answer: str, form: str, names: Collection[str] = (), texts: Texts | None = None) -> list[Call]:
     """Return the calls that an answer makes, none where it is said in words.
 
-    `form` is one of FORMS, "xml", or "auto": the form whose mark is in the answer; without one an answer that is JSON
-    as a whole or in a fence, or a list of Python calls of the tools `names`. XML does not tell the text "5" from the
-    number: the arguments in `texts` are text. Raises ValueError on an answer that begins a call and is none.
+    `form` is one of FORMS or TYPED, or "auto": the form whose mark is in the answer; without one an answer that is JSON
+    as a whole or in fences, or that begins with a call of the tools `names`. What is TYPED does not tell the text "5"
+    from the number: the arguments in `texts` are text. Raises ValueError on an answer that begins a call and is none,
+    or that has one of `names` as a call would in a form that is not known.
     """
-    text = answer.strip()
+    text = ENDED.sub("", answer.strip().removeprefix(values.BOM).strip())
     form = _form_of(text, names) if form == "auto" else form
-    return list(_xml(text, texts or {}) if form == "xml" else FORMS[form](text))
+    found = list(TYPED[form](text, texts or {}) if form in TYPED else FORMS[form](text))
+    if not found and (begun := _begun(text, form, names)):
+        raise ValueError(f"{begun!r:.60} begins a call in no form that is read here")
+    return found
 
 
 def call_of(value: Any) -> Call:
@@ -60,13 +99,21 @@ def call_of(value: Any) -> Call:
 
 
 def _form_of(text: str, names: Collection[str]) -> str:
-    if begun := BEGUN.search(text):
-        return "xml" if begun[0].endswith("<function=") else "hermes"
-    if MISTRAL in text:
-        return "mistral"
-    if text.startswith(PYTHON):
-        return "llama3"
-    return "python" if _is_python(text, names) else "json"
+    begun = {form: found.start() for form, mark in MARKS.items() if (found := re.search(mark, text))}
+    if begun:
+        return min(begun, key=lambda form: begun[form])
+    named = re.match(r"(?:```\w*\s*)?(\[?)\s*([\w.-]+)(?=(\()|\s*(?:\[ARGS\]\s*)?\{)", text)
+    if named and named[2] in names and (named[3] or not named[1]):
+        return "python" if named[3] else "mistral"
+    return "json"
+
+
+def _begun(text: str, form: str, names: Collection[str]) -> str | None:
+    """Return what looks like a call in an answer in which the reader of a form found none."""
+    marks = [UNREAD, *(mark for other, mark in MARKS.items() if other != form)]
+    near = [NEXT.format("|".join(map(re.escape, names)))] if names else []
+    found = re.search("|".join(marks + near), text, re.IGNORECASE)
+    return text[found.start() :] if found else None
 
 
 def _xml(text: str, texts: Texts) -> Iterator[Call]:
@@ -75,6 +122,9 @@ def _xml(text: str, texts: Texts) -> Iterator[Call]:
     if len(whole) < text.count("<function="):
         raise ValueError(f"{text[text.rindex('<function=') :]!r:.60} has no </function>")
     for name, inner in (match.groups() for match in whole):
+        if inner.lstrip().startswith("{"):  # Llama 3.1's own
+            yield Call(name, values.parse(inner))
+            continue
         found = PARAMETER.findall(inner)
         if left := PARAMETER.sub("", inner).strip():
             raise ValueError(f"{left!r:.60} is no parameter")
@@ -88,13 +138,45 @@ def _read(written: str, is_text: bool) -> Any:
     try:
         return written if is_text else values.parse(written)
     except ValueError:
-        return PYTHONS.get(written.strip(), written)
+        return CONSTANTS.get(written.strip(), written)
 
 
 def _tagged(text: str) -> Iterator[Call]:
     """Read Hermes' and Qwen's form: <tool_call>{"name": …, "arguments": …}</tool_call>, once for each call."""
     for match in TAGGED.finditer(text):
         yield from _listed(values.parse(match[1]))
+
+
+def _glm(text: str, texts: Texts) -> Iterator[Call]:
+    """Read GLM's form: a name and <arg_key>, <arg_value> for each argument, in <tool_call>."""
+    for inner in TAGGED.findall(text):
+        if not (whole := GLM.fullmatch(inner)):
+            raise ValueError(f"{inner!r:.60} is no call")
+        own = texts.get(whole[1], ())
+        yield Call(whole[1], {key.strip(): _read(value, key.strip() in own) for key, value in PAIR.findall(whole[2])})
+
+
+def _headed(text: str, form: str) -> Iterator[Call]:
+    """Read a form in which a head with the name stands before the arguments in JSON: DeepSeek, Kimi, gpt-oss."""
+    made, end = 0, 0
+    while found := re.compile(HEADS[form]).search(text, end):
+        arguments, end = values.parse_at(text, found.end())
+        made += 1
+        yield Call(found[1], arguments)
+    if made < len(begun := re.split(MARKS[form], text)[1:]):
+        raise ValueError(f"{begun[-1]!r:.60} is no call")
+
+
+def _marked(text: str) -> Iterator[Call]:
+    """Read Granite's and Phi-4's form: a list of calls in JSON behind a mark."""
+    for mark in LISTED.finditer(text):
+        yield from _listed(values.parse_at(text, mark.end())[0])
+
+
+def _coded(text: str) -> Iterator[Call]:
+    """Read LFM2's and Gemma 3's form: Python calls, or those in JSON, between marks."""
+    for code in ((m[1] or m[2] or "").strip() for m in CODE.finditer(text)):
+        yield from _listed(values.parse(code)) if re.match(r"\[?\s*\{", code) else _pythonic(code)
 
 
 def _mistral(text: str) -> Iterator[Call]:
@@ -117,10 +199,11 @@ def _mistral(text: str) -> Iterator[Call]:
 
 def _llama(text: str) -> Iterator[Call]:
     """Read Llama 3's form: {"name": …, "parameters": …}, several parted by ";", behind the Python tag or without it."""
-    rest, tagged = text.removeprefix(PYTHON).strip(), text.startswith(PYTHON)
+    said, tag, rest = text.partition(PYTHON)
+    rest, tagged = (rest if tag else said).strip(), bool(tag)
     if not rest.startswith("{"):
         if tagged:  # the tag promises a call
-            yield from _pythonic(f"[{rest}]")
+            yield from _pythonic(rest)
         return
     while rest:
         value, end = values.parse_at(rest, 0)
@@ -130,39 +213,51 @@ def _llama(text: str) -> Iterator[Call]:
 
 def _plain(text: str) -> Iterator[Call]:
     """Read an answer that is JSON, in a fence or not: one call, a list of them, or {"tool_calls": […]}."""
-    fenced = values.FENCE.fullmatch(text)
-    inner = fenced[1].strip() if fenced else text
-    if inner[:1] not in ("{", "["):
-        return
-    try:
-        value = values.parse(inner)
-    except ValueError:
-        if inner.startswith("{") and ";" in inner:
-            yield from _llama(inner)
-            return
-        if re.match(r'[\[{\s]*"(?:name|function|tool_calls)"', inner):
-            raise
-        return  # text that begins with a bracket
-    yield from _listed(value, strict=False)
+    fenced = [] if text[:1] in ("{", "[") else values.FENCE.findall(text)
+    for inner in map(str.strip, fenced or [text]):
+        if inner[:1] not in ("{", "["):
+            continue
+        try:
+            value = values.parse(inner)
+        except ValueError:
+            if inner.startswith("{") and re.search(r"\}\s*;?\s*\{", inner):
+                yield from _llama(inner)
+            elif re.match(r'[\[{\s]*"(?:name|function|tool_calls)"', inner):
+                raise
+            continue  # text that begins with a bracket
+        yield from _listed(value, strict=False)
 
 
 def _pythonic(text: str) -> Iterator[Call]:
-    """Read a list of Python calls with literal keywords: [get_weather(city="Oslo"), now()]."""
+    """Read Python calls with literal keywords, in a list or not, printed or not: [get_weather(city="Oslo"), now()]."""
+    fenced = values.FENCE.fullmatch(text.strip())
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes in a model's texts
-            tree = ast.parse(text.strip(), mode="eval").body
-        found = tree.elts if isinstance(tree, ast.List) else [tree]
-        for one in found:
-            if not isinstance(one, ast.Call) or one.args or any(k.arg is None for k in one.keywords):
+            found = [getattr(one, "value", None) for one in _parsed((fenced[1] if fenced else text).strip())]
+        for one in [one for some in found for one in (some.elts if isinstance(some, ast.List) else [some])]:
+            printed = isinstance(one, ast.Call) and ast.unparse(one.func) == "print" and len(one.args) == 1
+            call = one.args[0] if isinstance(one, ast.Call) and printed else one
+            if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
                 raise ValueError("want calls with keywords")
-            yield Call(ast.unparse(one.func), {str(k.arg): ast.literal_eval(k.value) for k in one.keywords})
+            given = {str(k.arg): ast.literal_eval(_Constants().visit(k.value)) for k in call.keywords}
+            yield Call(ast.unparse(call.func), given)
     except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError) as error:
         raise ValueError(f"{text!r:.60} is no list of Python calls: {error}") from None
 
 
-def _is_python(text: str, names: Collection[str]) -> bool:
-    begun = re.match(r"\[\s*([\w.]+)\(", text)
-    return bool(begun and begun[1] in names)
+class _Constants(ast.NodeTransformer):
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(CONSTANTS[node.id]) if node.id in CONSTANTS else node
+
+
+def _parsed(text: str) -> list[ast.stmt]:
+    """Return the statements of a text, or the list that it begins with: LFM2 goes on in words, and breaks texts."""
+    ends = (m.end() for m in islice(re.finditer(r"\]", text), MOST_ENDS) if text.startswith("["))
+    for part in (text[:end] for end in (*ends, len(text))):
+        for one in (part, part.replace("\n", "\\n")):
+            with suppress(SyntaxError):
+                return ast.parse(one).body
+    return ast.parse(text).body
 
 
 def _listed(value: Any, *, strict: bool = True) -> Iterator[Call]:
@@ -181,4 +276,8 @@ FORMS: dict[str, Callable[[str], Iterator[Call]]] = {
     "llama3": _llama,
     "python": _pythonic,
     "json": _plain,
+    **{form: partial(_headed, form=form) for form in HEADS},
+    **dict.fromkeys(("granite", "phi"), _marked),
+    **dict.fromkeys(("lfm2", "gemma"), _coded),
 }
+TYPED: dict[str, Callable[[str, Texts], Iterator[Call]]] = {"xml": _xml, "glm": _glm}  # that know no types of their own

@@ -48,12 +48,13 @@ def json(
     """Score answers that are to be JSON: `parses`, `valid` by a schema, `fields` and `equal` by the row's target.
 
     `find` says where the JSON is: the "whole" answer, the same or all of it in one "fence" (```), or the "first" object
-    or list in it. NaN, infinities and keys that stand twice are no JSON. `schema` is a JSON Schema, in the suite or in
-    a file beside it, of Draft 2020-12 unless its $schema says otherwise; nothing is fetched. `equal` is 1 where the
-    answer is the target as a JSON value (1 is 1.0, the order of keys says nothing), `fields` the share of the target's
-    fields that the answer has with the same value, those of objects in it too; `ignore` names paths that do not count
-    ("customer.id"). With `compare = false` rows need no target. What does not parse has 0 of all. Raises UsageError on
-    a schema that is none, and on a row whose target is no JSON or does not match it.
+    in it, or list where the target is one or matches the schema; without such the first list. NaN, infinities and keys
+    that stand twice are no JSON. `schema` is a JSON Schema, in the suite or in a file beside it, of Draft 2020-12
+    unless its $schema says otherwise; nothing is fetched. `equal` is 1 where the answer is the target as a JSON value
+    (1 is 1.0, the order of keys says nothing), `fields` the share of the target's fields that the answer has with the
+    same value, those of objects in it too; `ignore` names paths that do not count ("customer.id"). With
+    `compare = false` rows need no target. What does not parse has 0 of all. Raises UsageError on a schema that is none,
+    and on a row whose target is no JSON or does not match it.
     """
     matches = schemas.matcher(schema, folder) if schema is not None else None
     wanted = [values.without(_wanted(s, matches), ignore) if compare else None for s in samples]
@@ -62,7 +63,7 @@ def json(
     for sample, target, (said, whole) in zip(samples, wanted, found, strict=True):
         details = {"generated": whole} if thought else {}
         try:
-            value = _read(said, find)
+            value = _read(said, find, matches, target)
         except ValueError as error:
             nothing = {m.name: 0.0 for m in _metrics_for({"compare": compare, **({"schema": 1} if matches else {})})}
             yield Score(sample.id, nothing, answer=said, note=f"does not parse: {error}", details=details)
@@ -74,10 +75,11 @@ def json(
         yield Score(sample.id, scores, answer=said, note=why or None, details=details)
 
 
-def _read(answer: str, find: str) -> Any:
-    text = answer.strip()
+def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
+    text = answer.strip().removeprefix(values.BOM).strip()
     if find == "first":
-        return values.parse_first(text)
+        fits = matches or (lambda _: "" if isinstance(target, list) else "no list")
+        return values.parse_first(text, lambda value: isinstance(value, dict) or not fits(value))
     fenced = values.FENCE.fullmatch(text) if find == "fence" else None
     return values.parse(fenced[1] if fenced else text)
 

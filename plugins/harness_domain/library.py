@@ -12,6 +12,7 @@ from typing import Any, Literal
 from harness import Metric, Sample, Score, Subject, UsageError, evaluator, final_answers
 from harness_domain.matching import LINE, targets_of
 
+MOST_CLASSES = 50  # that each row's note names, so that a part of the rows numbers them as all do
 OURS = "local:"  # "local:chrf" is in this package, needs no network, and is an evaluate.Metric like the others
 
 
@@ -43,15 +44,20 @@ def hf_metric(
 
     `metric` is "local:chrf", the path of a metric script, or a name that `evaluate.load` finds (on the
     hub, once). `key` names the entry of its result, where that is not the metric's own name; the
-    harness calls the metric by `key`, else by its name. Raises UsageError when it cannot be loaded, and
-    on a row without a target.
+    harness calls the metric by `key`, else by its name. A metric of classes gets numbers: those that the targets are,
+    else their places in the sorted targets; an answer that is no target is one more class. What the metric makes of
+    classes is its own: scikit-learn's macro-F1 is the mean over those that stand in targets or answers (of the rows
+    drawn, in a bootstrap), and over `labels` where that option names them. Raises UsageError when it cannot be loaded,
+    and on a row without a target.
     """
-    _load(metric)  # before anything slow
+    module = _load(metric)  # before anything slow
     wanted = [targets_of(s) for s in samples]
+    classes = sorted({t.strip() for some in wanted for t in some})
+    known = {"classes": classes} if _kind(module).startswith("int") and len(classes) <= MOST_CLASSES else {}
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
     found = final_answers(subject, [s.input for s in samples], **how)
     for sample, targets, (said, whole) in zip(samples, wanted, found, strict=True):
-        note = json.dumps({"targets": targets}, ensure_ascii=False)
+        note = json.dumps({"targets": targets, **known}, ensure_ascii=False)
         yield Score(sample.id, {}, answer=said, note=note, details={"generated": whole} if thought else {})
 
 
@@ -63,9 +69,11 @@ def combine(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[
     """
     module = _load(metric)
     answers = [s.answer or "" for s in scores]
-    targets = [json.loads(s.note or "{}")["targets"] for s in scores]
+    notes = [json.loads(s.note or "{}") for s in scores]
+    classes = {c for note in notes for c in note.get("classes", ())}
     try:
-        result = module.compute(**_inputs(module, metric, answers, targets), **options)
+        inputs = _inputs(module, metric, answers, [note["targets"] for note in notes], classes)
+        result = module.compute(**inputs, **options)
     except ValueError:
         return math.nan
     except TypeError as error:
@@ -80,27 +88,34 @@ def _name(metric: str) -> str:
     return PurePath(metric.removeprefix(OURS)).stem
 
 
-def _inputs(module: Any, metric: str, answers: list[str], targets: list[list[str]]) -> dict[str, list[Any]]:
+def _inputs(
+    module: Any, metric: str, answers: list[str], targets: list[list[str]], classes: set[str]
+) -> dict[str, list[Any]]:
     """Shape answers and targets as the metric declares them: texts, lists of texts, class numbers or numbers."""
-    features = module.features if isinstance(module.features, list) else [module.features]
-    several = next((f for f in features if not hasattr(f["references"], "dtype")), None)
-    if several is not None:
+    kind = _kind(module)
+    if not kind:
         return {"predictions": answers, "references": targets}
     if any(len(t) > 1 for t in targets):
         raise UsageError(f'metric "{metric}": takes one target per row; use another, or one target')
     single = [t[0] for t in targets]
-    kind = str(features[0]["references"].dtype)
     if kind.startswith("int"):
-        return _classes(answers, single)
+        return _numbered(answers, single, classes)
     if kind.startswith("float"):
         return {"predictions": [float(a) for a in answers], "references": [float(t) for t in single]}
     return {"predictions": answers, "references": single}
 
 
-def _classes(answers: list[str], targets: list[str]) -> dict[str, list[Any]]:
+def _kind(module: Any) -> str:
+    """Return the type of target that a metric declares, nothing where a row has several."""
+    features = module.features if isinstance(module.features, list) else [module.features]
+    several = any(not hasattr(f["references"], "dtype") for f in features)
+    return "" if several else str(features[0]["references"].dtype)
+
+
+def _numbered(answers: list[str], targets: list[str], classes: set[str]) -> dict[str, list[Any]]:
     """Number the classes: integers as they are, else sorted targets from 0; an answer that is none is one more."""
     answers, targets = [a.strip() for a in answers], [t.strip() for t in targets]
-    labels = sorted(set(targets))
+    labels = sorted(classes | set(targets))
     numbers = all(label.lstrip("-").isdecimal() for label in labels)
     known = {label: int(label) if numbers else i for i, label in enumerate(labels)}
     foreign = max(known.values()) + 1

@@ -3,8 +3,9 @@
 Answers and targets are normalised alike. Whitespace is collapsed and Unicode composed (NFC) always; then,
 as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and
 Unicode's punctuation without a space in their place ("U.S." is "us", and "-3.5" is "35": turn it off for
-numbers and code), and `ignore_articles`, off by default, removes "a", "an", "the". Of several targets
-the best counts. `thought` names the marks of a thought, which is not matched (`harness.answers.thought`).
+numbers and code, of which D11-punctuation tells), and `ignore_articles`, off by default, removes "a", "an",
+"the". Of several targets the best counts. `thought` names the marks of a thought, which is not matched
+(`harness.answers.thought`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import Sample, Score, Subject, UsageError, final_answers, metric
+from harness_domain.values import BOM
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
 LINE = ("\n",)  # an answer is one line unless the suite says otherwise
@@ -121,7 +123,7 @@ class Normal:
     ignore_articles: bool = False
 
     def __call__(self, text: str) -> str:
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", text.removeprefix(BOM))
         if self.ignore_case:
             text = text.casefold()
         if self.ignore_punctuation:

@@ -14,21 +14,52 @@ from harness import Sample, Score, Subject, UsageError, evaluator, final_answers
 from harness_domain.matching import targets_of
 
 LONGEST = 300  # characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
-RAISED = re.compile("(?<=10)[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-SPACED = re.compile("(?<=[0-9])[\u00a0\u202f\u2009](?=[0-9]{3})")  # spaces within a number, which NFKC makes plain ones
-POWER = re.compile(r"(?<![\w.×*])(?<![×x*]\s)10\s?(?=\^|\*\*)")  # "10^6", with nothing before it to multiply
-VULGAR = re.compile("(?<=[0-9])(?=[¼½¾⅐-⅞])")
-LATEX = re.compile(r"\\[dt]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}")
 COINS = "$€£¥₹"
+SCALES = {"k": 3, "thousand": 3, "tausend": 3, "lakh": 5, "m": 6, "mio": 6, "million": 6, "millionen": 6, "crore": 7}
+SCALES |= {"b": 9, "bn": 9, "mrd": 9, "billion": 9, "milliard": 9, "milliarde": 9, "milliarden": 9, "trillion": 12}
+WRITTEN = {  # how a text is made plain before it is read, in this order
+    r"\\(?:text|math)[a-z]*\s?\{([^{}]*)\}": r"\1",
+    "(?<=[0-9])(?:[\u00a0\u202f\u2007\u2009]|\\\\[,;: ]|\\{,\\})(?=[0-9]{3})": "'",  # NFKC makes plain spaces of them
+    r"\\[,;:! ]|(?<=[0-9])~(?=[^\W\d_])": " ",
+    r"\\(?=[%$€£])": "",
+    r"(?<=\n)[ \t]*[-+*•–—][ \t]+(?=\S)": "",  # the mark of an item in a list
+    r"(?<!\w)_+": "",  # of __42__
+    r"(?<=[0-9])(?=[¼½¾⅐-⅞]|\\[cdt]?frac)": " ",
+    "(?<=[0-9])(?=[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹])": "^",
+    r"\\(?:times|cdot)(?![a-z])\s?|[·⋅](?=\s?10)": "×",
+    r"(?<=[0-9])\s?(?:±|\+/-|\\pm)\s?[0-9.,]*[0-9]": "",
+}
+PLAIN = {  # and after Unicode's NFKC
+    "\u2212": "-",
+    "\u2044": "/",
+    rf"(?<![0-9)%°])(?<![0-9)%°]\s)[\u2010\u2012-\u2015](?=\.?[0-9]|[{COINS}])": "-",  # a dash that is no range's
+    rf"(?i)(?<![0-9)]\s)\b(?:minus|negative)\s(?=[0-9{COINS}])": "-",
+    # 2024-05-06, 06.05.2024, 12:30 and 1.2.3 are no numbers, nor are their parts
+    r"(?<![0-9.,])(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-.])[0-9]{1,2}\2[0-9]{4}"
+    r"|[0-9]+(?::[0-9]+)+(?:[.,][0-9]+)?"
+    r"|(?![0-9]{1,3}(?:\.[0-9]{3})+(?![0-9.]))[0-9]+(?:\.[0-9]+){2,})(?![0-9])": ";",
+    r"(?<![\w.×*])(?<![×x*]\s)10\s?(?=\^|\*\*)": "1×10",  # "10^6", with nothing before it to multiply
+}
+SPACED = re.compile(r"(?<![\w.,])(?<![0-9]\s)[1-9][0-9]{0,2}(?: [0-9]{3})+(?!\s?[0-9])")  # "1 000 000", and not "1 2 3"
+LATEX = re.compile(r"\\[cdt]?frac" + 2 * r"\s*(?:\{\s*([-−–]?)\s*([0-9][0-9.,]*)\s*\}|([0-9]))")
+# what can only be written with the other mark: 1.234.567 and 1.234,56 under a decimal point
+OTHER = r"(?<![\w.,])[1-9][0-9]{0,2}(?:(?:[POINT][0-9]{3})+[GROUP][0-9]+|(?:[POINT][0-9]{3}){2,})(?![0-9]|[.,][0-9])"
+POINT = re.compile(r"(?<![0-9])0?\.[0-9]|\.(?![0-9]{3}(?![0-9]))[0-9]")  # under a decimal comma: one of no thousands
+# under a decimal comma: a point that can only be a decimal one
+POINTED = re.compile(r"(?<![\w.,])(0|[0-9]+(?=\.(?![0-9]{3}(?![0-9]))))\.(?=[0-9]+(?![0-9]|[.,][0-9]))")
 ATTACHED = re.compile(rf"[^\W\d_]|\s?[%‰°{COINS}]")  # what makes a number one of a unit, at its end
 NUMBER = r"""
-    (?P<sign>(?<![\w)])[-+]\s?)?  (?:(?P<coin>[COINS])\s?(?P<inner>[-+])?)?
+    (?P<sign>(?<![\w)])(?:[-+](?!\s)|(?<![0-9)]\s)[-+]\s))?  (?:(?P<coin>[COINS])\s?(?P<inner>[-+])?)?
     (?<![\w./])
-    (?P<plain> (?:[0-9]{1,3}(?:[GROUP'’_][0-9]{3})+(?![0-9]) | [0-9]+) (?:[POINT][0-9]+)? | [POINT][0-9]+)
+    (?P<plain>
+        (?: [1-9][0-9]{0,2}(?:[GROUP'’_][0-9]{3})+(?![0-9]) | [1-9][0-9]?(?:[GROUP][0-9]{2})+[GROUP][0-9]{3}(?![0-9])
+          | [0-9]+ ) (?:[POINT][0-9]+)?
+      | [POINT][0-9]+ )
     (?:
         (?: e | \s?[×x*]\s?10\s?(?:\^|\*\*)\s?[({]? ) (?P<power>[-+]?[0-9]+) [)}]?
-      | (?:\s(?P<part>[0-9]+))? / (?P<over>[0-9]+) (?![0-9/])
+      | (?:\s(?P<part>[0-9]+))? \s?/\s? (?P<over>[0-9]+) (?![0-9/])
     )?
+    (?: (?P<scale> (?(coin)(?-i:[kKMB])(?!\$)|(?-i:LETTER)) | [\s-]?(?:WORDS)s? ) (?!\w) )?
 """
 
 
@@ -40,18 +71,26 @@ class Reading:
         if units is not None and (not units or not all(units.values())):
             raise UsageError("units: want names with factors other than 0, such as { km = 1, m = 0.001 }")
         self.units = None if units is None else {unit: Fraction(str(by)) for unit, by in units.items()}
+        self.other = re.compile(OTHER.replace("POINT", decimal).replace("GROUP", "," if decimal == "." else "."))
+        words = "|".join(word for word in SCALES if len(word) > 1 and word not in (units or ()))
         text = NUMBER.replace("COINS", COINS).replace("POINT", decimal).replace("GROUP", "," if decimal == "." else ".")
+        text = text.replace("WORDS", words).replace("LETTER", "(?!)" if "k" in (units or ()) else "k")
         self.pattern = re.compile(text, re.VERBOSE | re.IGNORECASE)
         self.decimal, self.fractions = decimal, fractions
+        self.of_json = self if decimal == "." else Reading(units, ".", fractions)
         named = sorted((unit for unit in units or () if unit), key=len, reverse=True)
-        self.behind = re.compile(rf"\s?({'|'.join(map(re.escape, named))})(?!\w)") if named else None
+        self.behind = re.compile(rf"\s{{0,2}}({'|'.join(map(re.escape, named))})(?!\w)") if named else None
 
     def numbers(self, text: str) -> list[Fraction]:
         """Return the numbers of a text in their order, without those that have another unit or no finite value."""
-        text = LATEX.sub(r"\1/\2", text)
-        text = RAISED.sub(lambda m: f"^{m[0]}", VULGAR.sub(" ", SPACED.sub("'", text)))
-        text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2044", "/")
-        text = POWER.sub("1×10", text)
+        for pattern, by in WRITTEN.items():
+            text = re.sub(pattern, by, text)
+        text = unicodedata.normalize("NFKC", LATEX.sub(_divided, text))
+        for pattern, by in PLAIN.items():
+            text = re.sub(pattern, by, text)
+        text = SPACED.sub(lambda m: m[0].replace(" ", "'"), text)
+        text = self.other.sub(lambda m: m[0].translate({ord("."): ",", ord(","): "."}), text)
+        text = POINTED.sub(r"\1,", text) if self.decimal == "," else text
         found = map(self._number, self.pattern.finditer(text))
         return [number for number in found if number is not None]
 
@@ -63,6 +102,8 @@ class Reading:
         number = Fraction(f"0{digits}") * Fraction(10) ** power
         if over and self.fractions:
             number = number + Fraction(int(part), int(over)) if part else number / int(over)
+        if scale := match["scale"]:
+            number *= 10 ** SCALES[scale.strip(" -").lower().removesuffix("s")]
         if "-" in f"{match['sign']}{match['inner']}":
             number = -number
         return number if self.units is None else self._in_units(number, match)
@@ -76,6 +117,12 @@ class Reading:
             return None
         factor = self.units.get(match["coin"] or "")
         return None if factor is None else number * factor
+
+
+def _divided(match: re.Match[str]) -> str:
+    """Return a fraction of LaTeX with a slash."""
+    above, over = match[2] or match[3], match[5] or match[6]
+    return f"{'-' if bool(match[1]) != bool(match[4]) else ''}{above}/{over}"
 
 
 def check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
@@ -115,12 +162,14 @@ def numeric(
     1 where there is no number; where t is 0 it is 0 or 1, as the answer is right or not. `take` says which number of
     the answer counts; with "only" an answer of several has none.
 
-    Read are signs, groups of three digits ("1,234.5"; with `decimal = ","` "1.234,5"), scientific notation ("1.5e-3",
-    "1.5 × 10^-3") and, with `fractions`, "3/4", "1 1/2" and "½". Digits in a word ("H2O") are no number, and neither
-    are infinities and "nan". Without `units` whatever stands beside a number is left out. With them, such as
+    Read are signs and dashes right before a digit (between two numbers they are none), groups of three digits
+    ("1,234.5", "1 000 000"; with `decimal = ","` "1.234,5"; India's "12,34,567"), scientific notation ("1.5e-3",
+    "1.5 × 10^-3"), magnitudes ("1.5 million", "3k", "$2M") and, with `fractions`, "3/4", "1 1/2", "½" and LaTeX's.
+    Digits in a word ("H2O") are no number, and neither are infinities, "nan", and the parts of a date (2024-05-06), a
+    time (12:30) or a version (1.2.3). Without `units` whatever stands beside a number is left out. With them, such as
     { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and is multiplied
-    by its factor; the unit "" is none. Of several targets the nearest counts. Raises UsageError on a row whose target
-    is not exactly one number.
+    by its factor; the unit "" is none. Of several targets the nearest counts, and one that is a number in JSON is that
+    number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
     """
     read = Reading(units, decimal, fractions)
     wanted = [_wanted(s, read) for s in samples]
@@ -150,8 +199,13 @@ def _wrong(values: Mapping[str, float]) -> float:
 def _wanted(sample: Sample, read: Reading) -> list[Fraction]:
     """Return the numbers of a row's targets; raises UsageError on one that is not exactly one number."""
     found = []
+    columns = [v if isinstance(v, list) else [v] for v in sample.row.values()]
+    in_json = {str(v) for column in columns for v in column if isinstance(v, (int, float))}  # `decimal` is not theirs
     for target in targets_of(sample):
-        numbers = read.numbers(target)
+        numbers = (read.of_json if target in in_json else read).numbers(target)
+        if target not in in_json and read.decimal == "," and POINT.search(target):
+            what = "has a point that parts no thousands; write it with the decimal comma, or as a number of JSON"
+            raise UsageError(f'row "{sample.id}": the target {target!r:.60} {what}')
         if len(numbers) != 1:
             has = f"{len(numbers)} numbers" if numbers else "no number" + (" in these units" if read.units else "")
             raise UsageError(f'row "{sample.id}": the target {target!r:.60} has {has}, want one')

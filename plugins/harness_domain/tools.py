@@ -10,6 +10,11 @@ from harness import Sample, Score, Subject, UsageError, chat, evaluator, final_a
 from harness_domain import values
 from harness_domain.calls import Call, call_of, calls_in
 
+Format = Literal[
+    "auto", "hermes", "xml", "mistral", "llama3", "python", "json",
+    "deepseek", "kimi", "glm", "gpt-oss", "granite", "phi", "lfm2", "gemma",
+]  # fmt: skip
+
 
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on tools that are none and on targets that are no calls of them."""
@@ -26,7 +31,7 @@ def tool_calls(
     subject: Subject,
     samples: Sequence[Sample],
     *,
-    format: Literal["auto", "hermes", "mistral", "llama3", "python", "json", "xml"] = "auto",
+    format: Format = "auto",
     order: bool = False,
     ignore: tuple[str, ...] = (),
     max_new_tokens: int = 256,
@@ -40,8 +45,9 @@ def tool_calls(
     is wanted, and none where none is. The other two are of rows that want calls: `name`, exactly the names that are
     wanted, and `arguments`, the share of the wanted calls that were made, name and arguments, whatever else was.
     Arguments are compared as JSON values; one that is left out has the default of the tool's schema, and those in
-    `ignore` do not count. An answer that begins a call and cannot be read is wrong in all of these, and the row's note
-    says why. Raises UsageError on a row whose tools or calls are none, and where the template leaves tools out.
+    `ignore` do not count. An answer that begins a call, or has a tool's name as a call would, and cannot be read is
+    wrong in all of these, and the row's note says why. Raises UsageError on a row whose tools or calls are none, and
+    where the template leaves tools out.
     """
     tools = [_tools(s) for s in samples]
     wanted = [_wanted(s, own) for s, own in zip(samples, tools, strict=True)]

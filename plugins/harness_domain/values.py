@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -13,7 +13,8 @@ from harness import schema
 
 DEEP = f"nests more than {schema.DEEPEST} deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
-FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)```", re.DOTALL)
+BOM = "\ufeff"  # a byte order mark, which a file may begin with
+FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
 
 
 def parse(text: str) -> Any:
@@ -23,17 +24,27 @@ def parse(text: str) -> Any:
     and whole numbers of thousands of digits.
     """
     try:
-        return _shallow(json.loads(text, object_pairs_hook=_object, parse_constant=_refuse))
+        return _shallow(json.loads(text.strip().removeprefix(BOM), object_pairs_hook=_object, parse_constant=_refuse))
     except RecursionError:
         raise ValueError(DEEP) from None
 
 
-def parse_first(text: str) -> Any:
-    """Return the first JSON object or list in a text; raises ValueError where there is none."""
+def parse_first(text: str, wanted: Callable[[Any], bool] = lambda value: True) -> Any:
+    """Return the first JSON object or list in a text that is `wanted`, else the first; raises ValueError without one.
+
+    What stands within another is no candidate.
+    """
+    found: list[Any] = []
+    end = 0
     for start in (m.start() for m in islice(re.finditer(r"[{\[]", text), MOST_STARTS)):
         with suppress(ValueError):
-            return parse_at(text, start)[0]
-    raise ValueError("holds no JSON object or list")
+            value, end = parse_at(text, start) if start >= end else (None, end)
+            if value is not None and wanted(value):
+                return value
+            found += [] if value is None else [value]
+    if not found:
+        raise ValueError("holds no JSON object or list")
+    return found[0]
 
 
 def parse_at(text: str, start: int) -> tuple[Any, int]:

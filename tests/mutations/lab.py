@@ -151,17 +151,18 @@ class Lab:
         alarms = [f.code for f in run.flags if f.severity != "note" and f.ignored is None]
         return Seen(tuple(alarms + ([run.problem] if run.problem and not alarms else [])), run.exit_code)
 
-    def fake(self, skill: float, *replied: str) -> Seen:
+    def fake(self, skill: float, *replied: str, rows: Any = None, **changes: Any) -> Seen:
         """Run a suite on a model that is right on a share of the prompts; `replied` are the names in its replies."""
         from harness.testing import FakeSubject, write_fake
 
         write_fake(self.folder / "base", 0.3)
-        rows = [{"input": f"number {i} say w{i}", "target": f"w{i}"} for i in range(40)]
+        rows = rows or [{"input": f"number {i} say w{i}", "target": f"w{i}"} for i in range(40)]
         suite = SUITE.replace('"hf"', '"fake"').replace('"lora"\nr = 4\nlora_dropout = 0.0', '"fake"')
         suite = suite.replace('"tiny:llama"\ndtype = "float32"\ndevice = "cpu"', f'"{self.folder / "base"}"')
         suite = re.sub(r'"sft"(\ndata = .*)\n(.*\n)*?\n', rf'"fake"\1\nskill = {skill}\n\n', suite)
         self._write(ROWS, rows, "", (), suite)
-        options = Options(plugins=("harness.testing",), out=self.folder / "reports", export=False)
+        folders = {"out": self.folder / "reports", "overrides": _overrides(changes)}
+        options = Options(plugins=("harness.testing",), export=False, **folders)
         facts = {"path": "a", "models that replied": [*replied]}
         with patch.object(FakeSubject, "facts", facts, create=True):
             run = run_suite(self.folder / "suite.toml", options)

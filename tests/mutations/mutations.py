@@ -176,6 +176,13 @@ def _with_tools() -> list[dict[str, Any]]:
     return [{**row, "tools": [{"name": "find"}]} for row in _chat_eval()]
 
 
+def _calling(*said: str) -> Try:
+    """Return a run of a model that calls a tool in these forms, in turn."""
+    asked = [{"role": "user", "content": f"{i} say {said[i % len(said)]}"} for i in range(40)]
+    rows = [{"messages": [one], "tools": [{"name": "now"}], "target": [{"name": "now"}]} for one in asked]
+    return lambda lab: lab.fake(1.0, rows=rows, **{"eval_0.use": "tool_calls"})
+
+
 def _framed(before: str, after: str, rows: Any, column: str = "prompt") -> list[dict[str, Any]]:
     return [{**row, column: f"{before}{row[column].strip()}{after}"} for row in rows]
 
@@ -272,6 +279,7 @@ NO_TOOL = {"target": [CALL], "tools": [{"name": "lose"}]}
 OBJECT = {"target": "{}", "schema": '{"type": "object"}'}
 NO_TYPE = {"target": "{}", "schema": '{"type": "objekt"}'}
 ELSEWHERE = {"target": "{}", "schema": '{"$ref": "https://example.org/a.json"}'}
+HALVES = [{**row, "target": f"{i}.5"} for i, row in enumerate(EVAL)]
 MUTATIONS: list[Mutation] = [
     option(
         "pad is eos, through Hugging Face's collator",
@@ -645,6 +653,14 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(more=PINNED.format("986508c3220a")),
     ),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
+    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("call:now{}", "[now()]")),
+    Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
+    Mutation(
+        "numbers that are matched without their points",
+        "D11-punctuation",
+        lambda lab: lab.check(ROWS, HALVES),
+        lambda lab: lab.check(ROWS, HALVES, **{"eval_0.ignore_punctuation": False}),
+    ),
     Mutation("a name served by two", "E6", lambda lab: lab.fake(0.8, "a", "b"), lambda lab: lab.fake(0.7, "a")),
     trained(
         "an exported adapter with DoRA",

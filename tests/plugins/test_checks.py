@@ -20,10 +20,10 @@ from harness.evaluation.checks import Checks
 from harness.plugins import Provided, load_plugins
 from harness.records.findings import Finding, TrainingRow
 from harness.records.models import ModelRef
-from harness.records.samples import Sample
+from harness.records.samples import Result, Sample, Score
 from harness.testing import ROWS as TEST
 from harness.testing import SUITE, TRAIN, Project
-from harness_checks import harness_checks
+from harness_checks import answers, harness_checks, lint
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
@@ -206,6 +206,31 @@ def test_finding_ignored_by_title() -> None:
     for name in ("D10", "D10-exact", "train-test-leak"):
         checks = Checks(load_plugins(None), {name: "meant"})
         assert checks.stamped("D10", Finding("error", "leaks", kind="exact")).ignored == "meant"
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        *((t, True) for t in ("3.5", "-3", "−3", "$12.50", "0.5%", ".5", "3/4", "1,5", "-1,000", "C++", "F#")),
+        *((t, False) for t in ("35", "1,000", "1,234,567", "Paris", "U.S.", "B", "5%", "2024-05-06", "12:30", "No. 5")),
+    ],
+)
+def test_targets_that_punctuation_tells_apart(target: str, told: bool) -> None:
+    """What another answer is equal to without its point or sign is told, and not what means the same without."""
+    task = SimpleNamespace(spec=SimpleNamespace(use="exact_match", options={}), samples=[Sample("1", "q", target)])
+    assert bool(list(lint._punctuated({"qa": task}))) == told  # type: ignore[dict-item]
+    task.spec.options["ignore_punctuation"] = False
+    assert not list(lint._punctuated({"qa": task}))  # type: ignore[dict-item]
+
+
+def test_empty_answers_may_begin_with_a_line_break() -> None:
+    """A model all of whose answers are empty may have said them behind the default stop."""
+    samples = [Sample(str(i), "q", str(i)) for i in range(20)]
+    for answer, told in (("", True), ("x", False)):
+        scores = tuple(Score(s.id, {"exact_match": 0.0}, answer=answer) for s in samples)
+        task = SimpleNamespace(samples=samples)
+        (found,) = answers.constant_answers(Result("base", "qa", scores, {}, "d"), task)  # type: ignore[arg-type]
+        assert ("line break" in found.fix) == told
 
 
 PLUGIN = """

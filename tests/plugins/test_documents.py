@@ -33,6 +33,8 @@ PERSON = {
         ('Here: ```json\n{"a": 1}\n```', "fence", 0),
         ('Here you are: {"a": {"b": [1]}}. Good?', "first", 1),
         ('see [1 or {"a": 1}', "first", 1),
+        ('\ufeff{"a": 1}', "whole", 1),
+        ('\ufeff```json\n\ufeff{"a": 1}\n```', "fence", 1),
         ("no JSON here", "first", 0),
         ('{"a": NaN}', "fence", 0),
         ('{"a": Infinity}', "fence", 0),
@@ -73,6 +75,22 @@ def test_compares_values(answer: str, target: Any, fields: float, equal: int) ->
     """Fields are compared as JSON values: the order of keys says nothing, 1 is 1.0, and true is no number."""
     found = scored(json, answer, Sample("1", "q", text_of.dumps(target)), folder=Path()).values
     assert (found["fields"], found["equal"]) == (pytest.approx(fields), equal)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "schema", "equal"),
+    [
+        ('see [1]: {"a": 1}', {"a": 1}, None, 1),
+        ('[{"a": 1}]', {"a": 1}, None, 0),
+        ("they are [1, 2]", [1, 2], None, 1),
+        ('see [1]: ["a"]', ["a"], {"type": "array", "items": {"type": "string"}}, 1),
+        ("see [1]", {"a": 1}, None, 0),
+    ],
+)
+def test_the_first_that_is_wanted(answer: str, target: Any, schema: Any, equal: int) -> None:
+    """The mark of a source is not the answer: an object is, or a list where one is wanted."""
+    row, options = Sample("1", "q", text_of.dumps(target)), {"schema": schema} if schema else {}
+    assert scored(json, answer, row, folder=Path(), find="first", **options).values["equal"] == equal
 
 
 def test_ignored_fields() -> None:

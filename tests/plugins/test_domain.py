@@ -376,6 +376,35 @@ def test_a_metric_of_classes_gets_numbers(modules_in: Path) -> None:
     assert library(["7", "5", "x"], ["5", "7", "5"], metric=path) == 7 + 50 + 800
 
 
+@pytest.mark.parametrize(
+    ("answers", "targets", "macro"),
+    [
+        ("aabb", "aaab", (0.8 + 2 / 3) / 2),  # F1 of a: 4/5, of b: 2/3
+        ("aaca", "aaba", (1 + 0 + 0) / 3),  # c is said and never right, b never said
+        ("aaax", "aaaa", (6 / 7 + 0) / 2),  # what is no class is one more
+        ("aaaa", "aaaa", 1.0),
+    ],
+)
+def test_macro_f1_is_over_the_classes_that_are_there(
+    modules_in: Path, answers: str, targets: str, macro: float
+) -> None:
+    """As in scikit-learn a class of neither targets nor answers is left out, and one of either alone has an F1 of 0."""
+    pytest.importorskip("sklearn")
+    body = """from sklearn.metrics import f1_score
+        return {"homemade": f1_score(references, predictions, average="macro", zero_division=0)}"""
+    assert library(answers, targets, metric=script(modules_in, "int32", body)) == pytest.approx(macro)
+
+
+def test_a_part_of_the_rows_numbers_classes_as_all_do(modules_in: Path) -> None:
+    """A resample without one class gives the others the numbers that they have, or another class would be counted."""
+    metric = script(
+        modules_in, "int32", 'return {"homemade": sum(p == r == 1 for p, r in zip(predictions, references))}'
+    )
+    model, samples = Canned({"q": "b"}), [Sample(str(i), "q", t) for i, t in enumerate("ab")]
+    (made,) = hf_metric.metrics_for({"metric": metric})  # type: ignore[attr-defined]
+    assert made.value(list(hf_metric(model, samples, metric=metric))[1:]) == 1
+
+
 def test_a_metric_that_refuses_the_answers_is_not_a_number(modules_in: Path) -> None:
     """Words where numbers are wanted make the metric NaN, an error at the gate, and not a crash after training."""
     path = script(modules_in, "float32", 'return {"homemade": sum(predictions)}')

@@ -26,6 +26,14 @@ from tests.helpers.speed import rounds
         ("1'000'000 or 1\u202f000 or 12_000", [1_000_000, 1000, 12_000]),
         ("$1,000, -$5, $-5 and 50%", [1000, -5, -5, 50]),
         (".5 and 7. and +3", [0.5, 7, 3]),
+        ("\\frac{-3}{4}, \\frac34, 3\\frac{1}{2}, 3 / 4", [-0.75, 0.75, 3.5, 0.75]),
+        ("‒1, –2, —3, ―4, −5, minus 6", [-1, -2, -3, -4, -5, -6]),
+        ("3–5, 3 – 5, 3 - 5, 3 –5, so—5", [3, 5, 3, 5, 3, 5, 3, 5, 5]),
+        ("1 000 000, 1 2 3, 1 10 100", [1_000_000, 1, 2, 3, 1, 10, 100]),
+        ("12,34,567 or 1.234.567 or 1.234,56", [1_234_567, 1_234_567, 1234.56]),
+        ("1.5 million, 2 billion, 3k, $4M, 300K, 5 millionths", [1.5e6, 2e9, 3000, 4e6, 300, 5]),
+        ("2024-05-06, 06.05.2024, 12:30, 2024-05-06T12:30:15.5Z, 1.2.3", []),
+        ("Two:\n- 5 pears\n- 6 apples", [5, 6]),
         ("nan, inf, -Infinity, 1/0, 1e999, 1e99999999999", []),
         ("9" * 5000, []),
         ("", []),
@@ -38,7 +46,9 @@ def test_numbers_in_a_text(text: str, numbers: list[float]) -> None:
 
 def test_a_decimal_comma() -> None:
     """With a decimal comma the point parts groups."""
-    assert [float(n) for n in Reading(None, ",", True).numbers("1.234,5 und 3,14")] == [1234.5, 3.14]
+    text = "1.234,5 und 3,14 und 0.75 und 0.125 und 1,000.50 und 2,5 Mio. am 6.5.2024"
+    found = [float(n) for n in Reading(None, ",", True).numbers(text)]
+    assert found == [1234.5, 3.14, 0.75, 0.125, 1000.5, 2_500_000]
 
 
 def test_fractions_can_be_off() -> None:
@@ -94,6 +104,19 @@ def test_numeric(answer: str, target: Any, options: dict[str, Any], correct: int
     assert values["error"] == pytest.approx(error, abs=1e-6)
 
 
+@pytest.mark.parametrize(("target", "answer"), [(0.75, "0,75"), (1.234, "1,234"), (1234.5, "1.234,50"), (1e-7, "1e-7")])
+def test_a_number_of_json_has_no_decimal_comma(target: float, answer: str) -> None:
+    """A target that is a number in the data is that number, whatever answers are written with."""
+    row = Sample("1", "q", [str(target), "7"], {"answer": [target, 7]})
+    assert scored(numeric, answer, row, decimal=",").values["correct"] == 1
+
+
+def test_a_unit_comes_before_a_magnitude() -> None:
+    """What the suite calls a unit is one."""
+    assert scored(numeric, "5 million", Sample("1", "q", "5 million"), units={"million": 1}).values["correct"] == 1
+    assert scored(numeric, "5 million km", Sample("1", "q", "5000000 km"), units={"km": 1}).values["correct"] == 1
+
+
 def test_the_note_says_why_there_is_no_number() -> None:
     """A row without a number that counts says how many there were."""
     assert scored(numeric, "who knows", Sample("1", "q", "1")).note == "no numbers"
@@ -109,6 +132,9 @@ def test_the_note_says_why_there_is_no_number() -> None:
         ("", {}, "target is missing or empty"),
         ("5 kg", {"units": {"km": 1}}, "has no number in these units, want one"),
         (["5", "six"], {}, "the target 'six' has no number, want one"),
+        ("0.75", {"decimal": ","}, "the target '0.75' has a point that parts no thousands; write it with the decimal"),
+        ("0.125", {"decimal": ","}, "has a point that parts no thousands"),
+        ("2024-05-06", {}, "has no number, want one"),
     ],
 )
 def test_targets_are_one_number(target: Any, options: dict[str, Any], what: str) -> None:
@@ -159,7 +185,7 @@ def test_long_answers_cost_nothing() -> None:
     """Digits, groups and slashes without end are read in no time."""
 
     def read() -> None:
-        for piece in ("1,111", "1/", "1 ", "-", "1e", "10^", "$"):
+        for piece in ("1,111", "1/", "1 ", "-", "1e", "10^", "$", "1.1", "1 111 ", "\n- ", "1:"):
             Reading({"km": 1}, ".", True).numbers(piece * 20_000)
 
     assert rounds(read) < 60

@@ -51,6 +51,12 @@ OPENAI = json.dumps(
         ('{"answer": 42}', "json", []),
         ('{"answer": 42}', "llama3", []),
         ('[weather(city="\\d", days=2)]', "python", [Call("weather", {"city": "\\d", "days": 2})]),
+        ("<tool_call>now\n</tool_call>", "glm", [NOW]),
+        ("<function=weather>{}</function>", "xml", [Call("weather", {})]),
+        ('Here:\n```json\n{"name": "now", "arguments": {}}\n```', "json", [NOW]),
+        ('{"name": "now", "arguments": {}}<|eot_id|>', "json", [NOW]),
+        ("```tool_code\nprint(now())\n```", "gemma", [NOW]),
+        ("<tool_call>[]</tool_call>", "hermes", []),
         ("[1] says it is cold", "mistral", []),
         (f"[{AS_JSON}]", "mistral", [OSLO]),
         ("[1] says it is cold", "json", []),
@@ -82,6 +88,16 @@ def test_forms(answer: str, form: str, calls: list[Call]) -> None:
         '{"name": "weather", "arguments": {"city": ',
         '{"name": "weather", "arguments": "Oslo"}',
         '{"name": "weather", "arguments": {"a": 1, "a": 2}}',
+        "<｜tool▁call▁begin｜>weather<｜tool▁sep｜>{",
+        "<|tool_call_begin|>functions.weather:0",
+        "commentary to=functions.weather json",
+        "call:weather{city:Oslo}",
+        '<|tool_call>call:rain{city:<|"|>Oslo<|"|>}<tool_call|>',
+        '<minimax:tool_call>\n<invoke name="rain">\n</invoke>\n</minimax:tool_call>',
+        '<invoke name="weather"><parameter name="city">Oslo</parameter></invoke>',
+        'Action: weather\nAction Input: {"city": "Oslo"}',
+        'Sure: {"name": "weather", "arguments": {}}',
+        '{"weather": {"city": "Oslo"}}',
     ],
 )
 def test_what_begins_a_call_and_is_none(answer: str) -> None:
@@ -129,14 +145,28 @@ def test_xml_arguments_have_the_types_of_the_schema() -> None:
 
 
 @pytest.mark.slow
-def test_a_template_that_writes_xml_is_read() -> None:
-    """Calls that a chat template of today's Qwen writes are read back as they were, texts with line breaks too."""
+@pytest.mark.parametrize(
+    ("template", "turn", "texts"),
+    [
+        ("qwen3_6", "<|im_start|>assistant", False),
+        ("glm4moe", "<|assistant|>", False),
+        ("lfm2_2_5", "<|im_start|>assistant", False),
+        ("gptoss", "<|start|>assistant", False),
+        ("deepseekv3", "<｜Assistant｜>", True),
+    ],
+)
+def test_what_templates_write_is_read(template: str, turn: str, texts: bool) -> None:
+    """Calls that today's chat templates write are read back as they were, texts with line breaks too."""
     trl = pytest.importorskip("trl")
-    template = (Path(trl.__file__).parent / "chat_templates" / "qwen3_6.jinja").read_text("utf-8")
+    source = (Path(trl.__file__).parent / "chat_templates" / f"{template}.jinja").read_text("utf-8")
     calls = [Call("weather", {"city": "Oslo\nS", "days": 2, "wet": False, "at": [1.5, {"x": None}]}), NOW]
-    turn = {"role": "assistant", "content": "", "tool_calls": [vars(call) for call in calls]}
-    written = compiled(template).render(messages=[{"role": "user", "content": "?"}, turn], tools=TOOLS)
-    assert calls_in(written.rpartition("<|im_start|>assistant")[2], "auto") == calls
+    calls = calls[:1] if template == "gptoss" else calls  # which writes one
+    made = [{"name": c.name, "arguments": json.dumps(c.arguments) if texts else c.arguments} for c in calls]
+    said = {"role": "assistant", "content": None if texts else "", "tool_calls": []}
+    said["tool_calls"] = [{"type": "function", "function": one} for one in made]
+    tools = [{"type": "function", "function": {"name": "now", "description": "the time", "parameters": {}}}]
+    written = compiled(source).render(messages=[{"role": "user", "content": "?"}, said], tools=tools)
+    assert calls_in(written.rpartition(turn)[2] if texts else written.split(turn)[-1], "auto") == calls
 
 
 def compiled(template: str) -> Any:
@@ -217,6 +247,14 @@ def test_a_template_that_leaves_tools_out(writes: bool) -> None:
         return
     with pytest.raises(UsageError, match="writes the same with and without the tools"):
         next(tool_calls(model, [sample([{"name": "now"}])]))
+
+
+@pytest.mark.parametrize(
+    "answer", ["The weather (in Oslo) is fine.", "weather < 5", "I have no weather(s).", '{"a": 1}']
+)
+def test_a_tools_name_in_words_is_no_call(answer: str) -> None:
+    """A refusal may speak of a tool."""
+    assert scored(tool_calls, answer, sample([])).values["refusal"] == 1
 
 
 EVAL = """
