@@ -105,8 +105,8 @@ def selftest(
     """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
 
     `only` names some of them, `limit` takes the first rows of every eval, `on` says where they answer, `patience` how
-    many seconds one may be silent there. `told` hears of each trial as it ends, `said` of what it all may cost before it
-    begins. Caps that an evaluator keeps hold for the whole of it. Raises UsageError on mistakes in the suite, on one
+    many seconds one may be silent there. `told` hears of each trial as it ends, `said` of what it all may cost before.
+    Caps that an evaluator keeps hold for the whole of it. Raises UsageError on mistakes in the suite, on one
     without candidates or gates, and where an evaluator has nobody to ask.
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
