@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -453,7 +452,9 @@ def test_answers_and_targets_are_kept_with_the_row() -> None:
 
 
 class Slow(Canned):
-    """A fake that takes its time and notes when it was asked."""
+    """A fake that takes its time, which passes on its own clock, and notes when it was asked."""
+
+    now = 0.0
 
     def __init__(self, seconds: float, diary: list[str], name: str) -> None:
         super().__init__()
@@ -461,18 +462,19 @@ class Slow(Canned):
 
     def generate(self, prompts: Sequence[Any], *, max_new_tokens: int = 64, stop: Sequence[str] = ()) -> list[str]:
         self.diary.append(self.name)
-        time.sleep(self.seconds)
+        Slow.now += self.seconds
         return ["x" for _ in prompts]
 
 
-def test_latency_is_a_ratio_of_medians_timed_in_turns() -> None:
-    """A model five times as slow has a ratio of about five, and both are asked in turns, in changing order."""
+def test_latency_is_a_ratio_of_medians_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model five times as slow has a ratio of five, and both are asked in turns, in changing order."""
+    monkeypatch.setattr("time.perf_counter", lambda: Slow.now)
     diary: list[str] = []
     slow, fast = Slow(0.02, diary, "slow"), Slow(0.004, diary, "fast")
     scores = list(latency(slow, [Sample("1", "q"), Sample("2", "r")], against=fast, repeats=3))
     ratio, seconds = latency.metrics
-    assert 3 < ratio.value(scores) < 7
-    assert 0.02 < seconds.value(scores) < 0.04
+    assert ratio.value(scores) == pytest.approx(5)
+    assert seconds.value(scores) == pytest.approx(0.02)
     turns = ["slow", "fast", "fast", "slow", "slow", "fast"]
     assert diary == ["slow", "fast", *turns, *turns]
 
