@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harness.artifacts.digests import digest_of, template_digest, weights_digest
     from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
     from harness.artifacts.gguf import Gguf, gguf_of, read_gguf
+    from harness.artifacts.kept import is_sealed
     from harness.artifacts.kept import seal as seal_folder
     from harness.artifacts.reads import meant_otherwise, weight_files
     from harness.artifacts.safetensors import Safetensors, read_safetensors
@@ -147,6 +148,7 @@ __all__ = [
     "gguf_of",
     "gpus",
     "hookimpl",
+    "is_sealed",
     "is_secret",
     "is_sign",
     "isolated",
@@ -250,6 +252,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "gguf_of": "harness.artifacts.gguf",
     "gpus": "harness.workers.local",
     "is_secret": "harness.texts.secrets",
+    "is_sealed": "harness.artifacts.kept",
     "is_sign": "harness.workers.protocol",
     "isolated": "harness.isolated:",
     "keys": "harness.answers.keys:",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, checker, weight_files
+from harness import Finding, ModelRef, checker, is_sealed, weight_files
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
@@ -148,14 +148,16 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """An adapter on a base it was not trained on.
 
     A revision of a model has the same names and shapes, so it loads and merges without a warning, and the result is
-    neither (peft#1567). Our trainer writes the digest of the base beside the adapter; it is compared here.
+    neither (peft#1567). Our trainer writes the digest of the base beside the adapter; it is compared here. What such a
+    note says in a folder that was not made here proves nothing, and is told as the adapter's own word.
     """
     made_for = note_of(adapter).get("base_digest")
     if made_for and base.digest and made_for != base.digest:
         what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
         yield Finding("error", what, (), "name the base it was trained on")
-    elif not made_for:
-        yield Finding("note", "the adapter does not say which weights it was trained on, so that is taken on trust")
+    elif not (made_for and is_sealed(Path(adapter.adapter or adapter.path))):
+        said = "says" if made_for else "does not say"
+        yield Finding("note", f"the adapter {said} which weights it was trained on, so that is taken on trust")
 
 
 def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,7 @@ from harness_checks import answers, harness_checks, lint
 from harness_checks.frames import frame_of
 from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
+from harness_checks.trained import another_base
 from tests.helpers.speed import rounds
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
 from tests.mutations.mutations import MUTATIONS
@@ -553,3 +554,20 @@ def test_what_servers_obey_is_told(twins: tuple[Path, Path]) -> None:
         edited("generation_config.json", lambda c: c.update(do_sample=True, temperature=0.6))(folder)
     (told,) = beside(*twins).values()
     assert told.startswith("note: servers obey generation_config.json (do_sample = true, temperature = 0.6)")
+
+
+def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> None:
+    """A note in a folder that was not made here can refuse, and cannot silence; one that was sealed here can."""
+    from harness.artifacts.kept import seal
+
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    ref, base = ModelRef("adapter", "base", adapter=folder), ModelRef("base", "base", "b" * 64)
+    told = lambda: [(f.severity, "does not say" in f.what) for f in another_base(ref, base)]  # noqa: E731
+    assert told() == [("note", True)]
+    (folder / "harness-adapter.json").write_text(json.dumps({"base_digest": "c" * 64}), "utf-8")
+    assert [severity for severity, _ in told()] == ["error"]
+    (folder / "harness-adapter.json").write_text(json.dumps({"base_digest": "b" * 64}), "utf-8")
+    assert told() == [("note", False)]
+    seal(folder)
+    assert told() == []
