@@ -28,18 +28,24 @@ MANY = 500  # keys in one query
 
 
 class Responses:
-    """Remembered answers by key: JSON values, each with a checksum of its own."""
+    """Remembered answers by key: JSON values, each with a checksum of its own; how many were looked for, and found."""
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self.path, self._warn = path, warn
         self._waiting: dict[bytes, str] = {}
         self._written = time.monotonic()
         self._damaged = False
+        self.asked = self.found = 0
         self._db: sqlite3.Connection | None = None
         self._open()
 
-    def find(self, keys: Iterable[bytes], read: Callable[[Any], Any] = lambda value: value) -> dict[bytes, Any]:
-        """Return what is remembered under some keys, as `read` makes it of a JSON value; it raises where it cannot."""
+    def find(
+        self, keys: Iterable[bytes], read: Callable[[Any], Any] = lambda value: value, *, counts: bool = True
+    ) -> dict[bytes, Any]:
+        """Return what is remembered under some keys, as `read` makes it of a JSON value; it raises where it cannot.
+
+        What is no answer `counts` for none.
+        """
         wanted = list(dict.fromkeys(keys))
         found: dict[bytes, Any] = {}
         for start in range(0, len(wanted), MANY):
@@ -53,6 +59,8 @@ class Responses:
                 except (ValueError, TypeError, LookupError, RecursionError) as error:
                     self._set_aside(f"a row of it cannot be read ({error})")
                     break
+        if counts:
+            self.asked, self.found = self.asked + len(wanted), self.found + len(found)
         return found
 
     def keep(self, key: bytes, value: Any) -> None:

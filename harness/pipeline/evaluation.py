@@ -43,7 +43,7 @@ def evaluate_item(
     """
     task = session.collection.tasks[item.eval]
     begun = time.monotonic()
-    before = tally(subject)
+    before = _tally(session, subject)
     try:
         result = _result(session, record, adjudicator, item, subject, against)
         if item.subject in session.collection.baselines:
@@ -57,13 +57,20 @@ def evaluate_item(
         _hear(record, models)
         adjudicator.take(item, result)
         _keep_rows(session, record, item, result, subject)
-        asked, found = (now - then for now, then in zip(tally(subject), before, strict=True))
-        if earlier := record.answers.get((item.subject, item.eval)):
-            asked, found = earlier.asked, earlier.remembered
+        asked, found = (now - then for now, then in zip(_tally(session, subject), before, strict=True))
+        if earlier := record.answers.get((item.subject, item.eval)):  # what is asked now is asked of a judge
+            asked, found = asked + earlier.asked, found + earlier.remembered
         report = replace(_done(adjudicator, item, task, result), asked=asked, remembered=found)
         _look_at_answers(session, record, item, task, result)
     record.report(report)
     return report
+
+
+def _tally(session: Session, subject: Subject | None) -> tuple[int, int]:
+    """Return how much was asked of a subject, or of those who mark, and how much of it was remembered."""
+    if subject is not None or session.responses is None:
+        return tally(subject)
+    return session.responses.asked, session.responses.found
 
 
 def ask(session: Session, record: Record, item: Item, models: Models, subject: Subject) -> None:

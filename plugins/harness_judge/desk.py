@@ -144,7 +144,7 @@ class Desk(Generic[Asked]):
         if self.responses is None:
             return {}
         alias = self._alias()
-        model = self.responses.find([alias]).get(alias)
+        model = self.responses.find([alias], counts=False).get(alias)
         if not isinstance(model, str):
             return {}
         wanted = [self._key(q, model) for q in questions]

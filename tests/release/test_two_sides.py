@@ -28,3 +28,39 @@ def test_remembered_answers_of_the_baseline_count(project: Project) -> None:
     assert f"{len(ROWS)} answers were remembered of an earlier run" in found.refused
     assert project.run("--set", "train.skill=0.97", "--no-cache").code == 0
     assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]["remembered"] == 0
+
+
+MARKED = """
+from harness import Score, evaluator, hookimpl, metric, request_key
+
+@evaluator(marks="answers")
+@metric("exact", better="higher", scale="proportion")
+def judged(samples, answers, baseline_answers, *, marking, max_new_tokens: int = 64):
+    keys = {s.id: request_key("judge", "mark", s.id, a) for s, a in zip(samples, answers)}
+    known = marking.responses.find(keys.values()) if marking.responses else {}
+    for sample, answer in zip(samples, answers):
+        mark = known.get(keys[sample.id], float(answer == sample.target))
+        if marking.responses:
+            marking.responses.keep(keys[sample.id], mark)
+            marking.responses.flush()
+        yield Score(sample.id, {"exact": mark}, answer=answer)
+
+@hookimpl
+def harness_evaluators():
+    return {"judged": judged}
+"""
+
+
+def test_remembered_marks_of_a_judge_count(project: Project) -> None:
+    """Who could write the answers of a model into the cache could write a judge's marks there."""
+    suite = SUITE.replace('use = "exact_match"', 'use = "judged"').replace("qa.exact_match", "qa.exact")
+    project.write({"suite.toml": suite, "harnessfile.py": MARKED, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    assert project.run().code == 0
+    for path in (project.folder / "cache/trained").iterdir():
+        path.rename(path.with_name(f"{path.name}.old"))
+    assert project.run("--set", "train.skill=0.97").code == 0
+    export = project.folder / "exports/fake"
+    answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
+    assert answers["asked"] == 2 * len(ROWS)
+    assert 0 < answers["remembered"] <= len(ROWS)
+    assert "answers were remembered" in verify(export, Policy(["fake"], remembered=False, threshold=0)).refused
