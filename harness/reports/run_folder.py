@@ -20,6 +20,7 @@ from harness.records.samples import Result, Sample, Score
 from harness.reports.junit import junit
 from harness.reports.places import placed
 from harness.reports.report_json import dumps, read_run, to_json
+from harness.texts.secrets import hide
 
 
 class RunFolder:
@@ -113,9 +114,14 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "weight": score.weight,
         "weights": dict(score.weights),
         **({"lost": list(score.lost)} if score.lost else {}),
-        "note": score.note,
-        **({"details": dict(score.details)} if score.details else {}),
+        "note": _told(score.note),
+        **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
+
+
+def _told(value: Any) -> Any:
+    """Return what an evaluator says of a row, which may quote its options, without secrets."""
+    return hide(value) if isinstance(value, str) else value
 
 
 def value_of(row: Mapping[str, Any], metric: str) -> float:
