@@ -212,11 +212,11 @@ def _sent(session: Session, item: Item, subject: Subject) -> dict[str, str]:
 
 
 def _look_at_answers(session: Session, record: Record, item: Item, task: Task, result: Result) -> None:
-    """Run the checks of results; what is odd about a baseline is nothing to stop for, and told once of all rows."""
+    """Run the checks of results; what is odd about a baseline is nothing to stop for, and one warning is told once."""
     for one in session.checks.run("results", result=result, task=task, facts=record.facts):
         if item.subject not in session.collection.candidates and one.severity == "error":
             one = replace(one, severity="note")
-        if one not in record.findings:
+        if one.severity != "warning" or one not in record.findings:
             record.finding(one)
 
 

@@ -75,7 +75,7 @@ def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
 
 
 def _report() -> Schema:
-    return {"title": "report.json", **record(Run, format={"enum": [report_json.FORMAT]})}
+    return {"title": "report.json", **record(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)}
 
 
 def _event() -> Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,16 @@ from harness.reports.places import placed
 from harness.texts.secrets import hide, struck
 
 FORMAT = 2  # of report.json; raised when an older reader would misread
+END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
+CHANGED = "is not as a run wrote it: what it says is not verified; look at the rows, or harness verify the export"
 READ = (1, 2)  # 1 has no training, shown, memory or changes, counts no rows won and lost, and tells of absolute paths
 
 
 def to_json(run: Run) -> str:
     """Write a run as JSON; what plugins tell is struck as their options are, and no path is absolute."""
     facts = {name: struck(told) for name, told in run.facts.items()}
-    return dumps({"format": FORMAT, **placed(dataclasses.asdict(run) | {"facts": facts}, run)})
+    text = dumps({"format": FORMAT, **placed(dataclasses.asdict(run) | {"facts": facts}, run)})
+    return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode()).hexdigest()}"{END}'
 
 
 def dumps(value: Any) -> str:
@@ -35,11 +39,12 @@ def dumps(value: Any) -> str:
 def read_run(folder: Path) -> Run:
     """Read the run in a folder (or its report.json), which becomes the run's own.
 
-    Raises UsageError when there is none, or of another format.
+    What somebody changed since gets a warning that says so. Raises UsageError when there is none, or of another format.
     """
     path = folder / "report.json" if folder.is_dir() else folder
     try:
-        data = json.loads(path.read_text("utf-8"), parse_int=_int)
+        text = path.read_text("utf-8")
+        data = json.loads(text, parse_int=_int)
     except OSError as error:
         where = folder if not folder.exists() else path
         raise UsageError(f"{where}: no report can be read: {error.strerror}; name a folder in reports/") from None
@@ -48,12 +53,21 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{path}: no report can be read: {why}; name a folder in reports/") from None
     if not isinstance(data, dict) or data.pop("format", None) not in READ:
         raise UsageError(f"{path}: is not a report of this version of the harness")
+    data.pop("sha256", None)
     try:
         found: Run = made(Run, data, "it")
     except (TypeError, ValueError) as error:
         what = f"is not a report of this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
+    if not _as_written(text):
+        found = dataclasses.replace(found, warnings=[f"{path.name} {CHANGED}", *found.warnings])
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
+
+
+def _as_written(text: str) -> bool:
+    """Return whether a report is what a run wrote: its last key says the sha256 of all before it."""
+    body, _, told = text.removesuffix(f'"{END}').rpartition(SUM)
+    return hashlib.sha256(f"{body}{END}".encode()).hexdigest() == told
 
 
 def made(want: Any, value: Any, place: str) -> Any:

@@ -94,3 +94,17 @@ def walk(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, inner in steps:
         yield from walk(inner, (*way, step))
+
+
+def test_a_report_that_was_changed_is_told_as_not_verified(project: Project) -> None:
+    """A FAIL that became a PASS by hand, or a number, is shown with a line that says what it is worth."""
+    project.write({"suite.toml": SUITE.replace("min = 0.5", "min = 0.99"), "test.jsonl": ROWS, "train.jsonl": TRAIN})
+    assert project.run().code == 1
+    (path,) = project.folder.glob("reports/*/report.json")
+    assert "not verified" not in project.harness("show").out
+    text = path.read_text("utf-8")
+    edits = [('"FAIL"', '"PASS"'), ('"exit_code": 1', '"exit_code": 0'), ('"sha256": "', '"sha256": "0')]
+    for changed in (text.rpartition(',\n "sha256"')[0] + "\n}\n", *(text.replace(*edit) for edit in edits)):
+        path.write_text(changed, "utf-8")
+        for words in (["show"], ["report", str(path.parent), "--markdown"]):
+            assert "report.json is not as a run wrote it: what it says is not verified" in project.harness(*words).out
