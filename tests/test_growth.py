@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
+import tracemalloc
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +18,12 @@ import pytest
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.record import Watched
 from harness.records import frozen
+from harness.records.metrics import Metric
 from harness.records.run import Report, Run
+from harness.records.samples import Result, Sample, Score
+from harness.reports.run_folder import RunFolder, read_rows
 from harness.testing import SUITE, Project
+from harness_report.reading import Kept
 
 FEW, TIMES = 4, 4
 
@@ -47,6 +56,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for owner, name in ((frozen, "_copied"), (Adjudicator, "give"), (json, "loads")):
         count(owner, name)
     return found
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Return the most bytes that were taken at a time."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_events_cost_what_they_tell(project: Project, calls: Counter[str]) -> None:
@@ -93,3 +113,48 @@ def test_a_run_that_is_watched_is_a_run() -> None:
     assert isinstance(seen, Run) and (seen.gates, len(seen.reports)) == (3, 2)
     assert asdict(Watched.of(run)) == asdict(run) and replace(Watched.of(run), gates=2).gates == 2
     assert pickle.loads(pickle.dumps(Watched.of(run))) == run
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+METRICS = {"m": Metric("m", "higher", "proportion")}
+
+
+def kept(folder: Path, rows: int, subjects: Sequence[str] = ("base", "merged")) -> tuple[Run, Path]:
+    """Return a run of so many rows with the folder that holds them; every third row is wrong, the next one lost."""
+    place = RunFolder(folder / str(rows), "fake", datetime.now(UTC))
+    for n, subject in enumerate(subjects):
+        place.add(scored(subject, rows, n), asked(rows), METRICS, {})
+    reports = [Report(s, s, "qa", "done", {"m": 0.6}, better={"m": "higher"}, n=rows) for s in subjects]
+    return Run("fake", "p", "d", 1, 0.05, "m", "t", "0", reports=reports), place.path
+
+
+def asked(rows: int) -> list[Sample]:
+    return [Sample(f"q{i}", f"question {i} " * 5, f"w{i}", {"input": f"question {i}"}) for i in range(rows)]
+
+
+def scored(subject: str, rows: int, wrong: int = 0) -> Result:
+    scores = [Score(s.id, {"m": float((i + wrong) % 3 > 0)}, answer="yes") for i, s in enumerate(asked(rows))]
+    return Result(subject, "qa", tuple(scores), {"m": 0.6}, "d")
+
+
+def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
+    """Of what is written of an item, in the run's folder and in evidence, one row is in memory at a time."""
+    folder = RunFolder(tmp_path, "fake", datetime.now(UTC))
+    sizes = []
+    for rows in (500, 500 * TIMES):
+        result, samples = scored("base", rows), asked(rows)
+        sizes.append(peak(lambda r=result, s=samples: folder.add(r, s, METRICS, {})))
+    assert sizes[1] - sizes[0] < 500_000, sizes  # of a file of two megabytes: what finds a score by its row
+
+
+def test_a_page_holds_of_a_row_what_it_shows(tmp_path: Path) -> None:
+    """What two subjects' rows have in common is in memory once, and what no page shows is not."""
+    run, folder = kept(tmp_path, 1000)
+    lock = {"suite": {"evals": [{"name": "qa", "slices": []}]}}
+    whole = peak(lambda: [read_rows(folder, s, "qa") for s in ("base", "merged")])
+    page = Kept(folder, run, lock)
+    assert peak(lambda: [page.rows(s, "qa") for s in ("base", "merged")]) < whole / 2
+    ours, theirs = (page.rows(s, "qa")["q5"] for s in ("merged", "base"))
+    assert ours["arguments"] is theirs["arguments"] and ours["m"] != theirs["m"]
