@@ -21,7 +21,9 @@ from harness.records import frozen
 from harness.records.metrics import Metric
 from harness.records.run import Report, Run
 from harness.records.samples import Result, Sample, Score
-from harness.reports.run_folder import RunFolder, read_rows
+from harness.reports import rows as rows_module
+from harness.reports.rows import all_rows
+from harness.reports.run_folder import RunFolder, each_row, read_rows
 from harness.testing import SUITE, Project
 from harness_report.reading import Kept
 
@@ -53,7 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(owner, name, counted)
 
-    for owner, name in ((frozen, "_copied"), (Adjudicator, "give"), (json, "loads")):
+    for owner, name in ((frozen, "_copied"), (Adjudicator, "give"), (json, "loads"), (rows_module, "_answer")):
         count(owner, name)
     return found
 
@@ -137,6 +139,17 @@ def asked(rows: int) -> list[Sample]:
 def scored(subject: str, rows: int, wrong: int = 0) -> Result:
     scores = [Score(s.id, {"m": float((i + wrong) % 3 > 0)}, answer="yes") for i, s in enumerate(asked(rows))]
     return Result(subject, "qa", tuple(scores), {"m": 0.6}, "d")
+
+
+def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> None:
+    """`show --rows -n 3` reads the values of all rows one after the other, and holds three rows."""
+    run, folder = kept(tmp_path, 4000)
+    calls.clear()
+    found, there, of = all_rows(run, folder, "qa", wrong=True, most=3)
+    assert ([row.change for row in found], there, of) == (["lost"] * 3, 1333, 4000)
+    assert calls["_answer"] == 3 * len(run.reports)
+    most, whole = (peak(lambda n=n: all_rows(run, folder, "qa", most=n)) for n in (3, None))
+    assert most < peak(lambda: list(each_row(folder, "base", "qa"))) / 4 < whole
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
