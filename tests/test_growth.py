@@ -25,6 +25,8 @@ from harness.reports import rows as rows_module
 from harness.reports.rows import all_rows
 from harness.reports.run_folder import RunFolder, each_row, read_rows
 from harness.testing import SUITE, Project
+from harness_report import reading
+from harness_report.history import MOST
 from harness_report.reading import Kept
 
 FEW, TIMES = 4, 4
@@ -55,7 +57,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(owner, name, counted)
 
-    for owner, name in ((frozen, "_copied"), (Adjudicator, "give"), (json, "loads"), (rows_module, "_answer")):
+    for owner, name in (
+        (frozen, "_copied"), (Adjudicator, "give"), (json, "loads"), (rows_module, "_answer"), (reading, "read_run"),
+    ):  # fmt: skip
         count(owner, name)
     return found
 
@@ -171,3 +175,22 @@ def test_a_page_holds_of_a_row_what_it_shows(tmp_path: Path) -> None:
     assert peak(lambda: [page.rows(s, "qa") for s in ("base", "merged")]) < whole / 2
     ours, theirs = (page.rows(s, "qa")["q5"] for s in ("merged", "base"))
     assert ours["arguments"] is theirs["arguments"] and ours["m"] != theirs["m"]
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+def test_a_history_reads_what_it_shows(suite: Project, calls: Counter[str]) -> None:
+    """Of many runs a glimpse is taken, and the last ones alone are read whole; JSON reads one at a time."""
+    first = suite.run().report
+    for i in range(60):
+        place = Path(first.folder).with_name(f"fake-20200101T0000{i:02}Z")
+        place.mkdir()
+        told = json.loads(Path(first.folder, "report.json").read_text("utf-8"))
+        (place / "report.json").write_text(json.dumps(told | {"started": f"2020-01-01T00:00:{i:02}+00:00"}), "utf-8")
+    (place.with_name("odd")).mkdir()
+    (place.with_name("odd") / "report.json").write_text('{"suite": "fake", "reports": [{"verdicts": [1]}]}', "utf-8")
+    calls.clear()
+    out = suite.harness("history", "fake").out
+    assert "fake: 61 runs, 1 January 2020 to" in out and calls["read_run"] == MOST
+    assert len(json.loads(suite.harness("history", "fake", "--json").out)["runs"]) == 61
