@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -124,17 +124,17 @@ def _is_private(group: int) -> bool:
     return members.gr_name == name and set(members.gr_mem) <= {name}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is whole or not there: temporary file, fsync, rename; its mode follows the umask.
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file, of pieces if it is large, so that it is whole or not there: temporary file, fsync, rename.
 
-    Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
+    Its mode follows the umask. Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
-            f.write(text)
+            f.writelines([text] if isinstance(text, str) else text)
             f.flush()
             os.fsync(f.fileno())
         work.replace(path)

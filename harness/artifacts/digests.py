@@ -19,6 +19,7 @@ from harness.artifacts.safetensors import Safetensors, read_header
 from harness.files import open_file
 
 CHUNK = 1 << 20  # bytes hashed at a time
+CANONICAL = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False)  # made once: a row has many digests
 SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 MOST_THREADS = 4  # that hash files, each one at a time
 WEIGHTS = "tensors 2"  # of the weights digest: raised when the same tensors would have another one
@@ -77,8 +78,7 @@ def weights_of(files: Mapping[str, Hashed]) -> str:
 
 def digest_of(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON, 64 hex digits."""
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(CANONICAL.encode(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -37,26 +37,27 @@ def print_flips(flips: Sequence[tuple[Verdict, Sequence[Shown]]], most: int) -> 
         screen.line("no row changed between a candidate and the baseline of a gate, and none failed one")
 
 
-def chosen_rows(run: Run, folder: Path, evaluation: str, wrong: bool) -> list[tuple[str, list[Shown], int]]:
-    """Return the rows of one eval or of all, only the `wrong` ones if they are wanted, and how many there are.
+def chosen_rows(
+    run: Run, folder: Path, evaluation: str, wrong: bool, most: int | None
+) -> list[tuple[str, list[Shown], int, int]]:
+    """Return rows of one eval or of all, only the `wrong` ones if they are wanted; how many these are, and of how many.
 
     Raises UsageError where there are none.
     """
     found = []
     for name in [evaluation] if evaluation else dict.fromkeys(r.eval for r in run.reports if r.outcome == "done"):
-        rows = all_rows(run, folder, name)
-        found.append((name, [r for r in rows if not wrong or r.change in ("lost", "wrong")], len(rows)))
+        found.append((name, *all_rows(run, folder, name, wrong=wrong, most=most)))
     if not found:
         raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
     return found
 
 
-def print_rows(found: Sequence[tuple[str, Sequence[Shown], int]], most: int, wrong: bool) -> None:
+def print_rows(found: Sequence[tuple[str, Sequence[Shown], int, int]], most: int, wrong: bool) -> None:
     """Print rows with the answers of all subjects, so many of each eval."""
     screen = Screen()
-    for name, rows, of in found:
+    for name, rows, there, of in found:
         _heading(screen, name)
-        screen.line(f"{len(rows):,} of {counted(of, 'row')}" + (" wrong" if wrong else "") + _cut(len(rows), most))
+        screen.line(f"{there:,} of {counted(of, 'row')}" + (" wrong" if wrong else "") + _cut(there, most))
         for row in rows[:most]:
             _print_row(screen, row)
 

@@ -111,9 +111,10 @@ class Plan:
         """Return whether all weights are trained, so that what is trained is the merged model."""
         return trains_whole(self.suite, self.plugins)
 
-    def gates(self, candidate: str) -> list[Gate]:
-        """Return the gates on a candidate; where one compares with the parent, with the parent's name in its place."""
-        return [self.named(g, candidate) for g in self.suite.gates if g.applies_to(candidate)]
+    def gates(self, candidate: str, evaluation: str = "") -> list[Gate]:
+        """Return the gates on a candidate, of an eval those that need it; the parent stands there by its name."""
+        gates = (g for g in self.suite.gates if not evaluation or evaluation in self.evals(g))
+        return [self.named(g, candidate) for g in gates if g.applies_to(candidate)]
 
     def named(self, gate: Gate, candidate: str) -> Gate:
         """Return a gate as it is put to a candidate."""
@@ -143,6 +144,11 @@ class Plan:
     def evals(self, gate: Gate) -> set[str]:
         """Return the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
         return self._needs[gate.id]
+
+    @cached_property
+    def chosen(self) -> dict[str, set[str]]:
+        """The evals that are run on each subject."""
+        return {s: {i.eval for i in self.items if i.subject == s} for s in (*self.baselines, *self.candidates)}
 
     @cached_property
     def _needs(self) -> dict[str, set[str]]:

@@ -113,7 +113,7 @@ def _needed(plan: Plan, item: Item) -> list[str]:
     """Return the ids of the items that the gates on an item need: baselines, and those of gates they wait for."""
     if item.subject not in plan.candidates:
         return []
-    about = {e for g in plan.gates(item.subject) if item.eval in (own := plan.evals(g)) for e in own}
+    about = {e for g in plan.gates(item.subject, item.eval) for e in plan.evals(g)}
     gates = [g for g in plan.gates(item.subject) if g.eval in about]
     found = [replace(item, eval=e) for e in about]
     found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]

@@ -12,7 +12,7 @@ from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.gates.eligibility import unjudged
 from harness.pipeline.ledger import Ledger, Standing
-from harness.pipeline.looks import look_of, looked_at
+from harness.pipeline.looks import look_of, tells
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.records.waivers import Waiver
@@ -66,20 +66,16 @@ class Adjudicator:
         self.ended.add((item.subject, item.eval))
         if item.subject not in self.plan.candidates:
             return ()
-        before = set(self.said)
+        before = len(self.said)
         self.count(item)
-        self.settle(item.subject)
-        return tuple(v for key, v in self.said.items() if key not in before)
-
-    def settle(self, candidate: str) -> None:
-        """Give every verdict on a candidate that can be given."""
-        for gate in self.plan.gates(candidate):
-            self.give(gate, candidate)
+        for gate in self.plan.gates(item.subject, item.eval):
+            self.give(gate, item.subject)
+        return self.verdicts[before:]
 
     def count(self, item: Item) -> None:
         """Find out which attempt at its rows an evaluation is, and write that down before anything is said of it."""
         key, result = (item.subject, item.eval), self.results.get((item.subject, item.eval))
-        if self.ledger is None or result is None or item.eval not in looked_at(self.plan, item.subject):
+        if self.ledger is None or result is None or not tells(self.plan.tasks[item.eval]):
             return
         look = look_of(self.plan, *key, result.digest, self.base, result)
         with self.ledger.locked():
@@ -106,7 +102,7 @@ class Adjudicator:
 
     def ready(self, gate: Gate, candidate: str) -> bool:
         """Return whether all evaluations it needs ended; no deselected one is waited for, but one must be there."""
-        chosen = {i.eval for i in self.plan.items if i.subject == candidate}
+        chosen = self.plan.chosen[candidate]
         own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
         needed = {e for e in self.plan.evals(gate) if e in chosen}
         return bool(own & chosen) and all((candidate, e) in self.ended for e in needed)
@@ -154,7 +150,7 @@ class Adjudicator:
 
     def decided(self, item: Item, result: Result) -> bool:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
-        gates = [g for g in self.plan.gates(item.subject) if g.eval == item.eval]
+        gates = [g for g in self.plan.gates(item.subject, item.eval) if g.eval == item.eval]
         self.presume(item, result.digest)
         verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)

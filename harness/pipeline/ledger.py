@@ -76,6 +76,7 @@ class Ledger:
         self.path, self.warn = path, warn
         self.empty = not path.exists() or not path.stat().st_size  # as it was found
         self._known: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, 0), [])
+        self._parsed: tuple[bytes, dict[str, dict[str, Any]]] = (b"", {})  # whole lines of it, and what they say by id
         self._rows: dict[str, frozenset[Row] | None] = {}
         self._met: dict[tuple[str, str], bool] = {}
 
@@ -237,9 +238,11 @@ class Ledger:
 
     def _checked(self, data: bytes) -> list[dict[str, Any]]:
         """Return the lines of a ledger, each once; what a kill cut off at its end was never told to anybody."""
-        found: dict[str, dict[str, Any]] = {}
+        # A run of many evals looks after each of them: only what was added since is parsed.
+        begins = self._parsed[0] if data.startswith(self._parsed[0]) else b""
+        found = dict(self._parsed[1]) if begins else {}
         numbers: dict[str, int] = {}
-        for number, text in enumerate(lines_of(data), 1):
+        for number, text in enumerate(lines_of(data[len(begins) :]), begins.count(b"\n") + 1):
             if not text.strip():
                 continue
             try:
@@ -254,12 +257,14 @@ class Ledger:
                 raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
             found[line["id"]] = line
             numbers.setdefault(line["id"], number)
-        for line in found.values():
+        for line in map(found.__getitem__, numbers):
             if lost := [a for a in line["after"] if a not in found]:
                 where = f"{self.path}:{numbers[line['id']]}: comes after a line that is not there ({lost[0][:DIGITS]})"
                 raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
         if found and not any("ledger" in line for line in found.values()):
             raise UsageError(f"{self.path}: has no beginning; restore the file, or move it away: {AGAIN}")
+        if data.endswith(b"\n"):
+            self._parsed = data, found
         return list(found.values())
 
     def _unwritable(self, error: OSError) -> UsageError:

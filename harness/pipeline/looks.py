@@ -61,11 +61,9 @@ def look_of(plan: Plan, candidate: str, name: str, weights: str, base: str, resu
     return Look(role_of(plan, candidate), weights, rows, scores, base, project, task.spec.rows_at_most)
 
 
-def looked_at(plan: Plan, candidate: str) -> list[str]:
-    """Return the evals of a run that tell of a candidate by rows: all but those that count, gated or not."""
-    chosen = {i.eval for i in plan.items if i.subject == candidate}
-    told = {n: [m for m in plan.tasks[n].metrics.values() if m.scale != "count"] for n in plan.tasks if n in chosen}
-    return [n for n, metrics in told.items() if metrics and any(plan.tasks[n].keys)]
+def tells(task: Task) -> bool:
+    """Return whether an eval tells of a candidate by rows, gated or not: all do but those that count."""
+    return any(m.scale != "count" for m in task.metrics.values()) and any(task.keys)
 
 
 def role_of(plan: Plan, candidate: str) -> Role:

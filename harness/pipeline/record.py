@@ -1,11 +1,11 @@
-"""What a run found: a record that only grows, and that those who watch see in copies."""
+"""What a run found: a record that only grows, and of which those who watch see copies."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from harness.records.models import ModelRef
 from harness.records.run import Change, Exported, Report, Run, ShownRow, Swept, TrainingStep, Trial
 from harness.records.samples import Result
 from harness.suite.waivers import read_waivers, void
+
+FIELDS = frozenset(f.name for f in fields(Run))
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,30 @@ class Answered:
     sent: Mapping[str, str] = field(default_factory=dict)
 
 
+class Watched(Run):
+    """A run as it stood at an event, copied field by field as these are looked at: all of it each time is quadratic."""
+
+    __slots__ = ("_copied",)
+    _copied: Callable[[str], Any]
+
+    @classmethod
+    def of(cls, run: Run) -> Watched:
+        made = cls.__new__(cls)
+        made._copied = lambda name: isolated(getattr(run, name))  # no attribute is the run itself
+        return made
+
+    def __getattribute__(self, name: str) -> Any:
+        known = super().__getattribute__("__dict__")
+        if name in FIELDS and name not in known:
+            known[name] = self._copied(name)
+        return super().__getattribute__(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Run, tuple(getattr(self, f.name) for f in fields(Run))  # what is sent away is a plain one
+
+
 class Record:
-    """What a run found so far: every method adds to it, and a hook that watches gets a copy of the whole.
+    """What a run found so far: every method adds to it, and a hook that watches gets a copy of what it looks at.
 
     What listeners write decides nothing: nobody reads a copy, and verdicts are those of the adjudicator.
     """
@@ -147,7 +171,7 @@ class Record:
 
     def tell(self, hook: str, **records: Any) -> None:
         """Call a hook that watches; it gets copies, for what a listener writes must decide nothing."""
-        getattr(self.hook, hook)(run=isolated(self.shown()), **isolated(records))
+        getattr(self.hook, hook)(run=Watched.of(self.shown()), **isolated(records))
 
     # -- what is added, and told -------------------------------------------------------------------
 

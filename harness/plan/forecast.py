@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from harness.collection.plan import Plan
 from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.ledger import Ledger, Standing
-from harness.pipeline.looks import look_of, looked_at
+from harness.pipeline.looks import look_of, tells
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
 from harness.plan.benchmark import EVALUATION, FULL, Measured, methods_of
@@ -93,7 +93,7 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
 def _attempts(plan: Plan) -> dict[tuple[str, str], Standing]:
     """Return which attempt other weights would be at the rows of every evaluation, by candidate and eval."""
     ledger = Ledger.here(lambda _: None)
-    asked = [(name, e) for name in plan.candidates for e in looked_at(plan, name)]
+    asked = [(c, e) for c in plan.candidates for e, t in plan.tasks.items() if e in plan.chosen[c] and tells(t)]
     return {key: ledger.standing(look_of(plan, *key, "", "", None)) for key in asked}
 
 

@@ -172,7 +172,7 @@ def _write_evidence(
     evidence.mkdir()
     (evidence / LOCK).write_bytes(judged.lock)
     write_text(evidence / GATES, dumps(gates))
-    write_text(evidence / ITEMS, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
+    write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(_public(run, private)))
     write_text(work / CARD, model_card.write(plan.suite, declared, ref, run))
     beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])

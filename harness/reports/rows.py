@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError, did_you_mean
 from harness.records.gates import Verdict
 from harness.records.run import Report, Run
-from harness.reports.run_folder import read_rows
+from harness.reports.run_folder import each_row, value_of
 from harness.texts.counts import counted
 
-Rows = Mapping[str, Mapping[str, Any]]  # of one item, by id
 SLICES = re.compile(r" on (\S+=.*?)(?: without rows that leak)?$")  # in a claim
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
 
@@ -41,45 +40,44 @@ def changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[Shown]:
     evaluation, _, metric = verdict.metric.partition(".")
     if not verdict.n or verdict.method == "point":
         return []
-    ours = read_rows(folder, verdict.candidate, evaluation)
-    sides = {verdict.candidate: ours}
-    if verdict.versus:
-        sides = {verdict.versus: read_rows(folder, verdict.versus, evaluation), **sides}
     try:
         chosen = [("lost", i) for i in verdict.lost] + [("won", i) for i in verdict.won]
         if not verdict.versus:
-            chosen = [("failed", i) for i in _failed(verdict, metric, ours)]
-        return [_row(run, change, i, evaluation, metric, sides) for change, i in chosen]
+            chosen = [("failed", i) for i in _failed(verdict, metric, each_row(folder, verdict.candidate, evaluation))]
+        subjects = [s for s in (verdict.versus, verdict.candidate) if s]
+        return _rows(folder, evaluation, metric, subjects, chosen)
     except (LookupError, TypeError, ValueError, AttributeError):
         what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
         raise UsageError(f"{folder}: {what}; run the suite again") from None
 
 
-def all_rows(run: Run, folder: Path, evaluation: str) -> list[Shown]:
-    """Return all rows of an eval with the answers of all subjects, what the candidate lost first.
+def all_rows(
+    run: Run, folder: Path, evaluation: str, *, wrong: bool = False, most: int | None = None
+) -> tuple[list[Shown], int, int]:
+    """Return rows of an eval with the answers of all subjects, what the candidate lost first, or so many at most.
 
-    The candidate is what ships, or the last that was measured. Raises UsageError where there is no such eval, or its
-    rows cannot be read.
+    And how many there are, all or only the `wrong` ones as is wanted, and of how many. The candidate is what ships, or
+    the last that was measured. Raises UsageError where there is no such eval, or its rows cannot be read.
     """
     reports = [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]
     if not reports:
         known = dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
         raise UsageError(f'{folder}: holds no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
-    sides = {r.subject: read_rows(folder, r.subject, evaluation) for r in reports}
-    shipped = [e.candidate for e in run.exports if e.candidate in sides]
+    subjects = dict.fromkeys(r.subject for r in reports)
+    shipped = [e.candidate for e in run.exports if e.candidate in subjects]
     candidate = shipped[0] if shipped else reports[-1].subject
-    baseline = next((s for s in sides if s != candidate), "")
+    others = [s for s in subjects if s != candidate]
     report = next(r for r in reports if r.subject == candidate)
     metric = next(iter(report.metrics), "")
     try:
-        found = []
-        sides = {**{s: rows for s, rows in sides.items() if s != candidate}, candidate: sides[candidate]}
-        for i in sides[candidate]:
-            change = _change(report, metric, sides[candidate].get(i), sides.get(baseline, {}).get(i))
-            found.append(_row(run, change, i, evaluation, metric, sides))
+        theirs = {row["id"]: row.get(metric) for s in others[:1] for row in each_row(folder, s, evaluation)}
+        ours = {row["id"]: row.get(metric) for row in each_row(folder, candidate, evaluation)}
+        changes = [(_change(report, metric, value, theirs.get(i)), i) for i, value in ours.items()]
+        wanted = sorted((c for c in changes if not wrong or c[0] in ("lost", "wrong")), key=lambda c: ORDER[c[0]])
+        found = _rows(folder, evaluation, metric, [*others, candidate], wanted[:most])
     except (LookupError, TypeError, ValueError, AttributeError):
         raise UsageError(f"{folder}: the rows of {evaluation} cannot be read; run the suite again") from None
-    return sorted(found, key=lambda row: ORDER[row.change])
+    return found, len(wanted), len(changes)
 
 
 def private_evals(folder: Path) -> frozenset[str]:
@@ -104,12 +102,13 @@ def failed_rows(verdict: Verdict, failed: int) -> str:
     return f"{counted(failed, 'row')} failed" if verdict.slices else f"{failed:,} of {counted(verdict.n, 'row')} failed"
 
 
-def _failed(verdict: Verdict, metric: str, ours: Rows) -> list[str]:
+def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
-    if told := SLICES.search(verdict.claim):
-        parts = [part.partition("=") for part in told[1].split(" and ")]
-        ours = {i: row for i, row in ours.items() if any(_is_in(row["doc"], *part) for part in parts)} or ours
-    values = {i: float(row.get("nats", {}).get(metric, row[metric])) for i, row in ours.items() if metric in row}
+    told = SLICES.search(verdict.claim)
+    parts = [part.partition("=") for part in told[1].split(" and ")] if told else []
+    scored = [(r["id"], value_of(r, metric), any(_is_in(r["doc"], *p) for p in parts)) for r in ours if metric in r]
+    inside = any(is_in for *_, is_in in scored)
+    values = {i: value for i, value, is_in in scored if is_in or not inside}
     if verdict.claim.startswith("fails on"):
         sign, limit = 1.0, 1.0
     else:
@@ -123,10 +122,9 @@ def _is_in(doc: Mapping[str, Any], column: str, _: str, value: str) -> bool:
     return value == "*" or (column in doc and str(doc[column]) == value)
 
 
-def _change(report: Report, metric: str, ours: Any, theirs: Any) -> str:
+def _change(report: Report, metric: str, mine: Any, other: Any) -> str:
     """Return what became of a row that is right or wrong; of other numbers nothing can be said."""
     best = 1.0 if report.better.get(metric) == "higher" else 0.0
-    mine, other = (row.get(metric) if row else None for row in (ours, theirs))
     if mine not in (0.0, 1.0):
         return ""
     if mine == best:
@@ -134,36 +132,27 @@ def _change(report: Report, metric: str, ours: Any, theirs: Any) -> str:
     return "lost" if other == best else "wrong"
 
 
-def _row(run: Run, change: str, key: str, evaluation: str, metric: str, sides: Mapping[str, Rows]) -> Shown:
-    row = list(sides.values())[-1][key]  # the candidate's
-    answers = []
-    for subject, rows in sides.items():
-        if key in rows:
-            report = next((r for r in run.reports if (r.subject, r.eval) == (subject, evaluation)), None)
-            answers.append((subject, _answer(rows[key], metric, report, rows)))
-    return Shown(change, key, _text(row["arguments"][0][0]), _text(row["target"]), tuple(answers))
+def _rows(
+    folder: Path, evaluation: str, metric: str, subjects: Sequence[str], chosen: Sequence[tuple[str, str]]
+) -> list[Shown]:
+    """Return rows, given by what became of them and their ids, with what each subject answered, the candidate last."""
+    ids, answers = {i for _, i in chosen}, dict[str, list[tuple[str, str]]]()
+    for subject in subjects:
+        about: dict[str, tuple[str, str]] = {}
+        asked = (row for row in each_row(folder, subject, evaluation) if row["id"] in ids)
+        for row in islice(asked, len(ids)):
+            answers.setdefault(row["id"], []).append((subject, _answer(row, metric)))
+            about[row["id"]] = _text(row["arguments"][0][0]), _text(row["target"])
+    return [Shown(change, i, *about[i], tuple(answers[i])) for change, i in chosen]
 
 
-def _answer(row: Mapping[str, Any], metric: str, report: Report | None, rows: Rows) -> str:
-    """Return what was answered, or where nothing was the row's numbers; nats a token as the perplexity they are."""
+def _answer(row: Mapping[str, Any], metric: str) -> str:
+    """Return what was answered, or where nothing was the row's numbers."""
     said = row["resps"][0][0]
     if said is not None:
         return _text(said)
-    told = []
-    for name in dict.fromkeys([metric, *row["metrics"]]):
-        if isinstance(value := row.get(name), (int, float)):
-            told.append(f"{name} {math.exp(value) if _is_logarithm(name, report, rows) else value:.4g}")
-    return ", ".join(told)
-
-
-def _is_logarithm(name: str, report: Report | None, rows: Rows) -> bool:
-    """Return whether a metric is the exponential of its rows' mean, as a perplexity is."""
-    if report is None or not (whole := report.metrics.get(name)) or whole <= 0:
-        return False
-    pairs = [(float(r[name]), float(r["weights"].get(name, r["weight"]))) for r in rows.values() if name in r]
-    total = math.fsum(w for _, w in pairs)
-    mean = math.fsum(v * w for v, w in pairs) / total if total else math.nan
-    return math.isclose(mean, math.log(whole), rel_tol=1e-6, abs_tol=1e-9)
+    told = {name: row.get(name) for name in (metric, *row["metrics"])}
+    return ", ".join(f"{name} {value:.4g}" for name, value in told.items() if isinstance(value, (int, float)))
 
 
 def _text(value: Any) -> str:

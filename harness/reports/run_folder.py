@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -48,13 +48,13 @@ class RunFolder:
         """Write the rows of one item, as soon as it is done; `sent` holds prompts as they went to the model, by row."""
         rows, names = {s.id: s for s in result.scores}, list(result.metrics)
         logs = [name for name in names if name in metrics and metrics[name].scale == "perplexity"]
-        lines = [
+        told = (
             row_of(i, s, rows[s.id], names) | _nats(rows[s.id], logs) | _rendered(s, sent)
             for i, s in enumerate(samples)
             if s.id in rows
-        ]
+        )
         path = self.path / result.subject / f"samples_{result.eval}_{self.stamp}.jsonl"
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines))
+        write_text(path, (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in told))
 
     def finish(self, run: Run) -> None:
         """Write report.json, a results file for every subject, and junit.xml."""
@@ -81,14 +81,23 @@ def newest(out: Path) -> Path:
     return found[-1].parent
 
 
-def read_rows(folder: Path, subject: str, evaluation: str) -> dict[str, dict[str, Any]]:
-    """Return the rows of one item of a run, by sample id."""
+def read_rows(
+    folder: Path, subject: str, evaluation: str, keep: Callable[[dict[str, Any]], Any] = lambda row: row
+) -> dict[str, Any]:
+    """Return the rows of one item of a run, by sample id, or what is to be kept of each."""
+    return {row["id"]: keep(row) for row in each_row(folder, subject, evaluation)}
+
+
+def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one item of a run, of which there may be more than fit into memory."""
     path = next(iter(sorted((folder / subject).glob(f"samples_{evaluation}_????-??-??T*.jsonl"))), None)
     if path is None:
         raise UsageError(f'{folder}: holds no rows of "{evaluation}" on {subject}')
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-        return {row["id"]: row for row in rows}
+        with path.open(encoding="utf-8", newline="\n") as f:
+            for row in map(json.loads, (line for line in f if line != "\n")):
+                hash(row["id"])
+                yield row
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise UsageError(f"{path}: cannot be read as rows; run the suite again") from None
 

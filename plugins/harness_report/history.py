@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache, cached_property
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from harness import Run, UsageError, Verdict, sentence, shown
+from harness import Run, UsageError, Verdict, read_run, sentence, shown
 from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Chart, draw
 from harness_report.gates import axes, interval_of, scale_of, tick_of, write_of
 from harness_report.reading import Kept, read_folder
@@ -29,10 +31,15 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
 
 @dataclass(frozen=True)
 class Past:
-    """One run of a suite, and the release that it became."""
+    """One run of a suite, read where more of it is shown than when it was, and the release that it became."""
 
-    kept: Kept
+    folder: Path
+    started: str
     release: str = ""
+
+    @cached_property
+    def kept(self) -> Kept:
+        return read_folder(self.folder)
 
     @property
     def run(self) -> Run:
@@ -56,29 +63,39 @@ def runs_of(suite: str, folder: Path) -> list[Past]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
-    found = []
-    for path in sorted(folder.glob("*/report.json")):
-        try:
-            kept = read_folder(path.parent)
-        except UsageError:
-            continue  # of another version, or cut off: it has no place in a line
-        if kept.run.suite == suite and kept.run.verdicts and not kept.run.selecting:
-            found.append(Past(kept, _release(kept.run)))
-    return sorted(found, key=lambda p: (p.run.started, p.kept.folder.name))
+    released = cache(_released)
+    glimpses = (_glimpse(suite, path, released) for path in folder.glob("*/report.json"))
+    found = sorted(filter(None, glimpses), key=lambda p: (p.started, p.folder.name))
+    last = list(islice(filter(_is_whole, reversed(found)), MOST))
+    return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
 
 
-def _release(run: Run) -> str:
-    """Return the day on which what a run exported was promoted, or nothing."""
-    for export in run.exports:
-        record = Path(f"{export.to}.releases", "releases.jsonl")
-        try:
-            lines = [json.loads(line) for line in record.read_text("utf-8").split("\n") if line.strip()]
-        except (OSError, ValueError, RecursionError):
-            continue
-        for line in lines:
-            if isinstance(line, dict) and export.digest and line.get("weights") == export.digest:
-                return str(line.get("at", ""))[:10] or "released"
-    return ""
+def _is_whole(past: Past) -> bool:
+    """Return whether a run can be read: of another version, or cut off, it has no place in a line."""
+    with suppress(UsageError):
+        return bool(past.kept)
+    return False
+
+
+def _glimpse(suite: str, path: Path, released: Callable[[str], dict[str, str]]) -> Past | None:
+    """Return the run of a report, or None where it is of another suite, judged nothing or is no report."""
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        told = json.loads(path.read_bytes())
+        if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
+            days = [released(e["to"]).get(e["digest"], "") for e in told["exports"] if e["digest"]]
+            return Past(path.parent, str(told["started"]), next(filter(None, days), ""))
+    return None
+
+
+def _released(to: str) -> dict[str, str]:
+    """Return the days on which weights were first promoted of what is exported to a folder, by their digests."""
+    record = Path(f"{to}.releases", "releases.jsonl")
+    try:
+        lines = [json.loads(line) for line in record.read_text("utf-8").split("\n") if line.strip()]
+    except (OSError, ValueError, RecursionError):
+        return {}
+    told = [line for line in reversed(lines) if isinstance(line, dict)]
+    return {str(line.get("weights")): str(line.get("at", ""))[:10] or "released" for line in told}
 
 
 def tracks_of(past: Sequence[Past]) -> list[Track]:
@@ -106,12 +123,12 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def told(suite: str, past: Sequence[Past]) -> str:
-    """Return the history of a suite as lines for a terminal: a gate a line, the runs from left to right."""
+    """Return the history of a suite as lines for a terminal: a gate a line, the last runs from left to right."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("gate", "estimates", "verdicts", "last", "limit"):
         table.add_column(name, overflow="fold")
-    for track in tracks_of(past):
-        verdicts, kept = track.verdicts[-MOST:], past[-1].kept
+    for track in tracks_of(past[-MOST:]):
+        verdicts, kept = track.verdicts, past[-1].kept
         marks = Text("")
         for v in verdicts:
             marks.append(GLYPHS[v.outcome] if v else " ", STYLES[v.outcome] if v else "")
@@ -120,10 +137,10 @@ def told(suite: str, past: Sequence[Past]) -> str:
         line = sparkline([None if v is None else v.estimate for v in verdicts])
         now = write(v.estimate) if v.estimate is not None else "–"
         table.add_row(Text(shown(f"{track.gate} on {track.candidate}")), Text(line), marks, Text(now), Text(limit))
-    first, last = past[0].run.started, past[-1].run.started
+    first, last = past[0].started, past[-1].started
     head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
     said = [f"{day(p.run.started)}  {shown(sentence.verdict_sentence(p.run))}" for p in past[-MOST:]]
-    released = [f"released: {p.kept.folder.name} on {p.release}" for p in past if p.release]
+    released = [f"released: {p.folder.name} on {p.release}" for p in past if p.release]
     return printed(head, "", table, "", *said, *released)
 
 
@@ -131,10 +148,12 @@ def as_json(suite: str, past: Sequence[Past]) -> str:
     """Return the history of a suite as JSON."""
     runs = []
     for p in past:
-        gates = [{"gate": v.gate, "candidate": v.candidate, **(numbers(v) or {})} for v in p.run.verdicts]
-        about: dict[str, Any] = {"folder": p.kept.folder.name, "started": p.run.started, "released": p.release or None}
-        said = sentence.verdict_sentence(p.run)
-        runs.append({**about, "exit_code": int(p.run.exit_code), "sentence": said, "gates": gates})
+        about: dict[str, Any] = {"folder": p.folder.name, "started": p.started, "released": p.release or None}
+        with suppress(UsageError):
+            run = read_run(p.folder)  # which `p` would keep
+            gates = [{"gate": v.gate, "candidate": v.candidate, **(numbers(v) or {})} for v in run.verdicts]
+            said = sentence.verdict_sentence(run)
+            runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
     return json.dumps({"format": FORMAT, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
 
 

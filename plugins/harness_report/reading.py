@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from harness import Report, Run, UsageError, Verdict, read_answers, read_run
 
 Row = dict[str, Any]
+UNREAD = {"doc_id", "filtered_resps", "filter", "metrics", "id", "note"}  # of a row, on every page
 
 
 @dataclass
@@ -121,7 +123,9 @@ class Kept:
         key = subject, evaluation
         if key not in self.rows_:
             try:
-                found = read_answers(self.folder, *key)
+                like = next((rows for (_, name), rows in self.rows_.items() if name == evaluation), {})
+                columns = {c for e in self.evals.values() for c in _list(e, "slices")}
+                found = read_answers(self.folder, *key, lambda row: _kept(row, like.get(str(row["id"]), {}), columns))
                 self.rows_[key] = {str(i): r for i, r in found.items() if isinstance(r, dict)}
             except UsageError as error:
                 self.rows_[key] = {}
@@ -131,6 +135,13 @@ class Kept:
     def told(self, name: str) -> Any:
         """Return what newer reports hold under a key, as plain data; None where this one does not."""
         return _plain(getattr(self.run, name, None))
+
+
+def _kept(row: Row, like: Row, columns: set[str]) -> Row:
+    """Return what a page reads of a row, without a second copy of what another subject's says too: there are many."""
+    doc = row.get("doc")
+    row["doc"] = {c: doc[c] for c in columns & doc.keys()} if isinstance(doc, dict) else {}
+    return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD}
 
 
 def read_folder(path: Path) -> Kept:
