@@ -28,7 +28,7 @@ def to_json(run: Run) -> str:
     """Write a run as JSON; what plugins tell is struck as their options are, and no path is absolute."""
     facts = {name: struck(told) for name, told in run.facts.items()}
     text = dumps({"format": FORMAT, **placed(dataclasses.asdict(run) | {"facts": facts}, run)})
-    return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode()).hexdigest()}"{END}'
+    return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}"{END}'
 
 
 def dumps(value: Any) -> str:
