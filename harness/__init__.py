@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from harness.data.fewshot import choose as choose_shots
     from harness.data.pypi import fetch_wheel, sha256_of
     from harness.data.rows import GROUP, HELD_OUT, continuation, read_rows
-    from harness.errors import CheckFailed, Mistakes, did_you_mean, out_of_memory
+    from harness.errors import CheckFailed, Mistakes, did_you_mean, disk_full, out_of_memory
     from harness.evaluation.checks import quote
     from harness.evaluation.grading import Marking
     from harness.files import cache_dir, copy_range, folder_in_place, write_text
@@ -139,6 +139,7 @@ __all__ = [
     "counted",
     "did_you_mean",
     "digest_of",
+    "disk_full",
     "evaluator",
     "exporter",
     "fetch_wheel",
@@ -243,6 +244,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "counted": "harness.texts.counts",
     "did_you_mean": "harness.errors",
     "digest_of": "harness.artifacts.digests",
+    "disk_full": "harness.errors",
     "evaluator": "harness.capabilities",
     "exporter": "harness.capabilities",
     "fetch_wheel": "harness.data.pypi",

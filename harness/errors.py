@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from pathlib import Path
 
 from harness.texts.shown import spelt
 
@@ -61,12 +63,40 @@ class Mistakes:
             raise UsageError(*dict.fromkeys(self.found))
 
 
-def disk_full(error: BaseException) -> str:
-    """Return in a line that a disk is full, where that is what an error is, else nothing."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f'"{error.filename}": ' if error.filename else ""
-        return f"{where}{error.strerror}; make room and run again, and what was finished is not done again"
-    return ""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (  # in the words of libraries that keep no number
+    "No space left on device",  # safetensors, the Hub's client
+    "(os error 27)",  # Rust's, where a file may grow no larger
+    "PytorchStreamWriter failed writing file",
+    ". unexpected pos ",  # torch's inline_container.cc
+)
+SPARE = 1 << 20  # bytes: a disk with less is full
+
+
+def disk_full(error: BaseException, folder: Path | None = None) -> str:
+    """Return `"PATH": why` where an error is or came of a disk that is full, else nothing.
+
+    Torch does not always say why it could not write: with a folder on that disk, the disk is looked at too.
+    """
+    causes = [(one, str(one), getattr(one, "errno", None)) for one in _causes(error)]
+    full = [one for one, text, number in causes if number in NO_ROOM or any(words in text for words in FULL)]
+    disk = os.statvfs(folder) if folder and not full else None
+    if disk and (disk.f_bavail * disk.f_frsize < SPARE or (disk.f_files and not disk.f_favail)):
+        full = [error]
+    if not full or isinstance(error, (UsageError, CheckFailed)):  # which have a line of their own
+        return ""
+    number = next((one.errno for one in full if isinstance(one, OSError) and one.errno in NO_ROOM), errno.ENOSPC)
+    where = next((one.filename for one in full if isinstance(one, OSError) and one.filename), folder)
+    return (f'"{where}": ' if where else "") + os.strerror(number)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and what it came of."""
+    cause: BaseException | None = error
+    for _ in range(20):  # a chain may be a ring
+        if cause is not None:
+            yield cause
+            cause = cause.__cause__ or cause.__context__
 
 
 NO_MEMORY = (
@@ -84,16 +114,12 @@ NO_MEMORY = (
 
 def out_of_memory(error: BaseException) -> str:
     """Return in a line that memory ran out, where that is what an error is or came of, else nothing."""
-    said, cause = "", error
-    for _ in range(20):  # a chain may be a ring
+    said = ""
+    for cause in _causes(error):
         text = str(cause)
         told = isinstance(cause, (RuntimeError, ImportError, OSError)) and any(words in text for words in NO_MEMORY)
         if told or isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
             said = " ".join(text.split())[:200] or "no more can be allocated"
-        below = cause.__cause__ or cause.__context__
-        if below is None:
-            break
-        cause = below
     return f"out of memory: {said}; {MEMORY_ADVICE}" if said else ""
 
 
@@ -105,7 +131,8 @@ MEMORY_ADVICE = (
 
 def of_the_machine(error: BaseException) -> str:
     """Return in a line what the machine had too little of, disk or memory, where an error tells that, else nothing."""
-    return disk_full(error) or out_of_memory(error)
+    full = disk_full(error)
+    return f"{full}; make room and run again, and what was finished is not done again" if full else out_of_memory(error)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

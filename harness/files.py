@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from harness.errors import UsageError
+from harness.errors import NO_ROOM, UsageError, disk_full
 
 CHUNK = 1 << 22  # bytes copied at a time
 USED = "used.lock"  # in the cache folder; held by every process that uses it
@@ -131,15 +131,17 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
             f.writelines([text] if isinstance(text, str) else text)
             f.flush()
             os.fsync(f.fileno())
         work.replace(path)
-    except BaseException:
+    except BaseException as error:
         work.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # that of a write names no file, and the work file's name says nothing
+            error.filename = str(path)
         raise
     _sync(path.parent)
 
@@ -161,9 +163,10 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
             os.ftruncate(handle, min(size, len(written)))
         try:
             if os.write(handle, line) < len(line):  # a disk that is full takes a part, and calls it no error
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(handle)
-        except OSError:
+        except OSError as error:
+            error.filename = str(path)
             os.ftruncate(handle, min(size, os.fstat(handle).st_size))
             raise
     finally:
@@ -217,7 +220,7 @@ def _in_kernel(source: IO[bytes], to: IO[bytes], start: int, size: int) -> int:
     try:
         return os.copy_file_range(source.fileno(), to.fileno(), size, start)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        if error.errno in (*NO_ROOM, errno.EIO):
             raise
         return 0  # not between these two file systems
 
@@ -241,9 +244,12 @@ def folder_in_place(final: Path) -> Iterator[Path]:
         if not final.exists():
             work.rename(final)
         _sync(final.parent)
-    except BaseException:
+    except BaseException as error:
         if old.exists() and not final.exists():
             old.rename(final)
+        if disk_full(error):  # as told by a library that does not say where, or of a file that is gone by then
+            number = getattr(error, "errno", None) or errno.ENOSPC
+            raise OSError(number, os.strerror(number), str(final)) from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

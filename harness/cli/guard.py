@@ -1,13 +1,20 @@
-"""Where memory is limited, a command runs in a process that is watched: some libraries end theirs without a word."""
+"""A command whose process native code of others may end runs in one that is watched: their exit code is no verdict.
+
+Where memory is limited that may be any library; Ray ends its driver when its head node is gone.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
+import resource
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from harness.errors import MEMORY_ADVICE, ExitCode
@@ -15,59 +22,81 @@ from harness.errors import MEMORY_ADVICE, ExitCode
 # What C libraries print before they call exit(1) or abort(): told in our line instead.
 LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")
 LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
-FORWARDED = ("SIGTERM", "SIGHUP")
+OTHERWISE = "that is no verdict; run again, and what was finished is not done again"
+WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+ENGINE = "vllm"  # a loader whose native code is in the process that loads
+WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def guarded(command: Callable[[Any], int], args: Any) -> int:
-    """Return what a command returns; where the address space is limited, from a process of its own.
+    """Return what a command returns, from a process of its own where the address space is limited or others are in it.
 
     One that ends without Python's own end, as OpenBLAS ends it when it gets no memory, is one line and exit code 4.
     """
-    if not _limited():
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if not (limited or _with_others(args)):
         return command(args)
     sys.stdout.flush()
     sys.stderr.flush()
     ended, told = os.pipe()
     heard, said = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     child = os.fork()
     if child == 0:
-        os.dup2(said, 2)
+        if limited:
+            os.dup2(said, 2)
+            sys.unraisablehook = lambda _: None  # what fails at the end for want of memory is no news
         for handle in (ended, heard, said):
             os.close(handle)
+        with suppress(Exception):  # not on this system, or not with so little memory
+            import ctypes
+
+            ctypes.CDLL(None).prctl(WITH_PARENT, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         atexit.register(os.write, told, b".")
-        sys.unraisablehook = lambda _: None  # what fails at the end for want of memory is no news
         try:
-            return command(args)
+            code = int(command(args))
         except MemoryError:  # in the telling of another one
             os.write(2, LAST_LINE)
-            return ExitCode.USAGE
+            code = ExitCode.USAGE
+        os.write(told, bytes([code]))  # which stands, whatever happens to this process while it ends
+        return code
     os.close(told)
     os.close(said)
-    return _watch(child, ended, heard)
+    return _watch(child, ended, heard, limited=limited)
 
 
-def _limited() -> bool:
-    try:
-        import resource
-    except ModuleNotFoundError:  # not on this system
-        return False
-    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+def _with_others(args: Any) -> bool:
+    """Return whether a command holds workers that a plugin provides, or may load an engine."""
+    on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
+    suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
+    said = [*getattr(args, "set", []), *(p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK))]
+    return on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 
-def _watch(child: int, ended: int, heard: int) -> int:
+def _watch(child: int, ended: int, heard: int, *, limited: bool) -> int:
     """Pass on signals and what is said, and return the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child gets it too
-    for name in FORWARDED:
-        signal.signal(getattr(signal, name), lambda number, _: os.kill(child, number))
     relay = threading.Thread(target=_relay, args=(heard,), daemon=True)
     relay.start()
-    _, status = os.waitpid(child, 0)
+    status = 0
+    while True:
+        came = signal.sigwaitinfo(WATCHED)
+        if came.si_signo == signal.SIGCHLD:
+            gone, status = os.waitpid(child, os.WNOHANG)
+            if gone:
+                break
+        elif came.si_code <= 0:  # by a process, which knows this one alone; a terminal's come to both
+            os.kill(child, came.si_signo)
     relay.join(1.0)
-    if os.read(ended, 1):
-        return os.waitstatus_to_exitcode(status)
+    first = os.read(ended, 1) if select.select([ended], [], [], 0)[0] else b""
+    if first not in (b"", b"."):
+        return first[0]
     code = os.waitstatus_to_exitcode(status)
-    how = f"by signal {-code}" if code < 0 else f"with {code}"
-    print(f"error: out of memory: a library ended the process {how}; {MEMORY_ADVICE}", file=sys.stderr)
+    if first:
+        return code
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
+    why, advice = ("out of memory: ", MEMORY_ADVICE) if limited else ("", OTHERWISE)
+    print(f"error: {why}a library ended the process {how}; {advice}", file=sys.stderr)
     return ExitCode.USAGE
 
 

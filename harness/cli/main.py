@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except UsageError as error:
                 return _refused(error.messages)
             with signals.as_interrupts():
-                return int(guarded(_ended, args))
+                return int(guarded(_ended, args) if arguments is None else _ended(args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
-from harness.errors import CheckFailed, ExitCode, UsageError, of_the_machine
+from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
 from harness.files import write_text
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import conclude, exit_code
@@ -108,8 +108,15 @@ def _finish(session: Session, record: Record, adjudicator: Adjudicator) -> Run:
     if not record.exports and any(i.subject in session.collection.candidates for i in items):
         refuse_exports(session, record, adjudicator, "the run ended before it was reached")
     run = record.freeze()
-    session.folder.finish(run)
-    if session.options.junit_xml:
-        write_text(session.options.junit_xml, junit(run))
+    try:
+        session.folder.finish(run)
+        if session.options.junit_xml:
+            write_text(session.options.junit_xml, junit(run))
+    except OSError as error:
+        there = ", ".join(one.to for one in run.exports if one.written)
+        said = f"; the export is in its place, with its verdicts: {there}" if there else ""
+        where = error.filename or session.folder.path
+        way = "make room" if disk_full(error) else "mend that"
+        raise UsageError(f"{where}: cannot be written: {error.strerror}; {way} and run again{said}") from None
     record.finish(run)
     return run

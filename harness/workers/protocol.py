@@ -224,8 +224,10 @@ def told_error(error: BaseException) -> dict[str, Any]:
     """Return an error as JSON has it."""
     kind = next((c for c in type(error).__mro__ if c in (UsageError, CheckFailed)), type(error)).__name__
     messages = list(error.messages) if isinstance(error, UsageError) else [str(error)]
-    number = error.errno if isinstance(error, OSError) else None
-    return {"kind": kind, "messages": messages, "errno": number, "trace": traceback.format_exc()}
+    told: dict[str, Any] = {"kind": kind, "messages": messages, "trace": traceback.format_exc()}
+    if type(error) is OSError and error.strerror:
+        told |= {"errno": error.errno, "messages": [error.strerror], "file": error.filename and str(error.filename)}
+    return told
 
 
 def read_error(told: Any) -> Exception:
@@ -238,7 +240,7 @@ def read_error(told: Any) -> Exception:
     if kind == "CheckFailed":
         return CheckFailed(messages[0])
     if kind == "OSError" and isinstance(told.get("errno"), int):
-        return OSError(told["errno"], messages[0])
+        return OSError(told["errno"], messages[0], *([told["file"]] if isinstance(told.get("file"), str) else []))
     said = messages[0] if kind in (*RAISED, "RuntimeError") else f"{kind}: {messages[0]}"
     error = RAISED.get(kind, RuntimeError)(said)
     error.add_note(f"in a worker:\n{told.get('trace')}")

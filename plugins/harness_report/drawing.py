@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +37,15 @@ CONFIG = {
 }
 NOT_DRAWN = re.compile(r' (?:aria-\w+|role|class|xmlns:xlink|version|pointer-events)="[^"]*"')
 TAG = re.compile(r"<[^>]*>")
+DRAWER = """
+import json, sys, vl_convert
+for line in sys.stdin:
+    try:
+        told = {"svg": vl_convert.vegalite_to_svg(line, vl_version="v5.20", allowed_base_urls=[])}
+    except Exception as error:
+        told = {"why": str(error)}
+    print(json.dumps(told), flush=True)
+"""
 LONG = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
 
 
@@ -49,8 +63,34 @@ class Chart:
 
 
 def can_draw() -> bool:
-    """Return whether charts can be drawn here."""
-    return find_spec("vl_convert") is not None
+    """Return whether charts can be drawn here, and what draws has not ended."""
+    return find_spec("vl_convert") is not None and not (_drawer.cache_info().currsize and _drawer().poll() is not None)
+
+
+@cache
+def _drawer() -> subprocess.Popen[str]:
+    """Begin the process that draws all charts of this one: V8 ends the one that it is in where it gets no memory."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+    command, pipe, no = [sys.executable, "-P", "-c", DRAWER], subprocess.PIPE, subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=no, env=env, encoding="utf-8")
+    atexit.register(process.communicate)  # which ends it
+    return process
+
+
+def _asked(spec: str) -> str:
+    """Return the SVG of a spec, or nothing and a warning where there is none."""
+    process = _drawer()
+    assert process.stdin and process.stdout
+    try:
+        process.stdin.write(spec + "\n")
+        process.stdin.flush()
+        told = json.loads(process.stdout.readline())
+    except (OSError, ValueError):
+        process.kill()
+        told = {"why": f"the process that draws ended with {process.wait()}, for want of memory perhaps"}
+    if "why" in told:
+        print(shown(f"warning: a chart was not drawn: {told['why']}"), file=sys.stderr)
+    return str(told.get("svg", ""))
 
 
 def draw(spec: Mapping[str, Any], label: str = "") -> str:
@@ -75,7 +115,7 @@ def _remembered(spec: Mapping[str, Any]) -> str:
         return path.read_text("utf-8")
     except (UsageError, OSError, ValueError, PackageNotFoundError):
         svg = _drawn(spec)
-    if path is not None:
+    if path is not None and svg:
         _remember(path, svg)
     return svg
 
@@ -88,10 +128,7 @@ def _remember(path: Path, svg: str) -> None:
 
 
 def _drawn(spec: Mapping[str, Any]) -> str:
-    import vl_convert
-
-    text = json.dumps(_spelt(spec))  # what XML cannot hold ends the whole process there
-    svg = str(vl_convert.vegalite_to_svg(text, vl_version="v5.20", allowed_base_urls=[]))
+    svg = _asked(json.dumps(_spelt(spec)))  # what XML cannot hold ends the process there
     return TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
 
 

@@ -14,10 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
-from harness import Finding, Progress, UsageError, gpus, read_error, shorten, told_ref, write_text
+from harness import Finding, Progress, UsageError, disk_full, gpus, read_error, shorten, told_ref, write_text
+from harness_sft.checkpoints import run_again
 
 if TYPE_CHECKING:
     from harness import Adapter, ModelRef
@@ -39,9 +42,15 @@ WHOLE = {  # options that cannot go with shared weights, and why
     "fp16": "its losses are scaled by what each process sees of the gradient",
 }
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+WORKER = "harness_sft.worker"  # what each of them runs
+OURS = ("UsageError", "CheckFailed")  # errors that say what is wrong; others may be complaints that another is gone
 POLL = 0.05  # seconds
 LATE = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
-GRACE = 10.0  # seconds that processes have to end by themselves
+GRACE = 10.0  # seconds, or two usual steps, in which all must have ended the step that they are in
+BEAT = 20.0  # seconds between two signs of life
+QUIET, HUNG = 600.0, 1800.0  # seconds without a step after which that is told, and the training is ended
+SLOW = 20  # usual steps after which it is told, where these are longer, and after twice as many ended
+ENDS = 3600.0  # seconds before the first step and after the last: models are loaded, kernels compiled, weights written
 CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the processes are on one machine
 
 
@@ -156,8 +165,9 @@ def launch(
 ) -> Path:
     """Train in `count` processes and return `out`; what they tell is passed on as it comes.
 
-    An interruption lets them save the step that they are in; a second one ends them at once, as does any other
-    exception, or the end of this process. Raises what one of them raised.
+    An interruption lets them save the step that they are in, if they come to its end; a second one ends them at once,
+    as does any other exception, or the end of this process. Raises what one of them raised, and UsageError where a
+    signal ended one, no step comes any more or the disk is full.
     """
     folder = out.parent.resolve() / "processes"
     shutil.rmtree(folder, ignore_errors=True)
@@ -193,8 +203,10 @@ class Launched:
         self.errors: list[Mapping[str, Any]] = []
         self.flagged: set[str] = set()
         self.until = float("inf")
-        self.stepped = self.interrupted = self.done = False
-        command = [sys.executable, "-P", "-m", "harness_sft.worker", str(folder)]
+        self.stopping = self.interrupted = self.done = False
+        self.lost = ""  # how a signal ended one of them
+        self.last, self.pace = Progress("train", 0, 0), Pace(count)
+        command = [sys.executable, "-P", "-m", WORKER, str(folder)]
         self.processes: list[subprocess.Popen[bytes]] = []
         for number in range(count):
             env = _environment(number, count)
@@ -206,76 +218,139 @@ class Launched:
 
     def follow(self) -> None:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""
-        try:
-            self._hear()
-        except KeyboardInterrupt:
-            if self.stepped:  # before that there is nothing to save
-                (self.folder / STOP).touch()
-                self.progress = lambda _: None
-                self._hear()
-            raise
-        if self.errors:
-            # One that ends early takes the others' connections with it, and they complain.
-            raise read_error(min(self.errors, key=lambda e: e["kind"] not in ("UsageError", "CheckFailed")))
-        if self.interrupted:
-            raise KeyboardInterrupt
-        if not self.done:
-            raise RuntimeError(f"training: {self._how()}; run again: it goes on from the last checkpoint")
-
-    def _hear(self) -> None:
-        """Read the events until the processes have ended, or one has told an error."""
         with (self.folder / EVENTS).open(encoding="utf-8") as stream:
-            for line in _lines(stream, self._more):
-                self._take(json.loads(line))
-                if self.errors:
-                    self._end_soon()
+            try:
+                self._hear(stream)
+            except KeyboardInterrupt:
+                if self.pace.took:  # before that there is nothing to save
+                    (self.folder / STOP).touch()
+                    self.stopping, self.progress = True, lambda _: None
+                    self.until = time.monotonic() + max(GRACE, 0.0 if self.pace.told else 2 * self.pace.usual())
+                    self._hear(stream)
+                raise
+        if self.done and not self.errors:
+            return
+        if self.lost:
+            raise UsageError(f"{self.lost}; {self._again()}")
+        if self.interrupted and not self.errors:
+            raise KeyboardInterrupt
+        error: Exception = RuntimeError(f"training: {self._how()}; {self._again()}")
+        if self.errors:
+            error = read_error(min(self.errors, key=lambda e: e["kind"] not in OURS))
+        if full := disk_full(error, self.folder):  # so that nobody could tell it
+            raise UsageError(f"{full}; make room and {self._again()}")
+        raise error
+
+    def _hear(self, stream: IO[str]) -> None:
+        """Read the events until the processes have ended, or one has told an error."""
+        for line in _lines(stream, self._more):
+            event: dict[str, Any] = {}
+            with suppress(ValueError):  # a blank, or the half that a full disk took
+                event = json.loads(line)
+            self._take(event)
+            if self.errors:
+                self._end_soon()
 
     def _more(self) -> bool:
         codes = [process.poll() for process in self.processes]
+        killed = [(number, -code) for number, code in enumerate(codes) if code is not None and code < 0]
+        if killed and not (self.lost or any(error["kind"] in OURS for error in self.errors)):
+            number, by = killed[0]
+            why = " (out of memory?)" if by == signal.SIGKILL else ""
+            self.lost = f"rank {number} was ended by {signal.Signals(by).name}{why}"
+        if self.stopping and not (self.folder / STOP).exists():  # all have heard it, and save
+            self.stopping, self.until = False, float("inf")
         if any(codes):  # the others wait for it
             self._end_soon()
-        return None in codes and time.monotonic() < self.until
+        said, hung = self.pace.look()
+        if hung and not self.done:
+            raise UsageError(f"{said}; {self._again()}")
+        if said:
+            self.progress(replace(self.last, remark=said))
+        return None in codes and not hung and time.monotonic() < self.until
 
     def _end_soon(self) -> None:
         self.until = min(self.until, time.monotonic() + LATE)
 
+    def _again(self) -> str:
+        return run_again(self.folder.parent)
+
     def _take(self, event: Mapping[str, Any]) -> None:
+        if "rank" in event:
+            self.pace.silent[event["rank"]] = 0.0
         if "progress" in event:
             one = Progress(**event["progress"])
-            self.stepped = self.stepped or one.done > 0
+            if one.done > self.last.done:
+                self.pace.step(more=one.done < one.total)
+            self.last = one
             self.progress(one)
+        elif "at work" in event:
+            self.pace.idle = 0.0
         elif "flag" in event:
             if event["flag"] not in self.flagged:  # of all processes, which see the same
                 self.flagged.add(event["flag"])
                 self.flag(event["flag"], Finding(**event["finding"]))
             (self.folder / event["answer"]).touch()
         elif "error" in event:
+            self._more()  # which sees whom a signal ended before
             self.errors.append(event["error"])
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
 
     def _how(self) -> str:
         """Return how the processes ended that told nothing."""
-        codes = [process.poll() or 0 for process in self.processes]
-        if killed := [signal.Signals(-code).name for code in codes if code < 0]:
-            return f"a process was ended by {killed[0]}"
+        code = max(process.poll() or 0 for process in self.processes)
         lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
-        return f"its processes ended with {max(codes)}: {shorten(lines[-1]) if lines else 'no word'}"
+        return f"its processes ended with {code}: {shorten(lines[-1]) if lines else 'no word'}"
 
     def end(self) -> None:
-        """End all processes; they see that nobody is there, and are killed where they do not."""
+        """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""
         for process in self.processes:
-            assert process.stdin
-            with suppress(OSError):
-                process.stdin.close()
-        until = time.monotonic() + GRACE
-        for process in self.processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, until - time.monotonic()))
             if process.poll() is None:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        for process in self.processes:
+            process.wait()
+            assert process.stdin
+            process.stdin.close()
+
+
+class Pace:
+    """What a step takes, and how long ago the last was, the last batch, and each process' last sign of life."""
+
+    def __init__(self, count: int) -> None:
+        self.took: list[float] = []
+        self.since = self.idle = 0.0
+        self.silent = [0.0] * count
+        self.told = self.between = False
+        self._looked = time.monotonic()
+
+    def step(self, *, more: bool) -> None:
+        """Note the end of a step, and whether more are to come."""
+        self.took.append(self.since)
+        self.since, self.idle, self.told, self.between = 0.0, 0.0, False, more
+
+    def usual(self) -> float:
+        """Return the seconds of a usual step."""
+        return median(self.took[1:] or [0.0])
+
+    def look(self) -> tuple[str, bool]:
+        """Return what is to be told, where no step has come for too long, and whether that is the end."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, LATE), now  # in more this process was stopped itself
+        self.since, self.idle = self.since + passed, self.idle + passed
+        self.silent = [seconds + passed for seconds in self.silent]
+        if self.idle < QUIET:
+            return "", False
+        end = max(HUNG, 2 * SLOW * self.usual()) if self.between else ENDS
+        hung = self.idle >= end
+        if not hung and (self.told or self.idle < max(QUIET, SLOW * self.usual())):
+            return "", False
+        self.told = True
+        gone = " and ".join(str(number) for number, seconds in enumerate(self.silent) if seconds > self.idle / 2)
+        who = f"rank {gone} of {len(self.silent)} said nothing" if gone else "all ranks live, and no step came"
+        then = "was ended" if hung else f"is ended after {end / 60:.0f} minutes without a step"
+        return f"{who} for {self.idle / 60:.0f} minutes; the training {then}", hung
 
 
 def _lines(stream: IO[str], more: Callable[[], bool]) -> Iterator[str]:

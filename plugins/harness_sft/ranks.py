@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ class Ranks:
 
     number, count = 0, 1
     sharded = False  # whether each holds a slice of every weight
+    at_work: Callable[[], None] = staticmethod(lambda: None)  # tells that much is done between two steps
 
     @property
     def first(self) -> bool:
@@ -50,11 +52,11 @@ class Ranks:
 class Several(Ranks):
     """One of several processes, in torch's default group; `asked` is set by a signal, `stop` a file of the parent's."""
 
-    def __init__(self, stop: Path, sharded: bool) -> None:
+    def __init__(self, stop: Path, sharded: bool, at_work: Callable[[], None]) -> None:
         import torch.distributed as dist
 
         self.number, self.count, self.sharded = dist.get_rank(), dist.get_world_size(), sharded
-        self.stop, self.asked = stop, False
+        self.stop, self.asked, self.at_work = stop, False, at_work
 
     def sums(self, *values: float) -> tuple[float, ...]:
         """Return each value added up over the processes, in float64."""
@@ -74,6 +76,7 @@ class Several(Ranks):
         """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
         [asked] = self.sums(float(self.asked or self.stop.exists()))
         if asked:
+            self.stop.unlink(missing_ok=True)  # which tells the parent that all have heard it
             raise KeyboardInterrupt
 
     def gather(self, value: Any) -> list[Any]:

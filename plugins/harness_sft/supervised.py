@@ -63,6 +63,7 @@ class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
             if rows:
                 total -= float(found.log_probs.sum(dtype=torch.float64))
                 tokens += int(found.label_mask.sum())
+            self.ranks.at_work()
         self.model.train()
         total, tokens = self.ranks.sums(total, tokens)
         return total / tokens

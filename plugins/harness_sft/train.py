@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import TRAINING_LOGS, UsageError, digest_of, folder_in_place, seal_folder, write_steps, write_text
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
+from harness_sft.checkpoints import CHECKPOINTS, last_whole_checkpoint, room
 from harness_sft.config import build_config
 from harness_sft.method import Method
 from harness_sft.processes import launch, refuse_shards, resolve
@@ -69,7 +70,7 @@ def train(
     """
     from harness_hf import free_memory, quiet, resolve_device
 
-    checkpoints = out.parent / "checkpoints"
+    checkpoints = out.parent / CHECKPOINTS
     device = resolve_device(ref.options.get("device", "auto")).type
     config = build_config(recipe, checkpoints, seed=seed, device=device, name=method.config, refused=method.refused)
     method.fits(adapter)
@@ -84,7 +85,6 @@ def train(
     stamp = _stamp(ref, adapter, rows, recipe, seed, ranks)
     with quiet(), _quiet_libraries(), _logs_in(out.parent / TRAINING_LOGS):
         from harness_sft.head import each_logit_once
-        from harness_sft.trainer import last_whole_checkpoint
 
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         ranks.wait()
@@ -96,7 +96,8 @@ def train(
         initial = _save_initial(trainer.model, checkpoints) if adapter and ranks.first else None
         with each_logit_once():
             _run(trainer, checkpoint)
-        _write(trainer, ref, out, initial, _note(trainer, ref, recipe, facts))
+        with room(out.parent):
+            _write(trainer, ref, out, initial, _note(trainer, ref, recipe, facts))
         del trainer
         free_memory()  # it and its callbacks hold each other, and what is loaded next wants the room
     if ranks.first:

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from harness import Finding, Progress, TrainingStep, write_text
 from harness_sft import sharding
+from harness_sft.checkpoints import WHOLE, room
 from harness_sft.counts import Counts
 from harness_sft.ranks import Order, Ranks, fill, raise_finding
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
@@ -30,8 +31,6 @@ from harness_sft.sharded_trainer import ShardedTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
-
-WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
 
 @dataclass(frozen=True)
@@ -147,15 +146,16 @@ class Checked(ShardedTrainer):
             self.flag("T1", Finding("error", what, still, "look at learning_rate, and at what is frozen"))
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
-        Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
-        self.ranks.wait()  # for each has written its randomness
-        self.watch.saved = self.state.global_step
-        if not self.ranks.first:
-            return
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
-        known = {"stamp": self.stamp, "steps": steps, "ends": ends}
-        write_text(folder / WHOLE, json.dumps(known | self.remembered()))
+        with room(Path(self.args.output_dir).parent):
+            Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+            self.ranks.wait()  # for each has written its randomness
+            self.watch.saved = self.state.global_step
+            if not self.ranks.first:
+                return
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
+            known = {"stamp": self.stamp, "steps": steps, "ends": ends}
+            write_text(folder / WHOLE, json.dumps(known | self.remembered()))
         self._drop_worse()
 
     def resume(self, checkpoint: Path) -> None:
@@ -177,9 +177,10 @@ class Checked(ShardedTrainer):
         if not self.ranks.first:
             return
         path = self._best(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        with room(path.parent.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(weights, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
 
     def take_best(self) -> None:
         """Go back to the weights of the lowest validation loss, if `patience` asks for them."""
@@ -366,10 +367,3 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole}s"
     return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def last_whole_checkpoint(folder: Path, stamp: str) -> Path | None:
-    """Return the last checkpoint of this very training that was written to its end, or None."""
-    marks = folder.glob(f"checkpoint-*/{WHOLE}")
-    found = [mark.parent for mark in marks if json.loads(mark.read_text("utf-8"))["stamp"] == stamp]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

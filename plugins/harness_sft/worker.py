@@ -6,23 +6,25 @@ import errno
 import importlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import Finding, Progress, read_ref, told_error
-from harness_sft.processes import EVENTS, JOB, POLL, STOP, STORE, Told
+from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, Told
 
 if TYPE_CHECKING:
     from harness_sft.ranks import Several
 
-PATIENCE = timedelta(days=1)  # what a process waits for the others: the first may write for long
+PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
 
 class Desk:
@@ -33,9 +35,9 @@ class Desk:
         self.stream = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND)
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Add a line to the events, in one write: the other processes add theirs."""
-        line = (json.dumps(event, default=str) + "\n").encode()
-        if os.write(self.stream, line) < len(line):  # a half would swallow what the others tell
+        """Add a line to the events, in one write: the other processes add theirs, perhaps after a half of one."""
+        line = ("\n" + json.dumps({**event, "rank": self.number}, default=str) + "\n").encode()
+        if os.write(self.stream, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / EVENTS))
 
     def progress(self, progress: Progress) -> None:
@@ -54,14 +56,14 @@ class Desk:
 
 def main(folder: Path) -> int:
     """Train what the job says, together with the others, and tell how it ended."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     desk = Desk(folder)
+    threading.Thread(target=_live_with_parent, args=(desk,), daemon=True).start()
     try:
         _train(desk, json.loads((folder / JOB).read_text("utf-8")))
     except KeyboardInterrupt:
         desk.tell({"interrupted": True})
         return 0  # as wished: another may still be writing
-    except Exception as error:
+    except BaseException as error:  # that of torch for slices is no Exception
         desk.tell({"error": told_error(error)})
         return 1
     if desk.number == 0:
@@ -83,7 +85,7 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(desk.folder / STORE), count)  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE)
-    ranks = Several(desk.folder / STOP, job["shard"])
+    ranks = Several(desk.folder / STOP, job["shard"], lambda: desk.tell({"at work": True}))
     _listen(ranks)
     adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
     module, _, name = job["method"].partition(":")
@@ -112,10 +114,14 @@ def _listen(ranks: Several) -> None:
         signal.signal(one, ask)
 
 
-def _end_with_parent() -> None:
-    """End at once, with all that was started here, when nobody holds the other end of standard input any more."""
-    while os.read(0, 1 << 10):
-        pass
+def _live_with_parent(desk: Desk) -> None:
+    """Give signs of life while somebody holds the other end of standard input; then end at once, with all started here.
+
+    Nothing is ever written there, so that what can be read is its end.
+    """
+    while not select.select([0], [], [], BEAT)[0]:
+        with suppress(OSError):  # where there is no room
+            desk.tell({})
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)

@@ -372,6 +372,25 @@ def test_full_disk_leaves_the_old_export(suite: Project, monkeypatch: pytest.Mon
     assert [p.name for p in (suite.folder / "exports").iterdir()] == ["fake"]
 
 
+def test_an_export_that_is_there_is_told_where_its_report_cannot_be(
+    suite: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its verdicts are in it; who goes by the exit code alone would think that the old one is there."""
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("harness.pipeline.conduct.RunFolder.finish", no_room)
+    outcome = suite.run()
+    [line] = outcome.err.splitlines()
+    there = suite.folder / "exports/fake"
+    assert outcome.code == 4 and line.startswith("error: ") and line.endswith(f"with its verdicts: {there}")
+    assert ": cannot be written: No space left on device; make room and run again; the export is in its place" in line
+    assert suite.harness("verify", str(there)).code == 0
+    outcome = suite.run("--no-export")
+    assert outcome.code == 4 and outcome.err.endswith("make room and run again\n")
+
+
 def test_tampering_exporter_is_caught(suite: Project) -> None:
     """An exporter that writes other weights than were gated exits 1 and writes nothing."""
     plugin = """

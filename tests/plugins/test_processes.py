@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -101,6 +102,24 @@ def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path, warm: Path)
     assert [p.done for p in later if p.done] == list(range(int(kept.parent.name.rpartition("-")[2]) + 1, 11))
     assert (again / "adapter" / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
     assert [s.loss for s in read_steps(again / "adapter")] == [s.loss for s in right]
+
+
+def test_a_checkpoint_for_which_there_is_no_room(tiny_model: Path, tmp_path: Path) -> None:
+    """What torch says where it cannot write, which is no word of a disk, is a line; the next run goes on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def shrink(progress: Progress) -> None:
+        if progress.done == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+
+    try:
+        with pytest.raises(UsageError, match=r"; make room and run again: it goes on .*, step 2$"):
+            train(tiny_model, tmp_path, 1, shrink, save_steps=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    later: list[int] = []
+    train(tiny_model, tmp_path, 1, lambda progress: later.append(progress.done), save_steps=2)
+    assert [done for done in later if done] == list(range(3, 11))
 
 
 def kill_after_a_step(model: Path, out: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,20 @@ def test_what_goes_wrong_is_one_warning(suite: Project, pages: None, monkeypatch
         assert outcome.code == 0, outcome.err
         assert outcome.err.count("report.html: was not written: ") == 1 and "Traceback" not in outcome.err
         assert not (folder(suite) / "report.html").exists()
+
+
+@pytest.mark.parametrize("drawer", ["import os; os.abort()", "", drawing.DRAWER.replace("line,", "'no spec',")])
+def test_what_draws_may_die(suite: Project, pages: None, monkeypatch: pytest.MonkeyPatch, drawer: str) -> None:
+    """V8 ends the process that it is in where it gets no memory: the page has tables, and there is a warning."""
+    pytest.importorskip("vl_convert")
+    monkeypatch.setattr(drawing, "DRAWER", drawer)
+    monkeypatch.setattr(drawing, "_drawer", cache(drawing._drawer.__wrapped__))
+    outcome = suite.run()
+    html = (Path(outcome.report.folder) / "report.html").read_text("utf-8")
+    assert outcome.code == 0 and "as numbers</caption>" in html and "<svg" not in html
+    lines = outcome.err.splitlines()
+    assert lines and all(line.startswith("warning: a chart was not drawn: ") for line in lines)
+    assert len(lines) == 1 or "no spec" in drawer
 
 
 def test_without_jinja2_a_run_says_nothing(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
