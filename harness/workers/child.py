@@ -36,7 +36,7 @@ from harness.workers.protocol import (
 )
 
 OFTEN = 1.0  # seconds between two messages with rows
-BEAT = 5.0  # seconds between two signs of life
+BEAT = 0.5  # seconds between two signs of life
 
 
 class Desk:
