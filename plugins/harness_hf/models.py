@@ -102,7 +102,8 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     if missing := found["missing_keys"]:  # transformers fills them with random numbers, and only warns
         raise UsageError(f'model "{path}": "{min(missing)}" is not in its files; save the whole model')
     _check_used(path, model, found["unexpected_keys"])
-    if why := meant_otherwise(Path(path), tied=bool(model.config.get_text_config().tie_word_embeddings)):
+    text = model.config.get_text_config()
+    if why := meant_otherwise(Path(path), tied=bool(getattr(text, "tie_word_embeddings", False))):
         raise UsageError(f'model "{path}": {why}')
     return model
 
