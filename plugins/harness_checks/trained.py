@@ -148,14 +148,19 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """An adapter on a base it was not trained on.
 
     A revision of a model has the same names and shapes, so it loads and merges without a warning, and the result is
-    neither (peft#1567). Our trainer writes the digest of the base beside the adapter; it is compared here.
+    neither (peft#1567). Our trainer writes the digest of the base beside the adapter; it is compared here. Of an
+    adapter made elsewhere the name of its base is told: its instruct twin has the same shapes.
     """
     made_for = note_of(adapter).get("base_digest")
     if made_for and base.digest and made_for != base.digest:
         what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
         yield Finding("error", what, (), "name the base it was trained on")
     elif not made_for:
-        yield Finding("note", "the adapter does not say which weights it was trained on, so that is taken on trust")
+        told = "the adapter does not say which weights it was trained on, so that is taken on trust"
+        about = Path(adapter.adapter or adapter.path) / "adapter_config.json"
+        if about.is_file() and (name := json.loads(about.read_text("utf-8")).get("base_model_name_or_path")):
+            told += f'; its configuration names "{name}"'
+        yield Finding("note", told)
 
 
 def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
