@@ -39,6 +39,7 @@ def write_whole(
     trainer.accelerator.free_memory()  # two moments of each weight, which are not needed any more
     trainer.optimizer = None
     model.zero_grad(set_to_none=True)
+    model.forward = model.__dict__.pop("_original_forward", model.forward)  # without accelerate's mixed precision
     if gathered is not None:
         model = load_model(base, dtype="float32", device="cpu")
         model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two

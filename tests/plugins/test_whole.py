@@ -198,6 +198,12 @@ def test_the_dtype_is_the_bases(trained: Train, tiny_model: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_mixed_precision_is_written_as_it_was_trained(trained: Train) -> None:
+    """In bfloat16, as on a GPU, the weights are still float32, and so are the answers that are compared."""
+    assert {t.dtype for t in load_file(trained(bf16=True) / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.slow
 def test_what_a_base_keeps_in_float32_stays_so(trained: Train, tiny_model: Path, tmp_path: Path) -> None:
     """Of a base of several dtypes each tensor is written in its own."""
     mixed = tmp_path / "mixed"
