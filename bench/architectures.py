@@ -1,13 +1,15 @@
 """Check every causal class of the installed transformers, small and random, and write docs/reference/architectures.md.
 
-Scores against a plain forward of each pair, greedy answers against `generate`, the logits of LoRA on its base against
-those of the merged model, and these against what plain transformers reads from the export.
+Scores against a plain forward of each pair, greedy answers against `generate`, the log-probabilities that are trained
+on against the model's own, the logits of LoRA on its base against those of the merged model, and these against what
+plain transformers reads from the export.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import tempfile
 import time
@@ -94,6 +96,8 @@ class Row:
     kind: str = ""  # "shares prefixes", "plain", "refused: …" or "not built: …"
     scores: float | None = None  # nats per token
     answers: int | None = None  # equal to those of `generate`, of PROMPTS
+    head: float | None = None  # nats, of TRL's fused head; infinite where it raises
+    loss: float | str | None = None  # nats, as it is trained, or why it is not
     merged: float | str | None = None  # logits, or why there is no merge
     exported: float | None = None  # logits
     note: str = ""
@@ -108,6 +112,7 @@ class Row:
             self.scores is not None
             and self.scores <= NATS
             and self.answers == len(PROMPTS)
+            and (isinstance(self.loss, str) or (self.loss is not None and self.loss <= NATS))
             and all(n is not None and n <= LOGITS for n in logits)
         )
 
@@ -165,6 +170,10 @@ def check(name: str, folder: Path, **more: Any) -> Row:
         except Exception as error:  # a mistake, of ours or of transformers
             row.note = f"{type(error).__name__}: {_one_line(error)}"
             return row
+        try:
+            row.head, row.loss = _losses(folder / "base")
+        except UsageError as error:
+            row.loss = f"refused: {_one_line(error, folder)}"
         try:
             row.merged, row.exported = _merge(folder)
         except UsageError as error:
@@ -267,6 +276,23 @@ def _generated(subject: Any, prompt: str, use_cache: bool) -> str:
     return str(subject.tokens.decode(new[:ended]))
 
 
+def _losses(base: Path) -> tuple[float, float]:
+    """Return how far what is trained on is from the model's own, by TRL's fused head and as it is trained here."""
+    import torch
+    from trl.trainer.utils import add_fused_lm_head
+
+    from harness_hf.models import load_model, load_tokenizer
+    from harness_sft.likelihood import difference, settle
+
+    ids = torch.tensor([load_tokenizer(base)(PROMPTS[-1])["input_ids"]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    model = load_model(base, dtype="float32", device="cpu")
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    head, _ = difference(model, batch)
+    settle(model, batch)
+    return head, difference(model, batch)[0]
+
+
 def _merge(folder: Path) -> tuple[float, float]:
     """Return how far the merged logits are from the adapter's, and those of the export from the merged."""
     import torch
@@ -320,8 +346,9 @@ def _adapted(base: Path, ids: Any) -> Any:
 
 COLUMNS = f"""Columns: how log-probabilities are computed, and how far they are from a plain forward of each pair;
 greedy answers that equal `generate`'s, or those of plain forwards where the last column says so, of {len(PROMPTS)}; how
-far the logits of the merged model are from those of the LoRA on its base, and those that plain transformers reads from
-the export from those of the merged model."""
+far, in nats, the log-probabilities that are trained on are from the model's own, and those of TRL's fused head where
+they are not trained on; how far the logits of the merged model are from those of the LoRA on its base, and those that
+plain transformers reads from the export from those of the merged model."""
 
 
 def page(rows: Sequence[Row], seconds: float) -> str:
@@ -333,14 +360,17 @@ def page(rows: Sequence[Row], seconds: float) -> str:
     used = [row for row in tried if not row.kind.startswith("refused")]
     shares = sum(row.kind == "shares prefixes" for row in used)
     where = f"transformers {transformers.__version__}, torch {torch.__version__}, float32 on the CPU"
-    lines = [[r.name, r.kind, _show(r.scores), _answered(r), _show(r.merged), _show(r.exported), r.note] for r in used]
+    others = sum(row.head is not None and row.head > NATS for row in used)
     parts = [
         "# Architectures",
         f"Written by `make architectures` in {seconds / 60:.0f} minutes ({where}); to change a line, run it again.",
         f"Of {len(rows)} causal classes {len(tried)} were built small and random: {shares} share prefixes, "
-        f"{len(used) - shares} are computed whole, {len(tried) - len(used)} are refused by name.",
+        f"{len(used) - shares} are computed whole, {len(tried) - len(used)} are refused by name. "
+        f"{others} are trained from their own logits.",
         COLUMNS,
-        table(["class", "scores", "nats per token apart", "answers", "merged", "exported", ""], lines),
+        table(
+            ["class", "scores", "nats per token apart", "answers", "loss", "merged", "exported", ""], map(_cells, used)
+        ),
         "## Refused",
         table(["class", "why"], [[row.name, row.kind.partition(": ")[2]] for row in tried if row not in used]),
         "## Not built",
@@ -353,9 +383,14 @@ def _answered(row: Row) -> str:
     return "" if row.answers is None else f"{row.answers} of {len(PROMPTS)}"
 
 
+def _cells(row: Row) -> list[str]:
+    head = f" (TRL's head {'raises' if row.head == math.inf else f'{row.head:.2g}'})" if (row.head or 0) > NATS else ""
+    loss, answers = _show(row.loss) + head, _answered(row)
+    return [row.name, row.kind, _show(row.scores), answers, loss, _show(row.merged), _show(row.exported), row.note]
+
+
 def _line(row: Row) -> str:
-    told = [row.name, row.kind, _show(row.scores), _answered(row), _show(row.merged), _show(row.exported), row.note]
-    return ("" if row.right else "WRONG ") + " | ".join(told)
+    return ("" if row.right else "WRONG ") + " | ".join(_cells(row))
 
 
 def _show(value: float | str | None) -> str:

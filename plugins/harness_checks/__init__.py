@@ -26,6 +26,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "D13": modules.fused_experts,
         "D14": recipe.unusual_recipe,
         "D15": batches.labels_out_of_place,
+        "D19": batches.slow_head,
         "P1": pairs.wrong_reference,
         "P2": pairs.same_answers,
         "P3": pairs.longer_is_better,

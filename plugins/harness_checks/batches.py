@@ -1,4 +1,4 @@
-"""D1 to D9: the labels and the collated batches of the trainer that was built, token by token."""
+"""D1 to D9, D15 and D19: the labels and the collated batches of the trainer that was built, token by token."""
 
 from __future__ import annotations
 
@@ -109,6 +109,18 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
             what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their places"
             yield Finding("error", what, evidence, "let the trainer shift no labels: the model does")
             return
+
+
+@checker(title="fused-head-mismatch")
+def slow_head(built: Built) -> Iterator[Finding]:
+    """A fast way to the loss that is not the model's.
+
+    TRL computes it from the last hidden states and the weight of the output embeddings. A class whose head does more,
+    such as ModernBertDecoder, would learn another, which falls while its own does not. One row's log-probabilities are
+    compared with those of the model's own logits, here on random weights; where they differ, its own are trained on.
+    """
+    if built.slow:
+        yield Finding("warning", built.slow, (), "nothing need be done; a smaller batch if memory runs out")
 
 
 def _in_place(ids: Sequence[int], labels: Sequence[int]) -> bool:

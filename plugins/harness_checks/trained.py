@@ -149,7 +149,8 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
 
     A revision of a model has the same names and shapes, so it loads and merges without a warning, and the result is
     neither (peft#1567). Our trainer writes the digest of the base beside the adapter; it is compared here. What such a
-    note says in a folder that was not made here proves nothing, and is told as the adapter's own word.
+    note says in a folder that was not made here proves nothing, and is told as the adapter's own word. Of
+    one made elsewhere the name of its base is told, too: its instruct twin has the same shapes.
     """
     made_for = note_of(adapter).get("base_digest")
     if made_for and base.digest and made_for != base.digest:
@@ -157,7 +158,11 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
         yield Finding("error", what, (), "name the base it was trained on")
     elif not (made_for and is_sealed(Path(adapter.adapter or adapter.path))):
         said = "says" if made_for else "does not say"
-        yield Finding("note", f"the adapter {said} which weights it was trained on, so that is taken on trust")
+        told = f"the adapter {said} which weights it was trained on, so that is taken on trust"
+        about = Path(adapter.adapter or adapter.path) / "adapter_config.json"
+        if about.is_file() and (name := json.loads(about.read_text("utf-8")).get("base_model_name_or_path")):
+            told += f'; its configuration names "{name}"'
+        yield Finding("note", told)
 
 
 def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:

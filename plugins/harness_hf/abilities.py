@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # nats per token that a score may be from a plain forward's: in half precision rows in other company differ by 0.05 on
 # average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs)
 ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
-AHEAD = range(5, 21)  # tokens, of which the first half is run without the others too
+AHEAD = 8  # tokens, that are followed by as many, or by none
 
 
 def unshareable(model: PreTrainedModel) -> str:
@@ -60,13 +60,15 @@ def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
 
 def not_causal(model: PreTrainedModel) -> str:
     """Return why a model cannot score or answer: it does not run on tokens alone, or looks ahead; else nothing."""
-    ids = torch.tensor([[i % model.config.get_text_config().vocab_size for i in AHEAD]], device=model.device)
-    half = len(AHEAD) // 2
+    config = model.config.get_text_config()
+    chosen = getattr(config, "index_topk", None) or 0  # of the tokens of a row, which a sparse layer looks at alone
+    before = chosen if chosen < (getattr(config, "max_position_embeddings", None) or math.inf) else 0
+    ids = torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * AHEAD)]], device=model.device)
     try:
         with torch.inference_mode():
-            alone, followed = (model(input_ids=some, use_cache=False).logits for some in (ids[:, :half], ids))
-            apart = (alone[0].float().log_softmax(-1) - followed[0, :half].float().log_softmax(-1)).abs()
-            apart = apart.gather(-1, alone[0].topk(1).indices).max()
+            alone, followed = (model(input_ids=some, use_cache=False).logits for some in (ids[:, :-AHEAD], ids))
+            alone, followed = alone[0, -AHEAD:].float(), followed[0, -2 * AHEAD : -AHEAD].float()
+            apart = (alone.log_softmax(-1) - followed.log_softmax(-1)).abs().gather(-1, alone.topk(1).indices).max()
     except Exception as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
             raise

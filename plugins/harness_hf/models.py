@@ -100,9 +100,13 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     for name, there, wanted in sorted(found["mismatched_keys"]):
         raise UsageError(f'model "{path}": "{name}" is {list(there)}, its config.json wants {list(wanted)}')
     if missing := found["missing_keys"]:  # transformers fills them with random numbers, and only warns
+        ends = ((key, key.split(".", i)[-1]) for key in found["unexpected_keys"] for i in range(1, key.count(".")))
+        if before := next((key.removesuffix(end) for key, end in ends if end in missing), ""):
+            raise UsageError(f'model "{path}": "{before}" stands before its tensors\' names; save what was wrapped')
         raise UsageError(f'model "{path}": "{min(missing)}" is not in its files; save the whole model')
     _check_used(path, model, found["unexpected_keys"])
-    if why := meant_otherwise(Path(path), tied=bool(model.config.get_text_config().tie_word_embeddings)):
+    text = model.config.get_text_config()
+    if why := meant_otherwise(Path(path), tied=bool(getattr(text, "tie_word_embeddings", False))):
         raise UsageError(f'model "{path}": {why}')
     return model
 
@@ -152,7 +156,7 @@ def fitting(adapter: Path) -> Iterator[None]:
     """Turn what PEFT raises when it loads an adapter into one line that names the adapter."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
         told = f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
         raise UsageError(told) from None
 

@@ -249,8 +249,11 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
 
     What has another name in the base's files than in its model is left to PEFT.
     """
-    there = read_headers(Path(base))
-    made = {split_name(key): header.shape for key, header in read_headers(adapter, WEIGHTS).items()}
+    there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
+    if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
+        what = f'"{raw}" has the name of an adapter in memory in it; take ".default" out, as save_pretrained does'
+        raise UsageError(f'adapter "{adapter}": {what}')
+    made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:
         shape = _shape_for(made, module, part, config)
         if shape is None:

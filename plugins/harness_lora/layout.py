@@ -13,6 +13,7 @@ import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
@@ -139,7 +140,7 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return get_peft_model(model, config, low_cpu_mem_usage=True)
+            adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
         except (ValueError, TypeError, IndexError, RuntimeError, NotImplementedError, KeyError) as error:
             if config.lora_dropout and ParamWrapper.__name__ in str(error):
                 raise UsageError(
@@ -147,6 +148,15 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:
                     "lora_dropout = 0, or name target_modules without them"
                 ) from None
             raise UsageError(f"[adapter] does not fit the base: {one_line(error)}") from None
+    for name, module in adapted.base_model.model.named_modules():
+        base, found = module.get_base_layer() if isinstance(module, LoraLayer) else None, None
+        if isinstance(base, torch.nn.Linear) and type(base).forward is not torch.nn.Linear.forward:
+            with suppress(Exception):  # not made for a model without weights
+                found = base(torch.empty(1, base.in_features, dtype=base.weight.dtype, device="meta"))
+        if isinstance(found, tuple):
+            what = f'"{name}" is a {type(base).__name__}, which returns more than the one tensor that PEFT adds to'
+            raise UsageError(f'target_modules: {what}; set exclude_modules = ["{name.rpartition(".")[2]}"]')
+    return adapted
 
 
 def targets(adapted: PeftModel) -> Iterator[tuple[str, Target]]:

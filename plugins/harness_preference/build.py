@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from harness import Built, Example, UsageError
 from harness_hf import load_tokenizer, one_line, quiet
 from harness_lora import check_base
 from harness_preference.methods import METHODS
-from harness_sft import as_dataset, build_config, quiet_libraries, skeleton, split_by
+from harness_sft import as_dataset, build_config, quiet_libraries, settle, skeleton, split_by
 
 if TYPE_CHECKING:
     from harness import Adapter, ModelRef
@@ -58,6 +59,8 @@ def build(
                 whole = trainer._prepare_dataset(given["train_dataset"], tokenizer, _uncut(config), "whole")
             except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
                 raise UsageError(f"[train] TRL refuses the rows: {one_line(error)}") from error
+            batches = partial(_batches, trainer)
+            slow = "".join(settle(model, batch) for batch in batches(1))
     examples = [
         Example(row["row"], row["prompt_ids"] + row[column], [IGNORED] * len(row["prompt_ids"]) + row[column])
         for column in ANSWERS[name]
@@ -66,8 +69,7 @@ def build(
     end = getattr(config, "truncation_mode", "keep_start") == "keep_end"
     left, cut = len(trainer.train_dataset) * len(ANSWERS[name]), config.max_length
     template = tokenizer.chat_template
-    batches = lambda n: _batches(trainer, n)  # noqa: E731
-    return Built(tokenizer, examples, left, cut, False, batches, model, config, template, end)
+    return Built(tokenizer, examples, left, cut, False, batches, model, config, template, end, slow)
 
 
 def _uncut(config: Any) -> Any:

@@ -123,14 +123,16 @@ class Referenced(Checked):
         first = [abs(self.rewards[0][name]) for name in ("chosen", "rejected")]
         told["first_reward"] = max(filter(math.isfinite, first), default=math.nan)  # a step may lack one kind
         told["first_loss"] = self.watch.steps[0].loss or 0.0
-        return {name: value for name, value in told.items() if math.isfinite(value)}
+        return super().told() | {name: value for name, value in told.items() if math.isfinite(value)}
 
     def _look_at_reference(self, found: dict[str, float], loss: float) -> None:
         """Report a reference that is another model than the one whose training begins."""
         rewards = [found[name] for name in ("chosen", "rejected") if name in found]
-        plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled
-        if plain and abs(loss - math.log(2)) > FAR:
-            what = f"the first loss is {loss:.4f}, want ln 2 = {math.log(2):.4f}: the reference is another model"
+        plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled and not self.use_weighting
+        weight = self.loss_weights[0] if plain else 1.0
+        if plain and abs(loss - weight * math.log(2)) > FAR * weight:
+            want = f"want {f'{weight:g} * ' * (weight != 1)}ln 2 = {weight * math.log(2):.4f}"
+            what = f"the first loss is {loss:.4f}, {want}: the reference is another model"
         elif max(map(abs, rewards), default=0.0) > FAR:
             said = ", ".join(f"{reward:.3g}" for reward in rewards)
             what = f"the first rewards are {said}, want 0: the reference is another model"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness_sft.build import skeleton
     from harness_sft.config import build_config
     from harness_sft.counts import Counts
+    from harness_sft.likelihood import settle
     from harness_sft.measure import measure as measure_by
     from harness_sft.method import Method
     from harness_sft.rows import Row, as_dataset, name_rows, split_by, take_columns
@@ -33,6 +34,7 @@ __all__ = [
     "measure_by",
     "name_rows",
     "quiet_libraries",
+    "settle",
     "sft",
     "skeleton",
     "split_by",
@@ -50,6 +52,7 @@ LATER = {  # what other trainers use of this one, imported when it is asked for
     "measure_by": "harness_sft.measure:measure",
     "name_rows": "harness_sft.rows",
     "quiet_libraries": "harness_sft.train:_quiet_libraries",
+    "settle": "harness_sft.likelihood",
     "skeleton": "harness_sft.build",
     "split_by": "harness_sft.rows",
     "take_columns": "harness_sft.rows",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from harness import Built, Example, UsageError
 from harness_hf import load_tokenizer, one_line, quiet
 from harness_lora import check_base
 from harness_sft.config import build_config, whole_rows
+from harness_sft.likelihood import settle
 from harness_sft.rows import as_dataset, split_by
 from harness_sft.train import _quiet_libraries
 
@@ -70,13 +72,15 @@ def build(
                 trainer = Preview(model, args=config, train_dataset=as_dataset(kept), processing_class=tokenizer)
             except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
                 raise UsageError(f"[train] TRL refuses the rows: {one_line(error)}") from error
+            batches = partial(_batches, trainer)
+            slow = "".join(settle(model, batch) for batch in batches(1))
     whole = trainer.whole
     columns = zip(whole["row"], whole["input_ids"], whole["labels"], strict=True)
     examples = [Example(number, ids, labels) for number, ids, labels in columns]
     template = getattr(trainer, "chat_template", None) or tokenizer.chat_template
     packing, cut, left = config.packing, config.max_length, len(trainer.train_dataset)
     end = config.truncation_mode == "keep_end"
-    return Built(tokenizer, examples, left, cut, packing, lambda n: _batches(trainer, n), model, config, template, end)
+    return Built(tokenizer, examples, left, cut, packing, batches, model, config, template, end, slow)
 
 
 def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -102,6 +106,7 @@ def skeleton(path: str) -> Any:
         text.num_hidden_layers = LAYERS
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:LAYERS]
+    torch.manual_seed(0)  # what is told of it is the same every time
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
 
 

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> module and extra
 
+EFFECTIVE = {  # fields that TRL reads only with some values of another
+    "label_smoothing": ("loss_type", {"robust", "exo_pair", "aot", "aot_unpaired"}),
+    "label_smoothing_factor": ("loss_type", {"nll"}),
+    "discopop_tau": ("loss_type", {"discopop"}),
+    "f_alpha_divergence_coef": ("f_divergence_type", {"alpha_divergence"}),
+}
+
 
 def build_config(
     recipe: Mapping[str, Any],
@@ -111,6 +118,11 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "save_steps"):
         if recipe[name] < 1:
             mistakes.add(name, f"is {recipe[name]}, want at least 1")
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config)}
+    for name, (other, effective) in EFFECTIVE.items():
+        chosen = recipe.get(other) or defaults.get(other) or "sigmoid"  # which is what DPOConfig makes of none
+        if recipe.get(name) and not effective.intersection([chosen] if isinstance(chosen, str) else chosen):
+            mistakes.add(name, f"has no effect with this {other}; want {' or '.join(sorted(effective))}, or remove it")
     mistakes.raise_if_any()
 
 

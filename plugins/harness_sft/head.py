@@ -46,7 +46,7 @@ class FrozenHead(torch.autograd.Function):
             z = fast_linear(hidden[here], weight, bias).float().mul_(scale)  # (n, V)
             logp = z - z.logsumexp(-1, keepdim=True)
             p = logp.exp()
-            parts.append(_facts(z, logp, p, targets[here], outputs))
+            parts.append(facts(z, logp, p, targets[here], outputs))
             if gradient is not None:
                 p.neg_().scatter_add_(1, targets[here, None], torch.ones_like(p[:, :1]))
                 gradient[here] = fast_linear(p.mul_(scale).to(hidden.dtype), weight.t(), None)
@@ -108,7 +108,7 @@ def each_logit_once() -> Iterator[None]:
         trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = before
 
 
-def _facts(
+def facts(
     z: torch.Tensor, logp: torch.Tensor, p: torch.Tensor, targets: torch.Tensor, wanted: Sequence[str]
 ) -> list[torch.Tensor]:
     """Return the log-probabilities (n,) of targets, and of distributions p (n, V) what is wanted of OPTIONAL.

@@ -25,6 +25,7 @@ from harness import Finding, Progress, TrainingStep, write_text
 from harness_sft import sharding
 from harness_sft.checkpoints import WHOLE, room
 from harness_sft.counts import Counts
+from harness_sft.likelihood import settle
 from harness_sft.ranks import Order, Ranks, fill, raise_finding
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
 from harness_sft.sharded_trainer import ShardedTrainer
@@ -69,6 +70,7 @@ class Checked(ShardedTrainer):
         self.stamp = stamp
         self.flag: Callable[[str, Finding], None] = raise_finding
         self.watched: Callable[[], dict[str, float]] | None = None
+        self.slow = ""  # why it trains without TRL's fused head
         self.patience = 0  # epochs without a lower validation loss; 0 takes the last adapter
         cast = getattr(model, "is_loaded_in_4bit", False)
         trained = {name: p.data.clone() for name, p in model.named_parameters() if cast and p.requires_grad}
@@ -91,7 +93,17 @@ class Checked(ShardedTrainer):
 
     def told(self) -> dict[str, Any]:
         """Return further facts of the training."""
-        return {}
+        return {"own_logits": True} if self.slow else {}
+
+    def settle(self) -> str:
+        """Train on the model's own likelihood; return, in words, why without TRL's fused head if so."""
+        self._set_signature_columns_if_needed()
+        first = self.train_dataset.select(range(min(self._train_batch_size, len(self.train_dataset))))
+        rows = [{k: v for k, v in row.items() if k in self._signature_columns} for row in first]
+        batch = self._prepare_inputs(self.data_collator(rows)) | {"output_router_logits": self.aux_loss_enabled}
+        rough = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 or self.args.tf32 else None
+        self.slow = settle(self.model, batch, *filter(None, [getattr(self, "ref_model", None)]), dtype=rough)
+        return self.slow
 
     def end_step(self) -> None:
         """Look at what a step left behind."""
@@ -232,6 +244,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
         self.trained = [sharding.local(p.detach()) for p in self.trainer.model.parameters() if p.requires_grad]
+        if told := self.trainer.settle():
+            self.progress(Progress("train", state.global_step, state.max_steps, remark=told))
         # An interruption may have come between the last step and its validation, or its end.
         self._end_epoch_if_due(state, control)
         if self.enough():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import CheckFailed, folder_in_place, seal_folder, write_text
-from harness_lora import ADAPTER_NOTE, check_base, copy_rest
+from harness_lora import ADAPTER_NOTE, check_base, copy_rest, find_tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from harness_lora import Header
     from harness_sft.trainer import Checked
 
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
@@ -22,7 +24,7 @@ SAME = 1e-6  # nats a token between what was rounded in memory and what is read 
 def write_whole(
     trainer: Checked, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None = None
 ) -> None:
-    """Write all weights in the dtype of the base's, and everything else as the base has it; read it back and compare.
+    """Write each weight in the dtype of the base's, and everything else as the base has it; read it back and compare.
 
     `gathered` are the weights, where this process holds slices of them. What rounding costs is a fact of the training,
     beside how far that led from the base where it was rounded, and the gates decide on the rounded model. Raises
@@ -37,11 +39,12 @@ def write_whole(
     trainer.accelerator.free_memory()  # two moments of each weight, which are not needed any more
     trainer.optimizer = None
     model.zero_grad(set_to_none=True)
+    model.forward = model.__dict__.pop("_original_forward", model.forward)  # without accelerate's mixed precision
     if gathered is not None:
         model = load_model(base, dtype="float32", device="cpu")
         model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
     there, names = check_base(base)
-    stored = _dtype(Counter(header.dtype for header in there.values()).most_common(1)[0][0])
+    stored = _dtypes(model, there)
     rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sequences(ROWS)]
     before = _distributions(model, rows)
     with folder_in_place(out) as work:
@@ -51,7 +54,7 @@ def write_whole(
         for name in ("config.json", "generation_config.json"):
             (work / name).unlink(missing_ok=True)
         copy_rest(base, names, work)
-        _cast(model, torch.float32)
+        _cast(model, dict.fromkeys(stored, torch.float32))
         rounded = _distributions(model, rows)
         again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
         off, _ = _apart(rounded, again)
@@ -62,24 +65,27 @@ def write_whole(
             )
         lost, kept = _apart(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
-        if stored != torch.float32:  # else nothing was rounded
+        if set(stored.values()) != {torch.float32}:  # else nothing was rounded
             start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
             facts["kl_training"], _ = _apart(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 
 
-def _dtype(stored: str) -> Any:
-    """Return the dtype of safetensors' name for one; what is wider or no float is kept in float32."""
+def _dtypes(model: PreTrainedModel, there: Mapping[str, Header]) -> dict[str, Any]:
+    """Return each parameter's dtype in a base's files, or the commonest there; what is no half is kept in float32."""
     import torch
 
-    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored, torch.float32)
+    known = {"BF16": torch.bfloat16, "F16": torch.float16}
+    [(commonest, _)] = Counter(header.dtype for header in there.values()).most_common(1)
+    found = {name: there.get(find_tensor(name, there) or "") for name, _ in model.named_parameters()}
+    return {name: known.get(one.dtype if one else commonest, torch.float32) for name, one in found.items()}
 
 
-def _cast(model: PreTrainedModel, dtype: Any) -> None:
-    """Bring weights to a dtype, and no buffers: the angles of rotary positions are not stored, and never rounded."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+def _cast(model: PreTrainedModel, dtypes: Mapping[str, Any]) -> None:
+    """Bring weights to their dtypes, and no buffers: angles of rotary positions are not stored, and never rounded."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
 
 
 def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:

@@ -194,6 +194,10 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
         "has rank_pattern = [1], want a table",
     ),
     "with a note that is none": (put("harness-adapter.json", "[]"), "its harness-adapter.json cannot be read"),
+    "with keys of memory": (
+        reseat(ADAPTER, lambda ws: {n.replace("A.weight", "A.default.weight"): w for n, w in ws.items()}),
+        'lora_A.default.weight" has the name of an adapter in memory in it',
+    ),
     "cut short": (cut(ADAPTER), "is cut short"),
     "with overlapping tensors": (overlap(ADAPTER), "overlaps another"),
     "of no LoRA": (configure("adapter_config.json", peft_type="IA3"), "is of type IA3, only LORA is known here"),
@@ -206,6 +210,10 @@ MERGED: dict[str, tuple[Edit, str]] = {
     "with a tensor less": (
         reseat(MODEL, lambda ws: {n: w for n, w in ws.items() if UP not in n}),
         f'"model.{UP}.weight" is not in its files',
+    ),
+    "of a compiled model": (
+        reseat(MODEL, lambda ws: {f"_orig_mod.{n}": w for n, w in ws.items()}),
+        '"_orig_mod." stands before its tensors\' names',
     ),
     "as a pickle": (pickled("pytorch_model.bin"), "pickles are not read"),
     "as a pickle under another name": (pickled(MODEL), "is no safetensors file, or is cut short"),

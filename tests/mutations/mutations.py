@@ -122,6 +122,13 @@ def _experts(lab: Lab) -> Seen:
     return lab.check(model_path=str(lab.model(build)))
 
 
+def _of_class(lab: Lab, name: str, **changes: Any) -> Seen:
+    """Check on a small random base of a class."""
+    from bench import architectures
+
+    return lab.check(model_path=str(lab.model(partial(architectures.build, name))), **changes)
+
+
 def _template_file(lab: Lab, template: str) -> Seen:
     path = lab.folder / "training.jinja"
     path.write_text(template, "utf-8")
@@ -338,6 +345,18 @@ MUTATIONS: list[Mutation] = [
         "D15",
         {"train_use": "misreading", "train_how": "one", "train_packing": True},
         {"train_use": "misreading", "train_packing": True},
+    ),
+    Mutation(
+        "a head of a dense layer and a norm, which TRL's loss leaves out",
+        "D19",
+        lambda lab: _of_class(lab, "ModernBertDecoderForCausalLM"),
+        lambda lab: _of_class(lab, "LlamaForCausalLM", train_loss_type="dft"),
+    ),
+    Mutation(
+        "logits that are divided, of which TRL's loss does not know",
+        "D19",
+        lambda lab: _of_class(lab, "InklingForCausalLM"),
+        lambda lab: _of_class(lab, "GraniteForCausalLM"),
     ),
     Mutation(
         "the tools of the rows are not trained on",

@@ -61,6 +61,23 @@ def test_a_class_that_looks_ahead_is_refused(name: str, options: dict[str, Any],
     assert row.kind.startswith("refused: is not causal: what follows a token changes its prediction")
 
 
+def test_a_sparse_class_is_looked_at_beyond_what_it_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An indexer that chooses among tokens to come is seen only in rows that are longer than what it chooses."""
+    from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32Indexer
+
+    architectures.build("DeepseekV32ForCausalLM", tmp_path, index_topk=16)
+    refs = [ModelRef("base", str(tmp_path))]
+    with harness_hf.load(refs, dtype="float32"):
+        choose = DeepseekV32Indexer.forward
+
+    def ahead(self: Any, hidden: Any, q: Any, positions: Any, mask: Any, *more: Any, **given: Any) -> Any:
+        return choose(self, hidden, q, positions, torch.ones_like(mask), *more, **given)
+
+    monkeypatch.setattr(DeepseekV32Indexer, "forward", ahead)
+    with pytest.raises(UsageError, match="is not causal"), harness_hf.load(refs, dtype="float32"):
+        pass
+
+
 def test_a_class_that_cannot_be_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a forward of tokens alone fails there is one line that names the class."""
     architectures.build("GPT2LMHeadModel", tmp_path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -571,3 +572,29 @@ def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> Non
     assert told() == [("note", False)]
     seal(folder)
     assert told() == []
+
+
+def test_a_model_that_never_ends_its_turn_is_told_of_messages(twins: tuple[Path, Path]) -> None:
+    """M5 asks what was trained on, as messages too, and what a subject does not end is named."""
+    from harness_checks.merged import never_stops
+
+    @contextmanager
+    def load(refs: Any) -> Iterator[Any]:
+        answers = lambda prompts, max_new_tokens: ["?" * max_new_tokens for _ in prompts]  # noqa: E731
+        yield [SimpleNamespace(generate=answers)]
+
+    rows = [TrainingRow(i, "here", row, row) for i, row in enumerate(CHAT, 1)]
+    base, merged = (ModelRef(name, str(path)) for name, path in zip(("base", "merged"), twins, strict=True))
+    told = [finding.what for finding in never_stops(merged, base, rows, load)]
+    assert told[-1].startswith("none of 4 training prompts is answered with an end")
+
+
+def test_the_base_that_an_adapter_names_is_told(tmp_path: Path) -> None:
+    """An adapter made elsewhere fits every base of the same shapes, so whose it is stands in the note."""
+    from harness_checks.trained import another_base
+
+    about = {"peft_type": "LORA", "base_model_name_or_path": "mistralai/Mistral-7B-v0.1"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about), "utf-8")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    [told] = another_base(ModelRef("adapter", "base", adapter=tmp_path), ModelRef("base", "base", digest="d"))
+    assert (told.severity, told.what.endswith('names "mistralai/Mistral-7B-v0.1"')) == ("note", True)

@@ -344,6 +344,17 @@ def test_an_adapter_that_lacks_a_tensor_is_told(tiny_model: Path, tiny_adapter: 
         load_model(tiny_model, device="cpu", adapter=made)
 
 
+def test_an_adapter_whose_scale_is_a_text_is_told(tiny_model: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    """What PEFT stumbles over is one line that names the adapter."""
+    from harness_hf.models import load_model
+
+    made = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    config = json.loads((made / "adapter_config.json").read_text("utf-8"))
+    (made / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": "8"}), "utf-8")
+    with pytest.raises(UsageError, match="does not fit the base"):
+        load_model(tiny_model, device="cpu", adapter=made)
+
+
 def test_an_adapter_for_another_base_is_refused(
     tiny_model: Path, tiny_adapter: Path, tmp_path: Path, cache: Path
 ) -> None:

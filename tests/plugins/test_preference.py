@@ -157,6 +157,13 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
         (dpo, {"beta": "much"}, 'option "beta": is "much", want a number'),
         (dpo, {"loss_typ": "ipo"}, 'option "loss_typ": is no field of TRL\'s DPOConfig; did you mean "loss_type"?'),
         (dpo, {"sync_ref_model": True}, 'option "sync_ref_model": cannot be set: the reference is the model before'),
+        (dpo, {"label_smoothing": 0.1}, "label_smoothing: has no effect with this loss_type; want aot or aot_unpaired"),
+        (
+            dpo,
+            {"loss_type": "ipo", "discopop_tau": 0.1},
+            "discopop_tau: has no effect with this loss_type; want discop",
+        ),
+        (kto, {"label_smoothing_factor": 0.1}, "label_smoothing_factor: has no effect with this loss_type; want nll"),
         (kto, {"packing": True}, 'option "packing": is no field of TRL\'s KTOConfig'),
         (kto, {"use_liger_kernel": True}, "use_liger_kernel: its kernels are written for GPUs, and this is a CPU"),
     ],
@@ -354,6 +361,15 @@ def test_another_reference_is_told(trained: Train, tiny_model: Path, monkeypatch
         CheckFailed, match=r"the first loss is 0\.\d+, want ln 2 = 0\.6931: the reference is another model"
     ):
         trained()
+    with pytest.raises(CheckFailed, match=r"want 0\.5 \* ln 2 = 0\.3466: the reference is another model"):
+        trained(name="half", loss_type=["sigmoid"], loss_weights=[0.5])
+
+
+@slow
+@pytest.mark.parametrize("options", [{"loss_type": ["sigmoid"], "loss_weights": [0.5]}, {"use_weighting": True}])
+def test_a_weighted_loss_is_no_other_reference(options: dict[str, Any], trained: Train) -> None:
+    """A first loss that is scaled, or weighted by likelihoods (WPO), is what no difference gives."""
+    trained(max_steps=1, adapter=lora(lora_dropout=0.0, r=4), **options)
 
 
 class Known:

@@ -71,6 +71,10 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         ),
         ({"save_strategy": "no"}, 'save_strategy: is "no", want "steps" or "epoch": an interrupted training goes on'),
         ({"save_strategy": "best"}, 'save_strategy: is "best", want "steps" or "epoch"'),
+        (
+            {"loss_type": "dft", "label_smoothing_factor": 0.1},
+            "label_smoothing_factor: has no effect with this loss_type",
+        ),
         ({"truncation_mode": "keep_end", "packing": True}, 'truncation_mode: is "keep_end", and packed rows are cut'),
         *(
             ({name: value}, f'option "{name}": cannot be set: ')
@@ -605,7 +609,7 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", counted(utils._ChunkedLogProbFunction.apply))
     adapter = qlora(lora_dropout=0.0)
     fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
-    assert facts_of(fast)["supervised_tokens"] == sum(projected)
+    assert facts_of(fast)["supervised_tokens"] == sum(projected[1:])  # the first is the look before the first step
     projected.clear()
     monkeypatch.setattr(head, "each_logit_once", contextlib.nullcontext)
     plain = trained(adapter=adapter, name="plain", num_train_epochs=1)

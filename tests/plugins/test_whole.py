@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 import harness  # noqa: E402
 import harness_hf  # noqa: E402
@@ -194,6 +195,25 @@ def test_the_dtype_is_the_bases(trained: Train, tiny_model: Path, tmp_path: Path
     monkeypatch.setattr("harness_hf.models.load_model", forgetful)
     with pytest.raises(CheckFailed, match=r"what was saved answers otherwise than what was trained \[saved-parity\]"):
         trained(name="again", base=half)
+
+
+@pytest.mark.slow
+def test_mixed_precision_is_written_as_it_was_trained(trained: Train) -> None:
+    """In bfloat16, as on a GPU, the weights are still float32, and so are the answers that are compared."""
+    assert {t.dtype for t in load_file(trained(bf16=True) / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_what_a_base_keeps_in_float32_stays_so(trained: Train, tiny_model: Path, tmp_path: Path) -> None:
+    """Of a base of several dtypes each tensor is written in its own."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(tiny_model, mixed)
+    weights = load_file(mixed / "model.safetensors")
+    weights = {name: t if "norm" in name else t.bfloat16() for name, t in weights.items()}
+    save_file(weights, mixed / "model.safetensors", metadata={"format": "pt"})
+    found = load_file(trained(base=mixed) / "model.safetensors")
+    assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in weights.items()}
+    assert not torch.equal(found["model.norm.weight"], found["model.norm.weight"].bfloat16().float())
 
 
 @pytest.mark.slow

@@ -1,0 +1,118 @@
+"""Whether what is trained on is the model's own likelihood, and the way to it where TRL's fused head has another.
+
+TRL computes it from the last hidden states and the output embeddings; a class whose head does more learns another.
+
+Imports torch and TRL: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from trl.trainer.utils import FusedCausalLMOutput
+
+from harness import UsageError, out_of_memory
+from harness_sft.head import OPTIONAL, facts
+from harness_sft.ranks import IGNORED
+
+TOKENS = 128  # of one row, that are looked at: the logits of a few, however large the vocabulary
+NATS = 1e-3  # that a log-probability may be off, beside what rounding the largest logit makes, at most
+
+
+def settle(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.dtype | None = None) -> str:
+    """Let a model be trained on its own likelihood; return, in words, why it goes without TRL's fused head if it does.
+
+    It does, and its `references` do, where that is off by more than what rounding in `dtype` makes, or the model's.
+    Raises UsageError where the other way does not give the model's own log-probabilities either.
+    """
+    apart, limit = difference(model, batch, dtype)
+    if apart <= limit:
+        return ""
+    bare = [each.get_base_model() if hasattr(each, "get_base_model") else each for each in (model, *references)]
+    for each in bare:
+        use_own_logits(each)
+    again, _ = difference(model, batch, dtype)
+    name = type(bare[0]).__name__
+    if not again <= limit:
+        what = f"what would be trained on is {again:.2g} nats off the model's own log-probabilities, limit {limit:.1g}"
+        raise UsageError(f"[train] {name}: {what}; TRL cannot train this class, take another base")
+    off = f"is {apart:.2g} nats off" if math.isfinite(apart) else "does not give"
+    return f"TRL's fused head {off} the log-probabilities of {name}: trained on its own logits, which take more memory"
+
+
+def difference(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None = None) -> tuple[float, float]:
+    """Return by how many nats, at most, what is trained on is off the model's own log-probabilities, and the limit.
+
+    They are those of supervised tokens of one row, without dropout. It is infinite where TRL's way raises, and 0 where
+    the model's own forward does or gives what is not finite, which is another fault. No randomness is spent.
+    """
+    given, labels = _window(batch)
+    mask, targets = labels[:, 1:] != IGNORED, labels[:, 1:]
+    training = [module for module in model.modules() if module.training]
+
+    def run(**more: Any) -> Any:
+        try:
+            return model(**given, use_cache=False, **more)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            return None
+
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            model.eval()
+            own, found = run(), run(labels=labels, fused_lm_head=True)
+    finally:
+        for module in training:
+            module.training = True
+    if own is None or not mask.any():
+        return 0.0, NATS
+    z = own.logits[:, :-1].float()[mask.to(own.logits.device)]
+    chosen = z.gather(1, targets[mask].to(z.device)[:, None])[:, 0]
+    logp = chosen - z.logsumexp(-1)
+    limit = NATS + torch.finfo(dtype or model.dtype).eps * float(torch.stack([chosen, z.amax(-1)]).abs().max())
+    if not logp.isfinite().all():
+        return 0.0, limit
+    if found is None:
+        return math.inf, limit
+    trained = found.log_probs[mask.to(found.log_probs.device)].float().to(z.device)
+    return float((trained - logp).abs().max().nan_to_num(math.inf)), limit
+
+
+def use_own_logits(model: Any) -> None:
+    """Let a model that TRL gave a fused head return the same fields, from logits that its own forward makes."""
+    fused = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **given: Any) -> Any:
+        if not fused_lm_head:
+            return fused(*args, labels=labels, **given)
+        found = fused(*args, **given | {"use_cache": False})
+        labels = labels[:, 1:].to(found.logits.device)
+        mask = labels != IGNORED
+        z, targets = found.logits[:, :-1][mask].float(), labels[mask]
+        logp = z - z.logsumexp(-1, keepdim=True)
+        with torch.no_grad():
+            _, *others = facts(z, logp, logp.exp(), targets, OPTIONAL)
+        each = zip(("log_probs", *OPTIONAL), (logp.gather(1, targets[:, None])[:, 0], *others), strict=True)
+        fields = {name: x.new_zeros(mask.shape).masked_scatter(mask, x) for name, x in each}
+        router = getattr(found, "aux_loss", None)  # which some classes have none of, and TRL adds
+        return FusedCausalLMOutput(label_mask=mask, aux_loss=z.new_zeros(()) if router is None else router, **fields)
+
+    model.forward = MethodType(forward, model)
+
+
+def _window(batch: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+    """Return a few tokens around the first supervised one of a batch, as the model gets them, and their labels."""
+    ids = batch["input_ids"]
+    labels = batch["labels"] if "labels" in batch else ids.masked_fill(batch["completion_mask"] == 0, IGNORED)
+    [row, first] = next(iter((labels[:, 1:] != IGNORED).nonzero().tolist()), [0, 0])
+    at = slice(row, row + 1), slice(max(0, first - TOKENS // 2), first + TOKENS // 2)
+    given = {name: batch[name][at] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+    return given | {name: True for name in ("output_router_logits",) if batch.get(name)}, labels[at]
