@@ -130,7 +130,9 @@ MEMORY_ADVICE = (
 
 
 def of_the_machine(error: BaseException) -> str:
-    """Return in a line what the machine had too little of, disk or memory, where an error tells that, else nothing."""
+    """Return in a line what the machine had too little of: disk, memory or open files; nothing where it is not that."""
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return f"{os.strerror(errno.EMFILE)}; raise the limit (ulimit -n) and run again"
     full = disk_full(error)
     return f"{full}; make room and run again, and what was finished is not done again" if full else out_of_memory(error)
 

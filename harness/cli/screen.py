@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape as unmarked
 
 from harness.cli.streams import on_screen
-from harness.texts.shown import shown
+from harness.texts.shown import bounded, shown
 from harness.texts.wrapping import wrapped
 
 
@@ -27,12 +27,12 @@ class Screen:
 
     def line(self, text: str, style: str = "", hang: int | None = None) -> None:
         """Print a line; where it is wrapped, the rest of it stands at column `hang`, or two right of its beginning."""
-        for part in self.wrapped(shown(text), hang):
+        for part in self.wrapped(bounded(shown(text)), hang):
             self.console.print(unmarked(part), style=style or None)
 
     def entry(self, word: str, style: str, text: str, hang: int) -> None:
         """Print a line that begins with a word in a style of its own."""
-        first, *rest = self.wrapped(word + shown(text), hang)
+        first, *rest = self.wrapped(word + bounded(shown(text)), hang)
         self.console.print(f"[{style}]{unmarked(word)}[/]{unmarked(first[len(word) :])}")
         for part in rest:
             self.console.print(unmarked(part))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness.texts.shown import shown
+from harness.texts.shown import bounded, shown
 from harness.texts.wrapping import wrapped
 
 
@@ -68,7 +68,7 @@ def reserved(wanted: bool) -> Iterator[Callable[[str], object]]:
 def say(line: str, to: Any = None) -> None:
     """Print a line that may hold text of others to stdout, or to another stream; on a screen it wraps at words."""
     stream = sys.stdout if to is None else to
-    for part in wrapped(shown(line), _width(stream) if on_screen(stream) else None):
+    for part in wrapped(bounded(shown(line)), _width(stream) if on_screen(stream) else None):
         print(part, file=stream)
 
 

@@ -6,6 +6,7 @@ import re
 
 from harness.texts.secrets import hide
 
+PRINTED = 10_000  # characters of a line
 HALF = re.compile("[\ud800-\udfff]")
 INLINE = re.compile(r"([\\`*\[\]|~])")
 BLOCK = re.compile(r"^(\s*)(?:([#+=-])|(\d+)([.)]))")
@@ -30,6 +31,11 @@ def shorten(text: str, width: int = 400) -> str:
     """Write a text on one line, its middle left out when it is long."""
     line = spelt(text)
     return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
+
+
+def bounded(text: str) -> str:
+    """Return what is printed of a text: an error of others may have millions of characters, and is told in reports."""
+    return text if len(text) <= PRINTED else f"{text[:PRINTED]} … and {len(text) - PRINTED:,} characters more"
 
 
 def whole(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from harness_hf.subject import HFSubject, free_memory
     from harness_hf.tokens import DEFAULT_CONTEXT, Tokens
 
-# When it is imported, by whomever, it advises to install kernels that are downloaded at run time.
+# When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
+sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [

@@ -107,6 +107,16 @@ def test_what_ships_is_all_that_was_read(tiny_model: Path, tmp_path: Path) -> No
         assert one.generate(["say one"], max_new_tokens=8) == other.generate(["say one"], max_new_tokens=8)
 
 
+@pytest.mark.slow
+def test_no_import_runs_code_of_the_hub(tmp_path: Path) -> None:
+    """bitsandbytes asks "kernels" for code to download as soon as it is imported on some processors."""
+    (tmp_path / "kernels.py").write_text("raise SystemExit('kernels was imported')", "utf-8")
+    code = "import harness_hf, bitsandbytes, transformers; print(transformers.utils.is_kernels_available())"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
 def test_tiny_is_deterministic(tiny_model: Path, tmp_path: Path) -> None:
     """The same seed gives the same weights, another seed others."""
     from harness_hf.tiny import build_tiny_model

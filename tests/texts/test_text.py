@@ -121,3 +121,15 @@ def test_errors_of_the_command_line_are_one_line_each(project: Project, text: st
         outcome = project.harness(command, str(tmp_path / text.replace("/", "")))
         assert not RAW.search(outcome.out + outcome.err)
         assert (outcome.code, outcome.err.count("\n")) == (4, 1)
+
+
+def test_a_line_of_millions_of_characters_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error of others is printed with its beginning and its length; reports have all of it."""
+    from harness.cli.screen import Screen
+    from harness.cli.streams import say
+
+    say("x" * 2_000_000)
+    Screen().line("y" * 2_000_000)
+    printed = capsys.readouterr().out
+    assert printed.count("and 1,990,000 characters more") == 2
+    assert len(printed) < 21_000
