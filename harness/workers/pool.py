@@ -294,7 +294,7 @@ class Pool:
     def _end_if_hung(self, task: _Task) -> None:
         """End a worker that is silent, or lives and does not move; its future tells that it is lost, and why."""
         now, took = time.monotonic(), self._took[task.method]
-        others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST
+        others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
         most = max(LIVES * self.patience, others)
         if task.worker.beats and now - task.heard > self.patience:
             task.worker.close(f"it was silent for {self.patience:g} s and was ended; --patience allows more")
