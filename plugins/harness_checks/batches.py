@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from harness import Built, Example, Finding, ModelRef, TrainingRow, chat, checker, marked_text, quote
-from harness_checks import frames
+from harness_checks import frames, keys
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
 
@@ -185,9 +185,11 @@ def other_template(
     A model that was trained on one chat template and served with another answers worse, and nothing says why
     (LLaMA-Factory#6020, ollama#6823). Three conversations are rendered with the template of the training and with
     that of the base, which is what evaluates and ships, and so are training rows, with their tools and arguments: as
-    the template writes them they must be trained on (-rows). Messages must not meet evaluations in plain text (-form),
-    nor may a system message, template arguments or a frame around the questions be on one side only (-system,
-    -arguments, -frame).
+    the template writes them they must be trained on (-rows), and all that they hold it must write: a key of a message
+    that changes nothing when it is left out, tools or a system column that nobody reads, an answer that loses a part,
+    such as the thought of an earlier turn (ms-swift#4939), are told by name (-keys). Messages must not meet
+    evaluations in plain text (-form), nor may a system message, template arguments or a frame around the questions be
+    on one side only (-system, -arguments, -frame).
     """
     from harness_hf import load_tokenizer
 
@@ -216,6 +218,8 @@ def other_template(
         return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
 
     yield from frames.differ(rows, tasks, write)
+    if theirs.chat_template:
+        yield from keys.unread([row for row in rows if messages_of(row)], str(theirs.chat_template), write)
 
 
 def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from harness import Finding, ModelRef, Sample, Task, TrainingRow, chat, checker,
 from harness_checks.frames import messages_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
+TRAINING = "training data"  # under which a finding names training rows
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
@@ -59,6 +60,11 @@ def place(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
     """Return the name of a row, with its source where there are several."""
     several = len({r.source for r in (rows[0], rows[-1], row)}) > 1
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
+
+
+def numbers(rows: Iterable[TrainingRow]) -> dict[str, list[str]]:
+    """Return which rows a finding is about, under the name of no evaluation."""
+    return {TRAINING: [str(number) for number in dict.fromkeys(row.number for row in rows)]}
 
 
 def counted(number: int, total: int) -> str:

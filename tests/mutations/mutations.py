@@ -16,6 +16,14 @@ GENERATION = (
     "{% generation %}INSIDE{% endgeneration %}OUTSIDE{% else %}{{ message['content'] }}<|end|>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+NONE: dict[str, Any] = {}
+THINKING = (  # writes thoughts under one name
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{% if m.reasoning_content is defined %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+THOUGHT = {"reasoning_content": "It is where it was."}
+UNKNOWN, UNTAUGHT = {"musing": "It is where it was."}, {"train": False}
 PARAGRAPH = (
     "The harbour master keeps a ledger in which every ship that enters is written down with the hour of its arrival, "
     "the name of its captain, the port it comes from and the goods it carries in its hold."
@@ -168,6 +176,28 @@ def _varied(rows: Any) -> list[dict[str, Any]]:
     return [_system(f"Room {i}: {row}.", [row])[0] for i, row in enumerate([*rows, *rows])]
 
 
+def _talks(first: Mapping[str, Any] = NONE, last: Mapping[str, Any] = NONE, **beside: Any) -> list[dict[str, Any]]:
+    """Return conversations of two questions, whose answers have these keys beside their content."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is the {thing}?"},
+                {"role": "assistant", "content": f"Room {i + 10}.", **first},
+                {"role": "user", "content": "And its twin?"},
+                {"role": "assistant", "content": f"Room {i + 40}.", **last},
+            ],
+            **beside,
+        }
+        for i, thing in enumerate(THINGS)
+    ]
+
+
+def _spoken(name: str, template: str, broken: Any, healthy: Any, code: str = "D7-keys") -> Mutation:
+    """Return a mutation of conversations under a chat template."""
+    bad, good = (partial(templated, template=template, rows=rows) for rows in (broken, healthy))
+    return Mutation(name, code, bad, good)
+
+
 def _by_label(rows: Any) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: not row["label"])
 
@@ -268,6 +298,7 @@ GROUPED = {"more": '\n[[eval]]\nname = "grouped"\nuse = "exact_match"\ndata = "t
 
 PINNED = '[[eval]]\nname = "general"\nuse = "pack"\nparts = ["facts"]\ndigest = "{}"\n'
 CALL = {"name": "find", "arguments": {"thing": "anvil"}}
+CALLED = {"tool_calls": [CALL]}
 NO_TOOL = {"target": [CALL], "tools": [{"name": "lose"}]}
 OBJECT = {"target": "{}", "schema": '{"type": "object"}'}
 NO_TYPE = {"target": "{}", "schema": '{"type": "objekt"}'}
@@ -345,6 +376,21 @@ MUTATIONS: list[Mutation] = [
         lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading", train_how="nulls"),
         lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading"),
     ),
+    _spoken(
+        "thoughts under a name that the template does not know", THINKING, _talks(NONE, UNKNOWN), _talks(NONE, THOUGHT)
+    ),
+    _spoken("thoughts, and a template without them", TOOLS_TEMPLATE, _talks(NONE, THOUGHT), _talks()),
+    _spoken(
+        "a template that drops thoughts in the earlier turn only",
+        THINKING.replace("is defined", "is defined and loop.last"),
+        _talks(THOUGHT, THOUGHT),
+        _talks(NONE, THOUGHT),
+    ),
+    _spoken("calls that are not written", TOOLS_TEMPLATE, _talks(NONE, CALLED), _talks(NONE, {"calls": [CALL]})),
+    _spoken("tools that are not written", THINKING, _talks(tools=[{"name": "find"}]), _talks()),
+    _spoken("a system column beside the messages", THINKING, _talks(system="Be brief."), _talks(system="")),
+    _spoken("a turn that is half learnt", THINKING, _talks({"weight": 0.5}), _talks({"weight": 0}), "build"),
+    _spoken("no answer is learnt", THINKING, _talks(UNTAUGHT, {"weight": 0}), _talks(UNTAUGHT), "build"),
     Mutation(
         "tools in training only",
         "D7-arguments",

@@ -1,0 +1,95 @@
+"""Keys of chat rows that change nothing of what the chat template writes: what is left out of them without a word."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from harness import Finding, Severity, TrainingRow, chat, text_of
+from harness_checks.frames import Write, messages_of
+from harness_checks.lint import JUDGED, counted, numbers, place
+
+RENDERED = 24  # rows of each key that are rendered with and without it
+OBEYED = {"weight", "train"}  # by `sft`: whether a turn is learnt
+SPARE = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
+ASKED = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
+EMPTY: tuple[object, ...] = (None, "", [], {})
+OTHER = "remove it, or take a chat template that writes it"
+SYSTEM = 'put it first among the messages, with the role "system"'
+LAST = "learn the last answer alone (rows of prompt and completion), or take a template that writes it everywhere"
+Key = tuple[str, bool]  # of a message, or of what stands beside the messages
+
+
+def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator[Finding]:
+    """Yield the keys of chat rows that `write` does not read, and the answers of which it leaves out a part."""
+    holders: dict[Key, list[TrainingRow]] = defaultdict(list)
+    for row in rows:
+        for key in _keys(row):
+            holders[key].append(row)
+    for key, held in holders.items():
+        marked = [row for row in held if key[0] == "content" and "</" in text_of(messages_of(row))] or held
+        sample = marked[:: max(1, len(marked) // RENDERED)][:RENDERED]
+        places = [(row, at) for row in sample for at in _places(row, key)]
+        if not (lost := [(row, at) for row, at in places if not _written(row, at, key, write)]):
+            continue
+        learnt = any(_is_learnt(row, at) for row, at in lost)
+        how: Severity
+        if whole := len(lost) == len(places) and key[0] != "content":
+            what = f'{counted(len(held), len(rows))}: the chat template does not write "{key[0]}"'
+            fix = (SYSTEM if key[0] == "system" else OTHER) if key[1] else _way_out(*lost[0], key[0], template, write)
+            how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
+        else:
+            what = f'the chat template leaves out "{key[0]}", or a part of it, in {len(lost)} of {len(places)} messages'
+            fix, how = LAST, "warning" if learnt else "note"  # as it leaves thoughts out of a prompt
+        evidence = [place(row, rows) + f", message {at + 1}" * (at >= 0) for row, at in lost]
+        yield Finding(how, what, evidence, fix, "keys", numbers(held if whole else [row for row, _ in lost]))
+
+
+def _keys(row: TrainingRow) -> set[Key]:
+    """Return the keys of a chat row that hold something and are not obeyed otherwise."""
+    inner = {key for message in messages_of(row) for key, value in message.items() if value not in EMPTY}
+    beside = {*chat.of_training(row.row), *({"system"} if isinstance(row.raw.get("system"), str) else ())}
+    spared = {"role"} if JUDGED & row.row.keys() else {"role"} | OBEYED
+    return {(key, False) for key in inner - spared} | {(key, True) for key in beside}
+
+
+def _places(row: TrainingRow, key: Key) -> list[int]:
+    """Return the messages of a row that have a key, -1 for what stands beside them; of contents the learnt ones."""
+    if key[1]:
+        return [-1]
+    found = [at for at, message in enumerate(messages_of(row)) if message.get(key[0]) not in EMPTY]
+    return [at for at in found if key[0] != "content" or _is_learnt(row, at)]
+
+
+def _is_learnt(row: TrainingRow, at: int) -> bool:
+    asked = 0 if "messages" in row.row else len(row.row["prompt"])
+    return at >= asked and messages_of(row)[at].get("role") == "assistant"
+
+
+def _written(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
+    """Return whether a row is written otherwise without a key; an answer, whether all but its white space is."""
+    messages, given = messages_of(row), chat.of_training(row.row)
+    if key == ("system", True):
+        return str(row.raw["system"]).strip() in row.prompt
+    if key[1]:
+        less = {name: value for name, value in given.items() if name != key[0]}
+        parts = ((messages, False), (messages[:-1], True))
+        return any(write(part, opened, given) != write(part, opened, less) for part, opened in parts)
+    if (text := write(messages, False, given)) is None:
+        return True  # D11-template tells
+    if key[0] == "content":
+        return "".join(text_of(messages[at : at + 1]).split()) in "".join(text.split())
+    bare = {name: value for name, value in messages[at].items() if name != key[0]}
+    return write([*messages[:at], bare, *messages[at + 1 :]], False, given) != text
+
+
+def _way_out(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
+    """Return what to do about a key: to give it the template's own name, where one of those writes its value."""
+    messages, given = messages_of(row), chat.of_training(row.row)
+    bare, value = {k: v for k, v in messages[at].items() if k != key}, messages[at][key]
+    for name in sorted(set(ASKED.findall(template)) - bare.keys()) if isinstance(value, str) else ():
+        text = write([*messages[:at], bare | {name: value}, *messages[at + 1 :]], False, given)
+        if value.strip() in (text or ""):
+            return f'rename it "{name}", which the template writes'
+    return OTHER
