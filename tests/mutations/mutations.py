@@ -198,6 +198,11 @@ def _spoken(name: str, template: str, broken: Any, healthy: Any, code: str = "D7
     return Mutation(name, code, bad, good)
 
 
+def _wanting(name: str, code: str, test: Any, healthy: Mapping[str, Any], **broken: Any) -> Mutation:
+    """Return a mutation of what an evaluation wants, or of how an answer ends."""
+    return Mutation(name, code, lambda lab: lab.check(test=test, **broken), lambda lab: lab.check(test=test, **healthy))
+
+
 def _by_label(rows: Any) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: not row["label"])
 
@@ -574,6 +579,8 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check([*ROWS, LEAK], FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
         lambda lab: lab.check(ROWS, FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
     ),
+    _wanting("targets of two lines", "D16-stop", [*EVAL[:7], {**EVAL[7], "target": "a\nb"}], {"eval_0.stop": []}),
+    _wanting("targets that are longer than an answer", "D16-long", EVAL, {}, **{"eval_0.max_new_tokens": 6}),
     data("an empty answer", "D11-empty", _with(3, completion="  ")),
     data("an answer that is null", "D11-empty", NULL),
     Mutation(
@@ -683,7 +690,7 @@ MUTATIONS: list[Mutation] = [
     asked("a target that is no JSON", "is no JSON", "json", {"target": "{"}, {"target": "{}"}),
     asked("a schema that is none", 'schema "schema.json": is none', "json", NO_TYPE, OBJECT),
     asked("a schema on the web", "nothing is fetched", "json", ELSEWHERE, OBJECT),
-    asked("no earlier answer", "target is missing", "regression", {"target": None}, {"target": "in room 12"}),
+    asked("no earlier answer", "target is missing", "regression", {"target": None}, {"target": "room 12"}),
     Mutation(
         "another pack than the suite's",
         "and the suite pins 0123456789",
