@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -142,6 +143,23 @@ def _by_pairs(lab: Lab, how: str = "") -> Seen:
     about |= {"train_per_device_train_batch_size": 4}
     files = {"pairs.jsonl": PAIRED}
     return lab.run("M5", files=files, train_use="misreferenced", **about)
+
+
+def _ending(lab: Lab, trained: bool) -> Seen:
+    """Train on messages, on a base that has weights for the end of a turn or, as some bases have, zeros."""
+
+    def clear(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"][4] *= float(trained)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        about = json.loads((folder / "generation_config.json").read_text("utf-8"))
+        (folder / "generation_config.json").write_text(json.dumps(about | {"eos_token_id": [2, 4]}), "utf-8")
+
+    files = {"chats.jsonl": CHAT}
+    about = {"train_data": "chats.jsonl", "train_max_steps": 120}
+    return lab.run("D7-form", "D14", files=files, model_path=str(lab.model(clear)), **about)
 
 
 def _in_bfloat16(lab: Lab, rate: float) -> Seen:
@@ -679,6 +697,12 @@ MUTATIONS: list[Mutation] = [
     merge("sampling where the base is greedy", "M4-generation", "sampling"),
     merge("no stop token", "M5", "stops"),
     merge("another stop token", "M5", "other stop"),
+    Mutation(
+        "the end of a turn has never been trained, and is not now",
+        "M5-endless",
+        lambda lab: _ending(lab, trained=False),
+        lambda lab: _ending(lab, trained=True),
+    ),
     merge(
         "the merged model is the base, and the merge sees it", "merge: the merged model equals its base", "base", True
     ),
