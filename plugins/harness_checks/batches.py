@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,6 @@ FIXTURES = (
         {"role": "assistant", "content": "Four."},
     ],
 )
-
-
-@dataclass(frozen=True)
-class Document:
-    """A row as it lies in a collated batch."""
-
-    ids: Sequence[int]
-    labels: Sequence[int]
 
 
 @checker(title="masked-eos-token")
@@ -86,7 +77,7 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
     An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
-    empty = [e for e in built.examples if not any(label != IGNORED for label in e.labels[1:])]
+    empty = [e for e in built.examples if not _learnt(e.labels)]
     if empty:
         evidence = [f"row {e.number}: {quote(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
         what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
@@ -131,7 +122,8 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     cut = built.cut
     lost = [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]
     if lost:
-        evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {_begins(e)}" for e in lost]
+        begins = {e.number: next(i for i, label in enumerate(e.labels) if label != IGNORED) for e in lost}
+        evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {begins[e.number]}" for e in lost]
         what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
     elif not built.packing and built.kept < len(built.examples):
@@ -290,7 +282,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
         return
 
 
-def _documents(built: Built) -> list[Document]:
+def _documents(built: Built) -> list[Example]:
     """Cut collated batches into the rows they were made of: by padding, or where positions begin again."""
     found = []
     for batch in built.batches(BATCHES):
@@ -300,10 +292,10 @@ def _documents(built: Built) -> list[Document]:
         for i, row in enumerate(ids):
             if positions is None:
                 real = [j for j, seen in enumerate(masks[i]) if seen]
-                found.append(Document([row[j] for j in real], [labels[i][j] for j in real]))
+                found.append(Example(0, [row[j] for j in real], [labels[i][j] for j in real]))
                 continue
             starts = [j for j, position in enumerate(positions[i]) if position == 0] + [len(row)]
-            found += [Document(row[a:b], labels[i][a:b]) for a, b in pairwise(starts)]
+            found += [Example(0, row[a:b], labels[i][a:b]) for a, b in pairwise(starts)]
     if built.packing and found and getattr(built.config, "packing_strategy", "bfd") == "wrapped":
         return []  # cut anywhere; D9 tells
     return found
@@ -321,10 +313,6 @@ def _boundary(built: Built, batch: Mapping[str, Any]) -> int | None:
 
 def _learnt(labels: Sequence[int]) -> int:
     return sum(label != IGNORED for label in labels[1:])
-
-
-def _begins(example: Example) -> int:
-    return next(i for i, label in enumerate(example.labels) if label != IGNORED)
 
 
 def _is_prefix(built: Built, row: TrainingRow) -> bool:

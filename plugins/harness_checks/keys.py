@@ -17,49 +17,45 @@ ASKED = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template
 EMPTY: tuple[object, ...] = (None, "", [], {})
 OTHER = "remove it, or take a chat template that writes it"
 SYSTEM = 'put it first among the messages, with the role "system"'
-LAST = "learn the last answer alone (rows of prompt and completion), or take a template that writes it everywhere"
-Key = tuple[str, bool]  # of a message, or of what stands beside the messages
+Key = tuple[str, bool]  # its name, and whether it stands beside the messages
 
 
 def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator[Finding]:
     """Yield the keys of chat rows that `write` does not read, and the answers of which it leaves out a part."""
-    holders: dict[Key, list[TrainingRow]] = defaultdict(list)
+    holders: dict[Key, list[tuple[TrainingRow, list[int]]]] = defaultdict(list)
     for row in rows:
-        for key in _keys(row):
-            holders[key].append(row)
+        for key, places in _places(row).items():
+            holders[key].append((row, places))
     for key, held in holders.items():
-        marked = [row for row in held if key[0] == "content" and "</" in text_of(messages_of(row))] or held
+        marked = [one for one in held if key[0] == "content" and "</" in text_of(messages_of(one[0]))] or held
         sample = marked[:: max(1, len(marked) // RENDERED)][:RENDERED]
-        places = [(row, at) for row in sample for at in _places(row, key)]
-        if not (lost := [(row, at) for row, at in places if not _written(row, at, key, write)]):
+        tried = [(row, at) for row, places in sample for at in places]
+        if not (lost := [(row, at) for row, at in tried if not _written(row, at, key, write)]):
             continue
         learnt = any(_is_learnt(row, at) for row, at in lost)
-        how: Severity
-        if whole := len(lost) == len(places) and key[0] != "content":
+        how: Severity = "warning" if learnt else "note"  # as thoughts are left out of a prompt
+        if whole := len(lost) == len(tried) and key[0] != "content":
             what = f'{counted(len(held), len(rows))}: the chat template does not write "{key[0]}"'
             fix = (SYSTEM if key[0] == "system" else OTHER) if key[1] else _way_out(*lost[0], key[0], template, write)
             how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
         else:
-            what = f'the chat template leaves out "{key[0]}", or a part of it, in {len(lost)} of {len(places)} messages'
-            fix, how = LAST, "warning" if learnt else "note"  # as it leaves thoughts out of a prompt
+            what = f'the chat template leaves out "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
+            fix = "learn the last answer alone (prompt and completion), or take a template that writes it everywhere"
         evidence = [place(row, rows) + f", message {at + 1}" * (at >= 0) for row, at in lost]
-        yield Finding(how, what, evidence, fix, "keys", numbers(held if whole else [row for row, _ in lost]))
+        told = numbers(row for row, _ in (held if whole else lost))
+        yield Finding(how, what, evidence, fix, "keys", told)
 
 
-def _keys(row: TrainingRow) -> set[Key]:
-    """Return the keys of a chat row that hold something and are not obeyed otherwise."""
-    inner = {key for message in messages_of(row) for key, value in message.items() if value not in EMPTY}
-    beside = {*chat.of_training(row.row), *({"system"} if isinstance(row.raw.get("system"), str) else ())}
+def _places(row: TrainingRow) -> dict[Key, list[int]]:
+    """Return which messages of a chat row have a key that holds something, of contents the learnt; -1 is beside."""
     spared = {"role"} if JUDGED & row.row.keys() else {"role"} | OBEYED
-    return {(key, False) for key in inner - spared} | {(key, True) for key in beside}
-
-
-def _places(row: TrainingRow, key: Key) -> list[int]:
-    """Return the messages of a row that have a key, -1 for what stands beside them; of contents the learnt ones."""
-    if key[1]:
-        return [-1]
-    found = [at for at, message in enumerate(messages_of(row)) if message.get(key[0]) not in EMPTY]
-    return [at for at in found if key[0] != "content" or _is_learnt(row, at)]
+    found: dict[Key, list[int]] = defaultdict(list)
+    for at, message in enumerate(messages_of(row)):
+        for key in (key for key, value in message.items() if key not in spared and value not in EMPTY):
+            if key != "content" or (isinstance(message[key], str) and _is_learnt(row, at)):
+                found[key, False].append(at)
+    beside = [*chat.of_training(row.row), *(["system"] if isinstance(row.raw.get("system"), str) else [])]
+    return found | {(key, True): [-1] for key in beside}
 
 
 def _is_learnt(row: TrainingRow, at: int) -> bool:

@@ -14,7 +14,6 @@ from harness import Finding, ModelRef, Sample, Task, TrainingRow, chat, checker,
 from harness_checks.frames import messages_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
-TRAINING = "training data"  # under which a finding names training rows
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
@@ -64,7 +63,7 @@ def place(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
 
 def numbers(rows: Iterable[TrainingRow]) -> dict[str, list[str]]:
     """Return which rows a finding is about, under the name of no evaluation."""
-    return {TRAINING: [str(number) for number in dict.fromkeys(row.number for row in rows)]}
+    return {"training data": [str(number) for number in dict.fromkeys(row.number for row in rows)]}
 
 
 def counted(number: int, total: int) -> str:

@@ -27,7 +27,9 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
         loose = given.get("compare") is False or given.get("ignore") or given.get("earlier") == "against"
         if use not in SAID or loose or not {"max_new_tokens", "stop"} <= given.keys():
             continue
-        rows = [(s, _texts(s, use == "json")) for s in task.samples or () if s.input and s.target]
+        samples = [s for s in task.samples or () if s.input and s.target]
+        least = (lambda text: "".join(text.split())) if use == "json" else (lambda text: text.strip().rstrip(".!?"))
+        rows = [(s, [least(text) for text in targets_of(s)]) for s in samples]
         stops, most = [stop for stop in given["stop"] if stop], given["max_new_tokens"]
         inside = {s.id: next((x for x in stops if all(x in text for text in texts)), None) for s, texts in rows}
         stopped = {i: f"has the stop string {json.dumps(stop)} inside" for i, stop in inside.items() if stop}
@@ -41,12 +43,8 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
                 yield Finding("error" if spoilt else "warning", what, lines, fix, kind, {name: [*why]})
 
 
-def _texts(sample: Sample, structured: bool) -> list[str]:
-    """Return the least that must be said for each target of a row."""
-    texts = [sample.target] if isinstance(sample.target, str) else list(sample.target)
-    if structured:
-        return [json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) for text in texts]
-    return [text.strip().rstrip(".!?") for text in texts]
+def targets_of(sample: Sample) -> list[str]:
+    return [sample.target] if isinstance(sample.target, str) else list(sample.target)
 
 
 def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dict[str, int]:

@@ -17,8 +17,7 @@ Row = dict[str, Any]
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return what is trained on of each row, its number (from 1) as "row", and the marks it has.
 
-    Raises UsageError, with row numbers, when there is no row, one has none of the shapes, they are mixed, or turns are
-    marked with what says neither that they are learnt nor that they are context.
+    Raises UsageError, with row numbers, when there is no row, one has no shape or odd marks, or they are mixed.
     """
     if not rows:
         raise UsageError("[train] data: has no rows")

@@ -1,29 +1,25 @@
-"""Turns of a conversation that are context and not learnt: `weight = 0` (OpenAI's format), `train = false` (axolotl's).
-
-The trainer and its preview have these labels from one class, which is put before TRL's.
-"""
+"""Turns that are context and not learnt: `weight = 0` (OpenAI's format of rows), `train = false` (axolotl's)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from harness import chat
 
-MARKS = ("weight", "train")
+MARKS = {"weight": "0 or 1", "train": "true or false"}
 OTHER = "\N{OBJECT REPLACEMENT CHARACTER}"  # what no turn begins with
-Turn = Mapping[str, Any]
-Write = Callable[[Sequence[Turn]], str]
 
 
-def turns_of(row: Mapping[str, Any]) -> list[Turn]:
+def turns_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the messages of a row, the answer among them; none of a row of texts."""
     asked, answered = row.get("messages", row.get("prompt")), row.get("completion")
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
-def is_context(turn: Turn) -> bool:
+def is_context(turn: Mapping[str, Any]) -> bool:
     """Return whether a turn is marked as one that is not learnt."""
     return any(turn.get(mark) is not None and not turn[mark] for mark in MARKS)
 
@@ -31,9 +27,8 @@ def is_context(turn: Turn) -> bool:
 def mark_error(row: Mapping[str, Any]) -> str:
     """Return what is wrong with the marks of a row's turns, or nothing."""
     for turn in turns_of(row):
-        for mark in MARKS:
+        for mark, want in MARKS.items():
             if turn.get(mark) not in (None, 0, 1):
-                want = "0 or 1" if mark == "weight" else "true or false"
                 return f'"{mark}" of a message is {turn[mark]!r:.40}, want {want}: a turn is learnt, or it is context'
     answers = [t for t in row.get("completion", turns_of(row)) if isinstance(t, Mapping) and t["role"] == "assistant"]
     marked = bool(answers) and all(map(is_context, answers))
@@ -60,7 +55,7 @@ def _labels(row: Mapping[str, Any], tokenizer: Any, template: str) -> list[int]:
     if not any(map(is_context, turns)):
         return labels
     about: dict[str, Any] = {"chat_template": template, "tokenize": False, **chat.of_training(row)}
-    write: Write = lambda some: str(tokenizer.apply_chat_template(list(some), **about))  # noqa: E731
+    write = partial(tokenizer.apply_chat_template, **about)
     text = write(turns)
     begins = [_begin(turns, at, text, write) for at in range(len(turns))]
     for at in (at for at, turn in enumerate(turns) if is_context(turn)):
@@ -70,7 +65,7 @@ def _labels(row: Mapping[str, Any], tokenizer: Any, template: str) -> list[int]:
     return labels
 
 
-def _begin(turns: Sequence[Turn], at: int, text: str, write: Write) -> int:
+def _begin(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callable[..., str]) -> int:
     """Return where a turn begins in a text: where the turns before it end, or the text is another for another turn."""
     with suppress(Exception):  # a template with rules of its own about turns
         before = write(turns[:at]) if at else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -219,6 +219,38 @@ def _spoken(name: str, template: str, broken: Any, healthy: Any, code: str = "D7
 def _wanting(name: str, code: str, test: Any, healthy: Mapping[str, Any], **broken: Any) -> Mutation:
     """Return a mutation of what an evaluation wants, or of how an answer ends."""
     return Mutation(name, code, lambda lab: lab.check(test=test, **broken), lambda lab: lab.check(test=test, **healthy))
+
+
+WORDS = ["bright", "dark", "plain"]
+MOODS = """
+[[eval]]
+name = "mood"
+use = "multiple_choice"
+data = "moods.jsonl"
+choices = ["bright", "dark", "plain"]
+
+[[gate]]
+id = "moods"
+metric = "mood.acc"
+min = {}
+"""
+
+
+def _mood(labels: Sequence[str]) -> list[str]:
+    return [labels[i % len(labels)] for i in range(36)]
+
+
+def _moods(name: str, code: str, learnt: Any, healthy: Any, wanted: Any = None, least: float = 0.9) -> Mutation:
+    """Return a mutation of the labels that are learnt, of those that an evaluation wants, or of what is claimed."""
+
+    def attempt(lab: Lab, learnt: Any, wanted: Any, least: float) -> Seen:
+        rows = [{"prompt": f"Mood of note {i}:\n", "completion": label} for i, label in enumerate(learnt)]
+        test = [{"input": f"Mood of letter {i}:\n", "target": label} for i, label in enumerate(wanted)]
+        return lab.check(rows, more=MOODS.format(least), files={"moods.jsonl": test})
+
+    usual = _mood(WORDS)
+    bad, good = partial(attempt, learnt=learnt, wanted=wanted or usual, least=least), partial(attempt, learnt=healthy)
+    return Mutation(name, code, bad, partial(good, wanted=usual, least=0.9))
 
 
 def _by_label(rows: Any) -> list[dict[str, Any]]:
@@ -599,6 +631,11 @@ MUTATIONS: list[Mutation] = [
     ),
     _wanting("targets of two lines", "D16-stop", [*EVAL[:7], {**EVAL[7], "target": "a\nb"}], {"eval_0.stop": []}),
     _wanting("targets that are longer than an answer", "D16-long", EVAL, {}, **{"eval_0.max_new_tokens": 6}),
+    _moods("labels in training that no evaluation chooses from", "D17", _mood("012"), _mood(WORDS)),
+    _moods("half of the labels are written otherwise", "D17", _mood([*WORDS, "sad", "gay", "flat"]), _mood(WORDS)),
+    _moods("an evaluation of one label", "D18-one", _mood(WORDS), _mood(WORDS), _mood(["bright"])),
+    _moods("a training of one label", "D18-one", _mood(["bright"]), _mood(WORDS)),
+    _moods("a gate below a constant answer", "D18-constant", _mood(WORDS), _mood(WORDS), least=0.2),
     data("an empty answer", "D11-empty", _with(3, completion="  ")),
     data("an answer that is null", "D11-empty", NULL),
     Mutation(
