@@ -42,8 +42,7 @@ def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator
             what = f'the chat template leaves out "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
             fix = "learn the last answer alone (prompt and completion), or take a template that writes it everywhere"
         evidence = [place(row, rows) + f", message {at + 1}" * (at >= 0) for row, at in lost]
-        told = numbers(row for row, _ in (held if whole else lost))
-        yield Finding(how, what, evidence, fix, "keys", told)
+        yield Finding(how, what, evidence, fix, "keys", numbers(row for row, _ in (held if whole else lost)))
 
 
 def _places(row: TrainingRow) -> dict[Key, list[int]]:

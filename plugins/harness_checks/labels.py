@@ -49,12 +49,14 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> 
         if len(+found) == 1:
             what = f"all {found.total():,} rows of {where} have the label {_written(+found)}"
             yield Finding("warning", what, (), "are the rows sorted by label, and then cut? mix them first", "one")
+    said = Counter(row.answer.strip() for row in rows if not row.row.get(HELD_OUT))
     for name, found in labels.items():
-        top, others = found.most_common(1)[0][1] / found.total(), _written(learnt) or "there are none"
-        yield Finding("note", f'"{name}": {_written(found)}; a constant answer scores {top:.2f}; in training {others}')
-        metrics = {f"{name}.{metric}" for metric in METRICS[tasks[name].spec.use]}
+        top = found.most_common(1)[0][1] / found.total()
+        ours = _written(Counter({label: said[label] for label in found if label in said})) or "none of these"
+        yield Finding("note", f'"{name}": {_written(found)}; a constant answer scores {top:.2f}; in training {ours}')
         for gate in suite.gates:
-            if gate.metric in metrics and gate.min is not None and gate.min < top < 1:
+            metric = gate.metric.removeprefix(f"{name}.")
+            if metric in METRICS[tasks[name].spec.use] and gate.min is not None and gate.min < top < 1:
                 what = f'gate "{gate.id}": {gate.metric} above {gate.min:g}, where a constant answer scores {top:.2f}'
                 yield Finding("warning", what, (), "a higher min, or compare with the base (versus)", "constant")
 

@@ -17,10 +17,9 @@ SURE, MANY = SAID[:2], 0.05  # what scores nothing but whole targets, and a shar
 def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
     """Targets that cannot be answered.
 
-    An answer ends at `max_new_tokens` and at the first `stop` string, which is a line break unless the suite says
-    otherwise. A target that is longer (-long), or has such a string inside (-stop), is missed by the base and by the
-    candidate, so a gate that compares the two passes on a broken measure. Of several targets one that can be said is
-    enough, and JSON is taken without white space. For exact_match and json 5 % of the rows are an error.
+    An answer ends at `max_new_tokens` and at the first `stop` string, by default a line break. A target that is longer
+    (-long), or has such a string inside (-stop), is missed by base and candidate alike, and a gate that compares the
+    two passes. Of several targets one will do. For exact_match and json 5 % of the rows are an error.
     """
     for name, task in tasks.items():
         use, given = task.spec.use, schema.with_defaults(task.function, task.spec.options)
