@@ -10,7 +10,7 @@ from harness import Finding, Severity, TrainingRow, chat, text_of
 from harness_checks.frames import Write, messages_of
 from harness_checks.lint import JUDGED, counted, numbers, place
 
-RENDERED = 24  # rows of each key that are rendered with and without it
+RENDERED = 24  # rows of each key, and four times as many messages, that are rendered with and without it
 OBEYED = {"weight", "train"}  # by `sft`: whether a turn is learnt
 SPARE = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
 ASKED = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
@@ -29,7 +29,7 @@ def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator
     for key, held in holders.items():
         marked = [one for one in held if key[0] == "content" and "</" in text_of(messages_of(one[0]))] or held
         sample = marked[:: max(1, len(marked) // RENDERED)][:RENDERED]
-        tried = [(row, at) for row, places in sample for at in places]
+        tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED]
         if not (lost := [(row, at) for row, at in tried if not _written(row, at, key, write)]):
             continue
         learnt = any(_is_learnt(row, at) for row, at in lost)

@@ -33,7 +33,7 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
         what = f"{len(lost):,} of {len(rows):,} training rows learn what no evaluation asks for: "
         what += _written(Counter(row.answer.strip() for row in lost))
         evidence = [f'"{name}" asks for {_written(found)}' for name, found in labels.items()]
-        yield Finding("warning" if share else "error", what, evidence, "write both alike (columns)", rows=numbers(lost))
+        yield Finding("warning" if share else "error", what, evidence, "write labels alike in both", rows=numbers(lost))
 
 
 @checker(title="labels")
