@@ -122,8 +122,8 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     cut = built.cut
     lost = [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]
     if lost:
-        begins = {e.number: next(i for i, label in enumerate(e.labels) if label != IGNORED) for e in lost}
-        evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {begins[e.number]}" for e in lost]
+        begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
+        evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
         what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
     elif not built.packing and built.kept < len(built.examples):
