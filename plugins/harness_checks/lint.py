@@ -81,7 +81,8 @@ def _told(
     found = [(row, why) for row in rows if (why := look(row))]
     if found:
         evidence = [f"{place(row, rows)}: {why}" for row, why in found]
-        yield Finding(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind)
+        about = numbers(row for row, _ in found)
+        yield Finding(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind, about)
 
 
 def _empty(row: TrainingRow) -> str | None:
@@ -148,18 +149,17 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
             "error", "the rows are chat messages, and the tokenizer has no chat template", (), fix, "template"
         )
         return
-    refused = []
-    for row in chats:
-        messages = messages_of(row)
-        if not messages:
-            continue  # D11-empty and D11-roles tell
+
+    def refusal(row: TrainingRow) -> str | None:
         try:
-            tokenizer.apply_chat_template(messages, tokenize=False, **chat.of_training(row.row))
+            if messages := messages_of(row):  # else D11-empty and D11-roles tell
+                tokenizer.apply_chat_template(messages, tokenize=False, **chat.of_training(row.row))
         except Exception as error:  # whatever a template raises
-            refused.append(f"{place(row, rows)}: {one_line(error)[:120]}")
-    if refused:
-        what = f"{counted(len(refused), len(rows))}: the chat template refuses the messages"
-        yield Finding("error", what, refused, "give the messages as the template wants them", "template")
+            return one_line(error)[:120]
+        return None
+
+    what, fix = "the chat template refuses the messages", "give the messages as the template wants them"
+    yield from _told(rows, refusal, "error", "template", what, fix)
 
 
 def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
@@ -168,11 +168,11 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         by_prompt[_plain(row.prompt)][_judgement(row)].append(row)
     again = [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]
     if again:
-        extra = sum(len(same) - 1 for same in again)
+        extra = [row for same in again for row in same[1:]]
         evidence = [f"{_numbers(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
         yield Finding(
-            "warning", f"{counted(extra, len(rows))}: the same as an earlier one", evidence, "keep one of each",
-            "duplicate",
+            "warning", f"{counted(len(extra), len(rows))}: the same as an earlier one", evidence, "keep one of each",
+            "duplicate", numbers(extra),
         )  # fmt: skip
     yield from _judged_twice(rows)
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
@@ -236,7 +236,8 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
         evidence = [f'{place(row, rows)}: "{token}"' for row, token in found]
         fix = "the tokenizer puts them in; where they are meant, give messages instead"
-        yield Finding("note" if rendered else "warning", what, evidence, fix, "special")
+        about = numbers(row for row, _ in found)
+        yield Finding("note" if rendered else "warning", what, evidence, fix, "special", about)
 
 
 def special_tokens(folder: Path) -> set[str]:
