@@ -17,10 +17,12 @@ from harness.cli.options import (
     with_workers,
 )
 from harness.cli.streams import say
-from harness.errors import ExitCode
+from harness.errors import ExitCode, UsageError
+from harness.files import write_text
 
 if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
+    from harness.collection.plan import Plan
     from harness.plugins import Plugins
 
 
@@ -33,7 +35,10 @@ def check(args: argparse.Namespace) -> int:
     from harness.pipeline.run import Options, check_suite
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
-    options = Options(overrides=tuple(args.set), plugins=tuple(args.p), ignore=tuple(args.ignore), limit=args.limit)
+    if args.write_clean and args.write_clean.exists():
+        raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
+    overrides = (*args.set, *(["train.drop_leaks=true"] if args.write_clean else []))
+    options = Options(overrides=overrides, plugins=tuple(args.p), ignore=tuple(args.ignore), limit=args.limit)
     found, built, plan = check_suite(args.suite, options)
     for warning in plan.warnings:
         terminal.line(f"warning: {warning}", "yellow")
@@ -45,10 +50,24 @@ def check(args: argparse.Namespace) -> int:
     words = [f.severity for f in found if f.ignored is None]
     counts = {word: words.count(word) for word in ("error", "warning", "note")}
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
+    if args.write_clean:
+        _write_clean(args.write_clean, plan, terminal)
     ignored = sum(f.ignored is not None for f in found)
     terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
     args.document = {"findings": [asdict(f) for f in found], "warnings": plan.warnings, "counts": counts}
     return ExitCode.USAGE if counts["error"] else ExitCode.OK
+
+
+def _write_clean(path: Path, plan: Plan, terminal: Terminal) -> None:
+    """Write the rows that are trained on, as they were read, without what was taken out of them."""
+    import json
+
+    train = plan.suite.train
+    rows = [row for source, row in plan.origins if train and source != train.validation_data]
+    if not rows:
+        raise UsageError(f'--write-clean "{path}": the suite trains on no rows, so there is nothing to write')
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    terminal.line(f"{path}: {len(rows):,} training rows")
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -129,6 +148,8 @@ def check_parser(commands: Commands) -> None:
     with_plugins(one)
     with_overrides(one)
     one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
+    clean = "write the training rows without those of which D10 and D11 tell, as JSON Lines"
+    one.add_argument("--write-clean", type=Path, metavar="FILE", help=clean)
     with_verbosity(one)
 
 

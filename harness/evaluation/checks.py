@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,11 +70,11 @@ class Checks:
     def of(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if self.stages[p.name] == stage]
 
-    def run(self, stage: str, **objects: Any) -> list[Finding]:
-        """Run the checks of a stage on its objects and those of the stages before; return what they found."""
+    def run(self, stage: str, only: Collection[str] = (), **objects: Any) -> list[Finding]:
+        """Run the checks of a stage, or `only` some, on its objects and those of the stages before."""
         self.objects |= objects
         found: list[Finding] = []
-        for provided in self.of(stage):
+        for provided in (p for p in self.of(stage) if not only or p.name in only):
             wanted = inspect.signature(provided.function).parameters
             given = {name: self.own(name) for name in wanted}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given)]

@@ -36,7 +36,9 @@ def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | 
         record.about.part = "a part of the suite proves nothing about the whole"
     record.begin()
     with record.stage("preflight", "configuration, tokenizer, lengths"):
-        return open_collection(collection, options, checks, kept), record
+        session = open_collection(collection, options, checks, kept)
+        record.warn(*(told for told in session.collection.warnings if told not in collection.warnings))
+        return session, record
 
 
 def conduct(session: Session, record: Record, stages: Stages) -> tuple[Run, Adjudicator]:

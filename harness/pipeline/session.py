@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.errors import UsageError
 from harness.evaluation.checks import Checks
 from harness.files import cache_dir
 from harness.pipeline import preflight
+from harness.pipeline.cleaning import cleaned
 from harness.pipeline.preflight import Ready
 from harness.plugins import load_plugins
 from harness.records.frozen import isolated
@@ -119,7 +120,10 @@ def open_collection(
     """Run preflight. Raises UsageError with every mistake, and with the extra that brings a library that is missing."""
     with _needs(collection):
         checked, opened = preflight.check(collection, options.limit, remembers=options.cache)
-    return Session(checked, opened, options, checks, {} if kept is None else kept)
+    session = Session(checked, opened, options, checks, {} if kept is None else kept)
+    if checked.suite.train and checked.suite.train.drop_leaks and checked.training:
+        session = replace(session, collection=cleaned(checked, session.base, checks))
+    return session
 
 
 def remembered(options: Options, warn: Callable[[str], None]) -> Responses | None:

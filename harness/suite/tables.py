@@ -65,6 +65,7 @@ class Train:
     validated with, `watch` evals of which some select rows are looked at after each epoch.
     `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
+    `drop_leaks` takes out the rows of which D10 and D11 tell, before anything else is done with them.
     `processes` train together, "auto" one a GPU, and with `shard` share the weights. Neither is part of the recipe,
     whose batch is that of all of them: they change the order in which a step's gradients are added up, and so the last
     bits alone, as another processor does. An adapter that is there is taken, whoever trained it; its facts tell.
@@ -82,6 +83,7 @@ class Train:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     processes: int | Literal["auto"] = 1
     shard: bool = False
+    drop_leaks: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from harness import Finding, hookimpl
-from harness_checks import answers, batches, leaks, lint, merged, modules, pairs, recipe, trained
+from harness_checks import answers, batches, labels, leaks, lint, merged, modules, pairs, recipe, targets, trained
 
 
 @hookimpl
@@ -26,6 +26,9 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "D13": modules.fused_experts,
         "D14": recipe.unusual_recipe,
         "D15": batches.labels_out_of_place,
+        "D16": targets.unreachable,
+        "D17": labels.unasked,
+        "D18": labels.shares,
         "D19": batches.slow_head,
         "P1": pairs.wrong_reference,
         "P2": pairs.same_answers,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from harness import Built, Example, Finding, ModelRef, TrainingRow, chat, checker, marked_text, quote
-from harness_checks import frames
+from harness_checks import frames, keys
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
 
@@ -30,14 +29,6 @@ FIXTURES = (
         {"role": "assistant", "content": "Four."},
     ],
 )
-
-
-@dataclass(frozen=True)
-class Document:
-    """A row as it lies in a collated batch."""
-
-    ids: Sequence[int]
-    labels: Sequence[int]
 
 
 @checker(title="masked-eos-token")
@@ -86,7 +77,7 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
     An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
-    empty = [e for e in built.examples if not any(label != IGNORED for label in e.labels[1:])]
+    empty = [e for e in built.examples if not _learnt(e.labels)]
     if empty:
         evidence = [f"row {e.number}: {quote(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
         what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
@@ -143,7 +134,8 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     cut = built.cut
     lost = [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]
     if lost:
-        evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {_begins(e)}" for e in lost]
+        begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
+        evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
         what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
     elif not built.packing and built.kept < len(built.examples):
@@ -197,9 +189,11 @@ def other_template(
     A model that was trained on one chat template and served with another answers worse, and nothing says why
     (LLaMA-Factory#6020, ollama#6823). Three conversations are rendered with the template of the training and with
     that of the base, which is what evaluates and ships, and so are training rows, with their tools and arguments: as
-    the template writes them they must be trained on (-rows). Messages must not meet evaluations in plain text (-form),
-    nor may a system message, template arguments or a frame around the questions be on one side only (-system,
-    -arguments, -frame).
+    the template writes them they must be trained on (-rows), and all that they hold it must write: a key of a message
+    that changes nothing when it is left out, tools or a system column that nobody reads, an answer that loses a part,
+    such as the thought of an earlier turn (ms-swift#4939), are told by name (-keys). Messages must not meet
+    evaluations in plain text (-form), nor may a system message, template arguments or a frame around the questions be
+    on one side only (-system, -arguments, -frame).
     """
     from harness_hf import load_tokenizer
 
@@ -228,6 +222,8 @@ def other_template(
         return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
 
     yield from frames.differ(rows, tasks, write)
+    if theirs.chat_template:
+        yield from keys.unread([row for row in rows if messages_of(row)], str(theirs.chat_template), write)
 
 
 def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
@@ -298,7 +294,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
         return
 
 
-def _documents(built: Built) -> list[Document]:
+def _documents(built: Built) -> list[Example]:
     """Cut collated batches into the rows they were made of: by padding, or where positions begin again."""
     found = []
     for batch in built.batches(BATCHES):
@@ -308,10 +304,10 @@ def _documents(built: Built) -> list[Document]:
         for i, row in enumerate(ids):
             if positions is None:
                 real = [j for j, seen in enumerate(masks[i]) if seen]
-                found.append(Document([row[j] for j in real], [labels[i][j] for j in real]))
+                found.append(Example(0, [row[j] for j in real], [labels[i][j] for j in real]))
                 continue
             starts = [j for j, position in enumerate(positions[i]) if position == 0] + [len(row)]
-            found += [Document(row[a:b], labels[i][a:b]) for a, b in pairwise(starts)]
+            found += [Example(0, row[a:b], labels[i][a:b]) for a, b in pairwise(starts)]
     if built.packing and found and getattr(built.config, "packing_strategy", "bfd") == "wrapped":
         return []  # cut anywhere; D9 tells
     return found
@@ -329,10 +325,6 @@ def _boundary(built: Built, batch: Mapping[str, Any]) -> int | None:
 
 def _learnt(labels: Sequence[int]) -> int:
     return sum(label != IGNORED for label in labels[1:])
-
-
-def _begins(example: Example) -> int:
-    return next(i for i, label in enumerate(example.labels) if label != IGNORED)
 
 
 def _is_prefix(built: Built, row: TrainingRow) -> bool:

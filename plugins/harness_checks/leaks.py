@@ -11,6 +11,7 @@ from typing import Any
 
 from harness import HELD_OUT, Finding, Sample, Suite, Task, TrainingRow, checker, choose_shots, quote
 from harness_checks.leak_texts import Text, of_rows, of_samples, plain
+from harness_checks.lint import numbers
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
@@ -80,6 +81,8 @@ def _compare(
                 row = f"{evaluated[i].name} = {training[j].name}{degree}"
                 evidence.append(f"{row}: {quote(evaluated[i].shown, 60)}{other}")
             flagged = {t.spec.name + " (select)" * bool(split): [evaluated[i].sample for i in hits] for t in group}
+            named = {training[j].keys for j, _ in hits.values()}  # a row that stands there twice leaks twice
+            flagged[source] = [text.sample for text in training if text.keys in named]
             line = f"{len(hits)} of {len(evaluated)} rows of {split}{names} {what} {source}"
             yield Finding(severity, line, evidence, fix, kind, flagged)
 
@@ -293,6 +296,7 @@ def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Find
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
             fix = f"split by {column}, so that what is measured is new to the model"
             ids = {t.spec.name: [s.id for s in t.samples or () if s.cluster in trained] for t in tasks}
+            ids |= numbers(row for row in rows if row.raw.get(column) is not None and str(row.raw[column]) in shared)
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ def place(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
 
 
+def numbers(rows: Iterable[TrainingRow]) -> dict[str, list[str]]:
+    """Return which rows a finding is about, under the name of no evaluation."""
+    return {"training data": [str(number) for number in dict.fromkeys(row.number for row in rows)]}
+
+
 def counted(number: int, total: int) -> str:
     return f"{number:,} of {total:,} row{'s' if total != 1 else ''}"
 
@@ -81,7 +86,8 @@ def _told(
     found = [(row, why) for row in rows if (why := look(row))]
     if found:
         evidence = [f"{place(row, rows)}: {why}" for row, why in found]
-        yield Finding(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind)
+        about = numbers(row for row, _ in found)
+        yield Finding(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind, about)
 
 
 def _empty(row: TrainingRow) -> str | None:
@@ -162,18 +168,17 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
             "error", "the rows are chat messages, and the tokenizer has no chat template", (), fix, "template"
         )
         return
-    refused = []
-    for row in chats:
-        messages = messages_of(row)
-        if not messages:
-            continue  # D11-empty and D11-roles tell
+
+    def refusal(row: TrainingRow) -> str | None:
         try:
-            tokenizer.apply_chat_template(messages, tokenize=False, **chat.of_training(row.row))
+            if messages := messages_of(row):  # else D11-empty and D11-roles tell
+                tokenizer.apply_chat_template(messages, tokenize=False, **chat.of_training(row.row))
         except Exception as error:  # whatever a template raises
-            refused.append(f"{place(row, rows)}: {one_line(error)[:120]}")
-    if refused:
-        what = f"{counted(len(refused), len(rows))}: the chat template refuses the messages"
-        yield Finding("error", what, refused, "give the messages as the template wants them", "template")
+            return one_line(error)[:120]
+        return None
+
+    what, fix = "the chat template refuses the messages", "give the messages as the template wants them"
+    yield from _told(rows, refusal, "error", "template", what, fix)
 
 
 def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
@@ -182,11 +187,11 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         by_prompt[_plain(row.prompt)][_judgement(row)].append(row)
     again = [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]
     if again:
-        extra = sum(len(same) - 1 for same in again)
+        extra = [row for same in again for row in same[1:]]
         evidence = [f"{_numbers(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
         yield Finding(
-            "warning", f"{counted(extra, len(rows))}: the same as an earlier one", evidence, "keep one of each",
-            "duplicate",
+            "warning", f"{counted(len(extra), len(rows))}: the same as an earlier one", evidence, "keep one of each",
+            "duplicate", numbers(extra),
         )  # fmt: skip
     yield from _judged_twice(rows)
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
@@ -250,7 +255,8 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
         evidence = [f'{place(row, rows)}: "{token}"' for row, token in found]
         fix = "the tokenizer puts them in; where they are meant, give messages instead"
-        yield Finding("note" if rendered else "warning", what, evidence, fix, "special")
+        about = numbers(row for row, _ in found)
+        yield Finding("note" if rendered else "warning", what, evidence, fix, "special", about)
 
 
 def special_tokens(folder: Path) -> set[str]:

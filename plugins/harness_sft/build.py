@@ -23,6 +23,7 @@ from harness_sft.config import build_config, whole_rows
 from harness_sft.likelihood import settle
 from harness_sft.rows import as_dataset, split_by
 from harness_sft.train import _quiet_libraries
+from harness_sft.turns import Obeying
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
 
-class Preview(SFTTrainer):  # type: ignore[misc]
+class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer that keeps the rows whole beside what it makes of them."""
 
     whole: Any = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import GROUP, HELD_OUT, UsageError, chat
+from harness_sft.turns import mark_error
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",))
 Row = dict[str, Any]
@@ -16,7 +17,7 @@ Row = dict[str, Any]
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return what is trained on of each row, its number (from 1) as "row", and the marks it has.
 
-    Raises UsageError, with row numbers, when there is no row, one has none of the shapes, or they are mixed.
+    Raises UsageError, with row numbers, when there is no row, one has no shape or odd marks, or they are mixed.
     """
     if not rows:
         raise UsageError("[train] data: has no rows")
@@ -31,7 +32,10 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         numbers = [i for i, shape in enumerate(shapes, 1) if shape != shapes[0]]
         raise UsageError(f"[train] data: {name_rows(numbers)}: of another shape than row 1; train on one shape")
     _, columns = shapes[0] or ("", ())
-    return take_columns(rows, columns)
+    found = take_columns(rows, columns)
+    if odd := {row["row"]: why for row in found if (why := mark_error(row))}:
+        raise UsageError(f"[train] data: {name_rows([*odd])}: {next(iter(odd.values()))}")
+    return found
 
 
 def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:

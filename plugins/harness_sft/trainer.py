@@ -29,6 +29,7 @@ from harness_sft.likelihood import settle
 from harness_sft.ranks import Order, Ranks, fill, raise_finding
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
 from harness_sft.sharded_trainer import ShardedTrainer
+from harness_sft.turns import Obeying
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -47,8 +48,8 @@ class Enough(Exception):
     """A training that is resumed had been stopped already."""
 
 
-class Checked(ShardedTrainer):
-    """Put before one of TRL's trainers: it stops on what is not finite, and keeps adapters in float32.
+class Checked(Obeying, ShardedTrainer):
+    """Put before one of TRL's trainers: it stops on what is not finite, obeys marked turns, keeps adapters in float32.
 
     What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,14 @@ GENERATION = (
     "{% generation %}INSIDE{% endgeneration %}OUTSIDE{% else %}{{ message['content'] }}<|end|>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+NONE: dict[str, Any] = {}
+THINKING = (  # writes thoughts under one name
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{% if m.reasoning_content is defined %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+THOUGHT = {"reasoning_content": "It is where it was."}
+UNKNOWN, UNTAUGHT = {"musing": "It is where it was."}, {"train": False}
 PARAGRAPH = (
     "The harbour master keeps a ledger in which every ship that enters is written down with the hour of its arrival, "
     "the name of its captain, the port it comes from and the goods it carries in its hold."
@@ -143,6 +152,23 @@ def _by_pairs(lab: Lab, how: str = "") -> Seen:
     return lab.run("M5", files=files, train_use="misreferenced", **about)
 
 
+def _ending(lab: Lab, trained: bool) -> Seen:
+    """Train on messages, on a base that has weights for the end of a turn or, as some bases have, zeros."""
+
+    def clear(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"][4] *= float(trained)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        about = json.loads((folder / "generation_config.json").read_text("utf-8"))
+        (folder / "generation_config.json").write_text(json.dumps(about | {"eos_token_id": [2, 4]}), "utf-8")
+
+    files = {"chats.jsonl": CHAT}
+    about = {"train_data": "chats.jsonl", "train_max_steps": 120}
+    return lab.run("D7-form", "D14", files=files, model_path=str(lab.model(clear)), **about)
+
+
 def _in_bfloat16(lab: Lab, rate: float) -> Seen:
     """Train all weights of a base that is stored in bfloat16."""
 
@@ -173,6 +199,65 @@ def _system(text: str, rows: Any) -> list[dict[str, Any]]:
 def _varied(rows: Any) -> list[dict[str, Any]]:
     """Return many rows, each with a system message of its own."""
     return [_system(f"Room {i}: {row}.", [row])[0] for i, row in enumerate([*rows, *rows])]
+
+
+def _talks(first: Mapping[str, Any] = NONE, last: Mapping[str, Any] = NONE, **beside: Any) -> list[dict[str, Any]]:
+    """Return conversations of two questions, whose answers have these keys beside their content."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is the {thing}?"},
+                {"role": "assistant", "content": f"Room {i + 10}.", **first},
+                {"role": "user", "content": "And its twin?"},
+                {"role": "assistant", "content": f"Room {i + 40}.", **last},
+            ],
+            **beside,
+        }
+        for i, thing in enumerate(THINGS)
+    ]
+
+
+def _spoken(name: str, template: str, broken: Any, healthy: Any, code: str = "D7-keys") -> Mutation:
+    """Return a mutation of conversations under a chat template."""
+    bad, good = (partial(templated, template=template, rows=rows) for rows in (broken, healthy))
+    return Mutation(name, code, bad, good)
+
+
+def _wanting(name: str, code: str, test: Any, healthy: Mapping[str, Any], **broken: Any) -> Mutation:
+    """Return a mutation of what an evaluation wants, or of how an answer ends."""
+    return Mutation(name, code, lambda lab: lab.check(test=test, **broken), lambda lab: lab.check(test=test, **healthy))
+
+
+WORDS = ["bright", "dark", "plain"]
+MOODS = """
+[[eval]]
+name = "mood"
+use = "multiple_choice"
+data = "moods.jsonl"
+choices = ["bright", "dark", "plain"]
+
+[[gate]]
+id = "moods"
+metric = "mood.acc"
+min = {}
+"""
+
+
+def _mood(labels: Sequence[str]) -> list[str]:
+    return [labels[i % len(labels)] for i in range(36)]
+
+
+def _moods(name: str, code: str, learnt: Any, healthy: Any, wanted: Any = None, least: float = 0.9) -> Mutation:
+    """Return a mutation of the labels that are learnt, of those that an evaluation wants, or of what is claimed."""
+
+    def attempt(lab: Lab, learnt: Any, wanted: Any, least: float) -> Seen:
+        rows = [{"prompt": f"Mood of note {i}:\n", "completion": label} for i, label in enumerate(learnt)]
+        test = [{"input": f"Mood of letter {i}:\n", "target": label} for i, label in enumerate(wanted)]
+        return lab.check(rows, more=MOODS.format(least), files={"moods.jsonl": test})
+
+    usual = _mood(WORDS)
+    bad, good = partial(attempt, learnt=learnt, wanted=wanted or usual, least=least), partial(attempt, learnt=healthy)
+    return Mutation(name, code, bad, partial(good, wanted=usual, least=0.9))
 
 
 def _by_label(rows: Any) -> list[dict[str, Any]]:
@@ -282,6 +367,7 @@ GROUPED = {"more": '\n[[eval]]\nname = "grouped"\nuse = "exact_match"\ndata = "t
 
 PINNED = '[[eval]]\nname = "general"\nuse = "pack"\nparts = ["facts"]\ndigest = "{}"\n'
 CALL = {"name": "find", "arguments": {"thing": "anvil"}}
+CALLED = {"tool_calls": [CALL]}
 NO_TOOL = {"target": [CALL], "tools": [{"name": "lose"}]}
 OBJECT = {"target": "{}", "schema": '{"type": "object"}'}
 NO_TYPE = {"target": "{}", "schema": '{"type": "objekt"}'}
@@ -372,6 +458,21 @@ MUTATIONS: list[Mutation] = [
         lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading", train_how="nulls"),
         lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading"),
     ),
+    _spoken(
+        "thoughts under a name that the template does not know", THINKING, _talks(NONE, UNKNOWN), _talks(NONE, THOUGHT)
+    ),
+    _spoken("thoughts, and a template without them", TOOLS_TEMPLATE, _talks(NONE, THOUGHT), _talks()),
+    _spoken(
+        "a template that drops thoughts in the earlier turn only",
+        THINKING.replace("is defined", "is defined and loop.last"),
+        _talks(THOUGHT, THOUGHT),
+        _talks(NONE, THOUGHT),
+    ),
+    _spoken("calls that are not written", TOOLS_TEMPLATE, _talks(NONE, CALLED), _talks(NONE, {"calls": [CALL]})),
+    _spoken("tools that are not written", THINKING, _talks(tools=[{"name": "find"}]), _talks()),
+    _spoken("a system column beside the messages", THINKING, _talks(system="Be brief."), _talks(system="")),
+    _spoken("a turn that is half learnt", THINKING, _talks({"weight": 0.5}), _talks({"weight": 0}), "build"),
+    _spoken("no answer is learnt", THINKING, _talks(UNTAUGHT, {"weight": 0}), _talks(UNTAUGHT), "build"),
     Mutation(
         "tools in training only",
         "D7-arguments",
@@ -555,6 +656,13 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check([*ROWS, LEAK], FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
         lambda lab: lab.check(ROWS, FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
     ),
+    _wanting("targets of two lines", "D16-stop", [*EVAL[:7], {**EVAL[7], "target": "a\nb"}], {"eval_0.stop": []}),
+    _wanting("targets that are longer than an answer", "D16-long", EVAL, {}, **{"eval_0.max_new_tokens": 6}),
+    _moods("labels in training that no evaluation chooses from", "D17", _mood("012"), _mood(WORDS)),
+    _moods("half of the labels are written otherwise", "D17", _mood([*WORDS, "sad", "gay", "flat"]), _mood(WORDS)),
+    _moods("an evaluation of one label", "D18-one", _mood(WORDS), _mood(WORDS), _mood(["bright"])),
+    _moods("a training of one label", "D18-one", _mood(["bright"]), _mood(WORDS)),
+    _moods("a gate below a constant answer", "D18-constant", _mood(WORDS), _mood(WORDS), least=0.2),
     data("an empty answer", "D11-empty", _with(3, completion="  ")),
     data("an answer that is null", "D11-empty", NULL),
     Mutation(
@@ -653,6 +761,12 @@ MUTATIONS: list[Mutation] = [
     merge("sampling where the base is greedy", "M4-generation", "sampling"),
     merge("no stop token", "M5", "stops"),
     merge("another stop token", "M5", "other stop"),
+    Mutation(
+        "the end of a turn has never been trained, and is not now",
+        "M5-endless",
+        lambda lab: _ending(lab, trained=False),
+        lambda lab: _ending(lab, trained=True),
+    ),
     merge(
         "the merged model is the base, and the merge sees it", "merge: the merged model equals its base", "base", True
     ),
@@ -664,7 +778,7 @@ MUTATIONS: list[Mutation] = [
     asked("a target that is no JSON", "is no JSON", "json", {"target": "{"}, {"target": "{}"}),
     asked("a schema that is none", 'schema "schema.json": is none', "json", NO_TYPE, OBJECT),
     asked("a schema on the web", "nothing is fetched", "json", ELSEWHERE, OBJECT),
-    asked("no earlier answer", "target is missing", "regression", {"target": None}, {"target": "in room 12"}),
+    asked("no earlier answer", "target is missing", "regression", {"target": None}, {"target": "room 12"}),
     Mutation(
         "another pack than the suite's",
         "and the suite pins 0123456789",
