@@ -30,14 +30,14 @@ harness/plan: benchmark
 harness/release: export promote signing
 harness/suite: waivers
 harness/workers: child local protocol
-plugins/harness_checks: frames
+plugins/harness_checks: frames keys
 plugins/harness_export: __init__ quantised
 plugins/harness_hf: probe sabotage sources
 plugins/harness_judge: calibrate calibration commands
 plugins/harness_lm_eval: names
 plugins/harness_lora: fold merge
 plugins/harness_report: drawing
-plugins/harness_sft: processes train trainer whole worker
+plugins/harness_sft: processes train trainer turns whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """
