@@ -30,6 +30,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "D17": labels.unasked,
         "D18": labels.shares,
         "D19": batches.slow_head,
+        "D20": modules.untrained_ends,
         "P1": pairs.wrong_reference,
         "P2": pairs.same_answers,
         "P3": pairs.longer_is_better,

@@ -1,16 +1,19 @@
-"""D12 and D13: what of the base an adapter reaches, on a model without weights."""
+"""D12, D13 and D20: what of the base an adapter reaches, on a model without weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Built, Finding, ModelRef, Suite, checker
+from harness import Built, Finding, ModelRef, Suite, checker, weight_files
+from harness_checks.batches import IGNORED, TAIL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 HALF = 0.5
+NEVER = 1e-16  # in a row of the head that was never trained; those of reserved tokens are zeros
 
 
 @checker(title="low-adapter-coverage")
@@ -60,6 +63,47 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
         what = f"{share:.0%} of the parameters are fused experts that no adapter reaches and no 4-bit load shrinks"
         evidence = [f"{name}: {list(p.shape)}" for name, p in fused]
         yield Finding("warning", what, evidence, 'target_parameters = ["…"] in [adapter]; count on the memory')
+
+
+@checker(title="untrained-end-mark")
+def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
+    """An end of a turn that the base cannot say, and that the adapter does not teach it.
+
+    In a base that is no chat model the head has zeros for marks such as `<|im_end|>`. An adapter on the linears moves
+    what the head is multiplied with, and zeros stay zeros: the loss falls, and the model never ends its turn
+    (axolotl#2073). Looked at is what rows end with, where neither the head nor the token is trained.
+    """
+    from harness_hf import Tokens
+
+    options = suite.adapter.options if suite.adapter else {}
+    if suite.adapter and suite.adapter.use == "none":
+        return
+    saved, given = options.get("modules_to_save") or (), options.get("trainable_token_indices") or ()
+    tokens = {i for some in given.values() for i in some} if isinstance(given, dict) else {*given}
+    targets = options.get("target_modules") or ()
+    learnt = [[x for x in e.labels if x != IGNORED][-TAIL:] for e in built.examples]
+    ends = {x for last in learnt for x in last} & Tokens(built.tokenizer).stops - tokens
+    head = built.model.get_output_embeddings()
+    names = {n for n, p in built.model.named_parameters(remove_duplicate=False) if head and p is head.weight}
+    if any(name.split(".")[-2] in (*saved, *(targets if isinstance(targets, list) else ())) for name in names):
+        return
+    if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
+        marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
+        what = f"rows end with {marks}, which the base was never trained to say: its row of the head is zeros"
+        yield Finding("error", what, (), f"trainable_token_indices = {zeros} in [adapter], or an end that it knows")
+
+
+def _is_zero(folder: Path, names: set[str], token: int) -> bool:
+    """Return whether the row of a token is zeros in the first of some tensors that a folder's files have."""
+    from safetensors import safe_open
+
+    for file in weight_files(folder):
+        with safe_open(folder / file, "pt") as opened:
+            if name := next((n for n in opened.keys() if n in names), None):  # noqa: SIM118 -- no mapping
+                rows = opened.get_slice(name)
+                inside = token < rows.get_shape()[0]
+                return inside and bool(rows[token : token + 1].abs().max() <= NEVER)
+    return False
 
 
 def _meta(path: str) -> Any:

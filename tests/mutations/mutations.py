@@ -268,6 +268,21 @@ def _with_tools() -> list[dict[str, Any]]:
     return [{**row, "tools": [{"name": "find"}]} for row in _chat_eval()]
 
 
+def _mute(lab: Lab) -> str:
+    """Return a base whose head has zeros for the end of a turn."""
+    from safetensors.torch import load_file, save_file
+
+    from harness_hf import load_tokenizer
+    from harness_hf.tiny import TURN_END
+
+    def change(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"][load_tokenizer(folder).convert_tokens_to_ids(TURN_END)] = 0
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    return str(lab.model(change))
+
+
 def _calling(*said: str) -> Try:
     """Return a run of a model that calls a tool in these forms, in turn."""
     asked = [{"role": "user", "content": f"{i} say {said[i % len(said)]}"} for i in range(40)]
@@ -786,6 +801,12 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(more=PINNED.format("986508c3220a")),
     ),
     Mutation("one answer to all", "E1", lambda lab: lab.fake(0.0), lambda lab: lab.fake(0.9)),
+    Mutation(
+        "an end of turn that was never trained",
+        "D20",
+        lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab)),
+        lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab), adapter_modules_to_save=["lm_head"]),
+    ),
     Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("call:now{}", "[now()]")),
     Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
     Mutation(
