@@ -117,7 +117,7 @@ class Server:
             self.peer.hear(str((body or {}).get("model")), reply)
             return reply
         except openai.APITimeoutError:
-            raise Trouble(f"gave no answer in {timeout:g} s", passing=True) from None
+            raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True) from None
         except openai.APIConnectionError as error:
             if bad := wire.bad_reply(error):
                 raise Trouble(str(bad), passing=bad.passing) from None

@@ -58,7 +58,7 @@ class Service:
         try:
             yield
         except sdk.APITimeoutError:
-            raise Trouble(f"gave no answer in {timeout:g} s", passing=True, charged=True) from None
+            raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None
         except sdk.APIConnectionError as error:
             if bad := wire.bad_reply(error):  # one that was not read to its end
                 moved = isinstance(bad, wire.Moved)

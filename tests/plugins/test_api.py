@@ -385,7 +385,7 @@ def test_a_server_that_stalls_at_the_start_is_told(fake: Fake) -> None:
     """A list of models that does not come is given up after the timeout."""
     fake.models = []
     fake.refuses = lambda path, body: stall(None)
-    assert "gave no answer in 0.1 s, after 2 tries" in refused(lambda: open_(fake, timeout=0.1))
+    assert "gave no answer in 0.1 s (timeout), after 2 tries" in refused(lambda: open_(fake, timeout=0.1))
 
 
 def test_a_url_without_its_end_is_told(fake: Fake) -> None:

@@ -311,7 +311,7 @@ def test_judge_that_is_too_slow_is_told() -> None:
     """A judge that never answers in time is one line, after the tries."""
     with (
         StubJudge("slow", hang=1.0) as stub,
-        pytest.raises(UsageError, match=r"gave no answer in 0\.2 s, after 2 tries"),
+        pytest.raises(UsageError, match=r"gave no answer in 0\.2 s \(timeout\), after 2 tries"),
     ):
         list(desk(stub, timeout=0.2, retries=1).ask(questions(3)))
 
