@@ -19,7 +19,7 @@ from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.frozen import isolated, plain
 from harness.records.gates import PARENT
-from harness.records.metrics import Metric
+from harness.records.metrics import ENDINGS, Metric
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, name_error
 
@@ -54,6 +54,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         return None
     if not metrics:
         context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
+    metrics |= {name: ENDINGS[name] for name in _endings(context, spec, function) if name not in metrics}
     return Task(spec, function, metrics, samples, folder=folder, select=chosen)
 
 
@@ -108,6 +109,15 @@ def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder:
     given = {"folder": folder} if made and schema.wants(made, "folder") else {}
     declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
     return {m.name: plain(Metric, m) for m in declared}
+
+
+def _endings(context: Context, spec: Eval, function: Callable[..., Any]) -> list[str]:
+    """Return which metrics an eval has of how its answers ended: those that gates name, and of thoughts always."""
+    if "max_new_tokens" not in schema.options_of(function)[0]:
+        return []
+    gated = {g.metric_name for g in context.suite.gates if g.metric and g.eval == spec.name}
+    thinks = bool(spec.options.get("thought"))
+    return [name for name in ENDINGS if (thinks if name == "thought_cut" else name in gated)]
 
 
 def _check_eval(context: Context, spec: Eval) -> None:
