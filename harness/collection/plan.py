@@ -65,6 +65,10 @@ class Task:
         return self.comparative or self.marks == "pairs"
 
     @property
+    def generates(self) -> bool:
+        return "max_new_tokens" in schema.options_of(self.function)[0]
+
+    @property
     def endings(self) -> list[str]:
         """The names of its metrics that count how answers ended, and are not its evaluator's own."""
         return [name for name, metric in ENDINGS.items() if self.metrics.get(name) is metric]
@@ -124,7 +128,8 @@ class Plan:
     def wants_endings(self, evaluation: str) -> bool:
         """Return whether a gate needs to know how the answers of an evaluation ended."""
         gates = [g for g in self.suite.gates if g.metric and g.eval == evaluation]
-        return bool(gates and self.tasks[evaluation].endings)
+        guarded = any(g.cut_at_most is not None for g in gates)
+        return guarded or bool(gates and self.tasks[evaluation].endings)
 
     def named(self, gate: Gate, candidate: str) -> Gate:
         """Return a gate as it is put to a candidate."""

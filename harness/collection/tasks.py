@@ -54,8 +54,8 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         return None
     if not metrics:
         context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
-    metrics |= {name: ENDINGS[name] for name in _endings(context, spec, function) if name not in metrics}
-    return Task(spec, function, metrics, samples, folder=folder, select=chosen)
+    task = Task(spec, function, metrics, samples, folder=folder, select=chosen)
+    return replace(task, metrics=_endings(context, task) | metrics) if task.generates else task
 
 
 def with_shots(context: Context, sources: Sources, task: Task) -> Task:
@@ -111,13 +111,11 @@ def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder:
     return {m.name: plain(Metric, m) for m in declared}
 
 
-def _endings(context: Context, spec: Eval, function: Callable[..., Any]) -> list[str]:
-    """Return which metrics an eval has of how its answers ended: those that gates name, and of thoughts always."""
-    if "max_new_tokens" not in schema.options_of(function)[0]:
-        return []
-    gated = {g.metric_name for g in context.suite.gates if g.metric and g.eval == spec.name}
-    thinks = bool(spec.options.get("thought"))
-    return [name for name in ENDINGS if (thinks if name == "thought_cut" else name in gated)]
+def _endings(context: Context, task: Task) -> dict[str, Metric]:
+    """Return the metrics of how answers ended that an eval has: those that gates name, and of thoughts always."""
+    named = {g.metric_name for g in context.suite.gates if g.metric and g.eval == task.spec.name} - {"thought_cut"}
+    named |= {"thought_cut"} if task.spec.options.get("thought") else set()
+    return {name: metric for name, metric in ENDINGS.items() if name in named}
 
 
 def _check_eval(context: Context, spec: Eval) -> None:

@@ -175,3 +175,51 @@ def harness_evaluators():
     assert done.verdict("floor") == "PASS" and {row["cut"] for row in rows(project, "merged")} == {1.0}
     telling(project, SUITE.replace("exact_match", "multiple_choice") + GATE.format("cut", 0.1))
     assert 'eval "qa" has no metric "cut"' in project.run().err
+
+
+VERSUS = """
+[[gate]]
+id = "better"
+metric = "qa.exact_match"
+versus = "base"
+better_by = 0.1
+cut_at_most = 0.05
+"""
+
+
+def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
+    """Answers of either side that were cut beyond its share say INCONCLUSIVE, and which losses are among them."""
+    for cut, base_cut, says in (
+        (3, 3, ""),
+        (4, 0, "merged was cut on 4 of 60 rows, and at most 0.05 may be; raise max_new_tokens"),
+        (0, 60, "base was cut on 60 of 60 rows, and at most 0.05 may be; 43 of its 43 losses are among them"),
+    ):
+        done = telling(project, SUITE + VERSUS, cut=cut, base_cut=base_cut).run()
+        [verdict] = [v for v in done.report.verdicts if (v.gate, v.candidate) == ("better", "merged")]
+        assert verdict.outcome == ("INCONCLUSIVE" if says else "PASS") and says in verdict.why
+        assert verdict.claim == "better than base by 0.1, at most 0.05 of the answers cut"
+    telling(project, SUITE + VERSUS + 'severity = "warn"', base_cut=60).run()
+    assert "recomputed 2 of 2 gates" in project.harness("verify", "exports/fake", "--recompute").out
+    project.write({"suite.toml": SUITE + VERSUS})
+    assert "nobody knows how 60 of 60 answers ended" in project.run().out
+
+
+def test_thoughts_are_guarded_by_themselves(project: Project) -> None:
+    """A cut thought is never an answer: more than one in twenty, and no gate on the evaluation is decided."""
+    suite = SUITE.replace('data = "test', 'thought = ["<t>", "</t>"]\ndata = "test')
+    for empty, outcome in ((3, "PASS"), (4, "INCONCLUSIVE")):
+        done = telling(project, suite, cut=60, empty=empty).run()
+        assert done.verdict("floor") == outcome
+    assert "merged was cut in its thought on 4 of 60 rows" in done.out
+    telling(project, suite.replace("min = 0.5", "min = 0.5\ncut_at_most = 1"), cut=60, empty=4)
+    assert project.run().verdict("floor") == "PASS"
+    project.write({"suite.toml": suite})  # whose loader tells nothing
+    assert project.run().verdict("floor") == "PASS"
+
+
+def test_a_guard_is_a_share_of_answers(project: Project) -> None:
+    """What is none, or guards what asks for no answers, is told at collection."""
+    telling(project, SUITE + VERSUS.replace("0.05", "5"))
+    assert "cut_at_most is 5, want a share of answers from 0 to 1" in project.run().err
+    telling(project, SUITE.replace("exact_match", "multiple_choice") + VERSUS.replace("exact_match", "acc"))
+    assert 'cut_at_most: "multiple_choice" asks for no answers; leave it out' in project.run().err
