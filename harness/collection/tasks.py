@@ -55,7 +55,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     if not metrics:
         context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
     task = Task(spec, function, metrics, samples, folder=folder, select=chosen)
-    return replace(task, metrics=_endings(context, task) | metrics) if task.generates else task
+    return replace(task, metrics=metrics | _endings(context, task)) if task.generates else task
 
 
 def with_shots(context: Context, sources: Sources, task: Task) -> Task:
@@ -115,7 +115,7 @@ def _endings(context: Context, task: Task) -> dict[str, Metric]:
     """Return the metrics of how answers ended that an eval has: those that gates name, and of thoughts always."""
     named = {g.metric_name for g in context.suite.gates if g.metric and g.eval == task.spec.name} - {"thought_cut"}
     named |= {"thought_cut"} if task.spec.options.get("thought") else set()
-    return {name: metric for name, metric in ENDINGS.items() if name in named}
+    return {name: metric for name, metric in ENDINGS.items() if name in named and name not in task.metrics}
 
 
 def _check_eval(context: Context, spec: Eval) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from harness.collection.plan import Task
 from harness.records.models import Generation, Subject
-from harness.records.said import CUT, WORST, Said
+from harness.records.said import CUT, Said
 from harness.records.samples import Prompt, Score
 
 
@@ -25,7 +25,7 @@ class Heard:
         answers = self._subject.generate(prompts, **options)
         for prompt, answer in zip(prompts, answers, strict=False):  # what is left out shows elsewhere
             one, key = Said.of(answer), repr(prompt)
-            if key not in self._heard or WORST.index(one.ended) > WORST.index(self._heard[key].ended):
+            if key not in self._heard or one.rank > self._heard[key].rank:
                 self._heard[key] = one
         return answers
 

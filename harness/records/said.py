@@ -9,7 +9,7 @@ Ended = Literal["eos", "stop", "length", "context", "tool", "limit", ""]
 """At a stop token, a stop string, `max_new_tokens`, the end of the context, a call of a tool, the limit of somebody
 else; nothing where the loader does not tell."""
 CUT = ("length", "context", "limit")
-WORST = ("eos", "stop", "tool", "", "limit", "context", "length")  # the last counts of several answers to one prompt
+WORST = ("eos", "stop", "tool", "", "limit", "context", "length")
 WORDS = {"eos": "ended", "stop": "stop", "tool": "tool", **dict.fromkeys(CUT, "cut"), "": "not told"}
 
 
@@ -34,6 +34,11 @@ class Said(str):
         made = super().__new__(cls, text)
         vars(made).update(ended=ended, tokens=tokens, thought_tokens=thought_tokens, forced=forced, lost=lost)
         return made
+
+    @property
+    def rank(self) -> int:
+        """Of several answers to one prompt the one with the largest counts: the worst."""
+        return WORST.index(self.ended)
 
     @classmethod
     def of(cls, answer: str) -> Said:

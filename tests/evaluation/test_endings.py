@@ -115,6 +115,23 @@ def test_rows_tell_how_their_answers_ended(project: Project) -> None:
     assert not any("ended" in row or "tokens" in row for row in rows(project, "merged"))
 
 
+def test_a_run_says_how_answers_ended(project: Project) -> None:
+    """In a line where some did not end by themselves, and on its page; a check says what to do."""
+    telling(project, cut=12, base_cut=60)
+    done = project.run()
+    assert done.out.count("    ended 48 · cut 12\n") == 2 and "    cut 60\n" in done.out
+    said = '"merged::qa": 12 of 60 answers were cut at 32 tokens; their exact_match is 1.00, of the others 0.88'
+    assert f"cut-answers: {said}" in done.out and "raise max_new_tokens to 64 (p99 of those that ended: 2)" in done.out
+    assert "is there a stop token?" in done.out
+    folder = next(project.folder.glob("reports/*"))
+    assert project.harness("report", str(folder)).code == 0
+    page = (folder / "report.html").read_text("utf-8")
+    assert "merged::qa ended 48 · cut 12" in page
+    done = telling(project, cut=0, empty=2).run()
+    assert "    ended 60" not in done.out and "E2" not in done.out and "E3" not in done.out
+    assert '"merged::qa": 3 of 60 answers say nothing' in telling(project, empty=3).run().out
+
+
 def test_workers_and_no_cache_change_nothing(project: Project) -> None:
     """Two workers, or nobody who remembers, tell the same endings."""
     telling(project, cut=5)
@@ -143,7 +160,7 @@ def test_a_gate_on_endings_is_a_gate_as_any_other(project: Project) -> None:
         assert done.verdict("ends") == outcome and done.verdict("speaks") == "PASS"
         report = next(r for r in done.report.reports if r.subject == "merged")
         assert (report.metrics["cut"], report.metrics["empty"]) == (cut / 60, 5 / 60)
-        assert "thought_cut" not in report.metrics
+        assert [*report.metrics] == ["exact_match", "cut", "empty"]
     telling(project, gates, empty=5)
     assert project.run().code == 0
     assert "recomputed 3 of 3 gates" in project.harness("verify", "exports/fake", "--recompute").out

@@ -27,15 +27,18 @@ from typing import Any
 import pytest
 
 import harness_api
+from harness.data import chat
 from harness.data.chat import ARGUMENTS
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
+from harness.records.samples import Sample
 from harness.testing import Project
 from harness_api import server as server_module
 from harness_api.answers import text_of
 from harness_api.options import Options
 from harness_api.pool import each
 from harness_api.server import Trouble
+from harness_domain.tools import tool_calls
 
 LONG = 60  # seconds in which what should not be waited for would end
 
@@ -859,6 +862,22 @@ def test_calls_that_a_server_took_out_are_an_answer(message: Body, finish: str, 
     said = text_of({"choices": [{"message": message, "finish_reason": finish}]}, ["\n"])
     assert said.ended == "tool"
     assert said == text if text else said.startswith('<tool_call>\n{"name": "a", "arguments": {')
+
+
+def test_calls_of_a_server_are_evaluated(fake: Fake) -> None:
+    """`tool_calls` reads what the server's parser took out of the text, right or wrong."""
+    fake.finish, fake.answer = "tool_calls", lambda body: {"content": None, "tool_calls": [NOW]}
+    tool = {"name": "now", "parameters": {"type": "object", "properties": {"in": {"type": "string"}}}}
+    rows = [
+        Sample(
+            place, chat.joined(ask(place), {"tools": [tool]}), f'[{{"name": "now", "arguments": {{"in": "{place}"}}}}]'
+        )
+        for place in ("Oslo", "Rome")
+    ]
+    with load(fake) as [subject]:
+        scores = list(tool_calls(subject, rows))
+    assert [(s.values["name"], s.values["call"], s.note) for s in scores] == [(1, 1, None), (1, 0, None)]
+    assert fake.asked(CHAT)[0]["tools"] == [tool]
 
 
 @pytest.mark.parametrize("calls", [None, [], ["x"], [{"function": None}], "now"])
