@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from harness.records.metrics import Scale
     from harness.records.models import Adapter, Generate, Generation
     from harness.records.run import Report, Run, TrainingStep
+    from harness.records.said import CUT as CUT_SHORT
+    from harness.records.said import Ended, Said, endings
     from harness.records.samples import Prompt, Result
     from harness.release.conversions import NOTE as CONVERSION_NOTES
     from harness.release.conversions import copy_files
@@ -78,6 +80,7 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 
 __all__ = [
     "CONVERSION_NOTES",
+    "CUT_SHORT",
     "GROUP",
     "HELD_OUT",
     "ROPE_FACTORS",
@@ -88,6 +91,7 @@ __all__ = [
     "Caveat",
     "CheckFailed",
     "Desk",
+    "Ended",
     "Eval",
     "Example",
     "ExitCode",
@@ -113,6 +117,7 @@ __all__ = [
     "Result",
     "Run",
     "Safetensors",
+    "Said",
     "Sample",
     "Sampling",
     "Scale",
@@ -140,6 +145,7 @@ __all__ = [
     "did_you_mean",
     "digest_of",
     "disk_full",
+    "endings",
     "evaluator",
     "exporter",
     "fetch_wheel",
@@ -202,8 +208,10 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Adapter": "harness.records.models",
     "Built": "harness.records.findings",
     "CONVERSION_NOTES": "harness.release.conversions:NOTE",
+    "CUT_SHORT": "harness.records.said:CUT",
     "CachedSubject": "harness.answers.cache",
     "Desk": "harness.workers.child",
+    "Ended": "harness.records.said",
     "Eval": "harness.suite.tables",
     "Example": "harness.records.findings",
     "CheckFailed": "harness.errors",
@@ -223,6 +231,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Responses": "harness.answers.store",
     "Result": "harness.records.samples",
     "Run": "harness.records.run",
+    "Said": "harness.records.said",
     "Safetensors": "harness.artifacts.safetensors",
     "Scale": "harness.records.metrics",
     "Severity": "harness.records.findings",
@@ -245,6 +254,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "did_you_mean": "harness.errors",
     "digest_of": "harness.artifacts.digests",
     "disk_full": "harness.errors",
+    "endings": "harness.records.said",
     "evaluator": "harness.capabilities",
     "exporter": "harness.capabilities",
     "fetch_wheel": "harness.data.pypi",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Unpack
 from harness.answers.store import Responses, request_key
 from harness.errors import RAISES, UsageError
 from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject, streamed
+from harness.records.said import Said, read, told
 from harness.records.samples import Prompt
 from harness.texts.shown import whole
 
@@ -83,6 +84,7 @@ class CachedSubject:
         self.identity, self.responses = f"{identity} {ref.digest}", responses  # a loader may forget the weights
         self._models, self._number = models, number
         self.asked = self.found = 0
+        self.wants_endings = False  # whether an answer of which nobody knows how it ended is asked again, once
         self._sent: set[str] = set()  # prompts, since they were last told
 
     @property
@@ -104,7 +106,7 @@ class CachedSubject:
             for number, answer in streamed(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
                 yield number, self._whole(answer)
 
-        return self._answers(keys, ask, str, _text)
+        return self._answers(keys, ask, told, read, self._is_whole)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
@@ -170,7 +172,11 @@ class CachedSubject:
         mended = whole(answer)
         if mended != answer:
             self._models.mended[self.name] = self._models.mended.get(self.name, 0) + 1
-        return mended
+            answer = Said(mended, **vars(answer)) if isinstance(answer, Said) else mended
+        return Said.of(answer) if self.wants_endings else answer
+
+    def _is_whole(self, answer: str) -> bool:
+        return isinstance(answer, Said) or not self.wants_endings
 
     def __getattr__(self, name: str) -> Any:
         """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""
@@ -194,9 +200,10 @@ class CachedSubject:
         ask: Callable[[Sequence[int]], Stream[T]],
         to_json: Callable[[T], Any],
         from_json: Callable[[Any], T],
+        enough: Callable[[T], bool] = lambda _: True,
     ) -> list[T]:
-        """Look the keys up, ask for what is missing, each once, and write answers as they come."""
-        known = self.responses.find(keys, from_json)
+        """Look the keys up, ask for what is missing or not `enough`, each once, and write answers as they come."""
+        known = {k: answer for k, answer in self.responses.find(keys, from_json).items() if enough(answer)}
         self.asked += len(keys)
         self.found += sum(key in known for key in keys)
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}

@@ -15,6 +15,7 @@ from harness.records.findings import Built, Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Trial
+from harness.records.said import endings
 from harness.reports.reasons import untested
 from harness.schema import show
 from harness.texts.counts import counted
@@ -146,6 +147,8 @@ class Terminal(Screen):
             some = f"{report.remembered:,} of {report.asked:,} " if report.remembered < report.asked else ""
             facts.append(f"{some}cached")
         self.line(f"{name}  {metrics}  ({', '.join(facts)})", hang=4)
+        if report.endings.keys() - {"eos", "stop"}:
+            self.line(f"    {endings(report.endings)}", "dim")
         if report.error:
             self.line(f"    ERROR {report.error}", "bold red")
         if report.traceback:

@@ -60,6 +60,8 @@ class GateChecks:
         if getattr(gate, against) is not None:
             more = "more" if metric.better == "higher" else "less"
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
+        if gate.cut_at_most is not None and not task.generates:
+            complain(f'cut_at_most: "{task.spec.use}" asks for no answers; leave it out')
         if gate.clean_only:
             self._check_clean(task, complain)
         if gate.group and task.spec.rows_at_most is not None:

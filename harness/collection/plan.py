@@ -14,7 +14,7 @@ from harness.data.identity import known_by
 from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate
-from harness.records.metrics import Metric
+from harness.records.metrics import ENDINGS, Metric
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite
 
@@ -63,6 +63,15 @@ class Task:
     def compares(self) -> bool:
         """Return whether it compares with `against` by itself, so that a baseline alone has no metric."""
         return self.comparative or self.marks == "pairs"
+
+    @property
+    def generates(self) -> bool:
+        return "max_new_tokens" in schema.options_of(self.function)[0]
+
+    @property
+    def endings(self) -> list[str]:
+        """The names of its metrics that count how answers ended, and are not its evaluator's own."""
+        return [name for name, metric in ENDINGS.items() if self.metrics.get(name) is metric]
 
     def rows_of(self, metric: str, *, select: bool = False) -> tuple[Sample, ...] | None:
         """Return the rows that count in a metric, of its own or of the `select` split; None where there are none yet.
@@ -115,6 +124,12 @@ class Plan:
         """Return the gates on a candidate, of an eval those that need it; the parent stands there by its name."""
         gates = (g for g in self.suite.gates if not evaluation or evaluation in self.evals(g))
         return [self.named(g, candidate) for g in gates if g.applies_to(candidate)]
+
+    def wants_endings(self, evaluation: str) -> bool:
+        """Return whether a gate needs to know how the answers of an evaluation ended."""
+        gates = [g for g in self.suite.gates if g.metric and g.eval == evaluation]
+        guarded = any(g.cut_at_most is not None for g in gates)
+        return guarded or bool(gates and self.tasks[evaluation].endings)
 
     def named(self, gate: Gate, candidate: str) -> Gate:
         """Return a gate as it is put to a candidate."""

@@ -19,7 +19,7 @@ from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.frozen import isolated, plain
 from harness.records.gates import PARENT
-from harness.records.metrics import Metric
+from harness.records.metrics import ENDINGS, Metric
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, name_error
 
@@ -54,7 +54,8 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         return None
     if not metrics:
         context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
-    return Task(spec, function, metrics, samples, folder=folder, select=chosen)
+    task = Task(spec, function, metrics, samples, folder=folder, select=chosen)
+    return replace(task, metrics=metrics | _endings(context, task)) if task.generates else task
 
 
 def with_shots(context: Context, sources: Sources, task: Task) -> Task:
@@ -108,6 +109,13 @@ def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder:
     given = {"folder": folder} if made and schema.wants(made, "folder") else {}
     declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
     return {m.name: plain(Metric, m) for m in declared}
+
+
+def _endings(context: Context, task: Task) -> dict[str, Metric]:
+    """Return the metrics of how answers ended that an eval has: those that gates name, and of thoughts always."""
+    named = {g.metric_name for g in context.suite.gates if g.metric and g.eval == task.spec.name} - {"thought_cut"}
+    named |= {"thought_cut"} if task.spec.options.get("thought") else set()
+    return {name: metric for name, metric in ENDINGS.items() if name in named and name not in task.metrics}
 
 
 def _check_eval(context: Context, spec: Eval) -> None:

@@ -43,6 +43,7 @@ STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may hav
     "results": {
         "result": "the Result of one evaluation of one subject",
         "task": "that evaluation",
+        "reference": "the base's Result of that evaluation, or None",
         "facts": "what is known by now of every model, by subject; the base's under model",
     },
 }

@@ -13,6 +13,7 @@ from typing import Any
 from harness import schema
 from harness.artifacts.digests import digest_of
 from harness.collection.plan import COMPARATIVE, Task
+from harness.evaluation.endings import Heard, ended
 from harness.records.frozen import isolated, plain
 from harness.records.metrics import Metric
 from harness.records.models import Progress, Subject, chunks
@@ -50,6 +51,7 @@ def evaluate(
     begun = time.monotonic()
     asked = asked_digest(task.samples or ())
     scores: list[Score] = []
+    heard: Any = Heard(subject)
 
     def result(rows: Sequence[Sample]) -> Result:
         there = {s.id for s in scores}
@@ -64,7 +66,9 @@ def evaluate(
     done = 0
     for end in looks(len(samples)) if enough else [len(samples)]:
         for rows in chunks(samples[done:end], appetite(task, subject)):
-            scores += _unique(task.function(subject, isolated(rows), **options), {s.id for s in rows})
+            found = _unique(task.function(heard, isolated(rows), **options), {s.id for s in rows})
+            said = dict(zip((s.id for s in rows), heard.heard([s.input for s in rows]), strict=True))
+            scores += [ended(score, said[score.id], task) for score in found]
             done += len(rows)
             progress(Progress(what, done, len(samples)))
         if enough and done < len(samples) and enough(result(samples[:done])):
@@ -88,7 +92,7 @@ def taken(score: Score) -> Score:
     Raises TypeError or ValueError where a value or a weight is no number.
     """
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
-    answer = whole(score.answer) if isinstance(score.answer, str) else score.answer
+    answer = whole(str(score.answer)) if isinstance(score.answer, str) else score.answer
     if any(weights.get(name, 1.0) != 0 for name in score.lost):
         raise ValueError(f'row "{score.id}" has lost what has a weight; give it none')
     numbers: dict[str, Any] = {"values": values, "weights": weights, "weight": float(score.weight)}

@@ -15,10 +15,12 @@ from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
 from harness.collection.plan import Task
+from harness.evaluation.endings import ended
 from harness.evaluation.evaluate import appetite, asked_digest, taken
 from harness.gates import labels as by_people
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks
+from harness.records.said import Said
 from harness.records.samples import Caveat, Labels, Result, Score
 from harness.texts.shown import whole
 
@@ -53,7 +55,8 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     for rows in chunks(samples, appetite(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         found = thought.answers(subject, [s.input for s in rows], **how)
-        scores += [Score(s.id, {}, answer=whole(said)) for s, (said, _) in zip(rows, found, strict=True)]
+        for s, (said, all_) in zip(rows, found, strict=True):
+            scores.append(ended(Score(s.id, {}, answer=whole(str(said))), Said.of(all_), task))
     asked = asked_digest(samples)
     seconds = time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)
@@ -88,7 +91,8 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
     if baseline and baseline.digest == answered.digest:
         same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
         caveats.append(Caveat(same, "ERROR"))
-    rows = tuple(scores[s.id] for s in samples if s.id in scores)
+    said = {s.id: s for s in answered.scores}
+    rows = tuple(_ended(scores[s.id], said[s.id]) for s in samples if s.id in scores)
     clusters = [s.cluster or s.id for s in samples if s.id in scores]
     told = {found.metric: found for found in labels}
     return replace(
@@ -100,6 +104,11 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
         seconds=answered.seconds + time.monotonic() - begun,
         caveats=tuple(caveats),
     )
+
+
+def _ended(score: Score, said: Score) -> Score:
+    """Return what an answer was marked with, and how it ended."""
+    return replace(score, values={**said.values, **score.values}, ended=said.ended, tokens=said.tokens)
 
 
 def _answers(task: Task, result: Result) -> Sequence[str]:

@@ -6,14 +6,16 @@ It imports no statistics, so collection may import it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.gates.repeats import Repeats, distinct
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
+from harness.records.said import CUT
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 
+THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 EXAMPLES = 3  # ids of rows that an error gives as examples
 Slices = dict[str, list[Sample]]
 
@@ -77,6 +79,9 @@ def case_of(
     for result, scores in ((candidate, ours), (baseline, theirs)):
         if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples)):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
+    sides = {r.subject: scores for r, scores in ((candidate, ours), (baseline, theirs)) if r and scores is not None}
+    if why := _cut_error(gate, metric, rows, sides):
+        return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest, len(rows))
     repeats = Repeats()
     if not candidate.order:  # of which collection refuses repeats
         kept, repeats = distinct(kept, gate, metric, [scores for scores in (ours, theirs) if scores is not None])
@@ -175,6 +180,36 @@ def _values_error(scores: Sequence[Score], metric: Metric) -> str:
         beyond = [s.id for s, v in zip(scores, values, strict=True) if not 0 <= v <= 1]
         return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
     return ""
+
+
+def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mapping[str, dict[str, Score]]) -> str:
+    """Return that a side has too many answers that were cut for its rows to decide anything, or nothing.
+
+    Without `cut_at_most` these are thoughts that did not end, which are never an answer.
+    """
+    most = THOUGHTS if gate.cut_at_most is None else gate.cut_at_most
+    for name, scores in sides.items():
+        own = {s.id: scores[s.id] for s in rows}
+        if gate.cut_at_most is None:
+            cut = {i for i, s in own.items() if s.values.get("thought_cut") == 1}
+        elif untold := [i for i, s in own.items() if not s.ended]:
+            return f"{name}: nobody knows how {len(untold)} of {len(own)} answers ended, {_examples(untold)}"
+        else:
+            cut = {i for i, s in own.items() if s.ended in CUT}
+        if len(cut) > most * len(own):
+            where = "" if gate.cut_at_most is not None else " in its thought"
+            said = f"{name} was cut{where} on {len(cut)} of {len(own)} rows, and at most {most:g} may be"
+            others = next((scores for other, scores in sides.items() if other != name), {})
+            return f"{said}{_losses(metric, own, others, cut)}; raise max_new_tokens"
+    return ""
+
+
+def _losses(metric: Metric, own: Mapping[str, Score], others: Mapping[str, Score], cut: Collection[str]) -> str:
+    """Return how many of the rows that a side loses against the other are among those that were cut, or nothing."""
+    sign = 1 if metric.better == "higher" else -1
+    ours, theirs = ({i: sign * s.values.get(metric.name, math.nan) for i, s in side.items()} for side in (own, others))
+    lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
+    return f"; {sum(i in cut for i in lost)} of its {len(lost)} losses are among them" if lost else ""
 
 
 def _examples(ids: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -61,7 +62,7 @@ def evaluate_item(
         if earlier := record.answers.get((item.subject, item.eval)):  # what is asked now is asked of a judge
             asked, found = asked + earlier.asked, found + earlier.remembered
         report = replace(_done(adjudicator, item, task, result), asked=asked, remembered=found)
-        _look_at_answers(session, record, item, task, result)
+        _look_at_answers(session, record, item, task, result, adjudicator.results.get(("base", item.eval)))
     record.report(report)
     return report
 
@@ -211,9 +212,11 @@ def _sent(session: Session, item: Item, subject: Subject) -> dict[str, str]:
     return {s.id: text for s, text in zip(rows, told, strict=True) if text is not None}
 
 
-def _look_at_answers(session: Session, record: Record, item: Item, task: Task, result: Result) -> None:
+def _look_at_answers(
+    session: Session, record: Record, item: Item, task: Task, result: Result, reference: Result | None
+) -> None:
     """Run the checks of results; what is odd about a baseline is nothing to stop for, and one warning is told once."""
-    for one in session.checks.run("results", result=result, task=task, facts=record.facts):
+    for one in session.checks.run("results", result=result, task=task, reference=reference, facts=record.facts):
         if item.subject not in session.collection.candidates and one.severity == "error":
             one = replace(one, severity="note")
         if one.severity != "warning" or one not in record.findings:
@@ -238,6 +241,7 @@ def _done(adjudicator: Adjudicator, item: Item, task: Task, result: Result) -> R
         seconds=result.seconds,
         error=missing,
         caveats=tuple(c.text for c in result.caveats),
+        endings=dict(endings) if any(endings := Counter[str](s.ended for s in result.scores)) else {},
     )
 
 

@@ -77,6 +77,8 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None = None)
 
 def prompted(session: Session, item: Item, subject: Subject) -> Subject:
     """Return the subject itself, or with its worked examples in front of it."""
+    if isinstance(subject, CachedSubject):
+        subject.wants_endings = session.collection.wants_endings(item.eval)
     baseline = session.suite.subjects.get(item.subject)
     if baseline is None or not baseline.examples:
         return subject

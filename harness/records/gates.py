@@ -53,6 +53,7 @@ class Gate:
     min_n: int = MIN_N
     estimand: Literal["rows", "clusters"] = "rows"  # what counts once in the mean
     cap: float | None = None  # what a row can count at most of a difference, either way; nats of a perplexity
+    cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
     among: int = 1  # claims that share its risk, of which each may be proven at a part of it; not a key either
@@ -91,6 +92,8 @@ class Gate:
             found.append("id is empty, or holds what cannot be printed; it names the gate in every report")
         if self.alpha is not None and not 0 < self.alpha <= 0.5:
             found.append(f"alpha is {self.alpha}, want more than 0 and at most 0.5")
+        if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
+            found.append(f"cut_at_most is {self.cut_at_most:g}, want a share of answers from 0 to 1")
         if self.min_n < 2:
             found.append(f"min_n is {self.min_n}, want 2 or more")
         found += [f'slice is "{s}", want COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
@@ -107,7 +110,8 @@ class Gate:
         slices = f" on {' and '.join(self.slices)}" if self.slice else ""
         slices = (f", no row counted as more than {plain(self.cap)}" if self.cap is not None else "") + slices
         mean = " in the mean over clusters" if self.estimand == "clusters" else ""
-        return self._claim() + mean + slices + (" without rows that leak" if self.clean_only else "")
+        cut = f", at most {plain(self.cut_at_most)} of the answers cut" if self.cut_at_most is not None else ""
+        return self._claim() + mean + slices + (" without rows that leak" if self.clean_only else "") + cut
 
     def _claim(self) -> str:
         if self.any_of:
@@ -134,7 +138,7 @@ class Gate:
         for declared in self.slices:
             column, _, value = declared.partition("=")
             if value != "*":
-                found[declared] = [s for s in samples if _is(s, column, value)]
+                found[declared] = [s for s in samples if column in s.row and str(s.row[column]) == value]
                 continue
             groups: dict[str, list[Sample]] = {}
             for sample in samples:
@@ -297,9 +301,9 @@ def _claim_mistakes(gate: Gate) -> list[str]:
 def _group_mistakes(gate: Gate) -> list[str]:
     found = []
     own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "slice")
-    stray = [key for key in own if getattr(gate, key) not in ("", None)][:1]
-    stray += [k for k in ("decide", "clean_only", "estimand", "cap") if getattr(gate, k) != getattr(Gate, k)]
-    found += [f'"{key}" belongs to the gates that any_of names, not beside it' for key in stray]
+    more = ("decide", "clean_only", "estimand", "cap", "cut_at_most")
+    stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
+    found += [f'"{key}" belongs to the gates that any_of names, not beside it' for key in (*stray[0][:1], *stray[1])]
     if len(set(gate.any_of)) < 2:
         found.append("any_of names one gate, want two or more")
     return found
@@ -308,8 +312,7 @@ def _group_mistakes(gate: Gate) -> list[str]:
 def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
     name, scale = metric.name, metric.scale
     found = []
-    for key in ("min", "max"):
-        bound = getattr(gate, key)
+    for key, bound in (("min", gate.min), ("max", gate.max)):
         if bound is None:
             continue
         if scale == "proportion" and not 0 <= bound <= 1:
@@ -387,10 +390,6 @@ def _size(margin: float | str) -> float:
     if not (share := re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*%\s*", margin)):
         raise ValueError(margin)
     return float(share[1]) / 100  # of very many digits: infinite, which no margin may be
-
-
-def _is(sample: Sample, column: str, value: str) -> bool:
-    return column in sample.row and str(sample.row[column]) == value
 
 
 def plain(x: float | str | None) -> str:

@@ -46,6 +46,9 @@ class Metric:
             return math.inf
 
 
+ENDINGS = {  # of every evaluator that generates: answers cut by a limit, with nothing said, and both with `thought`
+    name: Metric(name, "lower", "proportion") for name in ("cut", "empty", "thought_cut")
+}
 Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
 
 

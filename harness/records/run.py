@@ -33,6 +33,7 @@ class Report:
     error: str | None = None
     traceback: str | None = None
     caveats: tuple[str, ...] = ()
+    endings: dict[str, int] = field(default_factory=dict)  # how answers ended, where the loader tells
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from harness.records.said import Ended
+
 Prompt = str | list[dict[str, str]]
 """What a model is asked: a text, or chat messages."""
 
@@ -39,7 +41,8 @@ class Score:
     `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight.
     Of the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
     worst where it proves a claim, and for the best where it refutes one.
-    `details` are for people, and stand in the samples file.
+    `details` are for people, and stand in the samples file. How the answer ended, and its tokens, the harness itself
+    hears from the loader and fills in.
     """
 
     id: str
@@ -50,6 +53,8 @@ class Score:
     weights: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    ended: Ended = ""
+    tokens: int | None = None
 
     def weight_of(self, metric: str) -> float:
         return self.weights.get(metric, self.weight)

@@ -16,6 +16,7 @@ from harness.records.findings import Finding
 from harness.records.gates import Verdict
 from harness.records.models import Progress
 from harness.records.run import Report, Run, Trial
+from harness.records.said import Ended
 from harness.records.samples import Labels
 from harness.release import lockfile
 from harness.reports import events, report_json
@@ -29,6 +30,7 @@ ANY: Schema = {}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 NUMBERS: Schema = {"type": "object", "additionalProperties": NUMBER}
 TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+ENDED: Schema = {"enum": list(get_args(Ended))}
 PLAIN: Mapping[type, Schema] = {
     str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: TRUTH, dict: {"type": "object"}, list: {"type": "array"},
 }  # fmt: skip
@@ -105,9 +107,9 @@ def _sample() -> Schema:
         "metrics": {"type": "array", "items": TEXT}, "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
-        "lost": {"type": "array", "items": TEXT},
+        "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
-    made = table(keys, "details", "nats", "rendered", "lost")
+    made = table(keys, "details", "nats", "rendered", "lost", "ended", "tokens")
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 
@@ -157,12 +159,12 @@ def _item() -> Schema:
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
-        "lost": {"type": "array", "items": TEXT},
+        "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
     private = {"title": "a row of a private evaluation", **table({"item": TEXT, "sha256": DIGEST})}
     return {
         "title": "a line of evidence/items.jsonl",
-        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost")}, private],
+        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}, private],
     }
 
 

@@ -67,6 +67,7 @@ def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
     told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
     weights = {name: _number(weight) for name, weight in row["weights"].items()}
     told |= {"weight": _number(row["weight"]), "weights": weights, **({"lost": row["lost"]} if "lost" in row else {})}
+    told |= {key: row[key] for key in ("ended", "tokens") if key in row}
     return {**told, "answer_hash": digest_of(row["resps"]), "values": values}
 
 

@@ -147,7 +147,13 @@ def _score(row: Mapping[str, Any]) -> Score:
 
     values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
     lost = tuple(str(name) for name in row.get("lost", ()))
-    return Score(str(row["id"]), values, number(row["weight"]), answer=row["answer_hash"], weights=weights, lost=lost)
+    about: dict[str, Any] = {
+        "weights": weights,
+        "lost": lost,
+        "ended": row.get("ended", ""),
+        "tokens": row.get("tokens"),
+    }
+    return Score(str(row["id"]), values, number(row["weight"]), answer=row["answer_hash"], **about)
 
 
 def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]) -> Result:

@@ -123,6 +123,8 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "weight": score.weight,
         "weights": dict(score.weights),
         **({"lost": list(score.lost)} if score.lost else {}),
+        **({"ended": score.ended} if score.ended else {}),
+        **({"tokens": score.tokens} if score.tokens is not None else {}),
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }

@@ -141,7 +141,7 @@ def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict]) -> list[str
 
 def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in ("id", "where", "among")}
-    for key, before in (("estimand", "rows"), ("cap", None)):
+    for key, before in (("estimand", "rows"), ("cap", None), ("cut_at_most", None)):
         if keys[key] == before:
             del keys[key]  # without it a claim is what it was before there was a choice
     if set(gate.on) == set(

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from harness.errors import CheckFailed, UsageError
+from harness.records import said
 from harness.records.models import Logprob, ModelRef, Sampling, Seal
 
-PROTOCOL = 2  # of the messages; a worker of another one is refused
+PROTOCOL = 3  # of the messages; a worker of another one is refused
 LARGEST = 1 << 28  # bytes of a message
 LENGTH = struct.Struct(">Q")
 SIGN = '{"sign": '  # how a message begins that is no reply yet
@@ -145,7 +146,7 @@ def read_options(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def told_row(method: str, number: int, answer: Any) -> tuple[int, Any]:
     """Return the number of a request and its answer as JSON has them."""
-    return number, astuple(answer) if method == "logprobs" else answer
+    return number, TOLD[method](answer) if method in TOLD else answer
 
 
 def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]:
@@ -207,8 +208,9 @@ def _fact(value: Any) -> Any:
     return value
 
 
+TOLD: dict[str, Callable[[Any], Any]] = {"logprobs": astuple, "generate": said.told}  # the others are JSON already
 READ: dict[str, Callable[[Any], Any]] = {
-    "generate": _text,
+    "generate": said.read,
     "logprobs": _score,
     "token_kl": _divergence,
     "count_tokens": _count,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Sampling, UsageError, chat, whole_text
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError, chat, whole_text
 from harness_api import answers, dialect
 from harness_api.dialect import CHAT, COMPLETIONS, Dialect
 from harness_api.options import Options
@@ -78,7 +78,7 @@ class APISubject:
         """
         how = Generate(**options)
         if how.max_new_tokens < 1:
-            yield from ((i, "") for i in range(len(prompts)))
+            yield from ((i, Said("", "length", 0)) for i in range(len(prompts)))
             return
         if how.drawn:
             self._check_drawing(how.drawn, len(prompts))
@@ -129,7 +129,8 @@ class APISubject:
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
         if (mended := whole_text(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
-        return mended
+            return Said(mended, **vars(text))
+        return text
 
     def _check_drawing(self, sampling: Sampling, prompts: int) -> None:
         """Refuse to sample from a server that ignores temperature: every draw would be the same greedy answer."""

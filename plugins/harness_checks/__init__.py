@@ -51,6 +51,9 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "M5": merged.never_stops,
         "M6": recipe.scaling_lost,
         "E1": answers.constant_answers,
+        "E2": answers.cut_answers,
+        "E3": answers.empty_answers,
+        "E4": answers.cut_prompts,
         "E5": answers.unread_calls,
         "E6": answers.another_model,
     }

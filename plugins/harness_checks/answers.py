@@ -1,15 +1,18 @@
-"""E1, E5 and E6: answers that look like a score and are none, or of whom nobody knows."""
+"""E1 to E6: answers that look like a score and are none, or of whom nobody knows."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import Finding, Result, Task, checker, quote
+from harness import CUT_SHORT, Finding, Result, Score, Task, checker, quote, schema
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance
+LOST = re.compile("prompt cut from the left, tokens: ([0-9]+)")  # in the notes of lm_eval's rows
+MANY, FEW = 0.05, 5  # share of answers, and number of them, from which on they are told of
 
 
 @checker(title="constant-answers")
@@ -27,6 +30,65 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
         rows = [f"{len(targets)} targets are wanted; the answer is {quote(answer or '')}"]
         begun = "" if answer else "; one that begins with a line break is empty: say stop = [] if that is the stop"
         yield Finding("error", what, rows, f"look at the rows with harness show; is the model broken?{begun}")
+
+
+@checker(title="cut-answers")
+def cut_answers(result: Result, task: Task) -> Iterator[Finding]:
+    """Answers that did not end by themselves.
+
+    What was cut is scored as far as it goes, which for a model that thinks or explains is nothing: a difference between
+    two models may be one of their lengths.
+    """
+    told = [s for s in result.scores if s.ended]
+    cut, whole = ([s for s in told if (s.ended in CUT_SHORT) == is_cut] for is_cut in (True, False))
+    if len(told) < ENOUGH or len(cut) < MANY * len(told):
+        return
+    option = schema.options_of(task.function)[0].get("max_new_tokens")
+    limit = task.spec.options.get("max_new_tokens", option.default if option else None)
+    what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were cut'
+    what += f" at {limit} tokens" if limit else ""
+    first = next(iter(task.metrics.values()))
+    if whole and first.scale == "proportion":
+        what += f"; their {first.name} is {first.value(cut):.2f}, of the others {first.value(whole):.2f}"
+    ends = sorted(s.tokens for s in whole if s.tokens is not None)
+    long = ends[int(0.99 * (len(ends) - 1))] if ends else 0
+    more = 1 << (2 * max(long, limit or 1) - 1).bit_length()
+    fix = f"raise max_new_tokens to {more} (p99 of those that ended: {long})" if ends else "is there a stop token?"
+    yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in cut]})
+
+
+@checker(title="empty-answers")
+def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]:
+    """Answers that say nothing.
+
+    They are wrong for another reason than a wrong answer is: a stop string at their beginning, a thought that used up
+    all tokens, or a template that the model does not know.
+    """
+    n, empty = len(result.scores), _silent(result)
+    fewest = min(MANY * n, max(FEW, 2 * len(_silent(reference)))) if reference else MANY * n
+    if n < ENOUGH or not empty or len(empty) < fewest:
+        return
+    thoughts = sum(s.values.get("thought_cut") == 1 for s in empty)
+    what = f'"{result.subject}::{result.eval}": {len(empty)} of {n} answers say nothing'
+    what += f"; {thoughts} are thoughts that did not end" if thoughts else ""
+    fix = "look at the rows with harness show; does an answer begin with a stop string?"
+    fix = "raise max_new_tokens" if thoughts else fix
+    yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in empty]})
+
+
+def _silent(result: Result) -> list[Score]:
+    return [s for s in result.scores if s.answer is not None and not s.answer.strip()]
+
+
+@checker(title="cut-prompts")
+def cut_prompts(result: Result) -> Iterator[Finding]:
+    """Prompts that lost their beginning, which lm_eval's rows do where they are longer than the context."""
+    lost = [int(found[1]) for s in result.scores if (found := LOST.search(s.note or ""))]
+    if lost:
+        span = f"{min(lost):,} to {max(lost):,}" if len(lost) > 1 else f"{lost[0]:,}"
+        what = f'"{result.subject}::{result.eval}": {len(lost)} of {len(result.scores)} prompts lost {span} tokens'
+        fix = "take a model with a longer context, or fewer worked examples"
+        yield Finding("warning", f"{what} at their beginning", fix=fix)
 
 
 @checker(title="unread-calls")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness import CheckFailed, Sampling
+from harness import CheckFailed, Ended, Said, Sampling
 from harness_hf.tokens import Tokens
 
 
@@ -42,28 +42,34 @@ class Ending:
 
 @dataclass
 class Answer:
-    """One prompt and what was answered so far."""
+    """One prompt and what was answered so far; `bound` sets its limit, `ended` is set at its end."""
 
     number: int
     prompt: list[int]
     limit: int
     ending: Ending
     seed: int | None = None
+    bound: Ended = "length"
     ids: list[int] = field(default_factory=list)
+    ended: Ended = ""
 
     def take(self, token: int) -> bool:
         """Add a token; return whether the answer goes on."""
         if token in self.ending.stops:
+            self.ended = "eos"
             return False
         self.ids.append(token)
-        return len(self.ids) < self.limit and not self.ending.reached(self.ids)
+        full: Ended = self.bound if len(self.ids) >= self.limit else ""
+        self.ended = "stop" if self.ending.reached(self.ids) else full
+        return not self.ended
 
     def luck(self) -> float:
         """Return the random number from 0 to 1 of the token that comes next; it depends on seed and place alone."""
         return random.Random(f"{self.seed} {len(self.ids)}").random()  # noqa: S311 -- not for secrets
 
-    def text(self) -> str:
-        return self.ending.cut(self.ending.tokens.decode(self.ids))
+    def said(self) -> Said:
+        text = self.ending.cut(self.ending.tokens.decode(self.ids))
+        return Said(text, self.ended, len(self.ids) + (self.ended == "eos"))
 
 
 Choose = Callable[[torch.Tensor, Sequence[Answer]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)

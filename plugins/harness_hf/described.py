@@ -37,9 +37,12 @@ class Described:
         """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
         return self.tokens.render(messages)
 
-    def prompts(self, prompts: Sequence[Prompt], how: Generate) -> list[list[int]]:
-        """Encode prompts that are to be answered, cut from the left where `how` allows it; raises UsageError."""
-        encoded = self.tokens.prompts(prompts)
+    def prompts(self, prompts: Sequence[Prompt], how: Generate) -> tuple[list[list[int]], list[int]]:
+        """Encode prompts that are to be answered, cut from the left where `how` allows it; count what each lost.
+
+        Raises UsageError.
+        """
+        whole = encoded = self.tokens.prompts(prompts)
         if how.truncate:
             room = max(1, self.context - how.max_new_tokens)
             encoded = [ids[-room:] for ids in encoded]
@@ -48,7 +51,7 @@ class Described:
             raise UsageError(
                 f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
             )
-        return encoded
+        return encoded, [len(ids) - len(left) for ids, left in zip(whole, encoded, strict=True)]
 
     def windows(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool) -> list[list[Pair]]:
         """Encode what is to be scored: each prompt and its continuation, or the windows of a whole text.

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness import CheckFailed, Generate, UsageError
+from harness import CheckFailed, Generate, Said, UsageError
 from harness_hf.abilities import ONCE, out_of_memory, precision, switch_of, unshareable
 from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.attention import can_cascade
@@ -45,7 +45,7 @@ def generate(
     *,
     context: int,
     tell: Callable[[str], None] = lambda _: None,
-) -> Iterator[tuple[int, str]]:
+) -> Iterator[tuple[int, Said]]:
     """Answer prompts; yield (number of the prompt, answer) as soon as an answer ends.
 
     A text ends before the first stop string or stop token, or where the context ends. In float32 the answers do not
@@ -57,18 +57,19 @@ def generate(
     ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(how.stop))
     seeds = how.drawn.seeds if how.drawn else (None,) * len(prompts)
     answers = [
-        Answer(i, p, min(how.max_new_tokens, context - len(p)), ending, seed)
+        Answer(i, p, min(most, room), ending, seed, "length" if most <= room else "context")
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
+        for most, room in [(how.max_new_tokens, context - len(p))]
     ]
     choose = Draw(how.drawn) if how.drawn else likeliest
     if how.max_new_tokens <= 0 or not answers:
-        yield from ((answer.number, "") for answer in answers)
+        yield from ((answer.number, Said("", "length", 0)) for answer in answers)
         return
     way = _way(model, answers)
     if way is _whole:
         tell("it has no cache that gives what a plain forward gives: answers are computed whole, token by token")
     for answer in way(model, answers, choose):
-        yield answer.number, answer.text()
+        yield answer.number, answer.said()
 
 
 Way = Callable[[Any, Sequence[Answer], Choose], Iterator[Answer]]
@@ -143,6 +144,7 @@ def _many(
             size = _smaller(size)
             for answer in batch.rows:
                 answer.ids.clear()
+                answer.ended = ""
             queue = _longest_first([*batch.rows, *queue])
             batch = Batch(model, prefix, choose, size=size, cascade=cascade)
 

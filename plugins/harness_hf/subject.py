@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import torch
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.abilities import not_causal
 from harness_hf.described import Described
@@ -43,16 +43,19 @@ class HFSubject(Described):
         """Answer each prompt; see `stream_generate`."""
         return _in_order(self.stream_generate(prompts, **options))
 
-    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
+    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, Said]]:
         """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers end.
 
         A text ends before the first stop string or stop token. `truncate` cuts prompts from the left so that
         `max_new_tokens` have room; without it UsageError is raised where a prompt fills the context.
         """
         how = Generate(**options)
-        encoded = self.prompts(prompts, how)
+        encoded, lost = self.prompts(prompts, how)
+        about: dict[str, Any] = {"context": self.context, "tell": self.tell}
         with self._active():
-            yield from generation.generate(self.model, self.tokens, encoded, how, context=self.context, tell=self.tell)
+            for number, said in generation.generate(self.model, self.tokens, encoded, how, **about):
+                said.lost = lost[number]
+                yield number, said
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Unpack
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, UsageError, digest_of, keys
+from harness import Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError, digest_of, keys
 from harness_judge import service
 from harness_judge.anthropic_api import connect, post
 from harness_judge.budget import Budget, Prices, Reserved
@@ -16,7 +16,7 @@ from harness_judge.desk import Desk, Failed, Trouble
 from harness_judge.service import Service
 from harness_judge.verdict import Reply
 
-ENDED = ("end_turn", "stop_sequence", "max_tokens")
+ENDED: dict[str, Ended] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,9 @@ class _Generation:
             asked["stop_sequences"] = stop
         reply, ended = post(subject._client, subject.at, subject.path, asked, subject.timeout)
         problem = "" if ended in ENDED else f'it gave no answer, and ended by "{ended}"'
-        return replace(reply, text=_before(reply.text, self.how.stop), problem=problem)
+        text = _before(reply.text, self.how.stop)
+        how: Ended = "stop" if text != reply.text else ENDED.get(ended, "")
+        return replace(reply, text=Said(text, how, reply.tokens_out), problem=problem)
 
     def most(self, question: _Asked) -> Reserved:
         return Reserved(0, 0)

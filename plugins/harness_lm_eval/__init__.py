@@ -29,7 +29,7 @@ def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     return tasks.rows(Asked.of(options), folder)
 
 
-@evaluator(metrics_for=metrics_for, rows_for=rows_for, remarks=scores.remarks, needs=lambda options: ("lm_eval",))
+@evaluator(metrics_for=metrics_for, rows_for=rows_for, needs=lambda options: ("lm_eval",))
 def lm_eval(
     subject: Subject,
     samples: Sequence[Sample],

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness import Sample, Score, Subject, UsageError
+from harness import Said, Sample, Score, Subject, UsageError
 from harness_lm_eval import hub
 from harness_lm_eval.metrics import Gauge, Measure
 from harness_lm_eval.tasks import Asked, Served, said, serve
@@ -105,7 +105,10 @@ def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int
     if any(gauge.scale is None for gauge in metrics):
         known = {"task": row.task.name, "values": kept if finite else None, **({"note": note} if note else {})}
         note = json.dumps(known, ensure_ascii=False)
-    return Score(row.sample.id, values, answer=_answered(row), note=note, weights=weights)
+    answers = [Said.of(answer) for r in row.requests if r.request_type == "generate_until" for answer in r.resps]
+    worst = max(answers, key=lambda answer: answer.rank, default=Said())
+    about: dict[str, Any] = {"note": note, "weights": weights, "ended": worst.ended, "tokens": worst.tokens}
+    return Score(row.sample.id, values, answer=_answered(row), **about)
 
 
 def _logprobs(requests: Sequence[Any]) -> Iterator[float]:
@@ -213,10 +216,3 @@ def from_json(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple(map(from_json, value[TUPLE])) if TUPLE in value else {k: from_json(v) for k, v in value.items()}
     return [from_json(v) for v in value] if isinstance(value, list) else value
-
-
-def remarks(scores: Sequence[Score]) -> list[str]:
-    """Report in a line how many prompts were too long for the model, if any were."""
-    cut = sum(CUT in (one.note or "") for one in scores)
-    what = "prompts were longer than the model's context and lost their beginning"
-    return [f"{cut} of {len(scores)} {what}"] if cut else []

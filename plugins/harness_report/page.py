@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import Run, sentence, shown
+from harness import Run, endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
 from harness_report.gates import comparison, conclusions_of, drive, link_of, show_gates
 from harness_report.pairs import LOST, WON, Change
@@ -80,6 +80,7 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
         gates_note=_note(kept),
         drawn=drawing.can_draw(),
         metrics=metrics.table_of(kept),
+        endings=[(f"{r.subject}::{r.eval}", endings(r.endings)) for r in run.reports if r.endings],
         sure=percent(run.alpha),
         min_n=metrics.min_n_of(kept),
         training=made.training_of(kept),

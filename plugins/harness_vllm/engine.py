@@ -31,6 +31,7 @@ class Answer(Protocol):
 
     token_ids: Sequence[int]
     text: str
+    finish_reason: str | None
     stop_reason: int | str | None
 
 

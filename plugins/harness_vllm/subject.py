@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Unpack
 
 import harness_hf
-from harness import CheckFailed, Generate, Generation, Logprob, ModelRef, Prompt, UsageError
+from harness import CheckFailed, Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import Described, Tokens, one_line
 from harness_vllm import opening, scoring
 from harness_vllm.engine import VLLM, Answer
@@ -47,22 +47,33 @@ class VLLMSubject(Described):
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt, greedily unless told to sample; see `Subject`. Drawn tokens are vLLM's own."""
         how = Generate(**options)
-        encoded = self.prompts(prompts, how)
+        encoded, lost = self.prompts(prompts, how)
         if how.max_new_tokens <= 0:
-            return ["" for _ in prompts]
+            return [Said("", "length", 0) for _ in prompts]
         special = {i for i in map(self.tokens.special, how.stop) if i is not None}
         stops = sorted({*self.stops, *special})
         found = self.engine.answer(encoded, how, self.context, stops)
-        return [self._text(answer, how.stop, {*stops}) for answer in found]
+        rooms = [self.context - len(ids) for ids in encoded]
+        bounds: list[Ended] = ["length" if how.max_new_tokens <= room else "context" for room in rooms]
+        return [
+            Said(*self._text(answer, how.stop, {*stops}, bound), len(answer.token_ids), lost=less)
+            for answer, bound, less in zip(found, bounds, lost, strict=True)
+        ]
 
-    def _text(self, answer: Answer, strings: Sequence[str], stops: set[int]) -> str:
-        """Return an answer as "hf" decodes it, up to the first stop string or token."""
+    def _text(self, answer: Answer, strings: Sequence[str], stops: set[int], bound: Ended) -> tuple[str, Ended]:
+        """Return an answer as "hf" decodes it, up to the first stop string or token, and how it ended.
+
+        Some versions of vLLM say "length" of a stop token in the last place that is allowed.
+        """
         ids = list(answer.token_ids)
-        text = self.tokens.decode(ids[:-1] if ids and ids[-1] in stops else ids)
+        eos = bool(ids) and ids[-1] in stops
+        text = self.tokens.decode(ids[:-1] if eos else ids)
         found = [at for s in strings if s and (at := text.find(s)) >= 0]
         if not found and isinstance(answer.stop_reason, str):  # it is there only as vLLM writes it
-            return answer.text
-        return text[: min(found)] if found else text
+            return answer.text, "stop"
+        if found:
+            return text[: min(found)], "stop"
+        return text, "eos" if eos else bound if answer.finish_reason == "length" else ""
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt, or without one a whole text, in windows; see `Subject`."""

@@ -163,7 +163,10 @@ class LLM:
                 reason = next((s for s in how.stop if s in self._text(made)), None)
         text = self._text(made) if how.detokenize and how.stop else ""
         told = rows if how.logprobs is not None else None
-        return SimpleNamespace(token_ids=made, text=text, logprobs=told, stop_reason=reason)
+        # Some versions look at the length before they look for a stop token, others after.
+        full = len(made) >= how.max_tokens and not isinstance(reason, str)
+        finish = "length" if full or reason is None else "stop"
+        return SimpleNamespace(token_ids=made, text=text, logprobs=told, finish_reason=finish, stop_reason=reason)
 
     def _text(self, ids: list[int]) -> str:
         from transformers import AutoTokenizer

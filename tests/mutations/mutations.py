@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from harness import Said, Score
 from tests.mutations.lab import CHAT, EVAL, ROWS, THINGS, Lab, Seen
 
 Try = Callable[[Lab], Seen]
@@ -288,6 +290,32 @@ def _calling(*said: str) -> Try:
     asked = [{"role": "user", "content": f"{i} say {said[i % len(said)]}"} for i in range(40)]
     rows = [{"messages": [one], "tools": [{"name": "now"}], "target": [{"name": "now"}]} for one in asked]
     return lambda lab: lab.fake(1.0, rows=rows, **{"eval_0.use": "tool_calls"})
+
+
+def _ending(cut: int = 0, empty: int = 0, lost: int = 0) -> Try:
+    """Return a run of a model of whose 40 answers some were cut, say nothing, or are to prompts that were cut."""
+    from harness.testing import FakeSubject
+
+    plain = FakeSubject.generate
+
+    def generate(self: Any, prompts: Any, **_: Any) -> list[str]:
+        numbers = [int(prompt.split()[1]) for prompt in prompts]
+        said = zip(numbers, plain(self, prompts), strict=True)
+        return [
+            Said("" if i < empty else text, "length" if i < cut else "eos", 8 if i < cut else 2) for i, text in said
+        ]
+
+    def score(name: str, *values: Any, **about: Any) -> Score:
+        note = "prompt cut from the left, tokens: 210" if int(name) <= lost else None
+        return Score(name, *values, **about, note=note)
+
+    def attempt(lab: Lab) -> Seen:
+        asked = f"cut {cut} empty {empty} say"  # or another run's answers are remembered
+        rows = [{"id": str(i + 1), "input": f"number {i} {asked} w{i}", "target": f"w{i}"} for i in range(40)]
+        with patch.object(FakeSubject, "generate", generate), patch("harness_domain.matching.Score", score):
+            return lab.fake(0.9, rows=rows)
+
+    return attempt
 
 
 def _framed(before: str, after: str, rows: Any, column: str = "prompt") -> list[dict[str, Any]]:
@@ -807,6 +835,9 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab)),
         lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab), adapter_modules_to_save=["lm_head"]),
     ),
+    Mutation("answers that are cut", "E2", _ending(cut=2), _ending(cut=1)),
+    Mutation("answers that say nothing", "E3", _ending(empty=2), _ending(empty=1)),
+    Mutation("prompts that lost their beginning", "E4", _ending(lost=1), _ending()),
     Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("call:now{}", "[now()]")),
     Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
     Mutation(

@@ -27,15 +27,18 @@ from typing import Any
 import pytest
 
 import harness_api
+from harness.data import chat
 from harness.data.chat import ARGUMENTS
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
+from harness.records.samples import Sample
 from harness.testing import Project
 from harness_api import server as server_module
 from harness_api.answers import text_of
 from harness_api.options import Options
 from harness_api.pool import each
 from harness_api.server import Trouble
+from harness_domain.tools import tool_calls
 
 LONG = 60  # seconds in which what should not be waited for would end
 
@@ -816,6 +819,75 @@ def test_usage_of_another_kind_tells_nothing(usage: Any) -> None:
     choices = [{"finish_reason": "length", "message": {"content": None}}]
     with pytest.raises(Trouble, match="answered with NoneType as text"):
         text_of({"usage": usage, "choices": choices})
+
+
+@pytest.mark.parametrize(
+    ("choice", "usage", "ended", "tokens"),
+    [
+        ({"finish_reason": "stop"}, {"completion_tokens": 3}, "eos", 3),
+        ({"finish_reason": "stop", "stop_reason": "."}, None, "stop", None),
+        ({"finish_reason": "stop", "stop_reason": 2}, None, "eos", None),
+        ({"finish_reason": "stop", "matched_stop": "."}, {"completion_tokens": "3"}, "stop", None),
+        ({"finish_reason": "length"}, {"completion_tokens": 8}, "length", 8),
+        ({"finish_reason": "eos_token"}, {}, "eos", None),
+        ({"finish_reason": "stop_sequence"}, {}, "stop", None),
+        ({"finish_reason": None}, {}, "", None),
+        ({}, {}, "", None),
+    ],
+)
+def test_a_reply_tells_how_it_ended(choice: Body, usage: Any, ended: str, tokens: int | None) -> None:
+    """As far as its server says; nothing is made up where it gives no reason."""
+    said = text_of({"choices": [{**choice, "text": "an answer"}], "usage": usage}, ["|"])
+    assert (said, said.ended, said.tokens, said.thought_tokens) == ("an answer", ended, tokens, 0)
+    assert text_of({"choices": [{**choice, "text": "an|answer"}]}, ["|"]).ended == "stop"
+
+
+NOW = {"id": "1", "type": "function", "function": {"name": "now", "arguments": '{"in": "Oslo"}'}}
+HERMES = '<tool_call>\n{"name": "now", "arguments": {"in": "Oslo"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "text"),
+    [
+        ({"content": None, "tool_calls": [NOW]}, "tool_calls", HERMES),
+        ({"tool_calls": [NOW, NOW]}, "stop", HERMES + HERMES),
+        ({"content": "Let me see.", "tool_calls": [NOW]}, "tool_calls", "Let me see." + HERMES),
+        ({"content": "", "function_call": NOW["function"]}, "function_call", HERMES),
+        ({"content": None, "tool_calls": [{"function": {"name": "a"}}]}, "tool_calls", None),
+        ({"content": "", "tool_calls": [{"function": {"name": "a", "arguments": '{"cut'}}]}, "tool_calls", None),
+    ],
+)
+def test_calls_that_a_server_took_out_are_an_answer(message: Body, finish: str, text: str | None) -> None:
+    """They stand in it as Hermes has them, which `tool_calls` reads; broken arguments stay broken."""
+    said = text_of({"choices": [{"message": message, "finish_reason": finish}]}, ["\n"])
+    assert said.ended == "tool"
+    assert said == text if text else said.startswith('<tool_call>\n{"name": "a", "arguments": {')
+
+
+def test_calls_of_a_server_are_evaluated(fake: Fake) -> None:
+    """`tool_calls` reads what the server's parser took out of the text, right or wrong."""
+    fake.finish, fake.answer = "tool_calls", lambda body: {"content": None, "tool_calls": [NOW]}
+    tool = {"name": "now", "parameters": {"type": "object", "properties": {"in": {"type": "string"}}}}
+    rows = [
+        Sample(
+            place, chat.joined(ask(place), {"tools": [tool]}), f'[{{"name": "now", "arguments": {{"in": "{place}"}}}}]'
+        )
+        for place in ("Oslo", "Rome")
+    ]
+    with load(fake) as [subject]:
+        scores = list(tool_calls(subject, rows))
+    assert [(s.values["name"], s.values["call"], s.note) for s in scores] == [(1, 1, None), (1, 0, None)]
+    assert fake.asked(CHAT)[0]["tools"] == [tool]
+
+
+@pytest.mark.parametrize("calls", [None, [], ["x"], [{"function": None}], "now"])
+def test_a_call_that_is_none_is_no_answer(calls: Any) -> None:
+    """A server that says that it calls a tool, and neither calls nor speaks, is told."""
+    message = {"content": None, "tool_calls": calls}
+    with pytest.raises(Trouble, match="answered with"):
+        text_of({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
+    with pytest.raises(Trouble, match="no text and no call"):
+        text_of({"choices": [{"message": {**message, "content": ""}, "finish_reason": "tool_calls"}]})
 
 
 def test_an_empty_answer_is_an_answer(fake: Fake) -> None:

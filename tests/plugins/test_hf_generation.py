@@ -306,3 +306,37 @@ def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch)
     generation.FOUND.clear()
     assert subject.generate(PROMPTS, max_new_tokens=8) == expected
     assert "computed whole, token by token" in subject.notes[0]
+
+
+def test_answers_tell_how_they_ended(subject: Any) -> None:
+    """A stop token said at once or in the last place is an end, a stop string in the last place is one, too."""
+    free = subject.generate(PROMPTS, max_new_tokens=24)
+    assert {(s.ended, s.tokens) for s in free if s.ended == "length"} <= {("length", 24)}
+    prompt, ids = next((p, ids) for p in PROMPTS if len(ids := by_hand(subject, p, 24)) >= 6)
+    place = next(i for i in range(2, 6) if ids[i] not in ids[:i])
+    subject.tokens.stops.add(ids[place])
+    told = [subject.generate([prompt], max_new_tokens=n)[0] for n in (place, place + 1, place + 2)]
+    assert [(s.ended, s.tokens) for s in told] == [("length", place), ("eos", place + 1), ("eos", place + 1)]
+    subject.tokens.stops.remove(ids[place])
+    text = subject.tokens.decode(ids[: place + 1])
+    told = [subject.generate([prompt], max_new_tokens=n, stop=[text])[0] for n in (place, place + 1, 24)]
+    assert [s.ended for s in told] == ["length", "stop", "stop"] and told[1] == told[2] == ""
+    subject.tokens.stops.update(range(len(subject.tokens.tokenizer)))
+    assert {(s, s.ended, s.tokens) for s in subject.generate(PROMPTS, max_new_tokens=8)} == {("", "eos", 1)}
+    assert subject.generate(["a"], max_new_tokens=0)[0].ended == "length"
+
+
+@pytest.mark.parametrize("way", ["_many", "_alone", "_whole"])
+def test_a_stop_token_that_is_never_said_cuts_every_answer(
+    subject: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit, or where the context ends; a prompt that was cut tells by how much."""
+    monkeypatch.setattr(generation, "_stops_of", lambda model: set())
+    monkeypatch.setattr(subject.tokens, "stops", set())
+    monkeypatch.setitem(generation.FOUND, subject.model, getattr(generation, way))
+    assert {(s.ended, s.tokens, s.lost) for s in subject.generate(PROMPTS[:4], max_new_tokens=5)} == {("length", 5, 0)}
+    long = "word " * ((subject.context - 12) // 5)
+    (said,) = subject.generate([long], max_new_tokens=50)
+    assert said.ended == "context" and said.tokens == subject.context - len(subject.tokens.prompts([long])[0])
+    (said,) = subject.generate([long], max_new_tokens=50, truncate=True)
+    assert said.ended == "length" and said.lost == len(subject.tokens.prompts([long])[0]) - subject.context + 50

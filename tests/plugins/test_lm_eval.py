@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from harness import Logprob, ModelRef, Sample, Score, UsageError
+from harness import Logprob, ModelRef, Result, Sample, Score, UsageError
 from harness.data.chat import split
 from harness.records.models import Sampling, chunks
 from harness.testing import Project
+from harness_checks.answers import cut_prompts
 from harness_lm_eval import hub, lm_eval, metrics_for, names, rows_for
 from harness_lm_eval.find import find
 from harness_lm_eval.metrics import measures
@@ -755,9 +756,12 @@ def test_prompts_that_are_cut_are_counted(folder: Path) -> None:
     longest = [max(len(f"Q: Which is number {i}?\nA: {c}") for c in d["choices"]) for i, d in enumerate(documents(12))]
     cut = [n - 33 for n in longest]  # the last token is predicted, not read
     assert [s.note for s in scores] == [f"prompt cut from the left, tokens: {n}" if n > 0 else None for n in cut]
-    told = "prompts were longer than the model's context and lost their beginning"
-    assert lm_eval.remarks(scores) == [f"{sum(n > 0 for n in cut)} of 12 {told}"]
-    assert lm_eval.remarks(scored(Hashed(), folder, task="things.yaml")) == []
+    lost = [n for n in cut if n > 0]
+    [found] = cut_prompts(Result("base", "lm", tuple(scores), {}, ""))
+    told = f"{len(lost)} of 12 prompts lost {min(lost)} to {max(lost)} tokens at their beginning"
+    assert found.what == f'"base::lm": {told}'
+    whole = scored(Hashed(), folder, task="things.yaml")
+    assert not list(cut_prompts(Result("base", "lm", tuple(whole), {}, "")))
 
 
 def test_room_for_an_answer_counts(folder: Path) -> None:
@@ -766,7 +770,7 @@ def test_room_for_an_answer_counts(folder: Path) -> None:
     subject = Hashed(context=len(prompt) + 11, count_tokens=lambda pairs: [len(prompt) for prompt, _ in pairs])
     (score,) = scored(subject, folder, task="answers.yaml", docs=1)
     assert json.loads(score.note or "")["note"] == "prompt cut from the left, tokens: 1"
-    assert len(lm_eval.remarks([score])) == 1
+    assert len(list(cut_prompts(Result("base", "lm", (score,), {}, "")))) == 1
 
 
 # ------------------------------------------------------------------ in a suite

@@ -317,7 +317,12 @@ def test_answers_and_scores_are_those_of_the_tokens(tiny_model: Path, fake: Any)
         [ids] = tokens.prompts(["say"])
         made = list(itertools.islice(answer(fake, ids), 40))
         assert subject.generate(["say"], max_new_tokens=6) == [tokens.decode(made[:6])]
+        stops = subject.stops  # type: ignore[attr-defined]
+        whole = next(i for i, token in enumerate(answer(fake, ids)) if token in stops)
+        said = [subject.generate(["say"], max_new_tokens=n)[0] for n in (whole, whole + 1)]
+        assert [(s.ended, s.tokens) for s in said] == [("length", whole), ("eos", whole + 1)]
         text = tokens.decode(made[:40])
+        assert subject.generate(["say"], max_new_tokens=40, stop=[text[3:5]])[0].ended == "stop"
         assert subject.generate(["say"], max_new_tokens=40, stop=[text[3:5]]) == [text[: text.find(text[3:5])]]
         drawn = Sampling(1.0, seeds=(7, 7, 8))
         one, again, other = subject.generate(["say"] * 3, max_new_tokens=12, sampling=drawn)
