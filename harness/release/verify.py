@@ -211,11 +211,9 @@ class _Check:
             digest = digest_of([on["base"], digest, on["quantization"]])
         if digest != manifest["weights"]:
             raise Refused(f"the weights in {MODEL}/ are not the ones that the gates judged")
-        known = self.evidence.lock["subjects"]
         for name, about in manifest["evaluations"].items():
-            subject = name.partition("::")[0]
-            if known.get(subject, about["weights"]) != about["weights"]:
-                raise Refused(f"{name} was answered by other weights than {subject} has in the lock")
+            if about["weights"] != self.evidence.lock["subjects"].get(name.partition("::")[0], about["weights"]):
+                raise Refused(f"{name} was answered by other weights than the lock has")
 
     def claims(self) -> None:
         """Raise Refused unless the statements are those that this evidence comes to, each of them, and no other."""

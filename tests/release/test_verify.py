@@ -336,7 +336,7 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a GGUF file beside other weights": (put("model.gguf", b"GGML1234"), "which are meant?"),
     "a baseline of other weights": (
         lambda e: edit_lock(e, lambda lock: lock["subjects"].update(base="0" * 64)),
-        "base::qa was answered by other weights than base has in the lock",
+        "base::qa was answered by other weights than the lock has",
     ),
     "a manifest of the future": (lambda e: reseal(e, format=99), "has format 99"),
     "a root that is another's": (lambda e: reseal(e, root="0" * 64), "the root digest of model/ is not"),
