@@ -20,7 +20,7 @@ from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
 from harness.workers import local
 from harness.workers.local import Child, Local, environment
 from harness.workers.pool import Opening, Pool, WorkersGone
-from harness.workers.protocol import LENGTH, Lost, packed, read_error, told_error, unpacked
+from harness.workers.protocol import LENGTH, PROTOCOL, Lost, packed, read_error, told_error, unpacked
 
 ASK = {"do": "ask", "number": 0, "options": {}}
 LOADER = """
@@ -294,7 +294,7 @@ def test_a_worker_alone_sees_every_gpu(count: str, seen: list[str], monkeypatch:
         ),
         (
             "import sys, harness; harness.__version__ = '0.0.1'\nfrom harness.workers.child import main; main()",
-            "worker 1 has harness 0.0.1 (protocol 2), this is",
+            f"worker 1 has harness 0.0.1 (protocol {PROTOCOL}), this is",
         ),
         (
             "import harness.plugins as p, harness.workers.child as c\n"
