@@ -55,6 +55,8 @@ def read(value: Any) -> str:
     """Return the answer that `told` wrote; raises TypeError or ValueError where it is none."""
     if isinstance(value, str):
         return value
+    if not isinstance(value, list) or len(value) != 6:
+        raise TypeError(f"an answer is no text: {str(value)[:40]}")
     text, ended, tokens, thought_tokens, forced, lost = value
     counts = [thought_tokens, lost, *([] if tokens is None else [tokens])]
     if not isinstance(text, str) or not isinstance(forced, bool) or not all(type(n) is int and n >= 0 for n in counts):
