@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
+from harness.records.samples import Sample, Score
+from harness.release.items import as_kept, scores_of
 from harness.replay import _difference
 from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
@@ -211,6 +214,20 @@ def test_log_probabilities_are_near(away: float, near: float, told: str) -> None
     assert found.partition(" ")[0] == told
     answered = {**row, "resps": [["x"]]}
     assert _difference({**said, "answer_hash": digest_of([["x"]])}, answered, near) != ""
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_evidence_that_does_not_tell_endings_is_replayed(older: bool) -> None:
+    """Whether its rows were remembered from before, or are of a version that did not ask; another answer is told."""
+    sample, names = Sample("a", "q", "x"), ["right", *(() if older else ("thought_cut",))]
+    values = {"right": 1.0} if older else {"right": 1.0, "thought_cut": math.nan}
+    kept = as_kept(0, sample, Score("a", values, answer="x"), names)
+    told = {"right": 1.0, "thought_cut": 0.0}
+    for answer, differs in (("x", False), ("y", True)):
+        score = Score("a", told, answer=answer, ended="eos", tokens=3)
+        row = as_kept(0, sample, score, ["right", "thought_cut"])
+        assert bool(_difference({"sha256": digest_of(kept)}, row, 0.1)) == differs
+        assert bool(_difference(scores_of(kept), row, 0.1)) == differs
 
 
 @pytest.mark.slow

@@ -91,8 +91,8 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
     if baseline and baseline.digest == answered.digest:
         same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
         caveats.append(Caveat(same, "ERROR"))
-    said = {s.id: s for s in answered.scores}
-    rows = tuple(_ended(scores[s.id], said[s.id]) for s in samples if s.id in scores)
+    said = {s.id: Said(s.answer or "", s.ended, s.tokens) for s in answered.scores}
+    rows = tuple(ended(scores[s.id], said[s.id], task) for s in samples if s.id in scores)
     clusters = [s.cluster or s.id for s in samples if s.id in scores]
     told = {found.metric: found for found in labels}
     return replace(
@@ -104,11 +104,6 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
         seconds=answered.seconds + time.monotonic() - begun,
         caveats=tuple(caveats),
     )
-
-
-def _ended(score: Score, said: Score) -> Score:
-    """Return what an answer was marked with, and how it ended."""
-    return replace(score, values={**said.values, **score.values}, ended=said.ended, tokens=said.tokens)
 
 
 def _answers(task: Task, result: Result) -> Sequence[str]:

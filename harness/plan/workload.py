@@ -230,6 +230,8 @@ class _Ears:
             return replace(blank, note="it measures time, so nothing is remembered")
         listener = self.listener(item.subject)
         against = self.listener(plan.against(item)) if task.comparative else None
+        if listener.cached:
+            prompted(self.session, item, listener.cached)  # which says whether old answers are asked again
         subject: Any = prompted(self.session, item, listener)
         problem = _listen(task, subject, against, listener)
         requests = sum(map(len, listener.calls))

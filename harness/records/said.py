@@ -56,19 +56,19 @@ def read(value: Any) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or len(value) != 6:
-        raise TypeError(f"an answer is no text: {str(value)[:40]}")
-    text, ended, tokens, thought_tokens, forced, lost = value
-    counts = [thought_tokens, lost, *([] if tokens is None else [tokens])]
+        raise TypeError("an answer is no text")
+    text, ended, tokens, thought, forced, lost = value
+    counts = [thought, lost, *([] if tokens is None else [tokens])]
     if not isinstance(text, str) or not isinstance(forced, bool) or not all(type(n) is int and n >= 0 for n in counts):
         raise TypeError("an answer is no text, or does not say how it ended")
     if ended not in get_args(Ended):
         raise ValueError(f"an answer ended by {str(ended)[:40]!r}, which is no ending")
-    return Said(text, ended, tokens, thought_tokens, forced, lost)
+    return Said(text, ended, tokens, thought, forced, lost)
 
 
 def endings(counts: Mapping[str, int]) -> str:
     """Write how many answers ended how, in a few words: ended 361 · stop 8 · cut 31."""
     found = dict.fromkeys(WORDS.values(), 0)
     for ended, n in counts.items():
-        found[WORDS[ended]] += n
+        found[WORDS.get(ended, "not told")] += n
     return " · ".join(f"{word} {n:,}" for word, n in found.items() if n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from harness import Said, final_answers
 from harness.answers.cache import CachedSubject, Models
-from harness.answers.store import Responses
+from harness.answers.store import Responses, _checksum
 from harness.evaluation.endings import Heard
 from harness.records.models import ModelRef
 from harness.records.said import endings, read, told
@@ -240,3 +241,46 @@ def test_a_guard_is_a_share_of_answers(project: Project) -> None:
     assert "cut_at_most is 5, want a share of answers from 0 to 1" in project.run().err
     telling(project, SUITE.replace("exact_match", "multiple_choice") + VERSUS.replace("exact_match", "acc"))
     assert 'cut_at_most: "multiple_choice" asks for no answers; leave it out' in project.run().err
+
+
+def test_marked_answers_tell_how_they_ended(project: Project) -> None:
+    """An evaluator that marks when the model is gone has the endings, and their metrics, as any other."""
+    marker = """
+from harness import Score, evaluator, hookimpl, metric
+
+@evaluator(marks="answers")
+@metric("right", better="higher", scale="proportion")
+def marked(samples, answers, baseline_answers, *, marking, max_new_tokens: int = 8):
+    for s, a in zip(samples, answers):
+        yield Score(s.id, {"right": float(a == s.target)})
+
+@hookimpl
+def harness_evaluators():
+    return {"marked": marked}
+"""
+    suite = SUITE.replace("exact_match", "marked", 1).replace("qa.exact_match", "qa.right")
+    telling(
+        project, suite + GATE.format("cut", 0.3) + GATE.format("empty", 0.3).replace("ends", "speaks"), cut=6, empty=3
+    )
+    project.write({"harnessfile.py": HARNESSFILE + marker})
+    assert project.run().code == 0
+    assert [row["ended"] for row in rows(project, "merged")] == ["length"] * 6 + ["eos"] * 54
+    assert [sum(row[name] for row in rows(project, "merged")) for name in ("cut", "empty")] == [6, 3]
+
+
+def test_a_plan_knows_what_is_asked_again(project: Project) -> None:
+    """Answers of which nobody knows how they ended are remembered, until a gate wants to know."""
+    telling(project, cut=5).run()
+    db = sqlite3.connect(next(project.folder.glob("cache/responses.sqlite")))
+    for key, value in db.execute("SELECT key, value FROM responses").fetchall():
+        if isinstance(answer := json.loads(value), list):  # as versions before this one wrote it
+            text = json.dumps(answer[0])
+            db.execute("UPDATE responses SET value = ?, checksum = ? WHERE key = ?", (text, _checksum(key, text), key))
+    db.commit()
+    db.close()
+    for more, remembered in (("", 60), (GATE.format("cut", 0.2), 0), (GATE.format("cut", 0.2), 60)):
+        telling(project, SUITE + more, cut=5)
+        planned = json.loads(project.harness("plan", "suite.toml", "--json").out)["asked"]
+        assert [one["remembered"] for one in planned if one["subject"] == "base"] == [remembered]
+        if more:
+            project.run()
