@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from harness.records.metrics import Scale
     from harness.records.models import Adapter, Generate, Generation
     from harness.records.run import Report, Run, TrainingStep
-    from harness.records.said import CUT as CUT_SHORT
     from harness.records.said import Ended, Said, endings
     from harness.records.samples import Prompt, Result
     from harness.release.conversions import NOTE as CONVERSION_NOTES
@@ -80,7 +79,6 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 
 __all__ = [
     "CONVERSION_NOTES",
-    "CUT_SHORT",
     "GROUP",
     "HELD_OUT",
     "ROPE_FACTORS",
@@ -208,7 +206,6 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Adapter": "harness.records.models",
     "Built": "harness.records.findings",
     "CONVERSION_NOTES": "harness.release.conversions:NOTE",
-    "CUT_SHORT": "harness.records.said:CUT",
     "CachedSubject": "harness.answers.cache",
     "Desk": "harness.workers.child",
     "Ended": "harness.records.said",

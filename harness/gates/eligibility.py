@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from harness.gates.repeats import Repeats, distinct
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
-from harness.records.said import CUT
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
@@ -195,7 +194,7 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
         elif untold := [i for i, s in own.items() if not s.ended]:
             return f"{name}: nobody knows how {len(untold)} of {len(own)} answers ended, {_examples(untold)}"
         else:
-            cut = {i for i, s in own.items() if s.ended in CUT}
+            cut = {i for i, s in own.items() if s.is_cut}
         if len(cut) > most * len(own):
             where = "" if gate.cut_at_most is not None else " in its thought"
             said = f"{name} was cut{where} on {len(cut)} of {len(own)} rows, and at most {most:g} may be"

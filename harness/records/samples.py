@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from harness.records.said import Ended
+from harness.records.said import CUT, Ended
 
 Prompt = str | list[dict[str, str]]
 """What a model is asked: a text, or chat messages."""
@@ -55,6 +55,11 @@ class Score:
     lost: tuple[str, ...] = ()
     ended: Ended = ""
     tokens: int | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its answer ended at a limit, and not by itself."""
+        return self.ended in CUT
 
     def weight_of(self, metric: str) -> float:
         return self.weights.get(metric, self.weight)

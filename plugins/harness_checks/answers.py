@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import CUT_SHORT, Finding, Result, Score, Task, checker, quote, schema
+from harness import Finding, Result, Score, Task, checker, quote, schema
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance
@@ -40,7 +40,7 @@ def cut_answers(result: Result, task: Task) -> Iterator[Finding]:
     two models may be one of their lengths.
     """
     told = [s for s in result.scores if s.ended]
-    cut, whole = ([s for s in told if (s.ended in CUT_SHORT) == is_cut] for is_cut in (True, False))
+    cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
         return
     option = schema.options_of(task.function)[0].get("max_new_tokens")
