@@ -82,7 +82,11 @@ def _silent(result: Result) -> list[Score]:
 
 @checker(title="cut-prompts")
 def cut_prompts(result: Result) -> Iterator[Finding]:
-    """Prompts that lost their beginning, which lm_eval's rows do where they are longer than the context."""
+    """Prompts that lost their beginning.
+
+    lm_eval's rows do where they are longer than the context: the instruction and the first examples are gone, and the
+    model answers a question that nobody asked.
+    """
     lost = [int(found[1]) for s in result.scores if (found := LOST.search(s.note or ""))]
     if lost:
         span = f"{min(lost):,} to {max(lost):,}" if len(lost) > 1 else f"{lost[0]:,}"

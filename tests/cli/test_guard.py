@@ -20,6 +20,9 @@ from argparse import Namespace
 from harness.cli.guard import guarded
 from harness.cli.signals import as_interrupts
 
+for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, or a shell's background, has it ignore
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
 def command(_):
     {does}
 
