@@ -65,6 +65,7 @@ def main() -> None:
         export = write_export(Path(folder), args.size, args.files)
         files = [str(p) for p in sorted(export.rglob("*")) if p.is_file()]
         size = sum(Path(p).stat().st_size for p in files)
+        assert size >= args.size, "the weights are not in the export"
         commands = {"sha256sum": ["sha256sum", *files], "verify": [*HARNESS, "verify", str(export)]}
         best = dict.fromkeys(commands, float("inf"))
         for _ in range(ROUNDS):
@@ -82,8 +83,11 @@ def write_export(folder: Path, size: int, files: int) -> Path:
     """Run a suite whose candidate has `size` bytes of random weights, and return what it exported."""
     for name, skill in (("base", 0.3), ("made", 0.95)):
         write_fake(folder / name, skill)
-    for number in range(files):
-        write_shard(folder / "made" / f"shard-{number}.safetensors", f"w{number}", size // files)
+    (folder / "made" / "model.safetensors").unlink()
+    names = {f"w{n}": f"model-{n + 1:05}-of-{files:05}.safetensors" for n in range(files)}
+    for tensor, name in names.items():
+        write_shard(folder / "made" / name, tensor, size // files)
+    (folder / "made" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}), "utf-8")
     rows = [{"input": f"question {i} say w{i}", "target": f"w{i}"} for i in range(60)]
     (folder / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
     (folder / "suite.toml").write_text(SUITE, "utf-8")
