@@ -292,7 +292,7 @@ def _calling(*said: str) -> Try:
     return lambda lab: lab.fake(1.0, rows=rows, **{"eval_0.use": "tool_calls"})
 
 
-def _ending(cut: int = 0, empty: int = 0, lost: int = 0) -> Try:
+def _answering(cut: int = 0, empty: int = 0, lost: int = 0) -> Try:
     """Return a run of a model of whose 40 answers some were cut, say nothing, or are to prompts that were cut."""
     from harness.testing import FakeSubject
 
@@ -835,9 +835,9 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab)),
         lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab), adapter_modules_to_save=["lm_head"]),
     ),
-    Mutation("answers that are cut", "E2", _ending(cut=2), _ending(cut=1)),
-    Mutation("answers that say nothing", "E3", _ending(empty=2), _ending(empty=1)),
-    Mutation("prompts that lost their beginning", "E4", _ending(lost=1), _ending()),
+    Mutation("answers that are cut", "E2", _answering(cut=2), _answering(cut=1)),
+    Mutation("answers that say nothing", "E3", _answering(empty=2), _answering(empty=1)),
+    Mutation("prompts that lost their beginning", "E4", _answering(lost=1), _answering()),
     Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("call:now{}", "[now()]")),
     Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
     Mutation(
