@@ -168,7 +168,7 @@ def _ending(lab: Lab, trained: bool) -> Seen:
 
     files = {"chats.jsonl": CHAT}
     about = {"train_data": "chats.jsonl", "train_max_steps": 120}
-    return lab.run("D7-form", "D14", files=files, model_path=str(lab.model(clear)), **about)
+    return lab.run("D7-form", "D14", "D20", files=files, model_path=str(lab.model(clear)), **about)
 
 
 def _in_bfloat16(lab: Lab, rate: float) -> Seen:
