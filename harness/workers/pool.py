@@ -126,7 +126,7 @@ class Pool:
         if not self.alive:
             self.alive = self.workers.start()
             try:
-                for worker, task, future in [(worker, *self._open(worker)) for worker in self.alive]:
+                for worker, task, future in [(w, *self._begin(w, self.opening.message())) for w in self.alive]:
                     try:
                         self._check(worker, task, future)
                     except Lost as lost:
@@ -212,12 +212,12 @@ class Pool:
         message = packed({"do": "ask", "method": method, **asked, "options": told_options(options)})
         self._at[self._send(message, task)] = task
 
-    def _open(self, worker: Worker, do: str = "") -> tuple[_Task, Future[str]]:
+    def _begin(self, worker: Worker, message: str) -> tuple[_Task, Future[str]]:
         task = _Task(worker, now := time.monotonic(), now)
-        return task, self._send(do or self.opening.message(), task)
+        return task, self._send(message, task)
 
     def _load(self, worker: Worker) -> None:
-        task, loaded = self._open(worker, packed({"do": "load"}))
+        task, loaded = self._begin(worker, packed({"do": "load"}))
         self._at[loaded] = task
 
     def _next(self, owner: object) -> tuple[_Task, Any] | None:
@@ -293,14 +293,18 @@ class Pool:
 
     def _end_if_hung(self, task: _Task) -> None:
         """End a worker that is silent, or lives and does not move; its future tells that it is lost, and why."""
-        now, took = time.monotonic(), self._took[task.method]
-        others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
-        most = max(LIVES * self.patience, others)
+        now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
             task.worker.close(f"it was silent for {self.patience:g} s and was ended; --patience allows more")
-        elif now - task.moved > most:
+        elif now - task.moved > LIVES * self.patience and now - task.moved > (most := self._most(task)):
             what = "gave no row" if task.method else "had not loaded"
             task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
+
+    def _most(self, task: _Task) -> float:
+        """Return how many seconds one that lives may take for a row; of many pieces, it is not asked at each look."""
+        took = self._took[task.method]
+        others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
+        return max(LIVES * self.patience, others)
 
     def _again(self, worker: Worker, why: Lost, *, loading: bool) -> None:
         """Note a loss, and start a successor."""
@@ -328,7 +332,7 @@ class Pool:
             worker, failed, then = successor, True, ""
             self.alive.append(worker)
             try:
-                self._check(worker, *self._open(worker))
+                self._check(worker, *self._begin(worker, self.opening.message()))
             except Lost as lost:
                 why = lost
             else:

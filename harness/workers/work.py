@@ -25,10 +25,10 @@ class Work:
 
     def took(self, piece: int, rows: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
         """Return the new ones of a piece's rows, by their requests."""
-        numbers = self.pieces[piece]
-        new = [(numbers[place], answer) for place, answer in rows if numbers[place] not in self._given]
         if piece in self._halves:
             return []
+        numbers = self.pieces[piece]
+        new = [(numbers[place], answer) for place, answer in rows if numbers[place] not in self._given]
         self._given.update(number for number, _ in new)
         return new
 
