@@ -24,11 +24,11 @@ from harness.workers.pieces import fresh
 from harness.workers.protocol import (
     METHODS,
     PROTOCOL,
-    SIGN,
     packed,
     read,
     read_options,
     read_ref,
+    sign,
     told_error,
     told_row,
     unpacked,
@@ -53,7 +53,7 @@ class Desk:
         try:
             message = unpacked(text)
             if message.get("do") == "ask":
-                yield from (packed(told) for told in self.ask(message))
+                yield from self.ask(message)
                 return
             do = {"open": self.open, "load": self.load}.get(str(message.get("do")))
             if do is None:
@@ -83,7 +83,7 @@ class Desk:
         self._subjects = self._open.__enter__()
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
-    def ask(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def ask(self, message: dict[str, Any]) -> Iterator[str]:
         """Ask one model a piece of requests; yield its rows as they come, the last with what it says of itself."""
         method, requests = message["method"], message["requests"]
         if method not in METHODS:
@@ -107,9 +107,9 @@ class Desk:
         for number, answer in answers:
             rows.append(told_row(method, number, answer))
             if time.monotonic() - told > OFTEN:
-                yield {"sign": True, "rows": rows}
+                yield sign(rows=rows)
                 rows, told = [], time.monotonic()
-        yield {"rows": rows, "notes": self.notes()}
+        yield packed({"rows": rows, "notes": self.notes()})
 
     def notes(self) -> list[list[str]]:
         """Take what each model has to say about itself."""
@@ -164,7 +164,7 @@ def _beat(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None
     while True:
         time.sleep(BEAT)
         busy.wait()
-        _say(said, mouth, SIGN + "true}")
+        _say(said, mouth, sign())
 
 
 def _listen(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:

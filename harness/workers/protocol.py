@@ -23,7 +23,6 @@ from harness.records.models import Logprob, ModelRef, Sampling, Seal
 PROTOCOL = 3  # of the messages; a worker of another one is refused
 LARGEST = 1 << 28  # bytes of a message
 LENGTH = struct.Struct(">Q")
-SIGN = '{"sign": '  # how a message begins that is no reply yet
 ROUNDED = 1e-3  # nats by which a sum of roundings may be on the wrong side of 0
 METHODS = ("generate", "logprobs", "token_kl", "count_tokens", "render", "fact")
 RAISED: dict[str, type[Exception]] = {  # what a worker's error may become here; all others are RuntimeErrors
@@ -93,9 +92,14 @@ def typed(said: str) -> str:
     return f'{"HARNESS_ON" if os.environ.get("HARNESS_ON") == said else "--on"} "{said}"'
 
 
+def sign(**told: Any) -> str:
+    """Return a message of a worker that is no reply yet: it lives, and may give rows."""
+    return packed({"sign": True, **told})
+
+
 def is_sign(message: str) -> bool:
-    """Return whether a message of a worker is no reply yet: it lives, and may give rows."""
-    return message.startswith(SIGN)
+    """Return whether a message is one that `sign` made."""
+    return message.startswith('{"sign": ')
 
 
 def packed(message: Mapping[str, Any]) -> str:
