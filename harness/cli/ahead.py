@@ -66,7 +66,7 @@ def _write_clean(path: Path, plan: Plan, terminal: Terminal) -> None:
     rows = [row for source, row in plan.origins if train and source != train.validation_data]
     if not rows:
         raise UsageError(f'--write-clean "{path}": the suite trains on no rows, so there is nothing to write')
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     terminal.line(f"{path}: {len(rows):,} training rows")
 
 

@@ -71,8 +71,7 @@ def _asked(sample: Sample, names: Sequence[str]) -> list[str]:
 
 
 def _wanted(sample: Sample) -> list[str]:
-    targets = [sample.target] if isinstance(sample.target, str) else sample.target
-    return sorted({text for t in targets if (text := canonical(t))})
+    return sorted({text for t in sample.targets if (text := canonical(t))})
 
 
 def _key(sample: Sample, names: Sequence[str]) -> str:

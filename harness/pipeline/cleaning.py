@@ -31,8 +31,6 @@ def cleaned(plan: Plan, base: ModelRef, checks: Checks) -> Plan:
         rows = [row for i, row in enumerate(rows, 1) if i not in odd]
         if not odd:
             codes = ", ".join(f"{code} {n}" for code, n in sorted(taken.items())) or "none is found"
-            told = (
-                f"{plan.suite.path}: [train] drop_leaks: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
-            )
+            told = f"{where}: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
             return replace(plan, warnings=(*plan.warnings, told))
     raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")

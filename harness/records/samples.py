@@ -29,6 +29,11 @@ class Sample:
     key: str = ""
 
     @property
+    def targets(self) -> list[str]:
+        """What is wanted, as a list."""
+        return [self.target] if isinstance(self.target, str) else list(self.target)
+
+    @property
     def told(self) -> list[Any]:
         """All of it as it was given, in the order of its fields, for a digest."""
         return [self.id, self.input, self.target, self.row, self.cluster]

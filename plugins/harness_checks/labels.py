@@ -8,7 +8,6 @@ from typing import Any
 
 from harness import HELD_OUT, Finding, Suite, Task, TrainingRow, checker, quote
 from harness_checks.lint import JUDGED, numbers
-from harness_checks.targets import targets_of
 
 MOST, FEWEST, ASKED = 50, 20, 0.9  # different labels, rows that have some, share of what is learnt that is asked for
 METRICS = {"exact_match": ("exact_match",), "contains": ("contains",), "multiple_choice": ("acc", "acc_norm")}
@@ -25,7 +24,7 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
     learnt, labels = _learnt(rows), {name: found for name, task in tasks.items() if (found := _asked(task))}
     own = [t for t in tasks.values() if not t.brings_rows and t.spec.data not in {tasks[n].spec.data for n in labels}]
     every = [set(map(str.casefold, found)) for found in labels.values()]
-    every += [{target.strip().casefold() for s in t.samples or () for target in targets_of(s)} for t in own]
+    every += [{target.strip().casefold() for s in t.samples or () for target in s.targets} for t in own]
     hits = [{a for a in learnt if any(x and x in a.casefold() for x in some)} for some in every]
     asked = max(hits, key=lambda known: sum(learnt[a] for a in known), default=set())
     if learnt and labels and (share := sum(learnt[a] for a in asked) / learnt.total()) < ASKED:
@@ -77,7 +76,7 @@ def _asked(task: Task) -> Counter[str]:
     if task.brings_rows or about.use not in METRICS:
         return Counter()
     if about.use != "multiple_choice":
-        return _labels(target for s in samples for target in targets_of(s)[:1])
+        return _labels(target for s in samples for target in s.targets[:1])
     given, gold = (about.options.get(name, name) for name in ("choices", "gold"))
     every: list[Any] = [given if isinstance(given, list) else s.row.get(given) for s in samples]
     if not all(isinstance(some, list) and {*some} == {*every[0]} for some in every):

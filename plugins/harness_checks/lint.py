@@ -115,7 +115,7 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     for name, task in tasks.items():
         if task.spec.use not in MATCHERS or not task.spec.options.get("ignore_punctuation", True):
             continue
-        given = [(s, t) for s in task.samples or () for t in ([s.target] if isinstance(s.target, str) else s.target)]
+        given = [(s, t) for s in task.samples or () for t in s.targets]
         if found := [(s, t) for s, t in given if PUNCTUATED.fullmatch(t.strip())]:
             plain = re.sub(r"[^\w\s]", "", found[0][1])
             line = f'{counted(len(found), len(given))} of "{name}": "{plain}" is taken for the target "{found[0][1]}"'

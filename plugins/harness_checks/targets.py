@@ -28,7 +28,7 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
             continue
         samples = [s for s in task.samples or () if s.input and s.target]
         least = (lambda text: "".join(text.split())) if use == "json" else (lambda text: text.strip().rstrip(".!?"))
-        rows = [(s, [least(text) for text in targets_of(s)]) for s in samples]
+        rows = [(s, [least(text) for text in s.targets]) for s in samples]
         stops, most = [stop for stop in given["stop"] if stop], given["max_new_tokens"]
         inside = {s.id: next((x for x in stops if all(x in text for text in texts)), None) for s, texts in rows}
         stopped = {i: f"has the stop string {json.dumps(stop)} inside" for i, stop in inside.items() if stop}
@@ -40,10 +40,6 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
                 what = f'{counted(len(why), len(rows))} of "{name}" cannot be answered: row "{first}" {why[first]}'
                 lines = [f'row "{i}" {said}' for i, said in why.items()]
                 yield Finding("error" if spoilt else "warning", what, lines, fix, kind, {name: [*why]})
-
-
-def targets_of(sample: Sample) -> list[str]:
-    return [sample.target] if isinstance(sample.target, str) else list(sample.target)
 
 
 def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dict[str, int]:

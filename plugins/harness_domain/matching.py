@@ -174,7 +174,7 @@ def _best(compare: Callable[[str, str], float], normal: Normal) -> Matcher:
 
 def targets_of(sample: Sample) -> list[str]:
     """Return what a row wants; raises UsageError when it wants nothing."""
-    targets = [sample.target] if isinstance(sample.target, str) else list(sample.target)
+    targets = sample.targets
     if not targets or not all(t.strip() for t in targets):
         raise UsageError(f'row "{sample.id}": target is missing or empty; map a column to it')
     return targets

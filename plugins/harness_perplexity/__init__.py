@@ -61,7 +61,7 @@ def _text(sample: Sample, column: str) -> str:
 
 def _completion(sample: Sample) -> tuple[Any, str]:
     """Pair the input with the target as a training joins them; chat messages bring their own break."""
-    targets = [sample.target] if isinstance(sample.target, str) else sample.target
+    targets = sample.targets
     if not targets or not targets[0].strip():
         raise UsageError(f'row "{sample.id}": no target to score; map a column to it, or say of = "text"')
     return sample.input, continuation(sample.input, targets[0])
