@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from harness.records.findings import marked as marked_text
     from harness.records.gates import Gate, Outcome, Verdict
     from harness.records.metrics import Scale
-    from harness.records.models import Adapter, Generate, Generation
+    from harness.records.models import Adapter, Generate, Generation, ThoughtBudget
     from harness.records.run import Report, Run, TrainingStep
     from harness.records.said import Ended, Said, endings
     from harness.records.samples import Prompt, Result
@@ -124,6 +124,7 @@ __all__ = [
     "Subject",
     "Suite",
     "Task",
+    "ThoughtBudget",
     "TrainingRow",
     "TrainingStep",
     "UsageError",
@@ -217,6 +218,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "GROUP": "harness.data.rows",
     "Generate": "harness.records.models",
     "Generation": "harness.records.models",
+    "ThoughtBudget": "harness.records.models",
     "Gguf": "harness.artifacts.gguf",
     "HELD_OUT": "harness.data.rows",
     "Lost": "harness.workers.protocol",

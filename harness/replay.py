@@ -37,7 +37,7 @@ from harness.workers.loading import load_now
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how
-ASKED = ("use", "data", "columns", "template", "limit", "chat_template_kwargs")
+ASKED = ("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget")
 HASHES = {"doc_hash": "the row", "prompt_hash": "the prompt", "target_hash": "the target", "answer_hash": "the answer"}
 
 

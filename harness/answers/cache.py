@@ -96,7 +96,8 @@ class CachedSubject:
         """Answer each prompt; see `Subject`."""
         how = Generate(**options)
         self._sent.update(map(_spelt, prompts))
-        asked = (how.max_new_tokens, list(how.stop), how.truncate)
+        budget = how.thought_budget
+        asked = (how.max_new_tokens, list(how.stop), how.truncate, *([astuple(budget)] if budget else []))
         drawn = [how.sampling.temperature, how.sampling.top_p, how.sampling.top_k] if how.sampling else None
         seeds = how.sampling.seeds if how.sampling else (None,) * len(prompts)
         keys = [self._key("generate", p, asked, drawn, seed) for p, seed in zip(prompts, seeds, strict=True)]

@@ -15,6 +15,7 @@ from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate
 from harness.records.metrics import ENDINGS, Metric
+from harness.records.models import ThoughtBudget
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite
 
@@ -67,6 +68,14 @@ class Task:
     @property
     def generates(self) -> bool:
         return "max_new_tokens" in schema.options_of(self.function)[0]
+
+    @property
+    def thought_budget(self) -> ThoughtBudget | None:
+        """How long a thought may be, where the eval says so."""
+        if self.spec.thought_budget is None:
+            return None
+        begin, end = self.spec.options["thought"]
+        return ThoughtBudget(begin, end, self.spec.thought_budget)
 
     @property
     def endings(self) -> list[str]:

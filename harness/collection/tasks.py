@@ -25,6 +25,7 @@ from harness.suite.tables import Eval, name_error
 
 Rows = list[dict[str, Any]]
 Samples = tuple[Sample, ...]
+THOUGHT = 512  # tokens: where a thought has no budget, it and its answer seldom fit into fewer
 
 
 def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
@@ -37,6 +38,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     marks = Task(spec, function, {}, None).marks
     _check_against(context, spec, function, marks)
     _check_asks(context, spec, function)
+    _check_thought(context, spec, Task(spec, function, {}, None))
     if marks and not spec.cluster and samples:
         samples = by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
@@ -113,8 +115,9 @@ def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder:
 
 def _endings(context: Context, task: Task) -> dict[str, Metric]:
     """Return the metrics of how answers ended that an eval has: those that gates name, and of thoughts always."""
-    named = {g.metric_name for g in context.suite.gates if g.metric and g.eval == task.spec.name} - {"thought_cut"}
-    named |= {"thought_cut"} if task.spec.options.get("thought") else set()
+    thinks = {"thought_cut": task.spec.options.get("thought"), "forced": task.spec.thought_budget is not None}
+    named = {g.metric_name for g in context.suite.gates if g.metric and g.eval == task.spec.name} - {*thinks}
+    named |= {name for name, has in thinks.items() if has}
     return {name: metric for name, metric in ENDINGS.items() if name in named and name not in task.metrics}
 
 
@@ -131,6 +134,35 @@ def _check_eval(context: Context, spec: Eval) -> None:
         context.mistakes.add(spec.where, what)
 
 
+def _check_thought(context: Context, spec: Eval, task: Task) -> None:
+    """Refuse a budget that nothing can keep; warn of a thought that has to share a few tokens with its answer."""
+    marks, budget = spec.options.get("thought"), spec.thought_budget
+    named, _ = schema.options_of(task.function)
+    if budget is None:
+        most = spec.options.get("max_new_tokens", named["max_new_tokens"].default) if marks and task.generates else None
+        if isinstance(most, int) and most < THOUGHT:
+            what = f"max_new_tokens is {most} and holds thought and answer; say thought_budget, or {THOUGHT} or more"
+            context.warnings.append(f"{spec.where}: thought: {what}")
+        return
+    if budget < 1:
+        context.mistakes.add(spec.where, f"thought_budget is {budget}, want 1 or more")
+    if not (isinstance(marks, list | tuple) and len(marks) == 2 and all(marks)):
+        what = 'thought_budget needs the marks of a thought; add thought = ["<think>", "</think>"]'
+        context.mistakes.add(spec.where, what)
+    asked = {s.use or context.suite.model.use for s in context.suite.subjects.values() if not s.released}
+    for use in sorted({context.suite.model.use, *asked}):
+        if "thought_budget" in _lacks(context, use):
+            what = f'the loader "{use}" cannot close a thought; leave it out, and say reasoning_effort in body'
+            context.mistakes.add(spec.where, f"thought_budget: {what}")
+
+
+def _lacks(context: Context, use: str) -> tuple[str, ...]:
+    """Return what the models of a loader cannot, as it says; nothing of one that there is none of."""
+    if ("loader", use) not in context.plugins.provided:
+        return ()
+    return capabilities.Loader.of(context.plugins.find("loader", use).function).lacks
+
+
 def _check_against(context: Context, spec: Eval, function: Callable[..., Any], marks: str) -> None:
     parents = (PARENT,) if context.suite.copies else ()
     beside = (*(("base", *parents) if marks != "pairs" else context.baselines), *context.candidates)
@@ -142,14 +174,9 @@ def _check_against(context: Context, spec: Eval, function: Callable[..., Any], m
 def _check_asks(context: Context, spec: Eval, function: Callable[..., Any]) -> None:
     """Refuse an evaluator that asks for what the models of the suite's loader do not give."""
     use = context.suite.model.use
-    if ("loader", use) in context.plugins.provided:
-        lacks = capabilities.Loader.of(context.plugins.find("loader", use).function).lacks
-        for name in capabilities.Evaluator.of(function).asks:
-            if name in lacks:
-                what = (
-                    f'"{spec.use}" asks a model for {name}, which those of "{use}" do not give; use = "hf" in [model]'
-                )
-                context.mistakes.add(spec.where, what)
+    for name in sorted({*capabilities.Evaluator.of(function).asks} & {*_lacks(context, use)}):
+        what = f'"{spec.use}" asks a model for {name}, which those of "{use}" do not give; use = "hf" in [model]'
+        context.mistakes.add(spec.where, what)
 
 
 def _samples(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from harness.collection.plan import Task
-from harness.records.models import Generation, Subject
+from harness.records.models import Generation, Subject, ThoughtBudget
 from harness.records.said import CUT, Said
 from harness.records.samples import Prompt, Score
 
@@ -16,12 +16,14 @@ from harness.records.samples import Prompt, Score
 class Heard:
     """A subject that keeps how its answers ended, which evaluators need not pass on; the rest is the subject's own."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, subject: Subject, budget: ThoughtBudget | None = None) -> None:
+        self._subject, self._budget = subject, budget
         self._heard: dict[str, Said] = {}  # by prompt, since they were last told
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`. Of several answers to one prompt the worst ending counts."""
+        if self._budget:
+            options["thought_budget"] = self._budget
         answers = self._subject.generate(prompts, **options)
         for prompt, answer in zip(prompts, answers, strict=False):  # what is left out shows elsewhere
             one, key = Said.of(answer), repr(prompt)
@@ -46,7 +48,7 @@ def ended(score: Score, said: Said | None, task: Task) -> Score:
     said = Said() if said is None else said  # an empty one is false
     how, text = score.ended or said.ended, score.answer if score.answer is not None else said
     cut, silent = how in CUT, not text.strip()
-    counted = {"cut": cut, "empty": silent, "thought_cut": cut and silent}
+    counted = {"cut": cut, "empty": silent, "thought_cut": cut and silent, "forced": said.forced}
     values = {name: float(counted[name]) if how else math.nan for name in task.endings}
     tokens = said.tokens if score.tokens is None else score.tokens
     return replace(score, values={**values, **score.values}, ended=how, tokens=tokens)

@@ -51,7 +51,7 @@ def evaluate(
     begun = time.monotonic()
     asked = asked_digest(task.samples or ())
     scores: list[Score] = []
-    heard: Any = Heard(subject)
+    heard: Any = Heard(subject, task.thought_budget)
 
     def result(rows: Sequence[Sample]) -> Result:
         there = {s.id for s in scores}

@@ -15,7 +15,7 @@ from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
 from harness.collection.plan import Task
-from harness.evaluation.endings import ended
+from harness.evaluation.endings import Heard, ended
 from harness.evaluation.evaluate import appetite, asked_digest, taken
 from harness.gates import labels as by_people
 from harness.records.frozen import isolated, plain
@@ -52,14 +52,15 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     named, _ = schema.options_of(task.function)
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
+    asked: Any = Heard(subject, task.thought_budget)
     for rows in chunks(samples, appetite(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
-        found = thought.answers(subject, [s.input for s in rows], **how)
+        found = thought.answers(asked, [s.input for s in rows], **how)
         for s, (said, all_) in zip(rows, found, strict=True):
             scores.append(ended(Score(s.id, {}, answer=whole(str(said))), Said.of(all_), task))
-    asked = asked_digest(samples)
+    rows_asked = asked_digest(samples)
     seconds = time.monotonic() - begun
-    return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=asked)
+    return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=rows_asked)
 
 
 def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:

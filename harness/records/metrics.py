@@ -46,8 +46,8 @@ class Metric:
             return math.inf
 
 
-ENDINGS = {  # of every evaluator that generates: answers cut by a limit, with nothing said, and both with `thought`
-    name: Metric(name, "lower", "proportion") for name in ("cut", "empty", "thought_cut")
+ENDINGS = {  # of all evaluators that generate: cut by a limit, with nothing said, both; a thought closed by force
+    name: Metric(name, "lower", "proportion") for name in ("cut", "empty", "thought_cut", "forced")
 }
 Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
 

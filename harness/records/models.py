@@ -69,6 +69,18 @@ class Sampling:
     seeds: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class ThoughtBudget:
+    """How long a model may think, between its two marks: after `tokens` the thought is closed by force.
+
+    The answer has `max_new_tokens` of its own from the thought's end on.
+    """
+
+    begin: str
+    end: str
+    tokens: int
+
+
 class Generation(TypedDict, total=False):
     """The keywords of `subject.generate`, which are the fields of Generate."""
 
@@ -76,6 +88,7 @@ class Generation(TypedDict, total=False):
     stop: Sequence[str]
     sampling: Sampling | None
     truncate: bool
+    thought_budget: ThoughtBudget | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +102,7 @@ class Generate:
     stop: Sequence[str] = ()
     sampling: Sampling | None = None
     truncate: bool = False
+    thought_budget: ThoughtBudget | None = None
 
     @property
     def drawn(self) -> Sampling | None:
@@ -103,6 +117,8 @@ class Generate:
             said["sampling"] = self.sampling
         if self.truncate:
             said["truncate"] = True
+        if self.thought_budget:
+            said["thought_budget"] = self.thought_budget
         return said
 
     def some(self, numbers: Sequence[int]) -> Generate:
@@ -141,6 +157,7 @@ class Subject(Protocol):
         stop: Sequence[str] = (),
         sampling: Sampling | None = None,
         truncate: bool = False,
+        thought_budget: ThoughtBudget | None = None,
     ) -> list[str]:
         """Return an answer to each prompt, greedy unless `sampling` is given, up to the first stop string or token."""
         ...

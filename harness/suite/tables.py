@@ -177,6 +177,7 @@ class Eval:
     `template` writes the inputs out of the columns that it names between braces.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     `rows_at_most` are all the rows that there will ever be: looks at more and more of them share one risk.
+    `thought_budget` is the most tokens of a thought, which is then closed by force.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Eval:
     fewshot_data: str | None = None
     against: str = "base"
     rows_at_most: int | None = None
+    thought_budget: int | None = None
     private: bool = False  # its rows go into no evidence but as digests
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -160,9 +160,12 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     }
 
 
+LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget")
+
+
 def _later(spec: Eval) -> dict[str, Any]:
     """Return what an eval has of keys that came later: without them a claim is what it always was."""
-    return {k: value for k in ("chat_template_kwargs", "template", "rows_at_most") if (value := getattr(spec, k))}
+    return {k: value for k in LATER if (value := getattr(spec, k))}
 
 
 def _line(option: str, text: str, instead: str) -> str:

@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 
 from harness.errors import CheckFailed, UsageError
 from harness.records import said
-from harness.records.models import Logprob, ModelRef, Sampling, Seal
+from harness.records.models import Logprob, ModelRef, Sampling, Seal, ThoughtBudget
 
 PROTOCOL = 3  # of the messages; a worker of another one is refused
 LARGEST = 1 << 28  # bytes of a message
@@ -135,14 +135,18 @@ def read_ref(told: Mapping[str, Any]) -> ModelRef:
 
 def told_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of requests as JSON has them."""
-    drawn = options.get("sampling")
-    return {**options, **({"sampling": asdict(drawn)} if drawn else {})}
+    records = {name: asdict(options[name]) for name in ("sampling", "thought_budget") if options.get(name)}
+    return {**options, **records}
 
 
 def read_options(told: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords that `told_options` wrote."""
-    drawn = told.get("sampling")
-    return {**told, **({"sampling": Sampling(**{**drawn, "seeds": tuple(drawn["seeds"])})} if drawn else {})}
+    options = dict(told)
+    if drawn := told.get("sampling"):
+        options["sampling"] = Sampling(**{**drawn, "seeds": tuple(drawn["seeds"])})
+    if budget := told.get("thought_budget"):
+        options["thought_budget"] = ThoughtBudget(**budget)
+    return options
 
 
 # -- answers -----------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def identity(ref: ModelRef, **options: Any) -> str | None:
     return Options(**options).identity(ref.path)
 
 
-@loader(open=open_source, identity=identity, remote=True, needs=lambda options: ("openai",))
+@loader(open=open_source, identity=identity, remote=True, needs=lambda options: ("openai",), lacks=("thought_budget",))
 @contextmanager
 def load(
     refs: Sequence[ModelRef],

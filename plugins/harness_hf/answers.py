@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from harness import CheckFailed, Ended, Said, Sampling
+from harness_hf.thinking import Thinking
 from harness_hf.tokens import Tokens
 
 
@@ -50,18 +51,49 @@ class Answer:
     ending: Ending
     seed: int | None = None
     bound: Ended = "length"
+    thinking: Thinking | None = None  # where its thought has a budget
     ids: list[int] = field(default_factory=list)
     ended: Ended = ""
 
     def take(self, token: int) -> bool:
         """Add a token; return whether the answer goes on."""
-        if token in self.ending.stops:
+        if token in self.ending.stops and self.fed is None:
             self.ended = "eos"
             return False
         self.ids.append(token)
-        full: Ended = self.bound if len(self.ids) >= self.limit else ""
+        most = self.limit
+        if self.thinking:
+            self.thinking.read(self.ids)
+            most = min(most, self.thinking.most)
+        full: Ended = "" if len(self.ids) < most else self.bound if most == self.limit else "length"
         self.ended = "stop" if self.ending.reached(self.ids) else full
         return not self.ended
+
+    @property
+    def fed(self) -> int | None:
+        """The token that comes next whatever the model says, if one does."""
+        return self.thinking.pending[0] if self.thinking and self.thinking.pending else None
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """Take tokens that were generated elsewhere, up to the end, or to where others are fed; then take those."""
+        for token in tokens:
+            if self.fed is not None or not self.take(token):
+                break
+        while not self.ended and (fed := self.fed) is not None:
+            self.take(fed)
+
+    @property
+    def wanted(self) -> int:
+        """The most tokens that may come next by themselves."""
+        most = self.limit - len(self.ids)
+        return min(most, self.thinking.wanted(len(self.ids))) if self.thinking else most
+
+    def restart(self) -> None:
+        """Forget all that was answered."""
+        self.ids.clear()
+        self.ended = ""
+        if self.thinking:
+            self.thinking = self.thinking.marks.thinking(self.prompt)
 
     def luck(self) -> float:
         """Return the random number from 0 to 1 of the token that comes next; it depends on seed and place alone."""
@@ -69,7 +101,8 @@ class Answer:
 
     def said(self) -> Said:
         text = self.ending.cut(self.ending.tokens.decode(self.ids))
-        return Said(text, self.ended, len(self.ids) + (self.ended == "eos"))
+        forced = self.thinking is not None and self.thinking.forced
+        return Said(text, self.ended, len(self.ids) + (self.ended == "eos"), forced=forced)
 
 
 Choose = Callable[[torch.Tensor, Sequence[Answer]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)
@@ -104,4 +137,8 @@ def chosen(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> t
     """Return the next token (B,) of each row; raises CheckFailed where logits (B, V) are not finite."""
     if not bool(logits.max(-1).values.isfinite().all()):  # the argmax of NaN is a token like any other
         raise CheckFailed("generation: the model's logits are not finite")
-    return choose(logits, answers)
+    tokens = choose(logits, answers)
+    for i, answer in enumerate(answers):
+        if (fed := answer.fed) is not None:
+            tokens[i] = fed
+    return tokens

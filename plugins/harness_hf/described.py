@@ -44,7 +44,7 @@ class Described:
         """
         whole = encoded = self.tokens.prompts(prompts)
         if how.truncate:
-            room = max(1, self.context - how.max_new_tokens)
+            room = max(1, self.context - how.max_new_tokens - (how.thought_budget.tokens if how.thought_budget else 0))
             encoded = [ids[-room:] for ids in encoded]
         longest = max(map(len, encoded), default=0)
         if longest >= self.context:

@@ -25,6 +25,7 @@ from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
 from harness_hf.attention import can_cascade
 from harness_hf.batch import Batch, prefill
 from harness_hf.packing import common
+from harness_hf.thinking import Marks
 from harness_hf.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -56,10 +57,12 @@ def generate(
     special = {i for i in map(tokens.special, how.stop) if i is not None}  # decoded text does not show them
     ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(how.stop))
     seeds = how.drawn.seeds if how.drawn else (None,) * len(prompts)
+    marks = Marks.of(tokens, how.thought_budget, how.max_new_tokens) if how.thought_budget else None
+    most = marks.longest if marks else how.max_new_tokens
     answers = [
-        Answer(i, p, min(most, room), ending, seed, "length" if most <= room else "context")
+        Answer(i, p, min(most, room), ending, seed, "length" if most <= room else "context", begun)
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
-        for most, room in [(how.max_new_tokens, context - len(p))]
+        for room, begun in [(context - len(p), marks.thinking(p) if marks else None)]
     ]
     choose = Draw(how.drawn) if how.drawn else likeliest
     if how.max_new_tokens <= 0 or not answers:
@@ -143,8 +146,7 @@ def _many(
                 raise
             size = _smaller(size)
             for answer in batch.rows:
-                answer.ids.clear()
-                answer.ended = ""
+                answer.restart()
             queue = _longest_first([*batch.rows, *queue])
             batch = Batch(model, prefix, choose, size=size, cascade=cascade)
 

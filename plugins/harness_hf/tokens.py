@@ -142,6 +142,10 @@ class Tokens:
         found = self.tokenizer.convert_tokens_to_ids(text)  # an unknown text is the unknown token
         return found if found in self._special and self.tokenizer.convert_ids_to_tokens(found) == text else None
 
+    def plain(self, text: str) -> list[int]:
+        """Encode a text without anything in front of it."""
+        return self._encode([text], special=False)[0]
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 

@@ -31,7 +31,7 @@ def identity(ref: ModelRef, **options: Any) -> str | None:
     return identity(ref.path, **options)
 
 
-@harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",))
+@harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget",))
 @contextmanager
 def load(
     refs: Sequence[ModelRef],

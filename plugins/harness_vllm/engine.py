@@ -26,7 +26,7 @@ ON_CPU = {
 }  # its own are 128, and all there is
 
 
-class Answer(Protocol):
+class Generated(Protocol):
     """What vLLM returns of an answer."""
 
     token_ids: Sequence[int]
@@ -66,9 +66,9 @@ class VLLM:
         return found
 
     def answer(
-        self, prompts: Sequence[list[int]], how: Generate, context: int, stops: Sequence[int]
-    ) -> Sequence[Answer]:
-        """Answer each prompt, to a stop string, one of `stops` or the end of the context; raises CheckFailed at NaN."""
+        self, prompts: Sequence[list[int]], how: Generate, most: Sequence[int], stops: Sequence[int]
+    ) -> Sequence[Generated]:
+        """Answer each prompt, to a stop string, one of `stops` or its `most` tokens; raises CheckFailed at NaN."""
         drawn = how.drawn
         seeds = drawn.seeds if drawn else (None,) * len(prompts)
         chosen: dict[str, Any] = {"temperature": 0}
@@ -76,21 +76,21 @@ class VLLM:
             chosen = {"temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": drawn.top_k}
         each = [
             self._params(
-                max_tokens=min(how.max_new_tokens, context - len(prompt)),
+                max_tokens=tokens,
                 stop=[s for s in how.stop if s],
                 stop_token_ids=list(stops),
                 logprobs=0,
                 seed=None if seed is None else seed % (1 << 63),
                 **chosen,
             )
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            for tokens, seed in zip(most, seeds, strict=True)
         ]
         answers = [output.outputs[0] for output in self._ask(prompts, each)]
         for answer in answers:
             rows = zip(answer.token_ids, answer.logprobs or (), strict=True)
             if not all(abs(row[token].logprob) < float("inf") for token, row in rows):
                 raise CheckFailed("generation: the model's logits are not finite")
-        found: Sequence[Answer] = answers
+        found: Sequence[Generated] = answers
         return found
 
     def forget(self) -> None:

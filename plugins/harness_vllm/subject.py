@@ -11,9 +11,9 @@ from typing import Unpack
 
 import harness_hf
 from harness import CheckFailed, Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
-from harness_hf import Described, Tokens, one_line
+from harness_hf import Answer, Described, Ending, Marks, Tokens, one_line
 from harness_vllm import opening, scoring
-from harness_vllm.engine import VLLM, Answer
+from harness_vllm.engine import VLLM, Generated
 from harness_vllm.folded import folded
 from harness_vllm.opening import Flags
 
@@ -52,15 +52,37 @@ class VLLMSubject(Described):
             return [Said("", "length", 0) for _ in prompts]
         special = {i for i in map(self.tokens.special, how.stop) if i is not None}
         stops = sorted({*self.stops, *special})
-        found = self.engine.answer(encoded, how, self.context, stops)
         rooms = [self.context - len(ids) for ids in encoded]
+        if how.thought_budget:
+            marks = Marks.of(self.tokens, how.thought_budget, how.max_new_tokens)
+            answers = self._thought(encoded, rooms, how, marks, stops)
+            for said, less in zip(answers, lost, strict=True):
+                said.lost = less
+            return list(answers)
+        found = self.engine.answer(encoded, how, [min(how.max_new_tokens, room) for room in rooms], stops)
         bounds: list[Ended] = ["length" if how.max_new_tokens <= room else "context" for room in rooms]
         return [
             Said(*self._text(answer, how.stop, {*stops}, bound), len(answer.token_ids), lost=less)
             for answer, bound, less in zip(found, bounds, lost, strict=True)
         ]
 
-    def _text(self, answer: Answer, strings: Sequence[str], stops: set[int], bound: Ended) -> tuple[str, Ended]:
+    def _thought(
+        self, prompts: list[list[int]], rooms: Sequence[int], how: Generate, marks: Marks, stops: Sequence[int]
+    ) -> list[Said]:
+        """Answer in rounds, each up to where a thought ends or is closed; "hf"'s own answers read the tokens."""
+        ending, most = Ending(self.tokens, frozenset(stops), tuple(how.stop)), marks.longest
+        answers = [
+            Answer(i, ids, min(most, room), ending, bound="length" if most <= room else "context", thinking=begun)
+            for i, (ids, room, begun) in enumerate(zip(prompts, rooms, map(marks.thinking, prompts), strict=True))
+        ]
+        while going := [answer for answer in answers if not answer.ended]:
+            asked, numbers = [answer.prompt + answer.ids for answer in going], [answer.number for answer in going]
+            found = self.engine.answer(asked, how.some(numbers), [answer.wanted for answer in going], stops)
+            for answer, more in zip(going, found, strict=True):
+                answer.read(more.token_ids)
+        return [answer.said() for answer in answers]
+
+    def _text(self, answer: Generated, strings: Sequence[str], stops: set[int], bound: Ended) -> tuple[str, Ended]:
         """Return an answer as "hf" decodes it, up to the first stop string or token, and how it ended.
 
         Some versions of vLLM say "length" of a stop token in the last place that is allowed.

@@ -204,7 +204,7 @@ def test_what_is_no_number_is_found_where_it_is_asked_for(fake: Any, tmp_path: P
     with pytest.raises(CheckFailed, match="log-probabilities are not finite"):
         scoring.score(one, windows)
     with pytest.raises(CheckFailed, match="logits are not finite"):
-        one.answer([[3, 4]], Generate(max_new_tokens=4), 64, [])
+        one.answer([[3, 4]], Generate(max_new_tokens=4), [4], [])
 
 
 def test_an_engine_is_told_what_makes_its_answers_ours(fake: Any, tmp_path: Path) -> None:
