@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from harness.files import cache_dir, copy_range, folder_in_place, write_text
     from harness.gates import agreement, labels
     from harness.gates.decide import judge
+    from harness.records import words
     from harness.records.findings import Built, Example, Finding, Flag, Severity, TrainingRow, text_of
     from harness.records.findings import marked as marked_text
     from harness.records.gates import Gate, Outcome, Verdict
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from harness.reports import sentence
     from harness.reports.markdown import run_markdown
     from harness.reports.report_json import read_run
+    from harness.reports.rows import told_apart
     from harness.reports.run_folder import read_rows as read_answers
     from harness.reports.run_folder import value_of as row_value
     from harness.reports.training import LOGS as TRAINING_LOGS
@@ -191,6 +193,7 @@ __all__ = [
     "shown",
     "template_digest",
     "text_of",
+    "told_apart",
     "told_error",
     "told_ref",
     "trainer",
@@ -199,6 +202,7 @@ __all__ = [
     "whole_text",
     "wilson",
     "wire",
+    "words",
     "write_steps",
     "write_text",
 ]
@@ -275,6 +279,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "out_of_memory": "harness.errors",
     "quote": "harness.evaluation.checks",
     "read_answers": "harness.reports.run_folder:read_rows",
+    "told_apart": "harness.reports.rows",
     "read_error": "harness.workers.protocol",
     "read_json": "harness.artifacts.strict",
     "read_gguf": "harness.artifacts.gguf",
@@ -308,6 +313,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Verdict": "harness.records.gates",
     "Report": "harness.records.run",
     "sentence": "harness.reports.sentence:",
+    "words": "harness.records.words:",
     "wilson": "harness.stats.tests",
     "markdown": "harness.texts.shown",
     "judge": "harness.gates.decide",

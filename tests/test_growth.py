@@ -149,7 +149,8 @@ def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> No
     """`show --rows -n 3` reads the values of all rows one after the other, and holds three rows."""
     run, folder = kept(tmp_path, 4000)
     calls.clear()
-    found, there, of = all_rows(run, folder, "qa", wrong=True, most=3)
+    listed = all_rows(run, folder, "qa", wrong=True, most=3)
+    found, there, of = listed.rows, listed.there, listed.of
     assert ([row.change for row in found], there, of) == (["lost"] * 3, 1333, 4000)
     assert calls["_answer"] == 3 * len(run.reports)
     most, whole = (peak(lambda n=n: all_rows(run, folder, "qa", most=n)) for n in (3, None))

@@ -10,7 +10,7 @@ from harness.cli.words import title
 from harness.errors import UsageError
 from harness.records.gates import Verdict
 from harness.records.run import Run
-from harness.reports.rows import Shown, all_rows, changed_rows, failed_rows, lost_and_won
+from harness.reports.rows import Listed, Shown, all_rows, changed_rows, failed_rows, lost_and_won
 from harness.texts.counts import counted
 from harness.texts.shown import shown
 
@@ -37,28 +37,23 @@ def print_flips(flips: Sequence[tuple[Verdict, Sequence[Shown]]], most: int) -> 
         screen.line("no row changed between a candidate and the baseline of a gate, and none failed one")
 
 
-def chosen_rows(
-    run: Run, folder: Path, evaluation: str, wrong: bool, most: int | None
-) -> list[tuple[str, list[Shown], int, int]]:
-    """Return rows of one eval or of all, only the `wrong` ones if they are wanted; how many these are, and of how many.
-
-    Raises UsageError where there are none.
-    """
-    found = []
-    for name in [evaluation] if evaluation else dict.fromkeys(r.eval for r in run.reports if r.outcome == "done"):
-        found.append((name, *all_rows(run, folder, name, wrong=wrong, most=most)))
+def chosen_rows(run: Run, folder: Path, evaluation: str, wrong: bool, most: int | None) -> list[Listed]:
+    """Return rows of one eval or of all, only the `wrong` ones if they are wanted. Raises UsageError at none."""
+    names = [evaluation] if evaluation else dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
+    found = [all_rows(run, folder, name, wrong=wrong, most=most) for name in names]
     if not found:
         raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
     return found
 
 
-def print_rows(found: Sequence[tuple[str, Sequence[Shown], int, int]], most: int, wrong: bool) -> None:
+def print_rows(found: Sequence[Listed], most: int, wrong: bool) -> None:
     """Print rows with the answers of all subjects, so many of each eval."""
     screen = Screen()
-    for name, rows, there, of in found:
-        _heading(screen, name)
-        screen.line(f"{there:,} of {counted(of, 'row')}" + (" wrong" if wrong else "") + _cut(there, most))
-        for row in rows[:most]:
+    for one in found:
+        _heading(screen, one.eval)
+        how = f" wrong by {one.metric}" if wrong else ""
+        screen.line(f"{one.there:,} of {counted(one.of, 'row')}{how}{_cut(one.there, most)}")
+        for row in one.rows[:most]:
             _print_row(screen, row)
 
 

@@ -175,7 +175,7 @@ def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
         print_flips(flips, args.n)
     else:
         rows = chosen_rows(report, folder, args.rows or "", args.wrong, None if args.json else args.n)
-        args.document = {"run": str(folder), "rows": {name: [asdict(r) for r in some] for name, some, *_ in rows}}
+        args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in rows}}
         print_rows(rows, args.n, args.wrong)
     return ExitCode.OK
 

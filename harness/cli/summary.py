@@ -13,7 +13,6 @@ from harness.errors import ExitCode
 from harness.records.findings import Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run, Swept
-from harness.reports.reasons import untested
 from harness.reports.sentence import verdict_sentence
 from harness.schema import show
 from harness.texts.counts import counted
@@ -69,9 +68,9 @@ class Summary:
         left = [v for v in self.run.verdicts if v.outcome is not Outcome.PASS]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(legend(self.run.alpha))
-        for v, why in zip(left, reasons(left), strict=True):
+        for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):
             claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
-            why = (why if self.verbosity > 0 else untested(why)) + other_bounds(v, self.run.alpha)
+            why += other_bounds(v, self.run.alpha)
             self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
             if v.waiver:
                 self.line(f"  {v.waiver.says()}", "yellow")

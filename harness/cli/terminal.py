@@ -11,12 +11,12 @@ from harness.cli.screen import Screen
 from harness.cli.summary import STYLES, Summary, legend, other_bounds, tell_flag
 from harness.cli.words import describe, duration, escape, fact, reasons, some, title
 from harness.hookspec import hookimpl
+from harness.records import words
 from harness.records.findings import Built, Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Trial
 from harness.records.said import endings
-from harness.reports.reasons import untested
 from harness.schema import show
 from harness.texts.counts import counted
 from harness.texts.numbers import number
@@ -154,9 +154,9 @@ class Terminal(Screen):
         if report.traceback:
             self.lines(report.traceback, "dim")
         for caveat in report.caveats:
-            if not any(v.why.startswith(caveat) for v in report.verdicts):
+            if not any(n.told.get("text") == caveat for v in report.verdicts for n in v.notes):
                 self.line(f"    note: {caveat}", "yellow")
-        for verdict, why in zip(report.verdicts, reasons(report.verdicts), strict=True):
+        for verdict, why in zip(report.verdicts, reasons(report.verdicts, tests=self.verbosity > 0), strict=True):
             self.verdict(verdict, why)
         if self.verbosity > 0:
             self.slices(report)
@@ -187,22 +187,19 @@ class Terminal(Screen):
         claim = f"{title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
         style = "dim" if v.outcome is Outcome.PASS else ""
-        self.line(f"{INDENT}{self.reason(why)}{self.risk(v)}", style, len(INDENT))
+        self.line(f"{INDENT}{why}{self.risk(v)}", style, len(INDENT))
         for s in v.slices if len(v.slices) > 1 else ():
             open_ = s.outcome is Outcome.FAIL or (s.outcome is not Outcome.PASS and not s.alarm)
             if self.verbosity > 0 or (open_ and s.name != v.driver):
                 alarm = " (alarm)" if s.alarm else ""
-                self.line(f"{INDENT}  {s.outcome} {s.name}{alarm}: {self.reason(s.why)}", style, len(INDENT) + 4)
+                why = s.why if self.verbosity > 0 else words.brief(s, v.about)
+                self.line(f"{INDENT}  {s.outcome} {s.name}{alarm}: {why}", style, len(INDENT) + 4)
         if v.driver and not v.slices:
             self.line(f"{INDENT}worst slice {v.driver}", style)
         if v.lost and v.outcome is not Outcome.PASS:
             self.line(f"{INDENT}lost, worst first: {some(v.lost)}", style)
         if v.waiver:
             self.line(f"{INDENT}{v.waiver.says()}", "yellow")
-
-    def reason(self, why: str) -> str:
-        """Return a reason, with the name of its test where more is asked for."""
-        return why if self.verbosity > 0 else untested(why)
 
     def risk(self, v: Verdict) -> str:
         """Return the confidence of a verdict's bounds where it is not what the header says."""

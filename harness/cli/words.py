@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape as unmarked
 
+from harness.records import words
 from harness.records.gates import Outcome, Verdict
 from harness.texts.shown import shown
 
@@ -24,12 +25,12 @@ def title(v: Verdict) -> str:
     return f"{v.gate} (not what ships)" if informs else v.gate
 
 
-def reasons(verdicts: Sequence[Verdict]) -> list[str]:
+def reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
     """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
-    before = ["", *(v.why for v in verdicts)]
+    whys = [v.why if tests else words.brief(v) for v in verdicts]
     return [
-        SAME if v.why == said and v.estimate is None and len(v.why) > len(SAME) else v.why
-        for v, said in zip(verdicts, before, strict=False)
+        SAME if why == before and v.estimate is None and len(why) > len(SAME) else why
+        for v, why, before in zip(verdicts, whys, ["", *whys], strict=False)
     ]
 
 

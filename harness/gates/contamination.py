@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
 from harness.capabilities import Check
-from harness.gates.eligibility import unjudged
+from harness.gates.eligibility import failed, unjudged
+from harness.records.about import Note
 from harness.records.findings import Finding
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Sample
+from harness.records.words import noted
 
 if TYPE_CHECKING:
     from harness.plugins import Plugins
@@ -95,26 +97,28 @@ def judged(
     rows = {s.id: s for part in gate.parts(samples).values() for s in part}
     without = frozenset(i for i in rows if i in leaking)
     counts = Counter(leaking[i] for i in without)
-    codes = ", ".join(f"{code} {counts[code]}" for code in KINDS if counts[code])
+    codes = {code: counts[code] for code in KINDS if counts[code]}
     if why := _leaks_error(gate, samples, without):
-        return replace(unjudged(gate, name, f"{why} ({codes})", alpha), left_out=len(without))
+        said = ", ".join(f"{code} {n}" for code, n in codes.items())
+        return replace(unjudged(gate, name, f"{why} ({said})", alpha), left_out=len(without))
     whole = ask(())
     if not without:
-        return replace(whole, left_out=0, why=f"{whole.why}; none of {len(rows)} rows leaks")
+        return noted(replace(whole, left_out=0), Note("no leak", {"of": len(rows)}))
     clean = replace(ask(without), left_out=len(without), whole=whole.value, whole_baseline=whole.baseline)
-    values = [f"{v:.4g}" for v in (whole.value, whole.baseline) if v is not None]
-    note = f"{len(without)} of {len(rows)} rows leak and are left out ({codes}); with them {' against '.join(values)}"
+    values = [v for v in (whole.value, whole.baseline) if v is not None]
+    refuted = clean.outcome is Outcome.PASS and whole.outcome is Outcome.FAIL
+    about = {"gone": len(without), "of": len(rows), "codes": codes, "values": values, "refuted": refuted}
     if whole.outcome is Outcome.ERROR:
-        return replace(clean, outcome=Outcome.ERROR, why=f"with the {len(without)} rows that leak: {whole.why}")
+        why = f"with the {len(without)} rows that leak: {whole.why}"
+        return failed(replace(clean, outcome=Outcome.ERROR, notes=()), why)
     large, left = ({s.name for s in v.slices if not s.alarm} for v in (whole, clean))
     if clean.outcome is not Outcome.ERROR and (small := sorted(large - left)):
-        why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count; {note}"
-        return replace(clean, outcome=Outcome.ERROR, why=why)
-    if clean.outcome is Outcome.PASS and whole.outcome is Outcome.FAIL:
-        why = f"{clean.why}; {note}, where the claim is refuted: leaving out rows cannot prove it"
+        why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count"
+        return noted(failed(replace(clean, outcome=Outcome.ERROR, notes=()), why), Note("leaks", about))
+    if refuted:
         p_pass = max(clean.p_pass or 0.0, whole.p_pass or 0.0)
-        return replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=p_pass, why=why)
-    return replace(clean, why=f"{clean.why}; {note}")
+        clean = replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=p_pass)
+    return noted(clean, Note("leaks", about))
 
 
 def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:

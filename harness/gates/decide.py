@@ -1,4 +1,4 @@
-"""Gate + rows -> Verdict, in phases: eligibility, hypothesis, inference, outcome, wording."""
+"""Gate + rows -> Verdict, in phases: eligibility, hypothesis, inference, outcome, notes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from harness.gates.eligibility import Case, Unjudgeable, case_of, unjudged
+from harness.gates.eligibility import Case, Unjudgeable, case_of, failed, unjudged
 from harness.gates.hypothesis import Hypothesis, hypothesis_on
 from harness.gates.inference import infer, infer_slices
+from harness.gates.notes import found, together, with_notes
 from harness.gates.outcome import conclude, conclude_slices
-from harness.gates.wording import reason, together, with_reasons
+from harness.records.about import Note
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
+from harness.records.words import noted, written
 from harness.stats.tests import FEW_CLUSTERS
 
 SLOW = ("point", "failures counted", "cluster bootstrap")  # methods after which no slice is looked for
@@ -37,21 +39,20 @@ def judge(
     of rows that are left out (`harness.gates.contamination`).
     """
     case = case_of(gate, metric, candidate, baseline, samples, alpha, without)
-    blank = unjudged(gate, name, "", alpha)
+    blank = unjudged(gate, name, "", alpha, metric)
     if isinstance(case, Unjudgeable):
-        return replace(blank, outcome=case.outcome, why=case.why, n=case.n, digest=case.digest)
+        return failed(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.why)
     whole = hypothesis_on(case, case.rows)
     blank = replace(blank, digest=case.digest, value=whole.value, baseline=whole.baseline)
     blank = replace(blank, n=len(whole.ours), weightless=whole.weightless)
     blank = replace(blank, copies=case.repeats.copies, joined=case.repeats.joined)
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
-            verdict = _judge_slices(case, whole, blank)
-            return replace(verdict, why=verdict.why + case.repeats.said(blank.n))
+            return noted(_judge_slices(case, whole, blank), *case.repeats.notes(blank.n))
         verdict = conclude(blank, infer(whole), whole)
     except ValueError as error:
-        return replace(blank, why=str(error))
-    verdict = replace(verdict, why=reason(verdict, whole) + case.repeats.said(blank.n) + together(whole))
+        return failed(blank, str(error))
+    verdict = noted(verdict, *found(verdict, whole), *case.repeats.notes(blank.n), *together(whole))
     return replace(verdict, driver=_worst_slice(case, blank, verdict, columns))
 
 
@@ -60,7 +61,7 @@ def _judge_slices(case: Case, whole: Hypothesis, blank: Verdict) -> Verdict:
     hypotheses = {name: hypothesis_on(case, rows) for name, rows in case.slices.items()}
     tested, untestable = infer_slices(whole, hypotheses)
     sliced = conclude_slices(blank, case.gate, case.alpha, hypotheses, tested)
-    return with_reasons(sliced, hypotheses, untestable, case.gate.min_n)
+    return with_notes(sliced, hypotheses, untestable, case.gate.min_n)
 
 
 def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
@@ -76,8 +77,8 @@ def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence
             continue
         with suppress(ValueError):  # a slice of which nothing can be said drives nothing
             inference = infer(hypothesis, ties=True)
-            why = reason(conclude(blank, inference, hypothesis), hypothesis)
-            worst.append((inference.upper, f"{name}: {why.partition('; ')[0]}"))
+            told = found(conclude(blank, inference, hypothesis), hypothesis)[0]
+            worst.append((inference.upper, written(blank.about, [Note("slice", {"name": name, **told.told})])))
     return min(worst)[1] if worst else ""
 
 

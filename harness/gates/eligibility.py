@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.gates.repeats import Repeats, distinct
+from harness.records.about import Note
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.words import noted
 
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 EXAMPLES = 3  # ids of rows that an error gives as examples
@@ -91,10 +93,17 @@ def case_of(
     return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, repeats)
 
 
-def unjudged(gate: Gate, candidate: str, why: str, alpha: float) -> Verdict:
+def unjudged(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
     """Return the ERROR of a gate that was not put to any row."""
-    about = (gate.metric, gate.claim(), gate.blocking, gate.versus)
-    return Verdict(gate.id, candidate, Outcome.ERROR, why, *about, alpha=alpha, group=gate.group)
+    claim = (gate.metric, gate.claim(), gate.blocking, gate.versus)
+    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group)
+    blank = replace(blank, about=gate.about(metric))
+    return failed(blank, why) if why else blank
+
+
+def failed(verdict: Verdict, why: str) -> Verdict:
+    """Return a verdict that says why it could not be given."""
+    return noted(verdict, Note("error", {"text": why}))
 
 
 def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) -> list[Sample]:

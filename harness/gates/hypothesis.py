@@ -69,12 +69,19 @@ class Hypothesis:
     @cached_property
     def value(self) -> float:
         """The metric of the candidate on these rows, or of the means of their clusters; corrected where labels are."""
-        return by_people.measured(self.metric, self.units[0], self.units[2], self.labels)
+        units = self._known.units
+        return by_people.measured(self.metric, units[0], units[2], self.labels)
 
     @cached_property
     def baseline(self) -> float | None:
         """The metric of the baseline on these rows, or of the means of their clusters."""
-        return None if self.units[1] is None else self.metric.value(self.units[1])
+        theirs = self._known.units[1]
+        return None if theirs is None else self.metric.value(theirs)
+
+    @cached_property
+    def _known(self) -> Hypothesis:
+        """The same on the rows whose value is known on both sides, which are those that the estimate is of."""
+        return self.supposing(None) if self.lost else self
 
     @property
     def support(self) -> tuple[float, float] | None:

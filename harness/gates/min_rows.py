@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.records.gates import Gate, plain
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
+from harness.records.words import plain
 from harness.stats.shares import LENIENT
 from harness.stats.tests import FEW_CLUSTERS
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.records.about import Note
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
@@ -20,11 +21,10 @@ class Repeats:
     copies: int = 0
     joined: int = 0
 
-    def said(self, rows: int) -> str:
-        """Return what a reason says of them, for so many rows that are left."""
-        copies = f"; {self.copies} of {rows + self.copies} rows are copies, and count once" if self.copies else ""
-        joined = f"; {self.joined} rows ask what others ask, and are in a cluster with these" if self.joined else ""
-        return copies + joined
+    def notes(self, rows: int) -> list[Note]:
+        """Return what is said of them, for so many rows that are left."""
+        copies = [Note("copies", {"copies": self.copies, "of": rows + self.copies})] if self.copies else []
+        return copies + ([Note("joined", {"rows": self.joined})] if self.joined else [])
 
 
 def distinct(

@@ -13,9 +13,11 @@ from harness.gates.decide import judge
 from harness.gates.eligibility import unjudged
 from harness.pipeline.ledger import Ledger, Standing
 from harness.pipeline.looks import look_of, tells
+from harness.records.about import Note
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.records.waivers import Waiver
+from harness.records.words import noted
 from harness.stats.nested import levels
 from harness.stats.tests import holm
 from harness.suite.waivers import in_force, waiver_error
@@ -128,8 +130,8 @@ class Adjudicator:
         adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in members])
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
-                why = f"{verdict.why}; one of {len(members)} claims, p = {p:.2g} by Holm"
-                self.say(replace(verdict, outcome=Outcome.INCONCLUSIVE, why=why))
+                verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE)
+                self.say(noted(verdict, Note("holm", {"of": len(members), "p": p})))
             else:
                 self.say(verdict)
         said = [self.said[candidate, name] for name in gate.any_of]
@@ -142,11 +144,11 @@ class Adjudicator:
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict
         number, stages = self.number(gate, candidate), standing.stages
-        why = verdict.why + (f"; attempt {number}" if number > 1 else "")
+        notes = [Note("attempt", {"number": number})] if number > 1 else []
         if (most := self.plan.tasks[gate.eval].spec.rows_at_most) is not None:
-            why += f"; look {len(stages)} at {stages[-1]} of {most} rows, at alpha {alpha:.2g}"
-            return replace(verdict, attempt=number, looks=stages, why=why)
-        return replace(verdict, attempt=number, why=why)
+            notes.append(Note("look", {"number": len(stages), "at": stages[-1], "most": most, "alpha": alpha}))
+            verdict = replace(verdict, looks=stages)
+        return noted(replace(verdict, attempt=number), *notes)
 
     def decided(self, item: Item, result: Result) -> bool:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
@@ -204,8 +206,8 @@ class Adjudicator:
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = in_force(self.waivers, gate, suite, self.today)
             void = [waiver_error(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
-            why = verdict.why + (f"; its waiver {void[-1]}" if void else "")
-            verdict = replace(verdict, waiver=waiver, why=why)
+            notes = [Note("waiver", {"why": void[-1]})] if void else []
+            verdict = noted(replace(verdict, waiver=waiver), *notes)
         self.said[verdict.candidate, verdict.gate] = verdict
 
 
@@ -218,11 +220,12 @@ def _group(blank: Verdict, members: list[Verdict], p: float) -> Verdict:
         outcome = Outcome.ERROR
     else:
         outcome = Outcome.FAIL if set(outcomes) == {Outcome.FAIL} else Outcome.INCONCLUSIVE
-    proven = [f'"{v.gate}"' for v in members if v.outcome is Outcome.PASS]
-    why = f"{' and '.join(proven) or 'none'} of {len(members)} proven, p = {p:.2g} by Holm"
+    proven = [v.gate for v in members if v.outcome is Outcome.PASS]
+    notes = [Note("group", {"proven": proven, "of": len(members), "p": p})]
     if outcome is Outcome.ERROR:
-        why += next(f'; "{v.gate}" is ERROR: {v.why}' for v in members if v.outcome is Outcome.ERROR)
+        lacking = next(v for v in members if v.outcome is Outcome.ERROR)
+        notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
     digest = next((v.digest for v in members if v.digest), "")
     refuted = [1.0 if v.p_fail is None else v.p_fail for v in members]
-    said = replace(blank, outcome=outcome, why=why, method="Holm", digest=digest)
-    return replace(said, p_pass=p, p_fail=max(refuted), n=max(v.n for v in members))
+    said = replace(blank, outcome=outcome, method="Holm", digest=digest)
+    return noted(replace(said, p_pass=p, p_fail=max(refuted), n=max(v.n for v in members)), *notes)

@@ -11,12 +11,12 @@ from dataclasses import replace
 from harness.collection.plan import Plan
 from harness.errors import ExitCode
 from harness.gates.decide import judge
-from harness.gates.wording import more_rows
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.changes import changes_of, sentences
 from harness.pipeline.ledger import attempts_said
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
+from harness.records import words
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.stats.tests import holm
@@ -115,7 +115,6 @@ def _short(v: Verdict) -> str:
     """Return how a claim that was not proven stands."""
     if v.outcome is Outcome.ERROR:
         return f"could not be compared: {v.why}"
-    numbers = v.why.partition(", n=")[0]
     if v.outcome is Outcome.FAIL:
-        return f"is shown not to be: {numbers}"
-    return f"{numbers}; {more_rows(v)}"
+        return f"is shown not to be: {words.figures(v)}"
+    return "; ".join(filter(None, [words.figures(v), words.needed(v)]))

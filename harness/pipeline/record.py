@@ -13,9 +13,9 @@ from typing import Any
 from harness.answers import keys
 from harness.collection.plan import Plan
 from harness.errors import ExitCode
-from harness.gates.wording import told_by_sizes
 from harness.pipeline.memory import Memory
 from harness.pipeline.preflight import Ready
+from harness.records import words
 from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef
@@ -200,8 +200,8 @@ class Record:
     def report(self, report: Report) -> None:
         """Add what became of an item, and a warning for each gate that the sizes of its slices decided."""
         self.reports.append(report)
-        sizes = [(v, told) for v in report.verdicts if (told := told_by_sizes(v.why))]
-        self.warnings += [f'gate "{v.gate}" on {v.candidate}: {told}' for v, told in sizes]
+        told = [(v, words.sizes(v)) for v in report.verdicts]
+        self.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
         self.tell("harness_report", report=report)
 
     def finding(self, flag: Finding) -> None:

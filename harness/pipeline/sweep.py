@@ -167,4 +167,4 @@ def words(swept: Swept) -> str:
 
 
 def _briefly(trial: Trial) -> str:
-    return trial.why.partition(";")[0] if trial.p is None else f"p = {trial.p:.2g}"
+    return trial.why if trial.p is None else f"p = {trial.p:.2g}"

@@ -11,6 +11,7 @@ from harness.gates.min_rows import unprovable_error
 from harness.pipeline.ledger import Standing
 from harness.plan.chance import Case
 from harness.plan.past import FEWEST, History, name_of
+from harness.records import words
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run
 from harness.stats import power
@@ -170,7 +171,7 @@ def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | No
 
 
 def _seen(past: tuple[Verdict, Run] | None) -> list[str]:
-    return [f"{past[0].outcome} in {name_of(past[1])}: {past[0].why.partition('; ')[0]}"] if past else []
+    return [f"{past[0].outcome} in {name_of(past[1])}: {words.first(past[0])}"] if past else []
 
 
 def _group(gate: Gate, candidate: str, each: Mapping[str, Asked]) -> Odds:

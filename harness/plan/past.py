@@ -48,7 +48,7 @@ class History:
         asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
         for run in self.runs:
             for v in run.verdicts:
-                relative = "%" in v.claim
+                relative = v.about is not None and v.about.relative
                 if (v.gate, v.candidate, v.metric, v.versus, relative) == asked and v.n >= fewest and v.method:
                     return v, run
         return None

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
+from harness.records import words
+from harness.records.about import About, Note
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
 from harness.records.waivers import Waiver
@@ -107,11 +109,7 @@ class Gate:
 
     def claim(self) -> str:
         """Return the claim in words."""
-        slices = f" on {' and '.join(self.slices)}" if self.slice else ""
-        slices = (f", no row counted as more than {plain(self.cap)}" if self.cap is not None else "") + slices
-        mean = " in the mean over clusters" if self.estimand == "clusters" else ""
-        cut = f", at most {plain(self.cut_at_most)} of the answers cut" if self.cut_at_most is not None else ""
-        return self._claim() + mean + slices + (" without rows that leak" if self.clean_only else "") + cut
+        return self._claim() + words.conditions(self.about(None))
 
     def _claim(self) -> str:
         if self.any_of:
@@ -120,12 +118,34 @@ class Gate:
             rows = f"at most {self.max_failures} rows" if self.max_failures > 1 else "at most one row"
             return f"fails on {rows if self.max_failures else 'no row'}"
         if self.min is not None:
-            return f"at least {plain(self.min)}"
+            return f"at least {words.plain(self.min)}"
         if self.max is not None:
-            return f"at most {plain(self.max)}"
+            return f"at most {words.plain(self.max)}"
         if self.worse_by_at_most is not None:
-            return f"worse than {self.versus} by at most {plain(self.worse_by_at_most)}"
-        return f"better than {self.versus}" + (f" by {plain(self.better_by)}" if self.margin else "")
+            return f"worse than {self.versus} by at most {words.plain(self.worse_by_at_most)}"
+        return f"better than {self.versus}" + (f" by {words.plain(self.better_by)}" if self.margin else "")
+
+    def about(self, metric: Metric | None) -> About:
+        """Return the claim as data, about a metric, or about none where there is none."""
+        larger: Literal[1, -1] = -1 if metric and metric.better == "lower" else 1
+        if self.any_of:
+            claim = About("group")
+        elif self.versus:
+            claim = About("difference", larger, self.margin, self.relative)
+        elif self.max_failures is not None:
+            claim = About("failures", larger, self.max_failures)
+        else:
+            claim = About("bound", -1, self.max or 0.0) if self.min is None else About("bound", 1, self.min)
+        return replace(
+            claim,
+            scale=metric.scale if metric else None,
+            slices=tuple((column, value) for column, _, value in (s.partition("=") for s in self.slices)),
+            min_n=self.min_n if self.slice else 0,
+            alike=self.estimand == "clusters",
+            cap=self.cap,
+            cut_at_most=self.cut_at_most,
+            clean=self.clean_only,
+        )
 
     def applies_to(self, candidate: str) -> bool:
         return not self.on or candidate in self.on
@@ -155,9 +175,10 @@ class Slice:
     n: int
     outcome: Outcome
     alarm: bool
-    why: str
+    why: str = ""
     lower: float | None = None
     upper: float | None = None
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,7 +193,7 @@ class Verdict:
     `n` counts the rows but those of weight 0, which are `weightless`; very uneven `clusters` count as `effective` ones
     of equal size. `attempt` counts the candidates this question was put to. Of a gate with `clean_only`, `left_out`
     counts the rows it was judged without, `whole` and `whole_baseline` are the values with them. It `decides` unless
-    it is about a candidate that no export ships, by a gate that does not name it.
+    it is about a candidate that no export ships, by a gate that does not name it. `why` is what `notes` say in words.
     """
 
     gate: str
@@ -216,6 +237,8 @@ class Verdict:
     whole_baseline: float | None = None
     waiver: Waiver | None = None
     decides: bool = True
+    about: About | None = None  # None in reports that were written before claims were data
+    notes: tuple[Note, ...] = ()  # what `why` is made of
 
     @property
     def waived(self) -> bool:
@@ -390,10 +413,3 @@ def _size(margin: float | str) -> float:
     if not (share := re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*%\s*", margin)):
         raise ValueError(margin)
     return float(share[1]) / 100  # of very many digits: infinite, which no margin may be
-
-
-def plain(x: float | str | None) -> str:
-    """Return a number of a claim as a claim is written."""
-    if x is None or isinstance(x, str):
-        return (x or "").strip()
-    return f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}"

@@ -54,6 +54,8 @@ def _numbers(case: ET.Element, verdict: Verdict) -> None:
     """Add what was claimed and what was found, as properties of a case."""
     names = ("metric", "claim", "outcome", "estimate", "lower", "upper", "threshold", "alpha", "n")
     told = {name: getattr(verdict, name) for name in names} | {"severity": _severity(verdict)}
+    if driver := next((s for s in verdict.slices if s.name == verdict.driver), None):
+        told |= {"slice": driver.name, "n": driver.n}  # whose the estimate is
     properties = ET.SubElement(case, "properties")
     for name, value in told.items():
         if value not in (None, ""):

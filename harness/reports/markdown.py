@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.records import words
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
-from harness.reports.reasons import untested
 from harness.reports.report_json import CHANGED
 from harness.reports.rows import Shown, changed_rows, failed_rows, lost_and_won, private_evals
 from harness.reports.sentence import GLYPHS, verdict_sentence, worst_first
@@ -46,7 +46,7 @@ def _gates(run: Run) -> Iterator[str]:
         yield "| | gate | on | claim | found |"
         yield "|---|---|---|---|---|"
     for v in worst_first(run):
-        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), untested(v.why))
+        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), words.brief(v))
         yield f"| {GLYPHS[v.outcome]} {v.outcome}{_note(v)} | " + " | ".join(map(markdown, cells)) + " |"
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):
         yield f"\nEach bound in brackets holds at {round(100 * (1 - run.alpha), 3):g} %, one-sided."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,6 @@ from harness.records.run import Report, Run
 from harness.reports.run_folder import each_row, value_of
 from harness.texts.counts import counted
 
-SLICES = re.compile(r" on (\S+=.*?)(?: without rows that leak)?$")  # in a claim
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
 
 
@@ -30,6 +28,17 @@ class Shown:
     prompt: str
     target: str
     answers: tuple[tuple[str, str], ...]  # subject, and its answer or its numbers
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Rows of an eval, told apart by a metric: how many `there` are of those that were wanted, of how many."""
+
+    eval: str
+    metric: str
+    rows: list[Shown]
+    there: int
+    of: int
 
 
 def changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[Shown]:
@@ -51,13 +60,11 @@ def changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[Shown]:
         raise UsageError(f"{folder}: {what}; run the suite again") from None
 
 
-def all_rows(
-    run: Run, folder: Path, evaluation: str, *, wrong: bool = False, most: int | None = None
-) -> tuple[list[Shown], int, int]:
+def all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, most: int | None = None) -> Listed:
     """Return rows of an eval with the answers of all subjects, what the candidate lost first, or so many at most.
 
-    And how many there are, all or only the `wrong` ones as is wanted, and of how many. The candidate is what ships, or
-    the last that was measured. Raises UsageError where there is no such eval, or its rows cannot be read.
+    All rows or only the `wrong` ones, as is wanted. The candidate is what ships, or the last that was measured. Raises
+    UsageError where there is no such eval, or its rows cannot be read.
     """
     reports = [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]
     if not reports:
@@ -68,16 +75,29 @@ def all_rows(
     candidate = shipped[0] if shipped else reports[-1].subject
     others = [s for s in subjects if s != candidate]
     report = next(r for r in reports if r.subject == candidate)
-    metric = next(iter(report.metrics), "")
+    metric, against = told_apart(run, candidate, evaluation)
+    before = [against] if against in subjects else others[:1]
     try:
-        theirs = {row["id"]: row.get(metric) for s in others[:1] for row in each_row(folder, s, evaluation)}
+        theirs = {row["id"]: row.get(metric) for s in before for row in each_row(folder, s, evaluation)}
         ours = {row["id"]: row.get(metric) for row in each_row(folder, candidate, evaluation)}
         changes = [(_change(report, metric, value, theirs.get(i)), i) for i, value in ours.items()]
         wanted = sorted((c for c in changes if not wrong or c[0] in ("lost", "wrong")), key=lambda c: ORDER[c[0]])
         found = _rows(folder, evaluation, metric, [*others, candidate], wanted[:most])
     except (LookupError, TypeError, ValueError, AttributeError):
         raise UsageError(f"{folder}: the rows of {evaluation} cannot be read; run the suite again") from None
-    return found, len(wanted), len(changes)
+    return Listed(evaluation, metric, found, len(wanted), len(changes))
+
+
+def told_apart(run: Run, candidate: str, evaluation: str) -> tuple[str, str | None]:
+    """Return by which metric right and wrong rows of an eval are told apart, and against which subject.
+
+    It is that of the first gate that compares the candidate's rows, else of the first on it, else the eval's first.
+    """
+    mine = [v for v in run.verdicts if (v.candidate, v.metric.partition(".")[0]) == (candidate, evaluation)]
+    if chosen := next((v for v in mine if v.versus), next(iter(mine), None)):
+        return chosen.metric.partition(".")[2], chosen.versus
+    report = next((r for r in run.reports if (r.subject, r.eval, r.outcome) == (candidate, evaluation, "done")), None)
+    return (next(iter(report.metrics), "") if report else ""), None
 
 
 def private_evals(folder: Path) -> frozenset[str]:
@@ -104,22 +124,11 @@ def failed_rows(verdict: Verdict, failed: int) -> str:
 
 def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
-    told = SLICES.search(verdict.claim)
-    parts = [part.partition("=") for part in told[1].split(" and ")] if told else []
-    scored = [(r["id"], value_of(r, metric), any(_is_in(r["doc"], *p) for p in parts)) for r in ours if metric in r]
-    inside = any(is_in for *_, is_in in scored)
-    values = {i: value for i, value, is_in in scored if is_in or not inside}
-    if verdict.claim.startswith("fails on"):
-        sign, limit = 1.0, 1.0
-    else:
-        sign, limit = (1.0 if verdict.claim.startswith("at least") else -1.0), float(verdict.threshold or 0.0)
-    failed = [i for i, value in values.items() if sign * (value - limit) < 0]
-    return sorted(failed, key=lambda i: sign * values[i])
-
-
-def _is_in(doc: Mapping[str, Any], column: str, _: str, value: str) -> bool:
-    """Return whether a row is in the slice COLUMN=VALUE."""
-    return value == "*" or (column in doc and str(doc[column]) == value)
+    if (about := verdict.about) is None:
+        return []  # an older report does not tell which way its claim is
+    values = {r["id"]: value_of(r, metric) for r in ours if metric in r and about.covers(r["doc"])}
+    failed = [i for i, value in values.items() if about.fails(value)]
+    return sorted(failed, key=lambda i: about.sign * values[i])
 
 
 def _change(report: Report, metric: str, mine: Any, other: Any) -> str:

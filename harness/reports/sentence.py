@@ -19,7 +19,7 @@ def worst_first(run: Run) -> list[Verdict]:
     """Return the verdicts: what holds something up, then by outcome, then the bound closest to or past its limit."""
 
     def place(v: Verdict) -> tuple[bool, int, bool, float]:
-        return not v.holds_up, RANKS[v.outcome], not (v.blocking and v.decides), distance(run, v)
+        return not v.holds_up, RANKS[v.outcome], not (v.blocking and v.decides), distance(v)
 
     return sorted(run.verdicts, key=place)
 
@@ -30,26 +30,18 @@ def driver(run: Run) -> Verdict | None:
     return next((v for v in found if v.blocking and v.decides), found[0] if found else None)
 
 
-def distance(run: Run, v: Verdict) -> float:
+def distance(v: Verdict) -> float:
     """Return how far the bound that has to clear the limit is beyond it, in half-widths of the interval.
 
     Below zero it is on the wrong side; infinite where there is no interval.
     """
-    bound = v.lower if sign(run, v) > 0 else v.upper
-    if bound is None or v.threshold is None or v.estimate is None or v.method == "failures counted":
+    counted = v.about is None or v.about.kind in ("failures", "group")
+    bound = None if v.about is None or counted else v.lower if v.about.sign > 0 else v.upper
+    if v.about is None or bound is None or v.threshold is None or v.estimate is None:
         return math.inf if v.outcome is Outcome.PASS else -math.inf
-    beyond = sign(run, v) * (bound - v.threshold)
+    beyond = v.about.sign * (bound - v.threshold)
     half = abs(v.estimate - bound) if v.lower is None or v.upper is None else (v.upper - v.lower) / 2
     return beyond / half if half else math.copysign(math.inf, beyond or (1 if v.outcome is Outcome.PASS else -1))
-
-
-def sign(run: Run, v: Verdict) -> int:
-    """Return 1 where a verdict's claim wants its number above the threshold, -1 where below."""
-    if not v.versus:
-        return 1 if v.claim.startswith("at least") else -1
-    evaluation, _, metric = v.metric.partition(".")
-    better = (r.better.get(metric) for r in run.reports if r.eval == evaluation)
-    return -1 if "lower" in better else 1
 
 
 def verdict_sentence(run: Run) -> str:
@@ -60,8 +52,14 @@ def verdict_sentence(run: Run) -> str:
     shipping, why = _shipping(run, gates)
     if not shipping:
         return f"nothing ships: {why}"
-    passed = sum(v.outcome is Outcome.PASS for v in gates)
-    return f"{_listed(shipping)} may ship: {passed} of {_count(len(gates), 'gate')} passed" + _beside(gates)
+    decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
+    passed = sum(v.outcome is Outcome.PASS for v in decide)
+    text = f"{_listed(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed" + _beside(decide)
+    if others:
+        left = _joined(_tally([v for v in others if v.outcome is not Outcome.PASS]))
+        text += f"; {_number(len(others))} more on {_listed(sorted({v.candidate for v in others}))}"
+        text += f", of which {left}" if left else ""
+    return text
 
 
 def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
@@ -102,9 +100,7 @@ def _beside(gates: Sequence[Verdict]) -> str:
     other = [v for v in left if v not in waived and v not in warned]
     parts = [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
     parts += _tally(warned, of=("that only warns", "that only warn"))
-    parts += _tally([v for v in other if not v.holds_up], of=("on what does not ship",) * 2)
-    held = [v for v in other if v.holds_up]
-    parts += [f"{_listed(sorted({v.candidate for v in held}))} may not: {_joined(_tally(held))}"] if held else []
+    parts += [f"{_listed(sorted({v.candidate for v in other}))} may not: {_joined(_tally(other))}"] if other else []
     return "".join(f", {part}" for part in parts)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from harness import Verdict, counted, sentence, shown
+from harness import Verdict, counted, sentence, shown, words
 from harness_report.drawing import BASE, VERDICTS, draw
 from harness_report.pairs import LOST, WON, paired
 from harness_report.reading import Kept
@@ -105,7 +105,7 @@ def axes(kepts: Sequence[Kept]) -> Callable[[Kept, Verdict], Axis | None]:
     def axis(kept: Kept, v: Verdict) -> Axis | None:
         if v.threshold is None or key(v) not in parts:
             return None
-        side = sentence.sign(kept.run, v)
+        side = v.about.sign if v.about else 1
         shares = kept.scale(v.metric) == "perplexity" and bool(v.versus)
         return axis_of(parts[key(v)], v.threshold, side, tick_of(kept, v), shares=shares, zero=bool(v.versus))
 
@@ -122,16 +122,14 @@ def show_gate(
     kept: Kept, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
 ) -> Shown:
     """Return one gate in words, with its strip."""
-    scale, unit = scale_of(kept, v)
     write, found = write_of(kept, v), [p for p in parts if p is not None]
     svg = draw(strip(axis, found)) if axis and found else ""
-    claim = claimed(v, scale, unit, lower=kept.is_lower(v.metric)) if v.metric else v.claim
     return Shown(
         outcome=v.outcome.value,
         glyph=GLYPHS[v.outcome],
         gate=shown(v.gate),
         candidate=shown(v.candidate),
-        claim=told(claim),
+        claim=told(claimed(v, scale_of(kept, v)[1])),
         aside=_aside(v),
         details=_details(v),
         svg=svg,
@@ -175,8 +173,8 @@ def bounds_of(v: Verdict, write: Callable[[float | None], str]) -> str:
 def _second(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
     """Return the line under an estimate: both values, or the limit, or what would decide it."""
     unit = kept.unit(v.metric)
-    if v.outcome == "INCONCLUSIVE" and v.rows_needed:
-        return f"about {v.rows_needed:,} rows would decide it"
+    if more := words.needed(v):
+        return more
     if v.estimate is None:
         return ""
     if v.versus:
@@ -190,6 +188,8 @@ def _rows(v: Verdict) -> str:
         return "counted"
     if not v.n:
         return NONE
+    if driver := next((s for s in v.slices if s.name == v.driver), None):
+        return f"{shown(driver.name)}, {driver.n:,} of {counted(v.n, 'row')}"
     return counted(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
 
 
@@ -265,17 +265,16 @@ def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
     limit = tick_of(kept, v)(v.threshold)
     what, unit = f"{measured(v.metric)} of {v.candidate}", kept.unit(v.metric)
     if not v.versus or v.lower is None or v.upper is None:
-        side = "at least" if sentence.sign(kept.run, v) > 0 else "at most"
+        side = "at least" if v.about and v.about.sign > 0 else "at most"
         bounds = bounds_of(v, write)
         told = f", {bounds} with {sure} bounds" if bounds else ""
         return f"{what}{told}; {side} {limit} is allowed."
     both = f"{what} against {v.versus}, {number(v.value, unit)} against {number(v.baseline, unit)}."
-    sign = sentence.sign(kept.run, v)
-    bound = v.lower if (v.outcome == "PASS") == (sign > 0) else v.upper
-    word = "above" if (v.outcome == "PASS") == (sign > 0) else "below"
+    upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
+    bound, word = (v.lower, "above") if upwards else (v.upper, "below")
     if v.outcome == "INCONCLUSIVE":
-        needed = f"; about {v.rows_needed:,} rows would decide it" if v.rows_needed else ""
-        return f"{both} The limit is {limit}, and the {sure} bounds {bounds_of(v, write)} hold it{needed}."
+        more = "; ".join(filter(None, [f"the {sure} bounds {bounds_of(v, write)} hold it", words.needed(v)]))
+        return f"{both} The limit is {limit}, and {more}."
     return f"{both} The limit is {limit}; with {sure} confidence the difference is {word} {write(bound)}."
 
 

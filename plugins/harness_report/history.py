@@ -180,7 +180,7 @@ def trends_of(past: Sequence[Past]) -> list[Trend]:
         v, scale = track.last, axis(kept, track.last)
         if track.candidate != kept.ours or scale is None:
             continue
-        claim = claimed(v, *scale_of(kept, v), lower=kept.is_lower(v.metric))
+        claim = claimed(v, scale_of(kept, v)[1])
         spec = _trend(scale, track, shown_)
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
         rows = [(day(p.run.started), str(w.outcome), write_of(p.kept, w)(w.estimate)) for p, w in judged]

@@ -257,7 +257,7 @@ def facts_of(kept: Kept) -> list[tuple[str, str]]:
         where = f"exports/{where}" if "/exports/" in e.to else where
         done = f"{where}, {bytes_(e.bytes)}, weights {e.digest[:12]}"
         lines.append(("Export", done if e.written else f"{where} was not written: {'; '.join(e.reasons)}"))
-    return [(name, told(text[:400])) for name, text in lines]
+    return [(name, told(text)) for name, text in lines]
 
 
 def _adapter(kept: Kept) -> str:

@@ -36,7 +36,7 @@ def _cells(*texts: str) -> str:
 
 
 def _gate(kept: Kept, v: Verdict) -> str:
-    claim = claimed(v, *scale_of(kept, v), lower=kept.is_lower(v.metric)) if v.metric else v.claim
+    claim = claimed(v, scale_of(kept, v)[1])
     return f"{v.gate} on {v.candidate}: {claim}" + ("" if v.blocking else " (only warns)")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness import Report, Run, UsageError, Verdict, read_answers, read_run
+from harness import Report, Run, UsageError, read_answers, read_run, told_apart
 
 Row = dict[str, Any]
 UNREAD = {"doc_id", "filtered_resps", "filter", "metrics", "id", "note"}  # of a row, on every page
@@ -103,18 +103,10 @@ class Kept:
         found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
         return next(found, None)
 
-    def gates_on(self, evaluation: str) -> list[Verdict]:
-        """Return the verdicts on the page's candidate that compare rows of an evaluation."""
-        mine = (v for v in self.run.verdicts if v.candidate == self.ours and v.versus)
-        return [v for v in mine if v.metric.partition(".")[0] == evaluation]
-
     def against(self, evaluation: str) -> tuple[str, str]:
         """Return the metric and the baseline by which rows of an evaluation are told apart."""
-        for v in self.gates_on(evaluation):
-            return v.metric.partition(".")[2], v.versus or ""
-        report = self.report(self.ours, evaluation)
-        metric = next(iter(report.metrics), "") if report else ""
-        return metric, str(self.evals.get(evaluation, {}).get("against", "base"))
+        metric, against = told_apart(self.run, self.ours, evaluation)
+        return metric, against or str(self.evals.get(evaluation, {}).get("against", "base"))
 
     # -- rows and series ---------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ def numbers(v: Verdict | None) -> dict[str, Any] | None:
 
 
 def _gate(c: Compared, b: Both) -> dict[str, Any]:
-    claim = claimed(b.now, *scale_of(c.now, b.now), lower=c.now.is_lower(b.now.metric))
+    claim = claimed(b.now, scale_of(c.now, b.now)[1])
     about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim, "same": b.is_same}
     return {**about, "now": numbers(b.now), "before": numbers(b.before)}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from datetime import datetime
 
 from harness import Verdict, sentence, shown
+from harness import words as verdicts
 
 GLYPHS = sentence.GLYPHS
 NAMES = {
@@ -103,30 +103,21 @@ def measured(metric: str) -> str:
     return said if evaluation in ("size", name) or not name else f"{said} on {evaluation}"
 
 
-def claimed(v: Verdict, scale: str, unit: str = "", *, lower: bool = False) -> str:
-    """Return a verdict's claim in words; `lower` where less is better."""
-    text = v.claim
-    if found := re.match(r"(at least|at most) ([\d.,]+)$", text):
-        return f"{measured(v.metric)}, {found[1]} {number_of(found[2], unit)}"
-    if found := re.match(r"worse than (.+) by at most ([\d.]+%?)(.*)$", text):
-        side = "above" if lower else "below"
-        return f"{measured(v.metric)}, at most {share(found[2], scale)} {side} {found[1]}’s{found[3]}"
-    if found := re.match(r"better than (.+) by ([\d.]+%?)(.*)$", text):
-        side = "below" if lower else "above"
-        return f"{measured(v.metric)}, more than {share(found[2], scale)} {side} {found[1]}’s{found[3]}"
-    return f"{measured(v.metric)}, {text}" if v.metric else text
-
-
-def number_of(text: str, unit: str) -> str:
-    """Return a bound of a claim in its unit."""
-    return bytes_(float(text.replace(",", ""))) if unit == "bytes" else text
-
-
-def share(margin: str, scale: str) -> str:
-    """Return a margin; of a perplexity it is a share, whatever it is written as."""
-    if scale == "perplexity" and not margin.endswith("%"):
-        return f"{100 * float(margin):g}\u00a0%"
-    return margin.replace("%", "\u00a0%")
+def claimed(v: Verdict, unit: str = "") -> str:
+    """Return a verdict's claim in words; one of an older report as it stands there."""
+    about, what = v.about, measured(v.metric)
+    if about is None or about.kind not in ("bound", "difference") or not v.metric:
+        return f"{what}, {v.claim}" if v.metric else v.claim
+    size = abs(about.threshold)
+    if about.kind == "bound":
+        limit = bytes_(size) if unit == "bytes" else verdicts.plain(about.threshold)
+        return f"{what}, {'at least' if about.sign > 0 else 'at most'} {limit}{verdicts.conditions(about)}"
+    if not size:
+        return f"{what}, {v.claim}"
+    margin = f"{100 * size:g}\u00a0%" if about.relative or about.scale == "perplexity" else verdicts.plain(size)
+    worse = about.threshold < 0
+    side = "below" if (about.sign > 0) == worse else "above"
+    return f"{what}, {'at most' if worse else 'more than'} {margin} {side} {v.versus}’s{verdicts.conditions(about)}"
 
 
 def cut(text: str, most: int = CUT) -> str:

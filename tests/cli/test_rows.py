@@ -142,7 +142,7 @@ def test_no_rows_at_all_is_a_mistake(ran: Project, n: str) -> None:
 def test_what_was_lost_comes_first(ran: Project) -> None:
     """Rows are in the order lost, wrong, won, right; --wrong leaves out the right ones."""
     report, folder = read_run(folder_of(ran)), folder_of(ran)
-    changes = [row.change for row in all_rows(report, folder, "qa")[0]]
+    changes = [row.change for row in all_rows(report, folder, "qa").rows]
     order = ["lost", "wrong", "won", "right"]
     assert changes == sorted(changes, key=order.index) and {"wrong", "won", "right"} <= {*changes}
     out = ran.harness("show", "--rows", "qa", "--wrong", "-n", "1000").out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,10 +13,11 @@ from harness.cli.streams import say
 from harness.cli.summary import Summary, outcomes
 from harness.cli.terminal import Terminal
 from harness.cli.words import fact, percent
+from harness.records.about import About, Note
 from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress
 from harness.records.run import Run, Segment, ShownRow
-from harness.reports.reasons import untested
+from harness.records.words import brief, written
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.counts import counted
 from harness.texts.wrapping import paragraphs
@@ -124,25 +126,35 @@ def test_numbers_are_counted_and_shortened_as_a_person_would() -> None:
     assert [percent(0.95), percent(0.975), percent(1 - 0.05 / 3)] == ["95 %", "97.5 %", "98.333 %"]
 
 
-REASONS = {
-    "0.620 [0.544, 0.687], n=300 in 152 clusters, cluster t": "0.620 [0.544, 0.687], n=300 in 152 clusters",
-    "+0.1 [0, 1], 2 won and 1 lost, n=16, McNemar exact; at least 58 rows would be needed": (
-        "+0.1 [0, 1], 2 won and 1 lost, n=16; at least 58 rows would be needed"
+FOUND = Note("found", {
+    "value": 0.62, "baseline": 0.5, "estimate": 0.62, "lower": 0.544, "upper": 0.687, "n": 300, "clusters": 152,
+    "alike": False, "effective": None, "method": "cluster t", "factor": 1.0, "changed": [2, 1], "alpha": 0.05,
+})  # fmt: skip
+NEEDED = Note("needed", {"rows": 900, "range": [58, None], "such": False, "close": 20})
+POINT = replace(FOUND, told={**FOUND.told, "estimate": 123_840.0, "clusters": None, "method": "point"})
+BOUND, DIFFERENCE = About("bound", 1, 0.5, scale="proportion"), About("difference", 1, 0.0, scale="proportion")
+UNEVEN = replace(FOUND, told={**FOUND.told, "effective": 81.2})
+REASONS: dict[str, tuple[About, list[Note]]] = {
+    "0.620 [0.544, 0.687], n=300 in 152 clusters": (BOUND, [FOUND]),
+    "0.620 against 0.500, +0.620 [+0.544, +0.687], 2 won and 1 lost, n=300 in 152 clusters; "
+    "at least 58 rows would be needed": (DIFFERENCE, [FOUND, NEEDED]),
+    "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that they count as 81; attempt 2": (
+        BOUND,
+        [UNEVEN, Note("attempt", {"number": 2})],
     ),
-    "1.2 [1, 2], n=300 in 152 clusters, so uneven that they count as 81, cluster t; attempt 2": (
-        "1.2 [1, 2], n=300 in 152 clusters, so uneven that they count as 81; attempt 2"
-    ),
-    "no row of 60 failed; at 95% confidence at most 4.87% of such rows do": (
-        "no row of 60 failed; at 95% confidence at most 4.87% of such rows do"
-    ),
-    "123,840": "123,840",
+    "123,840": (BOUND, [POINT]),
 }
 
 
 @pytest.mark.parametrize("why", REASONS)
 def test_names_of_tests_are_left_out(why: str) -> None:
-    """The name of the statistical test is left out of a reason, and nothing else."""
-    assert untested(why) == REASONS[why]
+    """The name of the statistical test is left out of a reason, and nothing else; an older reason stays as it is."""
+    about, notes = REASONS[why]
+    said = verdict(Outcome.INCONCLUSIVE, about=about, notes=tuple(notes))
+    assert brief(said) == why
+    assert brief(verdict(Outcome.PASS, why="n=3, cluster t")) == "n=3, cluster t"
+    whole = written(about, notes)
+    assert ("cluster t" in whole) == (why != "123,840") and whole.replace(", cluster t", "") == why
 
 
 def verdict(outcome: Outcome, **other: object) -> Verdict:

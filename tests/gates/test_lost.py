@@ -75,3 +75,13 @@ def test_a_judge_that_refuses_on_what_is_bad_does_not_pass_more_often() -> None:
     assert binom.sf(fewest - 1, 300, 0.5) <= 0.05
     without = next(right for right in range(147, 200) if binom.sf(right - 1, 294, 0.5) <= 0.05)
     assert binom.sf(without - 1, 300, 0.5) > 0.09
+
+
+def test_what_is_told_is_of_the_rows_that_are_known() -> None:
+    """Value, baseline and estimate are of one set of rows, so whoever verifies comes to the same."""
+    ours, theirs = of(100, 20, 0), of(80, 40, 0)
+    ours[0] = theirs[119] = None
+    found = decided({"versus": "base", "better_by": 0.0}, WINS, result(ours), result(theirs, "base"))
+    assert (found.value, found.baseline) == pytest.approx((99 / 118, 79 / 118))
+    assert found.value is not None and found.baseline is not None
+    assert found.estimate == pytest.approx(found.value - found.baseline)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.records.about import About
 from harness.records.findings import Finding
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Exported, Report, Run
@@ -14,7 +15,7 @@ from harness.records.waivers import Waiver
 from harness.reports.sentence import distance, driver, verdict_sentence, worst_first
 
 PASSED = Verdict("floor", "merged", Outcome.PASS, "", "qa.acc", "at least 0.5", True)
-PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5)
+PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, about=About("bound", 1, 0.5))
 CLOSE = replace(PASSED, gate="close", lower=0.55, upper=0.95)
 FAILED = replace(PASSED, gate="fails", outcome=Outcome.FAIL, estimate=0.3, lower=0.2, upper=0.4)
 OPEN = replace(PASSED, gate="open", outcome=Outcome.INCONCLUSIVE, estimate=0.5, lower=0.4, upper=0.6)
@@ -41,7 +42,10 @@ SAID = {
     "nothing ships: one gate could not be judged": made(replace(OPEN, outcome=Outcome.ERROR)),
     "merged may ship: 1 of 2 gates passed, one is waived": made(PASSED, WAIVED),
     "merged may ship: 1 of 2 gates passed, one that only warns failed": made(PASSED, WARN),
-    "merged may ship: 1 of 2 gates passed, one on what does not ship failed": made(PASSED, ASIDE),
+    "merged may ship: 1 of 1 gate passed; one more on adapter, of which one gate failed": made(PASSED, ASIDE),
+    "merged may ship: 2 of 2 gates passed; two more on adapter": made(
+        PASSED, CLOSE, *(replace(v, candidate="adapter", decides=False) for v in (PASSED, CLOSE))
+    ),
     "nothing ships: a reason": made(PASSED, exports=[REFUSED]),
     "merged may ship: 1 of 2 gates passed, nf4 may not: one gate failed": made(
         PASSED, replace(FAILED, candidate="nf4"), exports=[WRITTEN, replace(REFUSED, candidate="nf4")]
@@ -73,11 +77,10 @@ def test_worst_gate_comes_first() -> None:
 
 def test_distance_is_in_half_widths() -> None:
     """From the bound that must clear the limit, on the side that the claim or the metric's direction says."""
-    run = made()
-    assert distance(run, PASSED) == pytest.approx(2)
-    assert distance(run, FAILED) == pytest.approx(-3)
-    assert distance(run, replace(PASSED, claim="at most 1", threshold=1.0)) == pytest.approx(1)
-    versus = replace(PASSED, metric="qa.loss", versus="base", claim="better than base", threshold=1.1)
-    assert distance(run, versus) == pytest.approx(2)
-    assert distance(run, replace(PASSED, lower=0.8, upper=0.8)) == float("inf")
-    assert distance(run, replace(OPEN, lower=None)) == float("-inf")
+    assert distance(PASSED) == pytest.approx(2)
+    assert distance(FAILED) == pytest.approx(-3)
+    assert distance(replace(PASSED, about=About("bound", -1, 1.0), threshold=1.0)) == pytest.approx(1)
+    assert distance(replace(PASSED, about=About("difference", -1, 0.1), threshold=1.1)) == pytest.approx(2)
+    assert distance(replace(PASSED, lower=0.8, upper=0.8)) == float("inf")
+    assert distance(replace(OPEN, lower=None)) == float("-inf")
+    assert distance(replace(PASSED, about=None)) == float("inf")

@@ -1,0 +1,98 @@
+"""Phase 5 of a verdict: what is said of it, as kinds and numbers; `harness.records.words` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.gates.hypothesis import Hypothesis
+from harness.gates.inference import differences
+from harness.gates.needed import CLOSE
+from harness.gates.outcome import SlicedOutcome
+from harness.records.about import Note
+from harness.records.gates import Outcome, Verdict
+from harness.records.words import noted, written
+from harness.stats.neighbours import correlation
+from harness.stats.unseen import no_row_shows
+
+TOGETHER = 0.01  # p-value from which on it is said that neighbouring rows go together
+
+
+def found(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
+    """Return estimate, interval, rows and method; what these hide; of an inconclusive verdict what would decide it."""
+    alike = hypothesis.gate.estimand == "clusters"
+    shown = alike or hypothesis.clusters or verdict.method == "failures counted"  # else resampled row by row
+    told = {name: getattr(verdict, name) for name in ("value", "baseline", "n", "method", "effective")}
+    told |= {name: float(getattr(verdict, name) or 0.0) for name in ("estimate", "lower", "upper")}
+    told |= {"clusters": verdict.clusters if shown else None, "alike": alike, "alpha": hypothesis.alpha}
+    told |= {"changed": [len(verdict.won), len(verdict.lost)], "factor": hypothesis.factor}
+    notes = [Note("found", told)]
+    if verdict.method in ("failures counted", "point"):
+        return notes
+    notes += _sizes(verdict, hypothesis)
+    notes += [Note("weightless", {"rows": verdict.weightless})] if verdict.weightless else []
+    notes += _unseen(verdict, hypothesis)
+    if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
+        notes.append(Note("labels", {"rows": hypothesis.metric.scale != "agreement"}))
+    elif verdict.outcome is Outcome.INCONCLUSIVE:
+        notes.append(_needed(verdict))
+    return notes
+
+
+def together(hypothesis: Hypothesis) -> list[Note]:
+    """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
+    if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
+        return []
+    known = hypothesis.supposing(None) if hypothesis.lost else hypothesis
+    there = None if known.metric.scale == "count" else correlation(differences(known)[0])
+    if there is None or there[1] > TOGETHER:
+        return []
+    return [Note("neighbours", {"correlation": there[0], "p": there[1]})]
+
+
+def with_notes(
+    sliced: SlicedOutcome, hypotheses: Mapping[str, Hypothesis], untestable: Sequence[str], min_n: int
+) -> Verdict:
+    """Return the verdict of a gate on slices with what is said of it and of its slices, `untestable` ones counted."""
+    verdict = sliced.verdict
+    parts = {name: found(part, hypotheses[name]) for name, part in sliced.parts.items()}
+    slices = [replace(s, notes=(own := tuple(parts[s.name])), why=written(verdict.about, own)) for s in sliced.slices]
+    large, alarms = [s for s in slices if not s.alarm], [s for s in slices if s.alarm]
+    decides = parts[sliced.driver.name]
+    notes = [Note("slice", {"name": sliced.driver.name, **decides[0].told})]
+    if len(large) > 1:
+        counts = {str(o): n for o in Outcome if (n := sum(s.outcome is o for s in large))}
+        notes.append(Note("slices", {"n": len(large), "outcomes": counts}))
+    harm = [s.name for s in alarms if s.outcome is Outcome.FAIL]
+    notes += [Note("alarms", {"n": len(alarms), "min_n": min_n, "harm": harm})] if alarms else []
+    notes += [Note("untestable", {"n": len(untestable)})] if untestable else []
+    notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
+    notes += [note for note in decides if note.kind == "sizes"]
+    notes += [_needed(verdict, such=True)] if verdict.rows_needed else []
+    notes += [note for note in decides if note.kind == "unseen"]
+    return noted(replace(verdict, slices=tuple(slices)), *notes)
+
+
+def _needed(verdict: Verdict, *, such: bool = False) -> Note:
+    told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE}
+    return Note("needed", told)
+
+
+def _unseen(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
+    """Return what so many rows cannot rule out where a row may say anything, or nothing."""
+    count = verdict.clusters or verdict.n
+    if hypothesis.support is not None or hypothesis.labels is not None or count < 2:
+        return []
+    of = "clusters" if verdict.clusters and hypothesis.clusters else "rows"
+    return [Note("unseen", {"share": no_row_shows(count, hypothesis.alpha), "of": of})]
+
+
+def _sizes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
+    """Return that clusters that count alike, and rows that do, lie on two sides of the threshold, or nothing."""
+    other = hypothesis.otherwise if hypothesis.clusters else None
+    if other is None or verdict.estimate is None or verdict.threshold is None:
+        return []
+    apart = (verdict.estimate - verdict.threshold) * (other - verdict.threshold) < 0
+    inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
+    of = "rows" if hypothesis.gate.estimand == "clusters" else "clusters"
+    return [Note("sizes", {"of": of, "mean": other})] if apart and not inside else []

@@ -1,0 +1,51 @@
+"""A claim as data, and what is said of a verdict: `harness.records.words` alone makes sentences of either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.records.metrics import Scale
+
+
+@dataclass(frozen=True)
+class About:
+    """What a verdict claims: of which kind, which way, against which number, on which rows.
+
+    `sign` is 1 where larger is better for the claim. `threshold` is the number as the suite says it: a bound, how many
+    rows may fail, or by how much the candidate must be better, below zero by how much it may be worse; a share of the
+    baseline if `relative`, as it always is of a perplexity. `slices` are pairs of column and value, "*" for each value.
+    """
+
+    kind: Literal["bound", "difference", "failures", "group"]
+    sign: Literal[1, -1] = 1
+    threshold: float = 0.0
+    relative: bool = False
+    scale: Scale | None = None  # None: there is no such metric
+    slices: tuple[tuple[str, str], ...] = ()
+    min_n: int = 0  # rows from which on a slice must prove the claim
+    alike: bool = False  # clusters count alike, and not rows
+    cap: float | None = None
+    cut_at_most: float | None = None
+    clean: bool = False  # without rows that leak
+
+    def covers(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row is one of those that the claim is about."""
+        return not self.slices or any(v == "*" or str(row.get(c)) == v for c, v in self.slices if c in row or v == "*")
+
+    def fails(self, value: float) -> bool:
+        """Return whether a row's value alone is on the wrong side; of a difference that is no row's."""
+        if self.kind == "failures":
+            return value != (1.0 if self.sign > 0 else 0.0)
+        limit = math.log(self.threshold) if self.scale == "perplexity" else self.threshold  # a row's are nats
+        return self.kind == "bound" and self.sign * (value - limit) < 0
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing that is said of a verdict: its kind, and the numbers and names that its words are made of."""
+
+    kind: str
+    told: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,222 @@
+"""What a verdict says, in words: the only place that writes them, and nothing reads them back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from harness.records.about import About, Note
+from harness.stats.tests import FEW_CLUSTERS
+from harness.texts.numbers import difference, short_number
+
+if TYPE_CHECKING:
+    from harness.records.gates import Slice, Verdict
+
+Told = Mapping[str, Any]
+
+
+def noted(verdict: Verdict, *notes: Note) -> Verdict:
+    """Return a verdict of which more is said."""
+    every = (*verdict.notes, *notes)
+    return replace(verdict, notes=every, why=written(verdict.about, every))
+
+
+def written(about: About | None, notes: Sequence[Note], *, tests: bool = True) -> str:
+    """Write what is said of a verdict; without `tests` their names are left out, which say nothing to most readers."""
+    return "; ".join(_WRITERS[note.kind](about, {**note.told, "tests": tests}) for note in notes)
+
+
+def brief(v: Verdict | Slice, about: About | None = None) -> str:
+    """Return the reason of a verdict, or of a slice of one, without the name of its test; an older one as it stands."""
+    return written(getattr(v, "about", about), v.notes, tests=False) if v.notes else v.why
+
+
+def first(v: Verdict) -> str:
+    """Return the first thing that is said of a verdict: what was found, or why nothing was."""
+    return written(v.about, v.notes[:1]) if v.notes else v.why
+
+
+def figures(v: Verdict) -> str:
+    """Return what was found without the rows that it rests on."""
+    told = next((n.told for n in v.notes if n.kind in ("found", "slice")), None)
+    return first(v) if told is None else _figures(v.about, told)
+
+
+def needed(v: Verdict) -> str:
+    """Return how many rows would decide a verdict, or nothing where rows are not what is missing."""
+    return next((written(v.about, [note]) for note in v.notes if note.kind == "needed"), "")
+
+
+def sizes(v: Verdict) -> str:
+    """Return that the sizes of clusters tell of the outcome, or nothing."""
+    return next((written(v.about, [note]) for note in v.notes if note.kind == "sizes"), "")
+
+
+# -- what is claimed -----------------------------------------------------------------------------------
+
+
+def conditions(about: About) -> str:
+    """Write how the rows of a claim are counted, and which they are."""
+    text = " in the mean over clusters" if about.alike else ""
+    text += f", no row counted as more than {plain(about.cap)}" if about.cap is not None else ""
+    text += f" on {' and '.join(f'{column}={value}' for column, value in about.slices)}" if about.slices else ""
+    text += " without rows that leak" if about.clean else ""
+    return text + (f", at most {plain(about.cut_at_most)} of the answers cut" if about.cut_at_most is not None else "")
+
+
+def plain(x: float | str | None) -> str:
+    """Return a number of a claim as a claim is written."""
+    if x is None or isinstance(x, str):
+        return (x or "").strip()
+    return f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}"
+
+
+# -- what was found ------------------------------------------------------------------------------------
+
+
+def _found(about: About | None, told: Told) -> str:
+    if about and about.kind == "failures":
+        return _failures(told)
+    text = _figures(about, told)
+    if told["method"] == "point":
+        return text
+    if told["clusters"]:
+        few = told["clusters"] < FEW_CLUSTERS
+        where = f"few clusters ({told['clusters']})" if few else f"{told['clusters']} clusters"
+        where += f", so uneven that they count as {told['effective']:.0f}" if told["effective"] else ""
+        where = f", mean over {where}" if told["alike"] else f" in {where}"
+    else:
+        where = ""
+    return f"{text}, n={told['n']}{where}" + (f", {told['method']}" if told["tests"] else "")
+
+
+def _figures(about: About | None, told: Told) -> str:
+    estimate, lower, upper = (told[key] for key in ("estimate", "lower", "upper"))
+    if about is None or about.kind != "difference":
+        return _interval(about, estimate, lower, upper, told["method"])
+    text = f"{short_number(told['value'])} against {short_number(told['baseline'])}, "
+    if about.relative and about.scale != "perplexity":
+        share = (told["value"] or 0.0) / told["baseline"] - 1 if told["baseline"] else math.nan
+        text += f"{share:+.1%}, {estimate:+.3g}"
+        text += (
+            f" [{lower:+.3g}, {upper:+.3g}] from {told['factor']:g} of the baseline"
+            if told["method"] != "point"
+            else ""
+        )
+    else:
+        text += _interval(about, estimate, lower, upper, told["method"])
+    won, lost = told["changed"]
+    return text + (f", {won} won and {lost} lost" if about.scale == "proportion" and (won or lost) else "")
+
+
+def _interval(about: About | None, estimate: float, lower: float, upper: float, method: str) -> str:
+    value, low, high = (figure(about, x) for x in (estimate, lower, upper))
+    return value if method == "point" else f"{value} [{low}, {high}]"
+
+
+def figure(about: About | None, x: float) -> str:
+    """Write a number on the claim's scale: the metric's value, or a difference of two."""
+    scale = about.scale if about else None
+    if about is None or about.kind != "difference":
+        return short_number(math.exp(x) if scale == "perplexity" else x)
+    return difference(scale or "mean", math.expm1(x) if scale == "perplexity" else x)
+
+
+def _failures(told: Told) -> str:
+    failed, n = int(told["estimate"]), told["n"]
+    text = f"{failed or 'no'} {'row' if failed <= 1 else 'rows'} of {n} failed"
+    unit = f"clusters have one, n={n} in {told['clusters']} clusters" if told["clusters"] else "rows do"
+    return f"{text}; at {1 - told['alpha']:.0%} confidence at most {told['upper']:.2%} of such {unit}"
+
+
+# -- what is said beside it ----------------------------------------------------------------------------
+
+
+def _sizes(about: About | None, told: Told) -> str:
+    return f"cluster sizes tell of the outcome: the mean over {told['of']} is {figure(about, told['mean'])}"
+
+
+def _unseen(_: About | None, told: Told) -> str:
+    return f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like"
+
+
+def _labels(_: About | None, told: Told) -> str:
+    return "more labels would decide it" + (", or more rows" if told["rows"] else "")
+
+
+def _needed(_: About | None, told: Told) -> str:
+    if told["rows"] is None:
+        return "more rows like these would not decide it"
+    if told["range"] is None:
+        return f"too close to call: more than {told['close']} times these rows would be needed"
+    least, most = told["range"]
+    unit = "such rows" if told["such"] else "rows"
+    if most is None:
+        return f"at least {_rounded_up(least)} {unit} would be needed"
+    return f"about {' to '.join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))} {unit} would decide it"
+
+
+def _rounded_up(rows: int) -> str:
+    """Return a number of rows with two significant digits, rounded up."""
+    step = 10 ** max(len(str(rows)) - 2, 0)
+    return f"{-(-rows // step) * step:,}"
+
+
+def _slice(about: About | None, told: Told) -> str:
+    return f"{told['name']}: {_found(about, told)}"
+
+
+def _alarms(_: About | None, told: Told) -> str:
+    few = "a slice" if told["n"] == 1 else f"{told['n']} slices"
+    small = f"{few} below {told['min_n']} rows"
+    return f"{small}: {'harm in ' + ', '.join(told['harm']) if told['harm'] else 'no significant harm'}"
+
+
+def _neighbours(_: About | None, told: Told) -> str:
+    how = f"correlation {told['correlation']:.2f}, p = {told['p']:.2g}"
+    return f"neighbouring rows go together ({how}): is a cluster missing?"
+
+
+def _group(_: About | None, told: Told) -> str:
+    proven = " and ".join(f'"{name}"' for name in told["proven"])
+    return f"{proven or 'none'} of {told['of']} proven, p = {told['p']:.2g} by Holm"
+
+
+def _leaks(_: About | None, told: Told) -> str:
+    codes = ", ".join(f"{code} {n}" for code, n in told["codes"].items())
+    values = " against ".join(f"{v:.4g}" for v in told["values"])
+    text = f"{told['gone']} of {told['of']} rows leak and are left out ({codes}); with them {values}"
+    return text + (", where the claim is refuted: leaving out rows cannot prove it" if told["refuted"] else "")
+
+
+_WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
+    "error": lambda _, told: str(told["text"]),
+    "found": _found,
+    "sizes": _sizes,
+    "weightless": lambda _, told: f"{told['rows']} rows of weight 0 do not count",
+    "unseen": _unseen,
+    "labels": _labels,
+    "needed": _needed,
+    "slice": _slice,
+    "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
+    "alarms": _alarms,
+    "untestable": lambda _, told: f"{told['n']} too small to say anything",
+    "none large": lambda _, told: (
+        f"no slice has {told['min_n']} rows (min_n), so nothing is proven; add rows, or lower min_n"
+    ),
+    "copies": lambda _, told: f"{told['copies']} of {told['of']} rows are copies, and count once",
+    "joined": lambda _, told: f"{told['rows']} rows ask what others ask, and are in a cluster with these",
+    "neighbours": _neighbours,
+    "no leak": lambda _, told: f"none of {told['of']} rows leaks",
+    "leaks": _leaks,
+    "holm": lambda _, told: f"one of {told['of']} claims, p = {told['p']:.2g} by Holm",
+    "group": _group,
+    "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
+    "attempt": lambda _, told: f"attempt {told['number']}",
+    "look": lambda _, told: (
+        f"look {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
+    ),
+    "waiver": lambda _, told: f"its waiver {told['why']}",
+}

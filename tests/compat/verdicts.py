@@ -1,0 +1,338 @@
+"""Drawn gates on drawn rows, over all kinds, scales, estimands, slices, labels, early stopping, leaks and attempts.
+
+`python -m tests.compat.verdicts` writes what the tree makes of them: verdicts.jsonl holds outcomes and numbers, which
+no refactoring changes, words.jsonl what is said of them, which is reviewed when it changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import random
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from harness.collection.plan import Item, Plan, Task
+from harness.pipeline.adjudication import Adjudicator
+from harness.records.gates import Gate, grouped
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.release.items import evaluations_of, rows_of
+from harness.release.locked import read_lock
+from harness.release.outcome import verdicts_error
+from harness.release.recompute import recompute
+from harness.reports.report_json import dumps
+from harness.stats import tests
+from harness.stats.eprocess import looks
+from harness.suite.tables import About, Eval, Model, Suite
+from harness_domain.cost import median_seconds
+
+HERE = Path(__file__).parent
+CASES = 2000
+KINDS = ("a", "research and development", "50% off", "x=y")  # values of the column that slices are made of
+SCALES = ("proportion", "share", "mean", "perplexity", "count", "agreement", "labelled", "other")
+EDITS = ("outcome", "p_pass", "p_fail", "estimate", "threshold", "alpha", "n", "value", "lower", "won")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A suite's gates on one evaluation, and what base and candidate made of its rows."""
+
+    gates: tuple[Gate, ...]
+    metrics: Mapping[str, Metric]
+    samples: tuple[Sample, ...]
+    ours: Result
+    theirs: Result | None
+    spec: Eval
+    alpha: float
+    leaks: Mapping[str, Mapping[str, str]] | None
+
+
+def drawn(number: int) -> Drawn:
+    """Draw a case; the same of every number, whatever else is drawn."""
+    luck = random.Random(f"verdicts {number}")
+    while True:
+        case = _Draw(luck).case()
+        if not any(g.mistakes() or (g.metric and g.mistakes_on(case.metrics[g.metric_name])) for g in case.gates):
+            return case
+
+
+class _Draw:
+    def __init__(self, luck: random.Random) -> None:
+        self.luck = luck
+        self.n = luck.choices([1, 2, 3, 8, 20, 40, 64, 90, 150, 260], [1, 1, 1, 4, 8, 9, 9, 9, 9, 6])[0]
+        self.kind = luck.choices(SCALES, [30, 8, 12, 12, 5, 5, 6, 5])[0]
+        self.better = luck.choice(["higher", "lower"])
+        self.versus = luck.random() < 0.55 and self.kind not in ("agreement", "labelled")
+        self.early = self.kind in ("proportion", "share") and luck.random() < 0.12
+        self.clustered = not self.early and luck.random() < 0.4
+
+    def chance(self, p: float) -> bool:
+        return self.luck.random() < p
+
+    def case(self) -> Drawn:
+        luck, samples = self.luck, self.samples()
+        leaks = {"e": {s.id: "D10-exact" for s in samples if self.chance(0.1)}} if self.chance(0.9) else None
+        base = self.values()
+        ours = self.result("merged", samples, self.changed(base))
+        theirs = self.result("base", samples, base) if self.versus else None
+        if self.early:
+            order = [s.id for s in samples]
+            luck.shuffle(order)
+            stop = luck.choice(looks(len(samples)))
+            ours = replace(
+                ours, order=tuple(order[:stop]), scores=tuple(s for s in ours.scores if s.id in order[:stop])
+            )
+        spec = Eval("e", "exact_match", "", slices=["kind"], stop="early" if self.early else "end")
+        return Drawn(
+            self.gates(samples), self.metrics(), samples, ours, theirs, spec, luck.choice([0.01, 0.05, 0.1]), leaks
+        )
+
+    def metrics(self) -> dict[str, Metric]:
+        scale: Any = {"share": "proportion", "labelled": "proportion"}.get(self.kind, self.kind)
+        combine, name = (median_seconds, "seconds") if self.kind == "other" else (None, "m")
+        return {name: Metric(name, self.better, scale, combine, labelled=self.kind == "labelled")}  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        return "seconds" if self.kind == "other" else "m"
+
+    def samples(self) -> tuple[Sample, ...]:
+        luck, n = self.luck, self.n
+        sizes, clusters = luck.choice([(1, 2), (3, 3), (1, 12)]), list[str]()
+        while len(clusters) < n:
+            clusters += [f"c{len(clusters)}"] * luck.randint(*sizes)
+        asks = [f"q{luck.randrange(n) if self.copies else i}" for i in range(n)]
+        return tuple(
+            Sample(f"r{i}", row={"kind": luck.choices(KINDS, [5, 3, 2, 1])[0]}, key=asks[i],
+                   cluster=clusters[i] if self.clustered else None)
+            for i in range(n)
+        )  # fmt: skip
+
+    @property
+    def copies(self) -> bool:
+        return not self.early and self.n % 4 == 0 and self.luck.random() < 0.2
+
+    def values(self) -> list[float]:
+        luck, p = self.luck, self.luck.choice([0.05, 0.3, 0.6, 0.9, 1.0])
+        draw = {
+            "proportion": lambda: float(luck.random() < p),
+            "labelled": lambda: float(luck.random() < p),
+            "share": lambda: round(luck.betavariate(1 + 4 * p, 2), 3),
+            "mean": lambda: round(luck.gauss(p, 1), 6),
+            "perplexity": lambda: round(luck.lognormvariate(p, 0.5), 6),
+            "count": lambda: float(luck.randrange(3)),
+            "agreement": lambda: 0.0,
+            "other": lambda: round(luck.lognormvariate(0, 0.4), 6),
+        }[self.kind]
+        return [draw() for _ in range(self.n)]
+
+    def changed(self, base: list[float]) -> list[float]:
+        rate = self.luck.choices([0.0, 0.02, 0.1, 0.4, 1.0], [1, 4, 6, 6, 3])[0]
+        fresh, shift = self.values(), self.luck.choice([0.0, -0.3, 0.3, 1.0])
+        moved = [v + shift if self.kind in ("mean", "perplexity") else v for v in fresh]
+        return [m if self.chance(rate) else b for b, m in zip(base, moved, strict=True)]
+
+    def result(self, subject: str, samples: tuple[Sample, ...], values: list[float]) -> Result:
+        luck, uneven = random.Random(f"weights {self.n} {self.kind}"), self.n % 3 == 0
+        weights = [
+            luck.randint(1, 60) if self.kind == "perplexity" else 1 + uneven * luck.randrange(3) for _ in samples
+        ]
+        weights = [0 if self.n > 3 and i % 17 == 5 else w for i, w in enumerate(weights)]
+        losable, ends = self.kind == "proportion" and self.chance(0.06), self.luck.choice([0.0, 0.03, 0.3])
+        scores = []
+        for s, v, w in zip(samples, values, weights, strict=True):
+            lost = losable and self.chance(0.1)
+            about: dict[str, Any] = {"ended": "length" if self.chance(ends) else "eos", "tokens": 5}
+            about |= {"lost": ("m",), "weights": {"m": 0.0}} if lost else {}
+            scores.append(Score(s.id, {self.name: v}, float(1 if self.early else w), answer=f"{v}", **about))
+        return Result(subject, "e", tuple(scores), {self.name: 0.0}, f"digest of {subject}", rows="rows",
+                      caveats=self.caveats(), labels=self.labels())  # fmt: skip
+
+    def caveats(self) -> tuple[Caveat, ...]:
+        outcome: Any = self.luck.choice([None, "INCONCLUSIVE", "ERROR"])
+        return (Caveat("as the evaluator says", outcome),) if self.chance(0.03) else ()
+
+    def labels(self) -> tuple[Labels, ...]:
+        if self.kind not in ("agreement", "labelled") or self.chance(0.1):
+            return ()
+        luck, n, p = self.luck, self.luck.choice([1, 20, 60, 120]), self.luck.choice([0.6, 0.9, 1.0])
+        truth = [float(luck.random() < 0.6) for _ in range(n)]
+        said = [t if luck.random() < p else 1 - t for t in truth]
+        return (Labels("m", tuple(truth), tuple(said), tuple(i // 2 for i in range(n))),)
+
+    def gates(self, samples: tuple[Sample, ...]) -> tuple[Gate, ...]:
+        group = self.chance(0.15) and not self.early and self.kind != "count"
+        gates = [self.gate(f"g{i}", plain=group) for i in range(2 if group else 1)]
+        if group:
+            gates.append(Gate("any", any_of=["g0", "g1"]))
+        elif self.chance(0.1):
+            gates.append(replace(self.gate("later"), requires=["g0"]))
+        return grouped(gates)
+
+    def gate(self, name: str, *, plain: bool = False) -> Gate:
+        luck, about = self.luck, dict[str, Any]()
+        if self.versus:
+            margin: Any = luck.choice([0.0, 0.02, 0.05, 0.3, "2%", "10%"])
+            about = {"versus": "base", luck.choice(["better_by", "worse_by_at_most"]): margin}
+            about |= {"cap": luck.choice([0.3, 0.5])} if self.chance(0.15) else {}
+        elif self.kind == "proportion" and self.chance(0.35) and not plain and not self.early:
+            about = {"max_failures": luck.choice([0, 1, 5])}
+        else:
+            bounds = {"perplexity": [1.5, 3.0, 9.0], "count": [2.0, 40.0], "mean": [0.0, 0.7], "other": [0.8, 1.3]}
+            about = {luck.choice(["min", "max"]): luck.choice(bounds.get(self.kind, [0.05, 0.5, 0.8, 0.97]))}
+        if "max_failures" not in about and not self.early and self.kind != "agreement":
+            about |= (
+                {"slice": luck.choice(["kind=*", "kind=a", [f"kind={k}" for k in KINDS[:3]]])}
+                if self.chance(0.25)
+                else {}
+            )
+            about |= {"min_n": luck.choice([5, 20])} if "slice" in about else {}
+            about |= {"estimand": "clusters"} if self.clustered and self.chance(0.2) else {}
+            about |= {"clean_only": True} if self.chance(0.12) else {}
+            about |= {"decide": "point"} if self.chance(0.06) and not plain else {}
+        about |= {"cut_at_most": 0.1} if self.chance(0.08) else {}
+        about |= {"severity": "warn"} if self.chance(0.1) and not plain else {}
+        return Gate(name, f"e.{self.name}", "suite.toml:1", **about)
+
+
+# -- what the tree makes of a case -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is said of a case: numbers that stay, and words."""
+
+    numbers: dict[str, Any]
+    words: dict[str, Any]
+
+
+def made(number: int) -> Made:
+    """Judge a case as a run does, verify the evidence and recompute it, and verify it with one number changed."""
+    case = drawn(number)
+    verdicts = _verdicts(case)
+    numbers = {name: _numbers(v) for name, v in verdicts.items()}
+    words: dict[str, Any] = {name: v["why"] for name, v in verdicts.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        evidence = _Evidence(case, Path(folder))
+        numbers["verify"], words["verify"] = _said(evidence, verdicts)
+        edited = _edited(verdicts, random.Random(f"edit {number}"))
+        numbers["edited"], words["edited"] = _said(evidence, edited)
+    return Made({"case": number, **numbers}, {"case": number, **words})
+
+
+def _verdicts(case: Drawn) -> dict[str, dict[str, Any]]:
+    suite = Suite(Path("suite.toml"), About("drawn", alpha=case.alpha), Model("base", ""), None, None, None, {},
+                  (case.spec,), case.gates, (), (), "digest")  # fmt: skip
+    items = tuple(Item("drawn", subject, "e") for subject in ("base", "merged"))
+    task = Task(case.spec, made, case.metrics, case.samples)
+    plugins: Any = None
+    plan = Plan(suite, plugins, {"e": task}, ("base",), ("merged",), items)
+    court = Adjudicator(plan, (), date(2026, 1, 1), {}, None)
+    court.leave_out(case.leaks)
+    for item, result in zip(items, (case.theirs, case.ours), strict=True):
+        if result:
+            court.take(item, result)
+        court.after(item)
+    return {v.gate: json.loads(dumps(dataclasses.asdict(v))) | {"why": v.why} for v in court.verdicts}
+
+
+class _Evidence:
+    """The files of an export that verdicts are verified by."""
+
+    def __init__(self, case: Drawn, folder: Path) -> None:
+        results = {(r.subject, "e"): r for r in (case.theirs, case.ours) if r}
+        task = Task(case.spec, made, case.metrics, case.samples)
+        (folder / "evidence").mkdir()
+        items = "".join(f"{json.dumps(row)}\n" for row in rows_of(results, {"e": task}, case.leaks)).encode()
+        (folder / "evidence/items.jsonl").write_bytes(items)
+        files = {"evidence/items.jsonl": {"sha256": hashlib.sha256(items).hexdigest()}}
+        told = json.loads(dumps(evaluations_of(results)))
+        self.folder = folder
+        self.manifest = {"candidate": "merged", "statistics": tests.VERSION, "files": files, "evaluations": told}
+        self.locked = read_lock(_lock(case), "merged")
+
+
+def _lock(case: Drawn) -> dict[str, Any]:
+    from harness.gates import contamination
+
+    code = {"seconds": "harness_domain.cost:median_seconds"}
+    metrics = {
+        m.name: {"better": m.better, "scale": m.scale, "combine": code.get(m.name)} for m in case.metrics.values()
+    }
+    left_out = contamination.locked(case.leaks, case.gates, {"e": case.samples}) if case.leaks is not None else {}
+    return {
+        "suite": {"about": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
+        "gates": [
+            {**_plain(g), "says": g.claim(), "blocking": g.blocking, "candidates": ["merged"]} for g in case.gates
+        ],
+        "metrics": {"e": metrics},
+        "data": {"e": {"rows": len(case.samples)}},
+        **({"looks": {"e": looks(len(case.samples))}} if case.spec.stop == "early" else {}),
+        **({"left_out": left_out} if left_out else {}),
+    }
+
+
+def _plain(table: Any) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
+
+
+def _said(evidence: _Evidence, verdicts: Mapping[str, dict[str, Any]]) -> tuple[list[Any], list[str]]:
+    """Return whether verdicts are believed and recomputed, and in which words."""
+    try:
+        if why := verdicts_error(evidence.locked, verdicts):
+            return [False], [why]
+        again = recompute(evidence.folder, evidence.manifest, evidence.locked, verdicts)
+    except (ValueError, KeyError, TypeError) as error:
+        return ["malformed"], [str(error)]
+    return [True, not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.says]
+
+
+def _edited(verdicts: Mapping[str, dict[str, Any]], luck: random.Random) -> dict[str, dict[str, Any]]:
+    """Return the verdicts with one of their numbers changed, as somebody might who wants to ship."""
+    name, key = luck.choice(sorted(verdicts)), luck.choice(EDITS)
+    one = dict(verdicts[name])
+    if key == "outcome":
+        one[key] = luck.choice([o for o in ("PASS", "FAIL", "INCONCLUSIVE", "ERROR") if o != one[key]])
+    elif key == "won":
+        one[key] = [*one[key], "r0"]
+    else:
+        one[key] = luck.choice([0.0, 1.0, 0.04, None, 7, (one[key] or 0) * 1.01, -(one[key] or 1)])
+    return {**verdicts, name: one}
+
+
+def _numbers(verdict: Mapping[str, Any]) -> list[Any]:
+    """Return what a verdict says but for its words, floats with twelve digits and lists of ids as a digest."""
+    keys = ("outcome", "blocking", "value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "p_pass",
+            "p_fail", "n", "weightless", "clusters", "effective", "method", "rows_needed", "rows_range", "won_count",
+            "lost_count", "left_out", "copies", "joined", "whole", "whole_baseline")  # fmt: skip
+    ids = hashlib.sha256(json.dumps([verdict["won"], verdict["lost"]]).encode()).hexdigest()[:8]
+    slices = [
+        [s["name"], s["n"], s["outcome"], s["alarm"], _short(s["lower"]), _short(s["upper"])] for s in verdict["slices"]
+    ]
+    driver = verdict["driver"].partition(": ")[0]
+    return [*(_short(verdict[key]) for key in keys), ids, driver, slices]
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.12g}") if math.isfinite(value) else None
+    return value
+
+
+def main() -> None:
+    """Write both files."""
+    cases = [made(number) for number in range(CASES)]
+    for name, lines in (("verdicts", [c.numbers for c in cases]), ("words", [c.words for c in cases])):
+        text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
+        (HERE / f"{name}.jsonl").write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

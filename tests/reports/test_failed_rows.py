@@ -1,0 +1,59 @@
+"""Which rows failed a gate is read from its claim as data, whatever its words are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.gates.decide import judge
+from harness.records.gates import Gate, Verdict
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
+from harness.records.words import needed
+from harness.reports.rows import _failed
+
+KINDS = ("a", "research and development", "50% off")
+
+
+def judged(metric: Metric, values: list[float], **claim: Any) -> Verdict:
+    samples = [Sample(str(i), row={"kind": KINDS[i % 3]}) for i in range(len(values))]
+    ours = Result("merged", "e", tuple(Score(str(i), {"m": v}) for i, v in enumerate(values)), {}, "digest")
+    return judge(Gate("g", "e.m", **claim), metric, ours, None, samples, 0.05, name="merged")
+
+
+def rows(values: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"id": str(i), "m": v, "metrics": ["m"], "weight": 1.0, "weights": {}, "doc": {"kind": KINDS[i % 3]}}
+        for i, v in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(("better", "wrong"), [("higher", 0.0), ("lower", 1.0)])
+def test_failures_are_those_of_the_verdict(better: Any, wrong: float) -> None:
+    """Under max_failures the rows that are listed are those that were counted, where less is better too."""
+    values = [wrong if i < 6 else 1.0 - wrong for i in range(60)]
+    found = judged(Metric("m", better, "proportion"), values, max_failures=5)
+    assert found.estimate == 6
+    assert _failed(found, "m", rows(values)) == ["0", "1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_slice_are_its_own(kind: str) -> None:
+    """A value may hold any word: "and", "%", "=" part nothing."""
+    values = [0.0, 0.0, 0.0, *[1.0] * 87]
+    found = judged(Metric("m", "higher", "proportion"), values, min=0.99, slice=f"kind={kind}", min_n=10)
+    assert _failed(found, "m", rows(values)) == [str(KINDS.index(kind))]
+
+
+def test_a_bound_of_a_perplexity_is_one_of_its_rows() -> None:
+    """Rows hold nats, the claim a perplexity."""
+    values = [0.5 + i / 100 for i in range(90)]
+    found = judged(Metric("m", "lower", "perplexity"), values, max=2.0)
+    assert len(_failed(found, "m", rows(values))) == sum(v > 0.6931471805599453 for v in values)
+
+
+def test_everywhere_the_same_rows_would_decide() -> None:
+    """The reason, its data and who asks for it alone say one number."""
+    found = judged(Metric("m", "higher", "proportion"), [1.0, 0.0] * 40, min=0.45)
+    assert found.outcome == "INCONCLUSIVE" and needed(found) and needed(found) in found.why
