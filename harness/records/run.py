@@ -195,6 +195,7 @@ class Run:
     changes: tuple[Change, ...] = ()  # from a candidate to what was made of it
     problem: str | None = None
     traceback: str | None = None
+    edited: bool = False  # its report was changed after a run wrote it
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -10,7 +10,6 @@ from harness.errors import UsageError
 from harness.records import words
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
-from harness.reports.report_json import CHANGED
 from harness.reports.rows import Shown, changed_rows, failed_rows, lost_and_won, private_evals
 from harness.reports.sentence import GLYPHS, verdict_sentence, worst_first
 from harness.texts.counts import counted
@@ -60,7 +59,7 @@ def _note(v: Verdict) -> str:
 
 def _said(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
-    yield from (warning for warning in run.warnings if CHANGED in warning)
+    yield from run.warnings[:1] if run.edited else ()
     yield from run.conclusions
     yield from (v.waiver.says() for v in run.verdicts if v.waiver and v.waived)
     yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)

@@ -60,7 +60,7 @@ def read_run(folder: Path) -> Run:
         what = f"is not a report of this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
     if not _as_written(text):
-        found = dataclasses.replace(found, warnings=[f"{path.name} {CHANGED}", *found.warnings])
+        found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED}", *found.warnings])
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
 
 
