@@ -20,13 +20,12 @@ from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import Checks, stage_of
 from harness.gates import contamination
 from harness.gates.decide import judge
-from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.baselines import evaluate_baselines
-from harness.pipeline.candidates import evaluate_loaded, in_its_stage, mark_answers, wanted_of
-from harness.pipeline.checking import check_collection, data_stage, look_at_data
+from harness.pipeline.checking import check_suite, look_at_data
 from harness.pipeline.conduct import begin, conduct
-from harness.pipeline.record import Record, Stop
-from harness.pipeline.session import Options, Session, prepare
+from harness.pipeline.execution import Execution
+from harness.pipeline.record import Stop
+from harness.pipeline.session import Options, prepare
+from harness.pipeline.subjects import evaluate_baselines, evaluate_candidate
 from harness.records.gates import Gate, Outcome, Verdict, ships
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
@@ -183,12 +182,12 @@ def _planted(plan: Plan) -> Plan:
 def _trial(control: Control | Adversary, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
     """Put a control through the suite of its plan; return the results too where every evaluation has one."""
     blank = Trial(control.name, control.why, fix=control.fix)
-    session, record = begin(control.plan, options, kept)
+    execution = begin(control.plan, options, kept)
     try:
-        made = control.make(session.base)
+        ref, disguise = control.make(execution.session.base)
     except NotMade as error:
         return replace(blank, skipped=str(error)), {}
-    run, adjudicator = conduct(session, record, partial(_stages, made))
+    run, adjudicator = conduct(execution, partial(_stages, ref, disguise)), execution.adjudicator
     plan = control.plan
     candidate = plan.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
@@ -201,25 +200,14 @@ def _trial(control: Control | Adversary, options: Options, kept: dict[str, dict[
     return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
 
 
-def _stages(
-    made: tuple[ModelRef, Disguise | None], session: Session, record: Record, adjudicator: Adjudicator
-) -> Stop | None:
+def _stages(ref: ModelRef, disguise: Disguise | None, run: Execution) -> Stop | None:
     """Run the stages of a run that judge, on a control in the candidate's place; only its gates are tested."""
-    ref, disguise = made
-    if any(g.clean_only for g in session.suite.gates):
-        with data_stage(session, record):
-            look_at_data(session, record, adjudicator)
-    session = replace(session, checks=_without_results(session.checks))
-    if stop := evaluate_baselines(session, record, adjudicator):
+    if any(g.clean_only for g in run.suite.gates):
+        look_at_data(run)
+    run = replace(run, session=replace(run.session, checks=_without_results(run.session.checks)))
+    if stop := evaluate_baselines(run):
         return stop
-    if ref.name not in wanted_of(session):
-        return None
-    with in_its_stage(session, record, ref) as loaded:
-        subject, *others = loaded.subjects
-        loaded = replace(loaded, subjects=[disguise(subject) if disguise else subject, *others])
-        if stop := evaluate_loaded(session, record, adjudicator, ref.name, loaded):
-            return stop
-    return mark_answers(session, record, adjudicator, ref.name, loaded.models)
+    return evaluate_candidate(run, ref, disguise) if ref.name in run.session.wanted else None
 
 
 def _without_results(checks: Checks) -> Checks:
@@ -243,7 +231,7 @@ def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
 def _check(planted: Plan, options: Options) -> Trial:
     """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
     begun = time.monotonic()
-    found, gates = check_collection(planted, options)[0], planted.suite.gates
+    found, gates = check_suite(planted, options)[0], planted.suite.gates
     flags = [f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates)]
     why = "Training rows stand among the rows of every eval."
     return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)

@@ -32,14 +32,14 @@ def check(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from harness.cli.terminal import Terminal
-    from harness.pipeline.run import Options, check_suite
+    from harness.pipeline.run import Options, check_suite, prepare
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
     if args.write_clean and args.write_clean.exists():
         raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
     overrides = (*args.set, *(["train.drop_leaks=true"] if args.write_clean else []))
     options = Options(overrides=overrides, plugins=tuple(args.p), ignore=tuple(args.ignore), limit=args.limit)
-    found, built, plan = check_suite(args.suite, options)
+    found, built, plan = check_suite(prepare(args.suite, options), options)
     for warning in plan.warnings:
         terminal.line(f"warning: {warning}", "yellow")
     _tell_code(terminal, plan.plugins)
@@ -86,13 +86,13 @@ def plan(args: argparse.Namespace) -> int:
         cache=not args.no_cache,
         plugins=tuple(args.p),
     )
-    session, record = opened(args.suite, options)
+    run = opened(args.suite, options)
 
     def announce(what: str) -> None:
         print(f"measuring {what} …", file=sys.stderr)
 
-    known = benchmark.measure(session, announce) if args.measure else benchmark.known(session)
-    found = forecast(session, record, known)
+    known = benchmark.measure(run.session, announce) if args.measure else benchmark.known(run.session)
+    found = forecast(run, known)
     if args.json:
         args.document = asdict(found)
         return ExitCode.OK
@@ -100,7 +100,7 @@ def plan(args: argparse.Namespace) -> int:
     from harness.cli.terminal import Terminal
 
     terminal = Terminal()
-    _tell_code(terminal, session.collection.plugins)
+    _tell_code(terminal, run.collection.plugins)
     tell(found, terminal)
     return ExitCode.OK
 

@@ -1,62 +1,207 @@
-"""Where everything lies that is made by exactly one recipe on exactly one base and data, and who may make it."""
+"""Train, merge and copy: where everything lies that exactly one recipe makes on exactly one base and data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
+from harness import schema
 from harness.answers import keys
 from harness.artifacts import kept
-from harness.collection.plan import Plan
-from harness.files import cache_dir
-from harness.pipeline.preflight import Ready, recipe_digest
-from harness.pipeline.record import Record
+from harness.errors import ExitCode
+from harness.evaluation.evaluate import evaluate
+from harness.files import cache_dir, folder_in_place, read_facts, write_text
+from harness.pipeline.checking import look, tell_findings
+from harness.pipeline.execution import Execution
+from harness.pipeline.preflight import recipe_digest
+from harness.pipeline.record import Stop
 from harness.pipeline.session import Session
-from harness.records.models import ModelRef, Progress
+from harness.records.findings import Finding
+from harness.records.frozen import isolated
+from harness.records.models import ModelRef, Progress, Subject
 from harness.release import conversions
-from harness.suite.tables import Export
+from harness.release.seal import sealed
+from harness.reports.report_json import dumps
+from harness.reports.training import LOGS, read_steps
+from harness.suite.tables import MERGES, Export
+from harness.texts.counts import counted
+
+FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
+MERGED = "harness-merge.json"  # how a merged model compares with its adapter
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The places of a trained adapter, its merged models and the copies of these; none need be there yet."""
+    """The places of a session's trained adapter, its merged models and the copies of these; none need be there yet."""
 
-    collection: Plan
-    opened: Ready
+    session: Session
 
     @cached_property
     def work(self) -> Path:
         """Return the folder of this recipe; its digest holds all that a trained adapter depends on."""
-        return cache_dir() / "trained" / recipe_digest(self.collection, self.opened, keys.versions())[:16]
+        recipe = recipe_digest(self.session.collection, self.session.opened, keys.versions())
+        return cache_dir() / "trained" / recipe[:16]
 
     @property
     def adapter(self) -> Path:
         """Return the folder of the adapter, trained or made elsewhere; of the model where all weights are trained."""
-        suite = self.collection.suite
+        suite = self.session.suite
         if suite.candidate and suite.candidate.adapter:
             return suite.resolve(suite.candidate.adapter)
-        return self.work / ("merged" if self.collection.whole else "adapter")
+        return self.work / ("merged" if self.session.collection.whole else "adapter")
 
     def merged(self, variant: str) -> Path:
         """Return the folder of the merge onto a variant of the base, whatever the candidate is called."""
-        return self.work / ("merged" if self.collection.whole else f"merged-{variant}")
+        return self.work / ("merged" if self.session.collection.whole else f"merged-{variant}")
 
     def copy(self, declared: Export, parent: ModelRef) -> Path:
         """Return the folder of what an export makes of a candidate; it depends on the candidate's weights too."""
-        exporter = self.collection.plugins.find("exporter", declared.use).function
+        exporter = self.session.collection.plugins.find("exporter", declared.use).function
         return conversions.folder_of(self.work, declared, parent, exporter)
 
 
-def artifacts_of(session: Session) -> Artifacts:
-    """Return where a session's models lie: the one place to ask for all that make, find or foresee them."""
-    return Artifacts(session.collection, session.opened)
+@dataclass(frozen=True)
+class Trained:
+    """The base with an adapter on it, or a whole model, in the run it was trained in; the note of its trainer."""
+
+    run: Execution
+    ref: ModelRef
+    facts: Mapping[str, Any]
+    seconds: float
+
+
+class _Ended(Exception):
+    """The trainer told of an error, and is not to go on."""
+
+
+def train(run: Execution) -> Trained | Stop:
+    """Train, or take the adapter that was made elsewhere, and look at it."""
+    begun, base, made = time.monotonic(), run.session.base, run.session.opened.adapter
+    # Where it lies is asked before it is trained: what a trainer does to the base's folder makes another recipe.
+    folder, facts = Artifacts(run.session).adapter, dict[str, Any]()
+    if not run.suite.candidate:
+        trained = _train(run, folder)
+        if isinstance(trained, Stop):
+            return trained
+        facts = trained
+    seconds = time.monotonic() - begun
+    if run.collection.whole:
+        ref = sealed(ModelRef("merged", str(folder), options=base.options))
+    else:
+        assert made  # there is no adapter candidate without one
+        ref = sealed(replace(base, name="adapter", adapter=folder, quantization=made.quantization), base=base.digest)
+    return look(run, "adapter", adapter=ref) or Trained(run, ref, facts, seconds)
+
+
+def merge(run: Execution, adapter: ModelRef, variant: str) -> ModelRef | Stop:
+    """Merge onto a variant of the base, unless that is there, and look at it beside what it must equal."""
+    name, made = run.suite.merged(variant), run.session.opened.adapter
+    assert adapter.adapter and made and variant in MERGES
+    out, onto = Artifacts(run.session).merged(variant), f"onto the {variant} base"
+    again = f"not again: what is merged {onto} is there"
+    with _making(run, out) as whole, run.record.stage("merge", again if whole else onto):
+        if not whole:
+            told = {"progress": run.session.progress} if schema.wants(made.merge, "progress") else {}
+            with folder_in_place(out) as folder:
+                made.merge(adapter.path, adapter.adapter, folder, variant=variant, **told)
+                if verify := getattr(made, "verify", None):
+                    facts = verify(adapter.path, adapter.adapter, folder, variant=variant)
+                    write_text(folder / MERGED, dumps({"facts": facts}))
+                kept.seal(folder, out)
+        if facts := read_facts(out / MERGED):
+            run.record.found.facts[name] = facts
+        merged = sealed(ModelRef(name, str(out), options=adapter.options))
+    twin = replace(adapter, quantization=None) if variant == "original" else adapter
+    return look(run, "merged", merged=merged, twin=twin) or merged
+
+
+def make_copy(run: Execution, parent: ModelRef, declared: Export) -> ModelRef:
+    """Let an exporter make other weights of a candidate, unless it did; return them as they lie on the disk."""
+    exporter = run.collection.plugins.find("exporter", declared.use).function
+    with run.record.stage("copy", f"{declared.name} of {parent.name}"):
+        out = Artifacts(run.session).copy(declared, parent)
+        with _making(run, out):
+            ref = conversions.make(declared, parent, exporter, out, run.session.progress)
+        run.record.found.facts[declared.name] = dict(conversions.facts_of(out))
+        return ref
+
+
+def keep_logs(run: Execution, logs: Path) -> dict[str, str]:
+    """Copy what a training logged into the run's folder, in place of another training's; return where it is."""
+    if not logs.is_dir() or run.session.folder is None:
+        return {}
+    place = run.session.folder.path / "training"
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(logs, place)
+    except (OSError, shutil.Error) as error:
+        run.record.warn(f'the training\'s logs stay in "{logs}": {error}')
+        return {"logs": str(logs)}
+    return {"logs": str(place)}
 
 
 @contextmanager
-def making(session: Session, record: Record, out: Path) -> Iterator[bool]:
+def _making(run: Execution, out: Path) -> Iterator[bool]:
     """Hold the work folder against other runs; yield whether a folder in it is there, as it was made."""
-    with kept.held(out.parent, lambda line: session.progress(Progress("waiting", 0, 0, remark=line))):
-        yield kept.fits(out, record.warn)
+    with kept.held(out.parent, lambda line: run.session.progress(Progress("waiting", 0, 0, remark=line))):
+        yield kept.fits(out, run.record.warn)
+
+
+def _train(run: Execution, out: Path) -> dict[str, Any] | Stop:
+    """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
+    table, rows, found = run.suite.train, run.collection.training, run.record.found
+    assert table and rows is not None
+    again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}"
+    with _making(run, out) as whole, run.record.stage("train", again if whole else anew):
+        if not whole:
+            if stop := _call_trainer(run, out):
+                return stop
+            if not kept.is_sealed(out):
+                kept.seal(out)
+        facts = {"reused": str(out)} if whole else {}
+        facts |= read_facts(out / FACTS) | keep_logs(run, out.parent / LOGS)
+        found.facts["training"] = facts
+        found.training = read_steps(out) or found.training
+    return facts
+
+
+def _call_trainer(run: Execution, out: Path) -> Stop | None:
+    """Let the trainer write an adapter; an error that it tells of while it trains ends the training."""
+    session, table, training = run.session, run.suite.train, run.collection.training
+    assert table and training is not None
+    trainer = run.collection.plugins.find("trainer", table.use).function
+    stops: list[Stop] = []
+
+    def flag(code: str, one: Finding) -> None:
+        if stop := tell_findings(run.record, [session.checks.stamped(code, one)], ExitCode.FAILED):
+            stops.append(stop)
+            raise _Ended
+
+    given: dict[str, Any] = {"flag": flag} if schema.wants(trainer, "flag") else {}
+    given |= {"watch": partial(_watched, session)} if table.watch else {}
+    given |= {"progress": session.progress, "seed": run.suite.about.seed}
+    try:
+        rows, options = isolated(list(training)), isolated(dict(table.given))
+        trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)
+    except _Ended:
+        pass
+    return stops[0] if stops else None
+
+
+def _watched(session: Session, subject: Subject) -> dict[str, float]:
+    """Measure a model in training on the first select rows of the evals that the suite watches."""
+    train, found = session.suite.train, dict[str, float]()
+    for name in train.watch if train else ():
+        task = session.collection.tasks[name]
+        assert train and task.select  # collection saw to it
+        short = replace(task, samples=task.select[: train.watch_rows])
+        result = evaluate(short, "training", subject, None, lambda _: None)
+        found |= {f"{name}.{m}": math.nan if result.missing else v for m, v in result.metrics.items()}
+    return found

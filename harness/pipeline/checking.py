@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,9 @@ from harness.evaluation import checks as check
 from harness.files import cache_dir
 from harness.gates import contamination
 from harness.pipeline import preflight
-from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.locking import lock_suite
+from harness.pipeline.execution import Execution
 from harness.pipeline.record import Record, Stop
-from harness.pipeline.session import Options, Session, checks_of, open_collection, prepare
+from harness.pipeline.session import Options, Session, checks_of, open_collection
 from harness.records.findings import Built, Finding
 from harness.records.run import Segment, ShownRow
 from harness.reports.report_json import made
@@ -35,19 +33,14 @@ from harness.workers.on import PYTHON
 LONGEST = 20_000  # characters of a training row that a report shows
 
 
-def check_suite(path: Path, options: Options) -> tuple[list[Finding], Built | None, Plan]:
+def check_suite(collection: Plan, options: Options) -> tuple[list[Finding], Built | None, Plan]:
     """Run the checks of the data and of the built trainer, and train nothing.
 
-    Raises UsageError on a mistake in the suite or its data. Returns what was found, and what would be trained on.
+    Raises UsageError on a mistake in the suite or its data. Returns what was found, what would be trained on, and the
+    collection as preflight read it.
     """
-    return check_collection(prepare(path, options), options)
-
-
-def check_collection(collection: Plan, options: Options) -> tuple[list[Finding], Built | None, Plan]:
-    """Run the checks that need no training on a collection; see `check_suite`."""
     session = open_collection(collection, options, checks_of(collection, options))
-    found, built = before_training(session)
-    return found, built, session.collection
+    return *before_training(session), session.collection
 
 
 def before_training(session: Session) -> tuple[list[Finding], Built | None]:
@@ -68,24 +61,24 @@ def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Finding]]) -> list[F
     return found
 
 
-def recalled_before_training(session: Session, record: Record) -> list[Finding]:
+def recalled_before_training(run: Execution) -> list[Finding]:
     """Run the same checks, unless they were run on exactly this collection and base by exactly this code.
 
     The record gets the rows that the trainer was built with, as the model sees them.
     """
-    note = _note(session, "before training")
+    record, note = run.record, _note(run.session, "before training")
     rows = note and note.with_name(f"{note.stem}-rows.json")
 
     def look() -> list[Finding]:
-        found, built = before_training(session)
-        record.add(shown=shown_rows(built))
+        found, built = before_training(run.session)
+        record.found.shown = tuple(shown_rows(built)) or record.found.shown
         if rows:
-            kept.keep(rows, [asdict(row) for row in record.rows])
+            kept.keep(rows, [asdict(row) for row in record.found.shown])
         return found
 
-    found = _recall(session, record, look, note)
-    if rows and not record.rows:
-        record.add(shown=made(tuple[ShownRow, ...], kept.read(rows, record.warn) or [], "it"))
+    found = run.session.checks.recall(note, look, record.warn) if note else look()
+    if rows and not record.found.shown:
+        record.found.shown = made(tuple[ShownRow, ...], kept.read(rows, record.warn) or [], "it")
     return found
 
 
@@ -103,47 +96,41 @@ def shown_rows(built: Built | None) -> list[ShownRow]:
     return found
 
 
-def check_data(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
+def check_data(run: Execution) -> Stop | None:
     """Look at the data and at what will be trained on; an error finding is a mistake of the suite."""
-    with data_stage(session, record):
-        return tell_findings(record, look_at_data(session, record, adjudicator), ExitCode.USAGE)
+    return tell_findings(run.record, look_at_data(run), ExitCode.USAGE)
 
 
-def data_stage(session: Session, record: Record) -> AbstractContextManager[None]:
-    """Return the stage of the checks before training."""
-    codes = [p.name for stage in ("data", "trainer") for p in session.checks.of(stage)]
-    return record.stage("checks", f"{len(codes)} of the data and of what will be trained on")
-
-
-def look_at_data(session: Session, record: Record, adjudicator: Adjudicator) -> list[Finding]:
+def look_at_data(run: Execution) -> list[Finding]:
     """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
-    found = recalled_before_training(session, record)
-    adjudicator.leave_out(contamination.leaks_of(found))
-    if any(g.clean_only for g in session.suite.gates):
-        lock_suite(session, record, adjudicator)
-    return found
+    codes = [p.name for stage in ("data", "trainer") for p in run.session.checks.of(stage)]
+    with run.record.stage("checks", f"{len(codes)} of the data and of what will be trained on"):
+        found = recalled_before_training(run)
+        run.adjudicator.leave_out(contamination.leaks_of(found))
+        if any(g.clean_only for g in run.suite.gates):
+            run.lock()
+        return found
 
 
-def look(session: Session, record: Record, stage: str, **objects: Any) -> Stop | None:
-    """Run the checks of a stage after training."""
-    codes = session.checks.of(stage)
+def look(run: Execution, stage: str, **objects: Any) -> Stop | None:
+    """Run the checks of a stage after training, unless they were run on exactly these models by exactly this code."""
+    session, codes = run.session, run.session.checks.of(stage)
     if not codes:
         return None
-    name = objects[stage].name
-    with record.stage("checks", f"{len(codes)} of {name}"):
-        data = _data(session)
+    with run.record.stage("checks", f"{len(codes)} of {objects[stage].name}"):
         looked = {name: ref and keys.of_model(ref) for name, ref in objects.items()}
-        run = partial(session.checks.run, stage, **data, **objects)
-        found = _recall(session, record, run, _note(session, stage, looked))
+        ask = partial(session.checks.run, stage, **_data(session), **objects)
+        note = _note(session, stage, looked)
+        found = session.checks.recall(note, ask, run.record.warn) if note else ask()
         # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
-        return tell_findings(record, found, ExitCode.USAGE if session.suite.candidate else ExitCode.FAILED)
+        return tell_findings(run.record, found, ExitCode.USAGE if run.suite.candidate else ExitCode.FAILED)
 
 
 def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> Stop | None:
     """Add what checks found to the record; an error ends the run."""
     for one in found:
-        if one not in record.findings:
-            record.finding(one)
+        if one not in record.found.flags:
+            record.add(one)
     if not (errors := [one.code for one in found if one.counts]):
         return None
     why = f"{len(errors)} error findings of the checks; harness explain {errors[0]} says why"
@@ -167,11 +154,6 @@ def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Finding], 
     except UsageError as error:
         return checks.build_failed(error), None
     return checks.run("trainer", built=built) if built else [], built
-
-
-def _recall(session: Session, record: Record, look: Callable[[], list[Finding]], note: Path | None) -> list[Finding]:
-    """Look, unless it was noted that this was done."""
-    return session.checks.recall(note, look, record.warn) if note else look()
 
 
 def _note(session: Session, *what: Any) -> Path | None:

@@ -1,57 +1,68 @@
-"""What follows from the verdicts: the exit code, and in words whether it was worth training.
+"""What follows from the verdicts: the exit code, and in words whether it was worth training, and what merging changed.
 
-A tuned model is compared with the same base with worked examples.
+A tuned model is compared with the same base with worked examples. A candidate is compared with the one that it was
+merged or converted from on the rows that both were asked: no gate need ask that, so it is told whatever was asked.
+Neither decides anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from harness.collection.plan import Plan
+from harness.collection.plan import Plan, Task
 from harness.errors import ExitCode
 from harness.gates.decide import judge
-from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.changes import changes_of, sentences
+from harness.gates.eligibility import Unjudgeable, case_of
+from harness.gates.hypothesis import hypothesis_on
+from harness.gates.inference import infer
+from harness.gates.outcome import changed_rows
+from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import attempts_said
-from harness.pipeline.record import Record
-from harness.pipeline.session import Session
 from harness.records import words
 from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
+from harness.records.run import Change
 from harness.records.samples import Result
 from harness.stats.tests import holm
 from harness.suite.waivers import unneeded
+from harness.texts.numbers import difference, number
+
+NO_ROWS = ("count", "agreement")  # scales of what is not of single rows
+Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
-def exit_code(record: Record, adjudicator: Adjudicator) -> ExitCode:
+def exit_code(run: Execution) -> ExitCode:
     """Return the exit code of what was found: a failure outranks what could not be decided."""
-    verdicts, about = adjudicator.verdicts, record.about
+    verdicts, found = run.adjudicator.verdicts, run.record.found
     held = [v.outcome for v in verdicts if v.holds_up]
-    if Outcome.FAIL in held or any(f.counts for f in record.findings):
+    if Outcome.FAIL in held or any(f.counts for f in found.flags):
         return ExitCode.FAILED
     if not verdicts:
         return ExitCode.NOTHING_GATED
-    if held or any(r.outcome == "error" for r in record.reports):
+    if held or any(r.outcome == "error" for r in found.reports):
         return ExitCode.INCONCLUSIVE
-    whole = len(verdicts) == about.gates and any(v.blocking and v.decides for v in verdicts)
-    return ExitCode.OK if whole and not (about.selecting or about.part) else ExitCode.INCONCLUSIVE
+    whole = len(verdicts) == found.gates and any(v.blocking and v.decides for v in verdicts)
+    return ExitCode.OK if whole and not (found.selecting or found.part) else ExitCode.INCONCLUSIVE
 
 
-def conclude(session: Session, record: Record, adjudicator: Adjudicator) -> None:
-    """Add to the record what follows from the verdicts, in words."""
-    verdicts, plan = adjudicator.verdicts, session.collection
+def conclude(run: Execution) -> None:
+    """Write down what follows from the verdicts, in words."""
+    record, adjudicator, plan = run.record, run.adjudicator, run.collection
+    verdicts, results = adjudicator.verdicts, adjudicator.results
     attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend", [*adjudicator.standings.values()])
     if adjudicator.ledger and adjudicator.ledger.empty and adjudicator.standings:
         attempts.append("earlier attempts at these rows are not known here: the ledger begins with this run")
-    idle = unneeded(record.about.waivers, verdicts)
-    if record.compared != len(adjudicator.results):
-        record.compared = len(adjudicator.results)
-        record.add(changes=changes_of(plan, adjudicator.results))
-    said = [*conclusions(plan, adjudicator.results, verdicts), *sentences(plan, record.changes)]
-    record.concluded([*record.choices, *said, *attempts, *idle])
+    if record.compared != len(results):
+        record.compared = len(results)
+        record.found.changes = tuple(changes_of(plan, results)) or record.found.changes
+    said = [*conclusions(plan, results, verdicts), *sentences(plan, record.found.changes)]
+    idle = unneeded(record.found.waivers, verdicts)
+    record.found.conclusions = [*record.choices, *said, *attempts, *idle]
 
 
-def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts: Sequence[Verdict]) -> list[str]:
+def conclusions(plan: Plan, results: Results, verdicts: Sequence[Verdict]) -> list[str]:
     """Return for each candidate that may ship, and each few-shot baseline, whether fine-tuning is warranted.
 
     By the gates that ask to be better than it; without one, by a comparison of what both answered.
@@ -62,7 +73,8 @@ def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts:
     found = []
     for candidate in shipping:
         for name in prompted:
-            claims = _gated(plan, verdicts, candidate, name)
+            better = {g.id for g in plan.suite.gates if g.versus == name and g.better_by is not None}
+            claims = [v for v in verdicts if v.candidate == candidate and v.gate in better]
             if not claims:
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
                 claims = _compared(plan, results, candidate, name, plan.suite.about.risk(attempt))
@@ -71,14 +83,7 @@ def conclusions(plan: Plan, results: Mapping[tuple[str, str], Result], verdicts:
     return found
 
 
-def _gated(plan: Plan, verdicts: Sequence[Verdict], candidate: str, baseline: str) -> list[Verdict]:
-    better = {g.id for g in plan.suite.gates if g.versus == baseline and g.better_by is not None}
-    return [v for v in verdicts if v.candidate == candidate and v.gate in better]
-
-
-def _compared(
-    plan: Plan, results: Mapping[tuple[str, str], Result], candidate: str, baseline: str, alpha: float
-) -> list[Verdict]:
+def _compared(plan: Plan, results: Results, candidate: str, baseline: str, alpha: float) -> list[Verdict]:
     """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing.
 
     One that is proven is enough for the words, so all of them share alpha by Holm's method.
@@ -118,3 +123,103 @@ def _short(v: Verdict) -> str:
     if v.outcome is Outcome.FAIL:
         return f"is shown not to be: {words.figures(v)}"
     return "; ".join(filter(None, [words.figures(v), words.needed(v)]))
+
+
+def changes_of(plan: Plan, results: Results) -> list[Change]:
+    """Return what changed of every metric that is made of rows, from each candidate to what was made of it."""
+    found = []
+    for before, after in _steps(plan):
+        for name, task in plan.tasks.items():
+            ours, theirs = results.get((after, name)), results.get((before, name))
+            if ours and theirs and not task.uncached:
+                metrics = [m for m in task.metrics.values() if not (m.combine or m.labelled or m.scale in NO_ROWS)]
+                changes = (_change(task, m, ours, theirs, plan.suite.about.alpha) for m in metrics)
+                found += [change for change in changes if change]
+    return found
+
+
+def sentences(plan: Plan, changes: Sequence[Change]) -> list[str]:
+    """Return a sentence for every metric that a step changed: of the gates, and the first of each evaluation."""
+    named = {f"{n}.{next(iter(t.metrics))}" for n, t in plan.tasks.items() if t.metrics}
+    named |= {g.metric for g in plan.suite.gates}
+    found = []
+    for c in (c for c in changes if f"{c.eval}.{c.metric}" in named):
+        merging = "merging" if c.after == "merged" else f"the merge {c.after}"
+        found.append(_words(c, f"making {c.after} of {c.before}" if c.after in plan.suite.copies else merging))
+    return [words for words in found if words]
+
+
+def _steps(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield every candidate that was made of another one, after that one."""
+    merged = {plan.suite.merged(variant) for variant in plan.suite.merges}
+    for name in plan.candidates:
+        if copy := plan.suite.copies.get(name):
+            yield copy.from_, name
+        elif name in merged:
+            yield "adapter", name
+
+
+def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: float) -> Change | None:
+    """Compare two results as a gate with margin 0 would; None where they cannot be compared.
+
+    Of rows that were looked at one after the other, until a gate was decided, nothing more is inferred.
+    """
+    both = {s.id for s in ours.scores} & {s.id for s in theirs.scores}
+    samples = [s for s in task.samples or () if s.id in both]
+    gate = Gate("", f"{task.spec.name}.{metric.name}", versus=theirs.subject, better_by=0.0, severity="warn")
+    ours_there, theirs_there = (
+        replace(r, order=(), caveats=(), scores=tuple(s for s in r.scores if s.id in both)) for r in (ours, theirs)
+    )
+    case = case_of(gate, metric, ours_there, theirs_there, samples, alpha)
+    if isinstance(case, Unjudgeable):
+        return None
+    whole = hypothesis_on(case, case.rows)
+    rows = changed_rows(whole)
+    found = Change(
+        task.spec.name,
+        metric.name,
+        whole.baseline,
+        whole.value,
+        len(whole.ours),
+        rows.won_count,
+        rows.lost_count,
+        rows.won,
+        rows.lost,
+        scale=metric.scale,
+        before=theirs.subject,
+        after=ours.subject,
+    )
+    if ours.order or theirs.order:
+        return found
+    try:
+        test = infer(whole).test
+    except (ValueError, ModuleNotFoundError):  # nothing varies, or no gate of the suite needs numpy
+        return found
+    if not all(map(math.isfinite, (test.estimate, test.lower, test.upper))):
+        return found
+    return replace(found, estimate=test.estimate, lower=test.lower, upper=test.upper)
+
+
+def _words(change: Change, step: str) -> str:
+    """Return what a step changed of a metric, or nothing: where no row changed, or it is no more than rounding."""
+    c, name = change, f"{change.eval}.{change.metric}"
+    if not (c.won or c.lost):
+        return ""
+    values = f"{number(c.theirs)} to {number(c.ours)}"
+    sure = c.lower is not None and c.upper is not None and (c.lower > 0 or c.upper < 0)
+    bounds = f", {_figure(c, c.estimate)} [{_figure(c, c.lower)}, {_figure(c, c.upper)}]" if c.lower is not None else ""
+    if c.scale != "proportion" and (not sure or number(c.theirs) == number(c.ours)):
+        return ""
+    if not sure:
+        rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"
+        return f"{step} {rows}, which shows no difference ({values}{bounds})"
+    if c.lost > c.won:
+        return f"{step} cost {name} {c.lost} row{'s' if c.lost != 1 else ''} and won {c.won} ({values}{bounds})"
+    return f"{step} won {name} {c.won} row{'s' if c.won != 1 else ''} and cost {c.lost} ({values}{bounds})"
+
+
+def _figure(change: Change, x: float | None) -> str:
+    """Write a difference as its kind of metric is; that of a perplexity is told by its logarithm."""
+    if x is None:
+        return "nan"
+    return difference(change.scale, math.expm1(x) if change.scale == "perplexity" else x)

@@ -1,7 +1,8 @@
-"""One run from its first hook to its last: begin it, catch what ends it, write what was found."""
+"""One run from its first hook to its last: begin it, catch what ends it, export what may ship, write what was found."""
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,111 +15,157 @@ from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_
 from harness.files import write_text
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import conclude, exit_code
-from harness.pipeline.exporting import refuse_exports
+from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger
-from harness.pipeline.locking import lock_suite
+from harness.pipeline.preflight import open_model
 from harness.pipeline.record import Ending, Record, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
+from harness.records.frozen import isolated
 from harness.records.run import Report, Run
+from harness.release.export import Judged, export
 from harness.reports.junit import junit
 from harness.reports.run_folder import RunFolder
 
 MOST_SHOWN = 5  # names of files
-Stages = Callable[[Session, Record, Adjudicator], Stop | None]
 
 
-def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | None = None) -> tuple[Session, Record]:
+def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | None = None) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     record, checks = Record(collection), checks_of(collection, options)
     if options.limit:
-        record.about.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
+        record.found.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
     elif collection.deselected:
-        record.about.part = "a part of the suite proves nothing about the whole"
-    record.begin()
+        record.found.part = "a part of the suite proves nothing about the whole"
+    record.tell("harness_run_start")
     with record.stage("preflight", "configuration, tokenizer, lengths"):
         session = open_collection(collection, options, checks, kept)
-        record.warn(*(told for told in session.collection.warnings if told not in collection.warnings))
-        return session, record
+        record.found.warnings += [told for told in session.collection.warnings if told not in collection.warnings]
+        return execution_of(session, record)
 
 
-def conduct(session: Session, record: Record, stages: Stages) -> tuple[Run, Adjudicator]:
-    """Run stages, and write what was found, however they end; return it with what it was decided by.
+def execution_of(session: Session, record: Record) -> Execution:
+    """Return a run that can begin, or be looked ahead at; no attempt is counted yet."""
+    opened, waivers, day = session.opened, record.found.waivers, record.started.date()
+    return Execution(
+        session, record, Adjudicator(session.collection, waivers, day, opened.lacking, None, opened.source.digest)
+    )
+
+
+def conduct(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
+    """Run stages, and write what was found, however they end: the one place where what plugins raise is caught.
 
     Raises UsageError where nothing can be written.
     """
-    session, adjudicator = _place(session, record)
-    record.ended(_ending(session, record, adjudicator, stages))
-    return _finish(session, record, adjudicator), adjudicator
+    run = _placed(run)
+    try:
+        stop = stages(run) or Stop()
+        ending = Ending(exit_code(run) if stop.code is None else stop.code, stop.why)
+    except KeyboardInterrupt:
+        why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
+        ending = Ending(ExitCode.INTERRUPTED, why)
+    except UsageError as error:
+        ending = Ending(ExitCode.USAGE, str(error))
+    except CheckFailed as error:
+        ending = Ending(ExitCode.FAILED, str(error))
+    except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
+        if full := of_the_machine(error):
+            ending = Ending(ExitCode.USAGE, full)
+        else:
+            ending = Ending(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
+    run.record.ending = ending
+    return _finish(run)
 
 
-def _place(session: Session, record: Record) -> tuple[Session, Adjudicator]:
+def _placed(run: Execution) -> Execution:
     """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
-    options, suite, opened = session.options, session.suite, session.opened
-    session = replace(session, folder=RunFolder(options.out, suite.name, record.started))
-    assert session.folder
-    record.opened(session.folder.path, suite.model.path, opened)
-    _tell_what_stays(session, record)
-    ledger = Ledger.here(record.warn) if options.counts and not options.select else None
-    if ledger:
-        ledger.lines()  # a line that was lost is told before anything is measured
-    day, base = record.started.date(), opened.source.digest
-    adjudicator = Adjudicator(session.collection, record.about.waivers, day, opened.lacking, ledger, base)
-    lock_suite(session, record, adjudicator)
-    return replace(session, responses=remembered(options, record.warn)), adjudicator
+    options, suite, record, opened = run.session.options, run.suite, run.record, run.session.opened
+    folder = RunFolder(options.out, suite.name, record.started)
+    run = replace(run, session=replace(run.session, folder=folder))
+    found = record.found
+    found.folder = str(folder.path)
+    found.facts["model"] = {"path": suite.model.path, **opened.source.facts}
+    found.digests |= {"base": opened.source.digest, **{name: s.digest for name, s in opened.others.items()}}
+    found.digests |= {name: ref.digest for name, ref in opened.releases.items()}
+    _tell_what_stays(run)
+    if options.counts and not options.select:
+        run.adjudicator.ledger = Ledger.here(record.warn)
+        run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
+    run.lock()
+    return replace(run, session=replace(run.session, responses=remembered(options, record.warn)))
 
 
-def _tell_what_stays(session: Session, record: Record) -> None:
+def _tell_what_stays(run: Execution) -> None:
     """Warn of what lies beside the models that something is made of, or that are to ship, and would be another one."""
-    suite, opened = session.suite, session.opened
+    suite = run.suite
     named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
-    folders = [Path(opened.source.path)] if suite.merges or suite.trains else []
+    folders = [Path(run.session.opened.source.path)] if suite.merges or suite.trains else []
     for folder in [*folders, *([suite.resolve(named)] if named else [])]:
         others = beside(folder) if folder.is_dir() else []
         if others:
             more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
             shown = ", ".join(others[:MOST_SHOWN]) + more
-            record.warn(f'"{folder}": beside the model lie {shown}, which it is not read from; they stay behind')
+            run.record.warn(f'"{folder}": beside the model lie {shown}, which it is not read from; they stay behind')
 
 
-def _ending(session: Session, record: Record, adjudicator: Adjudicator, stages: Stages) -> Ending:
-    """Run stages and return how that ended: the one place where what plugins raise is caught."""
-    try:
-        stop = stages(session, record, adjudicator) or Stop()
-        return Ending(exit_code(record, adjudicator) if stop.code is None else stop.code, stop.why)
-    except KeyboardInterrupt:
-        why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
-        return Ending(ExitCode.INTERRUPTED, why)
-    except UsageError as error:
-        return Ending(ExitCode.USAGE, str(error))
-    except CheckFailed as error:
-        return Ending(ExitCode.FAILED, str(error))
-    except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
-        if full := of_the_machine(error):
-            return Ending(ExitCode.USAGE, full)
-        return Ending(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
-
-
-def _finish(session: Session, record: Record, adjudicator: Adjudicator) -> Run:
+def _finish(run: Execution) -> Run:
     """Write the report of a run that ended, and tell those that watch."""
+    session, record = run.session, run.record
     assert session.folder
     if session.responses:
         session.responses.close()
-    items, reached = session.collection.items, {r.id for r in record.reports}
-    left = [i for i in items if i.id not in reached]
-    record.skipped([Report(i.id, i.subject, i.eval, "skipped", error="not reached") for i in left])
-    conclude(session, record, adjudicator)
-    if not record.exports and any(i.subject in session.collection.candidates for i in items):
-        refuse_exports(session, record, adjudicator, "the run ended before it was reached")
-    run = record.freeze()
+    items, reached = session.collection.items, {r.id for r in record.found.reports}
+    left = [i for i in items if i.id not in reached]  # nobody watches these
+    record.found.reports += [Report(i.id, i.subject, i.eval, "skipped", error="not reached") for i in left]
+    conclude(run)
+    if not record.found.exports and any(i.subject in session.collection.candidates for i in items):
+        export_all(run, "the run ended before it was reached")
+    found = replace(record.shown(), seconds=time.monotonic() - record.clock)
     try:
-        session.folder.finish(run)
+        session.folder.finish(found)
         if session.options.junit_xml:
-            write_text(session.options.junit_xml, junit(run))
+            write_text(session.options.junit_xml, junit(found))
     except OSError as error:
-        there = ", ".join(one.to for one in run.exports if one.written)
+        there = ", ".join(one.to for one in found.exports if one.written)
         said = f"; the export is in its place, with its verdicts: {there}" if there else ""
         where = error.filename or session.folder.path
         way = "make room" if disk_full(error) else "mend that"
         raise UsageError(f"{where}: cannot be written: {error.strerror}; {way} and run again{said}") from None
-    record.finish(run)
-    return run
+    record.hook.harness_run_finish(run=isolated(found))
+    return found
+
+
+def export_all(run: Execution, unreached: str = "") -> None:
+    """Export every candidate that may ship, by the adjudicator's verdicts alone, or note of each why it was not.
+
+    `unreached` says why none may.
+    """
+    record, adjudicator, options = run.record, run.adjudicator, run.session.options
+    replaced = [unreached] if unreached else _replaced(run.session) if run.suite.exports else []
+    for declared in run.suite.exports:
+        why = [*replaced, *([] if options.export else ["--no-export"])]
+        why += ["--select: the rows that chose a candidate cannot confirm it"] if options.select else []
+        why += [f"{one.name}: {one.what}" for one in record.found.flags if one.counts]
+        why += [record.found.part] if record.found.part else []
+        why += [record.unmade[declared.name]] if declared.name in record.unmade else []
+        results = adjudicator.results.items()
+        odd = {name for (_, name), result in results if result.rows != record.locked_rows.get(name)}
+        why += [f'"{n}" was judged on other rows than were locked before there was a candidate' for n in sorted(odd)]
+        ref = record.candidates.get(declared.candidate)
+        ledger = adjudicator.ledger.state().told() if adjudicator.ledger else None
+        judged = Judged(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
+        shown, place = record.shown(), f"export to {declared.to}"
+        try:
+            record.found.exports.append(export(run.collection, declared, ref, shown, why, judged))
+        finally:
+            if place in shown.facts:  # what the exporter told of it
+                record.found.facts[place] = isolated(shown.facts[place])
+
+
+def _replaced(session: Session) -> list[str]:
+    """Return a reason for every baseline in a folder that holds other weights than when the run opened it."""
+    suite, opened = session.suite, session.opened
+    models = {"base": (suite.model, opened.source)}
+    models |= {name: (suite.subjects[name].model, source) for name, source in opened.others.items()}
+    there = {n: (m, s) for n, (m, s) in models.items() if Path(s.path).is_dir()}
+    odd = [n for n, (m, s) in there.items() if open_model(session.collection, m).digest != s.digest]
+    return [f'"{name}" was replaced while it was measured' for name in odd]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -45,13 +46,10 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     What passed once on exactly this plan, model and code is not built again, unless `remembers` is false.
     """
     needs.check(plan)
-    suite, items, deselected = plan.suite, plan.items, plan.deselected
+    suite, find = plan.suite, plan.plugins.find
     if _remote(plan):
-        plan = replace(
-            collect(suite, plan.plugins, remote=True, limit=limit, selecting=plan.selecting),
-            items=items,
-            deselected=deselected,
-        )
+        read = collect(suite, plan.plugins, remote=True, limit=limit, selecting=plan.selecting)
+        plan = replace(read, items=plan.items, deselected=plan.deselected)
     mistakes = Mistakes()
     source = open_model(plan, suite.model)
     others = {name: open_model(plan, s.model) for name, s in suite.subjects.items() if s.use}
@@ -60,33 +58,32 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     known = remembers and passed.exists()
     has = "adapter" in plan.candidates
     made = [_adapter(t, source, mistakes, known) if has else None for t in trials(plan)]
-    adapter = made[0]
-    candidate = _candidate(plan, source, adapter, mistakes)
-    releases, lacking = _releases(plan, source, adapter, mistakes)
+    candidate = _candidate(plan, source, made[0], mistakes)
+    releases, lacking = _releases(plan, source, made[0], mistakes)
     for export in suite.exports:
         if taken := destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
-        exporter = plan.plugins.find("exporter", export.use).function
-        if checks := capabilities.Exporter.of(exporter).check:
-            _try(mistakes, f"{export.where}:", partial(checks, Path((candidate or source).path), dict(export.options)))
+        if checks := capabilities.Exporter.of(find("exporter", export.use).function).check:
+            with _told(mistakes, f"{export.where}:"):
+                checks(Path((candidate or source).path), dict(export.options))
     for task in plan.tasks.values():
         checks = capabilities.Evaluator.of(task.function).check
         if checks and any(i.eval == task.spec.name for i in plan.items):
-            given = (dict(task.spec.options), suite.path.parent, suite.model.path)
-            _try(mistakes, f"{task.spec.where}:", partial(checks, *given))
+            with _told(mistakes, f"{task.spec.where}:"):
+                checks(dict(task.spec.options), suite.path.parent, suite.model.path)
+    if not known and suite.train and suite.trains:
+        checks = capabilities.Trainer.of(find("trainer", suite.train.use).function).check
+        if checks:
+            for trial, one in zip(trials(plan), made, strict=True):
+                table = trial.suite.train or suite.train
+                with _told(mistakes, table.where):
+                    checks(**table.given, **({"adapter": one} if schema.wants(checks, "adapter") else {}))
     if not known:
-        if suite.train and suite.trains:
-            trainer = plan.plugins.find("trainer", suite.train.use).function
-            if checks := capabilities.Trainer.of(trainer).check:
-                for trial, one in zip(trials(plan), made, strict=True):
-                    table = trial.suite.train or suite.train
-                    beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
-                    _try(mistakes, table.where, partial(checks, **table.given, **beside))
         _lengths(plan, source, mistakes)
     mistakes.raise_if_any()
     if not known:
         write_text(passed, "")
-    return plan, Ready(source, adapter, tuple(made), candidate, others, releases, lacking)
+    return plan, Ready(source, made[0], tuple(made), candidate, others, releases, lacking)
 
 
 def open_model(plan: Plan, model: Model) -> Source:
@@ -149,29 +146,20 @@ def _remote(plan: Plan) -> bool:
 
 def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
     """Make the adapter, and check all of it that needs no model."""
-    table = plan.suite.adapter
-    where = table.where if table else str(plan.suite.path)
-    try:
+    table, use = plan.suite.adapter, plan.suite.model.use
+    with _told(mistakes, table.where if table else str(plan.suite.path)):
         made = make_adapter(plan)
-        _check_bits(plan, made)
-        if known:
-            return made
-        made.check()
-        if plan.suite.trains:
-            made.check_targets(source.path)
-            for variant in plan.suite.merges:
-                _check_merge(made, variant, base=source.path)
-    except UsageError as error:
-        mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
-        return None
-    return made
-
-
-def _check_bits(plan: Plan, made: Adapter) -> None:
-    """Raise UsageError where the adapter stands on a base in 4 bits, and the loader has none such."""
-    use = plan.suite.model.use
-    if made.quantization and "4-bit" in capabilities.Loader.of(plan.plugins.find("loader", use).function).lacks:
-        raise UsageError(f'stands on a base in 4 bits, which "{use}" does not load; use = "lora", or "hf" in [model]')
+        if made.quantization and "4-bit" in capabilities.Loader.of(plan.plugins.find("loader", use).function).lacks:
+            what = f'stands on a base in 4 bits, which "{use}" does not load'
+            raise UsageError(f'{what}; use = "lora", or "hf" in [model]')
+        if not known:
+            made.check()
+            if plan.suite.trains:
+                made.check_targets(source.path)
+                for variant in plan.suite.merges:
+                    _check_merge(made, variant, base=source.path)
+        return made
+    return None
 
 
 def make_adapter(plan: Plan) -> Adapter:
@@ -183,36 +171,30 @@ def make_adapter(plan: Plan) -> Adapter:
 
 
 def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes) -> Source | None:
-    """Check a candidate made elsewhere: its adapter fits the base, or its merged model opens."""
-    declared = plan.suite.candidate
+    """Check a candidate made elsewhere: its adapter fits the base and can be merged, or its merged model opens."""
+    suite, declared, opened = plan.suite, plan.suite.candidate, None
     if declared is None:
         return None
-    if declared.merged:
-        loader = capabilities.Loader.of(plan.plugins.find("loader", plan.suite.model.use).function)
-        # What a server serves has a name, not a folder.
-        path = declared.merged if loader.remote else str(plan.suite.resolve(declared.merged))
-        if not loader.remote and not Path(path).is_dir():
-            what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
-            mistakes.add(declared.where, what)
-            return None
-        if not loader.remote and not _is_safe(Path(path), declared.where, mistakes):
-            return None
-        opened: Source | None = _try(mistakes, declared.where, partial(open_folder, plan, path))
-        if opened and (probe := loader.probe):
-            _try(mistakes, declared.where, partial(probe, opened.path))
-        return opened
-    if adapter and declared.adapter:
-        folder = plan.suite.resolve(declared.adapter)
-        if _is_safe(folder, declared.where, mistakes):
-            _try(mistakes, declared.where, partial(_check_made, adapter, source, folder, plan.suite.merges))
-    return None
-
-
-def _check_made(adapter: Adapter, source: Source, folder: Path, variants: Iterable[str]) -> None:
-    """Raise UsageError when an adapter made elsewhere does not fit the base, or cannot be merged as it is to be."""
-    adapter.check_fits(source.path, source.digest, folder)
-    for variant in variants:
-        _check_merge(adapter, variant, base=source.path, adapter=folder)
+    loader = capabilities.Loader.of(plan.plugins.find("loader", suite.model.use).function)
+    with _told(mistakes, declared.where):
+        if declared.merged:
+            # What a server serves has a name, not a folder.
+            path = declared.merged if loader.remote else str(suite.resolve(declared.merged))
+            if not loader.remote:
+                if not Path(path).is_dir():
+                    what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
+                    raise UsageError(f"{declared.where}: {what}")
+                _check_safe(Path(path), declared.where)
+            opened = open_folder(plan, path)
+            if loader.probe:
+                loader.probe(opened.path)
+        elif adapter and declared.adapter:
+            folder = suite.resolve(declared.adapter)
+            _check_safe(folder, declared.where)
+            adapter.check_fits(source.path, source.digest, folder)
+            for variant in suite.merges:
+                _check_merge(adapter, variant, base=source.path, adapter=folder)
+    return opened
 
 
 def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
@@ -221,17 +203,14 @@ def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
     made.check_merge(variant, **taken)
 
 
-def _is_safe(folder: Path, where: str, mistakes: Mistakes) -> bool:
-    """Return whether `verify` would accept an export of this folder, else report why not, before anything is loaded."""
+def _check_safe(folder: Path, where: str) -> None:
+    """Raise UsageError where `verify` would not accept an export of this folder, before anything of it is loaded."""
     try:
         formats.check_candidate(folder)
     except formats.Unsafe as error:
-        mistakes.add(where, f'"{folder}": {error}')
-        return False
+        raise UsageError(f'{where}: "{folder}": {error}') from None
     except OSError as error:
-        mistakes.add(where, f'"{error.filename}": cannot be read: {error.strerror}')
-        return False
-    return True
+        raise UsageError(f'{where}: "{error.filename}": cannot be read: {error.strerror}') from None
 
 
 def open_folder(plan: Plan, path: str) -> Source:
@@ -249,22 +228,21 @@ def _releases(
     for name, baseline in plan.suite.subjects.items():
         if not baseline.released:
             continue
-        try:
+        with _told(mistakes, f"{baseline.where}:"):
             if why := release_error(plan.suite, baseline):
                 lacking[name] = why
             else:
                 found[name] = open_release(plan.suite, name, source, adapter, partial(open_folder, plan))
-        except UsageError as error:
-            mistakes.found.extend(m if str(plan.suite.path) in m else f"{baseline.where}: {m}" for m in error.messages)
     return found, lacking
 
 
-def _try(mistakes: Mistakes, where: str, call: Any) -> Any:
+@contextmanager
+def _told(mistakes: Mistakes, where: str) -> Iterator[None]:
+    """Add what is raised to the mistakes, after the place where it was made unless it names that itself."""
     try:
-        return call()
+        yield
     except UsageError as error:
-        mistakes.found.extend(f"{where} {m}" for m in error.messages)
-        return None
+        mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
 
 
 def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
@@ -280,7 +258,9 @@ def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
             if not s.use and any(i.subject == name and i.eval == task.spec.name for i in plan.items)
         ]
         pairs = _pairs(task, max(shots, default=0), plan.suite.about.seed)
-        answer = _answer(task)
+        # What is generated at most; a target is then not part of the prompt's length.
+        option = schema.options_of(task.function)[0].get("max_new_tokens")
+        answer = int(task.spec.options.get("max_new_tokens", option.default)) if option else 0
         if answer >= source.context:
             what = f"max_new_tokens is {answer}, and the model's context holds {source.context} tokens, prompt included"
             mistakes.add(task.spec.where, f"{what}; ask for fewer")
@@ -307,11 +287,3 @@ def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]
             prompt = fewshot.with_examples(s.input, examples)
             found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))
     return found
-
-
-def _answer(task: Task) -> int:
-    """Return how many tokens an evaluator generates at most; its target is then not part of the prompt's length."""
-    parameter = schema.options_of(task.function)[0].get("max_new_tokens")
-    if parameter is None:
-        return 0
-    return int(task.spec.options.get("max_new_tokens", parameter.default))

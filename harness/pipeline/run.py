@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.baselines import evaluate_baselines
-from harness.pipeline.candidates import evaluate_merged, evaluate_trained, wanted_of
+from harness.pipeline.artifacts import train
 from harness.pipeline.checking import check_data, check_suite
+from harness.pipeline.choice import among, sweep
 from harness.pipeline.conclusions import conclude, exit_code
-from harness.pipeline.conduct import begin, conduct
-from harness.pipeline.exporting import export_all
+from harness.pipeline.conduct import begin, conduct, execution_of, export_all
+from harness.pipeline.execution import Execution
 from harness.pipeline.record import Ending, Record, Stop
-from harness.pipeline.session import Options, Session, checks_of, open_collection, prepare
-from harness.pipeline.several import among
-from harness.pipeline.sweep import sweep
-from harness.pipeline.training import train
+from harness.pipeline.session import Options, checks_of, open_collection, prepare
+from harness.pipeline.subjects import evaluate_baselines, evaluate_merged, evaluate_trained
 from harness.records.run import Run
 
 __all__ = ["Options", "check_suite", "opened", "prepare", "run_suite"]
@@ -32,38 +29,37 @@ def run_suite(path: Path, options: Options) -> Run:
         chosen = among(path, options, run_suite)
         if isinstance(chosen, Run):
             return chosen
-        why, options = chosen.why, replace(options, candidate=chosen.given, candidates=())
-    session, record = begin(prepare(path, options), options)
-    if why:
-        record.choice(why)
-    return conduct(session, record, run)[0]
+        candidate, why = chosen
+        options = replace(options, candidate=candidate, candidates=())
+    run = begin(prepare(path, options), options)
+    run.record.choices += [why] if why else []
+    return conduct(run, stages)
 
 
-def opened(path: Path, options: Options) -> tuple[Session, Record]:
+def opened(path: Path, options: Options) -> Execution:
     """Open a suite as a run does, for those that only look ahead. Raises UsageError as preflight does."""
     collection = prepare(path, options)
     record, checks = Record(collection), checks_of(collection, options)
-    return open_collection(collection, options, checks), record
+    return execution_of(open_collection(collection, options, checks), record)
 
 
-def run(session: Session, record: Record, adjudicator: Adjudicator) -> Stop | None:
+def stages(run: Execution) -> Stop | None:
     """Run every stage that the collection's items need."""
-    if stop := check_data(session, record, adjudicator) or evaluate_baselines(session, record, adjudicator):
+    if stop := check_data(run) or evaluate_baselines(run):
         return stop
-    if not wanted_of(session):
+    if not run.session.wanted:
         return None
-    if session.suite.candidate and session.suite.candidate.merged:
-        stop = evaluate_merged(session, record, adjudicator)
+    if run.suite.candidate and run.suite.candidate.merged:
+        stop = evaluate_merged(run)
     else:
-        trained = (sweep if session.suite.sweep else train)(session, record)
+        trained = sweep(run) if run.suite.sweep else train(run)
         if isinstance(trained, Stop):
             return trained
-        session = trained.session
-        stop = evaluate_trained(session, record, adjudicator, trained)
+        run, stop = trained.run, evaluate_trained(trained)
     if stop:
         return stop
-    record.ended(Ending(exit_code(record, adjudicator)))  # what is exported carries the report
-    conclude(session, record, adjudicator)
-    with record.stage("export", f"{len(session.suite.exports)} declared"):
-        export_all(session, record, adjudicator)
+    run.record.ending = Ending(exit_code(run))  # what is exported carries the report
+    conclude(run)
+    with run.record.stage("export", f"{len(run.suite.exports)} declared"):
+        export_all(run)
     return None

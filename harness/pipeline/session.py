@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import capabilities
+from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import Responses
+from harness.artifacts.digests import digest_of
 from harness.collection import needs, select
 from harness.collection.collect import collect
 from harness.collection.places import check_places
-from harness.collection.plan import Plan
+from harness.collection.plan import Item, Plan
+from harness.data import fewshot
 from harness.errors import UsageError
-from harness.evaluation.checks import Checks
+from harness.evaluation.checks import Checks, data_objects
 from harness.files import cache_dir
 from harness.pipeline import preflight
-from harness.pipeline.cleaning import cleaned
 from harness.pipeline.preflight import Ready
 from harness.plugins import load_plugins
 from harness.records.frozen import isolated
-from harness.records.models import ModelRef, Progress
+from harness.records.models import ModelRef, Progress, Subject
 from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_suite
-from harness.suite.tables import Suite
-from harness.workers.loading import Shelf
+from harness.suite.tables import Model, Suite
+from harness.workers.loading import Shelf, load_each, load_here
 from harness.workers.on import workers
-from harness.workers.pool import PATIENCE
+from harness.workers.pieces import APPETITE
+from harness.workers.pool import PATIENCE, Opening, Pool
+from harness.workers.protocol import told_ref
+
+CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
+TRAINED = ("training data", "validation data")
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,66 @@ class Session:
         """Pass a sign of life on to those that watch."""
         self.collection.plugins.hook.harness_progress(progress=isolated(sign))
 
+    @property
+    def wanted(self) -> set[str]:
+        """The candidates that a run evaluates: those that items were chosen of."""
+        return {i.subject for i in self.collection.items if i.subject in self.collection.candidates}
+
+    def items(self, subject: str) -> Sequence[Item]:
+        return [i for i in self.collection.items if i.subject == subject]
+
+    def prompted(self, item: Item, subject: Subject) -> Subject:
+        """Return the subject itself, or with its worked examples in front of it."""
+        if isinstance(subject, CachedSubject):
+            subject.wants_endings = self.collection.wants_endings(item.eval)
+        baseline = self.suite.subjects.get(item.subject)
+        if baseline is None or not baseline.examples:
+            return subject
+        examples = fewshot.choose(self.collection.tasks[item.eval].shots, baseline.examples, self.suite.about.seed)
+        return fewshot.FewShot(item.subject, subject, examples)
+
+    @contextmanager
+    def load(self, refs: Sequence[ModelRef], model: Model | None = None) -> Iterator[tuple[Models, list[Subject]]]:
+        """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
+        model, plugins = model or self.suite.model, self.collection.plugins
+        on, shelf = self.options.on, self.options.shelf
+        loader = plugins.find("loader", model.use).function
+        about, own = capabilities.Loader.of(loader), isolated(list(refs))
+        shelf.tell = self.progress
+        crew = None if about.remote else workers(on, plugins, model.options)
+        with ExitStack() as stack:
+            opens: Callable[[], AbstractContextManager[list[Subject]]]
+            if about.remote:
+                opens = partial(load_each, loader, own)  # cut there
+            elif crew:
+                opening = Opening.of(plugins, self.suite.path, model.use, own)
+                pool = Pool(crew, opening, shelf.told, self.options.patience)
+                opens = pool.loaded
+                if crew.elsewhere:
+                    stack.callback(pool.close)
+            else:
+                opens = partial(load_here, loader, own, shelf.told)
+            if not (about.remote or (crew and crew.elsewhere)):
+                key = digest_of([id(loader), on, [told_ref(ref) for ref in own]])
+                opens = partial(shelf.borrowed, key, opens)
+            models = Models(opens)
+            stack.callback(models.close)
+            identify = about.identity if self.responses else None
+            if crew and crew.elsewhere and self.responses:
+                identities: Sequence[str | None] = pool.open()
+            else:
+                identities = [identify(isolated(ref), **ref.options) if identify else None for ref in refs]
+                if crew and not crew.elsewhere and identify:
+                    pool.identities = tuple(identities)
+            appetite = None if about.remote else APPETITE * about.piece
+            subjects: list[Subject] = []
+            for i, (ref, identity) in enumerate(zip(refs, identities, strict=True)):
+                if identity is None or self.responses is None:
+                    subjects.append(models[i])
+                else:
+                    subjects.append(CachedSubject(ref, identity, models, i, self.responses, appetite))
+            yield models, subjects
+
 
 def prepare(path: Path, options: Options) -> Plan:
     """Read, load, collect and select: everything that is fast. Raises UsageError with every mistake."""
@@ -118,23 +188,38 @@ def open_collection(
     collection: Plan, options: Options, checks: Checks, kept: dict[str, dict[str, Any]] | None = None
 ) -> Session:
     """Run preflight. Raises UsageError with every mistake, and with the extra that brings a library that is missing."""
-    with _needs(collection):
+    try:
         checked, opened = preflight.check(collection, options.limit, remembers=options.cache)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{collection.suite.path}: {needs.said([error.name or 'of a plugin'])}") from None
     session = Session(checked, opened, options, checks, {} if kept is None else kept)
     if checked.suite.train and checked.suite.train.drop_leaks and checked.training:
-        session = replace(session, collection=cleaned(checked, session.base, checks))
+        session = replace(session, collection=_cleaned(checked, session.base, checks))
     return session
+
+
+def _cleaned(plan: Plan, base: ModelRef, checks: Checks) -> Plan:
+    """Return a plan without the training rows of which an error or a warning counts, looking until there are none.
+
+    Its warnings say how many these are. Raises UsageError where no row is left.
+    """
+    rows, taken = list(zip(plan.training or (), plan.origins, strict=False)), Counter[str]()
+    whole, where = len(rows), f"{plan.suite.path}: [train] drop_leaks"
+    while rows:
+        training, origins = zip(*rows, strict=True)
+        plan = replace(plan, training=training, origins=origins)
+        found = checks.run("data", CLEANED, **data_objects(plan, base, lambda: None))
+        flags = [flag for flag in found if flag.severity != "note" and flag.ignored is None]
+        odd = {int(i): flag.code for flag in reversed(flags) for name in TRAINED for i in flag.rows.get(name, ())}
+        taken.update(odd.values())
+        rows = [row for i, row in enumerate(rows, 1) if i not in odd]
+        if not odd:
+            codes = ", ".join(f"{code} {n}" for code, n in sorted(taken.items())) or "none is found"
+            told = f"{where}: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
+            return replace(plan, warnings=(*plan.warnings, told))
+    raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")
 
 
 def remembered(options: Options, warn: Callable[[str], None]) -> Responses | None:
     """Open the answers of earlier runs, or return None with --no-cache."""
     return Responses(cache_dir() / "responses.sqlite", warn) if options.cache else None
-
-
-@contextmanager
-def _needs(collection: Plan) -> Iterator[None]:
-    """Raise UsageError with the extra that brings a missing library."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{collection.suite.path}: {needs.said([error.name or 'of a plugin'])}") from None

@@ -195,7 +195,7 @@ def main() -> None:
         limit=asked["limit"],
         plugins=tuple(asked["plugins"]),
     )
-    session, _ = opened(Path(asked["suite"]), options)
+    session = opened(Path(asked["suite"]), options).session
     what = asked["what"]
     try:
         found = _evaluation(session) if what == EVALUATION else _training(session, what)
@@ -223,7 +223,6 @@ def _evaluation(session: Session) -> Measured:
     """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
     from harness.evaluation import grading
     from harness.evaluation.evaluate import evaluate
-    from harness.pipeline.loading import prompted
 
     seconds: dict[str, float] = {}
     begun = time.monotonic()
@@ -231,7 +230,7 @@ def _evaluation(session: Session) -> Measured:
     with load_now(plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [subject]:
         setup = time.monotonic() - begun
         for item, task in _timed(session.collection):
-            asked = prompted(session, item, subject)
+            asked = session.prompted(item, subject)
             rows: Sequence[Any] = task.samples or ()
             for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
                 begun = time.monotonic()

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from harness.collection.plan import Plan
 from harness.pipeline.checking import recalled_before_training
+from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger, Standing
 from harness.pipeline.looks import look_of, tells
-from harness.pipeline.record import Record
-from harness.pipeline.session import Session
 from harness.plan.benchmark import EVALUATION, FULL, Measured, methods_of
 from harness.plan.gate_power import Odds, odds_of
 from harness.plan.joint import Joint, joint_of
@@ -58,13 +57,13 @@ class Forecast:
     warnings: tuple[str, ...] = ()
 
 
-def forecast(session: Session, record: Record, measured: Mapping[str, Measured]) -> Forecast:
+def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
-    plan, suite = session.collection, session.suite
+    plan, suite, session = run.collection, run.suite, run.session
     history = History(session.options.out, plan)
     gates = odds_of(plan, history, _attempts(plan))
     odds = [g.odds for g in gates]
-    asked, made = requests_of(session, record), made_of(session)
+    asked, made = requests_of(run), made_of(session)
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     return Forecast(
         suite.name,
@@ -85,8 +84,8 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
         tuple(methods_of(plan)),
         dict(measured),
         tuple(_stages(plan, asked, made, measured, history)),
-        tuple(_findings(session, record)),
-        (*record.warnings, *doubts),
+        tuple(_findings(run)),
+        (*run.record.found.warnings, *doubts),
     )
 
 
@@ -152,9 +151,9 @@ def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measu
     return Stage(name, seconds, unknown)
 
 
-def _findings(session: Session, record: Record) -> list[str]:
+def _findings(run: Execution) -> list[str]:
     """Return what the checks before training find, a line each, the worst first."""
     order = ("error", "warning", "note")
-    flags = recalled_before_training(session, record)
+    flags = recalled_before_training(run)
     counted = sorted((f for f in flags if f.ignored is None), key=lambda f: order.index(f.severity))
     return [f"{f.severity} {f.name}: {f.what}" for f in counted]

@@ -18,9 +18,8 @@ from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import CHUNK
-from harness.pipeline.artifacts import artifacts_of
-from harness.pipeline.loading import prompted
-from harness.pipeline.record import Record
+from harness.pipeline.artifacts import Artifacts
+from harness.pipeline.execution import Execution
 from harness.pipeline.session import Session, remembered
 from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
 from harness.records.samples import Prompt
@@ -114,9 +113,9 @@ class Listener:
         return found
 
 
-def requests_of(session: Session, record: Record) -> list[Asked]:
+def requests_of(run: Execution) -> list[Asked]:
     """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
-    session = replace(session, responses=remembered(session.options, record.warn))
+    session = replace(run.session, responses=remembered(run.session.options, run.record.warn))
     try:
         ears = _Ears(session, models_of(session))
         return [ears.asked(item) for item in session.collection.items]
@@ -139,7 +138,7 @@ def models_of(session: Session) -> dict[str, tuple[ModelRef, Model]]:
         refs["merged"] = merged, suite.model
     there = {made.name: Path(made.path) for made in made_of(session) if made.there}
     if ready.adapter and ("adapter" in there or not suite.trains):
-        folder = artifacts_of(session).adapter
+        folder = Artifacts(session).adapter
         on = replace(base, name="adapter", adapter=folder, quantization=ready.adapter.quantization)
         refs["adapter"] = sealed(on, base=base.digest), suite.model
     for name in session.collection.candidates:
@@ -160,11 +159,11 @@ def _merged(session: Session) -> list[Made]:
     if not (session.opened.adapter or whole):
         return []
     if sweep := suite.sweep:  # what is merged depends on which of them is chosen
-        folders = [artifacts_of(replace(session, collection=t)).adapter for t in trials(session.collection)]
+        folders = [Artifacts(replace(session, collection=t)).adapter for t in trials(session.collection)]
         what = f"{'model' if whole else 'adapter'} with {sweep.option}"
         names = [f"{what} = {schema.show(value)}" for value in sweep.values]
         return [Made(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
-    places = artifacts_of(session)
+    places = Artifacts(session)
     found = {"merged" if whole else "adapter": places.adapter} if suite.trains else {}
     for variant in () if whole else suite.merges:  # of several, which is the candidate is chosen in the run
         found[f"merged-{variant}" if suite.choose else suite.merged(variant)] = places.merged(variant)
@@ -173,7 +172,7 @@ def _merged(session: Session) -> list[Made]:
 
 def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
     """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
-    suite, elsewhere, places = session.suite, session.opened.candidate, artifacts_of(session)
+    suite, elsewhere, places = session.suite, session.opened.candidate, Artifacts(session)
     parents = {made.name: made.path for made in _merged(session) if made.there} if suite.copies else {}
     parents |= {"merged": elsewhere.path} if elsewhere else {}
     for name, declared in suite.copies.items():
@@ -231,8 +230,8 @@ class _Ears:
         listener = self.listener(item.subject)
         against = self.listener(plan.against(item)) if task.comparative else None
         if listener.cached:
-            prompted(self.session, item, listener.cached)  # which says whether old answers are asked again
-        subject: Any = prompted(self.session, item, listener)
+            self.session.prompted(item, listener.cached)  # which says whether old answers are asked again
+        subject: Any = self.session.prompted(item, listener)
         problem = _listen(task, subject, against, listener)
         requests = sum(map(len, listener.calls))
         if not requests:

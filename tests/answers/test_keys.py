@@ -116,7 +116,7 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HARNESS_CACHE", str(folder / "cache"))
             patch.chdir(folder)
-            session, _ = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides))
+            session = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides)).session
             plan, ready = session.collection, session.opened
             source = ready.source
             plan = replace(plan, suite=replace(plan.suite, path=Path("/suite.toml")))

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from harness.errors import UsageError
-from harness.pipeline.run import Options, check_suite, run_suite
+from harness.pipeline.run import Options, check_suite, prepare, run_suite
 
 DATA = Path(__file__).parents[2] / "suites" / "data"
 THINGS = [
@@ -123,7 +123,8 @@ class Lab:
     def check_file(self, suite: Path, *overrides: str) -> Seen:
         """Check a suite."""
         try:
-            found, _, _ = check_suite(suite, Options(overrides=overrides, plugins=("tests.mutations.broken",)))
+            options = Options(overrides=overrides, plugins=("tests.mutations.broken",))
+            found, _, _ = check_suite(prepare(suite, options), options)
         except UsageError as error:
             return Seen(error.messages, 4)
         alarms = tuple(f.code for f in found if f.severity != "note" and f.ignored is None)

@@ -1,4 +1,4 @@
-"""Stages as functions of a session: where they lay their work, what ends a run, and what is left of a trial."""
+"""Stages as functions of a run: where they lay their work, what ends a run, and what is left of a trial."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 
 import harness
 from harness.hookspec import hookimpl
-from harness.pipeline.artifacts import artifacts_of
+from harness.pipeline.artifacts import Artifacts
 from harness.pipeline.conduct import begin, conduct
-from harness.pipeline.record import Record, Stop
-from harness.pipeline.run import Options, opened, prepare, run
+from harness.pipeline.execution import Execution
+from harness.pipeline.record import Stop
+from harness.pipeline.run import Options, opened, prepare, stages
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Report, Run
 from harness.testing import ROWS, SUITE, Project
@@ -23,7 +24,7 @@ SWEEP = '\n[sweep]\n"train.skill" = [0.3, 0.9]\nby = "qa.exact_match"\n'
 
 def test_a_run_lies_where_its_session_says(suite: Project) -> None:
     """One that looks ahead names the folders that a run makes afterwards, and nothing else is made."""
-    places = artifacts_of(opened(Path("suite.toml"), OPTIONS)[0])
+    places = Artifacts(opened(Path("suite.toml"), OPTIONS).session)
     assert not places.work.exists()
     assert suite.run().code == 0
     made = {p for p in places.work.iterdir() if p.is_dir() and p.name != "made"}
@@ -32,11 +33,11 @@ def test_a_run_lies_where_its_session_says(suite: Project) -> None:
 
 def test_no_stage_changes_a_session(suite: Project) -> None:
     """A session is frozen, and is after a run of all its stages what it was before."""
-    session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
-    before = dict(vars(session))
-    found, adjudicator = conduct(session, record, run)
+    run = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    session, before = run.session, dict(vars(run.session))
+    found = conduct(run, stages)
     assert (found.exit_code, vars(session)) == (0, before)
-    assert adjudicator.verdicts == tuple(found.verdicts)
+    assert run.adjudicator.verdicts == tuple(found.verdicts)
     with pytest.raises(FrozenInstanceError):
         session.collection = before["collection"]  # type: ignore[misc]
 
@@ -44,8 +45,8 @@ def test_no_stage_changes_a_session(suite: Project) -> None:
 @pytest.mark.parametrize(("stop", "code"), [(Stop(), 5), (Stop(harness.errors.ExitCode.FAILED, "broken"), 1)])
 def test_a_stage_that_stops_ends_the_run(suite: Project, stop: Stop, code: int) -> None:
     """By the code it gives, else by the verdicts there are; every item and export is accounted for."""
-    session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
-    found, _ = conduct(session, record, lambda *_: stop)
+    run = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    found = conduct(run, lambda _: stop)
     assert (found.exit_code, found.problem) == (code, stop.why)
     assert {r.outcome for r in found.reports} == {"skipped"}
     assert "the run ended before it was reached" in found.exports[0].reasons
@@ -53,13 +54,13 @@ def test_a_stage_that_stops_ends_the_run(suite: Project, stop: Stop, code: int) 
 
 def test_a_record_decides_nothing(suite: Project) -> None:
     """A report with a PASS that the adjudicator did not give is shown, and neither ships nor ends with 0."""
-    session, record = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    run = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
     verdict = Verdict("floor", "merged", Outcome.PASS, "so it says", "qa.exact_match", "at least 0.5", True)
 
-    def claims(session: object, record: Record, adjudicator: object) -> None:
-        record.report(Report("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
+    def claims(run: Execution) -> None:
+        run.record.add(Report("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
 
-    found, _ = conduct(session, record, claims)
+    found = conduct(run, claims)
     assert found.verdicts == [verdict]
     assert (found.exit_code, found.exports[0].written) == (5, False)
 

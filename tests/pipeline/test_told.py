@@ -95,7 +95,7 @@ def test_logs_that_cannot_be_copied_cost_a_warning(suite: Project, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.pipeline.training.shutil.copytree", full)
+    monkeypatch.setattr("harness.pipeline.artifacts.shutil.copytree", full)
     text = SUITE.replace('use = "fake"\ndata', 'use = "tells"\ndata')
     outcome = suite.write({"suite.toml": text, "harnessfile.py": TELLS}).run()
     assert outcome.code == 0

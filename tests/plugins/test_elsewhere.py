@@ -58,7 +58,7 @@ def test_adapter_of_another_tool_is_read_as_it_lies(tool: str, made: Path, ready
     """What each tool writes fits the base and can be merged, without a file being changed."""
     elsewhere.ADAPTERS[tool](made / "plain", made / "tiny", ready.folder / "theirs")
     options = Options(candidate=str(ready.folder / "theirs"))
-    session, _ = opened(ready.folder / "suite.toml", options)
+    session = opened(ready.folder / "suite.toml", options).session
     assert session.opened.adapter is not None
     assert session.suite.candidate == Candidate(session.suite.candidate.where, adapter=str(ready.folder / "theirs"))  # type: ignore[union-attr]
 

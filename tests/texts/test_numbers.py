@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harness.pipeline.changes import _words
+from harness.pipeline.conclusions import _words
 from harness.records.run import Change
 from harness.texts.numbers import difference, number, short_number, size
 

@@ -17,7 +17,7 @@ WRITES = {"print", "write", "writelines", "write_text", "append_line", "log_text
 TRIED = """
 harness/cli: github guard main parser project run screen streams summary words
 harness/reports: events github run_folder training
-harness/pipeline: conduct ledger locking
+harness/pipeline: conduct execution ledger
 plugins/harness_report: __init__ beside commands gates history strips terminal writing
 plugins/harness_trackers: log to_mlflow to_wandb
 """  # by the canary below, or in test_secrets (a suite's options) and test_trackers
@@ -25,7 +25,7 @@ NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
 harness/cli: ahead forecast init
-harness/pipeline: memory merging preflight sweep
+harness/pipeline: artifacts choice memory preflight
 harness/plan: benchmark
 harness/release: export promote signing
 harness/suite: waivers

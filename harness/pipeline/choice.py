@@ -1,0 +1,280 @@
+"""Measure several on select rows, and go on with the best: candidates, trials of a sweep, merges of an adapter.
+
+What the confirm rows say of the one is as if it had been alone: the others never met them, so there is one attempt.
+
+Trials of a sweep are the same recipe with one option changed. By the rule "step" trial k + 1 is trained only when trial
+k was better than trial k - 1, at the sweep's risk, and the last that was better is chosen. The tests stand in a fixed
+order and end at the first that is not significant, so one that goes too far is as rare as one test says, however many
+values there are. By "best" all are trained, and the best mean is chosen: which it is needs no risk, since other rows
+confirm it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.digests import digest_of, weights_digest
+from harness.collection.plan import Plan
+from harness.collection.trials import trials
+from harness.errors import CheckFailed, ExitCode, UsageError
+from harness.evaluation.evaluate import evaluate
+from harness.files import write_text
+from harness.gates.decide import judge
+from harness.pipeline.artifacts import Artifacts, Trained, keep_logs, train
+from harness.pipeline.execution import Execution
+from harness.pipeline.record import Stop
+from harness.pipeline.session import Options, Session, prepare
+from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.metrics import Metric
+from harness.records.models import ModelRef
+from harness.records.run import Run, Swept, Trial
+from harness.records.samples import Result, Sample
+from harness.reports.training import LOGS, read_steps
+from harness.schema import show
+from harness.suite.tables import Sweep
+
+ENDED = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
+UNTOLD = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode")  # of no matter to what a LoRA is
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One of several on the select rows: its number, NaN where it has none, and how many blocking gates it passed."""
+
+    name: str
+    value: float
+    passed: int = 0
+    gates: int = 0
+
+
+def best_of(measured: Sequence[Measured], metric: Metric) -> Measured:
+    """Return the one that passes the most gates; among equals the number decides, and then the order they come in."""
+    sign = 1 if metric.better == "higher" else -1
+
+    def rank(one: Measured) -> tuple[bool, int, float]:
+        return (False, 0, 0.0) if math.isnan(one.value) else (True, one.passed, sign * one.value)
+
+    return max(measured, key=rank)  # of equals the first
+
+
+def measure(session: Session, by: str, ref: ModelRef, what: str) -> Result:
+    """Evaluate a model on the rows it is chosen by; raises CheckFailed where EVAL.METRIC `by` is no finite number."""
+    evaluation, _, name = by.partition(".")
+    task = session.collection.tasks[evaluation]
+    assert task.select  # collection or preflight read them
+    with session.load([ref]) as (_, [subject]):
+        result = evaluate(replace(task, samples=task.select), what, subject, None, session.progress)
+    if result.missing or not math.isfinite(result.metrics[name]):
+        raise CheckFailed(f"{by} of {what} is not a finite number on every row")
+    return result
+
+
+def choose(run: Execution, refs: Mapping[str, ModelRef]) -> ModelRef:
+    """Return the best of several merged models, by variant."""
+    by = run.suite.choose
+    assert by
+    evaluation, _, name = by.partition(".")
+    task = run.collection.tasks[evaluation]
+    with run.record.stage("choose", f"by {by} on {len(task.select or ())} select rows"):
+        results = {v: measure(run.session, by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
+    found = [Measured(variant, result.metrics[name]) for variant, result in results.items()]
+    best = best_of(found, task.metrics[name]).name
+    shown = ", ".join(f"{one.name} {one.value:.4g}" for one in found)
+    run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
+    return refs[best]
+
+
+# -- candidates that were made elsewhere -----------------------------------------------------------
+
+
+def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run]) -> tuple[str, str] | Run:
+    """Measure candidates, each in a run of its own; return the best and how it was chosen, or a run that ended it all.
+
+    The number is the metric of the first blocking gate on select rows. Raises UsageError where candidates cannot be
+    told apart or chosen between.
+    """
+    if options.select:
+        raise UsageError(
+            "--select: several candidates are measured on the select rows anyway; give one, or leave it out"
+        )
+    given = list(options.candidates)
+    _tell_apart(given)
+    plans = [prepare(path, replace(options, candidate=one, candidates=(), listeners=())) for one in given]
+    driver = _driver(plans[0])
+    found, runs = list[Measured](), dict[str, Run]()
+    for one, plan in zip(given, plans, strict=True):
+        alone = replace(options, candidate=one, candidates=(), select=True, export=False, junit_xml=None)
+        runs[one] = run_one(path, alone)
+        if runs[one].exit_code in ENDED:
+            return runs[one]
+        found.append(_measured(one, runs[one], plan, driver))
+    task = plans[0].tasks[driver.eval]
+    best = best_of(found, task.metrics[driver.metric_name])
+    if math.isnan(best.value):
+        return runs[best.name]
+    numbers = ["not measured" if math.isnan(m.value) else f"{m.value:.4g}" for m in found]
+    told = "; ".join(f"{m.name} {m.passed} of {m.gates} gates, {n}" for m, n in zip(found, numbers, strict=True))
+    why = f"of {len(found)} candidates {best.name} was chosen on select rows, by gates passed and then {driver.metric}"
+    return best.name, f"{why} ({len(task.select or ())} rows): {told}; it alone met the rows that confirm"
+
+
+def _driver(plan: Plan) -> Gate:
+    """Return the first blocking gate on rows to select by, whose metric decides among equals."""
+    if not any(t.spec.select for t in plan.tasks.values()):
+        what = 'several are chosen between on select rows, and no eval has any; give one select = "data/select.jsonl"'
+        raise UsageError(f"{plan.suite.path}: --candidate: {what}, or name one candidate")
+    for gate in plan.suite.gates:
+        if gate.blocking and gate.metric and plan.tasks[gate.eval].spec.select:
+            return gate
+    what = "several are chosen between by their gates, and no blocking gate is on an eval with select rows"
+    raise UsageError(f"{plan.suite.path}: --candidate: {what}; add one, or name one candidate")
+
+
+def _measured(given: str, run: Run, plan: Plan, driver: Gate) -> Measured:
+    """Return what a run on select rows says of what would ship."""
+    made = [c for c in plan.candidates if c not in plan.suite.copies]
+    subject = next((e.from_ for e in plan.suite.exports if e.from_ in plan.candidates), "") or made[-1]
+    passed = [v.outcome is Outcome.PASS for v in run.verdicts if v.candidate == subject and v.blocking]
+    reports = [r for r in run.reports if (r.subject, r.eval, r.outcome) == (subject, driver.eval, "done")]
+    value = reports[0].metrics.get(driver.metric_name, math.nan) if reports else math.nan
+    return Measured(given, value, sum(passed), len(passed))
+
+
+def _tell_apart(given: Sequence[str]) -> None:
+    """Raise UsageError at two candidates that are one: of one path or name, or with the same weights."""
+    seen: dict[str, str] = {}
+    for one in given:
+        if (same := seen.get(identity := _identity(Path(one)))) is not None:
+            raise UsageError(f"--candidate {show(one)}: is {show(same)}, with the same weights; name it once")
+        seen[identity] = one
+
+
+def _identity(folder: Path) -> str:
+    """Return what two candidates have in common that are one: weights, and for an adapter how they are applied."""
+    config = folder / "adapter_config.json"
+    try:
+        folder = folder.parent if folder.is_file() else folder
+        about = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+        return digest_of([weights_digest(folder), {k: v for k, v in about.items() if k not in UNTOLD}])
+    except (OSError, ValueError, AttributeError):  # a name, or what is told where it is opened
+        return str(folder)
+
+
+# -- the trials of a sweep -------------------------------------------------------------------------
+
+
+def sweep(run: Execution) -> Trained | Stop:
+    """Train trial after trial, by the rule "step" while each is better, and return the last that was."""
+    table, found = run.suite.sweep, run.record.found
+    assert table
+    evaluation, _, name = table.by.partition(".")
+    task = run.collection.tasks[evaluation]
+    metric, rows = task.metrics[name], task.select or ()
+    rule = Comparison(table, metric, rows, table.alpha or run.suite.about.alpha)
+    about = (table.key, table.by, rule.alpha, len(rows), metric.scale, list(table.values))
+    found.sweep = Swept(*about, rule=table.rule)
+    best: tuple[Trained, Result] | None = None
+    each = zip(table.values, trials(run.collection), run.session.opened.trials, strict=True)
+    for i, (value, collection, adapter) in enumerate(each, 1):
+        opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {show(value)}"
+        detail = f"{what}, trial {i} of at most {len(table.values)}"
+        run.record.tell("harness_stage", stage="sweep", detail=detail)
+        made = train(replace(run, session=replace(run.session, collection=collection, opened=opened)))
+        if isinstance(made, Stop):
+            return made
+        with run.record.stage("select", f"{table.by} on {len(rows)} rows"):
+            result = measure(made.run.session, table.by, made.ref, what)
+        trial = rule.trial(value, result, best[1] if best else None, _training(made))
+        run.record.add(trial)
+        if trial.better:
+            best = made, result
+        elif table.rule == "step":
+            break
+    assert best and found.sweep  # there is nothing that the first could fail to be better than
+    place = Artifacts(best[0].run.session)
+    found.facts["training"] = {**best[0].facts, **keep_logs(run, place.work / LOGS)}
+    found.training = read_steps(place.adapter) or found.training
+    found.sweep = _concluded(found.sweep)
+    run.record.choices.append(_words(found.sweep))
+    return best[0]
+
+
+def _training(made: Trained) -> dict[str, Any]:
+    """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
+    note = Artifacts(made.run.session).work / "trial.json"
+    reused = "reused" in made.facts
+    if not reused:
+        write_text(note, json.dumps({"seconds": made.seconds}))
+    known = json.loads(note.read_text("utf-8")) if note.is_file() else {}
+    return {"reused": reused, "seconds": known.get("seconds"), "parameters": made.facts.get("trainable_parameters")}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a trial is compared with the best before it, on the select rows of the sweep's evaluation."""
+
+    sweep: Sweep
+    metric: Metric
+    samples: Sequence[Sample]
+    alpha: float
+
+    def trial(self, value: Any, result: Result, best: Result | None, facts: dict[str, Any]) -> Trial:
+        """Compare a trial with the best so far, if there is one; `facts` go into it."""
+        name, step = self.metric.name, self.sweep.step
+        # A claim about a trial alone, for its interval; which number it names makes no difference to that.
+        claim = {"min" if self.metric.better == "higher" else "max": 1.0 if self.metric.scale == "perplexity" else 0.5}
+        alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
+        about = {"value": value, "metric": result.metrics[name], "digest": result.digest, **facts}
+        about |= self._bounds(self._judge(alone, result, None), "")
+        if best is not None:
+            said = self._judge(step, result, best)
+            change = None if said.estimate is None else self._size(said.estimate, of_change=True)
+            about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
+            about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
+            if self.sweep.rule == "best":
+                both = Measured("before", best.metrics[name]), Measured("this", result.metrics[name])
+                about["better"] = best_of(both, self.metric) is both[1]
+        return Trial(**about)
+
+    def _judge(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
+        return judge(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
+
+    def _bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        for name, bound in (("lower", said.lower), ("upper", said.upper)):
+            known = bound is not None and math.isfinite(bound)
+            found[prefix + name] = self._size(bound, of_change=bool(prefix)) if bound is not None and known else None
+        return found
+
+    def _size(self, x: float, *, of_change: bool) -> float:
+        """Return a test's number on the metric's scale; a perplexity is tested as its logarithm."""
+        if self.metric.scale != "perplexity":
+            return x
+        return math.expm1(x) if of_change else math.exp(x)
+
+
+def _concluded(swept: Swept) -> Swept:
+    """Return a sweep with the value that was chosen and why, once there is no trial to come."""
+    last, steps = swept.trials[-1], [t.value for t in swept.trials if t.better]
+    if swept.rule == "best":
+        return replace(swept, chosen=steps[-1], why=f"the best of {len(swept.trials)} values")
+    why = [f"{show(steps[-1])} is significantly better than {show(steps[-2])}"] if len(steps) > 1 else []
+    if last.better:
+        why.append("is the last value")
+    else:
+        briefly = last.why if last.p is None else f"p = {last.p:.2g}"
+        why.append(f"{show(last.value)} is not shown to be better than {show(steps[-1])} ({briefly})")
+    return replace(swept, chosen=steps[-1], why=", and ".join(why))
+
+
+def _words(swept: Swept) -> str:
+    """Return in a line which value was chosen, why, and which were not tried."""
+    left = swept.values[len(swept.trials) :]
+    untried = f"; not tried: {', '.join(map(show, left))}" if left else ""
+    text = f"{swept.key} = {show(swept.chosen)} was chosen by {swept.by} on {swept.rows} select rows: {swept.why}"
+    return text + untried

@@ -1,0 +1,195 @@
+"""Evaluate the baselines, before anything is trained, then candidates: an adapter, what it is merged into, copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from harness.answers.cache import Models, awake
+from harness.capabilities import Loader
+from harness.collection.plan import Item, Task
+from harness.errors import RAISES, ExitCode, of_the_machine
+from harness.evaluation import grading
+from harness.evaluation.evaluate import evaluate
+from harness.pipeline.artifacts import Trained, make_copy, merge
+from harness.pipeline.checking import look
+from harness.pipeline.choice import choose
+from harness.pipeline.execution import Execution, is_fatal, told_of
+from harness.pipeline.record import Stop
+from harness.records.models import ModelRef, Subject
+from harness.release.seal import sealed
+from harness.suite.tables import Export
+
+REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
+
+
+def evaluate_baselines(run: Execution) -> Stop | None:
+    """Rehearse on the base what will compare or mark candidates, evaluate it, then baselines that are other models.
+
+    Answers are marked when there is no model any more.
+    """
+    collection, lacking = run.collection, run.session.opened.lacking
+    items = [i for i in collection.items if i.subject in collection.baselines]
+    later = dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates)
+    rehearsed = [t for t in (collection.tasks[name] for name in later) if t.comparative or t.marks]
+    if not items and not rehearsed:
+        return None
+    for item in items:
+        if item.subject in lacking:
+            run.skip([item], lacking[item.subject])
+    items = [i for i in items if i.subject not in lacking]
+    session, others = run.session, {*run.session.opened.others, *run.session.opened.releases}
+    with run.record.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))):
+        for task in (t for t in rehearsed if t.marks):
+            if stop := _rehearse(run, task):
+                return stop
+        with session.load([session.base]) as (models, [subject]):
+            for task in (t for t in rehearsed if t.comparative):
+                if stop := _rehearse(run, task, models, subject):
+                    return stop
+            if stop := _evaluate(run, [i for i in items if i.subject not in others], models, subject):
+                return stop
+        for name in dict.fromkeys(i.subject for i in items if i.subject in others):
+            model = run.suite.subjects[name].model if name in session.opened.others else None
+            with session.load([session.baseline(name)], model) as (models, [subject]):
+                if stop := _evaluate(run, [i for i in items if i.subject == name], models, subject):
+                    return stop
+        waiting = [i for i in items if collection.tasks[i.eval].marks == "answers"]
+        return _evaluate(run, waiting, models, None)
+
+
+def _evaluate(run: Execution, items: Sequence[Item], models: Models, subject: Subject | None) -> Stop | None:
+    """Evaluate baselines; answers that are to be marked wait until there is no subject."""
+    for item in items:
+        marks = run.collection.tasks[item.eval].marks
+        if subject and marks:
+            run.ask(item, models, subject)
+            if marks == "answers":
+                continue
+        report = run.evaluate(item, models, subject)
+        if stop := run.enough():
+            return stop
+        if report.outcome == "error":
+            scored = (item.subject, item.eval) in run.adjudicator.results  # or the evaluator raised
+            return Stop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
+    return None
+
+
+def _rehearse(run: Execution, task: Task, models: Models | None = None, subject: Subject | None = None) -> Stop | None:
+    """Put two rows of the base beside itself, so that a crash, or a judge that is not there, comes before training.
+
+    Without a subject its answers are marked; what every evaluation would raise goes on.
+    """
+    assert task.samples is not None
+    session, short = run.session, replace(task, samples=task.samples[:REHEARSAL_ROWS])
+    item = Item(run.suite.path.name, "base", task.spec.name)
+    try:
+        if subject:
+            model = awake(subject) if task.uncached else subject
+            evaluate(short, "base", model, model, session.progress)
+        else:
+            with session.load([session.base]) as (models, [subject]):
+                answered = grading.answer(short, "base", subject, session.progress)
+            marking = run.marking(item, rehearsal=True)
+            grading.mark(short, answered, answered if task.marks == "pairs" else None, marking)
+    except RAISES as error:
+        if is_fatal(error, models):
+            raise
+        run.crashed(item, error)
+        return Stop(ExitCode.USAGE)
+    return None
+
+
+def evaluate_merged(run: Execution) -> Stop | None:
+    """Look at a merged model that was made elsewhere, and evaluate it and its copies."""
+    made, model = run.session.opened.candidate, run.suite.model
+    assert made  # preflight opened it
+    reads = Loader.of(run.collection.plugins.find("loader", model.use).function).reads
+    ref = sealed(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
+    return look(run, "merged", merged=ref, twin=None) or evaluate_family(run, ref)
+
+
+def evaluate_trained(trained: Trained) -> Stop | None:
+    """Evaluate an adapter, and what of it is merged for an item or a copy; or the whole model that was trained."""
+    run, suite, wanted = trained.run, trained.run.suite, trained.run.session.wanted
+    if run.collection.whole:  # there is nothing to merge
+        return look(run, "merged", merged=trained.ref, twin=None) or evaluate_family(run, trained.ref)
+    if "adapter" in wanted and (stop := evaluate_candidate(run, trained.ref)):
+        return stop
+    parents = wanted | {e.from_ for e in suite.copies.values() if e.name in wanted}
+    refs: dict[str, ModelRef] = {}
+    for variant in (v for v in suite.merges if suite.merged(v) in parents):
+        merged = merge(run, trained.ref, variant)
+        if isinstance(merged, Stop):
+            return merged
+        refs[variant] = merged
+        if not suite.choose and (stop := evaluate_family(run, merged)):
+            return stop
+    return evaluate_family(run, choose(run, refs)) if suite.choose and refs else None
+
+
+def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
+    """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
+    wanted = run.session.wanted
+    run.record.made(ref)
+    if ref.name in wanted and (stop := evaluate_candidate(run, ref)):
+        return stop
+    for declared in (e for e in run.suite.copies.values() if e.from_ == ref.name and e.name in wanted):
+        if any(v.holds_up and v.candidate == ref.name for v in run.adjudicator.verdicts):
+            why = f"{ref.name} did not pass its gates"
+            run.record.unmade[declared.name] = why
+            run.skip(run.session.items(declared.name), why)
+            continue
+        try:
+            stop = evaluate_candidate(run, make_copy(run, ref, declared))
+        except RAISES as error:
+            if of_the_machine(error):
+                raise
+            stop = _copy_failed(run, declared, error)
+        if stop:
+            return stop
+    return None
+
+
+def evaluate_candidate(
+    run: Execution, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None
+) -> Stop | None:
+    """Evaluate a candidate, or what it is disguised as, in its own stage beside those it is compared with; gate it.
+
+    Answers that are to be marked wait until its models are gone, for a judge may need the room.
+    """
+    session, tasks, record = run.session, run.collection.tasks, run.record
+    record.made(ref)
+    items = session.items(ref.name)
+    beside = list(dict.fromkeys(run.collection.against(i) for i in items if tasks[i.eval].comparative))
+    others = [session.base if name == "base" else record.candidates[name] for name in beside]
+    detail = f"{len(items)} evaluations"
+    with record.stage(ref.name, detail), session.load([ref, *others]) as (models, [subject, *rivals]):
+        subject = disguise(subject) if disguise else subject
+        against = dict(zip(beside, rivals, strict=True))
+        for item in items:
+            if tasks[item.eval].marks:
+                run.ask(item, models, subject)
+                continue
+            rival = against[run.collection.against(item)] if tasks[item.eval].comparative else None
+            run.evaluate(item, models, subject, rival)
+            if stop := run.enough():
+                return stop
+    for item in items:
+        if tasks[item.eval].marks:
+            run.evaluate(item, models)
+            if stop := run.enough():
+                return stop
+    return None
+
+
+def _copy_failed(run: Execution, declared: Export, error: BaseException) -> Stop | None:
+    """Report a copy that could not be made or loaded: its gates are ERROR, and other candidates go on."""
+    said, trace = told_of(error)
+    run.record.unmade[declared.name] = why = f"{declared.where}: {said}"
+    reached = {r.id for r in run.record.found.reports}
+    for item in (i for i in run.session.items(declared.name) if i.id not in reached):
+        run.failed(item, why, trace)
+        if stop := run.enough():
+            return stop
+    return None
