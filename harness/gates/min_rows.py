@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from harness.records.about import FEW_CLUSTERS
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
 from harness.records.words import plain
 from harness.stats.shares import LENIENT
-from harness.stats.tests import FEW_CLUSTERS
 
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
 

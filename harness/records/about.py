@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from harness.records.metrics import Scale
 
+FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
+
 
 @dataclass(frozen=True)
 class About:

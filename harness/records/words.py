@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from harness.records.about import About, Note
-from harness.stats.tests import FEW_CLUSTERS
+from harness.records.about import FEW_CLUSTERS, About, Note
 from harness.texts.numbers import difference, short_number
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ from harness.stats.result import Test
 from harness.stats.shares import binomial, mcnemar, tango, wilson
 
 __all__ = [
-    "FEW_CLUSTERS",
     "T_METHODS",
     "VERSION",
     "Test",
@@ -41,7 +40,6 @@ __all__ = [
     "wilson",
 ]
 VERSION = 4  # raised whenever the same rows come to other numbers
-FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 T_METHODS = ("t", "cluster t", "ratio estimator", "cluster bootstrap", "sign flips")
 
 
