@@ -19,7 +19,7 @@ harness/cli: github guard main parser project run screen streams summary words
 harness/reports: events github run_folder training
 harness/pipeline: conduct ledger locking
 plugins/harness_report: __init__ beside commands gates history strips terminal writing
-plugins/harness_trackers: log to_mlflow to_wandb
+plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options) and test_trackers
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
