@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import CONVERSION_NOTES, ModelRef, Progress, UsageError, exporter, formats
+from harness import CONVERSION_NOTES, ModelRef, Progress, UsageError, exporter, formats, isolated
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
@@ -57,13 +57,17 @@ def _quantise(
         raise UsageError(f'export "{kind}" quantises whole models, and {ref.name} is an adapter; export the merged one')
     parent = Path(ref.path)
     check(parent, {})
-    from harness_export.readback import ask
-
     progress(Progress(kind, 0, STEPS, {"now": "quantising"}))
     write(parent, to, settings)
     progress(Progress(kind, 1, STEPS, {"now": "reading back"}))
-    _complete(parent, to)
-    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": ask(parent, to)}), "utf-8")
+    for name in formats.shipping(parent):  # beside the weights: tokenizer, chat template, licence
+        if not name.endswith((".safetensors", formats.INDEX)) and name not in WRITTEN:
+            (to / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(parent / name, to / name)
+    asked, lost = {"parent": str(parent), "copy": str(to)}, "what was written could not be read back"
+    (to / CONVERSION_NOTES).write_text(
+        json.dumps({"facts": isolated.ask("harness_export.readback", asked, lost)}), "utf-8"
+    )
     progress(Progress(kind, STEPS, STEPS, {"now": "done"}))
     return to
 
@@ -89,11 +93,3 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
         if wrong := wrong_on_cpu(model):
             raise UsageError(f'{wrong}; use = "int8"')
         model.save_pretrained(to, max_shard_size=SHARD)
-
-
-def _complete(parent: Path, to: Path) -> None:
-    """Copy what may ship and is beside the weights: tokenizer, chat template, licence."""
-    for name in formats.shipping(parent):
-        if not name.endswith((".safetensors", formats.INDEX)) and name not in WRITTEN:
-            (to / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(parent / name, to / name)

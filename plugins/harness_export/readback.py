@@ -31,18 +31,14 @@ TEXTS = (
 )
 
 
-def ask(parent: Path, copy: Path) -> dict[str, Any]:
-    """Read a copy back in a fresh process and return the facts; raises CheckFailed, or UsageError if it cannot run."""
-    question = {"parent": str(parent), "copy": str(copy)}
-    return isolated.ask("harness_export.readback", question, "what was written could not be read back")
-
-
 def compare(parent: Path, copy: Path) -> dict[str, Any]:
     """Compare every tensor, then what both predict. Raises CheckFailed at a tensor that is off by more."""
     from harness_hf import load
 
     refs = [ModelRef("copy", str(copy)), ModelRef("parent", str(parent))]
-    with load(refs, dtype=_dtype(parent), device="cpu") as subjects:
+    config = json.loads((parent / "config.json").read_text("utf-8"))
+    dtype: Any = config.get("dtype") or config.get("torch_dtype") or "float32"
+    with load(refs, dtype=dtype, device="cpu") as subjects:
         ours, theirs = subjects
         wrong = total = 0.0
         layers = 0
@@ -109,11 +105,6 @@ def _allowed(module: Any, there: Tensor) -> Tensor:
     flat = there.flatten().abs()
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK).amax(1)
     return (HALF_GAP * blocks.repeat_interleave(BLOCK)[: len(flat)] + SCALES * flat.max()).view_as(there)
-
-
-def _dtype(parent: Path) -> Any:
-    config = json.loads((parent / "config.json").read_text("utf-8"))
-    return config.get("dtype") or config.get("torch_dtype") or "float32"
 
 
 if __name__ == "__main__":

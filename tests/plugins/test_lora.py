@@ -660,9 +660,9 @@ def test_exported_adapter_is_swapped_in(tiny_model: Path, tmp_path: Path) -> Non
     assert 0 < facts["swap_in_ms"] < 10_000
     weights = load_file(tmp_path / "to/adapter_model.safetensors")
     save_file({k: -w if "lora_B" in k else w for k, w in weights.items()}, tmp_path / "to/adapter_model.safetensors")
-    question = swap.Question(str(tiny_model), str(tmp_path / "gated"), str(tmp_path / "to"), None, dict(ref.options))
+    question = {"base": str(tiny_model), "gated": str(tmp_path / "gated"), "exported": str(tmp_path / "to")}
     with pytest.raises(CheckFailed, match="does not answer as the gated one"):
-        swap.ask(question)
+        swap.ask(**question, quantization=None, placed=dict(ref.options))
 
 
 def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:
