@@ -50,12 +50,9 @@ def regression(
     before = [_earlier(s) for s in samples] if earlier == "target" else baseline or ()
     for sample, said, then in zip(samples, answers, before, strict=True):
         ours, theirs = normal(said), normal(then)
-        values = {"same": float(ours == theirs), "similar": _similar(ours.split(), theirs.split())}
+        similar = SequenceMatcher(None, ours.split(), theirs.split(), autojunk=False).ratio()
+        values = {"same": float(ours == theirs), "similar": similar}
         yield Score(sample.id, values, answer=said, details={"earlier": then})
-
-
-def _similar(ours: Sequence[str], theirs: Sequence[str]) -> float:
-    return SequenceMatcher(None, ours, theirs, autojunk=False).ratio()
 
 
 def _earlier(sample: Sample) -> str:

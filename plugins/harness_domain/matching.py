@@ -153,11 +153,18 @@ def _generate_and_match(
     thought: Sequence[str],
 ) -> Iterator[Score]:
     matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
+    found = answered(subject, samples, max_new_tokens, stop, thought)
+    for sample, match, (said, details) in zip(samples, matches, found, strict=True):
+        yield Score(sample.id, {name: match(said)}, answer=said, details=details)
+
+
+def answered(
+    subject: Subject, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str], thought: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ask for all rows, and return each answer without its thought, and the details of its score, with all of it."""
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
     found = final_answers(subject, [s.input for s in samples], **how)
-    for sample, match, (said, whole) in zip(samples, matches, found, strict=True):
-        details = {"generated": whole} if thought else {}
-        yield Score(sample.id, {name: match(said)}, answer=said, details=details)
+    return ((said, {"generated": whole} if thought else {}) for said, whole in found)
 
 
 def _best(compare: Callable[[str, str], float], normal: Normal) -> Matcher:
