@@ -59,16 +59,12 @@ def find(task: str, folder: Path, include_path: str | None = None, read: Reader 
     """
     tasks_folder()
     expand = _Expansion(task, folder, include_path, read or read_yaml)
-    if not _is_path(task):
+    if not task.endswith((".yaml", ".yml")) and "/" not in task:
         return expand.named(task)
     path = (folder / task).expanduser()
     if not path.is_file():
         raise UsageError(f'task "{task}": there is no such file in "{folder}"')
     return expand.file(path)
-
-
-def _is_path(task: str) -> bool:
-    return task.endswith((".yaml", ".yml")) or "/" in task
 
 
 class _Expansion:
@@ -110,14 +106,15 @@ class _Expansion:
         """Yield the tasks of a name within a group."""
         if depth > DEEPEST:
             raise UsageError(f'task "{self.asked}": its groups contain each other')
+        rest = {k: v for k, v in overrides.items() if k != "task"}
         if name not in self.names.files:
             for one in sorted(self.names.tags[name]):
-                yield from self.tasks(one, _without_task(overrides), depth + 1)
+                yield from self.tasks(one, rest, depth + 1)
             return
         path = Path(self.names.files[name])
         config = self.read(path)
         if "class" not in config and "group" in config:
-            yield from self.group(config, path.parent, _without_task(overrides), depth + 1)
+            yield from self.group(config, path.parent, rest, depth + 1)
         else:
             yield self.leaf(config, path.parent, {"task": name, **overrides})
 
@@ -153,7 +150,3 @@ class _Expansion:
         if not isinstance(name, str):
             raise UsageError(f'task "{self.asked}": its YAML has no "task:" with a name, and no "group:"')
         return Leaf(name, config, folder)
-
-
-def _without_task(overrides: Config) -> Config:
-    return {k: v for k, v in overrides.items() if k != "task"}

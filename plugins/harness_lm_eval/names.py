@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -76,7 +75,11 @@ def lm_eval_names() -> Names:
 def search(root: Path) -> Names:
     """Search a folder for names as lm_eval does: of several files with one name the first counts."""
     names = Names()
-    for path in sorted(_yaml_files(str(root))):
+    paths: list[str] = []
+    for folder, inner, files in os.walk(str(root)):
+        inner[:] = [d for d in inner if d not in ("__pycache__", ".ipynb_checkpoints")]
+        paths += [f"{folder}/{file}" for file in files if file.endswith(".yaml")]
+    for path in sorted(paths):
         said = _said(path)
         kind = next((k for k in ("class", "group", "task") if k in said), None)
         name = said.get("task" if kind == "class" else kind) if kind else None
@@ -87,12 +90,6 @@ def search(root: Path) -> Names:
             for tag in said.get("tag", ()):
                 names.tags.setdefault(tag, []).append(name)
     return names
-
-
-def _yaml_files(root: str) -> Iterator[str]:
-    for folder, inner, files in os.walk(root):
-        inner[:] = [d for d in inner if d not in ("__pycache__", ".ipynb_checkpoints")]
-        yield from (f"{folder}/{file}" for file in files if file.endswith(".yaml"))
 
 
 def _said(path: str, depth: int = 0) -> dict[str, Any]:
@@ -111,9 +108,7 @@ def _said(path: str, depth: int = 0) -> dict[str, Any]:
     return said
 
 
-@lru_cache(maxsize=4096)
-def _included(path: str, depth: int) -> dict[str, Any]:
-    return _said(path, depth)
+_included = lru_cache(maxsize=4096)(_said)
 
 
 def _value(text: bytes) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,10 +45,21 @@ def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Pat
         lm = SubjectLM(subject, seed=asked.shots_seed, arguments=json.loads(asked.arguments))
         template = lm.apply_chat_template if asked.chat else None
         rows = [_row(sample, served, template) for sample in samples]
-        _answer(lm, [request for row in rows for request in row.requests])
+        requests = [request for row in rows for request in row.requests]
+        for kind in dict.fromkeys(request.request_type for request in requests):  # each as often as its task wants
+            asked_for = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
+            for request, answer in zip(asked_for, getattr(lm, kind)(asked_for), strict=True):
+                request.resps.append(answer)
         with hub.network(any(row.task.remote for row in rows)):
-            for task in {row.task.name: row.task for row in rows}.values():
-                _filter(task, [row for row in rows if row.task is task])
+            for one in {row.task.name: row.task for row in rows}.values():
+                task = one.task  # whose _instances is where apply_filters looks for them
+                task._instances = [request for row in rows if row.task is one for request in row.requests]
+                try:
+                    task.apply_filters()
+                except Exception as error:
+                    raise UsageError(f'task "{one.name}": its filters fail: {said(error)}') from None
+                finally:
+                    task._instances = None
             return [_score(row, metrics, lm.cut) for row in rows]
 
 
@@ -64,28 +75,10 @@ def _row(sample: Sample, served: Mapping[str, Served], template: Any) -> Row:
         raise UsageError(f'row "{sample.id}": its prompt cannot be made: {said(error)}') from None
 
 
-def _answer(lm: Any, requests: Sequence[Any]) -> None:
-    """Ask each request as often as its task wants, kind by kind."""
-    for kind in dict.fromkeys(request.request_type for request in requests):
-        asked = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
-        for request, answer in zip(asked, getattr(lm, kind)(asked), strict=True):
-            request.resps.append(answer)
-
-
-def _filter(served: Served, rows: Sequence[Row]) -> None:
-    task = served.task
-    task._instances = [request for row in rows for request in row.requests]  # where apply_filters looks for them
-    try:
-        task.apply_filters()
-    except Exception as error:
-        raise UsageError(f'task "{served.name}": its filters fail: {said(error)}') from None
-    finally:
-        task._instances = None
-
-
 def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
     measures = {m.name: m for m in row.task.measures}
-    finite = all(map(math.isfinite, _logprobs(row.requests)))
+    scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
+    finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
     results = _results(row) if finite else {}
     values: dict[str, float] = {}
     weights: dict[str, float] = {}
@@ -101,7 +94,8 @@ def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int
         else:
             values[gauge.name] = math.nan
     weights = {name: weight for name, weight in weights.items() if weight != 1}
-    note = "a log-probability is not finite" if not finite else _cut(row, cut)
+    lost = max((cut.get((r.task_name, r.doc_id), 0) for r in row.requests), default=0)
+    note = "a log-probability is not finite" if not finite else f"{CUT}{lost}" if lost else None
     if any(gauge.scale is None for gauge in metrics):
         known = {"task": row.task.name, "values": kept if finite else None, **({"note": note} if note else {})}
         note = json.dumps(known, ensure_ascii=False)
@@ -109,12 +103,6 @@ def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int
     worst = max(answers, key=lambda answer: answer.rank, default=Said())
     about: dict[str, Any] = {"note": note, "weights": weights, "ended": worst.ended, "tokens": worst.tokens}
     return Score(row.sample.id, values, answer=_answered(row), **about)
-
-
-def _logprobs(requests: Sequence[Any]) -> Iterator[float]:
-    for request in requests:
-        for answer in request.resps if request.request_type != "generate_until" else ():
-            yield answer[0] if isinstance(answer, tuple) else answer
 
 
 def _results(row: Row) -> dict[str, dict[str, Any]]:
@@ -147,11 +135,6 @@ def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float
     return (-value if measure.aggregation == "perplexity" else value), 1.0
 
 
-def _cut(row: Row, cut: Mapping[tuple[str, int], int]) -> str | None:
-    tokens = max((cut.get((r.task_name, r.doc_id), 0) for r in row.requests), default=0)
-    return f"{CUT}{tokens}" if tokens else None
-
-
 def _answered(row: Row) -> str | None:
     """Return what the model answered: its text, or the choice it finds likeliest."""
     task, requests = row.task.task, row.requests
@@ -170,10 +153,10 @@ def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: Asked, fo
     served, _ = serve(asked, folder)
     items: dict[str, list[Any]] = {}
     for one in scores:
-        task, values = _kept(one.note or "")
-        if values is None:
+        known = _read(one.note or "")
+        if (values := known["values"]) is None:
             return math.nan
-        items.setdefault(task, []).extend([values[name]] if name in values else [])
+        items.setdefault(known["task"], []).extend([values[name]] if name in values else [])
     parts = [(_aggregate(served[task], name, of), 1 if alike else len(of)) for task, of in items.items() if of]
     total = sum(size for _, size in parts)
     return sum(value * size for value, size in parts) / total if total else math.nan
@@ -190,10 +173,8 @@ def _aggregate(served: Served, name: str, items: list[Any]) -> float:
 
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
-def _kept(note: str) -> tuple[str, Mapping[str, Any] | None]:
-    known = json.loads(note)
-    values = known["values"]
-    return known["task"], None if values is None else {k: from_json(v) for k, v in values.items()}
+def _read(note: str) -> Mapping[str, Any]:
+    return {key: from_json(value) for key, value in json.loads(note).items()}
 
 
 def to_json(value: Any) -> Any:
