@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailed, UsageError, meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
+from harness_hf.sources import told_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,7 +67,7 @@ def load_model(
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     if quantization:
         options["quantization_config"] = _bits_and_bytes(quantization, wanted)
-    stored = _is_quantised(path)
+    stored = bool(told_of(Path(path), "config.json").get("quantization_config"))  # unreadable: told by transformers
     if device_map or quantization or stored:
         options["device_map"] = device_map or {"": place}
     model = _from_pretrained(path, options)
@@ -81,6 +82,15 @@ def load_model(
         model = add_adapter(model, adapter)
     use_onednn(model)
     return model.eval()
+
+
+def skeleton(path: str | Path) -> Any:
+    """Build the model of a folder without weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    with quiet(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
@@ -117,17 +127,10 @@ def _check_used(path: str | Path, model: Any, unexpected: Iterable[str]) -> None
     A model with more parts than text is loaded without them, and its files name it by another class.
     """
     left = sorted(name for name in unexpected if not BUFFERS.search(name))
-    if left and type(model).__name__ in (model.config.architectures or ()) and not _is_quantised(path):
+    stored = told_of(Path(path), "config.json").get("quantization_config")
+    if left and type(model).__name__ in (model.config.architectures or ()) and not stored:
         what = f'"{left[0]}" is in its files, and the model does not use it'
         raise UsageError(f'model "{path}": {what}, so that other readers may have another model; take it out')
-
-
-def _is_quantised(path: str | Path) -> bool:
-    try:
-        config = json.loads((Path(path) / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False  # told by transformers
-    return bool(config.get("quantization_config"))
 
 
 def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") -> Any:

@@ -70,14 +70,14 @@ def look(path: str) -> Mapping[str, Any]:
 
 
 def _configuration(path: str) -> str:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from harness_hf.models import skeleton
 
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if getattr(config, "quantization_config", None):  # its files hold other shapes
         return ""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model = skeleton(path)
     model.tie_weights()
     implied, held = sum(p.numel() for p in model.parameters()), sources.parameters_of(Path(path))
     if implied > SLACK * held:

