@@ -9,14 +9,9 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from harness import write_text
-from harness_lora.headers import split_name
-from harness_lora.peft_folder import CONFIG, WEIGHTS, read_config
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
+from harness_lora.files import CONFIG, WEIGHTS, read_config, split_name
 
 SCALES = ("use_rslora", "rank_pattern", "alpha_pattern")  # what servers have got wrong
 PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
@@ -29,6 +24,8 @@ def fold(adapter: Path) -> bool:
     the largest; s·B·A stays what it was. DoRA stays DoRA: its norm is no scaling. An adapter with other parts, or with
     blocks that a longer rank would move, is left as it is.
     """
+    import torch
+    from peft.utils.other import get_pattern_key
     from safetensors.torch import load_file, save_file
 
     config = read_config(adapter)
@@ -44,27 +41,16 @@ def fold(adapter: Path) -> bool:
         return False
     rank = max(len(tensors[a]) for _, a, _ in pairs)
     for module, a, b in pairs:
-        scale, missing = _scale(config, module, len(tensors[a])), rank - len(tensors[a])
+        r, pattern = len(tensors[a]), get_pattern_key(config.alpha_pattern.keys(), module)
+        alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
+        scale, missing = float(alpha / (math.sqrt(r) if config.use_rslora else r)), rank - r
         bias = modules.get(f"{module}.bias", {}).get("lora_bias")
         for key in filter(None, (b, bias)):
             tensors[key] = (tensors[key].double() * scale).to(tensors[key].dtype)
-        tensors[a] = _filled(tensors[a], (missing, tensors[a].shape[1]), 0)
-        tensors[b] = _filled(tensors[b], (len(tensors[b]), missing), 1)
+        for key, shape, dim in ((a, (missing, tensors[a].shape[1]), 0), (b, (len(tensors[b]), missing), 1)):
+            tensors[key] = torch.cat([tensors[key], tensors[key].new_zeros(shape)], dim).contiguous()
     told = json.loads((adapter / CONFIG).read_text("utf-8"))
     told |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
     save_file(tensors, adapter / WEIGHTS, {"format": "pt"})
     write_text(adapter / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
     return True
-
-
-def _scale(config: LoraConfig, module: str, r: int) -> float:
-    from peft.utils.other import get_pattern_key
-
-    key = get_pattern_key(config.alpha_pattern.keys(), module)
-    return float(config.alpha_pattern.get(key, config.lora_alpha) / (math.sqrt(r) if config.use_rslora else r))
-
-
-def _filled(tensor: Any, shape: tuple[int, int], dim: int) -> Any:
-    import torch
-
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim).contiguous()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness import CheckFailed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
@@ -46,15 +46,16 @@ class Heard:
     @classmethod
     def of(cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "") -> Heard:
         """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
+        import torch
+
         from harness_hf import free_memory
 
         model = load()
         told = model.generation_config.eos_token_id if path else None
-        found = cls(
-            [_logprobs(model, window) for window in ids],
-            _ends(model, path) if path else [],
-            set(told) if isinstance(told, list) else {told},
-        )
+        stops = set(told) if isinstance(told, list) else {told}
+        with torch.inference_mode():
+            logits = (model(input_ids=window.to(_computes_on(model))).logits[0, :-1] for window in ids)
+            found = cls([x.float().log_softmax(-1).cpu() for x in logits], _ends(model, path) if path else [], stops)
         del model
         free_memory()
         return found
@@ -78,14 +79,6 @@ def compare(one: Heard, other: Heard, ids: Sequence[Any]) -> Apart:
             "number is the limit; train again at a lower rate"
         )
     return Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
-
-
-def _logprobs(model: PreTrainedModel, ids: Any) -> Any:
-    """Return the log-probabilities of what follows each token of a window, (T - 1, V), in float32."""
-    import torch
-
-    with torch.inference_mode():
-        return model(input_ids=ids.to(_computes_on(model))).logits[0, :-1].float().log_softmax(-1).cpu()
 
 
 def _computes_on(model: PreTrainedModel) -> Any:
@@ -115,19 +108,17 @@ def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
     tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():
         for prompt in PROMPTS:
-            ids = _prompt(tokenizer, prompt).to(_computes_on(model))
+            asked = [{"role": "user", "content": prompt}]
+            if tokenizer.chat_template:
+                how: dict[str, Any] = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+                ids = tokenizer.apply_chat_template(asked, **how)["input_ids"]
+            else:
+                ids = tokenizer(prompt, return_tensors="pt").input_ids
+            ids = ids.to(_computes_on(model))
             mask = torch.ones_like(ids)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
             found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
     return found
-
-
-def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": text}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        return ids["input_ids"]
-    return tokenizer(text, return_tensors="pt").input_ids
 
 
 def card() -> tuple[str, int] | None:

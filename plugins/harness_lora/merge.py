@@ -27,8 +27,8 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 
-from harness import CheckFailed, Progress, Safetensors, UsageError, copy_range, read_safetensors
-from harness_lora.peft_folder import NOTE
+from harness import CheckFailed, Progress, UsageError, copy_range, read_safetensors
+from harness_lora.files import NOTE
 from harness_lora.plan import Plan, Tensors, check_base, check_changed, make_plan
 
 MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
@@ -59,7 +59,11 @@ class Merge:
         """Write one file of the base again, tensor by tensor in the order they lie in; most are copied as they are."""
         about = read_safetensors(source)
         with safe_open(source, "pt") as opened, source.open("rb") as old, to.open("wb", buffering=0) as new:
-            new.write(_header(about))
+            # the head of a file with the same tensors in the same places
+            entries = {"__metadata__": {"format": "pt", **about.metadata}, **about.tensors}
+            head = json.dumps(entries, separators=(",", ":")).encode()
+            head += b" " * (-len(head) % 8)
+            new.write(len(head).to_bytes(8, "little") + head)
             start = new.tell()
             for name in sorted(about.tensors, key=lambda n: int(about.tensors[n]["data_offsets"][0])):
                 begin, end = about.tensors[name]["data_offsets"]
@@ -78,14 +82,18 @@ class Merge:
         def block(rows: slice, total: torch.Tensor) -> None:
             after = total.to(before.dtype)
             if not is_finite(after):
+                dtype, most = str(before.dtype).removeprefix("torch."), torch.finfo(before.dtype).max
                 raise CheckFailed(
-                    f'merge: "{name}" is not finite in {dtype_name(before.dtype)} [merge-finite]: its greatest weight '
-                    f"would be {float(total.abs().max()):.3g}, the limit is {torch.finfo(before.dtype).max:.3g}; the "
+                    f'merge: "{name}" is not finite in {dtype} [merge-finite]: its greatest weight '
+                    f"would be {float(total.abs().max()):.3g}, the limit is {most:.3g}; the "
                     "adapter is broken: train again at a lower rate, or choose a base in bfloat16"
                 )
             if name not in self.changed and not torch.equal(before[rows], after):
                 self.changed.add(name)
-            _write(after, to, start + rows.start * row)
+            data, at = after.contiguous().flatten().view(torch.uint8).numpy().data, start + rows.start * row
+            while data:
+                done = os.pwrite(to.fileno(), data, at)
+                data, at = data[done:], at + done
 
         self.blocks(name, before, block)
 
@@ -182,19 +190,17 @@ def merge_folder(
 
     with workers() as pool:
         merge = Merge(plan, quantization, dtype_of(note), pool, tick)
-        if not any(merge.moves(name, _read(there[name].file, name)) for name in sorted(plan.must)):
-            raise CheckFailed(
-                "merge: the adapter is zero, so the merged model would be its base; was anything trained?"
-            )
+        for name in sorted(plan.must):
+            with safe_open(there[name].file, "pt") as opened:
+                if merge.moves(name, opened.get_tensor(name)):
+                    break
+        else:
+            what = "the adapter is zero, so the merged model would be its base; was anything trained?"
+            raise CheckFailed(f"merge: {what}")
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
     copy_rest(base, names, out)
     check_changed(merge.changed, plan)  # one tensor may round to what it was, all of them may not
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return a dtype's name: "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
 
 
 def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
@@ -215,19 +221,6 @@ def workers() -> Iterator[Executor]:
             yield pool
     finally:
         torch.set_num_threads(threads)  # a thread's own number is also that of threads to come
-
-
-def _write(tensor: torch.Tensor, to: IO[bytes], at: int) -> None:
-    data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
-    while data:
-        done = os.pwrite(to.fileno(), data, at)
-        data, at = data[done:], at + done
-
-
-def _read(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, "pt") as opened:
-        tensor: torch.Tensor = opened.get_tensor(name)
-        return tensor
 
 
 def add_lora(
@@ -328,14 +321,6 @@ def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: 
     ).to(device)
     back: torch.Tensor = dequantize_4bit(held.data, held.quant_state)
     return back.float().cpu()
-
-
-def _header(about: Safetensors) -> bytes:
-    """Return the head of a safetensors file with the same tensors in the same places."""
-    entries = {"__metadata__": {"format": "pt", **about.metadata}, **about.tensors}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def copy_rest(base: Path, names: Sequence[str], out: Path) -> None:

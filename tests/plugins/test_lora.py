@@ -28,9 +28,8 @@ from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import heard, lora, parity, qlora  # noqa: E402
 from harness_lora import merge as merging  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
+from harness_lora.files import read_config, read_headers  # noqa: E402
 from harness_lora.fold import fold  # noqa: E402
-from harness_lora.headers import read_headers  # noqa: E402
-from harness_lora.peft_folder import read_config  # noqa: E402
 from harness_lora.texts import CHATS, TEXTS, windows  # noqa: E402
 from tests.helpers.adapters import make_adapter  # noqa: E402
 
