@@ -28,29 +28,25 @@ def tokenizer(before: Path, after: Path) -> list[str]:
     """Return how two tokenizer.json differ; where one is missing, how they tokenise is compared elsewhere."""
     if not all((folder / "tokenizer.json").is_file() for folder in (before, after)):
         return []
-    one, two = (_tokenizer(folder / "tokenizer.json") for folder in (before, after))
+    from tokenizers import Tokenizer
+
+    # as the library writes them, so that only what they do is compared
+    texts = [Tokenizer.from_file(str(folder / "tokenizer.json")).to_str() for folder in (before, after)]
+    one, two = ({k: v for k, v in json.loads(text).items() if k not in CALLED} for text in texts)
     found = []
     for part in ("vocab", "merges"):
-        old, new = (_members(side["model"].pop(part, None)) for side in (one, two))
+        old: dict[str, Any] = {}
+        new: dict[str, Any] = {}  # entries by their text, with the id, score or place of each
+        for side, members in ((one, old), (two, new)):
+            entries = side["model"].pop(part, None) or ()
+            if not isinstance(entries, Mapping):
+                texts = [" ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in entries]
+                entries = {entry: place for place, entry in enumerate(texts)}
+            members.update(entries)
         if changed := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
             examples = [f"{quote(key)} {old.get(key)} → {new.get(key)}" for key in sorted(changed)[:TOLD]]
             found.append(f"{part}: {len(changed)} differ: {', '.join(examples)}")
     return found + list(_apart(one, two))
-
-
-def _tokenizer(path: Path) -> Any:
-    """Read a tokenizer.json as the tokenizers library writes it, so that only what it does is compared."""
-    from tokenizers import Tokenizer
-
-    return {k: v for k, v in json.loads(Tokenizer.from_file(str(path)).to_str()).items() if k not in CALLED}
-
-
-def _members(part: Any) -> dict[str, Any]:
-    """Return the entries of a vocabulary or of merges by their text, with the id, score or place of each."""
-    if isinstance(part, Mapping):
-        return dict(part)
-    entries = (" ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in part or ())
-    return {entry: place for place, entry in enumerate(entries)}
 
 
 def template(before: Any, after: Any) -> list[str]:

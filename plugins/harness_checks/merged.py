@@ -47,8 +47,14 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
         return
     if twin is None or twin.adapter is None or not (twin.adapter / WEIGHTS).is_file():
         return
+    from harness_lora import find_tensor, read_headers, split_name
+
     changed, plan = set(_changed(Path(base.path), Path(merged.path))), _plan(Path(base.path), twin.adapter)
-    wanted = plan.must if plan else _named(Path(base.path), twin.adapter)
+    if plan:
+        wanted = plan.must
+    else:  # what has the names of what the adapter adapts
+        there, adapted = read_headers(Path(base.path)), read_headers(twin.adapter, WEIGHTS)
+        wanted = set(filter(None, (find_tensor(split_name(key)[0], there) for key in adapted)))
     whole = frozenset(plan.replaced if twin.quantization else plan.must) if plan else frozenset()
     sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
@@ -74,6 +80,8 @@ def differs_from_adapter(
     rows, the adapter on the same base as the merge: full, or as a 4-bit load has it. They compute in float32 where they
     fit, because the arithmetic of half precision alone costs 2e-3; a 4-bit base computes as it was trained.
     """
+    from harness_lora import read_headers
+
     texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
@@ -81,9 +89,8 @@ def differs_from_adapter(
     if ours is None:
         return
     if not all(row.isfinite().all() for row in ours):
-        yield Finding(
-            "error", "logits of the merged model are not finite", (), "train again with a lower rate", "finite"
-        )
+        what = "logits of the merged model are not finite"
+        yield Finding("error", what, (), "train again with a lower rate", "finite")
         return
     theirs = _distributions(load, twin, texts, exact) if twin else None
     if theirs is None:
@@ -95,7 +102,8 @@ def differs_from_adapter(
     tokens = sum(len(p) for p, _ in pairs)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens
     agree = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in pairs) / tokens
-    dtype = _rounded_to(Path(merged.path))
+    stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(Path(merged.path)).values()}
+    dtype = max(stored, key=lambda name: LIMITS[name])  # the coarsest
     most = LIMITS[dtype] if exact else max(LIMITS[dtype], COMPUTED)
     if not kl <= most:
         what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats a token, limit {most:g} for {dtype}"
@@ -116,6 +124,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     if not (Path(base.path) / "tokenizer_config.json").is_file():
         return
     from harness_hf import load_tokenizer
+    from harness_lora import read_headers
 
     before, after = load_tokenizer(base.path), load_tokenizer(merged.path)
     lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
@@ -144,7 +153,8 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     if said := beside.served(folders[1]):
         what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
         yield Finding("note", what, (), "serve it with the options with which it was evaluated", "served")
-    rows = _embeddings(Path(merged.path))
+    headers = read_headers(folders[1])
+    rows = next((h.shape[0] for name, h in headers.items() if name.endswith("embed_tokens.weight")), 0)
     if rows and rows < len(after):
         what = f"{rows} embeddings for {len(after)} tokens"
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
@@ -207,14 +217,6 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
                 logits = subject.model(torch.tensor([ids], device=device)).logits[0]
                 found.append(logits.float().log_softmax(-1).cpu())
             return found
-
-
-def _rounded_to(folder: Path) -> str:
-    """Return the coarsest dtype of LIMITS that a model's weights are stored in."""
-    from harness_lora import read_headers
-
-    stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(folder).values()}
-    return max(stored, key=lambda dtype: LIMITS[dtype])
 
 
 def _changed(base: Path, merged: Path) -> Iterator[str]:
@@ -285,15 +287,6 @@ def _plan(base: Path, adapter: Path) -> Any:
         return None
 
 
-def _named(base: Path, adapter: Path) -> set[str]:
-    """Return the tensors of a base that have the names of what an adapter adapts."""
-    from harness_lora import find_tensor, read_headers, split_name
-
-    there = read_headers(base)
-    modules = {split_name(key)[0] for key in read_headers(adapter, WEIGHTS)}
-    return {tensor for module in modules if (tensor := find_tensor(module, there))}
-
-
 def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
     """Add these of the adapted tensors up once more."""
     import torch
@@ -312,12 +305,6 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
                 parts = merge.blocks(name, before, partial(_Sum.of_block, before, after))
                 found[name] = reduce(add, parts, _Sum())
     return found
-
-
-def _embeddings(folder: Path) -> int:
-    from harness_lora import read_headers
-
-    return next((h.shape[0] for name, h in read_headers(folder).items() if name.endswith("embed_tokens.weight")), 0)
 
 
 def _stops(folder: Path) -> set[int]:

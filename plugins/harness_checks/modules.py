@@ -25,14 +25,15 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     """
     if suite.adapter and suite.adapter.use == "none":
         return  # all of it is trained
+    from harness_hf import skeleton
+
     options = suite.adapter.options if suite.adapter else {}
-    targets, model = options.get("target_modules", "all-linear"), _meta(base.path)
-    linears = {name: m for name, m in _linears(model).items() if m is not model.get_output_embeddings()}
+    targets, model = options.get("target_modules", "all-linear"), skeleton(base.path)
+    kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()
+    linears = {n: m for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
     adapted = _adapted(model, options)
-    unmatched = [t for t in targets if not any(n.endswith(f".{t}") or n == t for n in adapted)] if isinstance(
-        targets, list
-    ) else []  # fmt: skip
-    if unmatched:
+    listed = targets if isinstance(targets, list) else []
+    if unmatched := [t for t in listed if not any(n.endswith(f".{t}") or n == t for n in adapted)]:
         yield Finding("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
     total = sum(m.weight.numel() for m in linears.values())
     reached = sum(m.weight.numel() for name, m in linears.items() if name in adapted)
@@ -51,7 +52,9 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
     """
     if suite.adapter and suite.adapter.use == "none":
         return
-    model = _meta(base.path)
+    from harness_hf import skeleton
+
+    model = skeleton(base.path)
     named = (suite.adapter.options if suite.adapter else {}).get("target_parameters") or ()
     fused = [
         (name, p)
@@ -104,19 +107,6 @@ def _is_zero(folder: Path, names: set[str], token: int) -> bool:
                 inside = token < rows.get_shape()[0]
                 return inside and bool(rows[token : token + 1].abs().max() <= NEVER)
     return False
-
-
-def _meta(path: str) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-
-
-def _linears(model: PreTrainedModel) -> dict[str, Any]:
-    return {n: m for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
 
 
 def _adapted(model: PreTrainedModel, options: Any) -> set[str]:
