@@ -27,15 +27,14 @@ def harness_loaders() -> dict[str, Any]:
 def open_source(
     path: str,
     *,
-    dtype: DType = "auto",
     tensor_parallel_size: int = 1,
     gpu_memory_utilization: float | None = None,
     max_model_len: int | None = None,
     python: str | None = None,
-    batch_invariant: bool = False,
     engine: Mapping[str, Any] | None = None,
     revision: str | None = None,
     sha256: str | None = None,
+    **_: Any,
 ) -> LocalSource:
     """Bring a model onto this machine and tell what it is; raises UsageError where vLLM is not there to load it."""
     from harness_vllm import environment, opening

@@ -6,7 +6,6 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,16 +13,13 @@ from typing import Any, Protocol
 import torch
 
 from harness import CheckFailed, Generate, UsageError
-from harness_hf import one_line
+from harness_hf import free_memory, one_line
 from harness_vllm import environment
 from harness_vllm.opening import Flags
 from harness_vllm.scoring import Output
 
-ON_CPU = {
-    "block_size": 32,
-    "enforce_eager": True,
-    "kv_cache_memory_bytes": 2 << 30,
-}  # its own are 128, and all there is
+# its own are 128, and all there is
+ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 << 30}
 
 
 class Generated(Protocol):
@@ -101,9 +97,7 @@ class VLLM:
     def close(self) -> None:
         """End the engine, and give its memory back."""
         del self._llm
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     def _ask(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> Any:
         given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]

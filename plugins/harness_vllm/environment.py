@@ -79,19 +79,15 @@ def enter(*, batch_invariant: bool) -> Any:
     for name in PLACES:
         os.environ.setdefault(name, str(cache_dir() / "vllm" / name.lower()))
     if batch_invariant:
-        _check_card()
+        import torch
+
+        have = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+        if have is None or have < (8, 0):
+            what = f"this one has {have[0]}.{have[1]}" if have else "there is none here"
+            raise UsageError(f"batch_invariant: needs a GPU of compute capability 8.0, and {what}; remove it")
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
     try:
         import vllm
     except ImportError as error:
         raise UsageError(f'python "{sys.executable}": vllm cannot be imported: {error}; {HOW}') from None
     return vllm
-
-
-def _check_card() -> None:
-    import torch
-
-    have = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    if have is None or have < (8, 0):
-        what = f"this one has {have[0]}.{have[1]}" if have else "there is none here"
-        raise UsageError(f"batch_invariant: needs a GPU of compute capability 8.0, and {what}; remove it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness_hf
 from harness import UsageError, did_you_mean, digest_of, keys, schema
-from harness_hf import DEFAULT_CONTEXT
+from harness_hf import DEFAULT_CONTEXT, told_of
 from harness_vllm import environment
 
 if TYPE_CHECKING:
@@ -96,12 +95,3 @@ def stops(folder: Path) -> set[int]:
         eos = told_of(folder, name).get("eos_token_id")
         found |= {eos} if isinstance(eos, int) else set(eos or ())
     return found
-
-
-def told_of(folder: Path, name: str) -> dict[str, Any]:
-    """Return what a JSON file of a model's folder holds, or nothing."""
-    try:
-        found = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
