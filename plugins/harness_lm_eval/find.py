@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from harness import UsageError, did_you_mean
-from harness_lm_eval.names import Names, tasks_folder
-from harness_lm_eval.reading import Config, read_yaml
+from harness_lm_eval.names import Config, Names, read_yaml, tasks_folder
 
 Reader = Callable[[Path], Config]
 GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata"})  # lm_eval's GroupConfig
@@ -33,13 +31,6 @@ class Averaged:
     metric: str
     filters: frozenset[str] | None = None
     alike: bool = False
-
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Averaged:
-        """Read an entry of `aggregate_metric_list`."""
-        filters = entry.get("filter_list")
-        listed = [filters] if isinstance(filters, str) else filters
-        return cls(entry["metric"], None if listed is None else frozenset(listed), entry.get("weight_by_size") is False)
 
 
 @dataclass(frozen=True)
@@ -91,9 +82,13 @@ class _Expansion:
         config = self.read(path)
         if "class" not in config and "group" in config:
             averaged = config.get("aggregate_metric_list") or ()
-            listed = [averaged] if isinstance(averaged, Mapping) else averaged
-            averages = tuple(Averaged.of(entry) for entry in listed)
-            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), averages)
+            found = []
+            for entry in [averaged] if isinstance(averaged, Mapping) else averaged:
+                filters = entry.get("filter_list")
+                named = [filters] if isinstance(filters, str) else filters
+                alike = entry.get("weight_by_size") is False
+                found.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
+            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), tuple(found))
         return Found(self.asked, (self.leaf(config, path.parent, {}),))
 
     def _all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:

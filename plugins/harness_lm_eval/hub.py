@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness_lm_eval.reading import Config
+from harness_lm_eval.names import Config
 
 TALKATIVE = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "httpx", "httpx2", "filelock")
 LOCAL = frozenset({"json", "csv", "text", "parquet", "arrow", "pandas", "xml"})  # readers of files, not data sets

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness import Scale, UsageError
 from harness_lm_eval.find import Found, Leaf
-from harness_lm_eval.reading import Config, Function
+from harness_lm_eval.names import Config, Function
 
 Direction = Literal["higher", "lower"]
 OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -74,19 +74,6 @@ def gauges(found: Found) -> list[Gauge]:
 
 def measures(leaf: Leaf) -> list[Measure]:
     """Return the metrics of one task; raises UsageError on a task that cannot be served."""
-    refuse(leaf)
-    try:
-        found = list(_of_class(leaf) if "class" in leaf.config else _declared(leaf.config))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise UsageError(f'task "{leaf.name}": its metrics cannot be read from its YAML: {said}') from None
-    if not found:
-        raise UsageError(f'task "{leaf.name}": has no metric of which it says whether higher is better')
-    return found
-
-
-def refuse(leaf: Leaf) -> None:
-    """Raise UsageError on a task that a text model behind this harness cannot answer, or must not."""
     config, where = leaf.config, f'task "{leaf.name}"'
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise UsageError(f"{where}: has images or sound in it, and the harness asks models for text only")
@@ -96,6 +83,14 @@ def refuse(leaf: Leaf) -> None:
     if "class" not in config and output not in OUTPUTS:
         known = ", ".join(f'"{o}"' for o in OUTPUTS)
         raise UsageError(f'{where}: output_type is "{output}", want one of {known}')
+    try:
+        found = list(_of_class(leaf) if "class" in config else _declared(config))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{where}: its metrics cannot be read from its YAML: {said}") from None
+    if not found:
+        raise UsageError(f'task "{leaf.name}": has no metric of which it says whether higher is better')
+    return found
 
 
 def _declared(config: Config) -> Iterator[Measure]:

@@ -44,7 +44,18 @@ def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Pat
         served, metrics = serve(asked, folder)
         lm = SubjectLM(subject, seed=asked.shots_seed, arguments=json.loads(asked.arguments))
         template = lm.apply_chat_template if asked.chat else None
-        rows = [_row(sample, served, template) for sample in samples]
+        rows = []
+        for sample in samples:
+            task, number = served.get(str(sample.row.get("task"))), sample.row.get("doc_id")
+            where = f'row "{sample.id}"'
+            if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
+                raise UsageError(f"{where}: is no document of the task; lm_eval brings its own rows, remove data")
+            try:
+                rows.append(Row(sample, task, task.requests(number, template)))
+            except UsageError:
+                raise
+            except Exception as error:  # templates and functions of the task
+                raise UsageError(f"{where}: its prompt cannot be made: {said(error)}") from None
         requests = [request for row in rows for request in row.requests]
         for kind in dict.fromkeys(request.request_type for request in requests):  # each as often as its task wants
             asked_for = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
@@ -52,34 +63,28 @@ def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Pat
                 request.resps.append(answer)
         with hub.network(any(row.task.remote for row in rows)):
             for one in {row.task.name: row.task for row in rows}.values():
-                task = one.task  # whose _instances is where apply_filters looks for them
-                task._instances = [request for row in rows if row.task is one for request in row.requests]
+                served_task = one.task  # whose _instances is where apply_filters looks for them
+                served_task._instances = [request for row in rows if row.task is one for request in row.requests]
                 try:
-                    task.apply_filters()
+                    served_task.apply_filters()
                 except Exception as error:
                     raise UsageError(f'task "{one.name}": its filters fail: {said(error)}') from None
                 finally:
-                    task._instances = None
+                    served_task._instances = None
             return [_score(row, metrics, lm.cut) for row in rows]
-
-
-def _row(sample: Sample, served: Mapping[str, Served], template: Any) -> Row:
-    task, number = served.get(str(sample.row.get("task"))), sample.row.get("doc_id")
-    if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
-        raise UsageError(f'row "{sample.id}": is no document of the task; lm_eval brings its own rows, remove data')
-    try:
-        return Row(sample, task, task.requests(number, template))
-    except UsageError:
-        raise
-    except Exception as error:  # templates and functions of the task
-        raise UsageError(f'row "{sample.id}": its prompt cannot be made: {said(error)}') from None
 
 
 def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
     measures = {m.name: m for m in row.task.measures}
     scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
     finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
-    results = _results(row) if finite else {}
+    task, requests = row.task.task, sorted(row.requests, key=lambda request: request.idx)
+    results: dict[str, dict[str, Any]] = {}  # by filter and metric
+    try:
+        for name in requests[0].filtered_resps if finite else ():
+            results[name] = task.process_results(row.doc, [request.filtered_resps[name] for request in requests])
+    except Exception as error:  # the task's own code
+        raise UsageError(f"{row.where}: its results cannot be computed: {said(error)}") from None
     values: dict[str, float] = {}
     weights: dict[str, float] = {}
     kept: dict[str, Any] = {}
@@ -102,19 +107,12 @@ def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int
     answers = [Said.of(answer) for r in row.requests if r.request_type == "generate_until" for answer in r.resps]
     worst = max(answers, key=lambda answer: answer.rank, default=Said())
     about: dict[str, Any] = {"note": note, "weights": weights, "ended": worst.ended, "tokens": worst.tokens}
-    return Score(row.sample.id, values, answer=_answered(row), **about)
-
-
-def _results(row: Row) -> dict[str, dict[str, Any]]:
-    """Return what lm_eval makes of a document's answers, by filter and metric."""
-    requests = sorted(row.requests, key=lambda request: request.idx)
-    try:
-        return {
-            name: row.task.task.process_results(row.doc, [request.filtered_resps[name] for request in requests])
-            for name in requests[0].filtered_resps
-        }
-    except Exception as error:  # the task's own code
-        raise UsageError(f"{row.where}: its results cannot be computed: {said(error)}") from None
+    texts = (str(r.resps[0]) for r in row.requests if r.request_type == "generate_until")
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return Score(row.sample.id, values, answer=next(texts, None), **about)
+    choices = task.doc_to_choice(row.doc)  # of which the answer is the likeliest
+    totals = [request.resps[0][0] for request in row.requests[: len(choices)]]
+    return Score(row.sample.id, values, answer=str(choices[totals.index(max(totals))]), **about)
 
 
 def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float, float]:
@@ -135,16 +133,6 @@ def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float
     return (-value if measure.aggregation == "perplexity" else value), 1.0
 
 
-def _answered(row: Row) -> str | None:
-    """Return what the model answered: its text, or the choice it finds likeliest."""
-    task, requests = row.task.task, row.requests
-    if task.OUTPUT_TYPE == "multiple_choice":
-        choices = task.doc_to_choice(row.doc)
-        totals = [request.resps[0][0] for request in requests[: len(choices)]]
-        return str(choices[totals.index(max(totals))])
-    return next((str(r.resps[0]) for r in requests if r.request_type == "generate_until"), None)
-
-
 def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: Asked, folder: Path) -> float:
     """Aggregate a metric over all rows with lm_eval's function: each task, then the tasks by size, or alike.
 
@@ -157,19 +145,17 @@ def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: Asked, fo
         if (values := known["values"]) is None:
             return math.nan
         items.setdefault(known["task"], []).extend([values[name]] if name in values else [])
-    parts = [(_aggregate(served[task], name, of), 1 if alike else len(of)) for task, of in items.items() if of]
+    parts = []
+    for task, of in ((served[task], of) for task, of in items.items() if of):
+        metric = next(m.metric for m in task.measures if m.name == name)
+        try:
+            parts.append((float(task.task.aggregation()[metric](of)), 1 if alike else len(of)))
+        except (ValueError, ZeroDivisionError):
+            return math.nan
+        except Exception as error:
+            raise UsageError(f'task "{task.name}": its metric "{metric}" cannot be aggregated: {said(error)}') from None
     total = sum(size for _, size in parts)
     return sum(value * size for value, size in parts) / total if total else math.nan
-
-
-def _aggregate(served: Served, name: str, items: list[Any]) -> float:
-    metric = next(m.metric for m in served.measures if m.name == name)
-    try:
-        return float(served.task.aggregation()[metric](items))
-    except (ValueError, ZeroDivisionError):
-        return math.nan
-    except Exception as error:
-        raise UsageError(f'task "{served.name}": its metric "{metric}" cannot be aggregated: {said(error)}') from None
 
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times

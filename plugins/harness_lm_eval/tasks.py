@@ -16,7 +16,7 @@ from harness import UsageError, chat
 from harness_lm_eval import hub
 from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
-from harness_lm_eval.reading import Config
+from harness_lm_eval.names import Config
 
 KEPT = 32  # evals whose tasks stay in memory
 SPARE = 8  # examples drawn beyond those wanted, for documents that are examples themselves
