@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from harness_lora.fields import MOVES_BASE
     from harness_lora.files import NOTE as ADAPTER_NOTE
     from harness_lora.files import Header, find_tensor, read_config, read_headers, split_name
-    from harness_lora.fold import fold as fold_scales
     from harness_lora.merge import Merge, as_rows, copy_rest, workers
+    from harness_lora.merge import fold as fold_scales
     from harness_lora.plan import check_base, check_mergeable, make_plan
 
 __all__ = [
@@ -41,8 +41,8 @@ __all__ = [
 LATER = dict.fromkeys(__all__, "harness_lora.files")  # what is imported when it is asked for
 LATER |= dict.fromkeys(("Merge", "as_rows", "copy_rest", "workers"), "harness_lora.merge")
 LATER |= dict.fromkeys(("check_base", "check_mergeable", "make_plan"), "harness_lora.plan")
-LATER |= {"ADAPTER_NOTE": "harness_lora.files:NOTE", "MOVES_BASE": "harness_lora.fields"}
-LATER |= {"fold_scales": "harness_lora.fold:fold"}
+LATER |= {"MOVES_BASE": "harness_lora.fields", "fold_scales": "harness_lora.merge:fold"}
+LATER |= {"ADAPTER_NOTE": "harness_lora.files:NOTE"}
 __getattr__ = lazily(__name__, LATER)
 QuantType = Literal["nf4", "fp4"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]

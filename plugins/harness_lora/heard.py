@@ -1,22 +1,31 @@
 """What a model says: the distributions of the next token and the ends of its answers, kept when it is freed.
 
 It is asked on the GPU where that holds it, and else layer by layer: two models that are compared are never both there.
+They are compared on prose, chats, code, numbers and other scripts: with SmolLM2's tokenizer some 2,200 tokens; with one
+of bytes 8,000, of which as many windows are taken as are needed, one of each text before the next of any.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import CheckFailed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
+TOKENS = 2000  # that are predicted in all
+WINDOW = 192  # tokens at most that are read at once
+LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").open("rb")]
+CHATS: list[list[dict[str, str]]] = [line for line in LINES if isinstance(line, list)]
+TEXTS: list[str] = [line for line in LINES if isinstance(line, str)]
 PROMPTS = ("What is the capital of France?", "Say hello.")
 
 
@@ -142,3 +151,29 @@ def placed(model: Any, device: str) -> Any:
 
     whole = list(getattr(model, "_no_split_modules", None) or ())  # some adapters reach into the layers they are on
     return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
+
+
+def windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: int = WINDOW) -> list[Any]:
+    """Return tensors of ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are.
+
+    The first window of each text comes before the second of any, so that every kind of text is among them.
+    """
+    import torch
+
+    told = []  # as the tokenizer's template frames a conversation; as plain text what it refuses, or without one
+    for messages in CHATS:
+        try:
+            told.append(str(tokenizer.apply_chat_template(messages, tokenize=False)))
+        except Exception:  # no template, or one with rules of its own about turns
+            told.append("\n".join(f"{message['role']}: {message['content']}" for message in messages))
+    whole = [tokenizer(text, verbose=False).input_ids for text in (*told, *TEXTS)]
+    found: list[Any] = []
+    for start in range(0, max(map(len, whole)), longest):
+        for ids in whole:
+            part = ids[start : start + longest][: tokens + 1]
+            if len(part) > 1:
+                found.append(torch.tensor([part]))
+                tokens -= len(part) - 1
+            if tokens <= 0:
+                return found
+    return found

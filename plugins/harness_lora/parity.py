@@ -25,8 +25,7 @@ from typing import Any
 
 from harness import CheckFailed, isolated
 from harness_lora.files import Header, read_headers, read_note
-from harness_lora.heard import PROMPTS, SMOKE_TOKENS, Apart, Heard, compare, device_for, placed
-from harness_lora.texts import WINDOW, windows
+from harness_lora.heard import PROMPTS, SMOKE_TOKENS, WINDOW, Heard, compare, device_for, placed, windows
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
@@ -67,11 +66,16 @@ def verify(question: Question) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
     ids = windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
-    limits = _limits(made, ids)
+    kl, margin = _limits(made, ids)
     theirs = Heard.of(partial(made.load, question.base, question.adapter, question.quantization), ids, question.base)
     unrounded = Heard.of(made.unrounded, ids)
     before = compare(theirs, unrounded, ids)
-    _check_forward(before, *limits)
+    if not (before.kl < kl and before.margin <= margin):
+        raise CheckFailed(
+            f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
+            f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
+            f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
+        )
     merged = Heard.of(partial(made.load, question.merged), ids, question.merged)
     after = compare(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
@@ -253,17 +257,6 @@ def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
     noise = compare(Heard.of(made.unrounded, ids), shifted, ids)
     kl = max(KL, NOISE * noise.kl)
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
-
-
-def _check_forward(found: Apart, kl: float, margin: float) -> None:
-    """Raise CheckFailed when the merge, before it is rounded, is not the adapter as PEFT runs it."""
-    if found.kl < kl and found.margin <= margin:
-        return
-    raise CheckFailed(
-        f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
-        f"{found.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's leads "
-        f"by {found.margin:.2g} nats, limit {margin:.2g}, on {found.tokens} tokens; {OTHERWISE}"
-    )
 
 
 def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:

@@ -29,8 +29,8 @@ from harness_lora import heard, lora, parity, qlora  # noqa: E402
 from harness_lora import merge as merging  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.files import read_config, read_headers  # noqa: E402
-from harness_lora.fold import fold  # noqa: E402
-from harness_lora.texts import CHATS, TEXTS, windows  # noqa: E402
+from harness_lora.heard import CHATS, TEXTS, windows  # noqa: E402
+from harness_lora.merge import fold  # noqa: E402
 from tests.helpers.adapters import make_adapter  # noqa: E402
 
 pytestmark = [

@@ -35,7 +35,7 @@ plugins/harness_export: __init__ quantised
 plugins/harness_hf: probe sabotage sources
 plugins/harness_judge: calibrate calibration commands
 plugins/harness_lm_eval: names
-plugins/harness_lora: fold merge
+plugins/harness_lora: merge
 plugins/harness_report: drawing
 plugins/harness_sft: processes train trainer turns whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own
