@@ -182,8 +182,6 @@ def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
 
 def note_of(adapter: ModelRef) -> dict[str, Any]:
     """Return what a trainer wrote beside what it trained, or nothing."""
-    try:
-        found: dict[str, Any] = json.loads((Path(adapter.adapter or adapter.path) / NOTE).read_text("utf-8"))
-        return found
-    except (OSError, ValueError):
-        return {}
+    from harness_hf import told_of
+
+    return told_of(Path(adapter.adapter or adapter.path), NOTE)
