@@ -111,11 +111,8 @@ class Reading:
             number *= 10 ** SCALES[scale.strip(" -").lower().removesuffix("s")]
         if "-" in f"{match['sign']}{match['inner']}":
             number = -number
-        return number if self.units is None else self._in_units(number, match)
-
-    def _in_units(self, number: Fraction, match: re.Match[str]) -> Fraction | None:
-        """Return a number as the units say, by what stands behind it or the coin before it; None where that is none."""
-        assert self.units is not None
+        if self.units is None:
+            return number
         if self.behind and (unit := self.behind.match(match.string, match.end())):
             return number * self.units[unit[1]]
         if not match["coin"] and ATTACHED.match(match.string, match.end()):

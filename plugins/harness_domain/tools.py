@@ -129,19 +129,15 @@ def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
 def _texts(sample: Sample) -> dict[str, list[str]]:
     """Return the names of the arguments that are text by a tool's schema, by the tools' names."""
     given = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
-    schemas = {own["name"]: own.get("parameters") or {} for own in (tool.get("function", tool) for tool in given)}
-    return {
-        name: [key for key, p in schema.get("properties", {}).items() if isinstance(p, Mapping) and _is_text(p)]
-        for name, schema in schemas.items()
-    }
-
-
-def _is_text(schema: Mapping[str, Any]) -> bool:
-    """Return whether a JSON Schema wants text: its type, or each value of its enumeration."""
-    if "type" in schema:
-        return bool(schema["type"] in ("string", ["string"]))
-    listed = schema.get("enum") or [schema.get("const")]
-    return isinstance(listed, list) and all(isinstance(value, str) for value in listed)
+    texts: dict[str, list[str]] = {}
+    for own in (tool.get("function", tool) for tool in given):
+        texts[own["name"]] = []
+        for key, p in (own.get("parameters") or {}).get("properties", {}).items():
+            listed = (p.get("enum") or [p.get("const")]) if isinstance(p, Mapping) else [None]
+            by_values = isinstance(listed, list) and all(isinstance(value, str) for value in listed)
+            if isinstance(p, Mapping) and (p["type"] in ("string", ["string"]) if "type" in p else by_values):
+                texts[own["name"]].append(key)
+    return texts
 
 
 def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
