@@ -156,7 +156,15 @@ def metadata_of(folder: Path, rows: int) -> Iterator[tuple[str, Any]]:
         raise _cannot_say(f"{len(further) + 1} stop tokens, and a GGUF file has room for {len(FURTHER_STOPS) + 1}")
     for name, number in zip(FURTHER_STOPS, further, strict=False):
         yield f"tokenizer.ggml.{name}_token_id", number
-    yield from _ends(tokenizer)
+    # whether a text gets a BOS in front and an EOS behind
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    for bos, eos in product((False, True), repeat=2):
+        if whole == [*([tokenizer.bos_token_id] * bos), *plain, *([tokenizer.eos_token_id] * eos)]:
+            yield "tokenizer.ggml.add_bos_token", bos
+            yield "tokenizer.ggml.add_eos_token", eos
+            break
+    else:
+        raise _cannot_say("that puts other tokens than BOS and EOS around a text")
     if isinstance(tokenizer.chat_template, dict):
         raise _cannot_say("several chat templates; keep the one that is evaluated")
     if tokenizer.chat_template:
@@ -190,17 +198,6 @@ def _vocabulary(backend: dict[str, Any], rows: int) -> tuple[list[str], list[int
     if max(names) >= rows:
         raise _cannot_say(f"of {max(names) + 1} tokens, and the model has embeddings for {rows}")
     return [names.get(i, f"[PAD{i}]") for i in range(rows)], [types.get(i, UNUSED) for i in range(rows)]
-
-
-def _ends(tokenizer: Any) -> Iterator[tuple[str, bool]]:
-    """Yield whether a text gets a BOS in front and an EOS behind; raises UsageError for anything else."""
-    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-    for bos, eos in product((False, True), repeat=2):
-        if whole == [*([tokenizer.bos_token_id] * bos), *plain, *([tokenizer.eos_token_id] * eos)]:
-            yield "tokenizer.ggml.add_bos_token", bos
-            yield "tokenizer.ggml.add_eos_token", eos
-            return
-    raise _cannot_say("that puts other tokens than BOS and EOS around a text")
 
 
 def _cannot_say(what: str) -> UsageError:
