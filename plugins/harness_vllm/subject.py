@@ -12,10 +12,10 @@ from typing import Unpack
 import harness_hf
 from harness import CheckFailed, Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import Answer, Described, Ending, Marks, Tokens, one_line
-from harness_vllm import opening, scoring
+from harness_vllm import environment, scoring
 from harness_vllm.engine import VLLM, Generated
+from harness_vllm.environment import Flags
 from harness_vllm.folded import folded
-from harness_vllm.opening import Flags
 
 
 class VLLMSubject(Described):
@@ -24,11 +24,11 @@ class VLLMSubject(Described):
     def __init__(self, ref: ModelRef, folder: str, flags: Flags, share: int) -> None:
         tokens, base = Tokens.of(folder), Path(folder)
         named = harness_hf.open_source(folder).context
-        super().__init__(ref, folder, tokens, opening.context(tokens.context(named), flags.max_model_len, folder))
+        super().__init__(ref, folder, tokens, environment.context(tokens.context(named), flags.max_model_len, folder))
         self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
-        self.stops = sorted(tokens.stops | opening.stops(base))
+        self.stops = sorted(tokens.stops | environment.stops(base))
         with folded(base, ref.adapter, self.dtype) as whole:
-            self.engine = VLLM(ref.name, whole, self.dtype, self.context + opening.SPARE, flags, share)
+            self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
         [ids] = tokens.texts([scoring.SHARED * 64])  # a beginning in common, long enough to be read from the cache
         room = min(self.context - 32, 4 * self.engine.block)
