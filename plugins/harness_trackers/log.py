@@ -83,7 +83,22 @@ def told_of(run: Run) -> Told:
         **{f"conclusion {i}": text for i, text in enumerate(run.conclusions, 1)},
     }
     about = {k: shown(v) for k, v in about.items() if v}
-    gates = [_gate(v) for v in run.verdicts]
+    gates = [
+        {
+            "candidate": v.candidate,
+            "gate": v.gate,
+            "outcome": str(v.outcome),
+            "blocking": v.blocking,
+            "waived": v.waived,
+            "claim": f"{v.metric} {v.claim}".strip(),
+            "estimate": v.estimate,
+            "lower": v.lower,
+            "upper": v.upper,
+            "n": v.n,
+            "why": shown(v.why),
+        }
+        for v in run.verdicts
+    ]
     return Told(run.suite, about, dict(_metrics(run)), gates, _flips(run, folder), _report(run, folder), folder)
 
 
@@ -103,23 +118,6 @@ def _metrics(run: Run) -> Iterator[tuple[str, float]]:
         for key, number in (numbers | {"passed": float(v.outcome == "PASS")}).items():
             if number is not None and math.isfinite(number):
                 yield name_of("gate", v.candidate, v.gate, key), float(number)
-
-
-def _gate(v: Any) -> dict[str, Any]:
-    """Return a verdict as a row of a table."""
-    return {
-        "candidate": v.candidate,
-        "gate": v.gate,
-        "outcome": str(v.outcome),
-        "blocking": v.blocking,
-        "waived": v.waived,
-        "claim": f"{v.metric} {v.claim}".strip(),
-        "estimate": v.estimate,
-        "lower": v.lower,
-        "upper": v.upper,
-        "n": v.n,
-        "why": shown(v.why),
-    }
 
 
 def _flips(run: Run, folder: Path) -> list[list[str]]:
