@@ -273,7 +273,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
 
     for batch in built.batches(BATCHES) if built.packing else ():
         sequence = batch["input_ids"][0].tolist()  # whose first document ends where the row does that it is
-        rows = [list(e.ids[: built.cut]) for e in built.examples]
+        rows = (list(e.ids[: built.cut]) for e in built.examples)
         first = next((r for r in rows if 2 < len(r) < len(sequence) - 2 and sequence[: len(r)] == r), None)
         if first is None:
             continue
