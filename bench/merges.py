@@ -55,9 +55,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=2000, help="how many to compare on")
     parser.add_argument("--work", type=Path, help="where the models go, and stay")
     args = parser.parse_args()
-    from harness_lora import texts
+    from harness_lora import heard
 
-    texts.windows.__defaults__ = (args.tokens, texts.WINDOW)
+    heard.windows.__defaults__ = (args.tokens, heard.WINDOW)
     refused = 0
     with tempfile.TemporaryDirectory() as temporary:
         for number, case in enumerate(RANDOM if args.random else RANDOM + TRAINED):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from harness import Finding, hookimpl
-from harness_checks import answers, batches, labels, leaks, lint, merged, modules, pairs, recipe, targets, trained
+from harness_checks import answers, batches, labels, leaks, lint, merged, pairs, recipe, trained
 
 
 @hookimpl
@@ -22,15 +22,15 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "D9": batches.documents_see_each_other,
         "D10": leaks.leaks,
         "D11": lint.lint,
-        "D12": modules.few_targets,
-        "D13": modules.fused_experts,
+        "D12": recipe.few_targets,
+        "D13": recipe.fused_experts,
         "D14": recipe.unusual_recipe,
         "D15": batches.labels_out_of_place,
-        "D16": targets.unreachable,
+        "D16": labels.unreachable,
         "D17": labels.unasked,
         "D18": labels.shares,
         "D19": batches.slow_head,
-        "D20": modules.untrained_ends,
+        "D20": recipe.untrained_ends,
         "P1": pairs.wrong_reference,
         "P2": pairs.same_answers,
         "P3": pairs.longer_is_better,

@@ -49,9 +49,8 @@ def end_token(built: Built) -> Iterator[Finding]:
     if stops and len(endless) > (1 - WELL) * len(ends):
         what = f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop"
         evidence = [quote(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
-        yield Finding(
-            "error", what, evidence, "a pad token that is not the end-of-sequence token, and rows with an end"
-        )
+        fix = "a pad token that is not the end-of-sequence token, and rows with an end"
+        yield Finding("error", what, evidence, fix)
 
 
 @checker(title="masked-end-of-turn")
@@ -94,9 +93,13 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
     examples = [(f"row {e.number}", e.ids, e.labels) for e in built.examples]
     batched = [("in a batch", d.ids, d.labels) for d in _documents(built)]
     for where, found in (("rows", examples), ("rows in the batches", batched)):
-        odd = [(name, ids, labels) for name, ids, labels in found if not _in_place(ids, labels)]
+        odd = []
+        for name, ids, labels in found:
+            pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED, a)]
+            if pairs or len(ids) != len(labels):
+                odd.append((name, " ".join("→".join(built.tokenizer.decode([x]) for x in p) for p in pairs[:8])))
         if odd:
-            evidence = [f"{name}: {quote(_misplaced(built, ids, labels), 60)}" for name, ids, labels in odd]
+            evidence = [f"{name}: {quote(misplaced, 60)}" for name, misplaced in odd]
             what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their places"
             yield Finding("error", what, evidence, "let the trainer shift no labels: the model does")
             return
@@ -114,16 +117,6 @@ def slow_head(built: Built) -> Iterator[Finding]:
         yield Finding("warning", built.slow, (), "nothing need be done; a smaller batch if memory runs out")
 
 
-def _in_place(ids: Sequence[int], labels: Sequence[int]) -> bool:
-    return len(ids) == len(labels) and all(b in (IGNORED, a) for a, b in zip(ids, labels, strict=True))
-
-
-def _misplaced(built: Built, ids: Sequence[int], labels: Sequence[int]) -> str:
-    """Write the first tokens that have the label of another."""
-    pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED, a)][:8]
-    return " ".join(f"{built.tokenizer.decode([a])}→{built.tokenizer.decode([b])}" for a, b in pairs)
-
-
 @checker(title="dropped-training-rows")
 def rows_that_vanish(built: Built) -> Iterator[Finding]:
     """Rows that have nothing left to learn once they are cut, or are not there any more.
@@ -139,10 +132,8 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
         what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
     elif not built.packing and built.kept < len(built.examples):
-        gone = len(built.examples) - built.kept
-        yield Finding(
-            "error", f"{counted(gone, len(built.examples))}: dropped by the trainer", (), "look for empty ones"
-        )
+        what = f"{counted(len(built.examples) - built.kept, len(built.examples))}: dropped by the trainer"
+        yield Finding("error", what, (), "look for empty ones")
 
 
 @checker(title="truncated-rows")
@@ -255,7 +246,16 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     """
     asked = [row for row in rows if "prompt" in row.row and ("completion" in row.row or "chosen" in row.row)]
     sample = asked[:: max(1, len(asked) // SAMPLE)]
-    odd = [row for row in sample if not _is_prefix(built, row)]
+    odd = []
+    for row in sample:
+        prompt, completion = row.row["prompt"], row.row.get("completion", row.row.get("chosen"))
+        if isinstance(prompt, str):
+            first, whole = (built.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
+        else:
+            template = {"chat_template": built.chat_template, "return_dict": False, **chat.of_training(row.row)}
+            first = built.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)
+            whole = built.tokenizer.apply_chat_template([*prompt, *completion], **template)
+        odd += [row] if list(whole[: len(first)]) != list(first) else []
     if odd and len(odd) > 0.01 * len(sample):
         evidence = [f"row {row.number}: {quote(row.prompt[-30:] + '|' + row.answer[:20], 60)}" for row in odd]
         what = f"{len(odd)} of {len(sample)} prompts are no prefix of prompt and answer in tokens"
@@ -272,9 +272,12 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
     import torch
 
     for batch in built.batches(BATCHES) if built.packing else ():
-        boundary = _boundary(built, batch)
-        if boundary is None:
+        sequence = batch["input_ids"][0].tolist()  # whose first document ends where the row does that it is
+        rows = (list(e.ids[: built.cut]) for e in built.examples)
+        first = next((r for r in rows if 2 < len(r) < len(sequence) - 2 and sequence[: len(r)] == r), None)
+        if first is None:
             continue
+        boundary = len(first)
         given = {k: v for k, v in batch.items() if k != "labels"}
         changed = given | {"input_ids": given["input_ids"].clone()}
         last = given["input_ids"][0, boundary - 1]
@@ -284,11 +287,8 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
             two = built.model(**changed, use_cache=False).logits[0, boundary:]
         moved = float((one - two).abs().max() / one.abs().max())
         if moved > 1e-5:
-            first, second = given["input_ids"][0, :boundary].tolist(), given["input_ids"][0, boundary:].tolist()
-            evidence = [
-                f"first: {quote(built.tokenizer.decode(first), 60)}",
-                f"second: {quote(built.tokenizer.decode(second[:60]), 60)}",
-            ]
+            parts = {"first": first, "second": sequence[boundary:][:60]}
+            evidence = [f"{name}: {quote(built.tokenizer.decode(ids), 60)}" for name, ids in parts.items()]
             what = f"documents packed into one sequence see each other: logits of the second move by {moved:.1%}"
             yield Finding("error", what, evidence, 'packing_strategy = "bfd", which resets positions per document')
         return
@@ -313,29 +313,8 @@ def _documents(built: Built) -> list[Example]:
     return found
 
 
-def _boundary(built: Built, batch: Mapping[str, Any]) -> int | None:
-    """Return where the first document of a packed sequence ends, known by the row it is."""
-    sequence = batch["input_ids"][0].tolist()
-    for example in built.examples:
-        ids = list(example.ids[: built.cut])
-        if 2 < len(ids) < len(sequence) - 2 and sequence[: len(ids)] == ids:
-            return len(ids)
-    return None
-
-
 def _learnt(labels: Sequence[int]) -> int:
     return sum(label != IGNORED for label in labels[1:])
-
-
-def _is_prefix(built: Built, row: TrainingRow) -> bool:
-    prompt, completion = row.row["prompt"], row.row.get("completion", row.row.get("chosen"))
-    if isinstance(prompt, str):
-        first, whole = (built.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
-    else:
-        template = {"chat_template": built.chat_template, "return_dict": False, **chat.of_training(row.row)}
-        first = built.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)
-        whole = built.tokenizer.apply_chat_template([*prompt, *completion], **template)
-    return list(whole[: len(first)]) == list(first)
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Any, template: str, **given: Any) -> str | None:

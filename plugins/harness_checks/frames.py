@@ -29,7 +29,8 @@ def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) 
     asked = {name: [s.input for s in tasks[name].samples or () if s.input] for name in own}
     for is_chat in (True, False):
         ours = [p for p in trained if isinstance(p, list) is is_chat]
-        theirs = {n: found for n, several in asked.items() if (found := _of(several, is_chat))}
+        alike = {n: [p for p in several if isinstance(p, list) is is_chat] for n, several in asked.items()}
+        theirs = {n: found for n, found in alike.items() if found}
         if ours and theirs:
             if is_chat:
                 yield from _told("system", "system message", system_of, ours, theirs)
@@ -58,11 +59,6 @@ def frame_of(texts: Sequence[str]) -> tuple[str, str]:
     return before[:head], after[place:] if place else ""
 
 
-def unframed(text: str, frame: tuple[str, str]) -> str:
-    """Return a text without its frame, as far as it has it."""
-    return text.removeprefix(frame[0]).removesuffix(frame[1])
-
-
 def system_of(prompt: Prompt) -> str | None:
     """Return the system message that a prompt begins with, or None."""
     first: Mapping[str, Any] = prompt[0] if isinstance(prompt, list) and prompt else {}
@@ -84,10 +80,6 @@ def prompt_of(row: TrainingRow) -> Prompt:
     return chat.joined(good, chat.of_training(row.row)) if len(good) == len(prompt) else ""
 
 
-def _of(prompts: Sequence[Prompt], is_chat: bool) -> list[Prompt]:
-    return [p for p in prompts if isinstance(p, list) is is_chat]
-
-
 def _arguments(prompt: Prompt) -> str | None:
     given = chat.split(prompt)[1] if isinstance(prompt, list) else {}
     given |= {chat.TOOLS: "…"} if chat.TOOLS in given else {}  # which tools there are is a part of the question
@@ -101,14 +93,14 @@ def _told(
     ours = Counter(map(of, trained))
     common = {value for value, n in ours.items() if n >= RARE * len(trained)}
     varied = common <= {None} and ours.keys() - {None}
-    known = {_there(v) for v in ours} if varied else common
+    known = {v is None for v in ours} if varied else common
     for prompts in asked.values():
-        values = [_there(of(p)) if varied else of(p) for p in prompts]
+        values = [of(p) is None if varied else of(p) for p in prompts]
         if sum(v in known for v in values) >= RARE * len(values):
             return
-    one, two = ours.most_common(1)[0][0], Counter(of(p) for several in asked.values() for p in several)
-    other = two.most_common(1)[0][0]
-    line = f"{what} in training: {_said(one)}; in evaluation: {_said(other)} ({', '.join(asked)})"
+    most = [count.most_common(1)[0][0] for count in (ours, Counter(of(p) for some in asked.values() for p in some))]
+    one, other = ("none" if value is None else quote(value, 60) for value in most)
+    line = f"{what} in training: {one}; in evaluation: {other} ({', '.join(asked)})"
     yield Finding("warning", line, (), "give both as the model will be used", kind)
 
 
@@ -143,8 +135,8 @@ def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) ->
     frame, theirs = frame_of(ours), {name: [question_of(p) for p in prompts] for name, prompts in asked.items()}
     frames = {name: frame_of(texts) for name, texts in theirs.items()}
     if all(_lacks(texts, frame) or _lacks(ours, frames[name]) for name, texts in theirs.items()):
-        other = next(iter(frames.values()))
-        line = f"questions in training stand between {_between(frame)}, in evaluation between {_between(other)}"
+        one, other = (f"{quote(a, 40)} and {quote(b, 40)}" for a, b in (frame, next(iter(frames.values()))))
+        line = f"questions in training stand between {one}, in evaluation between {other}"
         yield Finding("warning", f"{line} ({', '.join(asked)})", (), "give both as the model will be used", "frame")
 
 
@@ -164,15 +156,3 @@ def _shared(texts: Sequence[str]) -> str:
             return found
         found += letter
     return found
-
-
-def _there(value: str | None) -> str | None:
-    return None if value is None else ""
-
-
-def _said(value: str | None) -> str:
-    return "none" if value is None else quote(value, 60)
-
-
-def _between(frame: tuple[str, str]) -> str:
-    return f"{quote(frame[0], 40)} and {quote(frame[1], 40)}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
-from harness import HELD_OUT, Finding, Sample, Suite, Task, TrainingRow, checker, choose_shots, quote
-from harness_checks.leak_texts import Text, of_rows, of_samples, plain
+from harness import HELD_OUT, Finding, Sample, Suite, Task, TrainingRow, checker, choose_shots, quote, text_of
+from harness_checks.frames import MOST, frame_of, system_of
 from harness_checks.lint import numbers
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
@@ -19,7 +21,12 @@ SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-dupl
 FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
+BARE = 3  # words at least of a question that is compared without what stands around all of its kind
+WORD = re.compile(r"[^\W_]+")  # an underscore is Markdown's
+UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
+
+Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
 
 
 @checker(title="train-test-leak", leaks=True)
@@ -47,10 +54,15 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
             yield from _compare("validation data", held_out, group, selected, "the select split of ")
             yield from _compare("select split", selected, group, evaluated)
         yield from _groups(rows, group)
-        shots = _shots(group, suite)
-        if shots and group[0].spec.fewshot_data:
+        most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
+        if group[0].shots and most and group[0].spec.fewshot_data:
+            shots = choose_shots(group[0].shots, most, suite.about.seed)
             yield from _compare("few-shot examples", of_samples(shots), group, evaluated)
-    yield from _select_in_confirm(tasks)
+    for chosen_by, confirmed in product(_by_data(tasks), repeat=2):
+        words = zip(("select", "confirm"), (chosen_by, confirmed), strict=True)
+        if all(any(word in f"{t.spec.name} {t.spec.data}" for t in group) for word, group in words):
+            ours, theirs = (of_samples(group[0].samples or ()) for group in (chosen_by, confirmed))
+            yield from _compare(f'data of "{chosen_by[0].spec.name}"', ours, confirmed, theirs)
 
 
 def _compare(
@@ -61,7 +73,9 @@ def _compare(
     names = ", ".join(f'"{t.spec.name}"' for t in group)
     exact = _exact(training, evaluated)
     rest = [i for i in range(len(evaluated)) if i not in exact]
-    inside, covered, near = _similar(training, [evaluated[i] for i in rest])
+    others, vocabulary = [evaluated[i] for i in rest], dict[str, int]()
+    one, two = _encode(training, vocabulary), _encode(others, vocabulary)
+    inside, covered, near = _inside(training, others, one, vocabulary), _covered(one, two), _near(one, two)
     inside = {rest[i]: j for i, j in inside.items() if i not in covered}
     covered = {rest[i]: hit for i, hit in covered.items()}
     near = {rest[i]: hit for i, hit in near.items() if rest[i] not in covered.keys() | inside}
@@ -109,9 +123,6 @@ def _exact(training: Sequence[Text], evaluated: Sequence[Text]) -> dict[int, int
     return found
 
 
-Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
-
-
 @dataclass(frozen=True)
 class Encoded:
     """All words of some texts as 64-bit numbers; where each text begins, and how many of its words are its prompt."""
@@ -135,12 +146,6 @@ class Encoded:
         ends = self.starts[:-1] + (self.prompts if prompts else lengths)
         inside = np.arange(count) + size <= ends[text]
         return hashes[inside], text[inside]
-
-
-def _similar(training: Sequence[Text], evaluated: Sequence[Text]) -> tuple[dict[int, int], Hits, Hits]:
-    vocabulary: dict[str, int] = {}
-    ours, theirs = _encode(training, vocabulary), _encode(evaluated, vocabulary)
-    return _inside(training, evaluated, ours, vocabulary), _covered(ours, theirs), _near(ours, theirs)
 
 
 def _inside(
@@ -300,20 +305,6 @@ def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Find
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
 
 
-def _select_in_confirm(tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    groups = _by_data(tasks)
-    for chosen in groups:
-        for confirmed in groups:
-            if _is(chosen, "select") and _is(confirmed, "confirm"):
-                ours = of_samples(chosen[0].samples or ())
-                theirs = of_samples(confirmed[0].samples or ())
-                yield from _compare(f'data of "{chosen[0].spec.name}"', ours, confirmed, theirs)
-
-
-def _is(group: Sequence[Task], word: str) -> bool:
-    return any(word in f"{t.spec.name} {t.spec.data}" for t in group)
-
-
 def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
     """Group evaluations of the same rows, the one with most rows first: they leak together."""
     groups: dict[tuple[Any, ...], list[Task]] = defaultdict(list)
@@ -325,6 +316,67 @@ def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
     return [sorted(group, key=lambda t: -len(t.samples or ())) for group in groups.values()]
 
 
-def _shots(group: Sequence[Task], suite: Suite) -> list[Sample]:
-    most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
-    return choose_shots(group[0].shots, most, suite.about.seed) if group[0].shots and most else []
+@dataclass(frozen=True)
+class Text:
+    """A row as it is compared: how to name it, its keys for equality, its words."""
+
+    name: str
+    sample: str
+    keys: tuple[str, ...]
+    words: Sequence[str] = field(repr=False)
+    asked: int = 0  # of the words, from the first
+    shown: str = ""
+    bare: str = ""  # the question alone, without a frame
+    whole: str = field(default="", repr=False)  # all of the text
+
+
+def of_rows(rows: Sequence[TrainingRow]) -> list[Text]:
+    """Return training rows as texts, less the frame that they share."""
+    before, after = frame_of([row.prompt for row in rows if row.prompt])
+    found = []
+    for row in rows:
+        messages = row.row.get("prompt", row.row.get("messages"))
+        own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+        parts = [text_of([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
+        if "text" in row.row:
+            parts = [line for line in row.answer.splitlines() if len(_words(line)) >= BARE]
+        bare = row.prompt.removeprefix(before).removesuffix(after)
+        found.append(_text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare))
+    return found
+
+
+def of_samples(samples: Sequence[Sample]) -> list[Text]:
+    """Return evaluated rows as texts, less the system message and the frame that they share."""
+    systems = Counter(system_of(s.input) for s in samples)
+    fixed = max(systems.values(), default=0) >= MOST * len(samples)  # else it may be what the question is about
+    asked = [text_of(s.input[1:] if fixed and system_of(s.input) is not None else s.input) for s in samples]
+    before, after = frame_of([text for text in asked if text])
+    found = []
+    for sample, bare in zip(samples, asked, strict=True):
+        whole, rest = text_of(sample.input), str(sample.row.get("text", ""))
+        rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
+        bare = bare.removeprefix(before).removesuffix(after)
+        found.append(_text(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare))
+    return found
+
+
+def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> Text:
+    prompt = _words(asked)
+    words = prompt + _words(rest)
+    keys = (" ".join(prompt), " ".join(words), *(" ".join(_words(part)) for part in parts))
+    unique = tuple(key for key in dict.fromkeys(keys) if key)
+    alone = _words(bare)
+    about = {"bare": " ".join(alone) if len(alone) >= BARE else "", "whole": f"{asked}\n{rest}"}
+    return Text(name, sample, unique, words, len(prompt) or len(words), asked or rest, **about)
+
+
+def _words(text: str) -> list[str]:
+    return WORD.findall(plain(text))
+
+
+def plain(text: str) -> str:
+    """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold()
+    return unicodedata.normalize("NFKC", folded)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Sample, Task, TrainingRow, chat, checker, quote, text_of
+from harness import Finding, ModelRef, Task, TrainingRow, chat, checker, quote, text_of
 from harness_checks.frames import messages_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
@@ -66,6 +66,10 @@ def place(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
 
 
+def _places(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
+    return " = ".join(place(row, rows) for row in same[:3]) + (" = …" if len(same) > 3 else "")
+
+
 def numbers(rows: Iterable[TrainingRow]) -> dict[str, list[str]]:
     """Return which rows a finding is about, under the name of no evaluation."""
     return {"training data": [str(number) for number in dict.fromkeys(row.number for row in rows)]}
@@ -101,7 +105,8 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Report the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
     for name, task in tasks.items():
         samples = task.samples or ()
-        lacking = {"prompt": [s for s in samples if not s.input], "target": [s for s in samples if not _target(s)]}
+        nothing = [s for s in samples if not s.target or (s.target == "None" and None in s.row.values())]
+        lacking = {"prompt": [s for s in samples if not s.input], "target": nothing}
         for what, found in lacking.items():
             if found and len(found) < len(samples):
                 line = f'{counted(len(found), len(samples))} of "{name}": no {what}, where others have one'
@@ -122,11 +127,6 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
             evidence = [f'row "{s.id}": {quote(t, 60)}' for s, t in found]
             fix = f'say ignore_punctuation = false in "{name}", or use = "numeric" for numbers'
             yield Finding("warning", line, evidence, fix, "punctuation", {name: [s.id for s, _ in found]})
-
-
-def _target(sample: Sample) -> bool:
-    missing = sample.target == "None" and None in sample.row.values()
-    return bool(sample.target) and not missing
 
 
 def _roles(row: TrainingRow) -> str | None:
@@ -163,10 +163,8 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
 
     tokenizer = load_tokenizer(base.path)
     if not tokenizer.chat_template:
-        fix = "give text prompts, or take the instruct version of the model"
-        yield Finding(
-            "error", "the rows are chat messages, and the tokenizer has no chat template", (), fix, "template"
-        )
+        what = "the rows are chat messages, and the tokenizer has no chat template"
+        yield Finding("error", what, (), "give text prompts, or take the instruct version of the model", "template")
         return
 
     def refusal(row: TrainingRow) -> str | None:
@@ -184,15 +182,14 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
 def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        by_prompt[_plain(row.prompt)][_judgement(row)].append(row)
+        judged = [_plain(row.answer), _plain(text_of(row.row.get("rejected", ""))), str(row.row.get("label", ""))]
+        by_prompt[_plain(row.prompt)]["\0".join(judged)].append(row)
     again = [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]
     if again:
         extra = [row for same in again for row in same[1:]]
-        evidence = [f"{_numbers(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
-        yield Finding(
-            "warning", f"{counted(len(extra), len(rows))}: the same as an earlier one", evidence, "keep one of each",
-            "duplicate", numbers(extra),
-        )  # fmt: skip
+        evidence = [f"{_places(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
+        what = f"{counted(len(extra), len(rows))}: the same as an earlier one"
+        yield Finding("warning", what, evidence, "keep one of each", "duplicate", numbers(extra))
     yield from _judged_twice(rows)
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
     torn = [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]
@@ -201,7 +198,7 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         for answers in torn:
             one, two = [same[0] for same in answers.values()][:2]
             said = f"{quote(one.prompt, 60)} → {quote(one.answer.strip(), 40)} and {quote(two.answer.strip(), 40)}"
-            evidence.append(f"{_numbers([one, two], rows)}: {said}")
+            evidence.append(f"{_places([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
         what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several answers"
         yield Finding("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
@@ -219,22 +216,13 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         if against in first and one != two:
             torn.append((first[against], row))
     if torn:
-        evidence = [f"{_numbers(pair, rows)}: {quote(pair[0].prompt, 60)} → {quote(pair[0].answer)}" for pair in torn]
+        evidence = [f"{_places(pair, rows)}: {quote(pair[0].prompt, 60)} → {quote(pair[0].answer)}" for pair in torn]
         what = f"{counted(len(torn), len(rows))}: judged the other way in an earlier row"
         yield Finding("warning", what, evidence, "keep the right judgement", "conflict")
 
 
-def _judgement(row: TrainingRow) -> str:
-    """Return what a row says of its prompt: its answer, the one it is preferred to, whether it is wanted."""
-    return "\0".join([_plain(row.answer), _plain(text_of(row.row.get("rejected", ""))), str(row.row.get("label", ""))])
-
-
 def _plain(text: str) -> str:
     return " ".join(text.split()).casefold()
-
-
-def _numbers(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
-    return " = ".join(place(row, rows) for row in same[:3]) + (" = …" if len(same) > 3 else "")
 
 
 def _loop(row: TrainingRow) -> str | None:
@@ -245,7 +233,11 @@ def _loop(row: TrainingRow) -> str | None:
 
 
 def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
-    tokens = special_tokens(Path(base.path))
+    try:
+        added = json.loads((Path(base.path) / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+        tokens = {token["content"] for token in added if token["special"]}
+    except (OSError, ValueError, KeyError):
+        return
     if not tokens:
         return
     pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
@@ -257,15 +249,6 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         fix = "the tokenizer puts them in; where they are meant, give messages instead"
         about = numbers(row for row, _ in found)
         yield Finding("note" if rendered else "warning", what, evidence, fix, "special", about)
-
-
-def special_tokens(folder: Path) -> set[str]:
-    """Return the special tokens that a tokenizer.json names."""
-    try:
-        added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
-        return {token["content"] for token in added if token["special"]}
-    except (OSError, ValueError, KeyError):
-        return set()
 
 
 def _secret(row: TrainingRow) -> str | None:

@@ -1,4 +1,7 @@
-"""M2 to M5: the merged model as it lies on the disk, against its base and the adapter it comes from."""
+"""M2 to M5: the merged model as it lies on the disk, against its base and the adapter it comes from.
+
+What lies beside its weights, and servers obey, is compared as canonical JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
+from difflib import unified_diff
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any
 
 from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote, weight_files
-from harness_checks import beside
 from harness_checks.frames import prompt_of
 
 WEIGHTS = "adapter_model.safetensors"
@@ -26,6 +29,18 @@ ROUNDINGS = 4  # of the sum, the update and the adapter's two matrices: what a m
 ERROR = 3  # times one rounding's is what all weights of a tensor may be off together
 LARGE = 6_000_000_000  # bytes of weights that are not widened to float32
 ROWS, PROMPTS = 12, 4  # training rows that are compared, and answered
+TOLD = 5  # differences of a kind that are told
+# Of config.json: how it was stored and trained, and stop tokens, which are M5's.
+STORED = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config"}
+STORED |= {"use_cache", "initializer_range", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id"}
+STORED |= {"_attn_implementation_autoset", "_experts_implementation"}
+WRITTEN = {"_from_model_config", "transformers_version", "pad_token_id", "bos_token_id", "eos_token_id"}
+CALLED = ("truncation", "padding")  # of tokenizer.json: every caller sets them anew
+NEUTRAL: dict[str, Any] = {  # how a server answers where generation_config.json says nothing
+    **{"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "use_cache": True},
+    **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "length_penalty": 1.0},
+}
+SERVED = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
 PLAIN = (
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
     "In 1969 the first people walked on the moon; they came home four days later.",
@@ -47,8 +62,23 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
         return
     if twin is None or twin.adapter is None or not (twin.adapter / WEIGHTS).is_file():
         return
-    changed, plan = set(_changed(Path(base.path), Path(merged.path))), _plan(Path(base.path), twin.adapter)
-    wanted = plan.must if plan else _named(Path(base.path), twin.adapter)
+    import torch
+    from safetensors import safe_open
+
+    from harness_lora import find_tensor, read_headers, split_name
+
+    there, theirs = read_headers(Path(base.path)), read_headers(Path(merged.path))
+    changed = set()
+    for name in (name for name in there if name in theirs):  # one that is the base's in another dtype is the base's
+        with safe_open(there[name].file, "pt") as old, safe_open(theirs[name].file, "pt") as new:
+            after = new.get_tensor(name)
+            if not torch.equal(old.get_tensor(name).to(after.dtype), after):
+                changed.add(name)
+    if plan := _plan(Path(base.path), twin.adapter):
+        wanted = plan.must
+    else:  # what has the names of what the adapter adapts
+        adapted = read_headers(twin.adapter, WEIGHTS)
+        wanted = set(filter(None, (find_tensor(split_name(key)[0], there) for key in adapted)))
     whole = frozenset(plan.replaced if twin.quantization else plan.must) if plan else frozenset()
     sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
@@ -74,6 +104,8 @@ def differs_from_adapter(
     rows, the adapter on the same base as the merge: full, or as a 4-bit load has it. They compute in float32 where they
     fit, because the arithmetic of half precision alone costs 2e-3; a 4-bit base computes as it was trained.
     """
+    from harness_lora import read_headers
+
     texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
@@ -81,9 +113,8 @@ def differs_from_adapter(
     if ours is None:
         return
     if not all(row.isfinite().all() for row in ours):
-        yield Finding(
-            "error", "logits of the merged model are not finite", (), "train again with a lower rate", "finite"
-        )
+        what = "logits of the merged model are not finite"
+        yield Finding("error", what, (), "train again with a lower rate", "finite")
         return
     theirs = _distributions(load, twin, texts, exact) if twin else None
     if theirs is None:
@@ -95,7 +126,8 @@ def differs_from_adapter(
     tokens = sum(len(p) for p, _ in pairs)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens
     agree = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in pairs) / tokens
-    dtype = _rounded_to(Path(merged.path))
+    stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(Path(merged.path)).values()}
+    dtype = max(stored, key=lambda name: LIMITS[name])  # the coarsest
     most = LIMITS[dtype] if exact else max(LIMITS[dtype], COMPUTED)
     if not kl <= most:
         what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats a token, limit {most:g} for {dtype}"
@@ -116,6 +148,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     if not (Path(base.path) / "tokenizer_config.json").is_file():
         return
     from harness_hf import load_tokenizer
+    from harness_lora import read_headers
 
     before, after = load_tokenizer(base.path), load_tokenizer(merged.path)
     lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
@@ -128,23 +161,26 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         yield Finding("error", what, (), "copy the base's tokenizer", "special")
     if odd := [quote(text) for text in PLAIN if before(text)["input_ids"] != after(text)["input_ids"]]:
         yield Finding("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
-    if odd := beside.template(before.chat_template, after.chat_template):
+    if odd := _templates(before.chat_template, after.chat_template):
         what = "the chat template is not the base's"
         yield Finding("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
     folders = Path(base.path), Path(merged.path)
+    settings = [NEUTRAL | _generation(folder) for folder in folders]  # a value that is not there is the neutral one
     for name, found, kind in (
-        ("tokenizer.json", beside.tokenizer(*folders), "tokenizer"),
-        ("config.json", beside.config(*folders), "config"),
-        ("generation_config.json", beside.generation(*folders), "generation"),
+        ("tokenizer.json", _tokenizers(*folders), "tokenizer"),
+        ("config.json", _configs(*folders), "config"),
+        ("generation_config.json", list(_apart(*(_without(s, WRITTEN) for s in settings))), "generation"),
     ):
         if found:
             fix = f"copy {name} from the base, unless you meant to"
             how: Severity = "warning" if kind == "generation" else "error"  # which nothing here obeys
             yield Finding(how, f"{name} is not the base's", found, fix, kind)
-    if said := beside.served(folders[1]):
+    told = {name: settings[1][name] for name in SERVED}
+    if said := [f"{n} = {_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
         what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
         yield Finding("note", what, (), "serve it with the options with which it was evaluated", "served")
-    rows = _embeddings(Path(merged.path))
+    headers = read_headers(folders[1])
+    rows = next((h.shape[0] for name, h in headers.items() if name.endswith("embed_tokens.weight")), 0)
     if rows and rows < len(after):
         what = f"{rows} embeddings for {len(after)} tokens"
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
@@ -209,31 +245,6 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
             return found
 
 
-def _rounded_to(folder: Path) -> str:
-    """Return the coarsest dtype of LIMITS that a model's weights are stored in."""
-    from harness_lora import read_headers
-
-    stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(folder).values()}
-    return max(stored, key=lambda dtype: LIMITS[dtype])
-
-
-def _changed(base: Path, merged: Path) -> Iterator[str]:
-    """Yield the tensors that are not the base's; one that is the base's in another dtype is."""
-    import torch
-    from safetensors import safe_open
-
-    from harness_lora import read_headers
-
-    theirs = read_headers(merged)
-    for name, header in read_headers(base).items():
-        if name not in theirs:
-            continue
-        with safe_open(header.file, "pt") as old, safe_open(theirs[name].file, "pt") as new:
-            after = new.get_tensor(name)
-            if not torch.equal(old.get_tensor(name).to(after.dtype), after):
-                yield name
-
-
 @dataclass
 class _Sum:
     """A merged tensor against base + adapter in float64: weights that are `off` by more than a few roundings.
@@ -285,15 +296,6 @@ def _plan(base: Path, adapter: Path) -> Any:
         return None
 
 
-def _named(base: Path, adapter: Path) -> set[str]:
-    """Return the tensors of a base that have the names of what an adapter adapts."""
-    from harness_lora import find_tensor, read_headers, split_name
-
-    there = read_headers(base)
-    modules = {split_name(key)[0] for key in read_headers(adapter, WEIGHTS)}
-    return {tensor for module in modules if (tensor := find_tensor(module, there))}
-
-
 def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
     """Add these of the adapted tensors up once more."""
     import torch
@@ -314,12 +316,6 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
     return found
 
 
-def _embeddings(folder: Path) -> int:
-    from harness_lora import read_headers
-
-    return next((h.shape[0] for name, h in read_headers(folder).items() if name.endswith("embed_tokens.weight")), 0)
-
-
 def _stops(folder: Path) -> set[int]:
     """Return the tokens at which a server stops: generation_config.json's, and config.json's only without one."""
     for name in ("generation_config.json", "config.json"):
@@ -330,3 +326,71 @@ def _stops(folder: Path) -> set[int]:
         found = named.get("eos_token_id")
         return set(found) if isinstance(found, list) else set() if found is None else {int(found)}
     return set()
+
+
+def _tokenizers(before: Path, after: Path) -> list[str]:
+    """Return how two tokenizer.json differ; where one is missing, how they tokenise is compared elsewhere."""
+    if not all((folder / "tokenizer.json").is_file() for folder in (before, after)):
+        return []
+    from tokenizers import Tokenizer
+
+    # as the library writes them, so that only what they do is compared
+    texts = [Tokenizer.from_file(str(folder / "tokenizer.json")).to_str() for folder in (before, after)]
+    one, two = ({k: v for k, v in json.loads(text).items() if k not in CALLED} for text in texts)
+    found = []
+    for part in ("vocab", "merges"):
+        old: dict[str, Any] = {}
+        new: dict[str, Any] = {}  # entries by their text, with the id, score or place of each
+        for side, members in ((one, old), (two, new)):
+            entries = side["model"].pop(part, None) or ()
+            if not isinstance(entries, Mapping):
+                texts = [" ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in entries]
+                entries = {entry: place for place, entry in enumerate(texts)}
+            members.update(entries)
+        if changed := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
+            examples = [f"{quote(key)} {old.get(key)} → {new.get(key)}" for key in sorted(changed)[:TOLD]]
+            found.append(f"{part}: {len(changed)} differ: {', '.join(examples)}")
+    return found + list(_apart(one, two))
+
+
+def _templates(before: Any, after: Any) -> list[str]:
+    """Return the lines in which two chat templates differ; a template is a text, or several by name."""
+    one, two = (json.dumps(t, indent=0) if isinstance(t, Mapping) else t or "" for t in (before, after))
+    lines = list(unified_diff(one.splitlines(True), two.splitlines(True), n=0, lineterm=""))[2:]
+    return [quote(line) for line in lines if not line.startswith("@@")][:TOLD]
+
+
+def _configs(before: Path, after: Path) -> list[str]:
+    """Return how two config.json differ as transformers reads them."""
+    from transformers import AutoConfig
+
+    from harness_hf import quiet
+
+    with quiet():
+        one, two = (AutoConfig.from_pretrained(folder, local_files_only=True).to_dict() for folder in (before, after))
+    return list(_apart(*(_without(side, STORED) for side in (one, two))))
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    """Leave names out of a dictionary, and of those in it."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key): _without(part, names) for key, part in value.items() if key not in names}
+
+
+def _apart(one: Any, two: Any, where: str = "") -> Iterator[str]:
+    """Yield where two JSON values differ, and what is there."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        for key in sorted(one.keys() | two.keys()):
+            yield from _apart(one.get(key), two.get(key), f"{where}.{key}" if where else key)
+    elif _json(one) != _json(two):
+        yield f"{where}: {quote(_json(one))[1:-1]} before, {quote(_json(two))[1:-1]} after"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

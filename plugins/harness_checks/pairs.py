@@ -40,9 +40,8 @@ def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     same = [row for row in _pairs(rows) if " ".join(row.answer.split()) == " ".join(_rejected(row).split())]
     if same:
         evidence = [f"{place(row, rows)}: {quote(row.answer, 60)}" for row in same]
-        yield Finding(
-            "error", f"{counted(len(same), len(rows))}: chosen and rejected are equal", evidence, "remove them"
-        )
+        what = f"{counted(len(same), len(rows))}: chosen and rejected are equal"
+        yield Finding("error", what, evidence, "remove them")
 
 
 @checker(title="length-bias")
@@ -66,7 +65,11 @@ def other_questions(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
     Two conversations that part before the answer are no pair: the model would learn which question is the likelier.
     """
-    odd = [row for row in _pairs(rows) if any(_asks(row.row[name]) for name in ("chosen", "rejected"))]
+    odd = []
+    for row in _pairs(rows):
+        answers = [a for a in (row.row["chosen"], row.row["rejected"]) if isinstance(a, list) and a]
+        firsts = [a[0] for a in answers if isinstance(a[0], Mapping)]  # of messages that should answer
+        odd += [row] if any(first.get("role", "assistant") != "assistant" for first in firsts) else []
     if odd:
         evidence = [f"{place(row, rows)}: {quote(row.prompt, 40)} and {quote(_rejected(row), 40)}" for row in odd]
         what = f"{counted(len(odd), len(rows))}: chosen and rejected answer different prompts"
@@ -105,14 +108,12 @@ def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding
     wanted = sum(map(bool, labels)) / len(labels)
     alone = sum(len({*map(bool, step)}) == 1 for step in steps)
     expected = sum(wanted ** len(step) + (1 - wanted) ** len(step) for step in steps)
-    if alone - expected > ALONE * len(steps) and _chance_of(alone, expected) < CHANCE:
+    if alone - expected <= ALONE * len(steps):
+        return
+    # what so many are at most likely by, where so many are expected (Chernoff's bound)
+    if math.exp(alone - expected + alone * math.log(max(expected, 1e-300) / alone)) < CHANCE:
         what = f"{alone} of {len(steps)} steps have one label only, {expected:.1f} in a random order"
         yield Finding("warning", what, (), "shuffle the rows once, or put each unwanted answer after a wanted one")
-
-
-def _chance_of(count: int, expected: float) -> float:
-    """Return what so many are at most likely by, where so many are expected (Chernoff's bound)."""
-    return math.exp(count - expected + count * math.log(max(expected, 1e-300) / count))
 
 
 def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:
@@ -121,9 +122,3 @@ def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:
 
 def _rejected(row: TrainingRow) -> str:
     return text_of(row.row["rejected"])
-
-
-def _asks(answer: Any) -> bool:
-    """Return whether messages that should answer begin with something else."""
-    first = answer[0] if isinstance(answer, list) and answer else {}
-    return isinstance(first, Mapping) and first.get("role", "assistant") != "assistant"

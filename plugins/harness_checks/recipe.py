@@ -1,16 +1,132 @@
-"""D14 and M6: options that train or serve something else than was meant."""
+"""D12 to D14, D20 and M6: what of the base an adapter reaches, and options that train or serve something else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness import Finding, ModelRef, Suite, checker
+from harness import Built, Finding, ModelRef, Suite, checker, weight_files
+from harness_checks.batches import IGNORED, TAIL
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HALF = 0.5
+NEVER = 1e-16  # in a row of the head that was never trained; those of reserved tokens are zeros
 LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
 TINY = 0.1  # what random weights of 0.1 M parameters can take, to learn anything in a test
 FULL = 1e-4  # above it training all weights forgets
 BATCH, RANK = 32, 64
+
+
+@checker(title="low-adapter-coverage")
+def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
+    """An adapter that reaches little of the model.
+
+    PEFT adapts q and v only where it is not told otherwise, and takes a list of which one name matches without a
+    word (peft#3554). LoRA works as well as full fine-tuning where it is on all linears, the MLPs first.
+    """
+    if suite.adapter and suite.adapter.use == "none":
+        return  # all of it is trained
+    from harness_hf import skeleton
+
+    options = suite.adapter.options if suite.adapter else {}
+    targets, model = options.get("target_modules", "all-linear"), skeleton(base.path)
+    kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()
+    linears = {n: m for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
+    adapted = _adapted(model, options)
+    listed = targets if isinstance(targets, list) else []
+    if unmatched := [t for t in listed if not any(n.endswith(f".{t}") or n == t for n in adapted)]:
+        yield Finding("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
+    total = sum(m.weight.numel() for m in linears.values())
+    reached = sum(m.weight.numel() for name, m in linears.items() if name in adapted)
+    if total and reached / total < HALF:
+        what = f"the adapter reaches {reached / total:.0%} of the linear parameters ({len(adapted)} modules)"
+        left = sorted({name.rpartition(".")[2] for name in linears if name not in adapted})
+        yield Finding("warning", what, [f"not adapted: {', '.join(left)}"], 'target_modules = "all-linear"')
+
+
+@checker(title="fused-moe-experts")
+def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
+    """Experts that are neither adapted nor quantised.
+
+    Mixtures of experts keep all experts of a layer in one parameter of three dimensions, which is no linear: LoRA on
+    "all-linear" passes it by, and so does a 4-bit load (unsloth#11014). PEFT reaches it by target_parameters.
+    """
+    if suite.adapter and suite.adapter.use == "none":
+        return
+    from harness_hf import skeleton
+
+    model = skeleton(base.path)
+    named = (suite.adapter.options if suite.adapter else {}).get("target_parameters") or ()
+    fused = [
+        (name, p)
+        for name, p in model.named_parameters()
+        if p.ndim >= 3 and "conv" not in name and not any(name.endswith(t) for t in named)
+    ]
+    if fused:
+        share = sum(p.numel() for _, p in fused) / sum(p.numel() for p in model.parameters())
+        what = f"{share:.0%} of the parameters are fused experts that no adapter reaches and no 4-bit load shrinks"
+        evidence = [f"{name}: {list(p.shape)}" for name, p in fused]
+        yield Finding("warning", what, evidence, 'target_parameters = ["…"] in [adapter]; count on the memory')
+
+
+@checker(title="untrained-end-mark")
+def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
+    """An end of a turn that the base cannot say, and that the adapter does not teach it.
+
+    In a base that is no chat model the head has zeros for marks such as `<|im_end|>`. An adapter on the linears moves
+    what the head is multiplied with, and zeros stay zeros: the loss falls, and the model never ends its turn
+    (axolotl#2073). Looked at is what rows end with, where neither the head nor the token is trained.
+    """
+    from harness_hf import Tokens
+
+    options = suite.adapter.options if suite.adapter else {}
+    if suite.adapter and suite.adapter.use == "none":
+        return
+    saved, given = options.get("modules_to_save") or (), options.get("trainable_token_indices") or ()
+    tokens = {i for some in given.values() for i in some} if isinstance(given, dict) else {*given}
+    targets = options.get("target_modules") or ()
+    learnt = [[x for x in e.labels if x != IGNORED][-TAIL:] for e in built.examples]
+    ends = {x for last in learnt for x in last} & Tokens(built.tokenizer).stops - tokens
+    head = built.model.get_output_embeddings()
+    names = {n for n, p in built.model.named_parameters(remove_duplicate=False) if head and p is head.weight}
+    if any(name.split(".")[-2] in (*saved, *(targets if isinstance(targets, list) else ())) for name in names):
+        return
+    if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
+        marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
+        what = f"rows end with {marks}, which the base was never trained to say: its row of the head is zeros"
+        yield Finding("error", what, (), f"trainable_token_indices = {zeros} in [adapter], or an end that it knows")
+
+
+def _is_zero(folder: Path, names: set[str], token: int) -> bool:
+    """Return whether the row of a token is zeros in the first of some tensors that a folder's files have."""
+    from safetensors import safe_open
+
+    for file in weight_files(folder):
+        with safe_open(folder / file, "pt") as opened:
+            if name := next((n for n in opened.keys() if n in names), None):  # noqa: SIM118 -- no mapping
+                rows = opened.get_slice(name)
+                inside = token < rows.get_shape()[0]
+                return inside and bool(rows[token : token + 1].abs().max() <= NEVER)
+    return False
+
+
+def _adapted(model: PreTrainedModel, options: Any) -> set[str]:
+    """Return the modules that PEFT adapts: its own choice, on the model without weights."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters")
+    chosen = {"target_modules": "all-linear"} | {k: v for k, v in options.items() if k in fields}
+    try:
+        tuned = LoraModel(model, LoraConfig(task_type="CAUSAL_LM", r=1, **chosen), "default", low_cpu_mem_usage=True)
+    except ValueError:  # no target at all
+        return set()
+    found = {n.removeprefix("model.") for n, m in tuned.named_modules() if hasattr(m, "lora_A")}
+    tuned.unload()
+    return found
 
 
 @checker(title="unusual-hyperparameters")
@@ -26,17 +142,7 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
         return
     train: dict[str, Any] = dict(suite.train.options)
     whole, judged = bool(suite.adapter and suite.adapter.use == "none"), suite.train.use in ("dpo", "kto")
-    yield from _rate(train.get("learning_rate"), whole, judged, tiny=suite.model.path.startswith("tiny:"))
-    batch = train.get("per_device_train_batch_size", 2) * train.get("gradient_accumulation_steps", 4)
-    if batch > BATCH and not (whole or judged):
-        yield Finding("warning", f"a step is {batch} rows; LoRA loses more than full fine-tuning there", fix="16 to 32")
-    options = suite.adapter.options if suite.adapter else {}
-    if options.get("r", 0) > RANK and not options.get("use_rslora"):
-        yield Finding("warning", f"r is {options['r']} without use_rslora", fix="use_rslora = true, or a smaller r")
-
-
-def _rate(rate: float | None, whole: bool, judged: bool, tiny: bool) -> Iterator[Finding]:
-    """Yield what is unusual about a learning rate; a tiny model of random weights wants a high one."""
+    rate, tiny = train.get("learning_rate"), suite.model.path.startswith("tiny:")  # random weights want a high one
     best = "5e-7 to 5e-6" if judged else "1e-5 to 5e-5"
     if rate is None:
         if whole and not tiny:
@@ -49,6 +155,12 @@ def _rate(rate: float | None, whole: bool, judged: bool, tiny: bool) -> Iterator
         yield Finding("warning", f"learning_rate is {rate:g}, a full fine-tuning's", fix="LoRA wants 1e-4 to 5e-4")
     elif not whole and rate > (TINY if tiny else HIGH):
         yield Finding("warning", f"learning_rate is {rate:g}, where LoRA diverges or forgets", fix="1e-4 to 5e-4")
+    batch = train.get("per_device_train_batch_size", 2) * train.get("gradient_accumulation_steps", 4)
+    if batch > BATCH and not (whole or judged):
+        yield Finding("warning", f"a step is {batch} rows; LoRA loses more than full fine-tuning there", fix="16 to 32")
+    options = suite.adapter.options if suite.adapter else {}
+    if options.get("r", 0) > RANK and not options.get("use_rslora"):
+        yield Finding("warning", f"r is {options['r']} without use_rslora", fix="use_rslora = true, or a smaller r")
 
 
 @checker(title="unsupported-adapter-scaling")

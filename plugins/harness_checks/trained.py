@@ -119,7 +119,10 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
     wanted = note_of(adapter).get("trained")
     if adapter.adapter is None or not wanted:
         return  # a whole model was read back where it was written
-    found = {name: _sha256(tensor) for name, tensor in _tensors(adapter)}
+    import torch
+
+    bits = ((name, tensor.contiguous().view(-1).view(torch.uint8).numpy()) for name, tensor in _tensors(adapter))
+    found = {name: hashlib.sha256(data).hexdigest() for name, data in bits}
     if odd := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         lost = sum(name not in found for name in odd)
         what = f"{len(odd)} of {len(wanted)} tensors on the disk are not those that were trained, limit 0"
@@ -177,16 +180,8 @@ def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
                     yield name, opened.get_tensor(name)
 
 
-def _sha256(tensor: Any) -> str:
-    import torch
-
-    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
-
-
 def note_of(adapter: ModelRef) -> dict[str, Any]:
     """Return what a trainer wrote beside what it trained, or nothing."""
-    try:
-        found: dict[str, Any] = json.loads((Path(adapter.adapter or adapter.path) / NOTE).read_text("utf-8"))
-        return found
-    except (OSError, ValueError):
-        return {}
+    from harness_hf import told_of
+
+    return told_of(Path(adapter.adapter or adapter.path), NOTE)

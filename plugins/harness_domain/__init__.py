@@ -10,9 +10,8 @@ from harness import hookimpl
 from harness_domain.choices import multiple_choice
 from harness_domain.cost import latency, size
 from harness_domain.documents import json
-from harness_domain.earlier import regression
 from harness_domain.library import hf_metric
-from harness_domain.matching import contains, exact_match, regex, token_f1
+from harness_domain.matching import contains, exact_match, regex, regression, token_f1
 from harness_domain.numbers import numeric
 from harness_domain.tools import tool_calls
 

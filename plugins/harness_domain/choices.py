@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, metric
+from harness import Logprob, Sample, Score, Subject, UsageError, continuation, evaluator, metric
 
 
 def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
@@ -52,11 +52,9 @@ def multiple_choice(
     """
     texts = [_choices(s, choices) for s in samples]
     right = [_gold(s, gold, options, _labels(s, choices)) for s, options in zip(samples, texts, strict=True)]
-    pairs = [
-        (s.input, _joined(s.input, text, delimiter))
-        for s, options in zip(samples, texts, strict=True)
-        for text in options
-    ]
+    each = [(s.input, text) for s, options in zip(samples, texts, strict=True) for text in options]
+    own = delimiter is not None  # else as a training joins them
+    pairs = [(p, f"{delimiter}{t}" if own and isinstance(p, str) else continuation(p, t)) for p, t in each]
     scored = iter(subject.logprobs(pairs))  # all rows in one call: that is what lets their prompts be shared
     for sample, options, index in zip(samples, texts, right, strict=True):
         yield _score(sample, options, index, [next(scored) for _ in options])
@@ -66,21 +64,12 @@ def _score(sample: Sample, options: Sequence[str], gold: int, logprobs: Sequence
     totals = [p.total for p in logprobs]
     if not all(map(math.isfinite, totals)):
         return Score(sample.id, {"acc": math.nan, "acc_norm": math.nan}, note="a log-probability is not finite")
-    chosen = _argmax(totals)
-    by_length = _argmax([total / len(text) for total, text in zip(totals, options, strict=True)])
+    norms = [total / len(text) for total, text in zip(totals, options, strict=True)]
+    chosen, by_length = (max(range(len(some)), key=some.__getitem__) for some in (totals, norms))
     values = {"acc": float(chosen == gold), "acc_norm": float(by_length == gold)}
     note = "uniform" if totals.count(totals[chosen]) > 1 else None
     probability = 1 / sum(math.exp(total - totals[chosen]) for total in totals)  # of the chosen, were one of them true
     return Score(sample.id, values, answer=options[chosen], note=note, details={"probability": probability})
-
-
-def _joined(prompt: Prompt, text: str, delimiter: str | None) -> str:
-    """Return a choice as it stands after a prompt: as a training joins them, or after the delimiter that is given."""
-    return continuation(prompt, text) if delimiter is None or not isinstance(prompt, str) else delimiter + text
-
-
-def _argmax(numbers: Sequence[float]) -> int:
-    return max(range(len(numbers)), key=numbers.__getitem__)
 
 
 def _choices(sample: Sample, column: str | list[str]) -> list[str]:

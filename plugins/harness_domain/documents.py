@@ -1,4 +1,7 @@
-"""Answers that are JSON documents: whether they parse, match a schema, and say what is wanted. `json`."""
+"""Answers that are JSON documents: whether they parse, match a schema, and say what is wanted. `json`.
+
+JSON Schemas are read, checked to be one, and matched without a network.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Metric, Sample, Score, Subject, UsageError, evaluator, final_answers
-from harness_domain import schemas, values
+from harness import Metric, Sample, Score, Subject, UsageError, evaluator, shorten
+from harness_domain import values
+from harness_domain.matching import answered
 
+LONGEST = 160  # characters of what is wrong with a value that a note shows
 Matches = Callable[[Any], str]
 
 
@@ -20,7 +25,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
 
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a schema that is none, and on targets that are no JSON or do not match it."""
-    matches = schemas.matcher(options["schema"], folder) if "schema" in options else None
+    matches = matcher(options["schema"], folder) if "schema" in options else None
     if options.get("compare", True):
         for sample in samples:
             _wanted(sample, matches)
@@ -56,12 +61,10 @@ def json(
     `compare = false` rows need no target. What does not parse has 0 of all. Raises UsageError on a schema that is none,
     and on a row whose target is no JSON or does not match it.
     """
-    matches = schemas.matcher(schema, folder) if schema is not None else None
+    matches = matcher(schema, folder) if schema is not None else None
     wanted = [values.without(_wanted(s, matches), ignore) if compare else None for s in samples]
-    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
-    found = final_answers(subject, [s.input for s in samples], **how)
-    for sample, target, (said, whole) in zip(samples, wanted, found, strict=True):
-        details = {"generated": whole} if thought else {}
+    found = answered(subject, samples, max_new_tokens, stop, thought)
+    for sample, target, (said, details) in zip(samples, wanted, found, strict=True):
         try:
             value = _read(said, find, matches, target)
         except ValueError as error:
@@ -103,3 +106,66 @@ def _wanted(sample: Sample, matches: Matches | None) -> Any:
     if matches and (why := matches(value)):
         raise UsageError(f'row "{sample.id}": the target does not match the schema: {why}')
     return value
+
+
+def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Callable[[Any], str]:
+    """Return a function that says why a value does not match a schema, or nothing.
+
+    `schema` is the schema, or the path of its file from `folder`; Draft 2020-12 where it does not say which. Raises
+    UsageError where it is none, demands nothing, or refers to what is not in it.
+    """
+    where = f'schema "{schema}"' if isinstance(schema, str) else "schema"
+    found: Any = schema
+    if isinstance(schema, str):
+        try:
+            found = values.parse((folder / schema).read_text("utf-8-sig"))
+        except OSError as error:
+            raise UsageError(f"{where}: cannot be read: {error.strerror}; looked for {folder / schema}") from None
+        except ValueError as error:
+            raise UsageError(f"{where}: is no JSON: {error}") from None
+    if not isinstance(found, Mapping) or not found:
+        raise UsageError(f"{where}: is {found!r:.60}, want an object that demands something")
+    from jsonschema import exceptions, validators
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import EMPTY_REGISTRY, specification_with
+
+    kind = validators.validator_for(found, default=None) if "$schema" in found else validators.Draft202012Validator
+    if kind is None:
+        raise UsageError(f"{where}: $schema is {found['$schema']!r:.80}, which is no draft of JSON Schema")
+    try:
+        kind.check_schema(found)
+    except exceptions.SchemaError as error:
+        raise UsageError(f"{where}: is none: {error.json_path}: {shorten(error.message, LONGEST)}") from None
+    _check_references(found, specification_with(kind.META_SCHEMA["$schema"]), where)
+    validator = kind(found, registry=EMPTY_REGISTRY)
+
+    def why(value: Any) -> str:
+        try:
+            error = exceptions.best_match(validator.iter_errors(value))
+        except RecursionError:
+            return "nests too deeply to be matched"
+        except Unresolvable as missing:
+            return f"cannot be matched: {shorten(str(missing), LONGEST)}"
+        return f"{error.json_path}: {shorten(error.message, LONGEST)}" if error else ""
+
+    return why
+
+
+def _check_references(schema: Mapping[str, Any], specification: Any, where: str) -> None:
+    """Raise UsageError where a reference leads out of the schema, or nowhere."""
+    from jsonschema_specifications import REGISTRY
+    from referencing import Resource
+    from referencing.exceptions import Unresolvable
+
+    root = Resource.from_contents(schema, default_specification=specification)
+    waiting = [(root, REGISTRY.resolver_with_root(root))]
+    while waiting:
+        here, resolver = waiting.pop()
+        contents = here.contents if isinstance(here.contents, Mapping) else {}
+        for reference in (contents[key] for key in ("$ref", "$dynamicRef") if key in contents):
+            try:
+                resolver.lookup(reference)
+            except Unresolvable:
+                what = f'refers to "{reference}", which is not in it; nothing is fetched, so put it into "$defs"'
+                raise UsageError(f"{where}: {what}") from None
+        waiting += [(inner, resolver.in_subresource(inner)) for inner in here.subresources()]

@@ -1,4 +1,4 @@
-"""Generate an answer and match it: exact_match, contains, token_f1, regex.
+"""Generate an answer and match it: exact_match, contains, token_f1, regex; or an earlier answer: regression.
 
 Answers and targets are normalised alike. Whitespace is collapsed and Unicode composed (NFC) always; then,
 as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and
@@ -14,11 +14,13 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, Literal
 
-from harness import Sample, Score, Subject, UsageError, final_answers, metric
+from harness import Marking, Sample, Score, Subject, UsageError, evaluator, final_answers, metric
 from harness_domain.values import BOM
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
@@ -153,11 +155,18 @@ def _generate_and_match(
     thought: Sequence[str],
 ) -> Iterator[Score]:
     matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
+    found = answered(subject, samples, max_new_tokens, stop, thought)
+    for sample, match, (said, details) in zip(samples, matches, found, strict=True):
+        yield Score(sample.id, {name: match(said)}, answer=said, details=details)
+
+
+def answered(
+    subject: Subject, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str], thought: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ask for all rows, and return each answer without its thought, and the details of its score, with all of it."""
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
     found = final_answers(subject, [s.input for s in samples], **how)
-    for sample, match, (said, whole) in zip(samples, matches, found, strict=True):
-        details = {"generated": whole} if thought else {}
-        yield Score(sample.id, {name: match(said)}, answer=said, details=details)
+    return ((said, {"generated": whole} if thought else {}) for said, whole in found)
 
 
 def _best(compare: Callable[[str, str], float], normal: Normal) -> Matcher:
@@ -178,3 +187,50 @@ def targets_of(sample: Sample) -> list[str]:
     if not targets or not all(t.strip() for t in targets):
         raise UsageError(f'row "{sample.id}": target is missing or empty; map a column to it')
     return targets
+
+
+def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+    """Raise UsageError on a row without an earlier answer, where rows are to have them."""
+    if options.get("earlier") != "against":
+        for sample in samples:
+            _earlier(sample)
+
+
+@evaluator(marks=lambda options: "pairs" if options.get("earlier") == "against" else "answers", check_rows=_check_rows)
+@metric("same", better="higher", scale="proportion")
+@metric("similar", better="higher", scale="proportion")
+def regression(
+    samples: Sequence[Sample],
+    answers: Sequence[str],
+    baseline: Sequence[str] | None,
+    *,
+    marking: Marking,
+    earlier: Literal["target", "against"] = "target",
+    ignore_case: bool = False,
+    ignore_punctuation: bool = False,
+    max_new_tokens: int = 64,
+    stop: tuple[str, ...] = LINE,
+    thought: tuple[str, ...] = (),
+) -> Iterator[Score]:
+    """Score whether a model answers as one did before.
+
+    The earlier answer is the row's target, or with `earlier = "against"` what the eval's `against` answers in the same
+    run: "base", a release ("released", "anchor") or another baseline. `same` is 1 where the two are one text, after
+    white space is collapsed and what is to be ignored is taken off; `similar` is the ratio of words that two texts
+    share in their order: 2 · matching words / all words of both (difflib's, after Ratcliff and Obershelp). Raises
+    UsageError on a row without exactly one target, where targets are compared.
+    """
+    normal = Normal(ignore_case, ignore_punctuation)
+    before = [_earlier(s) for s in samples] if earlier == "target" else baseline or ()
+    for sample, said, then in zip(samples, answers, before, strict=True):
+        ours, theirs = normal(said), normal(then)
+        similar = SequenceMatcher(None, ours.split(), theirs.split(), autojunk=False).ratio()
+        values = {"same": float(ours == theirs), "similar": similar}
+        yield Score(sample.id, values, answer=said, details={"earlier": then})
+
+
+def _earlier(sample: Sample) -> str:
+    targets = targets_of(sample)
+    if len(targets) > 1:
+        raise UsageError(f'row "{sample.id}": has {len(targets)} targets, want the one answer that must not change')
+    return targets[0]

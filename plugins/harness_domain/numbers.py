@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Sample, Score, Subject, UsageError, evaluator, final_answers, metric
-from harness_domain.matching import targets_of
+from harness import Sample, Score, Subject, UsageError, evaluator, metric
+from harness_domain.matching import answered, targets_of
 
 LONGEST = 300  # characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
 COINS = "$€£¥₹"
@@ -66,7 +66,7 @@ NUMBER = r"""
 class Reading:
     """How numbers stand in a text."""
 
-    def __init__(self, units: Mapping[str, float] | None, decimal: str, fractions: bool) -> None:
+    def __init__(self, units: Mapping[str, float] | None = None, decimal: str = ".", fractions: bool = True) -> None:
         """Raise UsageError on units that multiply by nothing."""
         if units is not None and (not units or not all(units.values())):
             raise UsageError("units: want names with factors other than 0, such as { km = 1, m = 0.001 }")
@@ -83,9 +83,14 @@ class Reading:
 
     def numbers(self, text: str) -> list[Fraction]:
         """Return the numbers of a text in their order, without those that have another unit or no finite value."""
+
+        def divided(match: re.Match[str]) -> str:  # a fraction of LaTeX, with a slash
+            minus, above, digit, other, over, last = match.groups("")
+            return f"{'-' if bool(minus) != bool(other) else ''}{above or digit}/{over or last}"
+
         for pattern, by in WRITTEN.items():
             text = re.sub(pattern, by, text)
-        text = unicodedata.normalize("NFKC", LATEX.sub(_divided, text))
+        text = unicodedata.normalize("NFKC", LATEX.sub(divided, text))
         for pattern, by in PLAIN.items():
             text = re.sub(pattern, by, text)
         text = SPACED.sub(lambda m: m[0].replace(" ", "'"), text)
@@ -106,11 +111,8 @@ class Reading:
             number *= 10 ** SCALES[scale.strip(" -").lower().removesuffix("s")]
         if "-" in f"{match['sign']}{match['inner']}":
             number = -number
-        return number if self.units is None else self._in_units(number, match)
-
-    def _in_units(self, number: Fraction, match: re.Match[str]) -> Fraction | None:
-        """Return a number as the units say, by what stands behind it or the coin before it; None where that is none."""
-        assert self.units is not None
+        if self.units is None:
+            return number
         if self.behind and (unit := self.behind.match(match.string, match.end())):
             return number * self.units[unit[1]]
         if not match["coin"] and ATTACHED.match(match.string, match.end()):
@@ -119,24 +121,14 @@ class Reading:
         return None if factor is None else number * factor
 
 
-def _divided(match: re.Match[str]) -> str:
-    """Return a fraction of LaTeX with a slash."""
-    above, over = match[2] or match[3], match[5] or match[6]
-    return f"{'-' if bool(match[1]) != bool(match[4]) else ''}{above}/{over}"
-
-
 def check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a target that is not one number, and on tolerances and units that are none."""
-    read = _reading(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
+    read = Reading(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
     for name in ("tolerance", "relative"):
         if options.get(name, 0) < 0:
             raise UsageError(f"{name} is {options[name]}, want 0 or more")
     for sample in samples:
         _wanted(sample, read)
-
-
-def _reading(units: Mapping[str, float] | None = None, decimal: str = ".", fractions: bool = True) -> Reading:
-    return Reading(units, decimal, fractions)
 
 
 @evaluator(check_rows=check_rows)
@@ -173,15 +165,14 @@ def numeric(
     """
     read = Reading(units, decimal, fractions)
     wanted = [_wanted(s, read) for s in samples]
-    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
-    found = final_answers(subject, [s.input for s in samples], **how)
+    found = answered(subject, samples, max_new_tokens, stop, thought)
     compared = partial(_compared, tolerance=Fraction(str(tolerance)), relative=Fraction(str(relative)))
-    for sample, targets, (said, whole) in zip(samples, wanted, found, strict=True):
+    for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         numbers = read.numbers(said)
         number = None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
-        values = min((compared(number, target) for target in targets), key=_wrong)
+        values = min((compared(number, target) for target in targets), key=lambda v: v["error"] - v["correct"])
         note = None if number is not None else f"{len(numbers) or 'no'} numbers"
-        yield Score(sample.id, values, answer=said, note=note, details={"generated": whole} if thought else {})
+        yield Score(sample.id, values, answer=said, note=note, details=details)
 
 
 def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, relative: Fraction) -> dict[str, float]:
@@ -190,10 +181,6 @@ def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, re
     away, right = abs(number - target), abs(number - target) <= max(tolerance, relative * abs(target))
     error = float(min(away / abs(target), Fraction(1))) if target else float(not right)
     return {"correct": float(right), "error": error}
-
-
-def _wrong(values: Mapping[str, float]) -> float:
-    return values["error"] - values["correct"]
 
 
 def _wanted(sample: Sample, read: Reading) -> list[Fraction]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Sample, Score, Subject, UsageError, chat, evaluator, final_answers, metric
+from harness import Sample, Score, Subject, UsageError, chat, evaluator, metric
 from harness_domain import values
 from harness_domain.calls import Call, call_of, calls_in
+from harness_domain.matching import answered
 
 Format = Literal[
     "auto", "hermes", "xml", "mistral", "llama3", "python", "json",
@@ -51,21 +52,22 @@ def tool_calls(
     """
     tools = [_tools(s) for s in samples]
     wanted = [_wanted(s, own) for s, own in zip(samples, tools, strict=True)]
-    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
-    found = final_answers(subject, [s.input for s in samples], **how)
+    found = answered(subject, samples, max_new_tokens, stop, thought)
     # behind what is asked, which `harness plan` listens to without a model
     _check_template(subject, next((s for s, own in zip(samples, tools, strict=True) if own), None))
-    for sample, own, calls, (said, whole) in zip(samples, tools, wanted, found, strict=True):
+    for sample, own, calls, (said, details) in zip(samples, tools, wanted, found, strict=True):
         weights = {"name": float(bool(calls)), "arguments": float(bool(calls))}
-        about: dict[str, Any] = {"answer": said, "weights": weights}
-        about["details"] = {"generated": whole} if thought else {}
+        about: dict[str, Any] = {"answer": said, "weights": weights, "details": details}
         try:
             made = calls_in(said, format, own, _texts(sample))
         except ValueError as error:
             nothing = dict.fromkeys(("call", "name", "arguments", "refusal"), 0.0)
             yield Score(sample.id, nothing, note=f"cannot be read: {error}", **about)
             continue
-        full = [[_full(c, own, ignore) for c in some] for some in (made, calls)]
+        full = []
+        for some in (made, calls):  # with the defaults of what is left out, and without what does not count
+            given = [(c.name, {**own.get(c.name, {}), **c.arguments}) for c in some]
+            full.append([Call(name, {k: v for k, v in args.items() if k not in ignore}) for name, args in given])
         yield Score(sample.id, _compared(*full, order=order), **about)
 
 
@@ -87,7 +89,12 @@ def _check_template(subject: Subject, sample: Sample | None) -> None:
 def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> dict[str, float]:
     names = [[c.name for c in some] for some in (made, wanted)]
     named = names[0] == names[1] if order else sorted(names[0]) == sorted(names[1])
-    hits = sum(map(_same, made, wanted)) if order else _matched(made, wanted)
+    hits, left = sum(map(_same, made, wanted)), list(made)
+    if not order:  # equality is transitive, so the first that fits will do
+        for call in wanted:
+            if (place := next((i for i, one in enumerate(left) if _same(one, call)), None)) is not None:
+                del left[place]
+        hits = len(made) - len(left)
     return {
         "call": float(len(made) == len(wanted) == hits),
         "name": float(named),
@@ -96,24 +103,8 @@ def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> d
     }
 
 
-def _matched(made: Sequence[Call], wanted: Sequence[Call]) -> int:
-    """Return how many of the wanted calls were made; equality is transitive, so the first that fits will do."""
-    left, hits = list(made), 0
-    for call in wanted:
-        if (place := next((i for i, one in enumerate(left) if _same(one, call)), None)) is not None:
-            del left[place]
-            hits += 1
-    return hits
-
-
 def _same(one: Call, other: Call) -> bool:
     return one.name == other.name and values.equal(one.arguments, other.arguments)
-
-
-def _full(call: Call, tools: Mapping[str, Mapping[str, Any]], ignore: Sequence[str]) -> Call:
-    """Return a call with the defaults of what it leaves out, and without what does not count."""
-    given = {**tools.get(call.name, {}), **call.arguments}
-    return Call(call.name, {name: value for name, value in given.items() if name not in ignore})
 
 
 def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
@@ -138,24 +129,23 @@ def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
 def _texts(sample: Sample) -> dict[str, list[str]]:
     """Return the names of the arguments that are text by a tool's schema, by the tools' names."""
     given = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
-    schemas = {own["name"]: own.get("parameters") or {} for own in (tool.get("function", tool) for tool in given)}
-    return {
-        name: [key for key, p in schema.get("properties", {}).items() if isinstance(p, Mapping) and _is_text(p)]
-        for name, schema in schemas.items()
-    }
-
-
-def _is_text(schema: Mapping[str, Any]) -> bool:
-    """Return whether a JSON Schema wants text: its type, or each value of its enumeration."""
-    if "type" in schema:
-        return bool(schema["type"] in ("string", ["string"]))
-    listed = schema.get("enum") or [schema.get("const")]
-    return isinstance(listed, list) and all(isinstance(value, str) for value in listed)
+    texts: dict[str, list[str]] = {}
+    for own in (tool.get("function", tool) for tool in given):
+        texts[own["name"]] = []
+        for key, p in (own.get("parameters") or {}).get("properties", {}).items():
+            listed = (p.get("enum") or [p.get("const")]) if isinstance(p, Mapping) else [None]
+            by_values = isinstance(listed, list) and all(isinstance(value, str) for value in listed)
+            if isinstance(p, Mapping) and (p["type"] in ("string", ["string"]) if "type" in p else by_values):
+                texts[own["name"]].append(key)
+    return texts
 
 
 def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
     """Return the calls that a row wants; raises UsageError where its target is none, or of a tool that is not there."""
-    if _says_it_in_words(sample):
+    messages = sample.row.get("messages")
+    last: Any = messages[-1] if isinstance(messages, list) and messages else None
+    said = isinstance(last, Mapping) and last.get("role") == "assistant" and not last.get("tool_calls")
+    if said and last.get("content") and last["content"] == sample.target:  # in words, which calls nothing
         return []
     where = f'row "{sample.id}": the target'
     if not isinstance(sample.target, str) or not sample.target.strip():
@@ -168,11 +158,3 @@ def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
     if tools and (strange := next((c.name for c in calls if c.name not in tools), None)):
         raise UsageError(f'{where} calls "{strange}", which is none of the row\'s tools')
     return calls
-
-
-def _says_it_in_words(sample: Sample) -> bool:
-    """Return whether the target is the text that ends a row's messages, which calls nothing."""
-    messages = sample.row.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    ends = isinstance(last, Mapping) and last.get("role") == "assistant" and not last.get("tool_calls")
-    return bool(ends and isinstance(last, Mapping) and last.get("content") and last["content"] == sample.target)

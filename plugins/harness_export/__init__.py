@@ -39,7 +39,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 
     `facts` gets the milliseconds that took. Raises CheckFailed when it does not answer as the gated one.
     """
-    from harness_export.swap import Question, ask
+    from harness_export.swap import ask
 
     if ref.adapter is None:
         raise UsageError(f'export "adapter" writes adapters, and {ref.name} is a merged model; use = "safetensors"')
@@ -49,7 +49,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
     held = dict(ref.quantization) if ref.quantization else None
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
-    swapped = ask(Question(ref.path, str(ref.adapter), str(to), held, placed))
+    swapped = ask(base=ref.path, gated=str(ref.adapter), exported=str(to), quantization=held, placed=placed)
     if facts is not None:
         facts.update(swapped)
     return to

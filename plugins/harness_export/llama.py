@@ -1,4 +1,7 @@
-"""A Llama as llama.cpp wants it: names of tensors, the order of rows, what its configuration becomes."""
+"""A Llama as llama.cpp wants it: names of tensors, the order of rows, what configuration and tokenizer become.
+
+The tokenizer is a byte-level BPE; what a GGUF file cannot say of it is refused.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from harness import UsageError
+from harness_hf import SPLITS, Tokens, split_name
 
 ARCHITECTURE = "LlamaForCausalLM"
 NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -21,6 +26,9 @@ LAYER = {
     **{"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"},
 }
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
+IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+FURTHER_STOPS = ("eot", "eom")
 
 
 @dataclass(frozen=True)
@@ -123,3 +131,74 @@ def reorder(name: str, weight: Any, llama: Llama) -> Any:
 
 def _refused(what: str) -> UsageError:
     return UsageError(f'export "gguf": the model has {what}; convert it with llama.cpp\'s convert_hf_to_gguf.py')
+
+
+def metadata_of(folder: Path, rows: int) -> Iterator[tuple[str, Any]]:
+    """Yield keys and values for the tokenizer in a folder, its vocabulary filled up to the embeddings' `rows`."""
+    tokens = Tokens.of(str(folder))
+    tokenizer = tokens.tokenizer
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    pre = _split(backend)
+    names, types = _vocabulary(backend, rows)
+    yield "tokenizer.ggml.model", "gpt2"
+    yield "tokenizer.ggml.pre", pre
+    yield "tokenizer.ggml.tokens", names
+    yield "tokenizer.ggml.token_type", types
+    yield "tokenizer.ggml.merges", [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
+    for ours, theirs in IDS.items():
+        if (number := getattr(tokenizer, f"{ours}_token_id")) is not None:
+            yield f"tokenizer.ggml.{theirs}_token_id", int(number)
+    path = folder / "generation_config.json"
+    named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    stops = set(named) if isinstance(named, list) else set() if named is None else {int(named)}
+    further = sorted((tokens.stops | stops) - {tokenizer.eos_token_id})
+    if len(further) > len(FURTHER_STOPS):
+        raise _cannot_say(f"{len(further) + 1} stop tokens, and a GGUF file has room for {len(FURTHER_STOPS) + 1}")
+    for name, number in zip(FURTHER_STOPS, further, strict=False):
+        yield f"tokenizer.ggml.{name}_token_id", number
+    # whether a text gets a BOS in front and an EOS behind
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    for bos, eos in product((False, True), repeat=2):
+        if whole == [*([tokenizer.bos_token_id] * bos), *plain, *([tokenizer.eos_token_id] * eos)]:
+            yield "tokenizer.ggml.add_bos_token", bos
+            yield "tokenizer.ggml.add_eos_token", eos
+            break
+    else:
+        raise _cannot_say("that puts other tokens than BOS and EOS around a text")
+    if isinstance(tokenizer.chat_template, dict):
+        raise _cannot_say("several chat templates; keep the one that is evaluated")
+    if tokenizer.chat_template:
+        yield "tokenizer.chat_template", tokenizer.chat_template
+
+
+def _split(backend: dict[str, Any]) -> str:
+    model = backend["model"]
+    if model["type"] != "BPE" or (backend.get("decoder") or {}).get("type") != "ByteLevel":
+        raise _cannot_say(f"of the type {model['type']}, and only byte-level BPE is known here")
+    if backend.get("normalizer"):
+        raise _cannot_say("that normalises text, which llama.cpp would not do")
+    odd = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+    if found := [name for name in odd if model.get(name)]:
+        raise _cannot_say(f"with {', '.join(found)}, which llama.cpp does not know")
+    if not model["merges"]:
+        raise _cannot_say("without merges, which llama.cpp does not load")
+    if (name := split_name(backend)) is None:
+        raise _cannot_say(f"that cuts text in a way that is not known here (known: {', '.join(SPLITS)})")
+    return name
+
+
+def _vocabulary(backend: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
+    names = {number: token for token, number in backend["model"]["vocab"].items()}
+    types = dict.fromkeys(names, NORMAL)
+    for added in backend["added_tokens"]:
+        if odd := [name for name in ("lstrip", "rstrip", "single_word") if added[name]]:
+            raise _cannot_say(f'whose token "{added["content"]}" has {odd[0]}, which a GGUF file cannot say')
+        names[added["id"]] = added["content"]
+        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    if max(names) >= rows:
+        raise _cannot_say(f"of {max(names) + 1} tokens, and the model has embeddings for {rows}")
+    return [names.get(i, f"[PAD{i}]") for i in range(rows)], [types.get(i, UNUSED) for i in range(rows)]
+
+
+def _cannot_say(what: str) -> UsageError:
+    return UsageError(f'export "gguf": the model has a tokenizer {what}; see llama.cpp\'s convert_hf_to_gguf.py')

@@ -1,23 +1,42 @@
 """Copies of a merged model in fewer bits, by bitsandbytes: NF4 and int8, as transformers writes and loads them.
 
 Quantised on the CPU, tensor by tensor as they are read, and saved before any forward pass: on a CPU with AVX512-BF16
-that would rewrite 4-bit weights in place. What was written is read back and compared in a process of its own.
+that would rewrite 4-bit weights in place. What was written is read back and compared in a process of its own:
+
+    python -m harness_export.quantised < QUESTION
+
+The question is a JSON object, {"parent": FOLDER, "copy": FOLDER}, and so is the last line of stdout: {"facts": {…}}, or
+{"finding": "…"} where a tensor is not its parent's, rounded.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import CONVERSION_NOTES, ModelRef, Progress, UsageError, exporter, formats
+from harness import CONVERSION_NOTES, CheckFailed, ModelRef, Progress, UsageError, exporter, formats, isolated
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
 WRITTEN = ("config.json", "generation_config.json")  # by transformers, with what it must know of the quantisation
+HALF_GAP = 0.16  # of a block's largest number: half the widest gap of NF4's grid, 0.152, and rounding
+SCALES = 0.05  # of the tensor's largest number: what the scales lose in 8 bits
+ROW = 0.01  # of a row's largest number, in int8: half of 1/127, and rounding
+TEXTS = (
+    "The committee met on Tuesday to discuss the budget for the coming year, and most members agreed that the roof of "
+    "the old library could not wait any longer.",
+    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n"
+    "    return total / len(values)\n",
+    "Q: What is the capital of France?\nA: Paris.\nQ: What is the capital of Italy?\nA: Rome.\n",
+)
 STEPS = 2  # quantise and write; read back
 
 
@@ -57,13 +76,17 @@ def _quantise(
         raise UsageError(f'export "{kind}" quantises whole models, and {ref.name} is an adapter; export the merged one')
     parent = Path(ref.path)
     check(parent, {})
-    from harness_export.readback import ask
-
     progress(Progress(kind, 0, STEPS, {"now": "quantising"}))
     write(parent, to, settings)
     progress(Progress(kind, 1, STEPS, {"now": "reading back"}))
-    _complete(parent, to)
-    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": ask(parent, to)}), "utf-8")
+    for name in formats.shipping(parent):  # beside the weights: tokenizer, chat template, licence
+        if not name.endswith((".safetensors", formats.INDEX)) and name not in WRITTEN:
+            (to / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(parent / name, to / name)
+    asked, lost = {"parent": str(parent), "copy": str(to)}, "what was written could not be read back"
+    (to / CONVERSION_NOTES).write_text(
+        json.dumps({"facts": isolated.ask("harness_export.quantised", asked, lost)}), "utf-8"
+    )
     progress(Progress(kind, STEPS, STEPS, {"now": "done"}))
     return to
 
@@ -91,9 +114,63 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
         model.save_pretrained(to, max_shard_size=SHARD)
 
 
-def _complete(parent: Path, to: Path) -> None:
-    """Copy what may ship and is beside the weights: tokenizer, chat template, licence."""
-    for name in formats.shipping(parent):
-        if not name.endswith((".safetensors", formats.INDEX)) and name not in WRITTEN:
-            (to / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(parent / name, to / name)
+def compare(parent: Path, copy: Path) -> dict[str, Any]:
+    """Compare every tensor, then what both predict. Raises CheckFailed at a tensor that is off by more."""
+    from harness_hf import load
+
+    refs = [ModelRef("copy", str(copy)), ModelRef("parent", str(parent))]
+    config = json.loads((parent / "config.json").read_text("utf-8"))
+    dtype: Any = config.get("dtype") or config.get("torch_dtype") or "float32"
+    with load(refs, dtype=dtype, device="cpu") as subjects:
+        ours, theirs = subjects
+        wrong = total = 0.0
+        layers = 0
+        for name, there, here, allowed in _pairs(theirs.model, ours.model):  # type: ignore[attr-defined]
+            off = (here - there).abs()
+            if not bool((off <= allowed).all()):  # NaN is not
+                raise CheckFailed(f'"{name}" is not its parent\'s, rounded: off by {float(off.max()):.3g}')
+            if bool(allowed.any()):
+                layers += 1
+                wrong += float(off.square().sum())
+                total += float(there.square().sum())
+        if not layers:
+            raise CheckFailed("no layer is quantised")
+        pairs = ours.token_kl(TEXTS, theirs)  # type: ignore[attr-defined]
+    kl = sum(nats for nats, _ in pairs) / sum(tokens for _, tokens in pairs)
+    if not math.isfinite(kl):
+        raise CheckFailed("its probabilities are not finite")
+    return {"kl": round(kl, 6), "relative_error": round(math.sqrt(wrong / total), 6), "layers": layers}
+
+
+def _pairs(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Yield name, the parent's numbers, the copy's, and how far each may be off; in float32."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from transformers.pytorch_utils import Conv1D
+
+    from harness_hf import BLOCK
+
+    modules, originals = dict(copy.named_modules()), dict(parent.named_modules())
+    for name, weight in parent.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        there, module = weight.detach().float(), modules[owner]
+        if kind != "weight" or not isinstance(module, (Linear4bit, Linear8bitLt)):
+            yield name, there, getattr(module, kind).detach().float(), torch.zeros_like(there)
+            continue
+        if isinstance(originals[owner], Conv1D):
+            there = there.T.contiguous()
+        if isinstance(module, Linear4bit):
+            here = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+            flat = there.flatten().abs()
+            blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK).amax(1)
+            off = HALF_GAP * blocks.repeat_interleave(BLOCK)[: len(flat)] + SCALES * flat.max()
+            yield name, there, here, off.view_as(there)
+        else:
+            scale = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
+            here = module.weight.data.float() * (scale.float()[:, None] / 127)
+            yield name, there, here, (ROW * there.abs().amax(1, keepdim=True)).expand_as(there)
+
+
+if __name__ == "__main__":
+    isolated.answer(lambda parent, copy: compare(Path(parent), Path(copy)))

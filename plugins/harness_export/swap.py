@@ -2,13 +2,13 @@
 
     python -m harness_export.swap < QUESTION
 
-The question is a JSON object (`Question`), and so is the last line of stdout: {"facts": {…}} or {"finding": "…"}.
+The question is a JSON object, what `swap` takes, and so is the last line of stdout: {"facts": {…}} or {"finding": "…"}.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,32 +21,23 @@ PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
 TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Question:
-    """Folders of the base, the gated adapter and the exported one; how the base is held and where."""
-
-    base: str
-    gated: str
-    exported: str
-    quantization: dict[str, Any] | None
-    placed: dict[str, Any]
-
-
-def ask(question: Question) -> dict[str, Any]:
+def ask(**question: Any) -> dict[str, Any]:
     """Swap the exported adapter in and return the facts; raises CheckFailed when it answers otherwise."""
-    return isolated.ask("harness_export.swap", asdict(question), "export: the adapter could not be swapped in")
+    return isolated.ask("harness_export.swap", question, "export: the adapter could not be swapped in")
 
 
-def swap(question: Question) -> dict[str, Any]:
-    """Answer with the gated adapter, load the exported one beside it, and answer again."""
+def swap(
+    base: str, gated: str, exported: str, quantization: Mapping[str, Any] | None, placed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Answer with the gated adapter, load the exported one beside it, and answer again; the first three are folders."""
     from harness_hf import add_adapter, load_model, load_tokenizer
 
-    tokenizer = load_tokenizer(question.base)
-    model = load_model(question.base, quantization=question.quantization, **question.placed)
-    model = add_adapter(model, Path(question.gated), "gated").eval()
+    tokenizer = load_tokenizer(base)
+    model = load_model(base, quantization=quantization, **placed)
+    model = add_adapter(model, Path(gated), "gated").eval()
     before = _answers(model, tokenizer)
     begun = time.perf_counter()
-    add_adapter(model, Path(question.exported), "exported").set_adapter("exported")
+    add_adapter(model, Path(exported), "exported").set_adapter("exported")
     took = time.perf_counter() - begun
     if _answers(model.eval(), tokenizer) != before:
         raise CheckFailed("export: swapped in, the exported adapter does not answer as the gated one")
@@ -67,4 +58,4 @@ def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 if __name__ == "__main__":
-    isolated.answer(lambda **question: swap(Question(**question)))
+    isolated.answer(swap)

@@ -19,15 +19,15 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
 from harness import ROPE_FACTORS, CheckFailed, UsageError, template_digest
-from harness_export.llama import Llama, name_of, read_config, reorder
-from harness_export.vocabulary import metadata_of
+from harness_export.llama import Llama, metadata_of, name_of, read_config, reorder
 from harness_hf import Tokens, resolve
 from harness_lora import Header, read_headers
 
 FILE = "model.gguf"
 FINE = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
 COARSE = ("Q4", "Q5")
-PLAIN = ("F32", "F16", "BF16")
+KEPT = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
+KEPT += ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings")
 TEXTS = (
     "The committee met on Tuesday.  It's 1,234.50 euros; don't they'll say?",
     "def mean(values):\n    return sum(values) / len(values)\n\n\n# 2024-11-03  \t done",
@@ -42,14 +42,13 @@ def export(folder: Path, to: Path, quantization: str) -> Path:
     Raises UsageError when it cannot be written so, CheckFailed when what was read back is another model.
     """
     llama, there = read_config(folder), read_headers(folder)
-    names = {name_of(tensor, llama): tensor for tensor in sorted(there, key=_in_order)}
-    names.pop(None, None)
-    kinds = {str(name): _kind(str(name), there[tensor], quantization) for name, tensor in names.items()}
+    names = {name: tensor for tensor in sorted(there, key=_in_order) if (name := name_of(tensor, llama))}
+    kinds = {name: _kind(name, there[tensor], quantization) for name, tensor in names.items()}
     writer = _writer(to / FILE, folder, llama, quantization)
     for name, tensor in names.items():
-        shape, kind = there[tensor].shape, kinds[str(name)]
+        shape, kind = there[tensor].shape, kinds[name]
         size = int(np.prod(quant_shape_to_byte_shape(shape, kind), dtype=np.int64))
-        writer.add_tensor_info(str(name), shape, np.dtype(np.float32), size, raw_dtype=kind)
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=kind)
     if llama.scaling:
         writer.add_tensor_info(ROPE_FACTORS, (llama.head // 2,), np.dtype(np.float32), llama.head * 2)
     with ExitStack() as stack:
@@ -59,12 +58,12 @@ def export(folder: Path, to: Path, quantization: str) -> Path:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, tensor in names.items():
-            writer.write_tensor_data(source.written(str(name), tensor, kinds[str(name)]))
+            writer.write_tensor_data(source.written(name, tensor, kinds[name]))
         if llama.scaling:
             writer.write_tensor_data(np.array(llama.factors(), np.float32))
     for path in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
         shutil.copyfile(path, to / path.name)
-    _check(folder, to, {str(name): tensor for name, tensor in names.items()}, kinds, llama)
+    _check(folder, to, names, kinds, llama)
     return to
 
 
@@ -134,25 +133,14 @@ def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
 def _check(
     folder: Path, to: Path, names: Mapping[str, str], kinds: Mapping[str, GGMLQuantizationType], llama: Llama
 ) -> None:
-    """Compare what transformers reads of the file with the model; raises CheckFailed where it is another one."""
+    """Compare what transformers reads of the file with the model; raises CheckFailed where it is another one.
+
+    Each tensor must be, bit for bit, what the gguf package makes of the blocks that were to be written.
+    """
+    from transformers import AutoConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
     back = resolve(str(to))
-    _check_tensors(folder, back, names, kinds, llama)
-    _check_config(folder, back, llama)
-    ours, theirs = Tokens.of(str(folder)), Tokens.of(str(back))
-    for text in TEXTS:
-        if ours.texts([text]) != theirs.texts([text]):
-            raise CheckFailed(f'export "gguf": the tokenizer read back cuts "{text[:24]}…" into other tokens')
-    special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stops) for t in (ours, theirs)]
-    if special[0] != special[1]:
-        raise CheckFailed('export "gguf": the tokenizer read back has other special tokens')
-    if ours.tokenizer.chat_template != theirs.tokenizer.chat_template or template_digest(to) != template_digest(folder):
-        raise CheckFailed('export "gguf": the chat template read back is another one')
-
-
-def _check_tensors(
-    folder: Path, back: Path, names: Mapping[str, str], kinds: Mapping[str, GGMLQuantizationType], llama: Llama
-) -> None:
-    """Each must be, bit for bit, what the gguf package makes of the blocks that were to be written."""
     there = read_headers(back)
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
@@ -162,23 +150,21 @@ def _check_tensors(
             wanted = dequantize(source.written(name, tensor, kinds[name]), kinds[name])
             if not np.array_equal(wanted, read.tensor(name, tensor)):
                 raise CheckFailed(f'export "gguf": "{tensor}" was read back with other values')
-
-
-def _check_config(folder: Path, back: Path, llama: Llama) -> None:
-    from transformers import AutoConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
     before, after = (AutoConfig.from_pretrained(str(f), local_files_only=True) for f in (folder, back))
-    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
-        _same(name, getattr(before, name), getattr(after, name))
-    for name in ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings", "hidden_act"):
-        _same(name, getattr(before, name), getattr(after, name))
-    _same("rms_norm_eps", np.float32(before.rms_norm_eps), np.float32(after.rms_norm_eps))
-    ours, theirs = (LlamaRotaryEmbedding(config).inv_freq.numpy() for config in (before, after))
-    if not np.allclose(ours, theirs, rtol=1e-5, atol=0):
+    said = {name: (getattr(before, name), getattr(after, name)) for name in KEPT}
+    said["rms_norm_eps"] = np.float32(before.rms_norm_eps), np.float32(after.rms_norm_eps)
+    for name, (old, new) in said.items():
+        if old != new:
+            raise CheckFailed(f'export "gguf": {name} is {old} in the model, and {new} in what was read back')
+    old, new = (LlamaRotaryEmbedding(config).inv_freq.numpy() for config in (before, after))
+    if not np.allclose(old, new, rtol=1e-5, atol=0):
         raise CheckFailed('export "gguf": the rotary frequencies read back are others')
-
-
-def _same(name: str, before: Any, after: Any) -> None:
-    if before != after:
-        raise CheckFailed(f'export "gguf": {name} is {before} in the model, and {after} in what was read back')
+    ours, theirs = Tokens.of(str(folder)), Tokens.of(str(back))
+    for text in TEXTS:
+        if ours.texts([text]) != theirs.texts([text]):
+            raise CheckFailed(f'export "gguf": the tokenizer read back cuts "{text[:24]}…" into other tokens')
+    special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stops) for t in (ours, theirs)]
+    if special[0] != special[1]:
+        raise CheckFailed('export "gguf": the tokenizer read back has other special tokens')
+    if ours.tokenizer.chat_template != theirs.tokenizer.chat_template or template_digest(to) != template_digest(folder):
+        raise CheckFailed('export "gguf": the chat template read back is another one')

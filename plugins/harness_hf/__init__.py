@@ -13,7 +13,7 @@ from harness import hookimpl, lazily, loader, schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
-    from harness_hf.described import Described
+    from harness_hf.answers import Answer, Ending, Marks
     from harness_hf.linear import fast_linear, use_onednn
     from harness_hf.models import (
         BLOCK,
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
         quiet,
         resolve_device,
         resolve_dtype,
+        skeleton,
         wrong_on_cpu,
     )
-    from harness_hf.sources import LocalSource, parameters_of, resolve
-    from harness_hf.splits import SPLITS
-    from harness_hf.splits import name_of as split_name
-    from harness_hf.subject import HFSubject, free_memory
+    from harness_hf.restore import SPLITS
+    from harness_hf.restore import name_of as split_name
+    from harness_hf.sources import LocalSource, parameters_of, resolve, told_of
+    from harness_hf.subject import Described, HFSubject, free_memory
     from harness_hf.tokens import DEFAULT_CONTEXT, Tokens
 
 # When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
@@ -69,40 +70,19 @@ __all__ = [
     "resolve",
     "resolve_device",
     "resolve_dtype",
+    "skeleton",
     "split_name",
+    "told_of",
     "use_onednn",
     "wrong_on_cpu",
 ]
-LATER = {  # what other plugins use of this one, imported when it is asked for
-    "BLOCK": "harness_hf.models",
-    "DEFAULT_CONTEXT": "harness_hf.tokens",
-    "Described": "harness_hf.described",
-    "HFSubject": "harness_hf.subject",
-    "free_memory": "harness_hf.subject",
-    "LocalSource": "harness_hf.sources",
-    "SPLITS": "harness_hf.splits",
-    "Tokens": "harness_hf.tokens",
-    "Answer": "harness_hf.answers",
-    "Ending": "harness_hf.answers",
-    "Marks": "harness_hf.thinking",
-    "add_adapter": "harness_hf.models",
-    "assert_not_repacked": "harness_hf.models",
-    "check_found": "harness_hf.models",
-    "fitting": "harness_hf.models",
-    "keep_4bit_layout": "harness_hf.models",
-    "fast_linear": "harness_hf.linear",
-    "load_model": "harness_hf.models",
-    "load_tokenizer": "harness_hf.models",
-    "one_line": "harness_hf.models",
-    "parameters_of": "harness_hf.sources",
-    "quiet": "harness_hf.models",
-    "resolve": "harness_hf.sources",
-    "resolve_device": "harness_hf.models",
-    "resolve_dtype": "harness_hf.models",
-    "split_name": "harness_hf.splits:name_of",
-    "use_onednn": "harness_hf.linear",
-    "wrong_on_cpu": "harness_hf.models",
-}
+LATER = dict.fromkeys(__all__, "harness_hf.models")  # what is imported when it is asked for
+LATER |= dict.fromkeys(("Answer", "Ending", "Marks"), "harness_hf.answers")
+LATER |= dict.fromkeys(("fast_linear", "use_onednn"), "harness_hf.linear")
+LATER |= dict.fromkeys(("LocalSource", "parameters_of", "resolve", "told_of"), "harness_hf.sources")
+LATER |= dict.fromkeys(("Described", "HFSubject", "free_memory"), "harness_hf.subject")
+LATER |= dict.fromkeys(("DEFAULT_CONTEXT", "Tokens"), "harness_hf.tokens")
+LATER |= {"SPLITS": "harness_hf.restore", "split_name": "harness_hf.restore:name_of"}
 __getattr__ = lazily(__name__, LATER)
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -119,18 +99,7 @@ def harness_saboteurs() -> dict[str, Any]:
     return {"base nudged": sabotage.nudged, "noise in the weights": sabotage.noise, "NaN weights": sabotage.nan}
 
 
-def open_source(
-    path: str,
-    *,
-    dtype: DType = "auto",
-    device: str = "auto",
-    device_map: str | dict[str, Any] | None = None,
-    threads: int | None = None,
-    revision: str | None = None,
-    sha256: str | None = None,
-    batch_tokens: int | None = None,
-    reference: bool = False,
-) -> LocalSource:
+def open_source(path: str, *, revision: str | None = None, sha256: str | None = None, **_: Any) -> LocalSource:
     """Bring a model onto this machine and tell what it is, without loading its weights."""
     from harness_hf.sources import open_folder, resolve
 
@@ -139,11 +108,10 @@ def open_source(
 
 def identify(ref: ModelRef, **options: Any) -> str:
     """Return the identity of all an answer depends on, loading no model; raises UsageError when it is not there."""
-    from harness_hf import identity
-    from harness_hf.sources import resolve
+    from harness_hf.sources import identity_of, resolve
 
     pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
-    return identity.of(ref, resolve(ref.path, **pins), schema.with_defaults(load, options))
+    return identity_of(ref, resolve(ref.path, **pins), schema.with_defaults(load, options))
 
 
 def check(path: str) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness import out_of_memory
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -70,16 +72,10 @@ def not_causal(model: PreTrainedModel) -> str:
             alone, followed = alone[0, -AHEAD:].float(), followed[0, -2 * AHEAD : -AHEAD].float()
             apart = (alone.log_softmax(-1) - followed.log_softmax(-1)).abs().gather(-1, alone.topk(1).indices).max()
     except Exception as error:
-        if isinstance(error, RuntimeError) and out_of_memory(error):
+        if out_of_memory(error):
             raise
         return f"cannot be run on tokens alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return "is not causal: what follows a token changes its prediction" if apart > ONCE[precision(model)] else ""
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether memory ran out; torch has a type for it on GPUs only."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "out of memory" in text
 
 
 def precision(model: PreTrainedModel) -> torch.dtype:

@@ -19,13 +19,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness import CheckFailed, Generate, Said, UsageError
-from harness_hf.abilities import ONCE, out_of_memory, precision, switch_of, unshareable
-from harness_hf.answers import Answer, Choose, Draw, Ending, chosen, likeliest
+from harness import CheckFailed, Generate, Said, UsageError, out_of_memory
+from harness_hf.abilities import ONCE, precision, switch_of, unshareable
+from harness_hf.answers import Answer, Choose, Draw, Ending, Marks, chosen, likeliest
 from harness_hf.attention import can_cascade
 from harness_hf.batch import Batch, prefill
 from harness_hf.packing import common
-from harness_hf.thinking import Marks
 from harness_hf.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     except CheckFailed:
         return True  # not finite: told when it answers
     except Exception as error:
-        if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+        if isinstance(error, UsageError) or out_of_memory(error):
             raise
         return False
     for i, wanted in enumerate(plain):
@@ -138,13 +137,22 @@ def _many(
     while queue or batch.rows:
         try:
             if len(batch.rows) <= size // 2:
-                while queue and len(batch.rows) < size:
-                    yield from batch.join(_next(queue, size - len(batch.rows), len(prefix), prefill(model)))
+                while (
+                    queue and len(batch.rows) < size
+                ):  # as many as there is room for, and one forward pass should hold
+                    most = max(1, prefill(model) // (len(queue[0].prompt) - len(prefix)))
+                    taken = min(size - len(batch.rows), len(queue), most)
+                    yield from batch.join([queue.popleft() for _ in range(taken)])
             yield from batch.step()
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            size = _smaller(size)
+            if size == 1:
+                what = "not enough memory to answer a single prompt; use a smaller dtype or model"
+                raise UsageError(f"[model]: {what}") from None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            size //= 2
             for answer in batch.rows:
                 answer.restart()
             queue = _longest_first([*batch.rows, *queue])
@@ -164,20 +172,6 @@ def _shared(answers: Sequence[Answer]) -> int:
 
 def _longest_first(answers: Sequence[Answer]) -> deque[Answer]:
     return deque(sorted(answers, key=lambda a: -len(a.prompt)))
-
-
-def _next(queue: deque[Answer], room: int, prefix: int, tokens: int) -> list[Answer]:
-    """Take prompts off the queue, as many as there is room for and as one forward pass should hold."""
-    width = len(queue[0].prompt) - prefix
-    return [queue.popleft() for _ in range(min(room, len(queue), max(1, tokens // width)))]
-
-
-def _smaller(size: int) -> int:
-    if size == 1:
-        raise UsageError("[model]: not enough memory to answer a single prompt; use a smaller dtype or model") from None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return size // 2
 
 
 def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:

@@ -105,8 +105,8 @@ def _linear4bit() -> type[nn.Module]:
 
     class Linear4bit(quantised.Linear4bit):  # type: ignore[misc]
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            bias = self.bias
-            if self.compute_dtype != torch.float32 or not self.weight.is_cpu or not _plain(x) or _trained(bias):
+            bias, in_float32 = self.bias, self.compute_dtype == torch.float32 and self.weight.is_cpu and _plain(x)
+            if not in_float32 or (bias is not None and bias.requires_grad):
                 done: torch.Tensor = super().forward(x)
                 return done
             if torch.is_grad_enabled() and x.requires_grad:
@@ -132,7 +132,3 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 def _plain(x: torch.Tensor) -> bool:
     """Return whether activations are multiplied in float32, as they are."""
     return x.dtype == torch.float32 and x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
-
-
-def _trained(bias: torch.Tensor | None) -> bool:
-    return bias is not None and bias.requires_grad

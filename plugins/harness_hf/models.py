@@ -9,8 +9,9 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailed, UsageError, meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
+from harness_hf.sources import told_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,8 +67,16 @@ def load_model(
     wanted = resolve_dtype(dtype, place)
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     if quantization:
-        options["quantization_config"] = _bits_and_bytes(quantization, wanted)
-    stored = _is_quantised(path)
+        from transformers import BitsAndBytesConfig
+
+        if find_spec("bitsandbytes") is None:
+            raise UsageError(f"quantization: bitsandbytes is not installed; {INSTALL}")
+        try:
+            bits = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"quantization: {one_line(error)}") from None
+        options["quantization_config"] = bits
+    stored = bool(told_of(Path(path), "config.json").get("quantization_config"))  # unreadable: told by transformers
     if device_map or quantization or stored:
         options["device_map"] = device_map or {"": place}
     model = _from_pretrained(path, options)
@@ -81,6 +91,15 @@ def load_model(
         model = add_adapter(model, adapter)
     use_onednn(model)
     return model.eval()
+
+
+def skeleton(path: str | Path) -> Any:
+    """Build the model of a folder without weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    with quiet(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
@@ -104,30 +123,17 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
         if before := next((key.removesuffix(end) for key, end in ends if end in missing), ""):
             raise UsageError(f'model "{path}": "{before}" stands before its tensors\' names; save what was wrapped')
         raise UsageError(f'model "{path}": "{min(missing)}" is not in its files; save the whole model')
-    _check_used(path, model, found["unexpected_keys"])
+    # What a model does not use another reader might; known buffers apart. One with more parts than text is loaded
+    # without them, and its files name it by another class.
+    left = sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name))
+    stored = told_of(Path(path), "config.json").get("quantization_config")
+    if left and type(model).__name__ in (model.config.architectures or ()) and not stored:
+        what = f'"{left[0]}" is in its files, and the model does not use it'
+        raise UsageError(f'model "{path}": {what}, so that other readers may have another model; take it out')
     text = model.config.get_text_config()
     if why := meant_otherwise(Path(path), tied=bool(getattr(text, "tie_word_embeddings", False))):
         raise UsageError(f'model "{path}": {why}')
     return model
-
-
-def _check_used(path: str | Path, model: Any, unexpected: Iterable[str]) -> None:
-    """Raise UsageError at tensors that a model does not use, which another reader might; known buffers apart.
-
-    A model with more parts than text is loaded without them, and its files name it by another class.
-    """
-    left = sorted(name for name in unexpected if not BUFFERS.search(name))
-    if left and type(model).__name__ in (model.config.architectures or ()) and not _is_quantised(path):
-        what = f'"{left[0]}" is in its files, and the model does not use it'
-        raise UsageError(f'model "{path}": {what}, so that other readers may have another model; take it out')
-
-
-def _is_quantised(path: str | Path) -> bool:
-    try:
-        config = json.loads((Path(path) / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False  # told by transformers
-    return bool(config.get("quantization_config"))
 
 
 def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") -> Any:
@@ -231,19 +237,6 @@ def assert_not_repacked(model: PreTrainedModel) -> None:
 def _linear4bit(model: PreTrainedModel) -> list[Any]:
     loaded = sys.modules.get("bitsandbytes.nn")  # no 4-bit weight without it, and importing it is slow
     return [module for module in model.modules() if isinstance(module, loaded.Linear4bit)] if loaded else []
-
-
-def _bits_and_bytes(quantization: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    from importlib.util import find_spec
-
-    from transformers import BitsAndBytesConfig
-
-    if find_spec("bitsandbytes") is None:
-        raise UsageError(f"quantization: bitsandbytes is not installed; {INSTALL}")
-    try:
-        return BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **quantization})
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"quantization: {one_line(error)}") from None
 
 
 def resolve_device(device: str) -> torch.device:

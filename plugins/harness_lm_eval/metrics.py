@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import Scale, UsageError
-from harness_lm_eval.find import Averaged, Found, Leaf
-from harness_lm_eval.reading import Config, Function
+from harness_lm_eval.find import Found, Leaf
+from harness_lm_eval.names import Config, Function
 
 Direction = Literal["higher", "lower"]
 OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -55,44 +55,25 @@ def gauges(found: Found) -> list[Gauge]:
     Raises UsageError on a task that cannot be served, and where there are none.
     """
     each = [{m.name: m for m in measures(leaf)} for leaf in found.leaves]
-    common = [[m[name] for m in each] for name in each[0] if all(name in m for m in each)]
-    said = [(same, _averaged(found, same[0])) for same in common]
-    kept = [_gauge(same, bool(a and a.alike)) for same, a in said if a or not found.averaged]
+    kept = []
+    for same in ([m[name] for m in each] for name in each[0] if all(name in m for m in each)):
+        first = same[0]
+        of = (a for a in found.averaged if a.metric == first.metric)
+        averaged = next((a for a in of if a.filters is None or first.filter in a.filters), None)
+        if found.averaged and averaged is None:
+            continue
+        share = first.metric in SHARES and first.aggregation in MEANS
+        scale: Scale | None = "proportion" if share else SCALES.get(first.aggregation)
+        if len(same) > 1 and not {m.aggregation for m in same} <= MEANS:
+            scale = None
+        kept.append(Gauge(first.name, first.better, scale, bool(averaged and averaged.alike)))
     if not kept:
         raise UsageError(f'task "{found.name}": its tasks have no metric in common; name them one by one')
     return kept
 
 
-def _averaged(found: Found, measure: Measure) -> Averaged | None:
-    """Return how a group aggregates a metric of its tasks, or None where it does not."""
-    of = (a for a in found.averaged if a.metric == measure.metric)
-    return next((a for a in of if a.filters is None or measure.filter in a.filters), None)
-
-
-def _gauge(same: Sequence[Measure], alike: bool) -> Gauge:
-    first = same[0]
-    if len(same) > 1 and not {m.aggregation for m in same} <= MEANS:
-        return Gauge(first.name, first.better, None, alike)
-    scale = SCALES.get(first.aggregation)
-    share = first.metric in SHARES and first.aggregation in MEANS
-    return Gauge(first.name, first.better, "proportion" if share else scale, alike)
-
-
 def measures(leaf: Leaf) -> list[Measure]:
     """Return the metrics of one task; raises UsageError on a task that cannot be served."""
-    refuse(leaf)
-    try:
-        found = list(_of_class(leaf) if "class" in leaf.config else _declared(leaf.config))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise UsageError(f'task "{leaf.name}": its metrics cannot be read from its YAML: {said}') from None
-    if not found:
-        raise UsageError(f'task "{leaf.name}": has no metric of which it says whether higher is better')
-    return found
-
-
-def refuse(leaf: Leaf) -> None:
-    """Raise UsageError on a task that a text model behind this harness cannot answer, or must not."""
     config, where = leaf.config, f'task "{leaf.name}"'
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise UsageError(f"{where}: has images or sound in it, and the harness asks models for text only")
@@ -102,6 +83,14 @@ def refuse(leaf: Leaf) -> None:
     if "class" not in config and output not in OUTPUTS:
         known = ", ".join(f'"{o}"' for o in OUTPUTS)
         raise UsageError(f'{where}: output_type is "{output}", want one of {known}')
+    try:
+        found = list(_of_class(leaf) if "class" in config else _declared(config))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{where}: its metrics cannot be read from its YAML: {said}") from None
+    if not found:
+        raise UsageError(f'task "{leaf.name}": has no metric of which it says whether higher is better')
+    return found
 
 
 def _declared(config: Config) -> Iterator[Measure]:
@@ -113,22 +102,20 @@ def _declared(config: Config) -> Iterator[Measure]:
         listed = [{"metric": metric} for metric in known]
     for entry in listed:
         metric = entry["metric"].rpartition(".")[2] if isinstance(entry["metric"], Function) else entry["metric"]
-        higher = entry["higher_is_better"] if "higher_is_better" in entry else _direction(metric)
+        if "higher_is_better" in entry:
+            higher = entry["higher_is_better"]
+        else:
+            higher = _registry().higher_is_better_registry.get(metric)
         if not isinstance(higher, bool):
             continue
-        aggregation = entry["aggregation"] if "aggregation" in entry else _aggregation(metric)
+        if "aggregation" in entry:
+            aggregation = entry["aggregation"]
+        else:
+            aggregation = _name_of(_registry().metric_agg_registry.get(metric))
         kind = aggregation if aggregation in SCALES else OTHER
         for name in filters:
             ours = metric if len(filters) == 1 else f"{metric}@{name}"
             yield Measure(ours, metric, name, kind, "higher" if higher else "lower")
-
-
-def _direction(metric: str) -> Any:
-    return _registry().higher_is_better_registry.get(metric, None)
-
-
-def _aggregation(metric: str) -> str:
-    return _name_of(_registry().metric_agg_registry.get(metric, None))
 
 
 def _name_of(function: Any) -> str:
@@ -144,20 +131,16 @@ def _name_of(function: Any) -> str:
 def _of_class(leaf: Leaf) -> Iterator[Measure]:
     """Yield the metrics of a task that is a Python class, by asking one that has no data."""
     cls = leaf.config["class"]
-    cls = _load(cls) if isinstance(cls, Function) else cls
+    if isinstance(cls, Function):
+        from lm_eval.tasks._yaml_loader import _import_fun_from_str
+
+        cls = _import_fun_from_str(str(cls))
     bare = cls.__new__(cls)
     directions = bare.higher_is_better()
     for metric, function in bare.aggregation().items():
         if isinstance(directions.get(metric), bool):
             better: Direction = "higher" if directions[metric] else "lower"
             yield Measure(metric, metric, "none", _name_of(function), better)
-
-
-def _load(function: Function) -> Any:
-    """Import what a YAML names."""
-    from lm_eval.tasks._yaml_loader import _import_fun_from_str
-
-    return _import_fun_from_str(str(function))
 
 
 def _registry() -> Any:

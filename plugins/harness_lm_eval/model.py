@@ -33,7 +33,9 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, is greedy) of each continuation after its context."""
-        pairs = [self._pair(*request.args[:2]) for request in requests]
+        pairs = [request.args[:2] for request in requests]
+        if prefix := self.prefix:  # what has no context follows the model's first token, which it does not predict
+            pairs = [(c, text) if c else (prefix, text.removeprefix(prefix)) for c, text in pairs]
         self._measure(requests, pairs, 1)  # the last token is predicted, not read
         return [(p.total, p.greedy) for p in self._logprobs(pairs)]
 
@@ -72,12 +74,6 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
     def tokenizer_name(self) -> str:
         """Return the name of the tokenizer; lm_eval keys caches by it."""
         return str(self.subject.digest)
-
-    def _pair(self, context: str, continuation: str) -> tuple[str, str]:
-        """Have a continuation without a context follow the model's first token, which it does not predict."""
-        if context or not self.prefix:
-            return context, continuation
-        return self.prefix, continuation.removeprefix(self.prefix)
 
     def _logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[Logprob]:
         return self.subject.logprobs(pairs, truncate=True) if pairs else []

@@ -1,29 +1,32 @@
-"""Every task, group and tag there is, and in which file, without parsing 14,000 files.
+"""Every task, group and tag there is, and in which file, without parsing 14,000 files; and one file, parsed.
 
 lm_eval parses them all to find one (13 s). Here they are searched for the lines that name a task, a group or a tag:
-a second, once per version of lm_eval, then kept in the user's cache (10 ms).
+a second, once per version of lm_eval, then kept in the user's cache (10 ms). A task's YAML is read as lm_eval reads
+it but without lm_eval: includes merged, functions left as names.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness import UsageError, cache_dir, write_text
-from harness_lm_eval.reading import library, loader
 
 NAMING = re.compile(rb"""^["']?(task|group|tag|class|include)["']?[ ]*:(.*(?:\n(?:[ \t-]|[ \t]*#|[ \t]*$).*)*)""", re.M)
 PLAIN = re.compile(rb"""\s*["']?([\w.()+-]+)["']?\s*(?:#.*)?""")  # a value that needs no YAML to be read
 DEEPEST = 20  # files that include each other
+
+Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,11 @@ def lm_eval_names() -> Names:
 def search(root: Path) -> Names:
     """Search a folder for names as lm_eval does: of several files with one name the first counts."""
     names = Names()
-    for path in sorted(_yaml_files(str(root))):
+    paths: list[str] = []
+    for folder, inner, files in os.walk(str(root)):
+        inner[:] = [d for d in inner if d not in ("__pycache__", ".ipynb_checkpoints")]
+        paths += [f"{folder}/{file}" for file in files if file.endswith(".yaml")]
+    for path in sorted(paths):
         said = _said(path)
         kind = next((k for k in ("class", "group", "task") if k in said), None)
         name = said.get("task" if kind == "class" else kind) if kind else None
@@ -87,12 +94,6 @@ def search(root: Path) -> Names:
             for tag in said.get("tag", ()):
                 names.tags.setdefault(tag, []).append(name)
     return names
-
-
-def _yaml_files(root: str) -> Iterator[str]:
-    for folder, inner, files in os.walk(root):
-        inner[:] = [d for d in inner if d not in ("__pycache__", ".ipynb_checkpoints")]
-        yield from (f"{folder}/{file}" for file in files if file.endswith(".yaml"))
 
 
 def _said(path: str, depth: int = 0) -> dict[str, Any]:
@@ -111,9 +112,7 @@ def _said(path: str, depth: int = 0) -> dict[str, Any]:
     return said
 
 
-@lru_cache(maxsize=4096)
-def _included(path: str, depth: int) -> dict[str, Any]:
-    return _said(path, depth)
+_included = lru_cache(maxsize=4096)(_said)
 
 
 def _value(text: bytes) -> Any:
@@ -128,3 +127,65 @@ def _value(text: bytes) -> Any:
 
 def _listed(value: Any) -> list[str]:
     return [str(v) for v in value] if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+class Function(str):
+    """A function that a YAML names: the path of its module without ".py", a dot, its name."""
+
+    __slots__ = ()
+
+
+def read_yaml(path: Path, above: Sequence[Path] = ()) -> Config:
+    """Read a task's YAML with what it includes, which it overrides; functions stay names. Raises UsageError."""
+    path = path.resolve()
+    if path in above:
+        raise UsageError(f'"{path}": its includes go in a circle')
+    try:
+        config = dict(_parsed(path, path.stat().st_mtime_ns))
+    except OSError:
+        where = f'"{above[-1]}": includes "{path.name}", which' if above else f'"{path}":'
+        raise UsageError(f"{where} is not there") from None
+    merged: Config = {}
+    includes = config.pop("include", None) or ()
+    for other in [includes] if isinstance(includes, str) else includes:
+        included = read_yaml(path.parent / other, (*above, path))
+        included.pop("task_list", None)
+        merged |= included
+    return merged | config
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, _: int) -> Config:
+    reader = loader()(path.read_bytes())
+    reader.folder = path.parent
+    try:
+        config = reader.get_single_data()
+    except library().YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        at = "" if line is None else f" line {line + 1}"
+        raise UsageError(f'"{path}"{at}: is no YAML: {getattr(error, "problem", None) or error}') from None
+    finally:
+        reader.dispose()
+    if not isinstance(config, dict):
+        raise UsageError(f'"{path}": is no task: want keys and values, such as "task: my_task"')
+    return config
+
+
+@lru_cache(maxsize=1)
+def loader() -> Any:
+    """Return a safe YAML loader that knows `!function`, relative to its `folder`."""
+    safe: Any = getattr(library(), "CSafeLoader", None) or library().SafeLoader
+
+    class Loader(safe):  # type: ignore[misc]
+        folder = Path()
+
+    def function(reader: Any, node: Any) -> Function:
+        return Function(reader.folder / reader.construct_scalar(node))
+
+    Loader.add_constructor("!function", function)
+    return Loader
+
+
+def library() -> Any:
+    """Return PyYAML, which comes with lm_eval and has no types."""
+    return importlib.import_module("yaml")

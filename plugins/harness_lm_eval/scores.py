@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,49 +44,47 @@ def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Pat
         served, metrics = serve(asked, folder)
         lm = SubjectLM(subject, seed=asked.shots_seed, arguments=json.loads(asked.arguments))
         template = lm.apply_chat_template if asked.chat else None
-        rows = [_row(sample, served, template) for sample in samples]
-        _answer(lm, [request for row in rows for request in row.requests])
+        rows = []
+        for sample in samples:
+            task, number = served.get(str(sample.row.get("task"))), sample.row.get("doc_id")
+            where = f'row "{sample.id}"'
+            if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
+                raise UsageError(f"{where}: is no document of the task; lm_eval brings its own rows, remove data")
+            try:
+                rows.append(Row(sample, task, task.requests(number, template)))
+            except UsageError:
+                raise
+            except Exception as error:  # templates and functions of the task
+                raise UsageError(f"{where}: its prompt cannot be made: {said(error)}") from None
+        requests = [request for row in rows for request in row.requests]
+        for kind in dict.fromkeys(request.request_type for request in requests):  # each as often as its task wants
+            asked_for = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
+            for request, answer in zip(asked_for, getattr(lm, kind)(asked_for), strict=True):
+                request.resps.append(answer)
         with hub.network(any(row.task.remote for row in rows)):
-            for task in {row.task.name: row.task for row in rows}.values():
-                _filter(task, [row for row in rows if row.task is task])
+            for one in {row.task.name: row.task for row in rows}.values():
+                served_task = one.task  # whose _instances is where apply_filters looks for them
+                served_task._instances = [request for row in rows if row.task is one for request in row.requests]
+                try:
+                    served_task.apply_filters()
+                except Exception as error:
+                    raise UsageError(f'task "{one.name}": its filters fail: {said(error)}') from None
+                finally:
+                    served_task._instances = None
             return [_score(row, metrics, lm.cut) for row in rows]
-
-
-def _row(sample: Sample, served: Mapping[str, Served], template: Any) -> Row:
-    task, number = served.get(str(sample.row.get("task"))), sample.row.get("doc_id")
-    if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
-        raise UsageError(f'row "{sample.id}": is no document of the task; lm_eval brings its own rows, remove data')
-    try:
-        return Row(sample, task, task.requests(number, template))
-    except UsageError:
-        raise
-    except Exception as error:  # templates and functions of the task
-        raise UsageError(f'row "{sample.id}": its prompt cannot be made: {said(error)}') from None
-
-
-def _answer(lm: Any, requests: Sequence[Any]) -> None:
-    """Ask each request as often as its task wants, kind by kind."""
-    for kind in dict.fromkeys(request.request_type for request in requests):
-        asked = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
-        for request, answer in zip(asked, getattr(lm, kind)(asked), strict=True):
-            request.resps.append(answer)
-
-
-def _filter(served: Served, rows: Sequence[Row]) -> None:
-    task = served.task
-    task._instances = [request for row in rows for request in row.requests]  # where apply_filters looks for them
-    try:
-        task.apply_filters()
-    except Exception as error:
-        raise UsageError(f'task "{served.name}": its filters fail: {said(error)}') from None
-    finally:
-        task._instances = None
 
 
 def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
     measures = {m.name: m for m in row.task.measures}
-    finite = all(map(math.isfinite, _logprobs(row.requests)))
-    results = _results(row) if finite else {}
+    scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
+    finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
+    task, requests = row.task.task, sorted(row.requests, key=lambda request: request.idx)
+    results: dict[str, dict[str, Any]] = {}  # by filter and metric
+    try:
+        for name in requests[0].filtered_resps if finite else ():
+            results[name] = task.process_results(row.doc, [request.filtered_resps[name] for request in requests])
+    except Exception as error:  # the task's own code
+        raise UsageError(f"{row.where}: its results cannot be computed: {said(error)}") from None
     values: dict[str, float] = {}
     weights: dict[str, float] = {}
     kept: dict[str, Any] = {}
@@ -101,32 +99,20 @@ def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int
         else:
             values[gauge.name] = math.nan
     weights = {name: weight for name, weight in weights.items() if weight != 1}
-    note = "a log-probability is not finite" if not finite else _cut(row, cut)
+    lost = max((cut.get((r.task_name, r.doc_id), 0) for r in row.requests), default=0)
+    note = "a log-probability is not finite" if not finite else f"{CUT}{lost}" if lost else None
     if any(gauge.scale is None for gauge in metrics):
         known = {"task": row.task.name, "values": kept if finite else None, **({"note": note} if note else {})}
         note = json.dumps(known, ensure_ascii=False)
     answers = [Said.of(answer) for r in row.requests if r.request_type == "generate_until" for answer in r.resps]
     worst = max(answers, key=lambda answer: answer.rank, default=Said())
     about: dict[str, Any] = {"note": note, "weights": weights, "ended": worst.ended, "tokens": worst.tokens}
-    return Score(row.sample.id, values, answer=_answered(row), **about)
-
-
-def _logprobs(requests: Sequence[Any]) -> Iterator[float]:
-    for request in requests:
-        for answer in request.resps if request.request_type != "generate_until" else ():
-            yield answer[0] if isinstance(answer, tuple) else answer
-
-
-def _results(row: Row) -> dict[str, dict[str, Any]]:
-    """Return what lm_eval makes of a document's answers, by filter and metric."""
-    requests = sorted(row.requests, key=lambda request: request.idx)
-    try:
-        return {
-            name: row.task.task.process_results(row.doc, [request.filtered_resps[name] for request in requests])
-            for name in requests[0].filtered_resps
-        }
-    except Exception as error:  # the task's own code
-        raise UsageError(f"{row.where}: its results cannot be computed: {said(error)}") from None
+    texts = (str(r.resps[0]) for r in row.requests if r.request_type == "generate_until")
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return Score(row.sample.id, values, answer=next(texts, None), **about)
+    choices = task.doc_to_choice(row.doc)  # of which the answer is the likeliest
+    totals = [request.resps[0][0] for request in row.requests[: len(choices)]]
+    return Score(row.sample.id, values, answer=str(choices[totals.index(max(totals))]), **about)
 
 
 def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float, float]:
@@ -147,21 +133,6 @@ def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float
     return (-value if measure.aggregation == "perplexity" else value), 1.0
 
 
-def _cut(row: Row, cut: Mapping[tuple[str, int], int]) -> str | None:
-    tokens = max((cut.get((r.task_name, r.doc_id), 0) for r in row.requests), default=0)
-    return f"{CUT}{tokens}" if tokens else None
-
-
-def _answered(row: Row) -> str | None:
-    """Return what the model answered: its text, or the choice it finds likeliest."""
-    task, requests = row.task.task, row.requests
-    if task.OUTPUT_TYPE == "multiple_choice":
-        choices = task.doc_to_choice(row.doc)
-        totals = [request.resps[0][0] for request in requests[: len(choices)]]
-        return str(choices[totals.index(max(totals))])
-    return next((str(r.resps[0]) for r in requests if r.request_type == "generate_until"), None)
-
-
 def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: Asked, folder: Path) -> float:
     """Aggregate a metric over all rows with lm_eval's function: each task, then the tasks by size, or alike.
 
@@ -170,30 +141,26 @@ def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: Asked, fo
     served, _ = serve(asked, folder)
     items: dict[str, list[Any]] = {}
     for one in scores:
-        task, values = _kept(one.note or "")
-        if values is None:
+        known = _read(one.note or "")
+        if (values := known["values"]) is None:
             return math.nan
-        items.setdefault(task, []).extend([values[name]] if name in values else [])
-    parts = [(_aggregate(served[task], name, of), 1 if alike else len(of)) for task, of in items.items() if of]
+        items.setdefault(known["task"], []).extend([values[name]] if name in values else [])
+    parts = []
+    for task, of in ((served[task], of) for task, of in items.items() if of):
+        metric = next(m.metric for m in task.measures if m.name == name)
+        try:
+            parts.append((float(task.task.aggregation()[metric](of)), 1 if alike else len(of)))
+        except (ValueError, ZeroDivisionError):
+            return math.nan
+        except Exception as error:
+            raise UsageError(f'task "{task.name}": its metric "{metric}" cannot be aggregated: {said(error)}') from None
     total = sum(size for _, size in parts)
     return sum(value * size for value, size in parts) / total if total else math.nan
 
 
-def _aggregate(served: Served, name: str, items: list[Any]) -> float:
-    metric = next(m.metric for m in served.measures if m.name == name)
-    try:
-        return float(served.task.aggregation()[metric](items))
-    except (ValueError, ZeroDivisionError):
-        return math.nan
-    except Exception as error:
-        raise UsageError(f'task "{served.name}": its metric "{metric}" cannot be aggregated: {said(error)}') from None
-
-
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
-def _kept(note: str) -> tuple[str, Mapping[str, Any] | None]:
-    known = json.loads(note)
-    values = known["values"]
-    return known["task"], None if values is None else {k: from_json(v) for k, v in values.items()}
+def _read(note: str) -> Mapping[str, Any]:
+    return {key: from_json(value) for key, value in json.loads(note).items()}
 
 
 def to_json(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from glob import glob
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, chat
-from harness_lm_eval import hub, shots
+from harness_lm_eval import hub
 from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
-from harness_lm_eval.reading import Config
+from harness_lm_eval.names import Config
 
 KEPT = 32  # evals whose tasks stay in memory
+SPARE = 8  # examples drawn beyond those wanted, for documents that are examples themselves
 OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a row; a document's own get "doc." in front
 
 
@@ -55,6 +57,56 @@ class Asked:
         return cls(**known)
 
 
+Doc = dict[str, Any]
+
+
+class Fixed:
+    """The same examples before every document, so that their part of the prompt is computed once.
+
+    A document that is one of them gets another in its place, last. Takes the place of lm_eval's random sampler.
+    """
+
+    def __init__(self, task: str, sampler: Any, seed: int) -> None:
+        self.task, self.pool, self.seed = task, list(sampler.fewshot_docs()), seed
+        self.doc: Doc | None = None
+
+    def before(self, number: int, docs: Sequence[Doc], shots: int) -> None:
+        """Set which document comes next."""
+        self.doc = docs[number]
+
+    def sample(self, n: int, eval_doc: Doc | None = None, **_: Any) -> Sequence[Doc]:
+        """Return n examples, none of them the document itself."""
+        drawn = random.Random(self.seed).sample(self.pool, min(n, len(self.pool)))  # noqa: S311 -- not for secrets
+        spare = random.Random(self.seed + 1).sample(self.pool, min(n + SPARE, len(self.pool)))  # noqa: S311
+        found = [d for d in drawn if d != self.doc]
+        found += [d for d in spare if d != self.doc and d not in found][: n - len(found)]
+        if len(found) < n:
+            raise UsageError(f'task "{self.task}": has {len(found)} examples to show, and {n} shots are wanted')
+        return found
+
+
+class Drawn:
+    """The examples that lm_eval's own sampler draws: its random numbers go on from document to document.
+
+    Every document is therefore drawn for in order, once, whatever is asked for.
+    """
+
+    def __init__(self, sampler: Any, excludes: bool) -> None:
+        self.sampler, self.excludes = sampler, excludes
+        self.found: list[Sequence[Doc]] = []
+        self.number = 0
+
+    def before(self, number: int, docs: Sequence[Doc], shots: int) -> None:
+        """Set which document comes next, and draw for those before it."""
+        self.number = number
+        for doc in docs[len(self.found) : number + 1] if shots else ():
+            self.found.append(self.sampler.sample(n=shots, eval_doc=doc if self.excludes else None))
+
+    def sample(self, n: int, eval_doc: Doc | None = None, **_: Any) -> Sequence[Doc]:
+        """Return what was drawn for the document."""
+        return self.found[self.number]
+
+
 @dataclass(frozen=True)
 class Served:
     """A task with its documents, its metrics, and what a row of it weighs in metrics that count tasks alike."""
@@ -63,7 +115,7 @@ class Served:
     task: Any
     docs: list[Any]
     measures: tuple[Measure, ...]
-    sampler: shots.Fixed | shots.Drawn | None
+    sampler: Fixed | Drawn | None
     asked: Asked
     remote: bool
     weight: float = 1.0
@@ -125,10 +177,16 @@ def serve(asked: Asked, folder: Path) -> Tasks:
 def build(asked: Asked, folder: Path) -> Tasks:
     """Build the tasks behind the options as their files are now; raises UsageError, one line."""
     with hub.quiet(), hub.seeded():
-        found = find(asked.task, folder, asked.include_path, _read_functions)
+        found = find(asked.task, folder, asked.include_path, _read)
         metrics = tuple(gauges(found))
         made = [_build(leaf, asked) for leaf in found.leaves]
-        each = [_serve(leaf, task, asked) for leaf, task in zip(found.leaves, made, strict=True)]
+        each = []
+        for leaf, task in zip(found.leaves, made, strict=True):
+            if not (docs := list(islice(task.eval_docs, asked.docs))):
+                raise UsageError(f'task "{leaf.name}": has no documents')
+            sampler = _sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
+            known = tuple(measures(leaf))
+            each.append(Served(leaf.name, task, docs, known, sampler, asked, hub.needs_hub(leaf.config)))
     rows = sum(len(one.docs) for one in each)
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
     while len(_built) >= KEPT:
@@ -150,12 +208,9 @@ def rows(asked: Asked, folder: Path) -> list[dict[str, Any]]:
                 raise
             except Exception as error:  # templates and functions of the task
                 raise UsageError(f'task "{one.name}": fails on a document: {said(error)}') from None
-            found += [{"id": _id(row, len(served)), **row} for row in some]
+            names = [f"{one.name}:" * (len(served) > 1) + str(number) for number in range(len(some))]
+            found += [{"id": name, **row} for name, row in zip(names, some, strict=True)]
     return found
-
-
-def _id(row: Mapping[str, Any], tasks: int) -> str:
-    return f"{row['task']}:{row['doc_id']}" if tasks > 1 else str(row["doc_id"])
 
 
 def said(error: Exception) -> str:
@@ -164,19 +219,14 @@ def said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _serve(leaf: Leaf, task: Any, asked: Asked) -> Served:
-    docs = list(islice(task.eval_docs, asked.docs))
-    if not docs:
-        raise UsageError(f'task "{leaf.name}": has no documents')
-    sampler = shots.install(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
-    return Served(leaf.name, task, docs, tuple(measures(leaf)), sampler, asked, hub.needs_hub(leaf.config))
-
-
 def _build(leaf: Leaf, asked: Asked) -> Any:
     """Have lm_eval make a task of its configuration, which reads its data; raises UsageError."""
     from lm_eval.tasks import TaskManager
 
-    config = _beside(leaf)
+    config = dict(leaf.config)
+    if options := config.get("dataset_kwargs"):  # files beside the YAML, which lm_eval looks for where it runs
+        named = {k: _located(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options}
+        config["dataset_kwargs"] = {**options, **named}
     metadata = json.loads(asked.metadata) or {}
     with hub.network(hub.needs_hub(config)) as barred:
         try:
@@ -195,6 +245,21 @@ def _build(leaf: Leaf, asked: Asked) -> Any:
     return task
 
 
+def _sampler(task: Any, *, fixed: bool, seed: int) -> Fixed | Drawn | None:
+    """Put a sampler into a task of lm_eval that has one, and return it; one with an order of its own keeps it."""
+    from lm_eval.api.samplers import ContextSampler
+
+    task.set_fewshot_seed(seed=seed)
+    if not hasattr(task, "sampler"):
+        return None
+    if fixed and type(task.sampler) is ContextSampler:
+        chosen: Fixed | Drawn = Fixed(task.task_name, task.sampler, seed)
+    else:
+        chosen = Drawn(task.sampler, task.fewshot_cfg.split == task.config.test_split)
+    task.sampler = chosen
+    return chosen
+
+
 def _why(leaf: Leaf, error: Exception, barred: str) -> str:
     """Return why a task could not be built; data that cannot be reached is the usual reason."""
     where, config = f'task "{leaf.name}"', leaf.config
@@ -207,15 +272,6 @@ def _why(leaf: Leaf, error: Exception, barred: str) -> str:
     return f"{where}: its data {data} is not on this machine, and {barred}; {hint}"
 
 
-def _beside(leaf: Leaf) -> Config:
-    """Return the configuration with data files that are beside the YAML made absolute; lm_eval looks where it runs."""
-    config = dict(leaf.config)
-    if options := config.get("dataset_kwargs"):
-        found = {k: _located(v, leaf.folder) if k in ("data_files", "data_dir") else v for k, v in options.items()}
-        config["dataset_kwargs"] = found
-    return config
-
-
 def _located(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
         beside = "://" not in value and glob(value, root_dir=folder, recursive=True)  # noqa: PTH207 -- any pattern
@@ -225,7 +281,7 @@ def _located(value: Any, folder: Path) -> Any:
     return {k: _located(v, folder) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _read_functions(path: Path) -> Config:
+def _read(path: Path) -> Config:
     """Read a YAML as lm_eval does, the functions it names imported."""
     from lm_eval.tasks._yaml_loader import load_yaml
 

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import harness
 from harness import hookimpl, lazily
-from harness_lora.adapter import Lora
+from harness_lora.adapter import Lora, check_targets
 
 if TYPE_CHECKING:
     from harness_lora.fields import MOVES_BASE
-    from harness_lora.fold import fold as fold_scales
-    from harness_lora.headers import Header, find_tensor, read_headers, split_name
+    from harness_lora.files import NOTE as ADAPTER_NOTE
+    from harness_lora.files import Header, find_tensor, read_config, read_headers, split_name
     from harness_lora.merge import Merge, as_rows, copy_rest, workers
-    from harness_lora.peft_folder import NOTE as ADAPTER_NOTE
-    from harness_lora.peft_folder import read_config
+    from harness_lora.merge import fold as fold_scales
     from harness_lora.plan import check_base, check_mergeable, make_plan
-    from harness_lora.targets import check_targets
 
 __all__ = [
     "ADAPTER_NOTE",
@@ -40,24 +38,11 @@ __all__ = [
     "split_name",
     "workers",
 ]
-LATER = {  # what other plugins use of this one, imported when it is asked for
-    "ADAPTER_NOTE": "harness_lora.peft_folder:NOTE",
-    "Header": "harness_lora.headers",
-    "MOVES_BASE": "harness_lora.fields",
-    "Merge": "harness_lora.merge",
-    "as_rows": "harness_lora.merge",
-    "check_base": "harness_lora.plan",
-    "copy_rest": "harness_lora.merge",
-    "check_mergeable": "harness_lora.plan",
-    "check_targets": "harness_lora.targets",
-    "find_tensor": "harness_lora.headers",
-    "fold_scales": "harness_lora.fold:fold",
-    "make_plan": "harness_lora.plan",
-    "read_config": "harness_lora.peft_folder",
-    "read_headers": "harness_lora.headers",
-    "split_name": "harness_lora.headers",
-    "workers": "harness_lora.merge",
-}
+LATER = dict.fromkeys(__all__, "harness_lora.files")  # what is imported when it is asked for
+LATER |= dict.fromkeys(("Merge", "as_rows", "copy_rest", "workers"), "harness_lora.merge")
+LATER |= dict.fromkeys(("check_base", "check_mergeable", "make_plan"), "harness_lora.plan")
+LATER |= {"MOVES_BASE": "harness_lora.fields", "fold_scales": "harness_lora.merge:fold"}
+LATER |= {"ADAPTER_NOTE": "harness_lora.files:NOTE"}
 __getattr__ = lazily(__name__, LATER)
 QuantType = Literal["nf4", "fp4"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]

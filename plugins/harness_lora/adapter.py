@@ -6,19 +6,44 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean, schema
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
-from harness_lora.headers import find_tensor, read_headers, split_name
-from harness_lora.peft_folder import WEIGHTS, read_config, read_note
-from harness_lora.targets import check_targets
+from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+
+
+def check_targets(
+    targets: str | Collection[str] | None,
+    names: Iterable[str],
+    patterns: Iterable[str] = (),
+    *,
+    option: str = "target_modules",
+) -> None:
+    """Raise UsageError, a line each, for a pattern of an option that matches none of a model's modules.
+
+    A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT;
+    `patterns` are the keys of `rank_pattern` and `alpha_pattern`.
+    """
+    names, mistakes = list(names), Mistakes()
+    kind = "parameter" if option == "target_parameters" else "module"
+    last = {name.rpartition(".")[2] for name in names}
+    wanted = [] if isinstance(targets, str) or targets is None else sorted(targets)
+    for target in wanted:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
+    if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
+        mistakes.add(f'target_modules "{targets}"', "this expression matches no module of the base; a list names ends")
+    for key in patterns:
+        if not any(re.match(rf"(.*\.)?({key})$", name) for name in names):
+            mistakes.add(f'rank_pattern or alpha_pattern "{key}"', "matches no module of the base; remove it")
+    mistakes.raise_if_any()
 
 
 @dataclass(frozen=True)
@@ -56,22 +81,21 @@ class Lora:
         refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **UNTRAINED, **REFUSED}
         refused |= FULL if self.quantization else {}
         for name, value in self.fields.items():
+            # the class of a field that is a configuration of its own, which PEFT makes of a table
+            nested: Any = next((arg for arg in get_args(hints.get(name)) if dataclasses.is_dataclass(arg)), None)
             if name in OURS:
                 mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
             elif name not in known:
                 mistakes.add(f'option "{name}"', f"is no field of PEFT's LoraConfig{did_you_mean(name, known)}")
             elif name in refused:
                 mistakes.add(f'option "{name}"', f"is not trained here: {refused[name]}; remove it")
-            elif not schema.fits(value, dict if (nested := _nested(hints[name])) else hints[name]):
-                mistakes.add(
-                    f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(dict if nested else hints[name])}"
-                )
-            else:  # PEFT drops what it does not know of these without a word
-                keys = {f.name for f in dataclasses.fields(nested)} if nested else set()
-                for key in sorted(set(value) - keys) if nested else ():
-                    mistakes.add(
-                        f'option "{name}.{key}"', f"is no field of PEFT's {nested.__name__}{did_you_mean(key, keys)}"
-                    )
+            elif not schema.fits(value, want := dict if nested else hints[name]):
+                mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(want)}")
+            elif nested:  # PEFT drops what it does not know of these without a word
+                keys = {f.name for f in dataclasses.fields(nested)}
+                for key in sorted(set(value) - keys):
+                    what = f"is no field of PEFT's {nested.__name__}{did_you_mean(key, keys)}"
+                    mistakes.add(f'option "{name}.{key}"', what)
         mistakes.raise_if_any()
 
     def peft_config(self) -> Any:
@@ -295,8 +319,3 @@ def _try_layer(config: LoraConfig) -> None:
             Linear(torch.nn.Linear(64, 64), "default", config, r=config.r, lora_alpha=config.lora_alpha)
     except (ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
         raise UsageError(f"LoraConfig: {' '.join(str(error).split())}") from None
-
-
-def _nested(want: Any) -> Any:
-    """Return the class of a field that is a configuration of its own, which PEFT makes of a table, or None."""
-    return next((arg for arg in get_args(want) if dataclasses.is_dataclass(arg)), None)

@@ -1,13 +1,17 @@
 """What a model says: the distributions of the next token and the ends of its answers, kept when it is freed.
 
 It is asked on the GPU where that holds it, and else layer by layer: two models that are compared are never both there.
+They are compared on prose, chats, code, numbers and other scripts: with SmolLM2's tokenizer some 2,200 tokens; with one
+of bytes 8,000, of which as many windows are taken as are needed, one of each text before the next of any.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import CheckFailed
@@ -17,6 +21,11 @@ if TYPE_CHECKING:
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
+TOKENS = 2000  # that are predicted in all
+WINDOW = 192  # tokens at most that are read at once
+LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").open("rb")]
+CHATS: list[list[dict[str, str]]] = [line for line in LINES if isinstance(line, list)]
+TEXTS: list[str] = [line for line in LINES if isinstance(line, str)]
 PROMPTS = ("What is the capital of France?", "Say hello.")
 
 
@@ -46,15 +55,16 @@ class Heard:
     @classmethod
     def of(cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "") -> Heard:
         """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
+        import torch
+
         from harness_hf import free_memory
 
         model = load()
         told = model.generation_config.eos_token_id if path else None
-        found = cls(
-            [_logprobs(model, window) for window in ids],
-            _ends(model, path) if path else [],
-            set(told) if isinstance(told, list) else {told},
-        )
+        stops = set(told) if isinstance(told, list) else {told}
+        with torch.inference_mode():
+            logits = (model(input_ids=window.to(_computes_on(model))).logits[0, :-1] for window in ids)
+            found = cls([x.float().log_softmax(-1).cpu() for x in logits], _ends(model, path) if path else [], stops)
         del model
         free_memory()
         return found
@@ -78,14 +88,6 @@ def compare(one: Heard, other: Heard, ids: Sequence[Any]) -> Apart:
             "number is the limit; train again at a lower rate"
         )
     return Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
-
-
-def _logprobs(model: PreTrainedModel, ids: Any) -> Any:
-    """Return the log-probabilities of what follows each token of a window, (T - 1, V), in float32."""
-    import torch
-
-    with torch.inference_mode():
-        return model(input_ids=ids.to(_computes_on(model))).logits[0, :-1].float().log_softmax(-1).cpu()
 
 
 def _computes_on(model: PreTrainedModel) -> Any:
@@ -115,19 +117,17 @@ def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
     tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():
         for prompt in PROMPTS:
-            ids = _prompt(tokenizer, prompt).to(_computes_on(model))
+            asked = [{"role": "user", "content": prompt}]
+            if tokenizer.chat_template:
+                how: dict[str, Any] = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+                ids = tokenizer.apply_chat_template(asked, **how)["input_ids"]
+            else:
+                ids = tokenizer(prompt, return_tensors="pt").input_ids
+            ids = ids.to(_computes_on(model))
             mask = torch.ones_like(ids)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
             found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
     return found
-
-
-def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": text}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        return ids["input_ids"]
-    return tokenizer(text, return_tensors="pt").input_ids
 
 
 def card() -> tuple[str, int] | None:
@@ -151,3 +151,29 @@ def placed(model: Any, device: str) -> Any:
 
     whole = list(getattr(model, "_no_split_modules", None) or ())  # some adapters reach into the layers they are on
     return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
+
+
+def windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: int = WINDOW) -> list[Any]:
+    """Return tensors of ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are.
+
+    The first window of each text comes before the second of any, so that every kind of text is among them.
+    """
+    import torch
+
+    told = []  # as the tokenizer's template frames a conversation; as plain text what it refuses, or without one
+    for messages in CHATS:
+        try:
+            told.append(str(tokenizer.apply_chat_template(messages, tokenize=False)))
+        except Exception:  # no template, or one with rules of its own about turns
+            told.append("\n".join(f"{message['role']}: {message['content']}" for message in messages))
+    whole = [tokenizer(text, verbose=False).input_ids for text in (*told, *TEXTS)]
+    found: list[Any] = []
+    for start in range(0, max(map(len, whole)), longest):
+        for ids in whole:
+            part = ids[start : start + longest][: tokens + 1]
+            if len(part) > 1:
+                found.append(torch.tensor([part]))
+                tokens -= len(part) - 1
+            if tokens <= 0:
+                return found
+    return found

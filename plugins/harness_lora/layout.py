@@ -23,13 +23,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.utils import AuxiliaryTrainingWrapper
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from harness import UsageError
-from harness_hf import one_line, quiet
-from harness_lora.headers import Header
+from harness_hf import one_line, quiet, skeleton
+from harness_lora.files import Header
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -121,13 +120,6 @@ class Layout:
                     "that such a merge is exact; ship the adapter, or train with targets that leave it out"
                 )
         return found
-
-
-def skeleton(base: Path) -> Any:
-    """Build the model of a base's folder without weights."""
-    config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
-    with quiet(), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:

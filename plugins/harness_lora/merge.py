@@ -5,6 +5,8 @@ In float32 a sum that nearly cancels is off by several units in the last place o
 PEFT's `merge_and_unload` is not used: on a 4-bit model it quantises the sum again, which can round the whole
 fine-tune away, and in half precision it rounds the update before it is added.
 
+`fold` writes a LoRA's scaling into its matrices, so that alpha/r is 1 and no server can get it wrong.
+
 Imports torch: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where something is merged)
@@ -15,6 +17,7 @@ import json
 import math
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,9 +29,10 @@ import torch
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from harness import CheckFailed, Progress, Safetensors, UsageError, copy_range, read_safetensors
-from harness_lora.peft_folder import NOTE
+from harness import CheckFailed, Progress, UsageError, copy_range, read_safetensors, write_text
+from harness_lora.files import CONFIG, NOTE, WEIGHTS, read_config, split_name
 from harness_lora.plan import Plan, Tensors, check_base, check_changed, make_plan
 
 MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
@@ -36,6 +40,8 @@ BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in t
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
 DTYPES = ("float32", "bfloat16", "float16")
+SCALES = ("use_rslora", "rank_pattern", "alpha_pattern")  # what servers have got wrong
+PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
 
 T = TypeVar("T")
 
@@ -59,7 +65,11 @@ class Merge:
         """Write one file of the base again, tensor by tensor in the order they lie in; most are copied as they are."""
         about = read_safetensors(source)
         with safe_open(source, "pt") as opened, source.open("rb") as old, to.open("wb", buffering=0) as new:
-            new.write(_header(about))
+            # the head of a file with the same tensors in the same places
+            entries = {"__metadata__": {"format": "pt", **about.metadata}, **about.tensors}
+            head = json.dumps(entries, separators=(",", ":")).encode()
+            head += b" " * (-len(head) % 8)
+            new.write(len(head).to_bytes(8, "little") + head)
             start = new.tell()
             for name in sorted(about.tensors, key=lambda n: int(about.tensors[n]["data_offsets"][0])):
                 begin, end = about.tensors[name]["data_offsets"]
@@ -78,14 +88,18 @@ class Merge:
         def block(rows: slice, total: torch.Tensor) -> None:
             after = total.to(before.dtype)
             if not is_finite(after):
+                dtype, most = str(before.dtype).removeprefix("torch."), torch.finfo(before.dtype).max
                 raise CheckFailed(
-                    f'merge: "{name}" is not finite in {dtype_name(before.dtype)} [merge-finite]: its greatest weight '
-                    f"would be {float(total.abs().max()):.3g}, the limit is {torch.finfo(before.dtype).max:.3g}; the "
+                    f'merge: "{name}" is not finite in {dtype} [merge-finite]: its greatest weight '
+                    f"would be {float(total.abs().max()):.3g}, the limit is {most:.3g}; the "
                     "adapter is broken: train again at a lower rate, or choose a base in bfloat16"
                 )
             if name not in self.changed and not torch.equal(before[rows], after):
                 self.changed.add(name)
-            _write(after, to, start + rows.start * row)
+            data, at = after.contiguous().flatten().view(torch.uint8).numpy().data, start + rows.start * row
+            while data:
+                done = os.pwrite(to.fileno(), data, at)
+                data, at = data[done:], at + done
 
         self.blocks(name, before, block)
 
@@ -95,23 +109,16 @@ class Merge:
         The rows of a stack of matrices are those of all of them, one below the other.
         """
         before = as_rows(before)
-        make = self.maker(name, before)
-        step = max(1, BLOCK // max(1, math.prod(before.shape[1:])))
+        new, step = self.given(name, before), max(1, BLOCK // max(1, math.prod(before.shape[1:])))
+        whole = new if name in self.plan.replaced else None
+        if whole is None and name in self.plan.transposed:
+            whole = self.pool.submit(self.sum, name, new, slice(None)).result().T
 
         def block(at: int) -> T:
-            rows = slice(at, at + step)
-            return use(rows, make(rows))
+            rows = slice(at, at + step)  # a row of the product needs no other row
+            return use(rows, self.sum(name, new, rows) if whole is None else whole[rows])
 
         return list(self.pool.map(block, range(0, len(before), step)))
-
-    def maker(self, name: str, weight: torch.Tensor) -> Callable[[slice], torch.Tensor]:
-        """Return what makes rows of the merged tensor; a row of the product needs no other row."""
-        new = self.given(name, weight)
-        if name in self.plan.replaced:
-            return new.__getitem__
-        if name in self.plan.transposed:
-            return self.pool.submit(self.sum, name, new, slice(None)).result().T.__getitem__
-        return lambda rows: self.sum(name, new, rows)
 
     def given(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Return what is added to, of shape (out, in), as a 4-bit load has it; or what is put in its place."""
@@ -182,19 +189,17 @@ def merge_folder(
 
     with workers() as pool:
         merge = Merge(plan, quantization, dtype_of(note), pool, tick)
-        if not any(merge.moves(name, _read(there[name].file, name)) for name in sorted(plan.must)):
-            raise CheckFailed(
-                "merge: the adapter is zero, so the merged model would be its base; was anything trained?"
-            )
+        for name in sorted(plan.must):
+            with safe_open(there[name].file, "pt") as opened:
+                if merge.moves(name, opened.get_tensor(name)):
+                    break
+        else:
+            what = "the adapter is zero, so the merged model would be its base; was anything trained?"
+            raise CheckFailed(f"merge: {what}")
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
     copy_rest(base, names, out)
     check_changed(merge.changed, plan)  # one tensor may round to what it was, all of them may not
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return a dtype's name: "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
 
 
 def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
@@ -215,19 +220,6 @@ def workers() -> Iterator[Executor]:
             yield pool
     finally:
         torch.set_num_threads(threads)  # a thread's own number is also that of threads to come
-
-
-def _write(tensor: torch.Tensor, to: IO[bytes], at: int) -> None:
-    data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
-    while data:
-        done = os.pwrite(to.fileno(), data, at)
-        data, at = data[done:], at + done
-
-
-def _read(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, "pt") as opened:
-        tensor: torch.Tensor = opened.get_tensor(name)
-        return tensor
 
 
 def add_lora(
@@ -330,14 +322,6 @@ def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: 
     return back.float().cpu()
 
 
-def _header(about: Safetensors) -> bytes:
-    """Return the head of a safetensors file with the same tensors in the same places."""
-    entries = {"__metadata__": {"format": "pt", **about.metadata}, **about.tensors}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
     """Copy tokenizer, chat template, generation config and licence byte for byte; configurations without CODE."""
     for name in names:
@@ -349,3 +333,36 @@ def copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
             config = json.loads((out / name).read_text("utf-8"))
             if (kept := {key: value for key, value in config.items() if key not in CODE}) != config:
                 (out / name).write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
+
+
+def fold(adapter: Path) -> bool:
+    """Make a plain LoRA of an adapter with rslora or patterns, and say whether there was anything to do.
+
+    B (out, r) and its bias become s times as large, rounded once to their dtype, and ranks are filled up with zeros to
+    the largest; s·B·A stays what it was. DoRA stays DoRA: its norm is no scaling. An adapter with other parts, or with
+    blocks that a longer rank would move, is left as it is.
+    """
+    config = read_config(adapter)
+    if not any(getattr(config, name) for name in SCALES) or config.target_parameters or config.use_bdlora:
+        return False
+    tensors = load_file(adapter / WEIGHTS)
+    modules: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in tensors:
+        module, part = split_name(key)
+        modules[module][part] = key
+    pairs = [(m, parts[a], parts[b]) for m, parts in modules.items() for a, b in PAIRS.items() if a in parts]
+    if any(tensors[key].dim() != 2 for _, *keys in pairs for key in keys):
+        return False
+    rank = max(len(tensors[a]) for _, a, _ in pairs)
+    for module, a, b in pairs:
+        scale, missing = scale_of(module, config), rank - len(tensors[a])
+        bias = modules.get(f"{module}.bias", {}).get("lora_bias")
+        for key in filter(None, (b, bias)):
+            tensors[key] = (tensors[key].double() * scale).to(tensors[key].dtype)
+        for key, shape, dim in ((a, (missing, tensors[a].shape[1]), 0), (b, (len(tensors[b]), missing), 1)):
+            tensors[key] = torch.cat([tensors[key], tensors[key].new_zeros(shape)], dim).contiguous()
+    told = json.loads((adapter / CONFIG).read_text("utf-8"))
+    told |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+    save_file(tensors, adapter / WEIGHTS, {"format": "pt"})
+    write_text(adapter / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
+    return True

@@ -24,10 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import CheckFailed, isolated
-from harness_lora.headers import Header, read_headers
-from harness_lora.heard import PROMPTS, SMOKE_TOKENS, Apart, Heard, compare, device_for, placed
-from harness_lora.peft_folder import read_note
-from harness_lora.texts import WINDOW, windows
+from harness_lora.files import Header, read_headers, read_note
+from harness_lora.heard import PROMPTS, SMOKE_TOKENS, WINDOW, Heard, compare, device_for, placed, windows
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
@@ -59,18 +57,30 @@ def ask(question: Question) -> dict[str, Any]:
 
 def verify(question: Question) -> dict[str, Any]:
     """Compare the merged model with the adapter on the same base; raises CheckFailed when they are two models."""
+    from transformers import AutoConfig
+
+    from harness_hf import load_tokenizer
+
     made = _Made.of(question)
     facts = made.check()
-    ids = _windows(question.base)
-    limits = _limits(made, ids)
+    config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
+    longest = getattr(config, "max_position_embeddings", None) or WINDOW
+    ids = windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
+    kl, margin = _limits(made, ids)
     theirs = Heard.of(partial(made.load, question.base, question.adapter, question.quantization), ids, question.base)
     unrounded = Heard.of(made.unrounded, ids)
     before = compare(theirs, unrounded, ids)
-    _check_forward(before, *limits)
+    if not (before.kl < kl and before.margin <= margin):
+        raise CheckFailed(
+            f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
+            f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
+            f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
+        )
     merged = Heard.of(partial(made.load, question.merged), ids, question.merged)
     after = compare(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
-    facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": made.dtype}
+    dtype = "+".join(sorted({made.before[name].dtype for name in made.plan.must}))  # as their file names it
+    facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
     _check_ends(merged.stops, theirs.ends, merged.ends)
     if question.trained:
@@ -102,31 +112,21 @@ class _Made:
     def parameters(self) -> int:
         return sum(math.prod(header.shape) for header in self.before.values())
 
-    @property
-    def dtype(self) -> str:
-        """Return the dtype that the adapted tensors are rounded to, as their file names it; several with "+"."""
-        return "+".join(sorted({self.before[name].dtype for name in self.plan.must}))
-
     def check(self) -> dict[str, Any]:
         """Compare every tensor's bits: with the base's, or with the sum in float64, made again and rounded once."""
-        told = [{n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after)]
-        if told[0] != told[1]:
-            odd = sorted(n for n in told[0].keys() | told[1].keys() if told[0].get(n) != told[1].get(n))
+        from harness_lora.plan import check_changed
+
+        one, two = ({n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after))
+        if odd := sorted(n for n in one.keys() | two.keys() if one.get(n) != two.get(n)):
             raise CheckFailed(
                 f'merge: "{odd[0]}" is missing, new, or of another shape or dtype than in the base [merge-tensors]: '
-                f"{len(odd)} of {len(told[0])} tensors are, the limit is 0; merge again"
+                f"{len(odd)} of {len(one)} tensors are, the limit is 0; merge again"
             )
         changed: set[str] = set()
         off: dict[str, tuple[int, int]] = {}
         for name, old, new, wrong in self._tensors():
             changed |= {name} if new else set()
             off |= {name: (wrong, old)} if wrong else {}
-        self._check_changed(changed, off)
-        return {"tensors": len(self.before), "changed": len(changed)}
-
-    def _check_changed(self, changed: set[str], off: Mapping[str, tuple[int, int]]) -> None:
-        from harness_lora.plan import check_changed
-
         check_changed(changed, self.plan)
         told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
         again = "merge again; the disk, the copy or the merge is broken"
@@ -134,13 +134,14 @@ class _Made:
             raise CheckFailed(
                 f'merge: "{forgotten[0]}" did not change, though the adapter has weights for it {told}; {again}'
             )
-        if odd := sorted(changed - self.plan.must - self.plan.rounded):
-            raise CheckFailed(f'merge: "{odd[0]}" changed, though nothing targets it {told}; {again}')
+        if strange := sorted(changed - self.plan.must - self.plan.rounded):
+            raise CheckFailed(f'merge: "{strange[0]}" changed, though nothing targets it {told}; {again}')
         for name, (wrong, of) in sorted(off.items()):
             raise CheckFailed(
                 f'merge: the merged model is not the adapter on its base: "{name}" has {wrong} of {of} weights other '
                 f"than the sum in float64 rounded once {told}; {again}"
             )
+        return {"tensors": len(self.before), "changed": len(changed)}
 
     def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
         """Yield each tensor's name, its size, whether it is other than in the base, and how many weights are wrong."""
@@ -220,18 +221,16 @@ class _Made:
 
 
 def _put(weight: Any, shift: float, rows: slice, total: Any) -> None:
-    weight[rows] = total.addcmul(total, _turns(total), value=shift) if shift else total
+    import torch
+
+    if shift:  # up and down by turns
+        turns = (1 - 2 * (torch.arange(total.numel()) % 2)).view(total.shape).to(total.dtype)
+        total = total.addcmul(total, turns, value=shift)
+    weight[rows] = total
 
 
 def _wrong(merged: Any, rows: slice, total: Any) -> int:
     return _differing(total.to(merged.dtype), merged[rows])
-
-
-def _turns(like: Any) -> Any:
-    """Return 1 and -1 by turns in a tensor's shape and dtype."""
-    import torch
-
-    return (1 - 2 * (torch.arange(like.numel()) % 2)).view(like.shape).to(like.dtype)
 
 
 def _differing(one: Any, other: Any) -> int:
@@ -258,27 +257,6 @@ def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
     noise = compare(Heard.of(made.unrounded, ids), shifted, ids)
     kl = max(KL, NOISE * noise.kl)
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
-
-
-def _check_forward(found: Apart, kl: float, margin: float) -> None:
-    """Raise CheckFailed when the merge, before it is rounded, is not the adapter as PEFT runs it."""
-    if found.kl < kl and found.margin <= margin:
-        return
-    raise CheckFailed(
-        f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
-        f"{found.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's leads "
-        f"by {found.margin:.2g} nats, limit {margin:.2g}, on {found.tokens} tokens; {OTHERWISE}"
-    )
-
-
-def _windows(base: str) -> list[Any]:
-    from transformers import AutoConfig
-
-    from harness_hf import load_tokenizer
-
-    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    longest = getattr(config, "max_position_embeddings", None) or WINDOW
-    return windows(load_tokenizer(base), longest=min(WINDOW, longest))
 
 
 def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from harness import CheckFailed, UsageError, formats
 from harness_lora.fields import REFUSED, REWRITTEN, unknown
-from harness_lora.headers import Header, read_headers, split_name
+from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split_name
 from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
-from harness_lora.peft_folder import WEIGHTS, read_config
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
@@ -73,7 +70,9 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
     With a `config`, also when PEFT would adapt what is made of several tensors in a way that is not merged here.
     """
     there = read_headers(base)
-    _refuse_quantised(base, there)
+    told = json.loads((base / "config.json").read_text("utf-8"))
+    if told.get("quantization_config") and any(header.dtype not in FLOATS for header in there.values()):
+        raise UsageError(f'[merge] base "{base}": is stored quantised; merge onto the half-precision original')
     try:
         formats.check_indexes(base)
         names = formats.shipping(base, COPIED)
@@ -108,14 +107,22 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
     replaced: dict[str, torch.Tensor] = {}
     layout = Layout(base, there)
     twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in layout.twins.items()}
-    linears = _linears(layout.model)
-    rounded = {layout.tensor(name) for name in _quantised(layout.model, linears)} if quantization else set()
+    kinds = {name: type(module).__name__ for name, module in layout.model.named_modules()}
+    linears = {name: kind for name, kind in kinds.items() if kind in ("Linear", "Conv1D")}
+    rounded = set()
+    if quantization:  # all linears but the output layer, what is tied, and exceptions
+        kept = HfQuantizer.get_modules_to_not_convert(layout.model, None, layout.model._keep_in_fp32_modules)
+        rounded = {layout.tensor(name) for name in linears if should_convert_module(name, kept)}
     if None in rounded:
         raise UsageError(f'[merge] base "{base}": its files name layers otherwise than the model; use "original"')
     transposed = {layout.tensor(name) for name, kind in linears.items() if kind == "Conv1D"}
     adapted = adapt(layout.model, read_config(adapter))
     config, known = adapted.peft_config["default"], dict(targets(adapted))
-    parts = {split_name(key): tensor for key, tensor in _loaded(adapter, adapted).items()}
+    with safe_open(adapter / WEIGHTS, "pt") as opened:
+        stored = {key: opened.get_tensor(key) for key in read_headers(adapter, WEIGHTS)}
+    # by the names that PEFT loads them by; those of experts may have been saved singly
+    loaded = convert_peft_adapter_state_dict_for_transformers(adapted, config, stored)
+    parts = {split_name(key): tensor for key, tensor in loaded.items()}
     for (module, part), tensor in parts.items():
         target = known.get(module) or Target(layout.parameter(module), module)
         found, tied = layout.tensors(target.parameter), module in twins
@@ -136,14 +143,6 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
     return Plan(config, layout.places, added, replaced, *rest)
 
 
-def _loaded(adapter: Path, adapted: PeftModel) -> Tensors:
-    """Return an adapter's tensors by the names that PEFT loads them by; those of experts may have been saved singly."""
-    with safe_open(adapter / WEIGHTS, "pt") as opened:
-        tensors = {key: opened.get_tensor(key) for key in read_headers(adapter, WEIGHTS)}
-    loaded: Tensors = convert_peft_adapter_state_dict_for_transformers(adapted, adapted.peft_config["default"], tensors)
-    return loaded
-
-
 def _unmergeable(module: str, twin: str | None) -> str:
     """Return why the weight of an adapted module is not added to."""
     if twin is None:
@@ -152,23 +151,3 @@ def _unmergeable(module: str, twin: str | None) -> str:
         f'"{module}" and "{twin}" are one weight in this base, and an adapter changes each by itself, which one merged '
         "weight cannot hold; ship the adapter, or train with targets that leave them out"
     )
-
-
-def _linears(model: PreTrainedModel) -> dict[str, str]:
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-    return {name: kind for name, kind in kinds.items() if kind in ("Linear", "Conv1D")}
-
-
-def _quantised(model: PreTrainedModel, linears: Iterable[str]) -> list[str]:
-    """Return the linears that transformers holds in 4 bits: all but the output layer, what is tied, and exceptions."""
-    from transformers.quantizers.base import HfQuantizer
-    from transformers.quantizers.quantizers_utils import should_convert_module
-
-    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
-    return [name for name in linears if should_convert_module(name, kept)]
-
-
-def _refuse_quantised(base: Path, there: Mapping[str, Header]) -> None:
-    config = json.loads((base / "config.json").read_text("utf-8"))
-    if config.get("quantization_config") and any(header.dtype not in FLOATS for header in there.values()):
-        raise UsageError(f'[merge] base "{base}": is stored quantised; merge onto the half-precision original')

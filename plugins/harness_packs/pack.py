@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,10 @@ from harness_packs.store import Row, read_pack
 Part = Literal["facts", "instructions", "arithmetic"]
 PARTS: tuple[Part, ...] = ("facts", "instructions", "arithmetic")
 PROBABILITY = "probability"  # the metric of facts that says how sure a model is of them
-LONGEST = {"instructions": 48, "arithmetic": 6}  # tokens of an answer
+ANSWERED: dict[str, dict[str, Any]] = {
+    "instructions": {"max_new_tokens": 48},
+    "arithmetic": {"max_new_tokens": 6, "stop": ["\n"]},
+}
 
 
 def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
@@ -29,7 +32,12 @@ def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
     """Return the rows of the parts that are asked for, their messages as text where there is no chat template."""
     parts = _parts(options.get("parts", PARTS))
     rows = [row for row in read_pack(options.get("pack", "general-v1")) if row["part"] in parts]
-    return rows if options.get("chat", True) else [{**row, "input": _text(row["input"])} for row in rows]
+    if options.get("chat", True):
+        return rows
+    for row in (row for row in rows if not isinstance(row["input"], str)):
+        said = [f"{'Question' if m['role'] == 'user' else 'Answer'}: {m['content']}" for m in row["input"]]
+        row["input"] = "\n\n".join([*said, "Answer:"])  # a dialogue, which ends where the answer begins
+    return rows
 
 
 def _counts(metric: str, sample: Sample) -> bool:
@@ -65,15 +73,11 @@ def pack(
     `digest` pins the rows; `chat = false` writes the instructions as text, for models without a chat template.
     """
     own = {part: [s for s in samples if s.row["part"] == part] for part in parts}
-    how: dict[str, Callable[[Subject, Sequence[Sample]], Iterable[Found]]] = {
-        "facts": _chosen,
-        "instructions": _kept,
-        "arithmetic": _reckoned,
-    }
     sure = [PROBABILITY] if "facts" in parts else []
     for part, rows in own.items():
         elsewhere = dict.fromkeys([p for p in parts if p != part] + ([] if part == "facts" else sure), 0.0)
-        for sample, found in zip(rows, how[part](subject, rows) if rows else (), strict=True):
+        each = _chosen(subject, rows) if part == "facts" else _answered(subject, rows, part)
+        for sample, found in zip(rows, each if rows else (), strict=True):
             values = {"acc": found.right, part: found.right, **elsewhere}
             values |= {PROBABILITY: found.probability} if part == "facts" else {}
             yield Score(sample.id, values, answer=found.answer, note=found.note, weights=elsewhere)
@@ -94,27 +98,18 @@ def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[Found]:
         yield Found(float(answer == sample.target), answer, "uniform" if totals.count(most) > 1 else None, probability)
 
 
-def _kept(subject: Subject, rows: Sequence[Sample]) -> Iterator[Found]:
-    answers = subject.generate([s.input for s in rows], max_new_tokens=LONGEST["instructions"])
+def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[Found]:
+    """Yield whether an answer keeps its instruction, or is the number."""
+    answers = subject.generate([s.input for s in rows], **ANSWERED[part])
     for sample, answer in zip(rows, answers, strict=True):
-        yield Found(float(rules.kept(answer, sample.row["rule"], sample.row["arguments"])), answer)
-
-
-def _reckoned(subject: Subject, rows: Sequence[Sample]) -> Iterator[Found]:
-    answers = subject.generate([s.input for s in rows], max_new_tokens=LONGEST["arithmetic"], stop=["\n"])
-    for sample, answer in zip(rows, answers, strict=True):
-        yield Found(float(answer.strip() == sample.target), answer)
+        if part == "instructions":
+            right = rules.kept(answer, sample.row["rule"], sample.row["arguments"])
+        else:
+            right = answer.strip() == sample.target
+        yield Found(float(right), answer)
 
 
 def _parts(parts: Sequence[str]) -> tuple[str, ...]:
     if not parts or len(set(parts)) < len(parts):
         raise UsageError(f"parts is {list(parts)}, want one or more of {', '.join(PARTS)}, each once")
     return tuple(parts)
-
-
-def _text(prompt: str | list[dict[str, str]]) -> str:
-    """Return messages as a dialogue in plain text, which ends where the answer begins."""
-    if isinstance(prompt, str):
-        return prompt
-    said = [f"{'Question' if m['role'] == 'user' else 'Answer'}: {m['content']}" for m in prompt]
-    return "\n\n".join([*said, "Answer:"])

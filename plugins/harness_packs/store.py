@@ -18,9 +18,7 @@ SOURCES = {  # name -> sha256 of its file
     "topics": "be6b0261a03cb6f5b72170b36ebfe3afb875d6fb60da4db52af2f7a11e33d64d",
 }
 FACTS = "facts"  # those of general-v1 that are not capitals of countries, to choose by where capitals confirm
-PACKS = {
-    "general-v1": "986508c3220a9e7597afef1e017eb911cce2eb0a19149ec925ee6fa1aa0b7644",
-}
+PACKS = {"general-v1": "986508c3220a9e7597afef1e017eb911cce2eb0a19149ec925ee6fa1aa0b7644"}
 
 
 def read_builtin(path: str) -> list[Row] | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from harness import Logprob, Sample, Score, Subject, UsageError, continuation, evaluator, hookimpl, metric
+from harness import Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, hookimpl, metric
 
 
 @metric("perplexity", better="lower", scale="perplexity")
@@ -21,9 +21,18 @@ def perplexity(
     exp(Σ nats / Σ tokens) over all rows, bits per byte Σ nats / (ln 2 · Σ UTF-8 bytes), which also
     compares models with different tokenizers. Raises UsageError on a row without such text.
     """
-    pairs = [_completion(s) if of == "completion" else ("", _text(s, column)) for s in samples]
+    pairs: list[tuple[Prompt, str]] = [] if of == "completion" else [("", _text(s, column)) for s in samples]
+    for sample in samples if of == "completion" else ():
+        if not sample.targets or not sample.targets[0].strip():
+            raise UsageError(f'row "{sample.id}": no target to score; map a column to it, or say of = "text"')
+        pairs.append((sample.input, continuation(sample.input, sample.targets[0])))  # as a training joins them
     for sample, logprob in zip(samples, subject.logprobs(pairs), strict=True):
-        yield _score(sample, logprob)
+        nats, tokens, size = -logprob.total, logprob.tokens, logprob.bytes
+        values = {
+            "perplexity": nats / tokens if tokens else math.nan,
+            "bits_per_byte": nats / math.log(2) / size if size else math.nan,
+        }
+        yield Score(sample.id, values, weight=float(tokens), weights={"bits_per_byte": float(size)})
 
 
 @evaluator(asks=("token_kl",))
@@ -42,29 +51,11 @@ def drift(subject: Subject, samples: Sequence[Sample], *, against: Subject, colu
         yield Score(sample.id, {"kl": total / tokens if tokens else math.nan}, weight=float(tokens))
 
 
-def _score(sample: Sample, logprob: Logprob) -> Score:
-    """Return nats per token, weighted by tokens, and bits per byte, weighted by bytes; NaN where there are none."""
-    nats = -logprob.total
-    values = {
-        "perplexity": nats / logprob.tokens if logprob.tokens else math.nan,
-        "bits_per_byte": nats / math.log(2) / logprob.bytes if logprob.bytes else math.nan,
-    }
-    return Score(sample.id, values, weight=float(logprob.tokens), weights={"bits_per_byte": float(logprob.bytes)})
-
-
 def _text(sample: Sample, column: str) -> str:
     text = sample.row.get(column, sample.input)
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f'row "{sample.id}": no text in column "{column}"; name the column that has it')
     return text
-
-
-def _completion(sample: Sample) -> tuple[Any, str]:
-    """Pair the input with the target as a training joins them; chat messages bring their own break."""
-    targets = sample.targets
-    if not targets or not targets[0].strip():
-        raise UsageError(f'row "{sample.id}": no target to score; map a column to it, or say of = "text"')
-    return sample.input, continuation(sample.input, targets[0])
 
 
 @hookimpl

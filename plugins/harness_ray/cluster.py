@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from harness import Lost, UsageError, Worker, is_secret, is_sign, shorten
+from harness import Desk, Lost, UsageError, Worker, is_secret, is_sign, shorten
 
 INSTALL = "pip install 'finetune-harness[ray]'"
 STORE = 100 << 20  # bytes of shared memory: messages are small
@@ -75,11 +75,9 @@ class Cluster:
         return count
 
     def _actor(self, ray: Any) -> Worker:
-        from harness_ray.actor import Answers
-
         self.started += 1
         needs = {"num_gpus": 1, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": 1}
-        made = ray.remote(Answers).options(max_restarts=0, max_task_retries=0, **needs).remote()
+        made = ray.remote(Desk).options(max_restarts=0, max_task_retries=0, **needs).remote()
         return Actor(ray, made, f"worker {self.started}")
 
 
@@ -130,14 +128,15 @@ def connected(cluster: Cluster) -> Any:
     if ray.is_initialized():
         return ray
     if cluster.place:
-        _check_there(cluster)
-    ours = {
-        "address": "local",
-        "include_dashboard": False,
-        "object_store_memory": STORE,
-        "_node_ip_address": "127.0.0.1",
-    }
-    given: dict[str, Any] = {"address": cluster.place} if cluster.place else ours
+        host, _, port = cluster.place.rpartition(":")
+        try:  # Ray itself would try for a minute where nobody listens, and end the process
+            socket.create_connection((host, int(port)), ANSWERS).close()
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            what = f"no cluster is there ({why}); ray start --head makes one"
+            raise UsageError(f'--on "{cluster.said}": {what}') from None
+    ours = {"include_dashboard": False, "object_store_memory": STORE, "_node_ip_address": "127.0.0.1"}
+    given: dict[str, Any] = {"address": cluster.place} if cluster.place else {"address": "local", **ours}
     before = signal.getsignal(signal.SIGTERM)
     try:
         with _without_secrets():
@@ -150,16 +149,6 @@ def connected(cluster: Cluster) -> Any:
     # It prints to stdout what happens to nodes, whatever it is told; the pool notes what of that matters.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     return ray
-
-
-def _check_there(cluster: Cluster) -> None:
-    """Raise UsageError where nobody listens: Ray itself would try for a minute, and end the process."""
-    host, _, port = cluster.place.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), ANSWERS).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f'--on "{cluster.said}": no cluster is there ({why}); ray start --head makes one') from None
 
 
 @contextmanager

@@ -1,14 +1,20 @@
-"""What is logged of a run, whatever the tracker, and that a tracker which fails costs a warning and no verdict."""
+"""What is logged of a run, whatever the tracker, and that a tracker which fails costs a warning and no verdict.
+
+MLflow gets a run of its own in the experiment that `MLFLOW_EXPERIMENT_NAME` names, in the store of
+`MLFLOW_TRACKING_URI`; W&B one in the project that `WANDB_PROJECT` names, a folder to be synced unless the user set
+WANDB_MODE; TensorBoard events beside those of the training, written without torch.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +24,45 @@ MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it
 COLUMNS = ("gate", "candidate", "against", "change", "row", "prompt", "target", "before", "after")
 STRANGE = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
+BATCHES, LENGTH = {"metrics": 1000, "tags": 100}, 5000  # of MLflow, and characters of a tag: what every store takes
+PLACE, SHOWN = "training/verdicts", 100  # of TensorBoard: its folder, and rows that changed, for it draws a table whole
 
 
 @dataclass(frozen=True)
 class Told:
-    """A run as it is logged: numbers by name, outcomes by gate, the rows that changed, files."""
+    """A run as it is logged: numbers by name, outcomes by gate, the rows that changed, report.json."""
 
-    name: str
     suite: str
     about: Mapping[str, str]
     metrics: Mapping[str, float]
     gates: Sequence[Mapping[str, Any]]
     flips: Sequence[Sequence[str]]  # in the order of COLUMNS
-    report: str  # report.json
-    page: Path | None  # report.html
+    report: str
     folder: Path
+
+    @property
+    def page(self) -> Path | None:
+        """The run's report.html, where there is one."""
+        return page if (page := self.folder / "report.html").is_file() else None
+
+    @property
+    def tables(self) -> dict[str, tuple[list[str], list[list[Any]]]]:
+        """Columns and rows of the gates and of the rows that changed."""
+        gates = [list(gate.values()) for gate in self.gates]
+        columns = list(self.gates[0]) if self.gates else []
+        return {"gates": (columns, gates), "flips": (list(COLUMNS), [list(row) for row in self.flips])}
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """The outcome of each gate of each candidate, by a name that every tracker takes."""
+        return {name_of("gate", g["candidate"], g["gate"]): g["outcome"] for g in self.gates}
 
 
 def log(run: Run, names: Sequence[str]) -> None:
     """Log a run to trackers by their names; one that fails is told in one line."""
     for name in names:
         try:
-            to: Callable[[Told], None] = import_module(f"harness_trackers.to_{name}").log
-            to(told_of(run))
+            {"mlflow": to_mlflow, "tensorboard": to_tensorboard, "wandb": to_wandb}[name](told_of(run))
         except (Exception, SystemExit) as error:
             why = " ".join(str(error).split())[:300]
             what = f"warning: {name}: the verdicts were not logged: {type(error).__name__}: {why}"
@@ -60,19 +82,24 @@ def told_of(run: Run) -> Told:
         **{f"weights {name}": digest for name, digest in run.digests.items()},
         **{f"conclusion {i}": text for i, text in enumerate(run.conclusions, 1)},
     }
-    gates = [_gate(v) for v in run.verdicts]
-    page = folder / "report.html"
-    return Told(
-        folder.name,
-        run.suite,
-        {k: shown(v) for k, v in about.items() if v},
-        dict(_metrics(run)),
-        gates,
-        _flips(run, folder),
-        _report(run, folder),
-        page if page.is_file() else None,
-        folder,
-    )
+    about = {k: shown(v) for k, v in about.items() if v}
+    gates = [
+        {
+            "candidate": v.candidate,
+            "gate": v.gate,
+            "outcome": str(v.outcome),
+            "blocking": v.blocking,
+            "waived": v.waived,
+            "claim": f"{v.metric} {v.claim}".strip(),
+            "estimate": v.estimate,
+            "lower": v.lower,
+            "upper": v.upper,
+            "n": v.n,
+            "why": shown(v.why),
+        }
+        for v in run.verdicts
+    ]
+    return Told(run.suite, about, dict(_metrics(run)), gates, _flips(run, folder), _report(run, folder), folder)
 
 
 def name_of(*parts: str) -> str:
@@ -93,23 +120,6 @@ def _metrics(run: Run) -> Iterator[tuple[str, float]]:
                 yield name_of("gate", v.candidate, v.gate, key), float(number)
 
 
-def _gate(v: Any) -> dict[str, Any]:
-    """Return a verdict as a row of a table."""
-    return {
-        "candidate": v.candidate,
-        "gate": v.gate,
-        "outcome": str(v.outcome),
-        "blocking": v.blocking,
-        "waived": v.waived,
-        "claim": f"{v.metric} {v.claim}".strip(),
-        "estimate": v.estimate,
-        "lower": v.lower,
-        "upper": v.upper,
-        "n": v.n,
-        "why": shown(v.why),
-    }
-
-
 def _flips(run: Run, folder: Path) -> list[list[str]]:
     """Return the rows that changed, with both answers: of gates, then of merging; those of private evals by no name."""
     steps = [(v.gate, v.metric.partition(".")[0], v.candidate, v.versus, v.lost, v.won) for v in run.verdicts]
@@ -123,22 +133,16 @@ def _flips(run: Run, folder: Path) -> list[list[str]]:
         except UsageError:
             continue
         for change, ids in (("lost", lost), ("won", won)):
-            there = [i for i in ids if i in ours and i in theirs]
-            found += [[gate, candidate, versus, change, i, *_texts(ours[i], theirs[i])] for i in there]
+            for i in (i for i in ids if i in ours and i in theirs):
+                asked = [
+                    t if isinstance(t, str) else json.dumps(t, ensure_ascii=False)
+                    for t in (ours[i]["arguments"][0][0], ours[i]["target"])
+                ]
+                said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
+                texts = [shown("" if text is None else str(text), lines=True) for text in (*asked, *said)]
+                cut = [text if len(text) <= LONGEST else text[:LONGEST] + " …" for text in texts]
+                found.append([gate, candidate, versus, change, i, *cut])
     return found[:MOST]
-
-
-def _texts(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return prompt, target and both answers of a row."""
-    prompt = ours["arguments"][0][0]
-    told = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
-    target = ours["target"] if isinstance(ours["target"], str) else json.dumps(ours["target"], ensure_ascii=False)
-    return [_text(t) for t in (told, target, theirs["resps"][0][0], ours["resps"][0][0])]
-
-
-def _text(value: Any) -> str:
-    text = shown("" if value is None else str(value), lines=True)
-    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 
 
 def _report(run: Run, folder: Path) -> str:
@@ -154,3 +158,95 @@ def _report(run: Run, folder: Path) -> str:
         if change["eval"] in run.private:
             change["won_ids"] = change["lost_ids"] = []
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def to_mlflow(told: Told) -> None:
+    """Log a run; raises what MLflow raises."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
+
+    client, now = MlflowClient(), int(time.time() * 1000)
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_ID", "0")  # that a training would report to
+    if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        known = client.get_experiment_by_name(name)
+        experiment = str(known.experiment_id if known else client.create_experiment(name))
+    run = client.create_run(experiment, run_name=told.folder.name).info.run_id
+    try:
+        tags = {name_of(key): value for key, value in told.about.items()} | told.outcomes
+        logged: dict[str, list[Any]] = {
+            "metrics": [Metric(name, value, now, 0) for name, value in told.metrics.items()],
+            "tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()],
+        }
+        for kind, values in logged.items():
+            for start in range(0, len(values), BATCHES[kind]):
+                client.log_batch(run, **{kind: values[start : start + BATCHES[kind]]})
+        for name, (columns, rows) in told.tables.items():
+            client.log_dict(run, {"columns": columns, "data": rows}, f"{name}.json")
+        client.log_text(run, told.report, "report.json")
+        if told.page:
+            client.log_artifact(run, str(told.page))
+    except BaseException:
+        client.set_terminated(run, "FAILED")
+        raise
+    client.set_terminated(run, "FINISHED")
+
+
+def to_wandb(told: Told) -> None:
+    """Log a run; raises what W&B raises."""
+    import wandb
+
+    project, name = os.environ.get("WANDB_PROJECT", "huggingface"), told.folder.name  # the trainer's
+    quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
+    with wandb.init(
+        project=project,
+        name=name,
+        group=told.suite,
+        job_type="verdicts",
+        config={name_of(key): value for key, value in told.about.items()},
+        settings=quiet,
+        reinit="create_new",  # the training's own may still be open
+    ) as run:
+        tables = {key: wandb.Table(columns=columns, data=rows) for key, (columns, rows) in told.tables.items()}
+        run.log({**told.metrics, **tables}, step=0)
+        run.summary.update({f"outcome{key.removeprefix('gate')}": said for key, said in told.outcomes.items()})
+        artifact = wandb.Artifact(name_of(f"{name}-report").replace("/", "_").replace(" ", "_"), type="report")
+        with artifact.new_file("report.json", mode="w", encoding="utf-8") as f:
+            f.write(told.report)
+        if told.page:
+            artifact.add_file(str(told.page), name="report.html")
+        run.log_artifact(artifact)
+
+
+def to_tensorboard(told: Told) -> None:
+    """Log a run; raises what TensorBoard raises."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.text.metadata import create_summary_metadata
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    texts = {
+        "gates": _table(*told.tables["gates"]) if told.gates else "no gate",
+        "flips": _table(COLUMNS, told.flips[:SHOWN]),
+        "about": _table(("what", "is"), list(told.about.items())),
+        "report.json": f"in `{told.folder.name}/report.json`",
+    }
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in told.metrics.items()]
+    for name, text in texts.items():
+        about = create_summary_metadata(display_name=name, description="")
+        tensor = make_tensor_proto([text.encode("utf-8", "replace")], shape=(1,))
+        values.append(Summary.Value(tag=name, metadata=about, tensor=tensor))
+    writer = EventFileWriter(str(told.folder / PLACE))
+    writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=values)))
+    writer.close()
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table in Markdown, in which a cell is text and no more."""
+    lines = []
+    for line in (columns, ["---"] * len(columns), *rows):
+        cells = ["" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in line]
+        for mark, spelt in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("\n", " ")):
+            cells = [cell.replace(mark, spelt) for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

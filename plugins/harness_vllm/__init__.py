@@ -27,29 +27,28 @@ def harness_loaders() -> dict[str, Any]:
 def open_source(
     path: str,
     *,
-    dtype: DType = "auto",
     tensor_parallel_size: int = 1,
     gpu_memory_utilization: float | None = None,
     max_model_len: int | None = None,
     python: str | None = None,
-    batch_invariant: bool = False,
     engine: Mapping[str, Any] | None = None,
     revision: str | None = None,
     sha256: str | None = None,
+    **_: Any,
 ) -> LocalSource:
     """Bring a model onto this machine and tell what it is; raises UsageError where vLLM is not there to load it."""
-    from harness_vllm import environment, opening
+    from harness_vllm import environment
 
-    opening.check(tensor_parallel_size, gpu_memory_utilization, max_model_len, engine or {})
+    environment.check_flags(tensor_parallel_size, gpu_memory_utilization, max_model_len, engine or {})
     environment.check(python)
-    return opening.source(path, max_model_len, revision=revision, sha256=sha256)
+    return environment.source(path, max_model_len, revision=revision, sha256=sha256)
 
 
 def identify(ref: ModelRef, **options: Any) -> str | None:
     """Return the identity of all an answer depends on, loading no model; None in an environment without vLLM."""
-    from harness_vllm import opening
+    from harness_vllm import environment
 
-    return opening.identity(ref, schema.with_defaults(load, options))
+    return environment.identity(ref, schema.with_defaults(load, options))
 
 
 @loader(
@@ -77,7 +76,7 @@ def load(
 
     Raises UsageError where vLLM cannot load a model, or scores otherwise when it reads its prefix cache.
     """
-    from harness_vllm.opening import Flags
+    from harness_vllm.environment import Flags
     from harness_vllm.subject import load_subjects, release
 
     flags = Flags(dtype, tensor_parallel_size, gpu_memory_utilization, max_model_len, batch_invariant, engine or {})

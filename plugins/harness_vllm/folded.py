@@ -34,31 +34,26 @@ def folded(base: Path, adapter: Path | None, dtype: torch.dtype) -> Iterator[Pat
         return
     with suppress(_Passed), folder_in_place(cache_dir() / "vllm" / "folded") as work:
         try:
-            _fold(base, adapter, work, dtype)
+            check_mergeable(read_config(adapter), trained=True)
+            there, _ = check_base(base)
+            plan = make_plan(base, adapter, there, None)
         except UsageError as error:
             what = "; ".join(m.removeprefix("[merge] ") for m in error.messages)
-            raise UsageError(
-                f'{what} (vLLM answers for an adapter folded into its base; "hf" for one beside it)'
-            ) from None
+            how = 'vLLM answers for an adapter folded into its base; "hf" for one beside it'
+            raise UsageError(f"{what} ({how})") from None
+        files = {header.file for header in there.values()}
+        with workers() as pool:
+            merge = Merge(plan, None, dtype, pool)
+            for file in sorted(files):
+                with safe_open(file, "pt") as opened:
+                    tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- no mapping
+                for name in tensors.keys() & plan.must:
+                    before = tensors[name].float()  # holds any half precision, so that rounding is left to the end
+                    parts = merge.blocks(name, before, lambda _, total: total.to(dtype))
+                    tensors[name] = torch.cat(parts).reshape(before.shape).contiguous()
+                save_file(tensors, work / file.name, {"format": "pt"})
+        for path in base.iterdir():
+            if path not in files:
+                (work / path.name).symlink_to(path.absolute())
         yield work
         raise _Passed
-
-
-def _fold(base: Path, adapter: Path, out: Path, dtype: torch.dtype) -> None:
-    check_mergeable(read_config(adapter), trained=True)
-    there, _ = check_base(base)
-    plan = make_plan(base, adapter, there, None)
-    files = {header.file for header in there.values()}
-    with workers() as pool:
-        merge = Merge(plan, None, dtype, pool)
-        for file in sorted(files):
-            with safe_open(file, "pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- no mapping
-            for name in tensors.keys() & plan.must:
-                before = tensors[name].float()  # holds any half precision, so that rounding is left to the end
-                parts = merge.blocks(name, before, lambda _, total: total.to(dtype))
-                tensors[name] = torch.cat(parts).reshape(before.shape).contiguous()
-            save_file(tensors, out / file.name, {"format": "pt"})
-    for path in base.iterdir():
-        if path not in files:
-            (out / path.name).symlink_to(path.absolute())

@@ -12,9 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness import CheckFailed, UsageError
+
+if TYPE_CHECKING:
+    from harness_vllm.engine import VLLM
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 Row = Mapping[int, Any]  # by token: its `logprob` and its `rank`
@@ -32,21 +35,6 @@ class Output(Protocol):
     num_cached_tokens: int | None
 
 
-class Engine(Protocol):
-    """What scores whole prompts; its cache has `room` for so many tokens, in blocks of `block`."""
-
-    room: int
-    block: int
-
-    def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[Output]:
-        """Return what every token of each prompt is given; `reads` says whether the prefix cache may be read."""
-        ...
-
-    def forget(self) -> None:
-        """Empty the prefix cache."""
-        ...
-
-
 class NotFinite(CheckFailed):
     """A model whose scores are no numbers, which is told where they are asked for."""
 
@@ -59,7 +47,7 @@ class Scored:
     greedy: bool
 
 
-def score(engine: Engine, windows: Sequence[Pair], *, reads: bool = True) -> list[Scored]:
+def score(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[Scored]:
     """Score each window's target after its context, each once however often it is asked.
 
     With `reads`, the first that could share a beginning warms the cache, and what had too much of it is asked again
@@ -82,7 +70,7 @@ def score(engine: Engine, windows: Sequence[Pair], *, reads: bool = True) -> lis
     return [found[pair] for pair in keyed]
 
 
-def compare(engine: Engine, windows: Sequence[Pair], name: str, dtype: str) -> None:
+def compare(engine: VLLM, windows: Sequence[Pair], name: str, dtype: str) -> None:
     """Score windows with and without the prefix cache; raises UsageError where they differ."""
     engine.forget()
     try:
@@ -117,7 +105,7 @@ def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> Score
     return Scored(total, all(each.rank == 1 for each in given))
 
 
-def _waves(engine: Engine, pairs: Sequence[Any]) -> Iterator[list[Any]]:
+def _waves(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:
     """Cut pairs into those that the cache holds at once, so that none is put back and begun again."""
     wave: list[Any] = []
     room = 0

@@ -12,10 +12,10 @@ from typing import Unpack
 import harness_hf
 from harness import CheckFailed, Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import Answer, Described, Ending, Marks, Tokens, one_line
-from harness_vllm import opening, scoring
+from harness_vllm import environment, scoring
 from harness_vllm.engine import VLLM, Generated
+from harness_vllm.environment import Flags
 from harness_vllm.folded import folded
-from harness_vllm.opening import Flags
 
 
 class VLLMSubject(Described):
@@ -24,25 +24,25 @@ class VLLMSubject(Described):
     def __init__(self, ref: ModelRef, folder: str, flags: Flags, share: int) -> None:
         tokens, base = Tokens.of(folder), Path(folder)
         named = harness_hf.open_source(folder).context
-        super().__init__(ref, folder, tokens, opening.context(tokens.context(named), flags.max_model_len, folder))
+        super().__init__(ref, folder, tokens, environment.context(tokens.context(named), flags.max_model_len, folder))
         self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
-        self.stops = sorted(tokens.stops | opening.stops(base))
+        self.stops = sorted(tokens.stops | environment.stops(base))
         with folded(base, ref.adapter, self.dtype) as whole:
-            self.engine = VLLM(ref.name, whole, self.dtype, self.context + opening.SPARE, flags, share)
+            self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
-        self._compare(dtype)
-        if ref.adapter:
-            self.tell(f"folded into its base for vLLM, rounded once to {dtype}")
-
-    def _compare(self, dtype: str) -> None:
-        """Score some windows with and without the prefix cache; raises UsageError where they differ, or it cannot."""
+        [ids] = tokens.texts([scoring.SHARED * 64])  # a beginning in common, long enough to be read from the cache
+        room = min(self.context - 32, 4 * self.engine.block)
+        ends = tokens.texts(list(scoring.ENDS))
+        probes = [(ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(ends)]
         try:
-            scoring.compare(self.engine, self._probes(), self.name, dtype)
+            scoring.compare(self.engine, probes, self.name, dtype)
         except (UsageError, CheckFailed):
             raise
         except Exception as error:  # what the hardware's kernels have not shows when they are first used
             what = f"vLLM loads it, and cannot run it: {one_line(error)}"
             raise UsageError(f'model "{self.name}": {what}; use = "hf"') from None
+        if ref.adapter:
+            self.tell(f"folded into its base for vLLM, rounded once to {dtype}")
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt, greedily unless told to sample; see `Subject`. Drawn tokens are vLLM's own."""
@@ -111,13 +111,6 @@ class VLLMSubject(Described):
     def forget(self) -> None:
         """Drop what is kept of earlier requests, which others are computed from."""
         self.engine.forget()
-
-    def _probes(self) -> list[scoring.Pair]:
-        """Return windows with a beginning in common that is long enough to be read from the cache."""
-        [ids] = self.tokens.texts([scoring.SHARED * 64])
-        room = min(self.context - 32, 4 * self.engine.block)
-        ends = self.tokens.texts(list(scoring.ENDS))
-        return [(ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(ends)]
 
 
 def load_subjects(refs: Sequence[ModelRef], flags: Flags, pins: Mapping[str, str | None]) -> list[VLLMSubject]:

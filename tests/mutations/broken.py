@@ -17,7 +17,7 @@ from harness import schema
 from harness.hookspec import hookimpl
 from harness_hf import load, open_source
 from harness_lora import lora
-from harness_lora.peft_folder import NOTE
+from harness_lora.files import NOTE
 from harness_preference import dpo
 from harness_sft import sft, train_by
 from harness_sft.train import SFT

@@ -12,7 +12,7 @@ import pytest
 from harness import Sample, UsageError
 from harness.testing import Project
 from harness_domain import json, values
-from harness_domain.schemas import matcher
+from harness_domain.documents import matcher
 from tests.helpers.answers import scored
 
 PERSON = {

@@ -21,7 +21,7 @@ from harness.records.models import ModelRef  # noqa: E402
 from harness_checks.merged import equals_base  # noqa: E402
 from harness_hf.models import load_model  # noqa: E402
 from harness_lora import lora, parity, qlora  # noqa: E402
-from harness_lora.texts import windows  # noqa: E402
+from harness_lora.heard import windows  # noqa: E402
 from harness_sft import sft  # noqa: E402
 
 pytestmark = [

@@ -19,8 +19,7 @@ from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import ModelRef  # noqa: E402
 from harness.release.verify import verify  # noqa: E402
 from harness.testing import Project  # noqa: E402
-from harness_export.quantised import check, int8, nf4, write  # noqa: E402
-from harness_export.readback import compare  # noqa: E402
+from harness_export.quantised import check, compare, int8, nf4, write  # noqa: E402
 from harness_hf.models import load_model, quiet  # noqa: E402
 from harness_hf.sources import parameters_of  # noqa: E402
 

@@ -18,7 +18,7 @@ from harness.artifacts.formats import check_files
 from harness.artifacts.gguf import read_gguf
 from harness.errors import CheckFailed
 from harness.release import model_card
-from harness_hf import sources, splits
+from harness_hf import restore, sources
 from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
 
 pytest.importorskip("gguf")
@@ -50,7 +50,7 @@ def build(folder: Path, split: str = "smollm", rows: int = 0, **config: Any) -> 
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
-    splits.restore(backend, split)
+    restore.cut(backend, split)
     backend.decoder = decoders.ByteLevel()
     special = [*SPECIAL.values(), TURN_END]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -136,7 +136,7 @@ def test_stop_tokens_come_back(llama: Path, tmp_path: Path) -> None:
     assert set(json.loads((back / "generation_config.json").read_text("utf-8"))["eos_token_id"]) == {2, 4, 7}
 
 
-@pytest.mark.parametrize("split", splits.SPLITS)
+@pytest.mark.parametrize("split", restore.SPLITS)
 def test_scaled_positions_and_every_split(tmp_path: Path, split: str) -> None:
     """Llama 3's frequencies go through the file, heads of their own width too, and each way to cut text."""
     model = build(tmp_path / "model", split, rope_parameters=SCALING, head_dim=32, tie_word_embeddings=False)
@@ -225,7 +225,7 @@ def test_unknown_files_are_not_opened(llama: Path, tmp_path: Path) -> None:
         harness_hf.load.open(str(to))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("split", splits.SPLITS)
+@pytest.mark.parametrize("split", restore.SPLITS)
 def test_llama_cpp_computes_the_same(tmp_path: Path, split: str) -> None:
     """llama.cpp cuts the same tokens, and greedily continues as transformers does."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")

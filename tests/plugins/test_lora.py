@@ -28,10 +28,9 @@ from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import heard, lora, parity, qlora  # noqa: E402
 from harness_lora import merge as merging  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
-from harness_lora.fold import fold  # noqa: E402
-from harness_lora.headers import read_headers  # noqa: E402
-from harness_lora.peft_folder import read_config  # noqa: E402
-from harness_lora.texts import CHATS, TEXTS, windows  # noqa: E402
+from harness_lora.files import read_config, read_headers  # noqa: E402
+from harness_lora.heard import CHATS, TEXTS, windows  # noqa: E402
+from harness_lora.merge import fold  # noqa: E402
 from tests.helpers.adapters import make_adapter  # noqa: E402
 
 pytestmark = [
@@ -660,9 +659,9 @@ def test_exported_adapter_is_swapped_in(tiny_model: Path, tmp_path: Path) -> Non
     assert 0 < facts["swap_in_ms"] < 10_000
     weights = load_file(tmp_path / "to/adapter_model.safetensors")
     save_file({k: -w if "lora_B" in k else w for k, w in weights.items()}, tmp_path / "to/adapter_model.safetensors")
-    question = swap.Question(str(tiny_model), str(tmp_path / "gated"), str(tmp_path / "to"), None, dict(ref.options))
+    question = {"base": str(tiny_model), "gated": str(tmp_path / "gated"), "exported": str(tmp_path / "to")}
     with pytest.raises(CheckFailed, match="does not answer as the gated one"):
-        swap.ask(question)
+        swap.ask(**question, quantization=None, placed=dict(ref.options))
 
 
 def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:

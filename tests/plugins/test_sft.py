@@ -27,7 +27,7 @@ from harness.reports.training import STEPS, read_steps  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
-from harness_lora.headers import read_headers  # noqa: E402
+from harness_lora.files import read_headers  # noqa: E402
 from harness_sft import check, sft, train  # noqa: E402
 from harness_sft.rows import as_dataset, name_rows, select_columns, split_rows  # noqa: E402
 

@@ -11,7 +11,7 @@ import pytest
 from harness.records.findings import Finding
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
-from harness_checks.targets import unreachable
+from harness_checks.labels import unreachable
 from harness_domain import harness_evaluators
 
 

@@ -154,7 +154,7 @@ def test_a_tracker_that_fails_costs_a_warning(tracked: Project, monkeypatch: pyt
     def fails(told: Any) -> None:
         exec(breaks)
 
-    monkeypatch.setattr("harness_trackers.to_tensorboard.log", fails)
+    monkeypatch.setattr("harness_trackers.log.to_tensorboard", fails)
     outcome = run(tracked, "tensorboard")
     assert (outcome.code, outcome.report.exit_code, outcome.report.exports[0].written) == (0, 0, True)
     assert outcome.err.startswith("warning: tensorboard: the verdicts were not logged: ")

@@ -68,7 +68,7 @@ def put(site: Path) -> None:
 def engine(folder: Path, *, block: int = 4, blocks: int = 40, length: int = 100) -> Any:
     """Start an engine of a model that is a number of tokens long."""
     from harness_vllm.engine import VLLM
-    from harness_vllm.opening import Flags
+    from harness_vllm.environment import Flags
 
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model/config.json").write_text('{"max_position_embeddings": 512}', "utf-8")

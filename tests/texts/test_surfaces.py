@@ -19,7 +19,7 @@ harness/cli: github guard main parser project run screen streams summary words
 harness/reports: events github run_folder training
 harness/pipeline: conduct execution ledger
 plugins/harness_report: __init__ beside commands gates history strips terminal writing
-plugins/harness_trackers: log to_mlflow to_wandb
+plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options) and test_trackers
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
@@ -35,7 +35,7 @@ plugins/harness_export: __init__ quantised
 plugins/harness_hf: probe sabotage sources
 plugins/harness_judge: calibrate calibration commands
 plugins/harness_lm_eval: names
-plugins/harness_lora: fold merge
+plugins/harness_lora: merge
 plugins/harness_report: drawing
 plugins/harness_sft: processes train trainer turns whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own
