@@ -16,7 +16,7 @@ from harness.pipeline.looks import look_of, tells
 from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.records.waivers import Waiver
-from harness.stats.nested import levels
+from harness.stats.multiple import levels
 from harness.stats.tests import holm
 from harness.suite.waivers import in_force, waiver_error
 

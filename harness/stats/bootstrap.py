@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
 
 from harness.stats import ratio
+from harness.stats.arrays import Floats, np, special
 from harness.stats.inputs import check_level, finite, groups_of
+from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, all_agree, floats, weakest
 from harness.stats.unseen import Support
-
-if TYPE_CHECKING:
-    from harness.stats.ratio import Floats, Ratio
 
 RESAMPLES, MOST_RESAMPLES = 2000, 20_000  # at least, and at most
 Statistic = Callable[[Sequence[int]], float]  # of the numbers of rows, repeated as drawn
@@ -38,13 +36,12 @@ def cluster_bootstrap(
     and spread.
     `support`: see `cluster_t`; only for a mean.
     """
-    import numpy as np
-
     groups, count = groups_of(clusters, len(clusters))
     check_level(threshold, alpha)
     rows = [np.flatnonzero(groups == g).tolist() for g in range(count)]
     estimate = finite("the statistic of all rows", statistic(range(len(groups))))
-    tail = _expanded_tail(alpha, count)
+    # the share of resamples beyond the expanded percentile bound
+    tail = float(special.ndtr(math.sqrt(count / max(count - 1, 1)) * special.stdtrit(max(count - 1, 1), alpha)))
     drawn = _resampled(statistic, rows, alpha, tail)
     jackknife = _jackknife(statistic, rows, estimate) if count > 1 else None
     finite_draws = drawn[np.isfinite(drawn)]
@@ -61,8 +58,6 @@ def cluster_bootstrap(
 
 def _resampled(statistic: Statistic, rows: list[list[int]], alpha: float, tail: float) -> Floats:
     """Return the statistic of resamples of whole clusters, (resamples,), as many as the tail of a level takes."""
-    import numpy as np
-
     count = len(rows)
     most = min(max(RESAMPLES, math.ceil(100 / alpha)), MOST_RESAMPLES)
     resamples = most if 4 / most > tail else max(RESAMPLES, math.ceil(4 / tail))
@@ -76,53 +71,36 @@ def _jackknifed(of: Ratio, estimate: float, spread: float, threshold: float, alp
 
     Of a median, whose middle rows tie, leaving one out tells nothing: there it is a t with the resamples' error.
     """
-    from scipy.special import stdtr, stdtrit
-
     if not of.varies():
         df, t = of.clusters - 1, (estimate - threshold) / spread
-        reach = -float(stdtrit(df, alpha)) * spread
-        return estimate - reach, estimate + reach, float(stdtr(df, -t)), float(stdtr(df, t))
+        reach = -float(special.stdtrit(df, alpha)) * spread
+        return estimate - reach, estimate + reach, float(special.stdtr(df, -t)), float(special.stdtr(df, t))
     if not math.isfinite(float(of.error)):
         return -math.inf, math.inf, 1.0, 1.0
     bounds = ratio.guarded_bounds(of, alpha, *ratio.COMBINED)
     return (*bounds, *floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)))
 
 
-def _expanded_tail(alpha: float, count: int) -> float:
-    """Return the share of resamples beyond the expanded percentile bound at a level, of so many clusters."""
-    from scipy.special import ndtr, stdtrit
-
-    return float(ndtr(math.sqrt(count / max(count - 1, 1)) * stdtrit(max(count - 1, 1), alpha)))
-
-
 def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
     """Return the level at which the lower expanded percentile bound reaches the threshold; drawn (resamples,)."""
-    import numpy as np
-    from scipy.special import ndtri, stdtr
-
     against = int((~(np.isfinite(drawn) & (drawn > threshold))).sum())
-    z = -float(ndtri((1 + against) / (len(drawn) + 1)))
+    z = -float(special.ndtri((1 + against) / (len(drawn) + 1)))
     if not against:  # a tail beyond all of them, down to the least chance that a resample has
-        z = max(z, min(float((drawn.mean() - threshold) / drawn.std()), -float(ndtri(float(count) ** -count))))
-    return float(stdtr(count - 1, -z * math.sqrt((count - 1) / count)))
+        z = max(z, min(float((drawn.mean() - threshold) / drawn.std()), -float(special.ndtri(float(count) ** -count))))
+    return float(special.stdtr(count - 1, -z * math.sqrt((count - 1) / count)))
 
 
 def _expanded_bound(drawn: Floats, tail: float) -> float:
     """Return the lower bound that inverts `_expanded_p`: an order statistic, or beyond them a normal quantile."""
-    import numpy as np
-    from scipy.special import ndtri
-
     allowed = math.floor(tail * (len(drawn) + 1) + 1e-9) - 1
     low = np.sort(np.where(np.isfinite(drawn), drawn, -math.inf))
     if allowed >= 0:
         return float(low[allowed])
-    return float(min(low[0], low.mean() + ndtri(tail) * low.std())) if math.isfinite(low[0]) else -math.inf
+    return float(min(low[0], low.mean() + special.ndtri(tail) * low.std())) if math.isfinite(low[0]) else -math.inf
 
 
 def _jackknife(statistic: Statistic, rows: list[list[int]], estimate: float) -> Ratio:
     """Return the jackknife's pseudo-values as a mean of clusters, (G,), of infinite error when one cannot be had."""
-    import numpy as np
-
     count = len(rows)
     without = np.array(
         [statistic([row for g in range(count) if g != left for row in rows[g]]) for left in range(count)]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from harness.stats import means, ratio
+from harness.stats.arrays import Floats, np
 from harness.stats.inputs import check_level, groups_of, rows_of
 from harness.stats.means import RESAMPLED_CLUSTERS
-from harness.stats.result import Judged, Test, all_agree, floats, strongest, weakest
+from harness.stats.result import Test, all_agree, floats, weakest
 from harness.stats.unseen import Support
-
-if TYPE_CHECKING:
-    from harness.stats.ratio import Floats, Ratio
 
 FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
 FLIPS, UNFLIPPED = 4999, 2e-5  # and the level below which so many would be needed that the t decides alone
@@ -42,8 +39,6 @@ def cluster_t(
     a known range, a disaster that none of n rows showed is allowed for, too (the rule of three), and the Bayesian
     bootstrap with a worst row may prove what these cannot. Where nothing varies only the rule of three is left.
     """
-    import numpy as np
-
     v, w = rows_of(values, weights, support)
     groups, count = groups_of(clusters, len(v))
     check_level(threshold, alpha)
@@ -64,22 +59,16 @@ def cluster_t(
             parts.append(all_agree(mean, weight, threshold, alpha, support))
     judged = weakest(parts, support)
     if support and of and of.varies() and means.has_worst_row(of, alpha, independent=clusters is None):
-        judged = strongest(judged, _worst_row(of, threshold, alpha, support))
+        worst = means.worst_row(of, support)  # the narrower bounds and the smaller p-values of the two count
+        bounds, p = worst.bounds(alpha), floats(worst.p(threshold))
+        judged = max(judged[0], bounds[0]), min(judged[1], bounds[1]), min(judged[2], p[0]), min(judged[3], p[1])
     lower, upper, p_pass, p_fail = judged
     rule = float(ratio.effective(weight)) if len(weight) and ratio.uneven(weight) else None
     return Test(mean, lower, upper, p_pass, p_fail, method, len(v), seen, rule)
 
 
-def _worst_row(of: Ratio, threshold: float, alpha: float, support: Support) -> Judged:
-    """Return what the Bayesian bootstrap with a worst cluster shows."""
-    test = means.worst_row(of, support)
-    return (*test.bounds(alpha), *floats(test.p(threshold)))
-
-
 def _kind(v: Floats, support: Support | None, *, lattice: bool) -> means.Kind:
     """Return what rows are to `means.asked`; without `lattice` they are independent, or do not count alike."""
-    import numpy as np
-
     if support is None:
         return "ratio"
     if lattice and support[1] - support[0] == 1:
@@ -125,8 +114,6 @@ def sign_flip(
     Smyth 2010, SAGMB 9:39).
     The claim is about means, which skewed differences can break, so `paired_ratio` must agree; its are the bounds.
     """
-    import numpy as np
-
     test = paired_ratio(cand_values, base_values, [1.0] * len(cand_values), clusters, 0.0, alpha, support=support)
     groups, count = groups_of(clusters, len(cand_values))
     if count > RESAMPLED_CLUSTERS or alpha < UNFLIPPED:
@@ -140,8 +127,6 @@ def sign_flip(
 
 def _flips(sums: Floats, alpha: float) -> float:
     """Return the share of sign patterns whose sum is at least the one seen; sums (G,)."""
-    import numpy as np
-
     sums = sums[sums != 0]
     count, size = len(sums), np.abs(sums).sum()
     if count <= FLIPPED:

@@ -10,18 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 from harness.stats import means, power, ratio
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from harness.stats.ratio import Floats
-
-    Bools = NDArray[np.bool_]
-    Counts = NDArray[np.int64]
+from harness.stats.arrays import Bools, Counts, Floats, np
 
 RUNS = 4000
 BATCH = 100
@@ -54,8 +45,6 @@ class Shares:
     @lru_cache(maxsize=256)  # noqa: B019 -- kept as long as the process, which asks the same of candidates alike
     def passes(self, claims: tuple[Claim, ...], seed: int, runs: int = RUNS, factor: float = 1.0) -> Bools:
         """Return (runs, claims): which of them pass on `factor` times the rows, every claim on the same draws."""
-        import numpy as np
-
         layout = _Layout.of(self.clusters, claims, factor)
         rng = np.random.default_rng(seed)
         rates = self.chances
@@ -72,8 +61,6 @@ class Shares:
     def chances(self) -> Floats:
         """Every outcome of a row: bit 0 that the candidate is right, bit k + 1 that baseline k is; independent given
         the candidate's."""
-        import numpy as np
-
         found = np.array([1 - self.right, self.right])
         for difference, discordance in self.against:
             wins, losses = (discordance + difference) / 2, (discordance - difference) / 2
@@ -84,8 +71,6 @@ class Shares:
 
     def proven(self, claim: Claim, counts: Counts, layout: _Layout, number: int) -> Bools:
         """Judge one claim on every draw, as `harness.gates.inference` chooses the test."""
-        import numpy as np
-
         asked = layout.asked[:, number]
         outcome = np.arange(counts.shape[-1])
         ours = outcome & 1
@@ -125,8 +110,6 @@ def _passing(
 
     `independent` clusters are rows in their `support`.
     """
-    import numpy as np
-
     found = []
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
         of = ratio.ratio(sums[at], weights[at])
@@ -150,8 +133,6 @@ class _Layout:
 
     @classmethod
     def of(cls, clusters: Sequence[str], claims: Sequence[Claim], factor: float) -> _Layout:
-        import numpy as np
-
         number, n = np.unique(np.asarray(clusters), return_inverse=True)[1], len(clusters)
         asked = np.ones((n, len(claims)), dtype=bool)
         for i, claim in enumerate(claims):
@@ -208,8 +189,6 @@ class Rows:
 
         Source: Donner 1986, International Statistical Review 54:67.
         """
-        import numpy as np
-
         if self.clusters is None:
             return None
         number, v = np.unique(self.clusters, return_inverse=True)[1], np.asarray(self.values)
@@ -231,8 +210,6 @@ class Rows:
     @lru_cache(maxsize=256)  # noqa: B019
     def passes(self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS) -> Bools:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
-        import numpy as np
-
         scale = math.sqrt(max(count / LARGEST, 1.0))
         count, bound = min(count, LARGEST), truth - (truth - bound) * scale
         sums, weights = self._moved(self.of, truth)
@@ -249,8 +226,6 @@ class Rows:
 
     @cached_property
     def of(self) -> ratio.Ratio:
-        import numpy as np
-
         v, w = np.asarray(self.values), np.asarray(self.weights)
         number = np.unique(self.clusters if self.clusters is not None else np.arange(len(v)), return_inverse=True)[1]
         return ratio.ratio(np.bincount(number, v * w).astype(float), np.bincount(number, w).astype(float))

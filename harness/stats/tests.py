@@ -22,24 +22,10 @@ from harness.stats.multiple import holm, spent
 from harness.stats.result import Test
 from harness.stats.shares import binomial, mcnemar, tango, wilson
 
-__all__ = [
-    "FEW_CLUSTERS",
-    "T_METHODS",
-    "VERSION",
-    "Test",
-    "binomial",
-    "cluster_bootstrap",
-    "cluster_t",
-    "holm",
-    "mcnemar",
-    "numbered",
-    "paired_ratio",
-    "point",
-    "sign_flip",
-    "spent",
-    "tango",
-    "wilson",
-]
+__all__ = (
+    "FEW_CLUSTERS", "T_METHODS", "VERSION", "Test", "binomial", "cluster_bootstrap", "cluster_t", "holm", "mcnemar",
+    "numbered", "paired_ratio", "point", "sign_flip", "spent", "tango", "wilson",
+)  # fmt: skip
 VERSION = 4  # raised whenever the same rows come to other numbers
 FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 T_METHODS = ("t", "cluster t", "ratio estimator", "cluster bootstrap", "sign flips")
