@@ -48,15 +48,7 @@ def cache_dir() -> Path:
 def alone(folder: Path) -> bool:
     """Return whether no other process uses a cache; from here on none can, until this one ends."""
     _use(folder)
-    if folder not in _used:
-        return False
-    try:
-        fcntl.flock(_used[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks cannot tell
-        return True
-    return True
+    return folder in _used and locked(_used[folder]) is not False  # a file system without locks cannot tell
 
 
 def _use(folder: Path) -> None:
@@ -73,8 +65,6 @@ def _use(folder: Path) -> None:
 
 def _open_to_others(folder: Path) -> str:
     """Return why somebody else could put an answer into a folder, or nothing: its owner, its mode, what lies in it."""
-    if not hasattr(os, "geteuid"):
-        return ""
     about = folder.stat()
     if wrong := _others(about):
         return f"{wrong}; {_mend(about, folder)}, or point"
@@ -186,8 +176,6 @@ def lines_of(data: bytes) -> list[bytes]:
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -269,13 +257,13 @@ def _claim(final: Path) -> tuple[Path, int]:
             handle = os.open(work, os.O_RDONLY)
         except FileNotFoundError:  # another's sweep came between
             continue
-        if _locked(handle) is not False and work.exists():
+        if locked(handle) is not False and work.exists():
             return work, handle
         os.close(handle)
 
 
-def _locked(handle: int) -> bool | None:
-    """Take an open folder's lock if nobody has it; None where the file system knows no such locks."""
+def locked(handle: int) -> bool | None:
+    """Take the lock of an open file or folder if nobody has it; None where the file system knows no such locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -325,7 +313,7 @@ def _sweep(final: Path) -> None:
             handle = -1  # it took its place, and what had been there is left
         except OSError:  # another user's
             continue
-        if handle < 0 or _locked(handle):
+        if handle < 0 or locked(handle):
             old = work.with_name(work.name + OLD)
             if old.exists() and not final.exists():
                 old.rename(final)

@@ -157,9 +157,7 @@ class _Head:
             raise self.broken("a text that is not UTF-8") from None
 
     def bytes(self, count: int) -> bytes:
-        if count > self.size:
-            raise ValueError(f"{self.path}: is cut short")
-        found = self.file.read(count)
+        found = self.file.read(count) if count <= self.size else b""
         if len(found) < count:
             raise ValueError(f"{self.path}: is cut short")
         return found

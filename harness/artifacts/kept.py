@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of, file_digests, hash_file
 from harness.errors import UsageError
-from harness.files import write_text
+from harness.files import locked, write_text
 
 NOTES = "made"  # the folder beside made folders with a note for each: names, sizes and sha256 of its files
 Warn = Callable[[str], None]
@@ -27,9 +28,12 @@ def held(work: Path, tell: Warn) -> Iterator[None]:
     work.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        _lock(handle, lambda: tell(f'another run makes this in "{work}"; waiting for it'))
+        if locked(handle) is False:
+            tell(f'another run makes this in "{work}"; waiting for it')
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-        _unlock(handle)  # closing does not where a child has the file open
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not where a child has the file open
     finally:
         os.close(handle)
 
@@ -115,26 +119,3 @@ def _folder_error(folder: Path) -> str:
     except (LookupError, TypeError):
         return "the note of what it holds is damaged"
     return ""
-
-
-def _lock(handle: int, wait: Callable[[], None]) -> None:
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # not on this system
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        wait()
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks
-        return
-
-
-def _unlock(handle: int) -> None:
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_UN)
-    except (ModuleNotFoundError, OSError):
-        return
