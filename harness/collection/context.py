@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.collection.plan import trains_whole
-from harness.data.readings import several_readings
+from harness.data.rows import several_readings
 from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins

@@ -6,13 +6,13 @@ targets. Texts are compared as `canonical` ones, and the order and the names of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from harness.artifacts.digests import digest_of
 from harness.data import chat
 from harness.data.templates import columns_of
 from harness.records.samples import Sample
@@ -43,7 +43,7 @@ def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str,
         parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])
         wanted = _wanted(sample) or [""]
         here = [(part, target) for part in parts or [[]] for target in wanted if part or target]
-        found.append(tuple(sorted(_digest([part, target]) for part, target in here)))
+        found.append(tuple(sorted(digest_of([part, target])[:DIGITS] for part, target in here)))
     return found
 
 
@@ -79,7 +79,7 @@ def _key(sample: Sample, names: Sequence[str]) -> str:
     if not any(asked) and not wanted:
         return ""
     lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
-    return _digest([sorted(asked), wanted, _plain(lists)])
+    return digest_of([sorted(asked), wanted, _plain(lists)])[:DIGITS]
 
 
 def _plain(value: Any) -> str:
@@ -92,8 +92,3 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _canonical(v) for k, v in value.items()}
     return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]

@@ -37,13 +37,11 @@ def columns_of(template: str) -> list[str]:
 def filled(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
     """Return a template filled in with each row's columns; raises UsageError on one that is missing or no text."""
     for name in columns_of(template):
-        lacking = [i for i, row in enumerate(rows) if name not in row]
-        if lacking:
+        if lacking := [i for i, row in enumerate(rows) if name not in row]:
             known = did_you_mean(name, rows[lacking[0]])
             what = f'template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}'
             raise UsageError(f"{where}: {what}")
-        odd = [i for i, row in enumerate(rows) if not _is_text(row[name])]
-        if odd:
+        if odd := [i for i, row in enumerate(rows) if not _is_text(row[name])]:
             found = "null" if rows[odd[0]][name] is None else f"{rows[odd[0]][name]!r:.60}"
             what = f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} rows); want text or a number'
             raise UsageError(f"{where}: {what}")
