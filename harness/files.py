@@ -190,7 +190,15 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
 
     Where the file system can, the two share their blocks until one is written to. Raises OSError.
     """
-    while size and (done := _in_kernel(source, to, start, size)):
+    while size and hasattr(os, "copy_file_range"):
+        try:
+            done = os.copy_file_range(source.fileno(), to.fileno(), size, start)
+        except OSError as error:
+            if error.errno in (*NO_ROOM, errno.EIO):
+                raise
+            break  # not between these two file systems
+        if not done:
+            break
         start, size = start + done, size - done
     source.seek(start)
     while size:
@@ -200,17 +208,6 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
         size -= len(block)
         while block:
             block = block[to.write(block) :]
-
-
-def _in_kernel(source: IO[bytes], to: IO[bytes], start: int, size: int) -> int:
-    if not hasattr(os, "copy_file_range"):
-        return 0
-    try:
-        return os.copy_file_range(source.fileno(), to.fileno(), size, start)
-    except OSError as error:
-        if error.errno in (*NO_ROOM, errno.EIO):
-            raise
-        return 0  # not between these two file systems
 
 
 @contextmanager
@@ -226,7 +223,11 @@ def folder_in_place(final: Path) -> Iterator[Path]:
     old = work.with_name(work.name + OLD)
     try:
         yield work
-        _sync_all(work)
+        for here, _, names in os.walk(work):
+            for path in (Path(here, name) for name in names):
+                if path.is_file() and not path.is_symlink():
+                    _sync(path)
+            _sync(Path(here))
         if final.exists() and not _exchange(work, final):
             final.rename(old)
         if not final.exists():
@@ -273,16 +274,8 @@ def locked(handle: int) -> bool | None:
     return True
 
 
-def _sync_all(folder: Path) -> None:
-    """Return when all files and folders under a folder, and the folder, are on the disk."""
-    for here, _, names in os.walk(folder):
-        for name in names:
-            if (path := Path(here, name)).is_file() and not path.is_symlink():
-                _sync(path)
-        _sync(Path(here))
-
-
 def _sync(path: Path) -> None:
+    """Return when a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -321,6 +314,16 @@ def _sweep(final: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
         if handle >= 0:
             os.close(handle)
+
+
+def read_text(path: Path, *, encoding: str = "utf-8", where: str = "", hint: str = "") -> str:
+    """Return the text of a file that somebody wrote; raises UsageError, with a hint, where it cannot be read."""
+    try:
+        return path.read_text(encoding)
+    except OSError as error:
+        raise UsageError(f"{where}{path}: cannot be read: {error.strerror}{hint}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def read_facts(note: Path) -> dict[str, Any]:
