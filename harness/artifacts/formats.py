@@ -166,7 +166,10 @@ def _check_text(name: str, path: Path) -> None:
         raise Unsafe(f"{odd}; at any rate no text in UTF-8") from None
     if CONTROLS.search(text) or text.startswith(MAGIC) or _is_pickle(data):
         raise Unsafe(odd)
-    if MARKUP.match(_begin(text)):
+    at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+    while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:  # a comment of HTML
+        at = re.compile(r"\s*").match(text, end + 3).end()  # type: ignore[union-attr]
+    if MARKUP.match(text[at : at + 20]):
         raise Unsafe(f"{name}: is a page that a browser would run, whatever its name says")
 
 
@@ -190,14 +193,6 @@ def is_sentencepiece(data: bytes) -> bool:
                 break
         at, pieces = at + length, pieces + (tag == 0x0A)
     return at == len(data) and pieces > 0
-
-
-def _begin(text: str) -> str:
-    """Return a text from its first word on that is no comment of HTML."""
-    at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
-    while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:
-        at = re.compile(r"\s*").match(text, end + 3).end()  # type: ignore[union-attr]
-    return text[at : at + 20]
 
 
 def _is_pickle(data: bytes) -> bool:
@@ -227,7 +222,18 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
     for path in sorted(model.glob(f"*{INDEX}")):
         if tensors is None:
             tensors = {p.name: {*_head(p.name, p, read_safetensors).tensors} for p in model.glob("*.safetensors")}
-        _check_index(path, tensors)
+        index = _json(path.name, path)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise Unsafe(f"{path.name}: has no weight_map")
+        for tensor, file in weight_map.items():
+            if not isinstance(file, str) or "/" in file or "\\" in file or file not in tensors:
+                raise Unsafe(f"{path.name}: {json.dumps(file)} is no file beside it")
+            if tensor not in tensors[file]:
+                raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
+        for file in sorted(set(weight_map.values())):
+            if lost := set(tensors[file]) - weight_map.keys():
+                raise Unsafe(f'{path.name}: does not name "{min(lost)}" of {file}')
 
 
 def check_configuration(model: Path) -> str:
@@ -270,7 +276,18 @@ def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Unsafe(f"{name}: is no JSON object")
     for key, value in _items(_without_words(name.rpartition("/")[2], data)):
-        _check_key(name, key, value)
+        if key == "auto_mapping" and value and not _is_own_class(value):
+            raise Unsafe(f'{name}: "{key}" would have code loaded; PEFT needs it for nothing here: set it to null')
+        if key in FORBIDDEN and value not in (None, False):
+            raise Unsafe(f'{name}: "{key}" would have code loaded')
+        for _, leaf in _items([value]) if key.endswith("_implementation") else ():
+            plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))
+            if not (plain or isinstance(leaf, (dict, list))):
+                raise Unsafe(f'{name}: "{key}" would have a kernel fetched')
+        if key == "megatron_core" and value not in (None, "megatron.core"):
+            raise Unsafe(f'{name}: "{key}" would have code loaded')
+        if key == "use_pretrained_backbone" and value not in (None, False):
+            raise Unsafe(f'{name}: "{key}" would have weights fetched')
     return data
 
 
@@ -288,21 +305,6 @@ def _without_words(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _all(table: Any, kind: type) -> bool:
     return isinstance(table, dict) and all(type(value) is kind for value in table.values())
-
-
-def _check_key(name: str, key: str, value: Any) -> None:
-    if key == "auto_mapping" and value and not _is_own_class(value):
-        raise Unsafe(f'{name}: "{key}" would have code loaded; PEFT needs it for nothing here: set it to null')
-    if key in FORBIDDEN and value not in (None, False):
-        raise Unsafe(f'{name}: "{key}" would have code loaded')
-    for _, leaf in _items([value]) if key.endswith("_implementation") else ():
-        plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))
-        if not (plain or isinstance(leaf, (dict, list))):
-            raise Unsafe(f'{name}: "{key}" would have a kernel fetched')
-    if key == "megatron_core" and value not in (None, "megatron.core"):
-        raise Unsafe(f'{name}: "{key}" would have code loaded')
-    if key == "use_pretrained_backbone" and value not in (None, False):
-        raise Unsafe(f'{name}: "{key}" would have weights fetched')
 
 
 def _is_own_class(mapping: Any) -> bool:
@@ -331,21 +333,6 @@ def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except ValueError as error:
         raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def _check_index(path: Path, tensors: Mapping[str, Collection[str]]) -> None:
-    index = _json(path.name, path)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise Unsafe(f"{path.name}: has no weight_map")
-    for tensor, file in weight_map.items():
-        if not isinstance(file, str) or "/" in file or "\\" in file or file not in tensors:
-            raise Unsafe(f"{path.name}: {json.dumps(file)} is no file beside it")
-        if tensor not in tensors[file]:
-            raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
-    for file in sorted(set(weight_map.values())):
-        if lost := set(tensors[file]) - weight_map.keys():
-            raise Unsafe(f'{path.name}: does not name "{min(lost)}" of {file}')
 
 
 def _json(name: str, path: Path) -> Any:

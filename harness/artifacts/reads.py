@@ -127,7 +127,12 @@ def meant_otherwise(folder: Path, *, tied: bool = False) -> str:
             return f'{CONFIG}: "{key}" makes another model of the files beside it, and not for all who read them'
     if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if DISTRIBUTED.match(name)), ""):
         return f"{shard}: is part of a distributed checkpoint, which transformers would read, and others would not"
-    tensors = {name: at for file in weights for name, at in _tensors(folder / file).items()}
+    tensors: dict[str, _Tensor] = {}
+    for file in (folder / name for name in weights):
+        about = read_safetensors(file)
+        for name, entry in about.tensors.items():
+            begin, end = (about.start + at for at in entry["data_offsets"])
+            tensors[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
     how = _said(config, "quantization_config") or _said(config, "compression_config")
     floats = tensors and all(tensor.dtype in FLOATS for tensor in tensors.values())
     if floats and isinstance(how, dict) and how.get("quantization_mode") != "online":
@@ -170,11 +175,3 @@ class _Tensor:
                     return False
                 left -= len(data)
         return not left
-
-
-def _tensors(file: Path) -> dict[str, _Tensor]:
-    about, found = read_safetensors(file), {}
-    for name, entry in about.tensors.items():
-        begin, end = (about.start + at for at in entry["data_offsets"])
-        found[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
-    return found
