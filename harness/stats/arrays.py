@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from scipy import optimize, special
     from scipy import stats as distributions
 
-    Bools, Counts, Floats, Ints = NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64], NDArray[np.intp]
+    Bools = NDArray[np.bool_]
+    Counts = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.intp]
 else:
 
     class Later(ModuleType):

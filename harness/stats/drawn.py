@@ -52,9 +52,8 @@ class Shares:
             strength = (1 - self.icc) / self.icc
             drawn = rng.gamma(rates * strength, size=(runs, layout.cluster.max() + 1, len(rates)))
             rates = (drawn / np.maximum(drawn.sum(-1, keepdims=True), 1e-300))[:, layout.cluster]
-        counts = rng.multinomial(
-            np.broadcast_to(layout.size, (runs, len(layout.size))), rates
-        )  # (runs, parts, outcomes)
+        sizes = np.broadcast_to(layout.size, (runs, len(layout.size)))
+        counts = rng.multinomial(sizes, rates)  # (runs, parts, outcomes)
         return np.stack([self.proven(c, counts, layout, i) for i, c in enumerate(claims)], axis=1)
 
     @cached_property
@@ -114,9 +113,8 @@ def _passing(
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
         of = ratio.ratio(sums[at], weights[at])
         changed = None if discordance is None else discordance[at]
-        found.append(
-            means.judged(of, kind, alpha, discordance=changed, independent=independent, support=support)(bound)
-        )
+        judged = means.judged(of, kind, alpha, discordance=changed, independent=independent, support=support)
+        found.append(judged(bound))
     return np.concatenate([p[0] for p in found]) <= alpha
 
 
@@ -149,9 +147,8 @@ class _Layout:
             size = np.maximum(np.rint(size * factor).astype(np.int64), 1)
         elif (wanted := max(round(count * factor), 2)) != count or count > LARGEST:
             taken = min(wanted, LARGEST)
-            order = np.argsort(
-                np.bincount(cluster, size), kind="stable"
-            )  # by size, so that all sizes are among those taken
+            # by size, so that all sizes are among those taken
+            order = np.argsort(np.bincount(cluster, size), kind="stable")
             kept = order[((np.arange(taken) + 0.5) * count / taken).astype(int)]
             rows = [np.flatnonzero(cluster == c) for c in kept]
             cluster = np.repeat(np.arange(taken), [len(r) for r in rows])
@@ -212,8 +209,15 @@ class Rows:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
         scale = math.sqrt(max(count / LARGEST, 1.0))
         count, bound = min(count, LARGEST), truth - (truth - bound) * scale
-        sums, weights = self._moved(self.of, truth)
-        drawn = np.random.default_rng(seed).integers(0, self.of.clusters, (runs, count))
+        of, weights, mean = self.of, self.of.weights, float(self.of.estimate)
+        if self.support is None:
+            # drawn from `count` clusters, sums vary less than the clusters themselves do
+            sums = truth * weights + of.residuals * math.sqrt(of.clusters / (of.clusters - 1))
+        else:  # moved to the truth not by a shift, but drawn towards an end of the range
+            end = self.support[0] if truth < mean else self.support[1]
+            pulled = (end - truth) / (end - mean) if end != mean else 1.0
+            sums = end * weights + (of.residuals + (mean - end) * weights) * pulled
+        drawn = np.random.default_rng(seed).integers(0, of.clusters, (runs, count))
         sums, weights = sums[drawn], weights[drawn]
         if self.support is None:
             return _passing(sums, weights, bound, "ratio", alpha)
@@ -229,14 +233,3 @@ class Rows:
         v, w = np.asarray(self.values), np.asarray(self.weights)
         number = np.unique(self.clusters if self.clusters is not None else np.arange(len(v)), return_inverse=True)[1]
         return ratio.ratio(np.bincount(number, v * w).astype(float), np.bincount(number, w).astype(float))
-
-    def _moved(self, of: ratio.Ratio, truth: float) -> tuple[Floats, Floats]:
-        """Return sums and weights whose mean is the truth: shifted, in a known range drawn towards its end instead."""
-        weights, mean = of.weights, float(of.estimate)
-        if self.support is None:
-            # drawn from `count` clusters, sums vary less than the clusters themselves do
-            return truth * weights + of.residuals * math.sqrt(of.clusters / (of.clusters - 1)), weights
-        low, high = self.support
-        end = low if truth < mean else high
-        pulled = (end - truth) / (end - mean) if end != mean else 1.0
-        return end * weights + (of.residuals + (mean - end) * weights) * pulled, weights

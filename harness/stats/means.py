@@ -93,7 +93,14 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
     """
     rough = np.broadcast_to(1 - ratio.effective(of.weights) / of.clusters, of.estimate.shape)
     unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
-    scarce = _scarce(of, alpha)
+    # a resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
+    # as the cluster of a random row
+    median, value = _median(of)
+    varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
+    share = varies.mean(-1)
+    weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
+    by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
+    scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
     resamples = of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST
     mute = uneven | scarce | (alpha < ratio.FINEST)
     strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
@@ -115,20 +122,6 @@ def _where(some: Any, test: Asked) -> Asked | None:
         return np.where(some, up, 0.0), np.where(some, down, 0.0)
 
     return test if some.all() else Asked(p, test.bounds) if some.any() else None
-
-
-def _scarce(of: Ratio, alpha: float) -> Any:
-    """Return where so few clusters vary, or such small ones, that too many resamples hold none of them.
-
-    A resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
-    as the cluster of a random row.
-    """
-    median, value = _median(of)
-    varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
-    share = varies.mean(-1)
-    weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
-    by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
-    return np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
 
 
 def _unseen(of: Ratio, support: Support) -> Asked:

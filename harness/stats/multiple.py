@@ -62,21 +62,17 @@ def _levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]
         if not grid or grown < NEAR * time:
             level = share  # by Bonferroni's inequality, which costs nothing where hardly any rows came
         else:
-            level = 1 - normal.cdf(_reaching(grid, grown, share) / math.sqrt(time))
+            low, high = grid[0][0], WIDE  # of the bound that those who went on exceed with a probability of the share
+            root = math.sqrt(grown)
+            for _ in range(60):
+                middle = (low + high) / 2
+                beyond = math.fsum(p * (0.5 * math.erfc((middle - u) / root / math.sqrt(2))) for u, p in grid)
+                low, high = (middle, high) if beyond > share else (low, middle)
+            level = 1 - normal.cdf(high / math.sqrt(time))
         found.append(level)
         bound = normal.inv_cdf(1 - level) * math.sqrt(time)
         grid, before, so_far = _went_on(grid, grown, time, bound), time, upto
     return tuple(found)
-
-
-def _reaching(grid: Sequence[tuple[float, float]], grown: float, share: float) -> float:
-    """Return the bound that those who went on exceed with a probability of `share`, by bisection."""
-    low, high = grid[0][0], WIDE
-    for _ in range(60):
-        middle = (low + high) / 2
-        beyond = math.fsum(p * (0.5 * math.erfc((middle - u) / math.sqrt(grown) / math.sqrt(2))) for u, p in grid)
-        low, high = (middle, high) if beyond > share else (low, middle)
-    return high
 
 
 def _went_on(grid: Sequence[tuple[float, float]], grown: float, time: float, bound: float) -> list[tuple[float, float]]:

@@ -15,8 +15,7 @@ How often each is wrong, measured: docs/explanation/statistics.md, by `make simu
 
 from __future__ import annotations
 
-from harness.stats.bootstrap import cluster_bootstrap
-from harness.stats.cluster_means import cluster_t, paired_ratio, sign_flip
+from harness.stats.cluster_means import cluster_bootstrap, cluster_t, paired_ratio, sign_flip
 from harness.stats.inputs import finite, numbered
 from harness.stats.multiple import holm, spent
 from harness.stats.result import Test
