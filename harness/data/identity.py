@@ -23,8 +23,13 @@ TELLING = 2  # one in so many values of a column is another one, where a value t
 
 def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
     """Return samples with what tells the question of each from all others: what is asked, wanted and chosen from."""
-    names = columns_of(template) if template else []
-    return tuple(replace(s, key=_key(s, names)) for s in samples)
+    names, found = columns_of(template) if template else [], list[Sample]()
+    for sample in samples:
+        asked, wanted = _asked(sample, names), _wanted(sample)
+        lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
+        key = digest_of([sorted(asked), wanted, _plain(lists)])[:DIGITS] if any(asked) or wanted else ""
+        found.append(replace(sample, key=key))
+    return tuple(found)
 
 
 def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
@@ -72,14 +77,6 @@ def _asked(sample: Sample, names: Sequence[str]) -> list[str]:
 
 def _wanted(sample: Sample) -> list[str]:
     return sorted({text for t in sample.targets if (text := canonical(t))})
-
-
-def _key(sample: Sample, names: Sequence[str]) -> str:
-    asked, wanted = _asked(sample, names), _wanted(sample)
-    if not any(asked) and not wanted:
-        return ""
-    lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
-    return digest_of([sorted(asked), wanted, _plain(lists)])[:DIGITS]
 
 
 def _plain(value: Any) -> str:

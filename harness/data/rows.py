@@ -87,16 +87,10 @@ def to_samples(
     mistakes.raise_if_any()
     if arguments is not None:
         _give_arguments(rows, named, arguments, [*columns.values(), *slices, *([cluster] if cluster else [])], where)
-    samples = [
-        Sample(
-            id=str(own.get("id", i)),
-            input=own.get("input", ""),
-            target=_target(own.get("target")),
-            row=row,
-            cluster=str(row[cluster]) if cluster else None,
-        )
-        for i, (row, own) in enumerate(zip(rows, named, strict=True))
-    ]
+    samples = []
+    for i, (row, own) in enumerate(zip(rows, named, strict=True)):
+        group, asked = str(row[cluster]) if cluster else None, own.get("input", "")
+        samples.append(Sample(str(own.get("id", i)), asked, _target(own.get("target")), row=row, cluster=group))
     if not any(s.input or "text" in s.row for s in samples):
         want = 'write columns = { input = "…", target = "…" }'
         mistakes.add(where, f'no column "input"; its columns are {listed(rows[0])}; {want}')
@@ -196,16 +190,17 @@ def _odd_values(named: Sequence[Row], rows: Sequence[Row], cluster: str | None, 
 
 
 def _is_prompt(prompt: Any) -> bool:
-    if not isinstance(prompt, list):
-        return isinstance(prompt, str)
-    return all(isinstance(m, dict) and isinstance(m.get("role"), str) and _has_content(m) for m in prompt)
-
-
-def _has_content(message: Row) -> bool:
-    content = message.get("content")
-    if isinstance(content, list):  # parts, of text or of what a processor reads
-        return bool(content) and all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content)
-    return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))
+    """Return whether an input is text, or messages that have a role, and a content or calls of tools."""
+    for message in prompt if isinstance(prompt, list) else ():
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
+            return False
+        content = message.get("content")
+        if isinstance(content, list) and content:  # parts, of text or of what a processor reads
+            if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
+                return False
+        elif not (isinstance(content, str) or (content is None and message.get("tool_calls"))):
+            return False
+    return isinstance(prompt, (str, list))
 
 
 def _all_named(
@@ -247,9 +242,8 @@ def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str
         return follow({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
-        raise UsageError(
-            f"{where}: row {number} has {prompt!r:.60} as its input; want text, or messages with role and content"
-        )
+        want = "want text, or messages with role and content"
+        raise UsageError(f"{where}: row {number} has {prompt!r:.60} as its input; {want}")
     if isinstance(value, list) or not _is_target(value):
         raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; want text or a number")
     target = str(_target(value))

@@ -41,13 +41,10 @@ def filled(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list
             known = did_you_mean(name, rows[lacking[0]])
             what = f'template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}'
             raise UsageError(f"{where}: {what}")
-        if odd := [i for i, row in enumerate(rows) if not _is_text(row[name])]:
+        values = enumerate(row[name] for row in rows)
+        if odd := [i for i, v in values if isinstance(v, bool) or not isinstance(v, (str, int, float)) or v != v]:
             found = "null" if rows[odd[0]][name] is None else f"{rows[odd[0]][name]!r:.60}"
             what = f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} rows); want text or a number'
             raise UsageError(f"{where}: {what}")
     parts = [(text, name) for text, name, _, _ in string.Formatter().parse(template)]
     return ["".join(text + ("" if name is None else str(row[name])) for text, name in parts) for row in rows]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool) and value == value
