@@ -18,7 +18,7 @@ from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Subject
 from harness.suite.tables import Model
 from harness.workers.loading import load_each, load_here
-from harness.workers.on import workers
+from harness.workers.local import workers
 from harness.workers.pieces import APPETITE
 from harness.workers.pool import Opening, Pool, WorkersGone
 from harness.workers.protocol import told_ref

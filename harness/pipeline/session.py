@@ -26,7 +26,7 @@ from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness.workers.loading import Shelf
-from harness.workers.on import workers
+from harness.workers.local import workers
 from harness.workers.pool import PATIENCE
 
 
