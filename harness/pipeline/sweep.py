@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.collection.plan import Task
-from harness.collection.trials import trials
+from harness.collection.plan import Task, trials
 from harness.files import write_text
 from harness.gates.decide import judge
 from harness.pipeline.artifacts import artifacts_of
