@@ -22,7 +22,7 @@ from scipy.stats import t as student
 
 from bench import draws, judge_rates, plan_rates
 from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
-from harness.stats import eprocess, means, nested, power, ratio, shares, tango, unseen
+from harness.stats import eprocess, means, multiple, power, ratio, shares, tango, unseen
 from harness.stats import tests as stats
 from harness.stats.multiple import spent
 
@@ -417,7 +417,7 @@ def forgotten_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             free = cell("", draws.capped_documents(rng, n, name, np.inf), runs, "ratio").passed
             capped = cell("", draws.capped_documents(rng, n, name, 0.5), runs, "score").passed
             yield f"| {n} documents, {name}, perplexity | {free:.1f} | `cap = 0.5`: {capped:.1f} |\n"
-    (wins, losses), at = looked_at(rng, 0.1, -0.02, 5 * runs), nested.levels(LOOKS, LOOKS[-1], ALPHA)
+    (wins, losses), at = looked_at(rng, 0.1, -0.02, 5 * runs), multiple.levels(LOOKS, LOOKS[-1], ALPHA)
     naive, shared = (
         share(np.any([passes(w, b, n, 0.02, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)], 0))
         for each in ([ALPHA] * len(LOOKS), at)
@@ -437,7 +437,7 @@ def looks_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "| looked at four times at 5 % each | with `spend` | one test of all rows |\n" + "|---" * 9 + "|\n"
     for d, margin, truth in CASES:
         wins, losses = looked_at(rng, d, truth, 5 * runs)
-        at = nested.levels(LOOKS, LOOKS[-1], ALPHA)
+        at = multiple.levels(LOOKS, LOOKS[-1], ALPHA)
         shares_of_alpha = [spent(ALPHA, k) for k in range(1, len(LOOKS) + 1)]
         shared, naive, apart = (
             np.stack([passes(w, b, n, margin, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)])

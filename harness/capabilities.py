@@ -127,11 +127,8 @@ def mistakes_of(kind: str, function: Callable[..., Any]) -> Iterator[str]:
         yield str(error)
     known = [f.name for f in fields(KINDS[kind])]
     for name in vars(function) if inspect.isfunction(function) else ():
-        if (
-            name not in known
-            and not name.startswith("_")
-            and (close := difflib.get_close_matches(name, known, n=1, cutoff=CLOSE))
-        ):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)
+        if close and name not in known and not name.startswith("_"):
             yield f'"{name}" is no capability; did you mean "{close[0]}"?'
 
 

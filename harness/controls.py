@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
 from harness.artifacts.digests import weights_digest
 from harness.collection.plan import Plan
 from harness.errors import UsageError
@@ -40,11 +39,8 @@ class Control:
 def controls_of(plan: Plan, folder: Path) -> list[Control]:
     """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
     name = plan.candidates[0]
-
-    def itself(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
-        return replace(base, name=name), None
-
-    found: dict[str, tuple[str, Make]] = {ITSELF: ("The base passed off as the candidate.", itself)}
+    itself = "The base passed off as the candidate."
+    found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
         found[label] = (_first_line(saboteur), _maker(plan, label, saboteur, folder / label.replace(" ", "-")))
@@ -75,7 +71,7 @@ def adversaries_of(plan: Plan) -> list[Adversary]:
     """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     found = []
     for name, task in plan.tasks.items():
-        answers = capabilities.Evaluator.of(task.function).adversaries
+        answers = task.about.adversaries
         alone = _alone(plan, name)
         if answers and any(g.blocking for g in alone.gates(plan.candidates[0])):
             made = answers(dict(task.spec.options)).items()

@@ -10,6 +10,7 @@ import difflib
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
@@ -57,6 +58,14 @@ class Mistakes:
 
     def add(self, where: str, what: str) -> None:
         self.found.append(f"{where}: {what}")
+
+    @contextmanager
+    def collecting(self, where: str = "") -> Iterator[None]:
+        """Take what a block raises as UsageError, behind a place where it names none itself, and go on after it."""
+        try:
+            yield
+        except UsageError as error:
+            self.found += [f"{where}: {message}" if where else message for message in error.messages]
 
     def raise_if_any(self) -> None:
         if self.found:

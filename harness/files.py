@@ -48,15 +48,7 @@ def cache_dir() -> Path:
 def alone(folder: Path) -> bool:
     """Return whether no other process uses a cache; from here on none can, until this one ends."""
     _use(folder)
-    if folder not in _used:
-        return False
-    try:
-        fcntl.flock(_used[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks cannot tell
-        return True
-    return True
+    return folder in _used and locked(_used[folder]) is not False  # a file system without locks cannot tell
 
 
 def _use(folder: Path) -> None:
@@ -73,8 +65,6 @@ def _use(folder: Path) -> None:
 
 def _open_to_others(folder: Path) -> str:
     """Return why somebody else could put an answer into a folder, or nothing: its owner, its mode, what lies in it."""
-    if not hasattr(os, "geteuid"):
-        return ""
     about = folder.stat()
     if wrong := _others(about):
         return f"{wrong}; {_mend(about, folder)}, or point"
@@ -186,8 +176,6 @@ def lines_of(data: bytes) -> list[bytes]:
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -202,7 +190,15 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
 
     Where the file system can, the two share their blocks until one is written to. Raises OSError.
     """
-    while size and (done := _in_kernel(source, to, start, size)):
+    while size and hasattr(os, "copy_file_range"):
+        try:
+            done = os.copy_file_range(source.fileno(), to.fileno(), size, start)
+        except OSError as error:
+            if error.errno in (*NO_ROOM, errno.EIO):
+                raise
+            break  # not between these two file systems
+        if not done:
+            break
         start, size = start + done, size - done
     source.seek(start)
     while size:
@@ -212,17 +208,6 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
         size -= len(block)
         while block:
             block = block[to.write(block) :]
-
-
-def _in_kernel(source: IO[bytes], to: IO[bytes], start: int, size: int) -> int:
-    if not hasattr(os, "copy_file_range"):
-        return 0
-    try:
-        return os.copy_file_range(source.fileno(), to.fileno(), size, start)
-    except OSError as error:
-        if error.errno in (*NO_ROOM, errno.EIO):
-            raise
-        return 0  # not between these two file systems
 
 
 @contextmanager
@@ -238,7 +223,11 @@ def folder_in_place(final: Path) -> Iterator[Path]:
     old = work.with_name(work.name + OLD)
     try:
         yield work
-        _sync_all(work)
+        for here, _, names in os.walk(work):
+            for path in (Path(here, name) for name in names):
+                if path.is_file() and not path.is_symlink():
+                    _sync(path)
+            _sync(Path(here))
         if final.exists() and not _exchange(work, final):
             final.rename(old)
         if not final.exists():
@@ -269,13 +258,13 @@ def _claim(final: Path) -> tuple[Path, int]:
             handle = os.open(work, os.O_RDONLY)
         except FileNotFoundError:  # another's sweep came between
             continue
-        if _locked(handle) is not False and work.exists():
+        if locked(handle) is not False and work.exists():
             return work, handle
         os.close(handle)
 
 
-def _locked(handle: int) -> bool | None:
-    """Take an open folder's lock if nobody has it; None where the file system knows no such locks."""
+def locked(handle: int) -> bool | None:
+    """Take the lock of an open file or folder if nobody has it; None where the file system knows no such locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -285,16 +274,8 @@ def _locked(handle: int) -> bool | None:
     return True
 
 
-def _sync_all(folder: Path) -> None:
-    """Return when all files and folders under a folder, and the folder, are on the disk."""
-    for here, _, names in os.walk(folder):
-        for name in names:
-            if (path := Path(here, name)).is_file() and not path.is_symlink():
-                _sync(path)
-        _sync(Path(here))
-
-
 def _sync(path: Path) -> None:
+    """Return when a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -325,7 +306,7 @@ def _sweep(final: Path) -> None:
             handle = -1  # it took its place, and what had been there is left
         except OSError:  # another user's
             continue
-        if handle < 0 or _locked(handle):
+        if handle < 0 or locked(handle):
             old = work.with_name(work.name + OLD)
             if old.exists() and not final.exists():
                 old.rename(final)
@@ -333,6 +314,16 @@ def _sweep(final: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
         if handle >= 0:
             os.close(handle)
+
+
+def read_text(path: Path, *, encoding: str = "utf-8", where: str = "", hint: str = "") -> str:
+    """Return the text of a file that somebody wrote; raises UsageError, with a hint, where it cannot be read."""
+    try:
+        return path.read_text(encoding)
+    except OSError as error:
+        raise UsageError(f"{where}{path}: cannot be read: {error.strerror}{hint}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def read_facts(note: Path) -> dict[str, Any]:

@@ -8,16 +8,15 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
-from harness import hookspec
+from harness import capabilities, hookspec
 from harness.answers import keys
-from harness.capabilities import Adapter, mistakes_of
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 
 HARNESSFILE = "harnessfile.py"
@@ -43,6 +42,11 @@ class Provided:
     plugin: str
     function: Callable[..., Any]
 
+    @cached_property
+    def about(self) -> Any:
+        """What it can do beyond being called: the description of its kind, see `harness.capabilities`."""
+        return capabilities.KINDS[self.kind].of(self.function)
+
 
 class Plugins:
     """The loaded plugins, and everything they provide by kind and name."""
@@ -63,7 +67,7 @@ class Plugins:
 
     def foreign_adapter(self) -> Provided:
         """Return what reads adapters made elsewhere, for a suite without [adapter]; raises UsageError without one."""
-        able = (p for p in self.provided.values() if p.kind == "adapter" and Adapter.of(p.function).reads_foreign)
+        able = (p for p in self.provided.values() if p.kind == "adapter" and p.about.reads_foreign)
         if found := min(able, key=lambda p: p.name, default=None):
             return found
         raise UsageError("no adapter reads what was made elsewhere; do not block it with -p no:, or add an [adapter]")
@@ -98,13 +102,12 @@ class Plugins:
                     mistakes.add(f'plugin "{plugin}"', f"{hook} returned no dict of name -> callable")
                     continue
                 for name, function in provided.items():
+                    where = f'{kind} "{name}"'
                     if earlier := found.get((kind, name)):
                         both = f'"{earlier.plugin}" and "{plugin}"'
-                        mistakes.add(
-                            f'{kind} "{name}"', f"is provided by two plugins, {both}; block one with -p no:NAME"
-                        )
-                    for what in mistakes_of(kind, function):
-                        mistakes.add(f'{kind} "{name}"', what)
+                        mistakes.add(where, f"is provided by two plugins, {both}; block one with -p no:NAME")
+                    for what in capabilities.mistakes_of(kind, function):
+                        mistakes.add(where, what)
                     found[kind, name] = Provided(kind, name, plugin, function)
         mistakes.raise_if_any()
         return found
@@ -133,8 +136,13 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
             _register(manager, name, partial(importlib.import_module, name))
     harnessfile = suite.parent / HARNESSFILE if suite else None
     if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
-        _register(manager, str(harnessfile), lambda: _import_file(harnessfile))
-    _refuse_misspelt(manager)
+        _register(manager, str(harnessfile), partial(_import_file, harnessfile))
+    known, mistakes = [name for name in vars(hookspec) if name.startswith("harness_")], Mistakes()
+    for name, plugin in manager.list_name_plugin():  # a hook nobody calls would be a plugin that silently does nothing
+        for attribute in vars(plugin) if isinstance(plugin, ModuleType) else ():
+            if attribute.startswith("harness_") and attribute not in known and callable(getattr(plugin, attribute)):
+                mistakes.add(f'plugin "{name}"', f'"{attribute}" is no hook{did_you_mean(attribute, known)}')
+    mistakes.raise_if_any()
     return Plugins(manager, asked)
 
 
@@ -160,14 +168,3 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules["harnessfile"] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
-
-
-def _refuse_misspelt(manager: pluggy.PluginManager) -> None:
-    """A hook nobody calls would be a plugin that silently does nothing."""
-    known = [name for name in vars(hookspec) if name.startswith("harness_")]
-    mistakes = Mistakes()
-    for name, plugin in manager.list_name_plugin():
-        for attribute in vars(plugin) if isinstance(plugin, ModuleType) else ():
-            if attribute.startswith("harness_") and attribute not in known and callable(getattr(plugin, attribute)):
-                mistakes.add(f'plugin "{name}"', f'"{attribute}" is no hook{did_you_mean(attribute, known)}')
-    mistakes.raise_if_any()

@@ -48,7 +48,8 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
             values[fields[key].name] = value
     for key, f in fields.items():
         if key not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            wrong.append(("", f'"{key}" is missing{_meant(key, options)}'))
+            close = difflib.get_close_matches(key, options, n=1)  # among those that went to a plugin
+            wrong.append(("", f'"{key}" is missing' + (f'; is "{close[0]}" meant to be it?' if close else "")))
     if rest:
         values["options"] = options
     for key, what in wrong:
@@ -59,12 +60,6 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
-
-
-def _meant(key: str, others: Mapping[str, Any]) -> str:
-    """Guess which of the keys that went to a plugin was meant to be this one."""
-    close = difflib.get_close_matches(key, others, n=1)
-    return f'; is "{close[0]}" meant to be it?' if close else ""
 
 
 def options_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -86,15 +81,12 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function)
     except UNREADABLE:
         pass
-    found = {}
-    for name, want in inspect.get_annotations(inspect.unwrap(function)).items():
+    found, inner = {}, inspect.unwrap(function)
+    for name, want in inspect.get_annotations(inner).items():
         with suppress(*UNREADABLE):
-            found[name] = get_type_hints(types.SimpleNamespace(__annotations__={name: want}), _names_of(function))[name]
+            one = types.SimpleNamespace(__annotations__={name: want})
+            found[name] = get_type_hints(one, dict(getattr(inner, "__globals__", {})))[name]
     return found
-
-
-def _names_of(function: Callable[..., Any]) -> dict[str, Any]:
-    return dict(getattr(inspect.unwrap(function), "__globals__", {}))
 
 
 def wants(function: Callable[..., Any], name: str) -> bool:
@@ -122,12 +114,8 @@ def is_deep(value: Any) -> bool:
     """Return whether tables and lists lie in each other more than DEEPEST deep."""
     level = [value]
     for _ in range(DEEPEST + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        outer = (o.values() if isinstance(o, dict) else o for o in level if isinstance(o, (dict, list)))
+        level = [inner for values in outer for inner in values]
         if not level:
             return False
     return True

@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
 from harness.collection.plan import Plan
 from harness.controls import FIX, ITSELF, Adversary, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
-from harness.evaluation.checks import Checks, stage_of
+from harness.evaluation.checks import stage_of
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.pipeline.checking import check_suite, look_at_data
@@ -26,7 +25,7 @@ from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Options, prepare
 from harness.pipeline.subjects import evaluate_baselines, evaluate_candidate
-from harness.records.gates import Gate, Outcome, Verdict, ships
+from harness.records.gates import Outcome, Verdict, ships
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
 from harness.workers.pool import PATIENCE
@@ -119,26 +118,26 @@ def selftest(
             patience=patience,
             counts=False,
         )
-        plan = _one_candidate(prepare(path, options))
-        controls, adversaries = controls_of(plan, Path(folder)), adversaries_of(plan)
-        known = [*(c.name for c in controls), *(a.name for a in adversaries), PLANTED]
-        if odd := [name for name in only if name not in known]:
-            raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], known)}')
-        adversaries = [a for a in adversaries if not only or a.name in only]
-        controls = [c for c in controls if not only or c.name in only]
-        for line in _costs(plan, len(controls), adversaries):
+        plan = prepare(path, options)
+        if not plan.candidates or not plan.suite.gates:
+            raise UsageError(f"{plan.suite.path}: has no candidate or no gate, so there is nothing to test")
+        last = plan.suite.exports[0].from_ if plan.suite.exports else plan.candidates[-1]  # the one that ships
+        items = tuple(i for i in plan.items if i.subject in (*plan.baselines, last))
+        plan = replace(plan, candidates=(last,), items=items)
+        known: list[Control | Adversary] = [*controls_of(plan, Path(folder)), *adversaries_of(plan)]
+        names = [*(c.name for c in known), PLANTED]
+        if odd := [name for name in only if name not in names]:
+            raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
+        chosen = [c for c in known if not only or c.name in only]
+        for line in _costs(plan, chosen):
             said(line)
-        trials: list[Trial] = []
-        pairs: Results = {}
+        trials, pairs = list[Trial](), Results()
         kept: dict[str, dict[str, Any]] = {}
-        for control in controls:
+        for control in chosen:
             trial, results = _trial(control, options, kept)
             told(trial)
             trials.append(trial)
-            pairs = pairs or (results if control.name != ITSELF else {})
-        for adversary in adversaries:
-            trials.append(_trial(adversary, options, kept)[0])
-            told(trials[-1])
+            pairs = pairs or (results if isinstance(control, Control) and control.name != ITSELF else {})
         planted = _planted(plan)
         if planted != plan and (not only or PLANTED in only):
             trials.append(_check(planted, options))
@@ -146,22 +145,13 @@ def selftest(
         return SelfTest(tuple(trials), tuple(_equals(plan, pairs)))
 
 
-def _one_candidate(plan: Plan) -> Plan:
-    """Leave of the candidates the one that ships, whose place the negative controls take."""
-    if not plan.candidates or not plan.suite.gates:
-        raise UsageError(f"{plan.suite.path}: has no candidate or no gate, so there is nothing to test")
-    last = plan.suite.exports[0].from_ if plan.suite.exports else plan.candidates[-1]
-    items = tuple(i for i in plan.items if i.subject in (*plan.baselines, last))
-    return replace(plan, candidates=(last,), items=items)
-
-
-def _costs(plan: Plan, controls: int, adversaries: Sequence[Adversary]) -> Iterator[str]:
+def _costs(plan: Plan, chosen: Sequence[Control | Adversary]) -> Iterator[str]:
     """Yield what evaluators that ask others may have to ask, a line each, as far as they know it."""
+    controls = sum(isinstance(c, Control) for c in chosen)
     for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
-        task, mine = plan.tasks[name], [a.answer for a in adversaries if a.eval == name]
-        estimate = capabilities.Evaluator.of(task.function).estimate
-        if estimate and (controls or mine):
-            told = estimate(dict(task.spec.options), task.samples or (), controls, mine)
+        task, mine = plan.tasks[name], [a.answer for a in chosen if isinstance(a, Adversary) and a.eval == name]
+        if task.about.estimate and (controls or mine):
+            told = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
             yield f"{task.spec.where}: {told}"
 
 
@@ -204,17 +194,12 @@ def _stages(ref: ModelRef, disguise: Disguise | None, run: Execution) -> Stop | 
     """Run the stages of a run that judge, on a control in the candidate's place; only its gates are tested."""
     if any(g.clean_only for g in run.suite.gates):
         look_at_data(run)
-    run = replace(run, session=replace(run.session, checks=_without_results(run.session.checks)))
+    checks = copy(run.session.checks)  # of which none looks at answers: those of a control are meant to be odd
+    checks.provided = [p for p in checks.provided if stage_of(p) != "results"]
+    run = replace(run, session=replace(run.session, checks=checks))
     if stop := evaluate_baselines(run):
         return stop
     return evaluate_candidate(run, ref, disguise) if ref.name in run.session.wanted else None
-
-
-def _without_results(checks: Checks) -> Checks:
-    """Return checks of which none looks at answers: those of a control are meant to be odd."""
-    found = copy(checks)
-    found.provided = [p for p in checks.provided if stage_of(p) != "results"]
-    return found
 
 
 def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
@@ -244,21 +229,15 @@ def _equals(plan: Plan, results: Results) -> Iterator[Equals]:
         ours, theirs = results.get((candidate, gate.eval)), results.get((gate.versus or "", gate.eval))
         if not gate.versus or gate.margin > 0 or ours is None or theirs is None or ours.order:
             continue
-        task = plan.tasks[gate.eval]
+        task, alpha = plan.tasks[gate.eval], gate.alpha or about.alpha
         chance = random.Random(about.seed)  # noqa: S311 -- not for secrets
-        said: list[Verdict] = []
+        said: list[Outcome] = []
         for _ in range(SWAPS):
             pair = _swapped(ours, theirs, task.samples or (), chance)
-            alpha = gate.alpha or about.alpha
             metric = task.metrics.get(gate.metric_name)
             # Of rows that leak too: this is about the test, and two equal models leak alike.
-            said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate))
-        yield _counted(gate, said, gate.alpha or about.alpha)
-
-
-def _counted(gate: Gate, said: Sequence[Verdict], alpha: float) -> Equals:
-    blocked, passed = (sum(v.outcome is o for v in said) / len(said) for o in (Outcome.FAIL, Outcome.PASS))
-    return Equals(gate.id, blocked, passed, alpha, len(said))
+            said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate).outcome)
+        yield Equals(gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS)
 
 
 def _swapped(ours: Result, theirs: Result, samples: Sequence[Sample], chance: random.Random) -> tuple[Result, Result]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import astuple
+from functools import partial
 from typing import Any, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
@@ -114,10 +115,7 @@ class CachedSubject:
         self._sent.update(_spelt(prompt) for prompt, _ in pairs)
         keys = [self._key("logprob", *pair, truncate) for pair in pairs]
         options = {"truncate": True} if truncate else {}
-
-        def ask(numbers: Sequence[int]) -> Stream[Logprob]:
-            return streamed(self.loaded, "logprobs", [pairs[i] for i in numbers], options)
-
+        ask = partial(self._ask, "logprobs", pairs, options)
         return self._answers(keys, ask, astuple, _score)
 
     def token_kl(self, texts: Sequence[str], against: CachedSubject) -> list[tuple[float, int]]:
@@ -134,11 +132,7 @@ class CachedSubject:
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
         keys = [self._key("count", *pair) for pair in pairs]
-
-        def ask(numbers: Sequence[int]) -> Stream[int]:
-            yield from enumerate(self.loaded.count_tokens([pairs[i] for i in numbers]))
-
-        return self._answers(keys, ask, int, _count)
+        return self._answers(keys, partial(self._ask, "count_tokens", pairs, {}), int, _count)
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened."""
@@ -191,6 +185,9 @@ class CachedSubject:
         if isinstance(value, (int, str)):
             self.responses.keep(key, value)
         return value
+
+    def _ask(self, method: str, asked: Sequence[Any], options: Mapping[str, Any], some: Sequence[int]) -> Stream[Any]:
+        return streamed(self.loaded, method, [asked[i] for i in some], options)
 
     def _key(self, kind: str, *request: Any) -> bytes:
         return request_key(self.identity, kind, *request)

@@ -18,7 +18,7 @@ import platform
 import re
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -71,7 +71,12 @@ def of_folder(folder: Path, weights: str | None = None) -> str:
     Its time and place are no part of it. Raises UsageError where a file cannot be read.
     """
     try:
-        files = {p.relative_to(folder).as_posix(): p for p in _model_files(folder)}
+        files: dict[str, Path] = {}
+        for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            left_out = NO_MODEL if Path(place) == folder else ()
+            folders[:] = sorted(name for name in folders if name not in left_out)
+            paths = (Path(place, name) for name in sorted(names))
+            files |= {p.relative_to(folder).as_posix(): p for p in paths if p.is_file()}
         top = [name for name, path in files.items() if path.suffix in WEIGHTS and "/" not in name]
         weights = weights or (weights_digest(folder) if top else None)
         beside = {name: file_digest(path.resolve()) for name, path in files.items() if name not in top}
@@ -87,14 +92,6 @@ def of_model(ref: ModelRef) -> list[Any]:
     base, adapter = (ref.seal.base or None, ref.seal.weights) if ref.seal else (None, None)
     folders = [(Path(ref.path), base if ref.adapter else ref.digest), (ref.adapter, adapter)]
     return [asdict(ref), *(of_folder(folder, digest) for folder, digest in folders if folder and folder.is_dir())]
-
-
-def _model_files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        if Path(place) == folder:
-            folders[:] = [name for name in folders if name not in NO_MODEL]
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(names) if Path(place, name).is_file())
 
 
 def _raise(error: OSError) -> None:
@@ -144,10 +141,10 @@ class _Code:
 
     def _content(self, name: str, file: Path) -> None:
         package = file.name.startswith("__init__.")
-        digest, imports, words = (_package_once if _is_ours(name) else _package)(file.parent if package else file)
+        digest, imports, words = (_package_once if name in _points() else _package)(file.parent if package else file)
         label = name if package else file.name
         self.content[label] = sorted({*self.content.get(label, ()), digest})  # two may have one name
-        if _is_ours(name):
+        if name in _points():
             self.versions[f"distribution of {name}"] = _points()[name]
         if not package and not _is_installed(file):
             self._beside(file, words)
@@ -166,7 +163,7 @@ class _Code:
         file = Path(spec.origin) if spec and spec.origin else None
         if spec is None:
             self.versions[name] = None
-        elif (_is_ours(name) and file) or (file and not _is_installed(file)):
+        elif (name in _points() and file) or (file and not _is_installed(file)):
             self._content(name, file)
         elif file is None and places and not _is_installed(Path(places[0])):
             self.content[name] = [_package(Path(place))[0] for place in places]
@@ -185,15 +182,12 @@ class _Code:
                 self._content(path.name, path / "__init__.py" if package else path)
 
 
-@functools.cache
-def _package_once(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
-    """Remember what is imported once in a process and does not change while it runs: the harness, installed plugins."""
-    return _package(path)
-
-
 def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
     """Return the sha256 of a file, or of all files of a folder; the modules that they import; the words of a file."""
-    files = list(_code_files(path)) if path.is_dir() else [path]
+    files = [] if path.is_dir() else [path]
+    for place, folders, names in os.walk(path, onerror=_raise) if path.is_dir() else ():
+        folders[:] = sorted(name for name in folders if name not in NO_CODE)
+        files += [Path(place, name) for name in sorted(names) if not name.endswith((".pyc", ".pyo"))]
     listed, imports = [], set[str]()
     words: frozenset[str] = frozenset()
     for file in files:
@@ -201,22 +195,16 @@ def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
         listed.append([file.relative_to(path.parent).as_posix(), hashlib.sha256(content).hexdigest()])
         if file.suffix == ".py":
             text = content.decode("utf-8", "replace")
-            imports |= _imports(text)
+            imports.update(NAMED.findall(text))
+            for one, several in IMPORT.findall(text):
+                parts = (part.split() for part in several.split(","))
+                imports |= {one} if one else {part[0].partition(".")[0] for part in parts if part}
             words = frozenset(re.findall(r"\w+", text)) if file == path else words
-    return digest_of(listed), frozenset(imports), words
+    return digest_of(listed), frozenset(name for name in imports if name.isidentifier()), words
 
 
-def _code_files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = sorted(name for name in folders if name not in NO_CODE)
-        yield from (Path(place, name) for name in sorted(names) if not name.endswith((".pyc", ".pyo")))
-
-
-def _imports(text: str) -> set[str]:
-    found = set(NAMED.findall(text))
-    for one, several in IMPORT.findall(text):
-        found |= {one} if one else {part.split()[0].partition(".")[0] for part in several.split(",") if part.split()}
-    return {name for name in found if name.isidentifier()}
+# What is imported once in a process and does not change while it runs: the harness, installed plugins.
+_package_once = functools.cache(_package)
 
 
 def _module_of(value: Any) -> ModuleType | str:
@@ -244,13 +232,9 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
     return None
 
 
-def _is_ours(name: str) -> bool:
-    """Return whether a top-level module is the harness or an installed plugin of it."""
-    return name in _points()
-
-
 @functools.cache
 def _points() -> dict[str, str | None]:
+    """Return the top-level modules of the harness and of its installed plugins, with the distribution of each."""
     points = importlib.metadata.entry_points(group=GROUP)
     told = {id(dist): f"{dist.name} {dist.version}" for dist in {id(p.dist): p.dist for p in points if p.dist}.values()}
     return {CORE: None, **{p.module.partition(".")[0]: told.get(id(p.dist)) for p in points}}

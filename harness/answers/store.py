@@ -37,7 +37,7 @@ class Responses:
         self._damaged = False
         self.asked = self.found = 0
         self._db: sqlite3.Connection | None = None
-        self._open()
+        self._connect()
 
     def find(
         self, keys: Iterable[bytes], read: Callable[[Any], Any] = lambda value: value, *, counts: bool = True
@@ -51,11 +51,18 @@ class Responses:
         for start in range(0, len(wanted), MANY):
             some = wanted[start : start + MANY]
             marks = ",".join("?" * len(some))
-            rows = self._try(f"SELECT key, value, checksum FROM responses WHERE key IN ({marks})", some)  # noqa: S608
-            for row in rows:
+            rows: list[tuple[Any, ...]] = []
+            if self._db is not None:
+                query = f"SELECT key, value, checksum FROM responses WHERE key IN ({marks})"  # noqa: S608
                 try:
-                    key, value = _whole(*row)
-                    found[key] = read(value)
+                    rows = self._db.execute(query, some).fetchall()
+                except Exception as error:
+                    self._give_up(error)
+            for key, value, checksum in rows:
+                try:
+                    if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _checksum(key, value):
+                        raise ValueError("it is not what was written")
+                    found[key] = read(json.loads(value))
                 except (ValueError, TypeError, LookupError, RecursionError) as error:
                     self._set_aside(f"a row of it cannot be read ({error})")
                     break
@@ -87,48 +94,26 @@ class Responses:
     def close(self) -> None:
         """Write what waits, and close the file."""
         self.flush()
-        if self._db is not None:
-            with suppress(sqlite3.Error):  # of a file that was damaged meanwhile
-                self._db.close()
-            self._db = None
+        self._disconnect()
 
-    def _open(self) -> None:
+    def _connect(self) -> None:
+        """Open the file, and make its table; without it where that cannot be."""
         try:
-            self._db = self._connect()
+            self._db = db = sqlite3.connect(self.path, timeout=PATIENCE)
+            if db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
+                self._disconnect()
+                self._warn(f'cache "{self.path}": is of a newer version of the harness; answers are not remembered')
+                return
+            db.execute("PRAGMA trusted_schema = OFF")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last commits, never the file
+            table = "responses (key BLOB PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID"
+            with db:
+                db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+                db.execute(f"PRAGMA user_version = {VERSION}")
         except Exception as error:
+            self._disconnect()
             self._give_up(error)
-
-    def _connect(self) -> sqlite3.Connection | None:
-        db = sqlite3.connect(self.path, timeout=PATIENCE)
-        try:
-            return self._prepared(db)
-        except Exception:
-            db.close()
-            raise
-
-    def _prepared(self, db: sqlite3.Connection) -> sqlite3.Connection | None:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            db.close()
-            self._warn(f'cache "{self.path}": is of a newer version of the harness; answers are not remembered')
-            return None
-        db.execute("PRAGMA trusted_schema = OFF")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last commits, never the file
-        table = "responses (key BLOB PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID"
-        with db:
-            db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-            db.execute(f"PRAGMA user_version = {VERSION}")
-        return db
-
-    def _try(self, query: str, values: list[bytes]) -> list[tuple[Any, ...]]:
-        if self._db is None:
-            return []
-        try:
-            return self._db.execute(query, values).fetchall()
-        except Exception as error:
-            self._give_up(error)
-            return []
 
     def _give_up(self, error: Exception) -> None:
         """Disconnect where the error passes, set a damaged file aside, and raise any other error again."""
@@ -143,7 +128,7 @@ class Responses:
 
     def _disconnect(self) -> None:
         if self._db is not None:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error):  # of a file that was damaged meanwhile
                 self._db.close()
         self._db = None
 
@@ -161,26 +146,20 @@ class Responses:
         self._warn(f'cache "{self.path}": {why}; it is set aside as "{aside.name}", and its answers are asked again')
         if not self._damaged:
             self._damaged = True
-            self._open()
+            self._connect()
 
 
 def request_key(identity: str, kind: str, *request: Any) -> bytes:
     """Return the key of a request to a model: 32 bytes of sha256."""
-    text = json.dumps([identity, kind, *request], ensure_ascii=False, separators=(",", ":"), default=_plain)
+    text = json.dumps([identity, kind, *request], ensure_ascii=False, separators=(",", ":"), default=plain)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what JSON has in the place of a value that it does not know; raises TypeError where it has nothing."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a request holds {type(value).__name__}, which has no JSON")
-
-
-def _whole(key: Any, value: Any, checksum: Any) -> tuple[bytes, Any]:
-    """Return a row's key and value; raises ValueError where it is not what was written."""
-    if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _checksum(key, value):
-        raise ValueError("it is not what was written")
-    return key, json.loads(value)
 
 
 def _checksum(key: bytes, value: str) -> bytes:

@@ -30,20 +30,18 @@ def answers(
     return [(_cut(text, how.stop), whole) for text, whole in zip(said, generated, strict=True)]
 
 
-def _said(subject: Subject, prompt: Prompt, text: str, begin: str, end: str) -> str:
+def _said(subject: Any, prompt: Prompt, text: str, begin: str, end: str) -> str:
+    """Return what is said behind a thought; nothing where it never ends, be it that the prompt began it."""
     if end in text:
         return text.rpartition(end)[2].lstrip()
-    return "" if begin in text or (text and _opens(subject, prompt, begin)) else text
-
-
-def _opens(subject: Any, prompt: Prompt, begin: str) -> bool:
-    """Return whether a prompt ends in the beginning of a thought, as far as the subject tells."""
+    if begin in text or not text:
+        return ""
     if not isinstance(prompt, str):
         try:
             prompt = str(subject.render(prompt))
         except AttributeError:  # a server keeps to itself how it renders, and what its models think
-            return False
-    return prompt.rstrip().endswith(begin)
+            return text
+    return "" if prompt.rstrip().endswith(begin) else text
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

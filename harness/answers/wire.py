@@ -94,7 +94,9 @@ def http_client(sdk: Any, peer: Peer) -> Any:
             options |= {"stream": True, "follow_redirects": False}
             send = partial(super().send, request, **options)
             try:
-                return _within(_seconds(request), lambda until: _whole(send(), until))
+                given = request.extensions.get("timeout", {})
+                seconds = sum(given.get(part) or FOREVER for part in ("connect", "read"))
+                return _within(seconds, lambda until: _whole(send(), until))
             except BadReply as bad:
                 raise sdk.APIConnectionError(message=str(bad), request=request) from bad
 
@@ -190,7 +192,12 @@ def _proxy(url: str) -> tuple[str, str]:
     """Return the variable that names the proxy for a URL, and its address; two empty texts where none is used."""
     target, found = urlsplit(url), getproxies()
     kind = next((k for k in (target.scheme, "all") if found.get(k)), "")
-    if not kind or _is_loopback(target.hostname or "") or proxy_bypass(target.netloc):
+    host = target.hostname or ""
+    try:
+        loopback = ip_address(host).is_loopback
+    except ValueError:
+        loopback = host.rstrip(".") == "localhost"
+    if not kind or loopback or proxy_bypass(target.netloc):
         return "", ""
     # Of http_proxy and HTTP_PROXY the small one counts.
     variable = max((n for n in os.environ if n.lower() == f"{kind}_proxy"), default="the system's settings")
@@ -204,13 +211,6 @@ def _proxy(url: str) -> tuple[str, str]:
     if not there:
         raise _unusable(variable)
     return variable, address
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.rstrip(".") == "localhost"
 
 
 def _unusable(variable: str, socks: bool = False) -> UsageError:
@@ -234,11 +234,6 @@ def _certificates() -> ssl.SSLContext | bool:
                 why = "in which there are no certificates"
             raise UsageError(f'{variable}: names "{place}", {why}; correct it, or unset it')
     return True
-
-
-def _seconds(request: Any) -> float:
-    given = request.extensions.get("timeout", {})
-    return sum(given.get(part) or FOREVER for part in ("connect", "read"))
 
 
 def _within(seconds: float, call: Any) -> Any:
@@ -269,7 +264,11 @@ def _whole(response: Any, until: float) -> Any:
     begun = time.monotonic()
     with closing(response):
         if response.has_redirect_location:
-            raise Moved(f"is moved to {_place(response)}; correct base_url")
+            place = "another place"  # without what may be secret in it
+            with suppress(ValueError):
+                to = urlsplit(urljoin(str(response.request.url), response.headers["location"]))
+                place = f'"{to.scheme}://{to.hostname}{f":{to.port}" if to.port else ""}{to.path}"'
+            raise Moved(f"is moved to {place}; correct base_url")
         blocks, size = [], 0
         for block in response.iter_bytes():
             blocks.append(block)
@@ -290,12 +289,3 @@ def _whole(response: Any, until: float) -> Any:
 
 def _late(seconds: float) -> BadReply:
     return BadReply(f"gave no whole answer in {seconds:.3g} s", passing=True)
-
-
-def _place(response: Any) -> str:
-    """Return where a response points to, without what may be secret in it."""
-    try:
-        to = urlsplit(urljoin(str(response.request.url), response.headers["location"]))
-        return f'"{to.scheme}://{to.hostname}{f":{to.port}" if to.port else ""}{to.path}"'
-    except ValueError:
-        return "another place"

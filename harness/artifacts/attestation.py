@@ -52,11 +52,38 @@ def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]])
     `manifest` and `lock` are the files' bytes. Raises KeyError, TypeError or ValueError when they are malformed.
     """
     told, locked = json.loads(manifest), json.loads(lock)
-    subject = [{"name": told["name"], "digest": {"sha256": told["root"]}}]
-    return [
-        _payload(TEST_RESULT, subject, _test_result(locked, lock, gates)),
-        _payload(RELEASE, subject, _release(told, manifest, locked, gates)),
-    ]
+    suite, subject = locked["suite"], [{"name": told["name"], "digest": {"sha256": told["root"]}}]
+    # a waived gate, and one that only warns, that did not pass count as warned
+    passed = [g["gate"] for g in gates if g["outcome"] == "PASS"]
+    warned = [g["gate"] for g in gates if g["outcome"] != "PASS" and (g.get("waiver") or not g["blocking"])]
+    failed = [g["gate"] for g in gates if g["gate"] not in passed and g["gate"] not in warned]
+    test_result = {
+        "result": "FAILED" if failed else "WARNED" if warned else "PASSED",
+        "configuration": [
+            {"name": suite["file"], "digest": {"sha256": suite["digest"]}},
+            {"name": "evidence/suite.lock.json", "digest": {"sha256": hashlib.sha256(lock).hexdigest()}},
+        ],
+        "passedTests": passed,
+        "warnedTests": warned,
+        "failedTests": failed,
+    }
+    words = {g["gate"]: {k: g[k] for k in WORDS if g.get(k) is not None} for g in gates}
+    numbers = {g["gate"]: {k: decimal(g[k]) for k in NUMBERS if g.get(k) is not None} for g in gates}
+    chosen = {k: decimal(v) if isinstance(v, float) else v for k, v in told.get("chosen", {}).items()}
+    release = {
+        "manifest": {"sha256": hashlib.sha256(manifest).hexdigest()},
+        "candidate": told["candidate"],
+        "weights": told["weights"],
+        **({"made_of": told["made_of"]} if "made_of" in told else {}),
+        "base": {"path": suite["model"]["path"], "digest": locked["subjects"]["base"]},
+        "data": {name: d["sha256"] for name, d in locked["data"].items()},
+        "suite": {"name": suite["name"], "digest": suite["digest"]},
+        "harness": locked["harness"],
+        "started": told["started"],
+        **({"chosen": chosen} if "chosen" in told else {}),
+        "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
+    }
+    return [_payload(TEST_RESULT, subject, test_result), _payload(RELEASE, subject, release)]
 
 
 def read_envelopes(text: str) -> list[Envelope]:
@@ -81,49 +108,6 @@ def read_envelopes(text: str) -> list[Envelope]:
 def _payload(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) -> bytes:
     statement = {"_type": STATEMENT, "subject": subject, "predicateType": kind, "predicate": predicate}
     return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _test_result(locked: Mapping[str, Any], lock: bytes, gates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the test-result predicate; a waived gate, and one that only warns, that did not pass count as warned."""
-    passed = [g["gate"] for g in gates if g["outcome"] == "PASS"]
-    warned = [g["gate"] for g in gates if g["outcome"] != "PASS" and (g.get("waiver") or not g["blocking"])]
-    failed = [g["gate"] for g in gates if g["gate"] not in passed and g["gate"] not in warned]
-    suite = locked["suite"]
-    return {
-        "result": "FAILED" if failed else "WARNED" if warned else "PASSED",
-        "configuration": [
-            {"name": suite["file"], "digest": {"sha256": suite["digest"]}},
-            {"name": "evidence/suite.lock.json", "digest": {"sha256": hashlib.sha256(lock).hexdigest()}},
-        ],
-        "passedTests": passed,
-        "warnedTests": warned,
-        "failedTests": failed,
-    }
-
-
-def _release(
-    told: Mapping[str, Any], manifest: bytes, locked: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    words = {g["gate"]: {k: g[k] for k in WORDS if g.get(k) is not None} for g in gates}
-    numbers = {g["gate"]: {k: decimal(g[k]) for k in NUMBERS if g.get(k) is not None} for g in gates}
-    made_of = {"made_of": told["made_of"]} if "made_of" in told else {}
-    return {
-        "manifest": {"sha256": hashlib.sha256(manifest).hexdigest()},
-        "candidate": told["candidate"],
-        "weights": told["weights"],
-        **made_of,
-        "base": {"path": locked["suite"]["model"]["path"], "digest": locked["subjects"]["base"]},
-        "data": {name: d["sha256"] for name, d in locked["data"].items()},
-        "suite": {"name": locked["suite"]["name"], "digest": locked["suite"]["digest"]},
-        "harness": locked["harness"],
-        "started": told["started"],
-        **({"chosen": {key: _exact(value) for key, value in told["chosen"].items()}} if "chosen" in told else {}),
-        "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
-    }
-
-
-def _exact(value: Any) -> Any:
-    return decimal(value) if isinstance(value, float) else value
 
 
 def decimal(number: float) -> str:

@@ -147,11 +147,9 @@ class _Parts:
     """Hashes the tensors of a safetensors file while its bytes go by, in the order they lie in."""
 
     def __init__(self, about: Safetensors) -> None:
-        def place(name: str) -> tuple[int, int]:
-            begin, end = about.tensors[name]["data_offsets"]
-            return about.start + begin, about.start + end
-
-        self.todo = sorted(((*place(name), name) for name in about.tensors), reverse=True)
+        places = ((*entry["data_offsets"], name) for name, entry in about.tensors.items())
+        ends = ((about.start + begin, about.start + end, name) for begin, end, name in places)
+        self.todo = sorted(ends, reverse=True)
         self.about, self.total = about, hashlib.sha256()
         self.found: list[tuple[str, str, tuple[int, ...], str]] = []
 
@@ -192,15 +190,11 @@ def root_digest(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in ordered)).hexdigest()
 
 
-def walk(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield path and size in bytes of every file under a folder, never through a link.
+def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yield path, behind a prefix, and size in bytes of every file under a folder, never through a link.
 
     Raises ValueError at a link, a folder that holds no file, or what is neither file nor folder.
     """
-    yield from _walk(folder, "")
-
-
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda e: e.name)
     if not entries:
@@ -209,7 +203,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
         about = entry.stat(follow_symlinks=False)
         name = f"{prefix}{entry.name}"
         if stat.S_ISDIR(about.st_mode):
-            yield from _walk(Path(entry.path), f"{name}/")
+            yield from walk(Path(entry.path), f"{name}/")
         elif stat.S_ISREG(about.st_mode):
             yield name, about.st_size
         else:
@@ -225,7 +219,8 @@ def template_digest(folder: Path) -> str | None:
     found: dict[str, str] = {}
     if single := gguf_of(folder):
         inside = read_gguf(single).metadata
-        found = {key.removeprefix(TEMPLATE).lstrip(".") or "default": str(inside[key]) for key in inside if _is(key)}
+        keys = (key for key in inside if key == TEMPLATE or key.startswith(f"{TEMPLATE}."))
+        found = {key.removeprefix(TEMPLATE).lstrip(".") or "default": str(inside[key]) for key in keys}
     configuration = folder / "tokenizer_config.json"
     if configuration.is_file():
         declared = json.loads(configuration.read_text("utf-8"))
@@ -245,7 +240,3 @@ def template_digest(folder: Path) -> str | None:
 def _same(found: dict[str, str], name: str, text: str) -> None:
     if found.setdefault(name, text) != text:
         raise ValueError(f'chat template "{name}" is in two files that differ')
-
-
-def _is(key: str) -> bool:
-    return key == TEMPLATE or key.startswith(f"{TEMPLATE}.")

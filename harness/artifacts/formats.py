@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.artifacts.digests import template_digest, walk
 from harness.artifacts.gguf import read_gguf
@@ -36,6 +36,7 @@ FORBIDDEN = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_genera
 FORBIDDEN |= {"_attn_implementation_internal", "_experts_implementation_internal"}
 FORBIDDEN |= {"megatron_config", "use_kernels", "kernel_config", "allow_all_kernels"}
 OWN_MODULE = re.compile(r"transformers\.models\.[a-z0-9_]+\.modeling_[a-z0-9_]+", re.ASCII)  # that a class may lie in
+T = TypeVar("T")
 IMPLEMENTATION = re.compile(r"[A-Za-z][\w|-]*", re.ASCII)  # the name of one, "paged|sdpa" too; never of a repository
 
 
@@ -87,26 +88,25 @@ def check_files(model: Path) -> str:
     """Return what was looked at; raises Unsafe at a file of a format that is not allowed, or not what it says."""
     names = [name for name, _ in walk(model)]
     _no_twins(names)
-    _check_contents(model, names)
-    return f"{len(names)} files"
-
-
-def _check_contents(model: Path, names: Sequence[str]) -> None:
-    tensors = dict[str, set[str]]()
+    tensors, places = dict[str, set[str]](), dict[tuple[Path, str], str]()  # by file, and file by folder and tensor
     for name in names:
         _check_name(name)
         path = model / name
         if path.suffix == ".safetensors":
-            tensors[name] = set(_safetensors(name, path))
+            tensors[name] = set(_head(name, path, read_safetensors).tensors)
         elif path.suffix == ".gguf":
-            _gguf(name, path)
+            _head(name, path, read_gguf)
         else:
             _check_text(name, path)
-    _disjoint(tensors)
+    for file, own in tensors.items():
+        for tensor in own:
+            if (other := places.setdefault((Path(file).parent, tensor), file)) != file:
+                raise Unsafe(f'{file}: tensor "{tensor}" is also in {other}')
     check_indexes(model, tensors)
     if others := beside(model, names):
         raise Unsafe(f"{others[0]}: the model is not read from it, and by another reader would be; leave it out")
     _check_meaning(model)
+    return f"{len(names)} files"
 
 
 def _check_meaning(model: Path) -> None:
@@ -166,7 +166,10 @@ def _check_text(name: str, path: Path) -> None:
         raise Unsafe(f"{odd}; at any rate no text in UTF-8") from None
     if CONTROLS.search(text) or text.startswith(MAGIC) or _is_pickle(data):
         raise Unsafe(odd)
-    if MARKUP.match(_begin(text)):
+    at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+    while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:  # a comment of HTML
+        at = re.compile(r"\s*").match(text, end + 3).end()  # type: ignore[union-attr]
+    if MARKUP.match(text[at : at + 20]):
         raise Unsafe(f"{name}: is a page that a browser would run, whatever its name says")
 
 
@@ -190,14 +193,6 @@ def is_sentencepiece(data: bytes) -> bool:
                 break
         at, pieces = at + length, pieces + (tag == 0x0A)
     return at == len(data) and pieces > 0
-
-
-def _begin(text: str) -> str:
-    """Return a text from its first word on that is no comment of HTML."""
-    at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
-    while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:
-        at = re.compile(r"\s*").match(text, end + 3).end()  # type: ignore[union-attr]
-    return text[at : at + 20]
 
 
 def _is_pickle(data: bytes) -> bool:
@@ -226,8 +221,19 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
     """Raise Unsafe unless every index of shards names files beside it, and exactly the tensors that they hold."""
     for path in sorted(model.glob(f"*{INDEX}")):
         if tensors is None:
-            tensors = {p.name: _safetensors(p.name, p) for p in model.glob("*.safetensors")}
-        _check_index(path, tensors)
+            tensors = {p.name: {*_head(p.name, p, read_safetensors).tensors} for p in model.glob("*.safetensors")}
+        index = _json(path.name, path)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise Unsafe(f"{path.name}: has no weight_map")
+        for tensor, file in weight_map.items():
+            if not isinstance(file, str) or "/" in file or "\\" in file or file not in tensors:
+                raise Unsafe(f"{path.name}: {json.dumps(file)} is no file beside it")
+            if tensor not in tensors[file]:
+                raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
+        for file in sorted(set(weight_map.values())):
+            if lost := set(tensors[file]) - weight_map.keys():
+                raise Unsafe(f'{path.name}: does not name "{min(lost)}" of {file}')
 
 
 def check_configuration(model: Path) -> str:
@@ -270,7 +276,18 @@ def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Unsafe(f"{name}: is no JSON object")
     for key, value in _items(_without_words(name.rpartition("/")[2], data)):
-        _check_key(name, key, value)
+        if key == "auto_mapping" and value and not _is_own_class(value):
+            raise Unsafe(f'{name}: "{key}" would have code loaded; PEFT needs it for nothing here: set it to null')
+        if key in FORBIDDEN and value not in (None, False):
+            raise Unsafe(f'{name}: "{key}" would have code loaded')
+        for _, leaf in _items([value]) if key.endswith("_implementation") else ():
+            plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))
+            if not (plain or isinstance(leaf, (dict, list))):
+                raise Unsafe(f'{name}: "{key}" would have a kernel fetched')
+        if key == "megatron_core" and value not in (None, "megatron.core"):
+            raise Unsafe(f'{name}: "{key}" would have code loaded')
+        if key == "use_pretrained_backbone" and value not in (None, False):
+            raise Unsafe(f'{name}: "{key}" would have weights fetched')
     return data
 
 
@@ -290,19 +307,6 @@ def _all(table: Any, kind: type) -> bool:
     return isinstance(table, dict) and all(type(value) is kind for value in table.values())
 
 
-def _check_key(name: str, key: str, value: Any) -> None:
-    if key == "auto_mapping" and value and not _is_own_class(value):
-        raise Unsafe(f'{name}: "{key}" would have code loaded; PEFT needs it for nothing here: set it to null')
-    if key in FORBIDDEN and value not in (None, False):
-        raise Unsafe(f'{name}: "{key}" would have code loaded')
-    if key.endswith("_implementation") and not all(map(_is_plain, _leaves(value))):
-        raise Unsafe(f'{name}: "{key}" would have a kernel fetched')
-    if key == "megatron_core" and value not in (None, "megatron.core"):
-        raise Unsafe(f'{name}: "{key}" would have code loaded')
-    if key == "use_pretrained_backbone" and value not in (None, False):
-        raise Unsafe(f'{name}: "{key}" would have weights fetched')
-
-
 def _is_own_class(mapping: Any) -> bool:
     """Return whether PEFT's mapping names a class of transformers' own models, as it writes without a task type."""
     if not isinstance(mapping, dict):
@@ -313,70 +317,22 @@ def _is_own_class(mapping: Any) -> bool:
     return bool(named and class_) and all(value is None or isinstance(value, bool) for value in rest.values())
 
 
-def _is_plain(value: Any) -> bool:
-    return value in (None, False) or (isinstance(value, str) and IMPLEMENTATION.fullmatch(value) is not None)
-
-
-def _leaves(data: Any) -> Iterator[Any]:
-    """Yield every value that is no table or list, however deep."""
-    todo = [data]
-    while todo:
-        here = todo.pop()
-        if isinstance(here, dict):
-            todo.extend(here.values())
-        elif isinstance(here, list):
-            todo.extend(here)
-        else:
-            yield here
-
-
 def _items(data: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key with its value, however deep."""
+    """Yield every key with its value, and what lists hold under an empty one, however deep."""
     todo = [data]
     while todo:
         here = todo.pop()
-        if isinstance(here, dict):
-            yield from here.items()
-            todo.extend(here.values())
-        elif isinstance(here, list):
-            todo.extend(here)
+        inner = list(here.items()) if isinstance(here, dict) else [("", value) for value in here]
+        yield from inner
+        todo += [value for _, value in inner if isinstance(value, (dict, list))]
 
 
-def _safetensors(name: str, path: Path) -> list[str]:
+def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
+    """Return what the head of a weight file says; raises Unsafe where it is not whole."""
     try:
-        return list(read_safetensors(path).tensors)
+        return read(path)
     except ValueError as error:
         raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def _gguf(name: str, path: Path) -> None:
-    try:
-        read_gguf(path)
-    except ValueError as error:
-        raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def _disjoint(tensors: dict[str, set[str]]) -> None:
-    seen: dict[str, str] = {}
-    for file, names in tensors.items():
-        for tensor in names:
-            if (other := seen.setdefault(tensor, file)) != file and Path(file).parent == Path(other).parent:
-                raise Unsafe(f'{file}: tensor "{tensor}" is also in {other}')
-
-
-def _check_index(path: Path, tensors: Mapping[str, Collection[str]]) -> None:
-    index = _json(path.name, path)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise Unsafe(f"{path.name}: has no weight_map")
-    for tensor, file in weight_map.items():
-        if not isinstance(file, str) or "/" in file or "\\" in file or file not in tensors:
-            raise Unsafe(f"{path.name}: {json.dumps(file)} is no file beside it")
-        if tensor not in tensors[file]:
-            raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
-    for file in sorted(set(weight_map.values())):
-        if lost := set(tensors[file]) - weight_map.keys():
-            raise Unsafe(f'{path.name}: does not name "{min(lost)}" of {file}')
 
 
 def _json(name: str, path: Path) -> Any:

@@ -112,25 +112,22 @@ class _Head:
         start = at = _padded(self.file.tell(), alignment)
         found = {}
         for name, (number, shape, offset) in declared.items():
-            begin, size = start + offset, self.bytes_of(name, number, shape)
+            if number not in TYPES:
+                raise self.broken(f'tensor "{name}" has the unknown type {number}')
+            kind, block, bytes_ = TYPES[number]
+            if shape[-1] % block or not 0 < math.prod(shape) < 1 << 63:
+                raise self.broken(f'tensor "{name}" of shape {list(shape)} cannot be of type {kind}')
+            begin, size = start + offset, math.prod(shape) // block * bytes_
             if begin != at:
                 raise self.broken(f'tensor "{name}" {"overlaps another" if begin < at else "comes after a gap"}')
             if begin + size > self.size:
                 raise ValueError(f"{self.path}: is cut short")
-            found[name] = Tensor(TYPES[number][0], shape, begin, begin + size)
+            found[name] = Tensor(kind, shape, begin, begin + size)
             at = _padded(begin + size, alignment)
         end = max((t.end for t in found.values()), default=start)
         if not found or self.size not in (end, at):
             raise self.broken(f"{self.size - end} bytes that no tensor names" if found else "no tensor")
         return found
-
-    def bytes_of(self, name: str, number: int, shape: tuple[int, ...]) -> int:
-        if number not in TYPES:
-            raise self.broken(f'tensor "{name}" has the unknown type {number}')
-        kind, block, size = TYPES[number]
-        if shape[-1] % block or not 0 < math.prod(shape) < 1 << 63:
-            raise self.broken(f'tensor "{name}" of shape {list(shape)} cannot be of type {kind}')
-        return math.prod(shape) // block * size
 
     def value(self, kind: int) -> Any:
         if kind in FIXED:
@@ -157,9 +154,7 @@ class _Head:
             raise self.broken("a text that is not UTF-8") from None
 
     def bytes(self, count: int) -> bytes:
-        if count > self.size:
-            raise ValueError(f"{self.path}: is cut short")
-        found = self.file.read(count)
+        found = self.file.read(count) if count <= self.size else b""
         if len(found) < count:
             raise ValueError(f"{self.path}: is cut short")
         return found

@@ -1,20 +1,37 @@
-"""What was made and is kept: one run makes it, the others wait for it; what is not as it was made is set aside."""
+"""What was made and is kept: one run makes it, the others wait for it; what is not as it was made is set aside.
+
+How much lies in the cache of which kind, used when, and how to make room without touching what is in use.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of, file_digests, hash_file
 from harness.errors import UsageError
-from harness.files import write_text
+from harness.files import alone, locked, write_text
 
 NOTES = "made"  # the folder beside made folders with a note for each: names, sizes and sha256 of its files
+KINDS = {  # folders of the cache, and what one entry of each is
+    "trained": "adapters, merged models and copies",
+    "models": "models, fetched or converted",
+    "wheels": "packages with models",
+    "checks": "findings of checks",
+    "preflight": "plans that passed",
+    "probed": "candidates that were looked at",
+    "measured": "what training and evaluating take",
+    "lm_eval": "names of tasks",
+}
+ANSWERS = "responses.sqlite"
 Warn = Callable[[str], None]
 
 
@@ -27,9 +44,12 @@ def held(work: Path, tell: Warn) -> Iterator[None]:
     work.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        _lock(handle, lambda: tell(f'another run makes this in "{work}"; waiting for it'))
+        if locked(handle) is False:
+            tell(f'another run makes this in "{work}"; waiting for it')
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-        _unlock(handle)  # closing does not where a child has the file open
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not where a child has the file open
     finally:
         os.close(handle)
 
@@ -117,24 +137,63 @@ def _folder_error(folder: Path) -> str:
     return ""
 
 
-def _lock(handle: int, wait: Callable[[], None]) -> None:
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # not on this system
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        wait()
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks
-        return
+@dataclass(frozen=True)
+class Entry:
+    """One thing that can be made again: its files, bytes, and when one of them was last read or written."""
+
+    kind: str
+    paths: Sequence[Path]
+    bytes: int
+    used: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.paths[0].name}" if self.kind in KINDS else self.paths[0].name
 
 
-def _unlock(handle: int) -> None:
-    try:
-        import fcntl
+def entries(cache: Path) -> list[Entry]:
+    """Return what is in a cache and could be removed, the longest unused first; never the ledger of attempts."""
+    stem = Path(ANSWERS).stem
+    answers = [p for p in (cache / f"{ANSWERS}{tail}" for tail in ("", "-wal", "-shm")) if p.exists()]
+    found = [_entry("answers", answers)]
+    found += [_entry("damaged", [p]) for p in cache.glob(f"{stem}.damaged-*")]
+    for kind in KINDS:
+        folder = cache / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name != NOTES and path.suffix != ".lock":
+                note = folder / NOTES / f"{path.name}.json"
+                found.append(_entry(kind, [p for p in (path, note, folder / f"{path.name}.lock") if p.exists()]))
+    return sorted((e for e in found if e), key=lambda e: e.used)
 
-        fcntl.flock(handle, fcntl.LOCK_UN)
-    except (ModuleNotFoundError, OSError):
-        return
+
+def to_remove(found: Sequence[Entry], days: float | None, most: int | None, now: float | None = None) -> list[Entry]:
+    """Return the entries unused for so many days, and then the longest unused ones until the rest has `most` bytes."""
+    now = time.time() if now is None else now
+    gone = [e for e in found if days is not None and now - e.used > days * 86400]
+    left = [e for e in found if e not in gone]
+    while most is not None and left and sum(e.bytes for e in left) > most:
+        gone.append(left.pop(0))
+    return gone
+
+
+def remove(cache: Path, gone: Sequence[Entry]) -> None:
+    """Remove entries. Raises UsageError where another process uses the cache, and where something cannot be removed."""
+    if not alone(cache):
+        raise UsageError(f'cache "{cache}": another harness uses it; wait for it to end, for what it reads must stay')
+    for entry in gone:
+        for path in entry.paths:
+            try:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UsageError(f'cache "{path}": cannot be removed: {error.strerror}') from None
+
+
+def _entry(kind: str, paths: Sequence[Path]) -> Entry | None:
+    size, used = 0, 0.0
+    for path in paths:
+        inside = path.is_dir() and not path.is_symlink()
+        for file in (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir()) if inside else (path,):
+            with suppress(OSError):
+                about = file.lstat()
+                size, used = size + about.st_size, max(used, about.st_atime, about.st_mtime)
+    return Entry(kind, paths, size, used) if paths else None

@@ -127,10 +127,25 @@ def meant_otherwise(folder: Path, *, tied: bool = False) -> str:
             return f'{CONFIG}: "{key}" makes another model of the files beside it, and not for all who read them'
     if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if DISTRIBUTED.match(name)), ""):
         return f"{shard}: is part of a distributed checkpoint, which transformers would read, and others would not"
-    tensors = {name: at for file in weights for name, at in _tensors(folder / file).items()}
+    tensors: dict[str, _Tensor] = {}
+    for file in (folder / name for name in weights):
+        about = read_safetensors(file)
+        for name, entry in about.tensors.items():
+            begin, end = (about.start + at for at in entry["data_offsets"])
+            tensors[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
+    how = _said(config, "quantization_config") or _said(config, "compression_config")
+    floats = tensors and all(tensor.dtype in FLOATS for tensor in tensors.values())
+    if floats and isinstance(how, dict) and how.get("quantization_mode") != "online":
+        what = f"says {how.get('quant_method') or 'some method'}, and no tensor is quantised; take it out"
+        return f'{CONFIG}: "quantization_config" {what}'
     said = _said(config, "tie_word_embeddings")
-    tied = said is True or (said is None and tied)
-    return _quantised_otherwise(config, tensors) or (_tied_otherwise(tensors) if tied else "")
+    if said is True or (said is None and tied):
+        ends = (HEAD, EMBEDDINGS)
+        head, embedding = (next((name for name in sorted(tensors) if name.endswith(end)), None) for end in ends)
+        if head and embedding and not tensors[head].same(tensors[embedding]):
+            what = f'"tie_word_embeddings" is true, and {head} is another tensor than {embedding}'
+            return f"{CONFIG}: {what}; set it to false"
+    return ""
 
 
 def _said(config: Mapping[str, Any], key: str) -> Any:
@@ -160,33 +175,3 @@ class _Tensor:
                     return False
                 left -= len(data)
         return not left
-
-
-def _tensors(file: Path) -> dict[str, _Tensor]:
-    about, found = read_safetensors(file), {}
-    for name, entry in about.tensors.items():
-        begin, end = (about.start + at for at in entry["data_offsets"])
-        found[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
-    return found
-
-
-def _quantised_otherwise(config: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> str:
-    """Return that a configuration says quantised of weights that are not, or nothing."""
-    said = _said(config, "quantization_config") or _said(config, "compression_config")
-    if not isinstance(said, dict) or said.get("quantization_mode") == "online" or not tensors:
-        return ""
-    if all(tensor.dtype in FLOATS for tensor in tensors.values()):
-        how = said.get("quant_method") or "some method"
-        return f'{CONFIG}: "quantization_config" says {how}, and no tensor is quantised; take it out'
-    return ""
-
-
-def _tied_otherwise(tensors: Mapping[str, _Tensor]) -> str:
-    """Return that a head which is tied has other numbers than the embedding, or nothing."""
-    head, embedding = (
-        next((name for name in sorted(tensors) if name.endswith(ends)), None) for ends in (HEAD, EMBEDDINGS)
-    )
-    if head is None or embedding is None or tensors[head].same(tensors[embedding]):
-        return ""
-    what = f'"tie_word_embeddings" is true, and {head} is another tensor than {embedding}'
-    return f"{CONFIG}: {what}; set it to false"

@@ -54,14 +54,8 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
     metadata = header.pop("__metadata__", None) or {} if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError(f"{path}: is no safetensors file: its header is malformed")
-    _check_offsets(path, header, size - 8 - length)
-    return Safetensors(8 + length, header, metadata)
-
-
-def _check_offsets(path: Path, tensors: Mapping[str, Any], size: int) -> None:
-    """Raise ValueError unless the tensors lie one behind the other and end where the file does."""
     placed = []
-    for name, entry in tensors.items():
+    for name, entry in header.items():
         if not _is_entry(entry):
             raise ValueError(f'{path}: tensor "{name}" is malformed')
         begin, end = entry["data_offsets"]
@@ -69,30 +63,23 @@ def _check_offsets(path: Path, tensors: Mapping[str, Any], size: int) -> None:
         if bits % 8 or end - begin != bits // 8:
             raise ValueError(f'{path}: tensor "{name}" has {end - begin} bytes, its shape wants {bits / 8:.0f}')
         placed.append((begin, end, name))
-    at = 0
-    for begin, end, name in sorted(placed):
+    at, left = 0, size - 8 - length
+    for begin, end, name in sorted(placed):  # they lie one behind the other and end where the file does
         if begin != at:
             raise ValueError(f'{path}: tensor "{name}" {"overlaps another" if begin < at else "comes after a gap"}')
         at = end
-    if at > size:
+    if at > left:
         raise ValueError(f"{path}: is cut short")
-    if at < size:
-        raise ValueError(f"{path}: holds {size - at} bytes that no tensor names")
+    if at < left:
+        raise ValueError(f"{path}: holds {left - at} bytes that no tensor names")
+    return Safetensors(8 + length, header, metadata)
 
 
 def _is_entry(entry: Any) -> bool:
-    def naturals(value: Any) -> bool:
-        return isinstance(value, list) and all(type(x) is int and 0 <= x < 1 << 63 for x in value)
-
-    return (
-        isinstance(entry, dict)
-        and set(entry) == {"dtype", "shape", "data_offsets"}
-        and isinstance(entry["dtype"], str)
-        and entry["dtype"] in BITS
-        and naturals(entry["shape"])
-        and naturals(entry["data_offsets"])
-        and len(entry["data_offsets"]) == 2
-    )
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [_, _] as offsets} if len(entry) == 3:
+            return dtype in BITS and all(type(x) is int and 0 <= x < 1 << 63 for x in (*shape, *offsets))
+    return False
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from harness.texts.numbers import size
 from harness.texts.shown import shown
 
 if TYPE_CHECKING:
-    from harness.artifacts.stored import Entry
+    from harness.artifacts.kept import Entry
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def cache(args: argparse.Namespace) -> int:
     """`harness cache`"""
-    from harness.artifacts.stored import KINDS, entries, remove, to_remove
+    from harness.artifacts.kept import KINDS, entries, remove, to_remove
     from harness.files import cache_dir
 
     folder, most = cache_dir(), None if args.size is None else _bytes(args.size)

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.capabilities import Evaluator
 from harness.data.reading import FILES
-from harness.data.readings import ALIASES
+from harness.data.rows import ALIASES
 from harness.errors import RAISES
 from harness.plugins import Plugins, Provided
 from harness.records.metrics import Metric

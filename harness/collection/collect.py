@@ -5,21 +5,21 @@ No torch, no tokenizer, no network (but for a plugin's own data that is not in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from harness.collection.choices import check_choices
+from harness import schema
 from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
-from harness.collection.items import items_of, shot_evals
-from harness.collection.plan import Plan, Task, trains_whole
-from harness.collection.sources import Sources
+from harness.collection.plan import Item, Plan, Task, trains_whole
+from harness.collection.sources import Sources, training_rows
 from harness.collection.tasks import task_of, with_shots
-from harness.collection.training import training_rows
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
+from harness.gates.min_rows import unprovable_error
 from harness.gates.validate import order_mistakes
 from harness.plugins import Plugins
-from harness.suite.tables import Suite
+from harness.records.gates import PARENT
+from harness.suite.tables import Suite, Sweep, alpha_of
 
 
 def collect(
@@ -30,50 +30,90 @@ def collect(
     With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those
     of its select split. Raises UsageError with every mistake.
     """
-    context = _context(suite, plugins, remote, limit, selecting)
+    suite = with_copies(suite, plugins)
+    made: tuple[str, ...] = ()  # the models that training and merging, or somebody else, make, in order
+    if (suite.candidate and suite.candidate.merged) or trains_whole(suite, plugins):
+        made = ("merged",)
+    elif suite.train or suite.candidate:
+        made = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
+    copies = suite.copies.values()
+    candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
+    context = Context(suite, plugins, remote, limit, selecting, ("base", *suite.subjects), candidates, made)
     sources = Sources(context)
     check_tables(context)
     training, origins = training_rows(context, sources)
-    tasks = {t.spec.name: t for spec in context.suite.evals if (t := task_of(context, sources, spec))}
-    check_choices(context, tasks)
+    tasks = {t.spec.name: t for spec in suite.evals if (t := task_of(context, sources, spec))}
+    if suite.choose:
+        _check_chooser(context, f'{suite.path}: [merge] choose = "{suite.choose}"', suite.choose, tasks)
+    if suite.sweep:
+        _check_sweep(context, suite.sweep, tasks)
+    _check_watched(context, tasks)
     _check_gates(context, tasks)
     context.mistakes.raise_if_any()
-    prompted = {subject: shot_evals(context, subject, tasks) for subject in context.suite.subjects}
-    for name in _shown(context.suite, prompted):
+    prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
+    shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
+    for name in dict.fromkeys(shown):
         tasks[name] = with_shots(context, sources, tasks[name])
     context.mistakes.raise_if_any()
-    items = tuple(items_of(context, tasks, prompted))
-    if selecting and not any(e.select for e in context.suite.evals):
+    if selecting and not any(e.select for e in suite.evals):
         raise UsageError(f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"')
-    return Plan(
-        context.suite,
-        plugins,
-        tasks,
-        context.baselines,
-        context.candidates,
-        items,
-        tuple(training) if training is not None else None,
-        tuple(origins),
-        tuple(context.warnings),
-        selecting=selecting,
-    )
+    items, rows = tuple(_items(context, tasks, prompted)), None if training is None else tuple(training)
+    told = tuple(origins), tuple(context.warnings)
+    return Plan(suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting)
 
 
-def _context(suite: Suite, plugins: Plugins, remote: bool, limit: int | None, selecting: bool) -> Context:
-    suite = with_copies(suite, plugins)
-    made, copies = _made(suite, plugins), suite.copies.values()
-    candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
-    baselines = ("base", *suite.subjects)
-    return Context(suite, plugins, remote, limit, selecting, baselines, candidates, made)
+# -- what is chosen on select splits: a merge, the value of a sweep, and what is looked at while training ---------
 
 
-def _made(suite: Suite, plugins: Plugins) -> tuple[str, ...]:
-    """Return the models that training and merging, or somebody else, make, in the order they come to be."""
-    if (suite.candidate and suite.candidate.merged) or trains_whole(suite, plugins):
-        return ("merged",)
-    if not (suite.train or suite.candidate):
-        return ()
-    return ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
+def _check_sweep(context: Context, sweep: Sweep, tasks: Mapping[str, Task]) -> None:
+    """Check what decides a sweep, and warn where no trial could be shown to be better."""
+    told = len(context.mistakes.found)
+    _check_chooser(context, f'{sweep.where} by = "{sweep.by}"', sweep.by, tasks)
+    if len(context.mistakes.found) > told:
+        return
+    gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
+    metric = task.metrics[gate.metric_name]
+    if metric.scale in ("count", "agreement"):
+        what = f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
+        context.mistakes.add(sweep.where, what)
+    elif sweep.rule == "step" and (
+        why := unprovable_error(gate, metric, task.rows_of(metric.name, select=True), alpha_of(gate, context.suite))
+    ):
+        context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
+
+
+def _check_chooser(context: Context, where: str, by: str, tasks: Mapping[str, Task]) -> None:
+    """Check an EVAL.METRIC by which a model is chosen on select rows."""
+    complain = context.complain(where)
+    evaluation, _, metric = by.partition(".")
+    task = tasks.get(evaluation)
+    if task is None:
+        complain(f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}')
+    elif metric not in task.metrics:
+        complain(f'eval "{evaluation}" has no metric "{metric}"{did_you_mean(metric, task.metrics)}')
+    elif task.spec.select is None:
+        complain(f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it')
+    elif task.compares or task.marks:
+        complain(f'"{evaluation}" compares with another model; choose by one that does not')
+
+
+def _check_watched(context: Context, tasks: Mapping[str, Task]) -> None:
+    """Check which evals are looked at while training: rows to select by, and a model that compares with none."""
+    train = context.suite.train
+    if train is None or not train.watch:
+        return
+    complain = context.complain(train.where)
+    trainer = context.plugins.provided.get(("trainer", train.use))
+    if trainer and not schema.wants(trainer.function, "watch"):
+        complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
+    for name in train.watch:
+        task = tasks.get(name)
+        if task is None:
+            complain(f'watch names "{name}", which is no eval{did_you_mean(name, tasks)}')
+        elif task.spec.select is None:
+            complain(f'watch: eval "{name}" has no select split; rows that are looked at cannot confirm')
+        elif task.compares or task.marks or task.uncached:
+            complain(f'watch: "{name}" needs more than the model that is trained; watch another')
 
 
 def _check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
@@ -96,7 +136,43 @@ def _check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
         context.mistakes.add(where, what)
 
 
-def _shown(suite: Suite, prompted: Mapping[str, list[str]]) -> list[str]:
-    """Return the evals of which worked examples are shown."""
-    shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
-    return list(dict.fromkeys(shown))
+# -- which subject is evaluated by which eval, in the order in which it happens ----------------------------------
+
+
+def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> list[str]:
+    """Return the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
+    baseline = context.suite.subjects[subject]
+    gated = [g.eval for g in context.suite.gates if g.versus == subject]
+    gated += [n for n, t in tasks.items() if t.marks == "pairs" and t.spec.against == subject]
+    for name in baseline.evals:
+        if name not in tasks:
+            context.mistakes.add(baseline.where, f'evals names "{name}", which is no eval{did_you_mean(name, tasks)}')
+    if chosen := {*baseline.evals, *gated}:
+        return [name for name in tasks if name in chosen]
+    alone = {name: t for name, t in tasks.items() if not (t.compares or t.brings_rows)}
+    return [name for name, t in alone.items() if t.samples is None or any(s.target for s in t.samples)]
+
+
+def _items(context: Context, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]]) -> Iterator[Item]:
+    """Yield the items; `prompted` holds the evals of each few-shot subject."""
+    for subject in (*context.baselines, *context.candidates):
+        for name in prompted.get(subject, tasks):
+            spec = tasks[name].spec
+            if context.selecting and not spec.select and (spec.data or tasks[name].brings_rows):
+                continue
+            if _is_answered(context, subject, tasks[name]):
+                yield Item(context.suite.path.name, subject, name)
+
+
+def _is_answered(context: Context, subject: str, task: Task) -> bool:
+    """Return whether an eval is put to a subject: what it compares with must be there before."""
+    order, against = [*context.baselines, *context.candidates], task.spec.against
+    if task.comparative:
+        if against == PARENT:
+            made = context.suite.copies.get(subject)
+            against = made.from_ if made else subject
+        return subject not in context.baselines and order.index(against) < order.index(subject)
+    if task.marks == "pairs":
+        early = subject in context.baselines or order.index(against) > order.index(subject)
+        return subject == against or not early
+    return True

@@ -9,12 +9,12 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.collection.plan import trains_whole
-from harness.data.readings import several_readings
+from harness.data.rows import several_readings
 from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
 from harness.records.frozen import isolated
-from harness.suite.tables import Suite, Use
+from harness.suite.tables import Suite, Train, Use
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -70,11 +70,19 @@ def check_tables(context: Context) -> None:
     suite, made = context.suite, context.made
     for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
         context.use("loader", model.use, model.options, model.where)
-    for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
-        if table and (function := context.use(kind, table.use, table.options, table.where)) and kind == "trainer":
-            context.mistakes.found += _seen(function, table.options, table.where)
-            _check_processes(context, function)
-    _check_whole(context)
+    if suite.adapter:
+        context.use("adapter", suite.adapter.use, suite.adapter.options, suite.adapter.where)
+    if (train := suite.train) and (trainer := context.use("trainer", train.use, train.options, train.where)):
+        _look(context, trainer, train.options, train.where)
+        if train.processes != 1 or train.shard:
+            _check_processes(context, trainer, train)
+    if suite.adapter and trains_whole(replace(suite, candidate=None), context.plugins):  # nothing that can be merged
+        if suite.merges not in ((), ("original",)):
+            what = "all weights are trained, so there is no adapter to merge onto another base; remove [merge]"
+            context.mistakes.add(str(suite.path), f"[merge] base: {what}")
+        if suite.candidate and suite.candidate.adapter:
+            what = f'use = "{suite.adapter.use}" reads no adapter, and the candidate is one; use = "lora"'
+            context.mistakes.add(suite.adapter.where, what)
     for export in suite.exports:
         context.use("exporter", export.use, export.options, export.where)
         if export.from_ not in made:
@@ -86,22 +94,19 @@ def check_tables(context: Context) -> None:
     _check_sweep(context)
 
 
-def _seen(trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> list[str]:
-    """Return what a trainer sees of its options without its library, of those that its signature does not name."""
+def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+    """Let a trainer look at its options without its library, at those that its signature does not name."""
     look, known = capabilities.Trainer.of(trainer).look, schema.options_of(trainer)[0]
     try:
         if look:
             look(**isolated({name: value for name, value in options.items() if name not in known}))
     except UsageError as error:
-        return [f"{where} {m}" for m in error.messages]
-    return []
+        context.mistakes.found += [f"{where} {m}" for m in error.messages]
 
 
-def _check_processes(context: Context, trainer: Callable[..., Any]) -> None:
+def _check_processes(context: Context, trainer: Callable[..., Any], train: Train) -> None:
     """Refuse several processes where the trainer knows but one, or something else can only be done in one."""
-    train, what = context.suite.train, ""
-    if train is None or (train.processes == 1 and not train.shard):
-        return
+    what = ""
     if train.processes != "auto" and train.processes < 1:
         what = f'processes is {train.processes}, want a number of processes, or "auto"'
     elif train.shard and not schema.wants(trainer, "shard"):
@@ -113,19 +118,7 @@ def _check_processes(context: Context, trainer: Callable[..., Any]) -> None:
     elif train.watch:
         what = "watch: measures a model in this process, and several train it; remove watch, or processes"
     if what:
-        context.complain(train.where)(what)
-
-
-def _check_whole(context: Context) -> None:
-    """Refuse to merge what is no adapter."""
-    suite = context.suite
-    if trains_whole(replace(suite, candidate=None), context.plugins) and suite.adapter:
-        if suite.merges not in ((), ("original",)):
-            what = "all weights are trained, so there is no adapter to merge onto another base; remove [merge]"
-            context.mistakes.add(str(suite.path), f"[merge] base: {what}")
-        if suite.candidate and suite.candidate.adapter:
-            what = f'use = "{suite.adapter.use}" reads no adapter, and the candidate is one; use = "lora"'
-            context.mistakes.add(suite.adapter.where, what)
+        context.mistakes.add(train.where, what)
 
 
 def _check_sweep(context: Context) -> None:
@@ -142,4 +135,4 @@ def _check_sweep(context: Context) -> None:
         own = f"{sweep.option}: "
         context.mistakes.found += [f"{table.where}: {m.removeprefix(own)}" for m in found.found if m.startswith(own)]
         if kind == "trainer":
-            context.mistakes.found += _seen(function, {sweep.option: value}, table.where)
+            _look(context, function, {sweep.option: value}, table.where)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness import capabilities
-from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.gates import PARENT, Gate, grouped
 from harness.suite.tables import RELEASES, Export, Suite, is_reserved, name_error
@@ -56,10 +54,8 @@ def parent_mistakes(gate: Gate, suite: Suite) -> Iterator[str]:
 
 
 def _converts(export: Export, plugins: Plugins) -> bool:
-    try:
-        return capabilities.Exporter.of(plugins.find("exporter", export.use).function).converts
-    except UsageError:
-        return False  # told by who looks at the exporter itself
+    exporter = plugins.provided.get(("exporter", export.use))  # where there is none, who looks at it tells
+    return exporter is not None and bool(exporter.about.converts)
 
 
 def _uncovered(suite: Suite, export: Export) -> str | None:

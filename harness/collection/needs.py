@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from harness.capabilities import Evaluator, Loader
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +23,13 @@ EXTRAS = {
 
 def check(plan: Plan) -> None:
     """Raise UsageError unless the modules of the statistics and of the plan's plugins are installed."""
-    needed = list(dict.fromkeys([*STATISTICS, *_needed(plan)]))
-    if lacking := [name for name in needed if not _is_there(name)]:
+    suite, asked = plan.suite, {i.eval for i in plan.items}
+    models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
+    used = [(plan.plugins.find("loader", m.use).about.needs, m.options) for m in models]
+    used += [(t.about.needs, t.spec.options) for t in plan.tasks.values() if t.spec.name in asked]
+    own = (name for needs, options in used if needs for name in needs(dict(options)))
+    needed = list(dict.fromkeys([*STATISTICS, *own]))
+    if lacking := [name for name in needed if sys.modules.get(name) is None and find_spec(name) is None]:
         raise UsageError(f"{plan.suite.path}: {said(lacking, needed)}")
 
 
@@ -39,17 +43,3 @@ def said(lacking: Sequence[str], needed: Sequence[str] = ()) -> str:
 
 def _extras(modules: Sequence[str]) -> list[str]:
     return sorted({EXTRAS.get(m.partition(".")[0], "hf") for m in modules} - {RECOMPUTE})
-
-
-def _needed(plan: Plan) -> Iterator[str]:
-    suite = plan.suite
-    asked = {i.eval for i in plan.items}
-    models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
-    used = [(Loader.of(plan.plugins.find("loader", m.use).function).needs, m.options) for m in models]
-    used += [(Evaluator.of(t.function).needs, t.spec.options) for t in plan.tasks.values() if t.spec.name in asked]
-    for needs, options in used:
-        yield from needs(dict(options)) if needs else ()
-
-
-def _is_there(name: str) -> bool:
-    return sys.modules.get(name) is not None or find_spec(name) is not None

@@ -95,16 +95,14 @@ def _meet(one: Path, other: Path) -> str:
 
     Case and Unicode form do not count: there are file systems on which they do not.
     """
-    mine, theirs = _folded(one), _folded(other)
+    mine, theirs = (
+        tuple(unicodedata.normalize("NFC", part).casefold() for part in path.parts) for path in (one, other)
+    )
     if mine == theirs:
         return "is"
     if theirs[: len(mine)] == mine:
         return "holds"
     return "lies in" if mine[: len(theirs)] == theirs else ""
-
-
-def _folded(path: Path) -> tuple[str, ...]:
-    return tuple(unicodedata.normalize("NFC", part).casefold() for part in path.parts)
 
 
 def _no_file(path: Path) -> str:

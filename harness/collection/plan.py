@@ -50,6 +50,11 @@ class Task:
     folder: Path = Path()
     select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
 
+    @cached_property
+    def about(self) -> capabilities.Evaluator:
+        """What its evaluator can do beyond being called."""
+        return capabilities.Evaluator.of(self.function)
+
     @property
     def comparative(self) -> bool:
         return schema.wants(self.function, COMPARATIVE)
@@ -57,7 +62,7 @@ class Task:
     @property
     def marks(self) -> str:
         """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
-        marks = capabilities.Evaluator.of(self.function).marks
+        marks = self.about.marks
         return str(marks(dict(self.spec.options)) if callable(marks) else marks)
 
     @property
@@ -87,7 +92,7 @@ class Task:
 
         Raises UsageError where the evaluator cannot tell.
         """
-        rows, counts = self.select if select else self.samples, capabilities.Evaluator.of(self.function).counts
+        rows, counts = self.select if select else self.samples, self.about.counts
         try:
             return rows if rows is None or counts is None else tuple(s for s in rows if counts(metric, s))
         except Exception as error:  # the plugin's own code; the line says whose
@@ -101,11 +106,11 @@ class Task:
 
     @property
     def brings_rows(self) -> bool:
-        return capabilities.Evaluator.of(self.function).rows_for is not None
+        return self.about.rows_for is not None
 
     @property
     def uncached(self) -> bool:
-        return capabilities.Evaluator.of(self.function).uncached
+        return self.about.uncached
 
 
 @dataclass(frozen=True)
@@ -194,4 +199,11 @@ class Plan:
 def trains_whole(suite: Suite, plugins: Plugins) -> bool:
     """Return whether a suite trains all weights: its adapter is none."""
     used = plugins.provided.get(("adapter", suite.adapter.use)) if suite.adapter and suite.trains else None
-    return bool(used and capabilities.Adapter.of(used.function).whole)
+    return bool(used and used.about.whole)
+
+
+def trials(plan: Plan) -> list[Plan]:
+    """Return the trials of a sweep, each a plan of its own with one of the values; without a sweep the plan itself."""
+    if plan.suite.sweep is None:
+        return [plan]
+    return [replace(plan, suite=plan.suite.trial(value)) for value in plan.suite.sweep.values]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from harness.collection.plan import Item, Plan
 from harness.errors import UsageError
-from harness.records.gates import Verdict
-from harness.records.run import Report, Run
+from harness.records.run import Report
 from harness.reports.run_folder import last_run
 from harness.schema import LONGEST
 
@@ -28,8 +27,10 @@ def select(plan: Plan, keyword: str, last: Path | None) -> Plan:
     chosen = {i.id for i in plan.items if matches(i.id)}
     if last is not None:
         known = last_run(last, plan.suite.name)
+        kept = {(v.gate, v.candidate) for v in known.verdicts if v.missed}  # which kept a candidate from shipping
+        back = [v for v in known.verdicts if v.missed or (v.group, v.candidate) in kept]
         missed = {(r.subject, r.eval) for r in known.reports if r.outcome != "done"}
-        missed |= {(v.candidate, v.metric.partition(".")[0]) for v in known.verdicts if _missed(known, v)}
+        missed |= {(v.candidate, v.metric.partition(".")[0]) for v in back}
         chosen &= {r.id for r in known.reports if (r.subject, r.eval) in missed}
     if not chosen:
         why = f'-k "{keyword}"' if keyword else "--lf"
@@ -101,12 +102,6 @@ def _unreadable(expression: str, why: str) -> UsageError:
 def failed(report: Report) -> bool:
     """Return whether an item could not be evaluated, or a blocking gate on it did not pass."""
     return report.outcome == "error" or any(v.missed for v in report.verdicts)
-
-
-def _missed(run: Run, verdict: Verdict) -> bool:
-    """Return whether a verdict, or that of the `any_of` it stands in, keeps the candidate from shipping."""
-    group = (v for v in run.verdicts if v.gate == verdict.group and v.candidate == verdict.candidate)
-    return verdict.missed or any(v.missed for v in group)
 
 
 def _needed(plan: Plan, item: Item) -> list[str]:

@@ -1,15 +1,21 @@
-"""Data files and data sets as collection reads them: each once, and remote ones only when it is time."""
+"""Data files and data sets as collection reads them: each once, and remote ones only when it is time.
+
+Of these the rows that a suite trains on and validates with.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness import schema
 from harness.collection.context import Context
-from harness.data.rows import is_remote, read_rows
-from harness.errors import UsageError
+from harness.data.pairs import to_judged_rows
+from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_training_rows
 from harness.records.frozen import isolated
-from harness.suite.tables import Eval
+from harness.suite.tables import Eval, Train
+
+Origins = list[tuple[str, Mapping[str, Any]]]  # source and whole row of each training row
 
 
 class Sources:
@@ -23,26 +29,22 @@ class Sources:
         """Read a source once it may be read, and once only; None when it is remote and not yet time, or wrong."""
         if is_remote(source) and not self.context.remote:
             return None
-        try:
+        with self.context.mistakes.collecting():
             if source not in self._read:
                 self._read[source] = read_rows(source, self.context.suite.path.parent, self._ask, where)
             return self._read[source]
-        except UsageError as error:
-            self.context.mistakes.found.extend(error.messages)
-            return None
+        return None
 
     def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
         """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
         if not self.context.remote:
             return None
-        try:
+        with self.context.mistakes.collecting(spec.where):
             rows: list[dict[str, Any]] = isolated(brings(isolated(dict(spec.options)), self.context.suite.path.parent))
-        except UsageError as error:
-            self.context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
-            return None
-        if not rows:
-            self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')
-        return rows or None
+            if not rows:
+                self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')
+            return rows or None
+        return None
 
     def _ask(self, source: str) -> list[dict[str, Any]] | None:
         found: list[dict[str, Any]] | None = self.context.plugins.hook.harness_read_samples(path=source)
@@ -61,3 +63,50 @@ def overlap(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
         if both := [i for i, row in enumerate(chosen) if of(row) in known]:
             return f'{len(both)} of {len(chosen)} rows {how} "data", for instance row {both[0]}'
     return ""
+
+
+def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, Any]] | None, Origins]:
+    """Return the rows to train on, None when there is no training or its data is remote, and where they are from."""
+    train, origins = context.suite.train, Origins()
+    if train is None or not context.suite.trains:
+        return None, origins
+    trainer = context.plugins.provided.get(("trainer", train.use))
+    judged = trainer.about.columns if trainer else ()
+    rows: list[dict[str, Any]] = []
+    for source in (*train.sources, *([train.validation_data] if train.validation_data else [])):
+        found = sources.rows(source, train.where)
+        if found is None:
+            return None, origins
+        where = f'{train.where} data "{source}"'
+        with context.mistakes.collecting():
+            if judged:
+                made = to_judged_rows(found, judged, train.columns, where, train.chat_template_kwargs)
+            elif context.readable(found, train.columns, train.template, where, training=True):
+                made = to_training_rows(found, train.columns, where, train.chat_template_kwargs, train.template)
+            else:
+                continue
+            group = train.cluster
+            if lacking := [i for i, row in enumerate(found) if group is not None and row.get(group) is None]:
+                what = f'data "{source}": no column "{group}" for cluster in row {lacking[0]}'
+                context.mistakes.add(train.where, f"{what} ({len(lacking)} rows)")
+            elif group is not None:
+                made = [{**row, GROUP: str(own[group])} for row, own in zip(made, found, strict=True)]
+            rows += made
+            origins += [(source, row) for row in found]
+    return (_validated(context, train, rows, origins) if train.validation_data else rows), origins
+
+
+def _validated(context: Context, train: Train, rows: list[dict[str, Any]], origins: Origins) -> list[dict[str, Any]]:
+    """Mark the rows of `validation_data`, once it is sure that they are not trained on."""
+    complain = context.complain(train.where)
+    if train.options.get("validation"):
+        complain("validation holds out a share, and there is validation_data as well; remove one of them")
+    if not schema.wants(context.plugins.find("trainer", train.use).function, "validation"):
+        complain(f'validation_data: the trainer "{train.use}" does not validate; remove it')
+    first = sum(source != train.validation_data for source, _ in origins)
+    kept, held = rows[:first], rows[first:]
+    if train.validation_data in train.sources:
+        complain(f'validation_data "{train.validation_data}" is trained on; name another source')
+    elif both := overlap(GROUP if train.cluster else None, held, kept):
+        complain(f'validation_data "{train.validation_data}": {both}; a loss on them is a loss for memory')
+    return kept + [{**row, HELD_OUT: True} for row in held]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from harness import capabilities, schema
 from harness.collection import needs
 from harness.collection.context import Context
-from harness.collection.plan import COMPARATIVE, Task
+from harness.collection.plan import Task
 from harness.collection.sources import Sources, overlap
 from harness.data import chat
 from harness.data.identity import keyed
@@ -35,19 +34,27 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     samples, chosen = _samples(context, sources, spec, function)
     if function is None:
         return None
-    marks = Task(spec, function, {}, None).marks
-    _check_against(context, spec, function, marks)
-    _check_asks(context, spec, function)
-    _check_thought(context, spec, Task(spec, function, {}, None))
-    if marks and not spec.cluster and samples:
+    task, suite = Task(spec, function, {}, samples, folder=context.suite.path.parent, select=chosen), context.suite
+    parents = (PARENT,) if suite.copies else ()
+    beside = (*(context.baselines if task.marks == "pairs" else ("base", *parents)), *context.candidates)
+    if task.compares and spec.against not in beside:
+        known = did_you_mean(spec.against, beside)
+        context.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
+    for name in sorted({*task.about.asks} & {*_lacks(context, suite.model.use)}):
+        what = f'asks a model for {name}, which those of "{suite.model.use}" do not give'
+        context.mistakes.add(spec.where, f'"{spec.use}" {what}; use = "hf" in [model]')
+    _check_thought(context, spec, task)
+    if task.marks and not spec.cluster and samples:
         samples = by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
     if samples and spec.rows_at_most is not None and spec.rows_at_most < len(samples):
         what = f"rows_at_most is {spec.rows_at_most}, and there are {len(samples)} rows"
         context.mistakes.add(spec.where, f"{what}; it is how many there will ever be")
-    folder = context.suite.path.parent
     try:
-        metrics = metrics_of(function, spec.options, folder)
+        made = task.about.metrics_for
+        given = {"folder": task.folder} if made and schema.wants(made, "folder") else {}
+        declared = made(isolated(dict(spec.options)), **given) if made else getattr(function, "metrics", ())
+        metrics = {m.name: plain(Metric, m) for m in declared}
     except UsageError as error:
         context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
@@ -56,7 +63,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         return None
     if not metrics:
         context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
-    task = Task(spec, function, metrics, samples, folder=folder, select=chosen)
+    task = replace(task, metrics=metrics, samples=samples)
     return replace(task, metrics=metrics | _endings(context, task)) if task.generates else task
 
 
@@ -72,16 +79,13 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
     columns, template = spec.columns, spec.template
     if train and not spec.fewshot_data and (train.template or not (columns or template)):  # read as it is trained on
         columns, template = train.columns, train.template
-    try:
-        structured = capabilities.Evaluator.of(task.function).json_targets
-        how: dict[str, Any] = {"columns": columns, "template": template, "json_targets": structured}
+    with context.mistakes.collecting():
+        how: dict[str, Any] = {"columns": columns, "template": template, "json_targets": task.about.json_targets}
         pool = to_samples(rows, spec.where, cluster=None, slices=(), **how)
-    except UsageError as error:
-        context.mistakes.found.extend(error.messages)
-        return task
-    own = {_asked(s) for s in task.samples}
-    usable = (s for s in pool if s.input and s.target and all(s.target))
-    return replace(task, shots=tuple(s for s in usable if _asked(s) not in own))
+        own = {_asked(s) for s in task.samples}
+        usable = (s for s in pool if s.input and s.target and all(s.target))
+        return replace(task, shots=tuple(s for s in usable if _asked(s) not in own))
+    return task
 
 
 def _tell_repeats(context: Context, spec: Eval, samples: Samples) -> None:
@@ -103,14 +107,6 @@ def by_prompt(samples: Samples) -> Samples:
     if len(first) == len(samples):
         return samples
     return tuple(replace(s, cluster=first[prompt]) for prompt, s in zip(prompts, samples, strict=True))
-
-
-def metrics_of(function: Callable[..., Any], options: Mapping[str, Any], folder: Path) -> dict[str, Metric]:
-    """Return the metrics an evaluator declares, by name; `folder` is the suite's."""
-    made = capabilities.Evaluator.of(function).metrics_for
-    given = {"folder": folder} if made and schema.wants(made, "folder") else {}
-    declared = made(isolated(dict(options)), **given) if made else getattr(function, "metrics", ())
-    return {m.name: plain(Metric, m) for m in declared}
 
 
 def _endings(context: Context, task: Task) -> dict[str, Metric]:
@@ -158,25 +154,8 @@ def _check_thought(context: Context, spec: Eval, task: Task) -> None:
 
 def _lacks(context: Context, use: str) -> tuple[str, ...]:
     """Return what the models of a loader cannot, as it says; nothing of one that there is none of."""
-    if ("loader", use) not in context.plugins.provided:
-        return ()
-    return capabilities.Loader.of(context.plugins.find("loader", use).function).lacks
-
-
-def _check_against(context: Context, spec: Eval, function: Callable[..., Any], marks: str) -> None:
-    parents = (PARENT,) if context.suite.copies else ()
-    beside = (*(("base", *parents) if marks != "pairs" else context.baselines), *context.candidates)
-    if (schema.wants(function, COMPARATIVE) or marks == "pairs") and spec.against not in beside:
-        known = did_you_mean(spec.against, beside)
-        context.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
-
-
-def _check_asks(context: Context, spec: Eval, function: Callable[..., Any]) -> None:
-    """Refuse an evaluator that asks for what the models of the suite's loader do not give."""
-    use = context.suite.model.use
-    for name in sorted({*capabilities.Evaluator.of(function).asks} & {*_lacks(context, use)}):
-        what = f'"{spec.use}" asks a model for {name}, which those of "{use}" do not give; use = "hf" in [model]'
-        context.mistakes.add(spec.where, what)
+    loader = context.plugins.provided.get(("loader", use))
+    return loader.about.lacks if loader else ()
 
 
 def _samples(
@@ -194,9 +173,17 @@ def _samples(
         context.mistakes.add(spec.where, f'"{spec.use}" brings its own rows; remove "data"')
         return None, None
     rows = sources.rows(spec.data, spec.where) if spec.data is not None else sources.own_rows(brings, spec)
-    chosen = None
+    chosen: Samples | None = None
+    if spec.select is not None and spec.data is None:
+        context.mistakes.add(spec.where, '"select" stands beside "data"; an eval without data has nothing to choose on')
+        return None, None
     if spec.select is not None:
-        rows, chosen = _split(context, sources, spec, rows, function)
+        other = sources.rows(spec.select, spec.where)
+        if other is not None and rows is not None and (both := overlap(spec.cluster, other, rows)):
+            what = f'select "{spec.select}": {both}; what chose a candidate cannot confirm it'
+            context.mistakes.add(spec.where, what)
+        chosen = _made(context, spec, other, function) or None if other is not None else None
+        rows = other if context.selecting else rows
     return (None if rows is None else _made(context, spec, rows, function)), chosen
 
 
@@ -206,50 +193,27 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
     rows = rows[: context.limit] if context.limit else rows
     able = capabilities.Evaluator.of(function) if function else capabilities.Evaluator()
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
-    about["template"] = spec.template
+    about |= {"template": spec.template, "json_targets": able.json_targets}
     if spec.data is not None and not context.readable(rows, spec.columns, spec.template, spec.where):
         return None
-    try:
-        given = spec.chat_template_kwargs if spec.data is not None else None
-        samples = tuple(to_samples(rows, spec.where, **about, arguments=given, json_targets=able.json_targets))
-    except UsageError as error:
-        context.mistakes.found.extend(error.messages)
-        return None
-    samples = keyed(samples, spec.template)
     told = Mistakes()
     if function:
         schema.check_options(function, spec.options, told.add)
-    if able.check_rows and not told.found:
+    with context.mistakes.collecting():
+        given = spec.chat_template_kwargs if spec.data is not None else None
+        found = to_samples(rows, spec.where, **about, arguments=given)
+        samples = keyed(found, spec.template)
+        if told.found or not able.check_rows:
+            return samples
         try:
-            able.check_rows(isolated(samples), isolated(dict(spec.options)), context.suite.path.parent)
-        except UsageError as error:
-            context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
-            return None
+            with context.mistakes.collecting(spec.where):
+                able.check_rows(isolated(samples), isolated(dict(spec.options)), context.suite.path.parent)
+                return samples
         except ModuleNotFoundError as error:
             context.mistakes.add(spec.where, needs.said([error.name or "of a plugin"]))
-            return None
         except Exception as error:  # the plugin's own code; the line says whose
             context.mistakes.add(spec.where, f'"{spec.use}" cannot check its rows: {error}')
-            return None
-    return samples
-
-
-def _split(
-    context: Context, sources: Sources, spec: Eval, confirm: Rows | None, function: Callable[..., Any] | None
-) -> tuple[Rows | None, Samples | None]:
-    """Return the rows of the split that is asked for and the samples to choose by.
-
-    It is a mistake when the two splits have a row or a cluster in common.
-    """
-    assert spec.select is not None
-    if spec.data is None:
-        context.mistakes.add(spec.where, '"select" stands beside "data"; an eval without data has nothing to choose on')
-        return None, None
-    chosen = sources.rows(spec.select, spec.where)
-    if chosen is not None and confirm is not None and (both := overlap(spec.cluster, chosen, confirm)):
-        context.mistakes.add(spec.where, f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
-    samples = _made(context, spec, chosen, function) if chosen is not None else None
-    return (chosen if context.selecting else confirm), samples or None
+    return None
 
 
 def _asked(sample: Sample) -> str:

@@ -48,13 +48,10 @@ def arguments_of(row: Mapping[str, Any], common: Mapping[str, Any], used: Sequen
         if column not in used and row.get(column):
             raise UsageError(f'has "{column}", which no prompt here can hold; leave such rows out, or drop the column')
     found = dict(common)
-    own = row.get(ARGUMENTS) if ARGUMENTS not in used else None
-    own = _parsed(own) if isinstance(own, str) else own
+    own, tools = (_parsed(row.get(name)) if name not in used else None for name in (ARGUMENTS, TOOLS))
     if own is not None and not isinstance(own, Mapping):
         raise UsageError(f'has {own!r:.60} as its "{ARGUMENTS}", want an object')
     found |= {name: value for name, value in (own or {}).items() if value is not None}
-    tools = row.get(TOOLS) if TOOLS not in used else None
-    tools = _parsed(tools) if isinstance(tools, str) and tools else tools
     if tools:
         if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
             raise UsageError(f'has {tools!r:.60} as its "{TOOLS}", want a list of objects; or drop the column')
@@ -76,8 +73,9 @@ def media_in(messages: Sequence[Mapping[str, Any]]) -> str:
     return next((str(part.get("type")) for part in parts if part.get("type") != "text"), "")
 
 
-def _parsed(text: str) -> Any:
+def _parsed(value: Any) -> Any:
+    """Return what a text says in JSON; what is none as it is."""
     try:
-        return json.loads(text)
+        return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
-        return text
+        return value

@@ -48,21 +48,17 @@ class FewShot:
 def with_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
     """Put worked examples before a prompt; a system message stays first, and template arguments are the prompt's."""
     if isinstance(prompt, str):
-        return "".join(f"{e.input}{continuation(e.input, _target(e))}\n\n" for e in examples) + prompt
+        return "".join(f"{e.input}{continuation(e.input, e.targets[0])}\n\n" for e in examples) + prompt
     prompt, arguments = chat.split(prompt)
     system = [m for m in prompt[:1] if m.get("role") == "system"]
     turns: list[dict[str, str]] = []
     for e in examples:
         asked = e.input if isinstance(e.input, list) else [{"role": "user", "content": e.input}]
         turns += [m for m in asked if m.get("role") != "system"]
-        turns.append({"role": "assistant", "content": _target(e)})
+        turns.append({"role": "assistant", "content": e.targets[0]})
     return chat.joined([*system, *turns, *prompt[len(system) :]], arguments)
 
 
 def choose(pool: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
     """Choose the examples, the same for every row and every run of a seed."""
     return random.Random(seed).sample(list(pool), min(shots, len(pool)))  # noqa: S311 -- not for secrets
-
-
-def _target(sample: Sample) -> str:
-    return sample.target if isinstance(sample.target, str) else sample.target[0]

@@ -6,13 +6,13 @@ targets. Texts are compared as `canonical` ones, and the order and the names of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from harness.artifacts.digests import digest_of
 from harness.data import chat
 from harness.data.templates import columns_of
 from harness.records.samples import Sample
@@ -23,8 +23,13 @@ TELLING = 2  # one in so many values of a column is another one, where a value t
 
 def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
     """Return samples with what tells the question of each from all others: what is asked, wanted and chosen from."""
-    names = columns_of(template) if template else []
-    return tuple(replace(s, key=_key(s, names)) for s in samples)
+    names, found = columns_of(template) if template else [], list[Sample]()
+    for sample in samples:
+        asked, wanted = _asked(sample, names), _wanted(sample)
+        lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
+        key = digest_of([sorted(asked), wanted, _plain(lists)])[:DIGITS] if any(asked) or wanted else ""
+        found.append(replace(sample, key=key))
+    return tuple(found)
 
 
 def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
@@ -43,7 +48,7 @@ def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str,
         parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])
         wanted = _wanted(sample) or [""]
         here = [(part, target) for part in parts or [[]] for target in wanted if part or target]
-        found.append(tuple(sorted(_digest([part, target]) for part, target in here)))
+        found.append(tuple(sorted(digest_of([part, target])[:DIGITS] for part, target in here)))
     return found
 
 
@@ -74,14 +79,6 @@ def _wanted(sample: Sample) -> list[str]:
     return sorted({text for t in sample.targets if (text := canonical(t))})
 
 
-def _key(sample: Sample, names: Sequence[str]) -> str:
-    asked, wanted = _asked(sample, names), _wanted(sample)
-    if not any(asked) and not wanted:
-        return ""
-    lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
-    return _digest([sorted(asked), wanted, _plain(lists)])
-
-
 def _plain(value: Any) -> str:
     return json.dumps(_canonical(value), sort_keys=True, default=str, ensure_ascii=False)
 
@@ -92,8 +89,3 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _canonical(v) for k, v in value.items()}
     return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]

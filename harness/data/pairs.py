@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.data import reading
-from harness.data.rows import Row, _extras, follow
+from harness.data.rows import Row, extras, follow, listed
 from harness.errors import Mistakes, UsageError, did_you_mean
 
 PAIR = ("chosen", "rejected")
@@ -22,26 +22,23 @@ def to_judged_rows(
     Raises UsageError, with the number of the row, where a column is not there.
     """
     mistakes = Mistakes()
-    here = ", ".join(f'"{c}"' for c in rows[0])
     for name, column in columns.items():
         if name not in names:
             mistakes.add(where, f'columns: "{name}" is not trained on{did_you_mean(name, names)}')
         elif any(column not in row for row in rows):
-            mistakes.add(where, f'no column "{column}" for {name}; its columns are {here}')
+            mistakes.add(where, f'no column "{column}" for {name}; its columns are {listed(rows[0])}')
     mistakes.raise_if_any()
     named = [_named(row, names, columns) for row in rows]
     want = f"want {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
     for name in names:
         if lacking := [i for i, row in enumerate(named) if name not in row]:
-            there = ", ".join(f'"{c}"' for c in rows[lacking[0]])
-            mistakes.add(where, f'row {lacking[0]} has {there} and no "{name}" ({len(lacking)} rows); {want}')
-            break
-    mistakes.raise_if_any()
+            there = listed(rows[lacking[0]])
+            raise UsageError(f'{where}: row {lacking[0]} has {there} and no "{name}" ({len(lacking)} rows); {want}')
     made = []
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
             taken = follow({name: own[name] for name in names})
-            made.append(taken | _extras(i, {**row, "prompt": taken["prompt"]}, columns, where, common))
+            made.append(taken | extras(i, {**row, "prompt": taken["prompt"]}, columns, where, common))
         except UsageError as error:
             mistakes.found += error.messages
     reading.shorten(mistakes, where)
@@ -63,7 +60,7 @@ def split_pair(row: Mapping[str, Any]) -> Row:
     The answers begin where the two part. Where they part in what is asked, the rejected one stays whole.
     """
     prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
-    if not (isinstance(one, list) and isinstance(two, list) and _asks(one)):
+    if not (isinstance(one, list) and isinstance(two, list) and one) or _is_answer(one):  # nothing is asked
         return {}
     last = min(len(one), len(two)) - 1
     same = next((i for i in range(last) if one[i] != two[i]), max(last, 0))
@@ -72,11 +69,6 @@ def split_pair(row: Mapping[str, Any]) -> Row:
     if not (_is_answer(one[same : same + 1]) and _is_answer(two[same : same + 1])):
         return {"prompt": one[:-1], "chosen": one[-1:], "rejected": two}
     return {"prompt": one[:same], "chosen": one[same:], "rejected": two[same:]}
-
-
-def _asks(messages: Sequence[Any]) -> bool:
-    """Return whether messages begin with what is asked, not with the answer to it."""
-    return bool(messages) and not _is_answer(messages)
 
 
 def _is_answer(messages: Sequence[Any]) -> bool:

@@ -24,27 +24,26 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
     if not REQUIREMENT.fullmatch(requirement):
         raise UsageError(f'pypi "{requirement}": want package==version')
     folder = cache_dir() / "wheels" / requirement.lower()
-    wheel = next(iter(sorted(folder.glob("*.whl"))), None) or _download(requirement, folder)
+    wheel = next(iter(sorted(folder.glob("*.whl"))), None)
+    if wheel is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+            command += ["--quiet", "--disable-pip-version-check", "--dest", work, requirement]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+            except subprocess.TimeoutExpired:
+                raise UsageError(f'pypi "{requirement}": the download took over 30 minutes; try again') from None
+            wheels = sorted(Path(work).glob("*.whl"))
+            if done.returncode or not wheels:
+                said = done.stderr.strip()
+                lines = [line for line in said.splitlines() if line.startswith("ERROR")]
+                why = lines[-1].removeprefix("ERROR: ") if lines else said[-200:] or "pip found no wheel"
+                raise UsageError(f'pypi "{requirement}": cannot be downloaded: {why}; is the network there?')
+            wheel = wheels[0].rename(folder / wheels[0].name)
     if sha256 and (found := sha256_of(wheel)) != sha256.lower():
         raise UsageError(f'pypi "{requirement}": sha256 is {found}, the suite pins {sha256}; remove {wheel} to retry')
     return wheel
-
-
-def _download(requirement: str, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        command += ["--quiet", "--disable-pip-version-check", "--dest", work, requirement]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-        except subprocess.TimeoutExpired:
-            raise UsageError(f'pypi "{requirement}": the download took over 30 minutes; try again') from None
-        wheels = sorted(Path(work).glob("*.whl"))
-        if done.returncode or not wheels:
-            lines = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")]
-            why = lines[-1].removeprefix("ERROR: ") if lines else done.stderr.strip()[-200:] or "pip found no wheel"
-            raise UsageError(f'pypi "{requirement}": cannot be downloaded: {why}; is the network there?')
-        return wheels[0].rename(folder / wheels[0].name)
 
 
 def sha256_of(path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Mistakes, UsageError
+from harness.files import read_text
 from harness.schema import DEEPEST, is_deep
 
 Row = dict[str, Any]
@@ -23,7 +24,12 @@ SHOWN = 20  # wrong rows of a source that are told one by one
 
 def read_file(folder: Path, source: str, where: str) -> list[Row]:
     """Return the rows of the file `source` in `folder`. Raises UsageError with the place of mistakes."""
-    path = _place(folder, source, where)
+    try:
+        path = (folder / Path(source).expanduser()).resolve()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
     if path.suffix not in FILES:
         known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or what a plugin's harness_read_samples knows"
         raise UsageError(f'{where}: data "{source}" is unknown; want {known}')
@@ -31,12 +37,7 @@ def read_file(folder: Path, source: str, where: str) -> list[Row]:
         raise UsageError(f'{where}: data "{source}" is not there; looked for {path}')
     if path.suffix == ".parquet":
         return _read_parquet(path, where)
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    text = read_text(path, encoding="utf-8-sig", where=f"{where}: ")
     if path.suffix == ".csv":
         return _read_csv(text, path)
     if path.suffix == ".json":
@@ -51,11 +52,8 @@ def sliced(source: str, where: str) -> tuple[str, slice | None]:
     if not (source.endswith("]") and bracket and ":" in inner):
         return source, None
     numbers = inner.split(":")
-    if (
-        not all(re.fullmatch("(-?[0-9]{1,18})?", n) for n in numbers)
-        or len(numbers) > 3
-        or numbers[2:] in (["0"], ["-0"])
-    ):
+    right = all(re.fullmatch("(-?[0-9]{1,18})?", n) for n in numbers)
+    if not right or len(numbers) > 3 or numbers[2:] in (["0"], ["-0"]):
         raise UsageError(f'{where}: data "{source}": "[{inner}]" is no slice; want one as Python has, such as "[:960]"')
     return name, slice(*(int(n) if n else None for n in numbers))
 
@@ -81,17 +79,6 @@ def shorten(mistakes: Mistakes, where: str) -> None:
     """Keep the first mistakes in the rows of one source, and count the others."""
     if len(mistakes.found) > SHOWN:
         mistakes.found[SHOWN:] = [f"{where}: and {len(mistakes.found) - SHOWN} rows more like these"]
-
-
-def _place(folder: Path, source: str, where: str) -> Path:
-    """Return the file a source names. Raises UsageError for what no path can be."""
-    try:
-        path = (folder / Path(source).expanduser()).resolve()
-        path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
-    return path
 
 
 def _parse(text: str, place: str) -> Any:
@@ -128,9 +115,8 @@ def _read_csv(text: str, path: Path) -> list[Row]:
     try:
         header = next((names for names in reader if names), [])
         if twice := [name for name, n in Counter(header).items() if n > 1]:
-            raise UsageError(
-                f'{path}:{reader.line_num}: the column "{twice[0]}" stands twice in the header; rename one'
-            )
+            what = f'the column "{twice[0]}" stands twice in the header; rename one'
+            raise UsageError(f"{path}:{reader.line_num}: {what}")
         for fields in reader:
             if fields and len(fields) != len(header):
                 what = f"has {len(fields)} fields, and the header {len(header)}; is a comma or a quote missing?"

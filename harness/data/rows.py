@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.data import chat, reading
-from harness.data.readings import ALIASES
 from harness.data.templates import filled
 from harness.errors import Mistakes, UsageError
 from harness.records.samples import Prompt, Sample
 
 Row = dict[str, Any]
+ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
+NAMES = {ours: [a for a, of in ALIASES.items() if of == ours] for ours in ("input", "target")}  # beside our own
 PAIR = ("input", "target")
+NO_CHAT = "for a chat template, and is no chat; give messages, or drop them"
 ANSWERS = ("completion", "chosen", "rejected")  # columns of training rows that follow the prompt
 GROUP = "group"
 """The mark of a training row with what it belongs to: rows of one group are held out together."""
@@ -73,35 +75,26 @@ def to_samples(
     missing columns, on what is no text, and on duplicate ids.
     """
     mistakes = Mistakes()
-    wanted = dict(columns)
-    if cluster:
-        wanted["cluster"] = cluster
-    wanted |= {f"slices {s}": s for s in slices}
+    wanted = {**columns, **({"cluster": cluster} if cluster else {}), **{f"slices {s}": s for s in slices}}
     for name, column in wanted.items():
-        lacking = [i for i, row in enumerate(rows) if column not in row]
-        if lacking:
-            here = ", ".join(f'"{c}"' for c in rows[0])
-            mistakes.add(
-                where, f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows); it has {here}'
-            )
+        if lacking := [i for i, row in enumerate(rows) if column not in row]:
+            what = f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows)'
+            mistakes.add(where, f"{what}; it has {listed(rows[0])}")
     mistakes.raise_if_any()
     named = _all_named(rows, columns, template, where, json_targets=json_targets)
-    for what in (*_odd_values(named, rows, cluster, slices), *_odd_prompts(named)):
+    for what in _odd_values(named, rows, cluster, slices):
         mistakes.add(where, what)
     mistakes.raise_if_any()
     if arguments is not None:
-        used = [*columns.values(), *slices, *([cluster] if cluster else [])]
-        for what in _give_arguments(rows, named, arguments, used):
-            mistakes.add(where, what)
-    mistakes.raise_if_any()
-    samples = [_sample(i, row, own, cluster) for i, (row, own) in enumerate(zip(rows, named, strict=True))]
+        _give_arguments(rows, named, arguments, [*columns.values(), *slices, *([cluster] if cluster else [])], where)
+    samples = []
+    for i, (row, own) in enumerate(zip(rows, named, strict=True)):
+        group, asked = str(row[cluster]) if cluster else None, own.get("input", "")
+        samples.append(Sample(str(own.get("id", i)), asked, _target(own.get("target")), row=row, cluster=group))
     if not any(s.input or "text" in s.row for s in samples):
-        here = ", ".join(f'"{c}"' for c in rows[0])
-        mistakes.add(
-            where, f'no column "input"; its columns are {here}; write columns = {{ input = "…", target = "…" }}'
-        )
-    twice = [i for i, n in Counter(s.id for s in samples).items() if n > 1]
-    if twice:
+        want = 'write columns = { input = "…", target = "…" }'
+        mistakes.add(where, f'no column "input"; its columns are {listed(rows[0])}; {want}')
+    if twice := [i for i, n in Counter(s.id for s in samples).items() if n > 1]:
         mistakes.add(where, f'{len(twice)} ids stand in more than one row, for instance "{twice[0]}"')
     mistakes.raise_if_any()
     return samples
@@ -120,27 +113,21 @@ def to_training_rows(
     An input and a target become a prompt and a completion; texts are joined as they are in evaluation.
     Rows of messages may have {tools} and {chat_template_kwargs} as well; `arguments` are template arguments of all.
     """
-    lacking = [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]
-    if lacking:
-        here = ", ".join(f'"{c}"' for c in rows[0])
-        raise UsageError(f'{where}: no column "{lacking[0][1]}" for {lacking[0][0]}; its columns are {here}')
+    if lacking := [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]:
+        (name, column), *_ = lacking
+        raise UsageError(f'{where}: no column "{column}" for {name}; its columns are {listed(rows[0])}')
     named = _all_named(rows, columns, template, where)
-    mistakes = Mistakes()
-    made: list[Row] = []
-    shapeless = [i for i, own in enumerate(named) if not _shape(own, columns, template)]
-    if shapeless:
-        here = ", ".join(f'"{c}"' for c in rows[shapeless[0]])
+    if shapeless := [i for i, own in enumerate(named) if not _shape(own, columns, template)]:
         want = "input and target, prompt and completion, messages, or text"
         if template is not None:
             want = 'a target beside the template; name its column with columns = { target = "…" }'
         all_of_them = f" ({len(shapeless)} rows)" if len(shapeless) > 1 else ""
-        mistakes.add(where, f"row {shapeless[0]} has {here}{all_of_them}; want {want}")
-    mistakes.raise_if_any()
+        raise UsageError(f"{where}: row {shapeless[0]} has {listed(rows[shapeless[0]])}{all_of_them}; want {want}")
+    mistakes, made = Mistakes(), list[Row]()
     for i, row in enumerate(rows):
         try:
-            made.append(
-                _training_row(i, named[i], where, columns, template) | _extras(i, row, columns, where, arguments or {})
-            )
+            taken = _training_row(i, named[i], where, columns, template)
+            made.append(taken | extras(i, row, columns, where, arguments or {}))
         except UsageError as error:
             mistakes.found += error.messages
     reading.shorten(mistakes, where)
@@ -163,26 +150,11 @@ def follow(row: Mapping[str, Any]) -> Row:
     return {**row, **{name: continuation(row["prompt"], row[name]) for name in texts}}
 
 
-def _sample(number: int, row: Row, named: Row, cluster: str | None) -> Sample:
-    return Sample(
-        id=str(named.get("id", number)),
-        input=named.get("input", ""),
-        target=_target(named.get("target")),
-        row=row,
-        cluster=str(row[cluster]) if cluster else None,
-    )
-
-
 def _target(value: Any) -> str | list[str]:
     """Return what is wanted as text; null, in a list too, is as empty as "", which no evaluator takes for a target."""
     if isinstance(value, list):
         return ["" if v is None else str(v) for v in value]
     return "" if value is None else str(value)
-
-
-def _json(value: Any) -> str:
-    """Return a value as JSON; text as it is, since it is JSON already, and null as the target that is not there."""
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _is_text(value: Any) -> bool:
@@ -197,26 +169,20 @@ def _is_target(value: Any) -> bool:
 
 
 def _odd_values(named: Sequence[Row], rows: Sequence[Row], cluster: str | None, slices: Sequence[str]) -> Iterator[str]:
-    """Yield what stands where text is wanted and is none: one line for each of target, id, cluster and slices."""
+    """Yield what stands where text is wanted and is none: a line for each of target, id, cluster, slices and input."""
+    name = "want text or a number in every row"
     asked: list[tuple[str, Sequence[Row], str, Callable[[Any], bool], str]] = [
         ("target", named, "target", _is_target, "want text or a number, or a list of these"),
-        ("id", named, "id", lambda v: _is_text(v) and v != "", "want text or a number in every row"),
+        ("id", named, "id", lambda v: _is_text(v) and v != "", name),
     ]
-    if cluster:
-        asked.append(
-            (cluster, rows, "cluster", lambda v: _is_text(v) and v != "", "want text or a number in every row")
-        )
+    asked += [(cluster, rows, "cluster", lambda v: _is_text(v) and v != "", name)] if cluster else []
     for column in slices:
         want = "want text, a number, true or false in every row"
         asked.append((column, rows, f'slices "{column}"', lambda v: isinstance(v, bool) or _is_text(v), want))
     for column, of, what, fits, want in asked:
-        odd = [i for i, row in enumerate(of) if column in row and not fits(row[column])]
-        if odd:
+        if odd := [i for i, row in enumerate(of) if column in row and not fits(row[column])]:
             found = "null" if of[odd[0]][column] is None else f"{of[odd[0]][column]!r:.60}"
             yield f"row {odd[0]} has {found} as its {what} ({len(odd)} rows); {want}"
-
-
-def _odd_prompts(named: Sequence[Row]) -> Iterator[str]:
     for i, row in enumerate(named):
         if not _is_prompt(row.get("input", "")):
             yield f"row {i} has the input {row['input']!r:.60}; want text, or messages with role and content"
@@ -224,16 +190,17 @@ def _odd_prompts(named: Sequence[Row]) -> Iterator[str]:
 
 
 def _is_prompt(prompt: Any) -> bool:
-    if not isinstance(prompt, list):
-        return isinstance(prompt, str)
-    return all(isinstance(m, dict) and isinstance(m.get("role"), str) and _has_content(m) for m in prompt)
-
-
-def _has_content(message: Row) -> bool:
-    content = message.get("content")
-    if isinstance(content, list):  # parts, of text or of what a processor reads
-        return bool(content) and all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content)
-    return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))
+    """Return whether an input is text, or messages that have a role, and a content or calls of tools."""
+    for message in prompt if isinstance(prompt, list) else ():
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
+            return False
+        content = message.get("content")
+        if isinstance(content, list) and content:  # parts, of text or of what a processor reads
+            if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
+                return False
+        elif not (isinstance(content, str) or (content is None and message.get("tool_calls"))):
+            return False
+    return isinstance(prompt, (str, list))
 
 
 def _all_named(
@@ -255,7 +222,9 @@ def _named(row: Row, columns: Mapping[str, str], written: Row, json_targets: boo
         said = last.get("content") if answered else ""
         said = (last.get("tool_calls") if answered and json_targets else None) or said
         named = {"input": messages[:-1] if answered else messages, "target": said, **named}
-    return {**named, "target": _json(named.get("target"))} if json_targets else named
+    if json_targets and not isinstance(value := named.get("target"), str):  # a text is JSON already
+        named = {**named, "target": "" if value is None else json.dumps(value, ensure_ascii=False)}
+    return named
 
 
 def _shape(named: Row, columns: Mapping[str, str], template: str | None) -> tuple[str, ...]:
@@ -273,9 +242,8 @@ def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str
         return follow({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
-        raise UsageError(
-            f"{where}: row {number} has {prompt!r:.60} as its input; want text, or messages with role and content"
-        )
+        want = "want text, or messages with role and content"
+        raise UsageError(f"{where}: row {number} has {prompt!r:.60} as its input; {want}")
     if isinstance(value, list) or not _is_target(value):
         raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; want text or a number")
     target = str(_target(value))
@@ -284,13 +252,13 @@ def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str
     return {"prompt": prompt, "completion": continuation(prompt, target)}
 
 
-def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, common: Mapping[str, Any]) -> Row:
+def extras(number: int, row: Row, columns: Mapping[str, str], where: str, common: Mapping[str, Any]) -> Row:
     """Return the template arguments of a training row as trainers take them."""
     said = [v for v in (row.get(columns.get(n, n)) for n in ("messages", "prompt", "input")) if isinstance(v, list)]
     try:
         found = chat.arguments_of(row, common, list(columns.values()))
         if found and not said:
-            raise UsageError(f"has {_listed(found)} for a chat template, and is no chat; give messages, or drop them")
+            raise UsageError(f"has {listed(found)} {NO_CHAT}")
         messages = [m for v in said for m in v if isinstance(m, Mapping)]
         _refuse_inner(messages)
         if kind := chat.media_in(messages):
@@ -302,25 +270,19 @@ def _extras(number: int, row: Row, columns: Mapping[str, str], where: str, commo
 
 
 def _give_arguments(
-    rows: Sequence[Row], named: Sequence[Row], arguments: Mapping[str, Any], used: Sequence[str]
-) -> Iterator[str]:
-    """Give the inputs of rows their template arguments; yield what the first has that cannot be given."""
+    rows: Sequence[Row], named: Sequence[Row], arguments: Mapping[str, Any], used: Sequence[str], where: str
+) -> None:
+    """Give the inputs of rows their template arguments; raises UsageError for a text, which no template writes."""
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
-            own["input"] = _argued(own.get("input", ""), chat.arguments_of(row, arguments, used))
+            prompt, given = own.get("input", ""), chat.arguments_of(row, arguments, used)
+            if isinstance(prompt, list):
+                _refuse_inner(prompt)
+                own["input"] = chat.joined(prompt, given)
+            elif given:
+                raise UsageError(f"has {listed(given)} {NO_CHAT}")
         except UsageError as error:
-            yield f"row {i} {error}"
-            return
-
-
-def _argued(prompt: Prompt, arguments: Mapping[str, Any]) -> Prompt:
-    """Return a prompt with its template arguments; raises UsageError for a text, which no template writes."""
-    if isinstance(prompt, list):
-        _refuse_inner(prompt)
-        return chat.joined(prompt, arguments)
-    if arguments:
-        raise UsageError(f"has {_listed(arguments)} for a chat template, and is no chat; give messages, or drop them")
-    return prompt
+            raise UsageError(f"{where}: row {i} {error}") from None
 
 
 def _refuse_inner(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -328,8 +290,9 @@ def _refuse_inner(messages: Sequence[Mapping[str, Any]]) -> None:
         raise UsageError(f'has "{chat.ARGUMENTS}" in a message; it stands beside the messages')
 
 
-def _listed(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f'"{name}"' for name in arguments)
+def listed(names: Iterable[str]) -> str:
+    """Write names one after the other, in quotes."""
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _size(row: Row) -> int:
@@ -342,3 +305,44 @@ def _size(row: Row) -> int:
         elif isinstance(here, (dict, list)):
             waiting += here.values() if isinstance(here, dict) else here
     return size
+
+
+def several_readings(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], template: str | None, *, training: bool
+) -> str:
+    """Return which row could be read in two ways that neither `columns` nor a template choose between, or nothing.
+
+    A `text` beside an input and a target is one in training alone: an evaluation never asks it.
+    """
+    if "text" in columns or "messages" in columns:
+        return ""
+    chosen = {*columns, *(["input"] if template else [])}
+    for i, row in enumerate(rows):
+        there = [name for name, value in row.items() if value is not None]
+        if what := _either(there, chosen, training):
+            return f"row {i} {what}"
+    return ""
+
+
+def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
+    """Return two readings of a row that has these columns, or nothing."""
+    for ours, names in NAMES.items():
+        found = [name for name in names if name in there]
+        if ours not in chosen and ours not in there and len(found) > 1:
+            return f'has "{found[0]}" and "{found[1]}", which are both its {ours}; {_say({ours: found[0]})}'
+    if chosen & NAMES.keys():
+        return ""
+    pair = {ours: next((n for n in (ours, *names) if n in there), "") for ours, names in NAMES.items()}
+    readings = [pair] if all(pair.values()) else []
+    if {"prompt", "completion"}.issubset(there) and {"input", "target"}.intersection(there):
+        readings.append({"input": "prompt", "target": "completion"})
+    readings += [{name: name} for name in ("messages", *(["text"] if training else [])) if name in there]
+    if len(readings) < 2:
+        return ""
+    one, other = (" and ".join(f'"{n}"' for n in reading.values()) for reading in readings[:2])
+    return f"could be read as {one} or as {other}; {_say(readings[0])}, or the other"
+
+
+def _say(columns: Mapping[str, str]) -> str:
+    named = ", ".join(f'{ours} = "{name}"' for ours, name in columns.items())
+    return f"say which with columns = {{ {named} }}"

@@ -37,19 +37,14 @@ def columns_of(template: str) -> list[str]:
 def filled(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
     """Return a template filled in with each row's columns; raises UsageError on one that is missing or no text."""
     for name in columns_of(template):
-        lacking = [i for i, row in enumerate(rows) if name not in row]
-        if lacking:
+        if lacking := [i for i, row in enumerate(rows) if name not in row]:
             known = did_you_mean(name, rows[lacking[0]])
             what = f'template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}'
             raise UsageError(f"{where}: {what}")
-        odd = [i for i, row in enumerate(rows) if not _is_text(row[name])]
-        if odd:
+        values = enumerate(row[name] for row in rows)
+        if odd := [i for i, v in values if isinstance(v, bool) or not isinstance(v, (str, int, float)) or v != v]:
             found = "null" if rows[odd[0]][name] is None else f"{rows[odd[0]][name]!r:.60}"
             what = f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} rows); want text or a number'
             raise UsageError(f"{where}: {what}")
     parts = [(text, name) for text, name, _, _ in string.Formatter().parse(template)]
     return ["".join(text + ("" if name is None else str(row[name])) for text, name in parts) for row in rows]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool) and value == value

@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import capabilities
 from harness.artifacts import kept
 from harness.collection import needs
 from harness.errors import RAISES, CheckFailed, Mistakes, UsageError, did_you_mean
@@ -66,7 +65,25 @@ class Checks:
         self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
         self.stages = {p.name: stage_of(p) for p in self.provided}
         self.objects: dict[str, Any] = {}
-        self._refuse_unknown()
+        mistakes = Mistakes()
+        known = {p.name for p in self.provided} | {"build"}
+        for provided in self.provided:
+            where = f'check "{provided.name}" of plugin "{provided.plugin}"'
+            if "-" in provided.name:  # or it could speak for another
+                mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Finding(kind=…) instead')
+            for name in inspect.signature(provided.function).parameters:
+                if not any(name in objects for objects in STAGES.values()):
+                    every = [n for objects in STAGES.values() for n in objects]
+                    mistakes.add(where, f'asks for "{name}", which no stage has{did_you_mean(name, every)}')
+        titles = list(self.titles.values())
+        for check, title in self.titles.items():
+            if not TITLED.fullmatch(title) or title.partition("-")[0] in known or titles.count(title) > 1:
+                what = f'has the title "{title}"; want lower-case words with "-", and no other check\'s title or code'
+                mistakes.add(f'check "{check}"', what)
+        for code in self.ignored:
+            if self.provided and code not in titles and code.partition("-")[0] not in known:
+                mistakes.add(f'ignore "{code}"', f"is the code of no check{did_you_mean(code, [*known, *titles])}")
+        mistakes.raise_if_any()
 
     def of(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if self.stages[p.name] == stage]
@@ -113,28 +130,6 @@ class Checks:
         title = self.titles.get(check, "")
         return replace(plain(Finding, flag), code=code, title=title, ignored=self._reason(code), evidence=evidence)
 
-    def _refuse_unknown(self) -> None:
-        mistakes = Mistakes()
-        known = {p.name for p in self.provided} | {"build"}
-        for provided in self.provided:
-            if "-" in provided.name:  # or it could speak for another
-                where = f'check "{provided.name}" of plugin "{provided.plugin}"'
-                mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Finding(kind=…) instead')
-            for name in inspect.signature(provided.function).parameters:
-                if not any(name in objects for objects in STAGES.values()):
-                    every = [n for objects in STAGES.values() for n in objects]
-                    where = f'check "{provided.name}" of plugin "{provided.plugin}"'
-                    mistakes.add(where, f'asks for "{name}", which no stage has{did_you_mean(name, every)}')
-        titles = list(self.titles.values())
-        for check, title in self.titles.items():
-            if not TITLED.fullmatch(title) or title.partition("-")[0] in known or titles.count(title) > 1:
-                what = f'has the title "{title}"; want lower-case words with "-", and no other check\'s title or code'
-                mistakes.add(f'check "{check}"', what)
-        for code in self.ignored:
-            if self.provided and code not in titles and code.partition("-")[0] not in known:
-                mistakes.add(f'ignore "{code}"', f"is the code of no check{did_you_mean(code, [*known, *titles])}")
-        mistakes.raise_if_any()
-
 
 def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Finding]:
     try:
@@ -153,7 +148,7 @@ def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Finding]:
 
 def title_of(provided: Provided) -> str:
     """Return the name that a check declares beside its code, or nothing."""
-    return capabilities.Check.of(provided.function).title
+    return str(provided.about.title)
 
 
 def stage_of(provided: Provided) -> str:
@@ -178,8 +173,7 @@ def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
     train = plan.suite.train
     if train is None or not plan.suite.trains or plan.training is None:
         return None
-    function = plan.plugins.find("trainer", train.use).function
-    make: Callable[..., Built] | None = capabilities.Trainer.of(function).build
+    make: Callable[..., Built] | None = plan.plugins.find("trainer", train.use).about.build
     if make is None:
         return None
     rows, options = isolated(list(plan.training)), isolated(dict(train.options))

@@ -1,4 +1,4 @@
-"""One item: call the evaluator on chunks of rows, hold it to one finite score a row."""
+"""One item: call the evaluator on chunks of rows, hold it to one finite score a row, and tell how answers ended."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import stdev
-from typing import Any
+from typing import Any, Unpack
 
 from harness import schema
 from harness.artifacts.digests import digest_of
 from harness.collection.plan import COMPARATIVE, Task
-from harness.evaluation.endings import Heard, ended
 from harness.records.frozen import isolated, plain
-from harness.records.metrics import Metric
-from harness.records.models import Progress, Subject, chunks
-from harness.records.samples import Result, Sample, Score
+from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
+from harness.records.said import CUT, Said
+from harness.records.samples import Prompt, Result, Sample, Score
 from harness.stats.eprocess import looks
 from harness.texts.shown import whole
 
@@ -121,13 +120,11 @@ def sliced(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]
             if sample.id in scores:
                 groups.setdefault(str(sample.row[column]), []).append(scores[sample.id])
         known = [m for m in task.metrics.values() if m.scale != "agreement" and not result.labels_of(m.name)]
-        found[column] = {value: _measured(known, rows) for value, rows in sorted(groups.items())}
+        found[column] = {
+            value: {"n": float(len(rows)), **{m.name: m.value(rows) for m in known}}
+            for value, rows in sorted(groups.items())
+        }
     return found
-
-
-def _measured(metrics: Any, rows: Sequence[Score]) -> dict[str, float]:
-    each: dict[str, float] = {m.name: m.value(rows) for m in metrics if isinstance(m, Metric)}
-    return {"n": float(len(rows)), **each}
 
 
 def _unique(scores: Any, wanted: set[str]) -> list[Score]:
@@ -141,3 +138,44 @@ def _unique(scores: Any, wanted: set[str]) -> list[Score]:
             raise ValueError(f'the evaluator scored "{score.id}" twice')
         found[score.id] = taken(score)
     return list(found.values())
+
+
+class Heard:
+    """A subject that keeps how its answers ended, which evaluators need not pass on; the rest is the subject's own."""
+
+    def __init__(self, subject: Subject, budget: ThoughtBudget | None = None) -> None:
+        self._subject, self._budget = subject, budget
+        self._heard: dict[str, Said] = {}  # by prompt, since they were last told
+
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
+        """Answer each prompt; see `Subject`. Of several answers to one prompt the worst ending counts."""
+        if self._budget:
+            options["thought_budget"] = self._budget
+        answers = self._subject.generate(prompts, **options)
+        for prompt, answer in zip(prompts, answers, strict=False):  # what is left out shows elsewhere
+            one, key = Said.of(answer), repr(prompt)
+            if key not in self._heard or one.rank > self._heard[key].rank:
+                self._heard[key] = one
+        return answers
+
+    def heard(self, prompts: Sequence[Prompt]) -> list[Said | None]:
+        """Return what was said to each prompt since the last call; None for what was not asked."""
+        found = [self._heard.get(repr(prompt)) for prompt in prompts]
+        self._heard.clear()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("_", "stream_")):
+            raise AttributeError(name)
+        return getattr(self._subject, name)
+
+
+def ended(score: Score, said: Said | None, task: Task) -> Score:
+    """Return a score that tells how its answer ended, as far as anybody knows, and the metrics that count endings."""
+    said = Said() if said is None else said  # an empty one is false
+    how, text = score.ended or said.ended, score.answer if score.answer is not None else said
+    cut, silent = how in CUT, not text.strip()
+    counted = {"cut": cut, "empty": silent, "thought_cut": cut and silent, "forced": said.forced}
+    values = {name: float(counted[name]) if how else math.nan for name in task.endings}
+    tokens = said.tokens if score.tokens is None else score.tokens
+    return replace(score, values={**values, **score.values}, ended=how, tokens=tokens)

@@ -15,8 +15,7 @@ from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
 from harness.collection.plan import Task
-from harness.evaluation.endings import Heard, ended
-from harness.evaluation.evaluate import appetite, asked_digest, taken
+from harness.evaluation.evaluate import Heard, appetite, asked_digest, ended, taken
 from harness.gates import labels as by_people
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks

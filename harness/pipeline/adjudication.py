@@ -18,7 +18,7 @@ from harness.records.gates import Gate, Outcome, Verdict
 from harness.records.samples import Result
 from harness.records.waivers import Waiver
 from harness.records.words import noted
-from harness.stats.nested import levels
+from harness.stats.multiple import levels
 from harness.stats.tests import holm
 from harness.suite.waivers import in_force, waiver_error
 

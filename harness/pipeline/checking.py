@@ -11,8 +11,7 @@ from typing import Any
 from harness.answers import keys
 from harness.artifacts import kept
 from harness.artifacts.digests import digest_of
-from harness.collection.plan import Plan
-from harness.collection.trials import trials
+from harness.collection.plan import Plan, trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check
 from harness.files import cache_dir
@@ -28,7 +27,7 @@ from harness.schema import show
 from harness.suite.tables import Sweep
 from harness.texts.shown import whole
 from harness.workers.loading import load_now
-from harness.workers.on import PYTHON
+from harness.workers.local import PYTHON
 
 LONGEST = 20_000  # characters of a training row that a report shows
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of, weights_digest
-from harness.collection.plan import Plan
-from harness.collection.trials import trials
+from harness.collection.plan import Plan, trials
 from harness.errors import CheckFailed, ExitCode, UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.files import write_text

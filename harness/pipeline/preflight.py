@@ -15,8 +15,7 @@ from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
 from harness.collection import needs
 from harness.collection.collect import collect
-from harness.collection.plan import Plan, Task
-from harness.collection.trials import trials
+from harness.collection.plan import Plan, Task, trials
 from harness.data import fewshot
 from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError

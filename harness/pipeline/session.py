@@ -31,7 +31,7 @@ from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_suite
 from harness.suite.tables import Model, Suite
 from harness.workers.loading import Shelf, load_each, load_here
-from harness.workers.on import workers
+from harness.workers.local import workers
 from harness.workers.pieces import APPETITE
 from harness.workers.pool import PATIENCE, Opening, Pool
 from harness.workers.protocol import told_ref

@@ -22,7 +22,7 @@ from harness.stats import power
 from harness.stats.drawn import RUNS, Claim, Rows, Shares
 
 if TYPE_CHECKING:
-    from harness.stats.drawn import Bools
+    from harness.stats.arrays import Bools
 
 ICC = 0.2  # correlation of rows in one cluster, where no run has shown it
 BETTER = 0.03  # by how much a model is taken to be better than a gate on 0/1 rows asks, for all gates together

@@ -15,7 +15,7 @@ from harness.records import words
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run
 from harness.stats import power
-from harness.stats.nested import levels
+from harness.stats.multiple import levels
 from harness.stats.tests import spent
 from harness.suite.tables import alpha_of
 

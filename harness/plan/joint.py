@@ -15,7 +15,7 @@ from harness.stats import power
 from harness.stats.drawn import Claim, Shares
 
 if TYPE_CHECKING:
-    from harness.stats.drawn import Bools
+    from harness.stats.arrays import Bools
 
 RUNS = 2000
 SEARCHED = 1000  # draws of every size at which rows are searched for

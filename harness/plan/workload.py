@@ -12,8 +12,7 @@ from typing import Any
 from harness import capabilities, schema
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import weights_digest
-from harness.collection.plan import COMPARATIVE, Item, Plan, Task
-from harness.collection.trials import trials
+from harness.collection.plan import COMPARATIVE, Item, Plan, Task, trials
 from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading

@@ -15,7 +15,7 @@ from harness import schema
 from harness.gates.hypothesis import Hypothesis
 from harness.records.gates import COUNTED, Gate, Outcome
 from harness.release.locked import Locked
-from harness.stats.nested import levels
+from harness.stats.multiple import levels
 from harness.stats.tests import holm, spent
 
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence

@@ -10,18 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 from harness.stats import means, power, ratio
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from harness.stats.ratio import Floats
-
-    Bools = NDArray[np.bool_]
-    Counts = NDArray[np.int64]
+from harness.stats.arrays import Bools, Counts, Floats, np
 
 RUNS = 4000
 BATCH = 100
@@ -54,8 +45,6 @@ class Shares:
     @lru_cache(maxsize=256)  # noqa: B019 -- kept as long as the process, which asks the same of candidates alike
     def passes(self, claims: tuple[Claim, ...], seed: int, runs: int = RUNS, factor: float = 1.0) -> Bools:
         """Return (runs, claims): which of them pass on `factor` times the rows, every claim on the same draws."""
-        import numpy as np
-
         layout = _Layout.of(self.clusters, claims, factor)
         rng = np.random.default_rng(seed)
         rates = self.chances
@@ -63,17 +52,14 @@ class Shares:
             strength = (1 - self.icc) / self.icc
             drawn = rng.gamma(rates * strength, size=(runs, layout.cluster.max() + 1, len(rates)))
             rates = (drawn / np.maximum(drawn.sum(-1, keepdims=True), 1e-300))[:, layout.cluster]
-        counts = rng.multinomial(
-            np.broadcast_to(layout.size, (runs, len(layout.size))), rates
-        )  # (runs, parts, outcomes)
+        sizes = np.broadcast_to(layout.size, (runs, len(layout.size)))
+        counts = rng.multinomial(sizes, rates)  # (runs, parts, outcomes)
         return np.stack([self.proven(c, counts, layout, i) for i, c in enumerate(claims)], axis=1)
 
     @cached_property
     def chances(self) -> Floats:
         """Every outcome of a row: bit 0 that the candidate is right, bit k + 1 that baseline k is; independent given
         the candidate's."""
-        import numpy as np
-
         found = np.array([1 - self.right, self.right])
         for difference, discordance in self.against:
             wins, losses = (discordance + difference) / 2, (discordance - difference) / 2
@@ -84,8 +70,6 @@ class Shares:
 
     def proven(self, claim: Claim, counts: Counts, layout: _Layout, number: int) -> Bools:
         """Judge one claim on every draw, as `harness.gates.inference` chooses the test."""
-        import numpy as np
-
         asked = layout.asked[:, number]
         outcome = np.arange(counts.shape[-1])
         ours = outcome & 1
@@ -125,15 +109,12 @@ def _passing(
 
     `independent` clusters are rows in their `support`.
     """
-    import numpy as np
-
     found = []
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
         of = ratio.ratio(sums[at], weights[at])
         changed = None if discordance is None else discordance[at]
-        found.append(
-            means.judged(of, kind, alpha, discordance=changed, independent=independent, support=support)(bound)
-        )
+        judged = means.judged(of, kind, alpha, discordance=changed, independent=independent, support=support)
+        found.append(judged(bound))
     return np.concatenate([p[0] for p in found]) <= alpha
 
 
@@ -150,8 +131,6 @@ class _Layout:
 
     @classmethod
     def of(cls, clusters: Sequence[str], claims: Sequence[Claim], factor: float) -> _Layout:
-        import numpy as np
-
         number, n = np.unique(np.asarray(clusters), return_inverse=True)[1], len(clusters)
         asked = np.ones((n, len(claims)), dtype=bool)
         for i, claim in enumerate(claims):
@@ -168,9 +147,8 @@ class _Layout:
             size = np.maximum(np.rint(size * factor).astype(np.int64), 1)
         elif (wanted := max(round(count * factor), 2)) != count or count > LARGEST:
             taken = min(wanted, LARGEST)
-            order = np.argsort(
-                np.bincount(cluster, size), kind="stable"
-            )  # by size, so that all sizes are among those taken
+            # by size, so that all sizes are among those taken
+            order = np.argsort(np.bincount(cluster, size), kind="stable")
             kept = order[((np.arange(taken) + 0.5) * count / taken).astype(int)]
             rows = [np.flatnonzero(cluster == c) for c in kept]
             cluster = np.repeat(np.arange(taken), [len(r) for r in rows])
@@ -208,8 +186,6 @@ class Rows:
 
         Source: Donner 1986, International Statistical Review 54:67.
         """
-        import numpy as np
-
         if self.clusters is None:
             return None
         number, v = np.unique(self.clusters, return_inverse=True)[1], np.asarray(self.values)
@@ -231,12 +207,17 @@ class Rows:
     @lru_cache(maxsize=256)  # noqa: B019
     def passes(self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS) -> Bools:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
-        import numpy as np
-
         scale = math.sqrt(max(count / LARGEST, 1.0))
         count, bound = min(count, LARGEST), truth - (truth - bound) * scale
-        sums, weights = self._moved(self.of, truth)
-        drawn = np.random.default_rng(seed).integers(0, self.of.clusters, (runs, count))
+        of, weights, mean = self.of, self.of.weights, float(self.of.estimate)
+        if self.support is None:
+            # drawn from `count` clusters, sums vary less than the clusters themselves do
+            sums = truth * weights + of.residuals * math.sqrt(of.clusters / (of.clusters - 1))
+        else:  # moved to the truth not by a shift, but drawn towards an end of the range
+            end = self.support[0] if truth < mean else self.support[1]
+            pulled = (end - truth) / (end - mean) if end != mean else 1.0
+            sums = end * weights + (of.residuals + (mean - end) * weights) * pulled
+        drawn = np.random.default_rng(seed).integers(0, of.clusters, (runs, count))
         sums, weights = sums[drawn], weights[drawn]
         if self.support is None:
             return _passing(sums, weights, bound, "ratio", alpha)
@@ -249,19 +230,6 @@ class Rows:
 
     @cached_property
     def of(self) -> ratio.Ratio:
-        import numpy as np
-
         v, w = np.asarray(self.values), np.asarray(self.weights)
         number = np.unique(self.clusters if self.clusters is not None else np.arange(len(v)), return_inverse=True)[1]
         return ratio.ratio(np.bincount(number, v * w).astype(float), np.bincount(number, w).astype(float))
-
-    def _moved(self, of: ratio.Ratio, truth: float) -> tuple[Floats, Floats]:
-        """Return sums and weights whose mean is the truth: shifted, in a known range drawn towards its end instead."""
-        weights, mean = of.weights, float(of.estimate)
-        if self.support is None:
-            # drawn from `count` clusters, sums vary less than the clusters themselves do
-            return truth * weights + of.residuals * math.sqrt(of.clusters / (of.clusters - 1)), weights
-        low, high = self.support
-        end = low if truth < mean else high
-        pulled = (end - truth) / (end - mean) if end != mean else 1.0
-        return end * weights + (of.residuals + (mean - end) * weights) * pulled, weights

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.stats.arrays import Floats, np
 from harness.stats.result import Test
 from harness.stats.unseen import Support
-
-if TYPE_CHECKING:
-    from harness.stats.ratio import Floats
 
 BETS = (0.06, 0.1, 0.16, 0.27, 0.45, 0.75)  # shares of the wealth at risk, for differences from small to clear
 GRID = 500  # means that the confidence sequence tries
@@ -66,8 +64,6 @@ class EProcess:
         `p_pass` and `p_fail` look after every row, `lower` and `upper`, the confidence sequence's, after every update.
         Where both have crossed, the earlier one counts. Raises ValueError on a value outside the range, or not finite.
         """
-        import numpy as np
-
         values = list(values)
         low, high = self.support
         if odd := [v for v in values if not low <= v <= high]:
@@ -94,8 +90,6 @@ class EProcess:
 
     def _sequence(self, x: Floats, new: int) -> tuple[float, float]:
         """Return the means between 0 and 1 that no bet has refuted after any of the updates, as an interval."""
-        import numpy as np
-
         grid = np.arange(1, GRID) / GRID
         sides = np.stack([grid, 1 - grid])[..., None]
         for at in range(len(x) - new, len(x), BLOCK):
@@ -117,20 +111,14 @@ def wealth(x: Floats, m: float) -> Floats:
     K = mean over λ of Π(1 + λ(x - m)), λ = BETS/m: whatever the truth, one of these bets is nearly the best one. Each
     product is a martingale if the mean is m, so their mean is, and exceeds 1/alpha with a chance of at most alpha.
     """
-    import numpy as np
-
     return _mixed(np.cumsum(_steps(x, m), -1))
 
 
 def _steps(x: Floats, m: Any) -> Floats:
     """Return log(1 + λ(x - m)) of x (..., rows), (bets, ..., rows)."""
-    import numpy as np
-
     return np.stack([np.log1p(bet / m * (x - m)) for bet in BETS])
 
 
 def _mixed(logs: Floats) -> Floats:
     """Return the log of the mean wealth over the bets: (bets, ...) to (...)."""
-    import numpy as np
-
     return np.asarray(np.logaddexp.reduce(logs, 0) - math.log(len(BETS)))

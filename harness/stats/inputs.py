@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from harness.stats.arrays import Floats, Ints, np
 from harness.stats.unseen import Support
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from harness.stats.ratio import Floats
 
 
 def rows_of(values: Sequence[float], weights: Sequence[float], support: Support | None) -> tuple[Floats, Floats]:
     """Return values and weights as arrays, (rows,) each. Raises ValueError for what cannot be averaged."""
-    import numpy as np
-
     v, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if v.ndim != 1 or v.shape != w.shape or not len(v):
         raise ValueError(f"want as many weights as values, and at least one; got {v.shape} values, {w.shape} weights")
@@ -31,23 +23,19 @@ def rows_of(values: Sequence[float], weights: Sequence[float], support: Support 
     return v, w
 
 
-def groups_of(clusters: Iterable[Hashable] | None, n: int) -> tuple[NDArray[np.intp], int]:
+def groups_of(clusters: Iterable[Hashable] | None, n: int) -> tuple[Ints, int]:
     """Return each row's cluster by its number, (rows,), and how many there are; without clusters each row is its own.
 
     Raises ValueError when there is not one cluster per row, or no row.
     """
-    import numpy as np
-
     groups = np.arange(n) if clusters is None else numbered(clusters)
     if len(groups) != n or not n:
         raise ValueError(f"want one cluster per row, and at least one row; got {len(groups)} for {n} rows")
     return groups, int(groups.max()) + 1
 
 
-def numbered(clusters: Iterable[Hashable]) -> NDArray[np.intp]:
+def numbered(clusters: Iterable[Hashable]) -> Ints:
     """Return the number of each cluster, from 0 in order of appearance."""
-    import numpy as np
-
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(c, len(numbers)) for c in clusters], dtype=np.intp)
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness.stats import ratio, unseen
+from harness.stats.arrays import Floats, np
+from harness.stats.ratio import Ratio
 from harness.stats.unseen import Support
 
-if TYPE_CHECKING:
-    from harness.stats.ratio import Floats, Ratio
-
 Kind = Literal["share", "pairs", "score", "ratio"]
-P = tuple["Floats", "Floats"]
+P = tuple[Floats, Floats]
 SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 
@@ -56,8 +55,6 @@ def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
 
 def worst_row(of: Ratio, support: Support) -> Asked:
     """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
-    import numpy as np
-
     median, unequal = _median(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
 
     def p(threshold: float) -> P:
@@ -77,8 +74,6 @@ def worst_row(of: Ratio, support: Support) -> Asked:
 
 def _median(of: Ratio) -> tuple[Floats, Floats]:
     """Return the median cluster's mean, (...), and the means of all, (..., G)."""
-    import numpy as np
-
     value = of.estimate[..., None] + of.residuals / of.weights
     return np.asarray(np.median(value, -1)), np.asarray(value)
 
@@ -96,11 +91,16 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
     sizes are guarded beside their resamples, the more the more uneven they are: the worst that was seen may happen to
     one as large as that of a random row.
     """
-    import numpy as np
-
     rough = np.broadcast_to(1 - ratio.effective(of.weights) / of.clusters, of.estimate.shape)
     unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
-    scarce = _scarce(of, alpha)
+    # a resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
+    # as the cluster of a random row
+    median, value = _median(of)
+    varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
+    share = varies.mean(-1)
+    weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
+    by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
+    scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
     resamples = of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST
     mute = uneven | scarce | (alpha < ratio.FINEST)
     strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
@@ -116,7 +116,6 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
 
 def _where(some: Any, test: Asked) -> Asked | None:
     """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
-    import numpy as np
 
     def p(threshold: float) -> P:
         up, down = test.p(threshold)
@@ -125,29 +124,11 @@ def _where(some: Any, test: Asked) -> Asked | None:
     return test if some.all() else Asked(p, test.bounds) if some.any() else None
 
 
-def _scarce(of: Ratio, alpha: float) -> Any:
-    """Return where so few clusters vary, or such small ones, that too many resamples hold none of them.
-
-    A resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
-    as the cluster of a random row.
-    """
-    import numpy as np
-
-    median, value = _median(of)
-    varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
-    share = varies.mean(-1)
-    weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
-    by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
-    return np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
-
-
 def _unseen(of: Ratio, support: Support) -> Asked:
     """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
 
     Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
     """
-    import numpy as np
-
     median, value = _median(of)
     unequal = np.ptp(of.weights, -1) > 0
     share = of.weights / of.weights.sum(-1, keepdims=True)
@@ -176,8 +157,6 @@ def judged(
 
     `independent` clusters are rows, see `cluster_t`.
     """
-    import numpy as np
-
     known = None if kind == "ratio" else (-1.0, 1.0) if kind == "pairs" else support
     tests, varies = asked(of, kind, alpha, discordance=discordance, support=known), of.varies()
 

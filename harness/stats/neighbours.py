@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+from harness.stats.arrays import np
+
 FEWEST, MOST = 20, 5_000  # rows: of fewer nothing is said, of more the normal distribution is asked
 ORDERS = 999  # of the rows, drawn at random
 SEED = 20102
@@ -17,8 +19,6 @@ def correlation(values: Sequence[float]) -> tuple[float, float] | None:
     Lag-1 autocorrelation, with the p-value of its permutation test (Wald, Wolfowitz 1943, Annals of Mathematical
     Statistics 14:378); None of fewer than FEWEST rows, and where nothing varies.
     """
-    import numpy as np
-
     x = np.asarray(values, dtype=np.float64)
     x = x - x.mean()
     n, size = len(x), float(x @ x)

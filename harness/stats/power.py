@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 from harness.stats import shares, tango
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from harness.stats.arrays import Ints, distributions, np
 
 DISCORDANCE = 0.2  # share of rows on which two models differ, where nothing better is known
 POWER = 0.8
@@ -28,11 +24,9 @@ EXACT, FEW = 100, 60  # rows, and numbers of changed ones, of Tango's score up t
 @lru_cache(maxsize=20_000)  # gates on equal rows are asked the same
 def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
     """Return how often the exact binomial test proves a share of `truth` to be above `threshold` on n rows."""
-    from scipy.stats import binom
-
     if n < 1 or not 0 <= threshold < 1:
         return 0.0
-    return float(binom.sf(fewest_right(n, threshold, alpha) - 1, n, truth))
+    return float(distributions.binom.sf(fewest_right(n, threshold, alpha) - 1, n, truth))
 
 
 @lru_cache(maxsize=20_000)
@@ -42,34 +36,27 @@ def pairs_power(difference: float, margin: float, discordance: float, n: int, al
     `discordance` is the share of rows on which they differ. Summed over the tables of outcomes that the gate's test,
     McNemar's at margin 0 and else Tango's, proves it on.
     """
-    import numpy as np
-    from scipy.stats import binom
-
     if not abs(difference) <= discordance <= 1:
         raise ValueError(f"a difference of {difference:g} does not fit a discordance of {discordance:g}")
     # tables outside of these have a probability below 1e-9 in all
     middle, reach = n * discordance, 7 * math.sqrt(n * discordance * (1 - discordance)) + 10
     changed = np.arange(max(math.floor(middle - reach), 0), min(math.ceil(middle + reach), n) + 1)
     share = (discordance + difference) / 2 / discordance if discordance else 0.5
-    proves = binom.sf(fewest_wins(changed, n, margin, alpha) - 1, changed, share)
-    return float((binom.pmf(changed, n, discordance) * proves).sum())
+    proves = distributions.binom.sf(fewest_wins(changed, n, margin, alpha) - 1, changed, share)
+    return float((distributions.binom.pmf(changed, n, discordance) * proves).sum())
 
 
 def fewest_right(n: int, threshold: float, alpha: float) -> int:
     """Return the fewest right answers of n that prove a share above `threshold`; n + 1 where none do."""
-    from scipy.stats import binom
-
-    return int(binom.isf(alpha, n, threshold)) + 1
+    return int(distributions.binom.isf(alpha, n, threshold)) + 1
 
 
-def fewest_wins(changed: NDArray[np.intp], n: int, margin: float, alpha: float) -> NDArray[np.intp]:
+def fewest_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
     """Return the fewest wins, (k,), of numbers of `changed` rows (k,), of n, that prove a difference above `-margin`.
 
     changed + 1 where none do. Of more than EXACT rows, and FEW numbers, Tango's score is taken as normal, which changes
     power by less than a point.
     """
-    import numpy as np
-
     if margin == 0:
         return shares.fewest_wins(changed, alpha, mid=shares.midp_holds(n, alpha))
     z = NormalDist().inv_cdf(1 - alpha)
@@ -102,13 +89,12 @@ def mean_power(truth: float, threshold: float, spread: float, n: int, alpha: flo
 
     `spread` is the standard deviation of what one of them says. Noncentral t: Johnson, Welch 1940, Biometrika 31:362.
     """
-    from scipy.stats import nct, t
-
     if n < 2:
         return 0.0
     if not spread > 0:
         raise ValueError(f"spread is {spread:g}, want more than 0")
-    return float(nct.sf(t.isf(alpha, n - 1), n - 1, (truth - threshold) / spread * math.sqrt(n)))
+    critical = distributions.t.isf(alpha, n - 1)
+    return float(distributions.nct.sf(critical, n - 1, (truth - threshold) / spread * math.sqrt(n)))
 
 
 def design_effect(sizes: Sequence[int], icc: float) -> float:
@@ -162,17 +148,16 @@ def corrected(
 
     The formula gives normal deviates. Power takes long to draw, so it is drawn only where the formula points.
     """
-    moved, found = 0.0, search(partial(_moved, formula, 0.0))
+
+    def moved(by: float) -> float | None:
+        return search(lambda x: NormalDist().cdf(formula(x) + by))
+
+    found = moved(0.0)
     for _ in range(steps):
         if found is None:
             return None
-        moved = deviate(drawn(found), least=1e-3) - formula(found)
-        found = search(partial(_moved, formula, moved))
+        found = moved(deviate(drawn(found), least=1e-3) - formula(found))
     return found
-
-
-def _moved(formula: Callable[[float], float], by: float, x: float) -> float:
-    return NormalDist().cdf(formula(x) + by)
 
 
 def deviate(power: float, least: float = 1e-15) -> float:

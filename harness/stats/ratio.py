@@ -9,15 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.stats import tango
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+from harness.stats.arrays import Bools, Floats, np, special
 
 RESAMPLES = 1999
 SEED = 20101  # of all resamples: fixed, so that a verdict does not change when nothing changed, nor by another try
@@ -42,10 +37,8 @@ class Ratio:
     def clusters(self) -> int:
         return int(self.weights.shape[-1])
 
-    def varies(self) -> NDArray[np.bool_]:
+    def varies(self) -> Bools:
         """Return which data sets have clusters that differ by more than rounding."""
-        import numpy as np
-
         scale = np.abs(self.estimate[..., None] * self.weights) + np.abs(self.residuals)
         return np.asarray(np.abs(self.residuals).max(-1) > 1e-12 * scale.max(-1))
 
@@ -58,8 +51,6 @@ def ratio(sums: Floats, weights: Floats) -> Ratio:
     Econometrics 232:272 (CV3), which recommends it for few or uneven clusters. The skewness is Σr³'s,
     unbiased for normal data.
     """
-    import numpy as np
-
     count = sums.shape[-1]
     total = weights.sum(-1)
     estimate = sums.sum(-1) / total
@@ -81,19 +72,14 @@ def skewed_t(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
     rises with T. Source: Hall 1992, Journal of the Royal Statistical Society B 54:221. Assumes independent
     clusters with a finite third moment; what the rows did not show (a rare disaster) it cannot know.
     """
-    import numpy as np
-    from scipy.special import stdtr
-
     t = (of.estimate - threshold) / np.where(of.error > 0, of.error, 1.0)
     g = t + of.skew * t**2 / 3 + of.skew**2 * t**3 / 27 + of.skew / 6
-    return stdtr(of.clusters - 1, -g), stdtr(of.clusters - 1, g)
+    return special.stdtr(of.clusters - 1, -g), special.stdtr(of.clusters - 1, g)
 
 
 def skewed_bounds(of: Ratio, alpha: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `skewed_t`, of one data set."""
-    from scipy.special import stdtrit
-
-    critical = -float(stdtrit(of.clusters - 1, alpha))
+    critical = -float(special.stdtrit(of.clusters - 1, alpha))
     estimate, error, a = float(of.estimate), float(of.error), float(of.skew)
 
     def inverse(g: float) -> float:
@@ -117,13 +103,10 @@ def guarded_t(
     may happen to a large one. The constants are chosen by simulation, docs/explanation/statistics.md; we know no
     publication of it.
     """
-    import numpy as np
-    from scipy.special import stdtr
-
     p = []
     for sign in (1, -1):
         estimate, error, df = _guarded(of, sign, least, steep, large)
-        p.append(stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
+        p.append(special.stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
 
@@ -131,16 +114,12 @@ def guarded_bounds(
     of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, large: bool = False
 ) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
-    from scipy.special import stdtrit
-
     (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep, large) for sign in (1, -1))
-    return float(low + below * stdtrit(df_low, alpha)), float(high - above * stdtrit(df_high, alpha))
+    return float(low + below * special.stdtrit(df_low, alpha)), float(high - above * special.stdtrit(df_high, alpha))
 
 
 def _guarded(of: Ratio, sign: int, least: Any, steep: Any, large: bool) -> tuple[Floats, Floats, Floats]:
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
-    import numpy as np
-
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
     more = np.minimum(least + steep * tail / np.sqrt(np.maximum(effective(w) - FEWEST, 2.0)), MOST)[..., None]
@@ -165,31 +144,23 @@ def pan_wall(of: Ratio) -> Floats:
 
     2·E(V)²/Var(V) of V = Σa², a the jackknife's residuals: few where few clusters hold all that varies.
     """
-    import numpy as np
-
     square = (of.residuals / (1 - of.weights / of.weights.sum(-1, keepdims=True))) ** 2
     spread = ((square - square.mean(-1, keepdims=True)) ** 2).sum(-1)
     return np.clip(_degrees(square.sum(-1), spread, np.float64(of.clusters)), 1e-3, of.clusters - 1)
 
 
 def _degrees(variance: Floats, spread: Floats, count: Any) -> Floats:
-    import numpy as np
-
     flat = spread <= 1e-12 * variance**2
     return np.asarray(np.where(flat, count - 1, 2 * variance**2 / np.where(flat, 1.0, spread * count / (count - 1))))
 
 
 def effective(weights: Floats) -> Floats:
     """Return how many clusters of equal weight would say as much: (Σw)²/Σw² (Kish 1965, Survey Sampling, 11.7)."""
-    import numpy as np
-
     return np.asarray(weights.sum(-1) ** 2 / (weights**2).sum(-1))
 
 
-def uneven(weights: Floats) -> NDArray[np.bool_]:
+def uneven(weights: Floats) -> Bools:
     """Return where the clusters count as fewer than EVEN of their number: a few of them rule the mean and its error."""
-    import numpy as np
-
     return np.asarray(effective(weights) < EVEN * weights.shape[-1])
 
 
@@ -198,8 +169,6 @@ def l_skewness(x: Floats) -> Floats:
 
     Hosking 1990, Journal of the Royal Statistical Society B 52:105, unbiased probability-weighted moments.
     """
-    import numpy as np
-
     n = x.shape[-1]
     if n < 3:
         return np.ones(x.shape[:-1])
@@ -217,30 +186,23 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
     Student's t(G - 1) for the normal quantile. n* is Korn and Graubard's 1998, Survey Methodology 24:193; Wilson's
     score on it Franco, Little, Louis, Slud 2019, Journal of Survey Statistics and Methodology 7:334.
     """
-    import numpy as np
-    from scipy.special import stdtr
-
     p0, (p, n) = threshold - low, _effective(of, low)
     spread = math.sqrt(max(p0 * (1 - p0), 0.0))
     with np.errstate(divide="ignore"):
         z = (p - p0) * np.sqrt(n) / spread if spread else np.copysign(np.inf, p - p0)
-    return stdtr(of.clusters - 1, -z), stdtr(of.clusters - 1, z)
+    return special.stdtr(of.clusters - 1, -z), special.stdtr(of.clusters - 1, z)
 
 
 def share_bounds(of: Ratio, alpha: float, low: float = 0.0) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `share_t`, of one data set."""
-    from scipy.special import stdtrit
-
     p, n = (float(x) for x in _effective(of, low))
-    square = float(stdtrit(of.clusters - 1, alpha)) ** 2 / n
+    square = float(special.stdtrit(of.clusters - 1, alpha)) ** 2 / n
     centre, reach = p + square / 2, math.sqrt(square * (p * (1 - p) + square / 4))
     return low + (centre - reach) / (1 + square), low + (centre + reach) / (1 + square)
 
 
 def _effective(of: Ratio, low: float) -> tuple[Floats, Floats]:
     """Return the share, and how many independent rows have the same error."""
-    import numpy as np
-
     p = of.estimate - low
     return p, p * (1 - p) / np.where(of.error > 0, of.error, 1.0) ** 2
 
@@ -252,25 +214,19 @@ def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floa
     Student's t with `pan_wall`'s degrees of freedom for the normal distribution, since few clusters hold all rows that
     differ; `share_t`'s idea, of which we know no publication.
     """
-    from scipy.special import stdtr
-
     z, df = tango.statistic(*_effective_pairs(of, discordance), threshold), pan_wall(of)
-    return stdtr(df, -z), stdtr(df, z)
+    return special.stdtr(df, -z), special.stdtr(df, z)
 
 
 def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `pairs_t`, of one data set."""
-    from scipy.special import stdtrit
-
     wins, losses, n = (float(x) for x in _effective_pairs(of, discordance))
-    reach = -float(stdtrit(pan_wall(of), alpha))
+    reach = -float(special.stdtrit(pan_wall(of), alpha))
     return tango.bound(wins, losses, n, reach), tango.bound(wins, losses, n, -reach)
 
 
 def _effective_pairs(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:
     """Return how many independent rows won, lost, and all in all have the same difference and error."""
-    import numpy as np
-
     variance = np.maximum(discordance - of.estimate**2, 1e-12)
     n = variance / np.where(of.error > 0, of.error, 1.0) ** 2
     return n * (discordance + of.estimate) / 2, n * (discordance - of.estimate) / 2, n
@@ -284,8 +240,6 @@ def bootstrap_t(of: Ratio) -> Floats:
     is nothing to say. Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, 12.5; for clusters
     Cameron, Gelbach, Miller 2008, Review of Economics and Statistics 90:414.
     """
-    import numpy as np
-
     count = of.clusters
     drawn = _draws(count)
     r, w = of.residuals, of.weights
@@ -301,8 +255,6 @@ def bootstrap_t(of: Ratio) -> Floats:
 
 def bootstrap_p(of: Ratio, threshold: float, drawn: Floats) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail from the `drawn` deviations; ties and NaN count against both."""
-    import numpy as np
-
     t = ((of.estimate - threshold) / np.where(of.error > 0, of.error, 1.0))[..., None]
     size = drawn.shape[-1] + 1
     return (1 + (~(drawn < t)).sum(-1)) / size, (1 + (~(drawn > t)).sum(-1)) / size
@@ -310,8 +262,6 @@ def bootstrap_p(of: Ratio, threshold: float, drawn: Floats) -> tuple[Floats, Flo
 
 def bootstrap_bounds(of: Ratio, alpha: float, drawn: Floats) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `bootstrap_p`, of one data set."""
-    import numpy as np
-
     allowed = math.floor(alpha * (len(drawn) + 1) + 1e-9) - 1
     if allowed < 0:
         return -math.inf, math.inf
@@ -337,8 +287,6 @@ def worst_row_p(of: Ratio, threshold: float, support: tuple[float, float]) -> tu
 
 def worst_row_bounds(of: Ratio, alpha: float, support: tuple[float, float]) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `worst_row_p`, of one data set."""
-    import numpy as np
-
     low, high = _worst_rows(of, support)
     allowed = math.floor(alpha * (low.shape[-1] + 1) + 1e-9) - 1
     if allowed < 0:
@@ -357,8 +305,6 @@ def _worst_rows(of: Ratio, support: tuple[float, float]) -> tuple[Floats, Floats
 @lru_cache(maxsize=4)
 def worst_row_draws(count: int) -> Floats:
     """Return weights of the worst cluster and of `count`, uniform on those that sum to 1: (count + 1, RESAMPLES)."""
-    import numpy as np
-
     drawn = np.random.default_rng([SEED, count, 1]).exponential(size=(count + 1, RESAMPLES))
     weights: Floats = drawn / drawn.sum(0)
     weights.setflags(write=False)
@@ -368,8 +314,6 @@ def worst_row_draws(count: int) -> Floats:
 @lru_cache(maxsize=4)
 def _draws(count: int) -> Floats:
     """Return how often each of `count` clusters is drawn, (count, RESAMPLES)."""
-    import numpy as np
-
     rng = np.random.default_rng([SEED, count, 2])
     drawn: Floats = rng.multinomial(count, [1 / count] * count, size=RESAMPLES).T.astype(np.float64)
     drawn.setflags(write=False)

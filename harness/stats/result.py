@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from harness.stats import unseen
+from harness.stats.arrays import Floats
 from harness.stats.unseen import Support
-
-if TYPE_CHECKING:
-    from harness.stats.ratio import Floats
 
 Judged = tuple[float, float, float, float]  # lower, upper, p_pass, p_fail
 
@@ -50,11 +48,6 @@ def weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
     if support:
         lower, upper = max(lower, support[0]), min(upper, support[1])
     return lower, upper, max(p[2] for p in parts), max(p[3] for p in parts)
-
-
-def strongest(one: Judged, other: Judged) -> Judged:
-    """Return what either test shows: the narrower bounds and the smaller p-values."""
-    return max(one[0], other[0]), min(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
 
 
 def all_agree(value: float, weights: Floats, threshold: float, alpha: float, support: Support | None) -> Judged:

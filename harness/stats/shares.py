@@ -6,16 +6,12 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 from harness.stats import tango as score
 from harness.stats import unseen
+from harness.stats.arrays import Ints, distributions, np, special
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 LENIENT = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
 SMOOTH = 300  # rows that differ, on average, from which on its size is hardly more than alpha
@@ -26,24 +22,20 @@ def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
 
     The bounds invert the same test: Clopper, Pearson 1934, Biometrika 26:404.
     """
-    from scipy.special import betaincinv
-
     check_counts(n, successes)
     check_level(threshold, alpha)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}, want a proportion from 0 to 1")
     successes, n = int(successes), int(n)  # sums of 0.0 and 1.0 arrive as floats
-    lower = float(betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
-    upper = float(betaincinv(successes + 1, n - successes, 1 - alpha)) if successes < n else 1.0
+    lower = float(special.betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
+    upper = float(special.betaincinv(successes + 1, n - successes, 1 - alpha)) if successes < n else 1.0
     p_pass, p_fail = _tail(successes, n, threshold), _tail(n - successes, n, 1 - threshold)
     return Test(successes / n, lower, upper, p_pass, p_fail, "exact binomial", n)
 
 
 def _tail(successes: int, n: int, p: float) -> float:
     """Return the chance of so many successes or more of n, each of chance p, as the incomplete beta function."""
-    from scipy.special import betainc
-
-    return float(betainc(successes, n - successes + 1, p)) if successes else 1.0
+    return float(special.betainc(successes, n - successes + 1, p)) if successes else 1.0
 
 
 def wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
@@ -89,24 +81,21 @@ def midp_holds(n: int, alpha: float) -> bool:
     Summed over the number of rows that differ, for every share of them; from SMOOTH on that number varies so much that
     what is lost on one is won on the next.
     """
-    import numpy as np
-    from scipy.stats import binom
-
     smooth = max(SMOOTH, 2 * (_quantile(alpha) / (LENIENT - 1)) ** 2)
     shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
     changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
-    wrong = binom.sf(fewest_wins(changed, alpha, mid=True) - 1, changed, 0.5)
-    return float((binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= LENIENT * alpha
+    wrong = distributions.binom.sf(fewest_wins(changed, alpha, mid=True) - 1, changed, 0.5)
+    return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= LENIENT * alpha
 
 
-def fewest_wins(changed: NDArray[np.intp], alpha: float, *, mid: bool) -> NDArray[np.intp]:
+def fewest_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
     """Return the fewest wins, (k,), of numbers of changed rows (k,) that McNemar's test proves, or one more than k."""
-    import numpy as np
-    from scipy.stats import binom
-
-    wins = np.asarray(binom.isf(alpha, changed, 0.5), dtype=np.intp) + 1
+    wins = np.asarray(distributions.binom.isf(alpha, changed, 0.5), dtype=np.intp) + 1
     if mid:
-        wins -= binom.sf(wins - 1, changed, 0.5) + binom.pmf(wins - 1, changed, 0.5) / 2 <= alpha
+        wins -= (
+            distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2
+            <= alpha
+        )
     return wins
 
 

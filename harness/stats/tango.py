@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from harness.stats.arrays import np, optimize, special
+
 
 def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
     """Return how probable a score as high, and one as low, is if the difference is d0, all else as fitted.
@@ -17,17 +19,14 @@ def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
     Summed over how many rows may have changed: the score rises with wins, so of each number the tables that count are a
     tail of the binomial distribution.
     """
-    import numpy as np
-    from scipy.special import gammaln, xlogy
-
     q = float(np.clip(losses_fitted(b, c, n, d0), max(0.0, -d0), (1 - d0) / 2))
     changed = 2 * q + d0
     # numbers outside of these have a probability below 1e-9 in all
     reach = 7 * math.sqrt(n * changed * (1 - changed)) + 10
     least, most = max(math.floor(n * changed - reach), 0), min(math.ceil(n * changed + reach), n)
     k = np.arange(least, most + 1, dtype=np.float64)
-    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    chance = np.exp(ways + xlogy(k, changed) + xlogy(n - k, max(1 - changed, 0.0)))
+    ways = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+    chance = np.exp(ways + special.xlogy(k, changed) + special.xlogy(n - k, max(1 - changed, 0.0)))
     share, seen = min((q + d0) / changed, 1.0) if changed else 0.5, float(statistic(b, c, n, d0))
     high = chance @ _at_least(_fewest_wins(k, n, d0, seen - 1e-9), k, share)
     low = chance @ (1 - _at_least(_fewest_wins(k, n, d0, seen + 1e-9), k, share))
@@ -36,8 +35,6 @@ def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
 
 def _fewest_wins(k: Any, n: int, d0: float, z: float) -> Any:
     """Return the fewest wins, (k,), of numbers of changed rows (k,), whose score is at least z; k + 1 where none is."""
-    import numpy as np
-
     low, high = np.zeros_like(k), k + 1
     while (low < high).any():
         middle = np.floor((low + high) / 2)
@@ -48,11 +45,8 @@ def _fewest_wins(k: Any, n: int, d0: float, z: float) -> Any:
 
 def _at_least(wins: Any, k: Any, share: float) -> Any:
     """Return the chance of so many wins or more, (k,), of k changed rows (k,) of which each is one with a chance."""
-    import numpy as np
-    from scipy.special import betainc
-
     inside = np.clip(wins, 1, np.maximum(k, 1))
-    return np.where(wins <= 0, 1.0, np.where(wins > k, 0.0, betainc(inside, k - inside + 1, share)))
+    return np.where(wins <= 0, 1.0, np.where(wins > k, 0.0, special.betainc(inside, k - inside + 1, share)))
 
 
 def fitted_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:
@@ -73,8 +67,6 @@ def fitted_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:
 
 def losses_fitted(b: Any, c: Any, n: Any, d0: float) -> Any:
     """Return the share of rows only the baseline gets right, fitted under H0; q + d0 is the candidate's."""
-    import numpy as np
-
     linear = -b - c + (2 * n - b + c) * d0
     constant = -c * d0 * (1 - d0)
     q = (np.sqrt(np.maximum(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
@@ -83,8 +75,6 @@ def losses_fitted(b: Any, c: Any, n: Any, d0: float) -> Any:
 
 def statistic(b: Any, c: Any, n: Any, d0: float) -> Any:
     """Return the score statistic of H0: difference = d0; 0 where the data say nothing."""
-    import numpy as np
-
     q = losses_fitted(b, c, n, d0)
     variance = n * (2 * q + d0 * (1 - d0))
     distance = b - c - n * d0
@@ -95,11 +85,9 @@ def statistic(b: Any, c: Any, n: Any, d0: float) -> Any:
 
 def bound(b: float, c: float, n: float, z: float) -> float:
     """Return the difference at which the score statistic, which falls as the difference grows, equals z."""
-    from scipy.optimize import brentq
-
     edge = 1 - 1e-12
     if statistic(b, c, n, -edge) <= z:
         return -1.0
     if statistic(b, c, n, edge) >= z:
         return 1.0
-    return float(brentq(lambda d: float(statistic(b, c, n, d)) - z, -edge, edge, xtol=1e-12))
+    return float(optimize.brentq(lambda d: float(statistic(b, c, n, d)) - z, -edge, edge, xtol=1e-12))

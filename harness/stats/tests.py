@@ -15,30 +15,16 @@ How often each is wrong, measured: docs/explanation/statistics.md, by `make simu
 
 from __future__ import annotations
 
-from harness.stats.bootstrap import cluster_bootstrap
-from harness.stats.cluster_means import cluster_t, paired_ratio, sign_flip
+from harness.stats.cluster_means import cluster_bootstrap, cluster_t, paired_ratio, sign_flip
 from harness.stats.inputs import finite, numbered
 from harness.stats.multiple import holm, spent
 from harness.stats.result import Test
 from harness.stats.shares import binomial, mcnemar, tango, wilson
 
-__all__ = [
-    "T_METHODS",
-    "VERSION",
-    "Test",
-    "binomial",
-    "cluster_bootstrap",
-    "cluster_t",
-    "holm",
-    "mcnemar",
-    "numbered",
-    "paired_ratio",
-    "point",
-    "sign_flip",
-    "spent",
-    "tango",
-    "wilson",
-]
+__all__ = (
+    "T_METHODS", "VERSION", "Test", "binomial", "cluster_bootstrap", "cluster_t", "holm", "mcnemar",
+    "numbered", "paired_ratio", "point", "sign_flip", "spent", "tango", "wilson",
+)  # fmt: skip
 VERSION = 4  # raised whenever the same rows come to other numbers
 T_METHODS = ("t", "cluster t", "ratio estimator", "cluster bootstrap", "sign flips")
 

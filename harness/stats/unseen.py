@@ -7,13 +7,9 @@ it likes, so that the largest clusters are those that the worst population loses
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+from harness.stats.arrays import Floats, np
 
 Support = tuple[float, float]
 TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
@@ -27,8 +23,6 @@ def p(value: Any, weights: Any, threshold: float, support: Support | None, lost:
     shares of what could be lost or won there. If the mean were at most the threshold, a share u = (value - threshold) /
     (value - lowest) would be lost on average, and no more than `lost` was.
     """
-    import numpy as np
-
     value = np.asarray(value, dtype=np.float64)
     if support is None:
         return np.ones_like(value), np.ones_like(value)
@@ -55,8 +49,6 @@ def chance(weights: Any, lost: Any, share: Any) -> Floats:
     make it largest, which fill up from the largest cluster. Exact where nothing is lost; of equal weights that is
     (1 - share)^G (Hanley, Lippman-Hand 1983, JAMA 249:1743).
     """
-    import numpy as np
-
     lost, share = np.broadcast_arrays(np.asarray(lost, dtype=np.float64), np.asarray(share, dtype=np.float64))
     w = np.broadcast_to(np.asarray(weights, dtype=np.float64), (*share.shape, np.shape(weights)[-1]))
     found = np.where(share > 0, 0.0, 1.0)  # NaN, where there is nothing to lose, is as all of it
@@ -68,8 +60,6 @@ def chance(weights: Any, lost: Any, share: Any) -> Floats:
 
 def _chance(w: Floats, lost: Floats, share: Floats) -> Floats:
     """The same of data sets (n, G), lost and share (n,) with 0 < share < 1."""
-    import numpy as np
-
     if (w == w[:, :1]).all() and not lost.any():
         return np.asarray((1 - share) ** w.shape[-1])
     w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
@@ -86,8 +76,6 @@ def _filled(heights: Floats, need: Floats) -> Floats:
 
     `heights` (n, G) fall, `need` (n,).
     """
-    import numpy as np
-
     level = (np.cumsum(heights, -1) - need[:, None]) / np.arange(1, heights.shape[-1] + 1)
     last = np.maximum((heights > level).sum(-1, keepdims=True) - 1, 0)
     level = np.take_along_axis(level, last, -1)[:, 0]
@@ -97,8 +85,6 @@ def _filled(heights: Floats, need: Floats) -> Floats:
 
 def _largest(weights: Floats, lost: float, alpha: float) -> float:
     """Return the largest share that may be lost on average where so little was, at alpha."""
-    import numpy as np
-
     if not lost and (weights == weights[0]).all():
         return no_row_shows(len(weights), alpha)
     return crossing(lambda share: float(chance(weights, np.float64(lost), np.float64(share))) > alpha)

@@ -14,20 +14,9 @@ from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness import schema
-from harness.plugins import Plugins, Provided
+from harness.plugins import Plugins
 from harness.records.gates import Gate
-from harness.suite.tables import (
-    MERGES,
-    About,
-    Baseline,
-    Candidate,
-    Eval,
-    Export,
-    Ignored,
-    Model,
-    Train,
-    Use,
-)
+from harness.suite.tables import MERGES, About, Baseline, Candidate, Eval, Export, Ignored, Model, Train, Use
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-04/schema#"
@@ -35,10 +24,7 @@ NO_KEYS = ("where", "options", "group", "among")  # fields that no suite writes
 NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip
-CLAIMS = (
-    *(["min"], ["max"], ["max_failures"], ["any_of"]),
-    *(["versus", "better_by"], ["versus", "worse_by_at_most"]),
-)
+CLAIMS = ("min", "max", "max_failures", "any_of", "versus better_by", "versus worse_by_at_most")  # keys of each
 TABLES = {
     "suite": About, "model": Model, "adapter": Use, "train": Train, "candidate": Candidate, "subject": Baseline,
     "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
@@ -48,6 +34,8 @@ TABLES = {
 def json_schema(plugins: Plugins) -> Schema:
     """Return the schema of a suite with these plugins."""
     merge = {"enum": list(MERGES)}
+    # a baseline: the base, a release, or with `use` a model of its own
+    base, other = {**_table(Baseline), "not": {"required": ["use"]}}, _used(plugins, "loader", Baseline)
     swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 2}}
     tables = {
         "suite": _table(About),
@@ -66,9 +54,9 @@ def json_schema(plugins: Plugins) -> Schema:
             "required": ["by"],
         },
         "candidate": {**_table(Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
-        "subject": {"type": "object", "additionalProperties": _subject(plugins)},
+        "subject": {"type": "object", "additionalProperties": {**other, "anyOf": [base, *other["anyOf"]]}},
         "eval": _many(_used(plugins, "evaluator", Eval), minItems=1),
-        "gate": _many({**_table(Gate), "oneOf": [{"required": claim} for claim in CLAIMS]}),
+        "gate": _many({**_table(Gate), "oneOf": [{"required": claim.split()} for claim in CLAIMS]}),
         "merge": {
             "type": "object",
             "description": "Onto which variants of the base an adapter is merged.",
@@ -108,32 +96,18 @@ def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
     """Return the schema of a table that says `use`: one for each plugin's callable, with its options."""
     own = _table(cls)
     chosen = [p for (k, _), p in sorted(plugins.provided.items()) if k == kind]
-    return {"description": own.pop("description"), "anyOf": [_branch(own, p) for p in chosen]}
-
-
-def _branch(own: Schema, provided: Provided) -> Schema:
-    """Return the schema of a table that uses what is provided: the table's own keys come before its options."""
-    named, open_ended = schema.options_of(provided.function)
-    hints = schema.hints_of(provided.function)
-    options = {n: _key(hints.get(n, Any), p.default) for n, p in named.items() if n not in own["properties"]}
-    use = {**own["properties"]["use"], "enum": [provided.name]}
-    required = {*own.get("required", ()), *(n for n, p in named.items() if p.default is p.empty)}
-    if use.get("default") != provided.name:
-        required.add("use")
-    made = {
-        "title": provided.name,
-        "description": _told(provided.function),
-        "type": "object",
-        "properties": {**options, **own["properties"], "use": use},
-        "additionalProperties": open_ended,
-    }
-    return {**made, "required": sorted(required)} if required else made
-
-
-def _subject(plugins: Plugins) -> Schema:
-    """Return the schema of a baseline: the base, a release, or with `use` a model of its own."""
-    other = _used(plugins, "loader", Baseline)
-    return {**other, "anyOf": [{**_table(Baseline), "not": {"required": ["use"]}}, *other["anyOf"]]}
+    description, branches = own.pop("description"), list[Schema]()
+    for provided in chosen:  # the table's own keys come before its options
+        named, open_ended = schema.options_of(provided.function)
+        hints = schema.hints_of(provided.function)
+        options = {n: _key(hints.get(n, Any), p.default) for n, p in named.items() if n not in own["properties"]}
+        use = {**own["properties"]["use"], "enum": [provided.name]}
+        required = {*own.get("required", ()), *(n for n, p in named.items() if p.default is p.empty)}
+        required |= {"use"} if use.get("default") != provided.name else set()
+        about = {"title": provided.name, "description": _told(provided.function), "type": "object"}
+        made = {**about, "properties": {**options, **own["properties"], "use": use}, "additionalProperties": open_ended}
+        branches.append({**made, "required": sorted(required)} if required else made)
+    return {"description": description, "anyOf": branches}
 
 
 def _many(item: Schema, **more: Any) -> Schema:

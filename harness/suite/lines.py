@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,13 +130,3 @@ class _Index:
 def _bare(piece: str) -> str:
     """Return a key without its quotes."""
     return next(iter(tomllib.loads(f"{piece} = 0"))) if piece[0] in "\"'" else piece
-
-
-def twice_declared(error: str, arrays: Sequence[str]) -> str:
-    """Return where and how a table stands twice, with a colon before it, where that is what TOML's error says."""
-    found = re.match(r"Cannot declare \('(\w+)',\) twice \(at line (\d+),", error)
-    if found is None:
-        return ""
-    name, line = found.groups()
-    instead = f"write [[{name}]] for each" if name in arrays else "remove one of them"
-    return f":{line}: [{name}] stands twice; {instead}"

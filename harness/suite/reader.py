@@ -13,78 +13,50 @@ from typing import Any
 from harness import schema
 from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.files import read_text
 from harness.gates.validate import member_mistakes
 from harness.records.gates import Gate, grouped
-from harness.suite.lines import lines_of, refuse_deep_keys, twice_declared
-from harness.suite.overrides import apply_override
-from harness.suite.tables import (
-    MERGES,
-    RELEASES,
-    About,
-    Baseline,
-    Candidate,
-    Eval,
-    Export,
-    Ignored,
-    Model,
-    Suite,
-    Sweep,
-    Train,
-    Use,
-    is_reserved,
-    name_error,
-)
+from harness.suite import tables
+from harness.suite.lines import lines_of, refuse_deep_keys
 from harness.texts import secrets
 
 TABLES = (
-    "suite",
-    "model",
-    "adapter",
-    "train",
-    "sweep",
-    "candidate",
-    "subject",
-    "eval",
-    "gate",
-    "merge",
-    "export",
-    "checks",
-)
-SWEPT = {"adapter": Use, "train": Train}  # tables of whose options one may be swept
+    "suite", "model", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export", "checks",
+)  # fmt: skip
+SWEPT = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
 ALPHAS = "want more than 0 and at most 0.5"
 SEEDS = 2**32  # what numpy takes
 
 
-def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> Suite:
+def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> tables.Suite:
     """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
 
     Raises UsageError with every mistake of the file.
     """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read: {error.strerror}; name a suite, for instance suites/smoke.toml"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    text = read_text(path, hint="; name a suite, for instance suites/smoke.toml")
     try:
         refuse_deep_keys(text)
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}{twice_declared(str(error), ARRAYS) or f': not valid TOML: {error}'}") from None
+        if found := re.match(r"Cannot declare \('(\w+)',\) twice \(at line (\d+),", str(error)):
+            name, line = found.groups()
+            instead = f"write [[{name}]] for each" if name in ARRAYS else "remove one of them"
+            raise UsageError(f"{path}:{line}: [{name}] stands twice; {instead}") from None
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:
         raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
         raise UsageError(f"{path}: holds a whole number of thousands of digits; write it as text") from None
-    _nest(raw.get("sweep"))
+    sweep: Any = raw.get("sweep")  # whose quoted key "adapter.r" is what TOML reads without quotes: a table in a table
+    for key in [k for k in sweep if "." in k] if isinstance(sweep, dict) else ():
+        table, _, option = key.partition(".")
+        if isinstance(inner := sweep.setdefault(table, {}), dict):
+            inner[option] = sweep.pop(key)
     mistakes = Mistakes()
     for override in overrides:
-        try:
-            apply_override(raw, override)
-        except UsageError as error:
-            mistakes.found += error.messages
+        with mistakes.collecting():
+            _override(raw, override)
     mistakes.raise_if_any()
     if candidate is not None:
         raw["candidate"] = _candidate(candidate)
@@ -101,28 +73,28 @@ class _Reader:
         self.lines = lines_of(text)
         self.mistakes = Mistakes()
 
-    def suite(self) -> Suite:
+    def suite(self) -> tables.Suite:
         self.sound()
         for name in self.raw:
             if name not in TABLES:
                 self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
-        about = self.one("suite", About, required=True)
-        model = self.one("model", Model, required=True)
+        about = self.one("suite", tables.About, required=True)
+        model = self.one("model", tables.Model, required=True)
         sweep = self.sweep()
-        adapter, train = self.one("adapter", Use), self.one("train", Train)
-        candidate = self.one("candidate", Candidate)
+        adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
+        candidate = self.one("candidate", tables.Candidate)
         subjects = self.subjects()
-        evals, gates = self.many("eval", Eval, "name"), self.many("gate", Gate, "id")
+        evals, gates = self.many("eval", tables.Eval, "name"), self.many("gate", Gate, "id")
         for gate, mistake in member_mistakes(gates):
             self.mistakes.add(gate.where, mistake)
-        exports = self.many("export", Export, "to")
-        checks = self.one("checks", Ignored) or Ignored("[checks]")
+        exports = self.many("export", tables.Export, "to")
+        checks = self.one("checks", tables.Ignored) or tables.Ignored("[checks]")
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
         self.ranges(about, train)
-        self.coherent(adapter, train, candidate, evals)
+        self.coherent(adapter, train, candidate)
         self.mistakes.raise_if_any()
         assert about and model  # or raise_if_any raised
-        made = Suite(
+        made = tables.Suite(
             self.path,
             about,
             model,
@@ -134,7 +106,7 @@ class _Reader:
             grouped(gates),
             merges,
             exports,
-            self.digest(),
+            digest_of(secrets.without(self.raw)),  # a digest of a short password would tell it
             self.raw.get("merge", {}).get("choose"),
             checks,
             None if candidate else sweep,
@@ -144,8 +116,8 @@ class _Reader:
     def sound(self) -> None:
         """Raise UsageError when there are values that no key can have, before any of them is looked at."""
         for name, value in self.raw.items():
-            tables = value if isinstance(value, list) else [value]
-            for i, table in enumerate(tables):
+            given = value if isinstance(value, list) else [value]
+            for i, table in enumerate(given):
                 if not schema.unsound(table):
                     continue
                 for key, inner in (table if isinstance(table, dict) else {"": table}).items():
@@ -153,10 +125,10 @@ class _Reader:
                         self.complain((name, i), f"[{name}]", key, f"{schema.show(key)} {what}" if key else what)
         self.mistakes.raise_if_any()
 
-    def ranges(self, about: About | None, train: Train | None) -> None:
+    def ranges(self, about: tables.About | None, train: tables.Train | None) -> None:
         """Record which numbers and names of single tables are out of range."""
         complain = partial(self.complain, ("suite", 0), "[suite]")
-        if about and (what := name_error(about.name)):
+        if about and (what := tables.name_error(about.name)):
             complain("name", what)
         if about and not 0 < about.alpha <= 0.5:
             complain("alpha", f"alpha is {about.alpha}, {ALPHAS}")
@@ -166,10 +138,6 @@ class _Reader:
             self.complain(("train", 0), "[train]", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
         if train and not train.sources:
             self.complain(("train", 0), "[train]", "data", '"data" is empty; name a source of rows')
-
-    def digest(self) -> str:
-        """Return a digest of the suite without its secrets: a digest of a short password tells it."""
-        return digest_of(secrets.without(self.raw))
 
     def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
         line = self.lines.get((*at, key)) or self.lines.get((*at, ""))
@@ -185,13 +153,13 @@ class _Reader:
         return self.table(cls, table, (name, 0), title)
 
     def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
-        tables = self.raw.get(name, [])
-        if not isinstance(tables, list):
+        given = self.raw.get(name, [])
+        if not isinstance(given, list):
             self.complain((name, 0), f"[{name}]", "", f"is one table; write [[{name}]]")
             return ()
         records: list[schema.T] = []
         seen: set[Any] = set()
-        for i, table in enumerate(tables):
+        for i, table in enumerate(given):
             label = table.get(key) if isinstance(table, dict) else None
             title = f"{name} {schema.show(str(label))}" if label else f"[[{name}]] number {i + 1}"
             if label is not None and str(label) in seen:
@@ -209,38 +177,38 @@ class _Reader:
         where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
         return schema.read(cls, table, partial(self.complain, at, title), where=where, group="")
 
-    def subjects(self) -> dict[str, Baseline]:
-        tables = self.raw.get("subject", {})
-        if not isinstance(tables, dict):
+    def subjects(self) -> dict[str, tables.Baseline]:
+        given = self.raw.get("subject", {})
+        if not isinstance(given, dict):
             self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
             return {}
         compared = []
         for kind, key in (("gate", "versus"), ("eval", "against")):
             listed = self.raw.get(kind)
             compared += [t.get(key) for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
-        tables = {**tables, **{name: {} for name in RELEASES if name in compared and name not in tables}}
-        baselines: dict[str, Baseline] = {}
-        for name, table in tables.items():
+        given = {**given, **{name: {} for name in tables.RELEASES if name in compared and name not in given}}
+        baselines: dict[str, tables.Baseline] = {}
+        for name, table in given.items():
             at = (f"subject.{name}", 0)
-            if what := name_error(name):
+            if what := tables.name_error(name):
                 self.complain(at, f"[subject.{schema.show(name)}]", "", what)
                 continue
             if twin := next((n for n in baselines if n.lower() == name.lower()), None):
                 self.complain(at, f"[subject.{name}]", "", f'differs from "{twin}" in case alone; choose another name')
-            if is_reserved(name):
+            if tables.is_reserved(name):
                 self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
                 continue
-            if name in RELEASES and isinstance(table, dict):
-                table = {"from": RELEASES[name], **table}
-                if table["from"] != RELEASES[name]:
-                    what = f'"from" is {schema.show(table["from"])}; "{name}" is the {RELEASES[name]} release'
+            if name in tables.RELEASES and isinstance(table, dict):
+                table = {"from": tables.RELEASES[name], **table}
+                if table["from"] != tables.RELEASES[name]:
+                    what = f'"from" is {schema.show(table["from"])}; "{name}" is the {tables.RELEASES[name]} release'
                     self.complain(at, f"[subject.{name}]", "from", what)
-            if made := self.table(Baseline, table, at, f"[subject.{name}]"):
+            if made := self.table(tables.Baseline, table, at, f"[subject.{name}]"):
                 self.other_model(made, at, f"[subject.{name}]")
                 baselines[name] = made
         return baselines
 
-    def other_model(self, made: Baseline, at: tuple[str, int], title: str) -> None:
+    def other_model(self, made: tables.Baseline, at: tuple[str, int], title: str) -> None:
         """Record what a baseline lacks that is a model of its own, or has that only such a model may have."""
         if made.released:
             if made.path is None and not self.raw.get("export"):
@@ -253,7 +221,7 @@ class _Reader:
             self.complain(at, title, "shots", f"shots is {made.shots}, want 0 or more")
         if made.digest is not None and not (made.released and re.fullmatch("[0-9a-f]{8,64}", made.digest)):
             self.complain(at, title, "digest", '"digest" pins a release: 8 to 64 hex digits of its weights\' digest')
-        known = [f.name.rstrip("_") for f in fields(Baseline) if f.name not in ("where", "options")]
+        known = [f.name.rstrip("_") for f in fields(tables.Baseline) if f.name not in ("where", "options")]
         for key in made.options if made.use is None else ():
             self.complain(at, title, key, f'unknown key "{key}"{did_you_mean(key, known)}')
 
@@ -272,13 +240,13 @@ class _Reader:
             self.complain(("merge", 0), "[merge]", "choose", '"choose" needs several bases to choose from')
         base = table.get("base", "original") if "merge" in self.raw or wanted else []
         bases = [base] if isinstance(base, str) else base
-        if not isinstance(bases, list) or any(b not in MERGES for b in bases) or len(set(bases)) != len(bases):
+        if not isinstance(bases, list) or any(b not in tables.MERGES for b in bases) or len(set(bases)) != len(bases):
             want = 'want "original", "dequantized" or both in a list'
             self.complain(("merge", 0), "[merge]", "base", f'"base" is {schema.show(base)}, {want}')
             return ()
         return tuple(bases)
 
-    def sweep(self) -> Sweep | None:
+    def sweep(self) -> tables.Sweep | None:
         table = self.raw.get("sweep")
         if table is None:
             return None
@@ -316,10 +284,10 @@ class _Reader:
             return None
         line = self.lines.get(("sweep", 0, name))
         where = f"{self.path}:{line}: [sweep]" if line else f"{self.path}: [sweep]"
-        return Sweep(where, name, option, tuple(values), str(by), alpha, rule)
+        return tables.Sweep(where, name, option, tuple(values), str(by), alpha, rule)
 
     def coherent(
-        self, adapter: Use | None, train: Train | None, candidate: Candidate | None, evals: tuple[Eval, ...]
+        self, adapter: tables.Use | None, train: tables.Train | None, candidate: tables.Candidate | None
     ) -> None:
         if candidate and train and not self.given:
             self.complain(("candidate", 0), "[candidate]", "", "takes the place of [train]; remove one of them")
@@ -333,12 +301,43 @@ class _Reader:
             self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
 
 
-def _nest(sweep: Any) -> None:
-    """Write the quoted key "adapter.r" of a sweep as TOML reads it without quotes: as a table in a table."""
-    for key in [k for k in sweep if "." in k] if isinstance(sweep, dict) else ():
-        table, _, option = key.partition(".")
-        if isinstance(inner := sweep.setdefault(table, {}), dict):
-            inner[option] = sweep.pop(key)
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply one `--set table.key=value`; elements of lists by their index."""
+    path, equals, value = override.partition("=")
+    where = f"--set {schema.show(override)}"
+    if not equals or "." not in path:
+        raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
+    *parents, last = path.split(".")
+    if len(parents) > schema.DEEPEST:
+        raise UsageError(f"{where}: names a table more than {schema.DEEPEST} deep")
+    parsed = _value(value, where)
+    here: Any = raw
+    for step in parents:
+        here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})
+        if not isinstance(here, (dict, list)):
+            raise UsageError(f"{where}: {schema.show(step)} is {schema.show(here)}, not a table")
+    if isinstance(here, list):
+        _step(here, last, where)
+        here[int(last)] = parsed
+    else:
+        here[last] = parsed
+
+
+def _value(value: str, where: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value  # a bare word is a string
+    except RecursionError:
+        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} deep") from None
+    except ValueError:
+        raise UsageError(f"{where}: holds a whole number of thousands of digits") from None
+
+
+def _step(here: list[Any], step: str, where: str) -> Any:
+    if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
+        raise UsageError(f"{where}: {schema.show(step)} is no element of a list of {len(here)}; they count from 0")
+    return here[int(step)]
 
 
 def _order_error(values: Any, *, by_step: bool) -> str:
@@ -360,15 +359,11 @@ def _candidate(given: str) -> dict[str, str]:
     try:
         path = Path(given)
         if path.suffix == ".gguf" and path.is_file():
-            path = _alone(path)
+            if others := [p.name for p in path.parent.glob("*.gguf") if p.name != path.name]:
+                what = f'"{min(others)}" lies beside it; put the one in a folder of its own'
+                raise UsageError(f'--candidate "{path}": {what}')
+            path = path.parent
         kind = "adapter" if (path / "adapter_config.json").is_file() else "merged"
         return {kind: str(path.resolve()) if path.exists() else given}
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"--candidate {schema.show(given)}: is no path: {error}; name an adapter or a model") from None
-
-
-def _alone(file: Path) -> Path:
-    """Return the folder of a GGUF file; raises UsageError when it holds another one."""
-    if others := [p.name for p in file.parent.glob("*.gguf") if p.name != file.name]:
-        raise UsageError(f'--candidate "{file}": "{min(others)}" lies beside it; put the one in a folder of its own')
-    return file.parent

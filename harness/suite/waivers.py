@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.files import append_line
+from harness.files import append_line, read_text
 from harness.records.waivers import Waiver
 
 if TYPE_CHECKING:
     from harness.records.gates import Gate, Verdict
-    from harness.suite.tables import Eval, Suite
+    from harness.suite.tables import Suite
 
 # of an eval, beside its name
+LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget")  # where they are used
 CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
 
 
@@ -65,17 +66,14 @@ def read_waivers(suite: Path) -> list[Waiver]:
     if not path.is_file():
         return []
     mistakes, found = Mistakes(), []
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            waiver = _waiver(json.loads(line))
+            told = json.loads(line)
+            if not isinstance(told, dict) or not all(isinstance(v, str) for v in told.values()):
+                raise TypeError("no object of texts")
+            waiver = Waiver(**told)
             date.fromisoformat(waiver.until)
             found.append(waiver)
         except (ValueError, TypeError, RecursionError):
@@ -94,7 +92,12 @@ def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None
     found = _find(gate, suite)
     today = datetime.now(UTC).date()
     why = _line("--reason", reason, "say why the gate may be broken")
-    name = _line("--by", _user() if by is None else by, "say who answers for it")
+    if by is None:
+        try:
+            by = getpass.getuser()
+        except (OSError, KeyError):  # a container's user may have no name
+            by = ""
+    name = _line("--by", by, "say who answers for it")
     try:
         last = date.fromisoformat(until)
     except ValueError:
@@ -144,9 +147,7 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     for key, before in (("estimand", "rows"), ("cap", None), ("cut_at_most", None)):
         if keys[key] == before:
             del keys[key]  # without it a claim is what it was before there was a choice
-    if set(gate.on) == set(
-        suite.copies
-    ):  # as collection fills it in for a gate that compares copies with their parents
+    if set(gate.on) == set(suite.copies):  # as collection fills it in where copies are compared with their parents
         keys["on"] = []
     spec = next((e for e in suite.evals if e.name == gate.eval), None)
     baseline = suite.subjects.get(gate.versus or "")
@@ -154,18 +155,10 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     return {
         **keys,
         "alpha": gate.alpha or suite.about.alpha,
-        "eval": {k: getattr(spec, k) for k in CLAIMED} | _later(spec) if spec else None,
+        "eval": spec and {**{k: getattr(spec, k) for k in CLAIMED}, **{k: v for k in LATER if (v := getattr(spec, k))}},
         "baseline": dataclasses.asdict(replace(baseline, where="")) if baseline else None,
         "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
     }
-
-
-LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget")
-
-
-def _later(spec: Eval) -> dict[str, Any]:
-    """Return what an eval has of keys that came later: without them a claim is what it always was."""
-    return {k: value for k in LATER if (value := getattr(spec, k))}
 
 
 def _line(option: str, text: str, instead: str) -> str:
@@ -178,19 +171,6 @@ def _line(option: str, text: str, instead: str) -> str:
     except UnicodeEncodeError:
         raise UsageError(f"{option}: holds bytes that are no text; {instead}") from None
     return line
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return ""
-
-
-def _waiver(line: Any) -> Waiver:
-    if not isinstance(line, dict) or not all(isinstance(v, str) for v in line.values()):
-        raise TypeError("no object of texts")
-    return Waiver(**line)
 
 
 def _find(gate: str, suite: Path | None) -> Suite:

@@ -30,22 +30,9 @@ TOKENS = {
 PEM = r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 LOOKS = re.compile("|".join([f"(?s:{PEM})", *TOKENS.values()]))
 HINTS = (
-    "hf_",
-    "sk-",
-    "gh",
-    "glpat-",
-    "AKIA",
-    "ASIA",
-    "AIza",
-    "xox",
-    "hook",
-    "eyJ",
-    "-----BEGIN",
-    "earer ",
-    "asic ",
-    "EARER",
-    "ASIC",
-)
+    "hf_", "sk-", "gh", "glpat-", "AKIA", "ASIA", "AIza", "xox", "hook", "eyJ", "-----BEGIN", "earer ", "asic ",
+    "EARER", "ASIC",
+)  # fmt: skip
 USER = re.compile(r"(?<=://)[^/?#\s\"'<>]*@")  # of a URL: a name, a password, or a token in the place of both
 FIELD = re.compile(r"([?&;#])([\w.%~\[\]-]+)=([^&;#\s\"'<>]+)")  # of a URL's query or fragment
 GIVEN = re.compile(  # in a text that is no URL: api_key=…, "password": "…"

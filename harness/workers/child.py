@@ -14,26 +14,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from harness import capabilities
 from harness.answers import keys
 from harness.errors import RAISES, UsageError
 from harness.plugins import load_plugins
 from harness.records.models import ModelRef, Subject, streamed
+from harness.workers import protocol
 from harness.workers.loading import load_each
 from harness.workers.pieces import fresh
-from harness.workers.protocol import (
-    METHODS,
-    PROTOCOL,
-    packed,
-    read,
-    read_options,
-    read_ref,
-    sign,
-    told_error,
-    told_row,
-    unpacked,
-    write,
-)
 
 OFTEN = 1.0  # seconds between two messages with rows
 BEAT = 0.5  # seconds between two signs of life
@@ -51,27 +38,27 @@ class Desk:
     def replies(self, text: str) -> Iterator[str]:
         """Yield signs with rows as they come, and the reply to a message: what it asks for, or the error it came to."""
         try:
-            message = unpacked(text)
+            message = protocol.unpacked(text)
             if message.get("do") == "ask":
                 yield from self.ask(message)
                 return
             do = {"open": self.open, "load": self.load}.get(str(message.get("do")))
             if do is None:
                 raise ValueError(f"a worker knows no message {message.get('do')!r}")
-            yield packed(do(message))
+            yield protocol.packed(do(message))
         except RAISES as error:
-            yield packed({"error": told_error(error)})
+            yield protocol.packed({"error": protocol.told_error(error)})
 
     def open(self, message: dict[str, Any]) -> dict[str, Any]:
         """Find the loader and name the models, without loading any; tell what this environment is."""
         versions = keys.versions()
-        about = {"protocol": PROTOCOL, "harness": versions[keys.CORE], "versions": versions}
-        if (message["protocol"], message["harness"]) != (PROTOCOL, versions[keys.CORE]):
+        about = {"protocol": protocol.PROTOCOL, "harness": versions[keys.CORE], "versions": versions}
+        if (message["protocol"], message["harness"]) != (protocol.PROTOCOL, versions[keys.CORE]):
             return {"about": about, "identity": []}  # refused by the driver, which can name both
         suite = Path(message["suite"]) if message["suite"] else None
-        self._loader = load_plugins(suite, message["plugins"]).find("loader", message["loader"]).function
-        self._refs = [read_ref(told) for told in message["refs"]]
-        identify = capabilities.Loader.of(self._loader).identity
+        loader = load_plugins(suite, message["plugins"]).find("loader", message["loader"])
+        self._loader, identify = loader.function, loader.about.identity
+        self._refs = [protocol.read_ref(told) for told in message["refs"]]
         identity = [identify(ref, **ref.options) if identify else None for ref in self._refs]
         return {"about": about, "identity": identity}
 
@@ -86,9 +73,9 @@ class Desk:
     def ask(self, message: dict[str, Any]) -> Iterator[str]:
         """Ask one model a piece of requests; yield its rows as they come, the last with what it says of itself."""
         method, requests = message["method"], message["requests"]
-        if method not in METHODS:
+        if method not in protocol.METHODS:
             raise ValueError(f"a worker knows no method {method!r}")
-        options = read_options(message["options"])
+        options = protocol.read_options(message["options"])
         subject = self._subjects[message["number"]]
         if method == "fact":
             answers: Iterator[tuple[int, Any]] = enumerate([getattr(subject, name) for name in requests])
@@ -105,11 +92,11 @@ class Desk:
             answers = streamed(subject, method, [tuple(r) for r in requests] if pairs else requests, options)
         rows, told = list[Any](), time.monotonic()
         for number, answer in answers:
-            rows.append(told_row(method, number, answer))
+            rows.append((number, protocol.TOLD[method](answer) if method in protocol.TOLD else answer))
             if time.monotonic() - told > OFTEN:
-                yield sign(rows=rows)
+                yield protocol.sign(rows=rows)
                 rows, told = [], time.monotonic()
-        yield packed({"rows": rows, "notes": self.notes()})
+        yield protocol.packed({"rows": rows, "notes": self.notes()})
 
     def notes(self) -> list[list[str]]:
         """Take what each model has to say about itself."""
@@ -154,7 +141,7 @@ def main() -> int:
 def _say(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
     try:
         with mouth:
-            write(said, message)
+            protocol.write(said, message)
     except OSError:  # nobody reads
         _end()
 
@@ -164,13 +151,13 @@ def _beat(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None
     while True:
         time.sleep(BEAT)
         busy.wait()
-        _say(said, mouth, sign())
+        _say(said, mouth, protocol.sign())
 
 
 def _listen(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:
     """Pass messages on; when there are no more, end."""
     try:
-        while (message := read(heard)) is not None:
+        while (message := protocol.read(heard)) is not None:
             messages.put(message)
     except ValueError as error:
         print(error, file=sys.stderr, flush=True)

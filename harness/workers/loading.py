@@ -13,7 +13,7 @@ from harness.capabilities import Loader as Capable
 from harness.errors import UsageError, of_the_machine
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
-from harness.workers.on import workers
+from harness.workers.local import workers
 from harness.workers.pieces import InPieces
 from harness.workers.pool import Opening, Pool
 
@@ -22,7 +22,10 @@ Loader = Callable[..., AbstractContextManager[list[Subject]]]
 
 @contextmanager
 def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject]]:
-    """Yield a subject per ref; those with the same options are loaded by one call, to share what they can."""
+    """Yield a subject per ref; those with the same options are loaded by one call, to share what they can.
+
+    Raises UsageError where a loader gives another model than it was asked for.
+    """
     alike: dict[str, list[int]] = {}
     for i, ref in enumerate(refs):
         alike.setdefault(digest_of(dict(ref.options)), []).append(i)
@@ -31,18 +34,13 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
         for numbers in alike.values():
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
             found.update(zip(numbers, loaded, strict=True))
-            for number in numbers:
-                _check_promise(refs[number], found[number])
+            for ref, subject in ((refs[i], found[i]) for i in numbers):  # it may have kept another one from before
+                given = getattr(subject, "name", None), getattr(subject, "digest", None) if ref.digest else ref.digest
+                if given != (ref.name, ref.digest):
+                    what = f'asked for "{ref.name}" with weights {ref.digest[:12]} it gave "{given[0]}"'
+                    instead = "load each ref, or keep models by their digest"
+                    raise UsageError(f"loader: {what} with {str(given[1])[:12]}; {instead}")
         yield [found[i] for i in range(len(refs))]
-
-
-def _check_promise(ref: ModelRef, subject: Subject) -> None:
-    """Raise UsageError where a loader gives another model than it was asked for, as one that it kept from before."""
-    given = getattr(subject, "name", None), getattr(subject, "digest", None) if ref.digest else ref.digest
-    if given != (ref.name, ref.digest):
-        told = str(given[1])[:12]
-        what = f'asked for "{ref.name}" with weights {ref.digest[:12]} it gave "{given[0]}" with {told}'
-        raise UsageError(f"loader: {what}; load each ref, or keep models by their digest")
 
 
 class Shelf:

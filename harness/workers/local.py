@@ -1,4 +1,4 @@
-"""Workers on this machine: child processes over pipes, one a GPU, or of one thread each where there is none."""
+"""What `--on` names: child processes over pipes, one a GPU or of one thread each, or workers that a plugin provides."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
+from harness.plugins import Plugins
 from harness.texts import secrets
 from harness.texts.shown import shorten
-from harness.workers.protocol import Lost, Worker, is_sign, read, typed, write
+from harness.workers.protocol import Lost, Worker, Workers, is_sign, read, typed, write
 
+LOCAL, KIND, PYTHON = "local", "workers", "python"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 GRACE = 5.0  # seconds that a process has to end by itself
@@ -93,7 +95,10 @@ class Child:
             self._process.wait(GRACE)
         code = self._process.returncode
         left = "it said no more" if code in (None, 0) else f"ended with {code}"
-        how = self._ended or (f"ended by {_signal(-code)}" if code and code < 0 else left)
+        if code and code < 0:
+            known = {s.value: s.name for s in signal.Signals}
+            left = f"ended by {known.get(-code, f'signal {-code}')}"
+        how = self._ended or left
         words = ""
         with suppress(OSError, ValueError):
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
@@ -138,8 +143,20 @@ def environment(device: str | None, *, ours: bool) -> dict[str, str]:
     return found
 
 
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+def workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | None:
+    """Return the workers that answer for a model of these options, not started; None for this process.
+
+    `on` is NAME:PLACE. A model whose loader has an option `python` and is given one needs a process of that interpreter
+    in any case. Raises UsageError where there are none such, or not so many.
+    """
+    python = options.get(PYTHON)
+    name, _, place = on.partition(":")
+    if not on:
+        return Local("1", python) if python else None
+    if name == LOCAL:
+        return Local(place, python)
+    known = [LOCAL, *(n for kind, n in plugins.provided if kind == KIND)]
+    if name not in known:
+        raise UsageError(f"{typed(on)}: there are no such workers{did_you_mean(name, known)}")
+    made: Workers = plugins.find(KIND, name).function(place, python=python)
+    return made

@@ -7,17 +7,22 @@ two of them. Then one process, two workers and five give the same bits.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Unpack
 
-from harness.records.models import Generate, Generation, Logprob, Progress, Subject, streamed
+from harness.records.models import Generate, Generation, Logprob, ModelRef, Progress, Subject, streamed
 from harness.records.samples import Prompt
+from harness.texts.shown import shorten
 
+Ask = Callable[[int, str, Sequence[Any], Mapping[str, Any]], Iterator[tuple[int, Any]]]
 APPETITE = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
 COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
 # Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
 # scores a subject may keep it.
 BEGINNINGS = {"generate": 16, "logprobs": 2, "token_kl": 2}
+TRIES = 3  # of a piece, before its row at fault is looked for
 ANSWER = 4  # characters for a token that is generated
 
 
@@ -64,20 +69,71 @@ def common(one: str, other: str) -> int:
     return low
 
 
-class InPieces:
-    """A loaded subject that is asked in pieces: the one worker of a run that names no others."""
+class Work:
+    """Pieces of requests by their numbers; not for several threads.
 
-    def __init__(self, subject: Subject, tell: Callable[[Progress], None], times: int = 1) -> None:
-        self.subject, self._tell, self._times = subject, tell, times
-        self.appetite = APPETITE * times
+    A piece is asked again whole, so that its answers have the same bits, and what was given before is not given twice.
+    One that fails three times is halved until a row is found, and what its halves answer counts for nothing.
+    """
 
-    @property
-    def name(self) -> str:
-        return self.subject.name
+    def __init__(self, pieces: list[list[int]]) -> None:
+        self.pieces, self.left, self.waiting = pieces, len(pieces), deque(range(len(pieces)))
+        self._given, self._failed = set[int](), Counter[int]()
+        self._halves, self._halved = set[int](), list[int]()
 
-    @property
-    def digest(self) -> str:
-        return self.subject.digest
+    def took(self, piece: int, rows: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Return the new ones of a piece's rows, by their requests."""
+        if piece in self._halves:
+            return []
+        numbers = self.pieces[piece]
+        new = [(numbers[place], answer) for place, answer in rows if numbers[place] not in self._given]
+        self._given.update(number for number, _ in new)
+        return new
+
+    def ended(self, piece: int) -> list[int]:
+        """Note that a piece was answered; return the rows that are at fault together, where each half of them was."""
+        self.left -= 1
+        searched = piece in self._halves
+        self._halves.discard(piece)
+        return self._halved if searched and not self._halves else []
+
+    def failed(self, piece: int) -> list[int]:
+        """Note that a piece was not answered; return the row at fault once it is known."""
+        self._failed[piece] += 1
+        if piece not in self._halves and self._failed[piece] < TRIES:
+            self.waiting.appendleft(piece)
+            return []
+        rest = [number for number in self.pieces[piece] if number not in self._given] or self.pieces[piece]
+        if len(rest) == 1:
+            return rest
+        self._halves.discard(piece)
+        self._halved, half = self._halved or rest, len(rest) // 2
+        for part in (rest[half:], rest[:half]):
+            self._halves.add(len(self.pieces))
+            self.waiting.appendleft(len(self.pieces))
+            self.pieces.append(part)
+        self.left += 1
+        return []
+
+
+def at_fault(rows: Sequence[Any], why: Exception | None) -> str:
+    """Return in a line which rows are never answered: one, and how that ended, or several that are only together."""
+    first = f'"{_begin(rows[0])}"'
+    if why is None:
+        return f"{TRIES} times {len(rows)} rows were not answered, the first is {first}, and each half was: memory?"
+    return f"the row {first} is never answered: {why}"
+
+
+def _begin(request: Any) -> str:
+    """Return what a request asks, in a line: its beginning and its end, where rows differ behind examples."""
+    text = request[0] or request[1] if isinstance(request, (list, tuple)) and len(request) == 2 else request
+    if isinstance(text, list):
+        text = str(text[-1].get("content")) if text and isinstance(text[-1], dict) else str(text)
+    return shorten(" ".join(str(text).split()), 120)
+
+
+class Streamed:
+    """A subject whose answers come from `_stream(method, requests, options)`, one by one with their numbers."""
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
@@ -95,19 +151,32 @@ class InPieces:
         """Yield (number of the pair, score) as scores come."""
         return self._stream("logprobs", pairs, options)
 
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+        raise NotImplementedError
+
+    def _all(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        found = dict(self._stream(method, requests, options))
+        return [found[i] for i in range(len(requests))]
+
+
+class InPieces(Streamed):
+    """A loaded subject that is asked in pieces: the one worker of a run that names no others."""
+
+    name: str  # this and all else that is not here is the subject's own
+    digest: str
+
+    def __init__(self, subject: Subject, tell: Callable[[Progress], None], times: int = 1) -> None:
+        self.subject, self._tell, self._times = subject, tell, times
+        self.appetite = APPETITE * times
+
     def __getattr__(self, name: str) -> Any:
         """Answer all else as the subject does; comparing is cut as well, where it can compare."""
         if name.startswith("__"):
             raise AttributeError(name)
         found = getattr(self.subject, name)
-        return self._token_kl if name == "token_kl" else found
-
-    def _token_kl(self, texts: Sequence[str], against: Any) -> list[tuple[float, int]]:
-        return self._all("token_kl", texts, {"against": against.subject})
-
-    def _all(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
-        found = dict(self._stream(method, requests, options))
-        return [found[i] for i in range(len(requests))]
+        if name == "token_kl":
+            return lambda texts, against: self._all(name, texts, {"against": against.subject})
+        return found
 
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
         pieces, done = cut(method, requests, options, self._times), 0
@@ -119,6 +188,52 @@ class InPieces:
             done += len(numbers)
             if len(pieces) > 1:
                 self._tell(Progress(f"{self.name}: answers", done, len(requests)))
+
+
+class Pooled(Streamed):
+    """One of a pool's models, as a Subject."""
+
+    def __init__(self, ask: Ask, of_workers: list[str], number: int, ref: ModelRef, piece: int) -> None:
+        self.appetite = APPETITE * piece
+        self.name, self.digest, self.number = ref.name, ref.digest, number
+        self._ask, self._of_workers, self._notes, self._heard = ask, of_workers, list[str](), set[str]()
+        self.facts: Mapping[str, Any] = {}  # what a worker's model came to know stays there
+
+    @property
+    def notes(self) -> list[str]:
+        """What the model says of itself, once however many workers say so, and what became of the workers."""
+        self._notes += self._of_workers
+        self._of_workers.clear()
+        return self._notes
+
+    def hear(self, notes: Any) -> None:
+        """Take what a worker's model says of itself."""
+        new = [note for note in map(str, notes) if note not in self._heard] if isinstance(notes, list) else []
+        self._heard.update(new)
+        self._notes += new
+
+    def token_kl(self, texts: Sequence[str], against: Pooled) -> list[tuple[float, int]]:
+        """Compare next-token distributions with those of another model of the same workers."""
+        return self._all("token_kl", texts, {"against": against.number})
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together."""
+        return self._all("count_tokens", pairs, {})
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages as the template does, with the answer's turn opened."""
+        return str(self._all("render", [messages], {})[0])
+
+    def __getattr__(self, name: str) -> Any:
+        """Ask a worker for a fact, such as `nbytes`."""
+        if name.startswith(("_", "stream_")):
+            raise AttributeError(name)
+        with suppress(TypeError):
+            return self._all("fact", [name], {})[0]
+        raise AttributeError(name)
+
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+        return self._ask(self.number, method, requests, options)
 
 
 def fresh(*subjects: Any) -> None:

@@ -17,27 +17,13 @@ from queue import SimpleQueue
 from statistics import median
 from typing import Any
 
-from harness import capabilities
 from harness.answers import keys
 from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
-from harness.workers.pieces import cost_of, cut, some
-from harness.workers.pooled import Pooled
-from harness.workers.protocol import (
-    PROTOCOL,
-    Lost,
-    Worker,
-    Workers,
-    packed,
-    read_error,
-    read_rows,
-    told_options,
-    told_ref,
-    typed,
-    unpacked,
-)
-from harness.workers.work import Work, at_fault
+from harness.workers import protocol
+from harness.workers.pieces import Pooled, Work, at_fault, cost_of, cut, some
+from harness.workers.protocol import Lost, Worker, Workers
 
 DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
 PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
@@ -65,14 +51,14 @@ class Opening:
     @classmethod
     def of(cls, plugins: Plugins, suite: Path, loader: str, refs: Sequence[ModelRef]) -> Opening:
         """Return what opens models with the plugins that are loaded here."""
-        piece = capabilities.Loader.of(plugins.find("loader", loader).function).piece
+        piece = plugins.find("loader", loader).about.piece
         return cls(loader, refs, str(suite.resolve()), plugins.asked, piece)
 
     def message(self) -> str:
         """Return it as it is sent."""
-        told = [told_ref(ref) for ref in self.refs]
-        about = {"protocol": PROTOCOL, "harness": VERSION}
-        return packed({"do": "open", **about, **vars(self), "refs": told, "plugins": list(self.plugins)})
+        told = [protocol.told_ref(ref) for ref in self.refs]
+        about = {"protocol": protocol.PROTOCOL, "harness": VERSION}
+        return protocol.packed({"do": "open", **about, **vars(self), "refs": told, "plugins": list(self.plugins)})
 
 
 class _Wrong(Exception):
@@ -100,17 +86,12 @@ class Pool:
     """
 
     def __init__(
-        self,
-        workers: Workers,
-        opening: Opening,
-        tell: Callable[[Progress], None],
-        patience: float = PATIENCE,
+        self, workers: Workers, opening: Opening, tell: Callable[[Progress], None], patience: float = PATIENCE
     ) -> None:
         self.workers, self.opening, self._tell, self.patience = workers, opening, tell, patience
         self.identities: tuple[str | None, ...] | None = None
         self.notes: list[str] = []
-        ask, piece = self.ask, opening.piece
-        self.subjects = [Pooled(ask, self.notes, i, ref, piece) for i, ref in enumerate(opening.refs)]
+        self.subjects = [Pooled(self.ask, self.notes, i, ref, opening.piece) for i, ref in enumerate(opening.refs)]
         self.alive: list[Worker] = []
         self.lost = 0
         self._idle: deque[Worker] = deque()
@@ -173,8 +154,12 @@ class Pool:
             while work.left:
                 while work.waiting and self._idle:
                     numbers = work.pieces[piece := work.waiting.popleft()]
-                    rows, how = [requests[i] for i in numbers], some(method, numbers, options)
-                    self._give(method, {"number": number, "requests": rows, "options": how}, piece, owner)
+                    asked, how = [requests[i] for i in numbers], some(method, numbers, options)
+                    now, cost = time.monotonic(), cost_of(method, asked, how)
+                    task = _Task(self._idle.popleft(), now, now, method, piece, set(range(len(asked))), cost, owner)
+                    told = {"do": "ask", "method": method, "number": number, "requests": asked}
+                    message = protocol.packed({**told, "options": protocol.told_options(how)})
+                    self._at[self._send(message, task)] = task
                 if (found := self._next(owner)) is None:
                     continue
                 task, came = found
@@ -205,19 +190,12 @@ class Pool:
     def _send(self, message: str, task: _Task) -> Future[str]:
         return task.worker.send(message, lambda said: self._said.put((task, said)))
 
-    def _give(self, method: str, asked: dict[str, Any], piece: int, owner: object) -> None:
-        rows, options = asked["requests"], asked["options"]
-        now, cost = time.monotonic(), cost_of(method, rows, options)
-        task = _Task(self._idle.popleft(), now, now, method, piece, set(range(len(rows))), cost, owner)
-        message = packed({"do": "ask", "method": method, **asked, "options": told_options(options)})
-        self._at[self._send(message, task)] = task
-
     def _begin(self, worker: Worker, message: str) -> tuple[_Task, Future[str]]:
         task = _Task(worker, now := time.monotonic(), now)
         return task, self._send(message, task)
 
     def _load(self, worker: Worker) -> None:
-        task, loaded = self._begin(worker, packed({"do": "load"}))
+        task, loaded = self._begin(worker, protocol.packed({"do": "load"}))
         self._at[loaded] = task
 
     def _next(self, owner: object) -> tuple[_Task, Any] | None:
@@ -255,24 +233,27 @@ class Pool:
             task, said = self._said.get()
             task.heard = time.monotonic()
             with suppress(ValueError, TypeError):  # what is wrong with them shows in the end: they are still wanted
-                if told := unpacked(said).get("rows"):
-                    rows = read_rows(task.method, told, task.wanted)
+                if told := protocol.unpacked(said).get("rows"):
+                    rows = protocol.read_rows(task.method, told, task.wanted)
                     task.moved = task.heard
                     self._kept.append((task, rows))
 
     def _reply(self, future: Future[str], task: _Task) -> list[tuple[int, Any]] | Exception:
         """Return the last rows as what they must be, or the error that came instead of them."""
         try:
-            reply = unpacked(future.result())
+            reply = protocol.unpacked(future.result())
         except Lost as lost:
             return lost
         except ValueError as error:
             return Lost(f"what it said is no message: {error}")
         if "error" in reply:
-            return read_error(reply["error"])
+            return protocol.read_error(reply["error"])
         try:
-            self._take_notes(reply)
-            rows = read_rows(task.method, reply.get("rows"), task.wanted) if task.method else []
+            for subject, notes in zip(self.subjects, reply.get("notes", []), strict=False):
+                subject.hear(notes)
+            for subject, digest in zip(self.subjects, reply.get("digests", []), strict=False):
+                subject.digest = subject.digest or str(digest)
+            rows = protocol.read_rows(task.method, reply.get("rows"), task.wanted) if task.method else []
             if task.wanted:
                 raise ValueError(f"it left out {len(task.wanted)} of them")
         except (TypeError, ValueError) as error:
@@ -282,12 +263,6 @@ class Pool:
             return []
         self._took[task.method].append((time.monotonic() - task.moved) / max(1, task.cost))
         return rows
-
-    def _take_notes(self, reply: Mapping[str, Any]) -> None:
-        for subject, notes in zip(self.subjects, reply.get("notes", []), strict=False):
-            subject.hear(notes)
-        for subject, digest in zip(self.subjects, reply.get("digests", []), strict=False):
-            subject.digest = subject.digest or str(digest)
 
     # -- who answers -------------------------------------------------------------------------------
 
@@ -326,7 +301,7 @@ class Pool:
             self._failed += failed
             if self._failed >= DEATHS:
                 raise self._gone(str(why)) from None
-            self.notes.append(f"{typed(self.workers.said)}: {worker.name} was lost ({why}){then}")
+            self.notes.append(f"{protocol.typed(self.workers.said)}: {worker.name} was lost ({why}){then}")
             if (successor := self.workers.again()) is None:
                 return None
             worker, failed, then = successor, True, ""
@@ -345,17 +320,18 @@ class Pool:
                 wait([future], timeout=TICK, return_when=FIRST_COMPLETED)
                 self._hear()
                 self._end_if_hung(task)
-            reply = unpacked(future.result())
+            reply = protocol.unpacked(future.result())
         except (Lost, ValueError) as why:
             raise Lost(f"{worker.name} cannot be started: {why}") from None
         about = reply.get("about")
         about = about if isinstance(about, dict) else {}
         if "error" in reply:
-            error = read_error(reply["error"])
+            error = protocol.read_error(reply["error"])
             raise self._gone(f"{worker.name}: {error}") from error
-        if (about.get("protocol"), about.get("harness")) != (PROTOCOL, VERSION):
+        if (about.get("protocol"), about.get("harness")) != (protocol.PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
-            raise self._gone(f"{worker.name} has {theirs}, this is {VERSION} ({PROTOCOL}); install the same there")
+            ours = f"{VERSION} ({protocol.PROTOCOL})"
+            raise self._gone(f"{worker.name} has {theirs}, this is {ours}; install the same there")
         given = reply.get("identity")
         told = tuple(given) if isinstance(given, list) else ()
         if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
@@ -363,17 +339,15 @@ class Pool:
         if self.identities is None:
             self.identities, self._about = told, about
         if told != self.identities:
-            raise self._gone(self._differs(worker, told, about))
-
-    def _differs(self, worker: Worker, told: Sequence[Any], about: Mapping[str, Any]) -> str:
-        """Return in a line how a worker's models differ from the others', and what may have made them so."""
-        pairs = zip(self.opening.refs, told, self.identities or (), strict=False)
-        name, theirs, ours = next(((r.name, t, o) for r, t, o in pairs if t != o), ("all", None, None))
-        before = (self._about or {"versions": keys.versions()}).get("versions", {})
-        before, now = (one if isinstance(one, dict) else {} for one in (before, about.get("versions")))
-        other = [f"{n} {now.get(n)} against {before.get(n)}" for n in {**before, **now} if now.get(n) != before.get(n)]
-        why = "; ".join(other) or 'the same versions, so another machine, weights, code or meaning of "auto"'
-        return f'{worker.name} has identity {str(theirs)[:16]} of model "{name}", others have {str(ours)[:16]}: {why}'
+            pairs = zip(self.opening.refs, told, self.identities, strict=False)
+            name, *two = next(((r.name, t, o) for r, t, o in pairs if t != o), ("all", None, None))
+            first = (self._about or {"versions": keys.versions()}).get("versions", {})
+            before, now = (one if isinstance(one, dict) else {} for one in (first, about.get("versions")))
+            changed = [n for n in {**before, **now} if now.get(n) != before.get(n)]
+            what = "; ".join(f"{n} {now.get(n)} against {before.get(n)}" for n in changed)
+            what = what or 'the same versions, so another machine, weights, code or meaning of "auto"'
+            identity = f'identity {str(two[0])[:16]} of model "{name}", others have {str(two[1])[:16]}'
+            raise self._gone(f"{worker.name} has {identity}: {what}")
 
     def _gone(self, why: str) -> WorkersGone:
-        return WorkersGone(f"{typed(self.workers.said)}: {why}")
+        return WorkersGone(f"{protocol.typed(self.workers.said)}: {why}")

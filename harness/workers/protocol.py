@@ -16,6 +16,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from harness.answers.store import plain
 from harness.errors import CheckFailed, UsageError
 from harness.records import said
 from harness.records.models import Logprob, ModelRef, Sampling, Seal, ThoughtBudget
@@ -104,7 +105,7 @@ def is_sign(message: str) -> bool:
 
 def packed(message: Mapping[str, Any]) -> str:
     """Return a message as text, in ASCII: half a surrogate pair has no other bytes."""
-    return json.dumps(message, default=_plain)
+    return json.dumps(message, default=lambda value: str(value) if isinstance(value, Path) else plain(value))
 
 
 def unpacked(text: str) -> dict[str, Any]:
@@ -152,11 +153,6 @@ def read_options(told: Mapping[str, Any]) -> dict[str, Any]:
 # -- answers -----------------------------------------------------------------------------------------
 
 
-def told_row(method: str, number: int, answer: Any) -> tuple[int, Any]:
-    """Return the number of a request and its answer as JSON has them."""
-    return number, TOLD[method](answer) if method in TOLD else answer
-
-
 def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]:
     """Return numbers and answers, and take the numbers from those that are wanted.
 
@@ -188,7 +184,9 @@ def _score(value: Any) -> Logprob:
     total, tokens, size, greedy = value
     if not _number(total) <= ROUNDED:  # nor is NaN
         raise ValueError(f"an answer has a log-probability of {total}, and none is above 0")
-    return Logprob(_number(total), _count(tokens), _count(size), _switch(greedy))
+    if not isinstance(greedy, bool):
+        raise TypeError("an answer is neither true nor false")
+    return Logprob(_number(total), _count(tokens), _count(size), greedy)
 
 
 def _divergence(value: Any) -> tuple[float, int]:
@@ -202,12 +200,6 @@ def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise TypeError("an answer is no number")
     return float(value)
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("an answer is neither true nor false")
-    return value
 
 
 def _fact(value: Any) -> Any:
@@ -255,11 +247,3 @@ def read_error(told: Any) -> Exception:
     error = RAISED.get(kind, RuntimeError)(said)
     error.add_note(f"in a worker:\n{told.get('trace')}")
     return error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"a request holds {type(value).__name__}, which has no JSON")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.stored import entries, to_remove
+from harness.artifacts.kept import entries, to_remove
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from harness import Said, final_answers
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import Responses, _checksum
-from harness.evaluation.endings import Heard
+from harness.evaluation.evaluate import Heard
 from harness.records.models import ModelRef
 from harness.records.said import endings, read, told
 from harness.testing import ROWS, SUITE, TRAIN, Project

@@ -492,7 +492,7 @@ def grown(suite: Project, rows: int, *, most: int = 240, more: str = "") -> tupl
 @pytest.mark.slow
 def test_rows_that_come_in_share_one_risk(suite: Project) -> None:
     """Each look at more of the declared rows is tested at its level, and all of them are one attempt."""
-    from harness.stats.nested import levels
+    from harness.stats.multiple import levels
 
     looks: tuple[int, ...] = ()
     for rows in (60, 120, 240):

@@ -343,7 +343,7 @@ def answer(fake: Any, ids: list[int]) -> Iterator[int]:
 def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fake: Any, tmp_path: Path) -> None:
     """Its identity is told there, it holds no key, and a suite's other settings make another identity."""
     from harness.plugins import load_plugins
-    from harness.workers.on import workers
+    from harness.workers.local import workers
     from harness.workers.pool import Opening, Pool
 
     pair = ("a prompt that is a little longer", " yes")

@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
-from harness.stats import bootstrap, cluster_means, means, ratio, shares, tango, tests
+from harness.stats import cluster_means, means, ratio, shares, tango, tests
 from harness.stats.tests import Test
 from tests.helpers.speed import rounds
 
@@ -574,8 +574,8 @@ def test_bootstrap_that_cannot_vary_proves_nothing() -> None:
 
 def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 8 clusters bootstrap and jackknife together stay near alpha, where plain percentiles do not."""
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 150)
-    monkeypatch.setattr(bootstrap, "MOST_RESAMPLES", 150)
+    monkeypatch.setattr(cluster_means, "RESAMPLES", 150)
+    monkeypatch.setattr(cluster_means, "MOST_RESAMPLES", 150)
     rng = np.random.default_rng(7)
     passed, plain, runs = 0, 0, 300
     for _ in range(runs):

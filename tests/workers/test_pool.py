@@ -14,7 +14,7 @@ import pytest
 from harness.answers import keys
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Progress, Sampling
-from harness.workers import pieces, pool, work
+from harness.workers import pieces, pool
 from harness.workers.pool import Opening, Pool, WorkersGone
 from harness.workers.protocol import PROTOCOL, Lost, Worker
 
@@ -164,7 +164,7 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
         found = []
         for deaths, lies in ((0.0, 0.0), (rng.choice((0.05, 0.2)), rng.choice((0.0, 0.1)))):
             crew = Crew(seed, deaths=deaths, lies=lies, signs=0.5 if deaths else 0.0)
-            monkeypatch.setattr(work, "TRIES", 1000)
+            monkeypatch.setattr(pieces, "TRIES", 1000)
             monkeypatch.setattr(pool, "DEATHS", 1000)
             made = running(crew, clock, monkeypatch, told.append)
             with made.loaded() as [one, two]:
@@ -195,7 +195,7 @@ def test_a_row_on_which_workers_die_stops_the_run(
         one.generate(prompts, max_new_tokens=1)
     assert '--on "fake:3": the row "017 xxx' in str(caught.value)
     assert "is never answered: ended by SIGKILL" in str(caught.value)
-    assert len(crew.all) <= 3 + work.TRIES + (2 if size == 300 else 5)
+    assert len(crew.all) <= 3 + pieces.TRIES + (2 if size == 300 else 5)
     assert all(worker.closed for worker in crew.all)
 
 

@@ -1,0 +1,33 @@
+"""numpy and scipy, imported when the first number is asked of them: most commands compute nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Bools", "Counts", "Floats", "Ints", "distributions", "np", "optimize", "special"]
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from scipy import optimize, special
+    from scipy import stats as distributions
+
+    Bools = NDArray[np.bool_]
+    Counts = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.intp]
+else:
+
+    class Later(ModuleType):
+        """A module that is imported when something in it is asked for."""
+
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(import_module(self.__name__), name)
+            setattr(self, name, found)
+            return found
+
+    np, special = Later("numpy"), Later("scipy.special")
+    distributions, optimize = Later("scipy.stats"), Later("scipy.optimize")
+    Bools = Counts = Floats = Ints = Any
