@@ -1,4 +1,4 @@
-"""Commands that look ahead of a run: `harness check`, `harness plan` and `harness selftest`."""
+"""Commands that look ahead of a run: `harness check` and `harness selftest`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check(args: argparse.Namespace) -> int:
     found, built, plan = check_suite(args.suite, options)
     for warning in plan.warnings:
         terminal.line(f"warning: {warning}", "yellow")
-    _tell_code(terminal, plan.plugins)
+    tell_code(terminal, plan.plugins)
     if built:
         terminal.preview(built)
     for flag in found:
@@ -70,42 +70,7 @@ def _write_clean(path: Path, plan: Plan, terminal: Terminal) -> None:
     terminal.line(f"{path}: {len(rows):,} training rows")
 
 
-def plan(args: argparse.Namespace) -> int:
-    """`harness plan SUITE`: before any training, what a run can prove, takes and needs."""
-    from dataclasses import asdict
-
-    from harness.pipeline.run import Options, opened
-    from harness.plan import benchmark
-    from harness.plan.forecast import forecast
-
-    options = Options(
-        overrides=tuple(args.set),
-        candidate=args.candidate,
-        out=args.out,
-        limit=args.limit,
-        cache=not args.no_cache,
-        plugins=tuple(args.p),
-    )
-    session, record = opened(args.suite, options)
-
-    def announce(what: str) -> None:
-        print(f"measuring {what} …", file=sys.stderr)
-
-    known = benchmark.measure(session, announce) if args.measure else benchmark.known(session)
-    found = forecast(session, record, known)
-    if args.json:
-        args.document = asdict(found)
-        return ExitCode.OK
-    from harness.cli.forecast import tell
-    from harness.cli.terminal import Terminal
-
-    terminal = Terminal()
-    _tell_code(terminal, session.collection.plugins)
-    tell(found, terminal)
-    return ExitCode.OK
-
-
-def _tell_code(terminal: Terminal, plugins: Plugins) -> None:
+def tell_code(terminal: Terminal, plugins: Plugins) -> None:
     """Name the code that runs with a suite and did not come with the harness."""
     if others := plugins.of_others():
         terminal.line(f"runs code of others: {', '.join(others)}")
@@ -151,20 +116,6 @@ def check_parser(commands: Commands) -> None:
     clean = "write the training rows without those of which D10 and D11 tell, as JSON Lines"
     one.add_argument("--write-clean", type=Path, metavar="FILE", help=clean)
     with_verbosity(one)
-
-
-def plan_parser(commands: Commands) -> None:
-    """Add `harness plan`."""
-    examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
-    one = command(commands, "plan", plan, "before any training: what a run can prove, takes and needs", *examples)
-    with_suite(one)
-    one.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
-    one.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
-    one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
-    one.add_argument("--no-cache", action="store_true", help="as if nothing were remembered")
-    one.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
-    with_plugins(one)
-    with_overrides(one)
 
 
 def selftest_parser(commands: Commands) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,18 +11,18 @@ from typing import Any, NoReturn
 
 from harness import __version__
 from harness.cli import ahead, cache, project, release, run
-from harness.cli.brought import add_commands
 from harness.cli.options import Commands, Parser, with_json
-from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
 
 EXIT_CODES = (
     "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "
     "3 a bug of ours, 4 a mistake in suite, data or command, 5 nothing was gated, "
     "6 inconclusive or not evaluated, 7 refused"
 )
-GROUPS = {
+BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
+GROUPS = {  # what adds a command of ours; a name is where one stands that a plugin brings, others stand at the end
     "start": (project.init_parser,),
-    "run": (run.run_parser, ahead.check_parser, ahead.plan_parser, ahead.selftest_parser),
+    "run": (run.run_parser, ahead.check_parser, "plan", ahead.selftest_parser),
     "look": (run.show_parser, project.explain_parser),
     "ship": (
         *(project.waive_parser, release.verify_parser, release.keygen_parser),
@@ -53,7 +54,7 @@ class _Whole(Parser):
         lines = [f"usage: {self.usage}", "", self.description or ""]
         for group, names in self.groups.items():
             lines += ["", group]
-            for name in names:
+            for name in (name for name in names if name in helps):
                 first = f"  {name}".ljust(room)
                 lines += textwrap.wrap(first + helps[name], 80, subsequent_indent=" " * room)
         lines += ["", "harness help COMMAND says more of one, harness --version which this is, and"]
@@ -71,9 +72,9 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
     made.add_argument("--print-completion", choices=SHELLS, action=_Completion, help=argparse.SUPPRESS)
     for group, builders in GROUPS.items():
         for build in builders:
-            before = set(made.commands.choices)
-            build(made.commands)
-            made.groups[group] += [name for name in made.commands.choices if name not in before]
+            if not isinstance(build, str):
+                build(made.commands)
+            made.groups[group].append(build if isinstance(build, str) else [*made.commands.choices][-1])
     for name, one in made.commands.choices.items():
         with_json(one, name)
     if not (words and words[0] in made.commands.choices):
@@ -101,12 +102,30 @@ def _unknown(made: argparse.ArgumentParser, word: str, known: Mapping[str, Any])
 
 
 def _bring(made: _Whole) -> None:
-    """Add the commands of plugins, each to the group that it asks for."""
-    own = list(made.commands.choices)
-    add_commands(made.commands, own)
-    for name in list(made.commands.choices)[len(own) :]:
-        group = made.commands.choices[name].get_default("group")
-        made.groups[group if group in made.groups else "extend"].append(name)
+    """Add the commands that plugins bring, each to the group that it asks for.
+
+    An entry point is a function of the command's parser, whose docstring is the help: it adds the arguments, and sets
+    `command`, a function of the parsed arguments that returns the exit code, and perhaps `group`, under which the help
+    lists it. With --json, which every command has, stdout gets what the function left in `args.document`.
+    Raises UsageError where it cannot be loaded, or has a name that is taken.
+    """
+    from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
+
+    placed = {name for names in made.groups.values() for name in names}
+    for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):
+        where = f'command "{point.name}" of {point.value}'
+        if point.name in made.commands.choices:
+            raise UsageError(f"{where}: there is one of this name; give it another")
+        try:
+            build = point.load()
+            help = (inspect.getdoc(build) or "").partition("\n")[0]
+            parser = made.commands.add_parser(point.name, help=help, description=help)
+            build(parser)
+            with_json(parser, point.name)
+        except RAISES as error:
+            raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
+        if point.name not in placed:
+            made.groups.get(parser.get_default("group"), made.groups["extend"]).append(point.name)
 
 
 class _Completion(argparse.Action):

@@ -24,9 +24,8 @@ plugins/harness_trackers: log to_mlflow to_wandb
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
-harness/cli: ahead forecast init
+harness/cli: ahead init
 harness/pipeline: memory merging preflight sweep
-harness/plan: benchmark
 harness/release: export promote signing
 harness/suite: waivers
 harness/workers: child local protocol
@@ -36,6 +35,7 @@ plugins/harness_hf: probe sabotage sources
 plugins/harness_judge: calibrate calibration commands
 plugins/harness_lm_eval: names
 plugins/harness_lora: fold merge
+plugins/harness_plan: benchmark commands
 plugins/harness_report: drawing
 plugins/harness_sft: processes train trainer turns whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from harness.cli.terminal import Terminal
 from harness.cli.words import duration
-from harness.plan.benchmark import EVALUATION, FULL, Measured
-from harness.plan.forecast import Forecast
-from harness.plan.gate_power import Odds
-from harness.plan.joint import Joint
 from harness.stats.power import POWER
+from harness_plan.benchmark import EVALUATION, FULL, Measured
+from harness_plan.forecast import Forecast
+from harness_plan.gate_power import Odds
+from harness_plan.joint import Joint
 
 INDENT = " " * 11
 WIDTH = 80  # columns of what is said of gates

@@ -1,6 +1,6 @@
 """How fast and how large: a few real steps and rows in a process of their own, kept for this model and recipe.
 
-`python -m harness.plan.benchmark` is that process: it reads what to measure from stdin and writes what it found to
+`python -m harness_plan.benchmark` is that process: it reads what to measure from stdin and writes what it found to
 a file.
 """
 
@@ -170,7 +170,7 @@ def _in_process(asked: Mapping[str, Any]) -> Measured:
     what = str(asked["what"])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
-        words = [sys.executable, "-P", "-m", "harness.plan.benchmark"]
+        words = [sys.executable, "-P", "-m", "harness_plan.benchmark"]
         done = subprocess.run(
             words, input=json.dumps({**asked, "out": str(out)}), capture_output=True, text=True, check=False
         )

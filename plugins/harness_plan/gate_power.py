@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from harness.collection.plan import Plan, Task
 from harness.gates.min_rows import unprovable_error
 from harness.pipeline.ledger import Standing
-from harness.plan.chance import Case
-from harness.plan.past import FEWEST, History, name_of
 from harness.records.gates import Gate, Verdict
 from harness.records.run import Run
 from harness.stats import power
 from harness.stats.nested import levels
 from harness.stats.tests import spent
 from harness.suite.tables import alpha_of
+from harness_plan.chance import Case
+from harness_plan.past import FEWEST, History, name_of
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from harness.plan.chance import BETTER, Case
-from harness.plan.gate_power import Asked
 from harness.stats import power
 from harness.stats.drawn import Claim, Shares
+from harness_plan.chance import BETTER, Case
+from harness_plan.gate_power import Asked
 
 if TYPE_CHECKING:
     from harness.stats.drawn import Bools

@@ -11,12 +11,12 @@ from harness.pipeline.ledger import Ledger, Standing
 from harness.pipeline.looks import look_of, tells
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
-from harness.plan.benchmark import EVALUATION, FULL, Measured, methods_of
-from harness.plan.gate_power import Odds, odds_of
-from harness.plan.joint import Joint, joint_of
-from harness.plan.past import History, name_of
-from harness.plan.workload import Asked, Made, made_of, requests_of, training_tokens
 from harness.suite.tables import Sweep
+from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
+from harness_plan.gate_power import Odds, odds_of
+from harness_plan.joint import Joint, joint_of
+from harness_plan.past import History, name_of
+from harness_plan.workload import Asked, Made, made_of, requests_of, training_tokens
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""`harness plan`: the command, whose parser is all that `harness --help` imports."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from harness.cli.options import with_overrides, with_plugins, with_suite
+from harness.errors import ExitCode
+
+
+def plan(parser: ArgumentParser) -> None:
+    """before any training: what a run can prove, takes and needs"""
+    parser.set_defaults(command=_plan)
+    parser.epilog = "\n  ".join(
+        (
+            "examples:",
+            "harness plan suite.toml",
+            "harness plan suite.toml --measure",
+            "harness plan suite.toml --limit 200",
+        )
+    )
+    with_suite(parser)
+    parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
+    parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
+    parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
+    parser.add_argument("--no-cache", action="store_true", help="as if nothing were remembered")
+    parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    with_plugins(parser)
+    with_overrides(parser)
+
+
+def _plan(args: Namespace) -> int:
+    """Tell what a run can prove, takes and needs, before any training."""
+    from dataclasses import asdict
+
+    from harness.pipeline.run import Options, opened
+    from harness_plan import benchmark
+    from harness_plan.forecast import forecast
+
+    options = Options(
+        overrides=tuple(args.set),
+        candidate=args.candidate,
+        out=args.out,
+        limit=args.limit,
+        cache=not args.no_cache,
+        plugins=tuple(args.p),
+    )
+    session, record = opened(args.suite, options)
+
+    def announce(what: str) -> None:
+        print(f"measuring {what} …", file=sys.stderr)
+
+    known = benchmark.measure(session, announce) if args.measure else benchmark.known(session)
+    found = forecast(session, record, known)
+    if args.json:
+        args.document = asdict(found)
+        return ExitCode.OK
+    from harness.cli.ahead import tell_code
+    from harness.cli.terminal import Terminal
+    from harness_plan.terminal import tell
+
+    terminal = Terminal()
+    tell_code(terminal, session.collection.plugins)
+    tell(found, terminal)
+    return ExitCode.OK
