@@ -19,9 +19,9 @@ from harness import hookspec
 from harness.answers import keys
 from harness.capabilities import Adapter, mistakes_of
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
+from harness.parts import DISTRIBUTION
 
 HARNESSFILE = "harnessfile.py"
-DISTRIBUTION = "finetune-harness"
 KINDS = {  # what a table's `use` names -> the hook that provides it
     "loader": "harness_loaders",
     "adapter": "harness_adapters",

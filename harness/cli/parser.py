@@ -24,11 +24,8 @@ GROUPS = {  # what adds a command of ours; a name is where one stands that a plu
     "start": (project.init_parser,),
     "run": (run.run_parser, ahead.check_parser, "plan", ahead.selftest_parser),
     "look": (run.show_parser, project.explain_parser),
-    "ship": (
-        *(project.waive_parser, release.verify_parser, release.keygen_parser),
-        *(release.sign_parser, release.promote_parser),
-    ),
-    "extend": (project.plugins_parser, project.schema_parser, cache.cache_parser),
+    "ship": (project.waive_parser, release.verify_parser, "keygen", "sign", "promote"),
+    "extend": (project.plugins_parser, "schema", cache.cache_parser),
 }
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml

@@ -1,4 +1,4 @@
-"""Commands about a project: `harness init`, `harness plugins`, `harness schema`, `harness explain`, `harness waive`."""
+"""Commands about a project: `harness init`, `harness plugins`, `harness explain`, `harness waive`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from harness.cli.options import Commands, command, with_harnessfile, with_plugins
+from harness.cli.options import Commands, command, with_harnessfile
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
@@ -51,33 +50,6 @@ def plugins(args: argparse.Namespace) -> int:
     for line in described(chosen, found, tables, whole=args.name is None):
         say(line)
     return ExitCode.OK
-
-
-def schema(args: argparse.Namespace) -> int:
-    """`harness schema [SUITE]`: the JSON Schema of a suite, for editors, or of a file that is written."""
-    import json
-
-    made = _schema_of_file(args.of) if args.of else _schema_of_suite(args)
-    args.document = {"schema": made}
-    if not args.json:
-        print(json.dumps(made, indent=1, ensure_ascii=False))
-    return ExitCode.OK
-
-
-def _schema_of_suite(args: argparse.Namespace) -> dict[str, Any]:
-    from harness.plugins import load_plugins
-    from harness.suite.json_schema import json_schema
-
-    return json_schema(load_plugins(args.suite or Path("harness.toml"), args.p))
-
-
-def _schema_of_file(name: str) -> dict[str, Any]:
-    from harness.release.file_schemas import file_schemas
-
-    known = file_schemas()
-    if name not in known:
-        raise UsageError(f'--of "{name}": no file is called so{did_you_mean(name, known)}')
-    return known[name]
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -146,21 +118,6 @@ def plugins_parser(commands: Commands) -> None:
     one = command(commands, "plugins", plugins, "list what may stand after `use =`, and the options of each", *examples)
     one.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
     with_harnessfile(one)
-
-
-def schema_parser(commands: Commands) -> None:
-    """Add `harness schema`."""
-    examples = (
-        "harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",
-        "harness schema --of report > report.schema.json",
-    )
-    one = command(
-        commands, "schema", schema, "print the JSON Schema of a suite, for editors, or of what is written", *examples
-    )
-    one.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside this suite")
-    files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
-    one.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
-    with_plugins(one)
 
 
 def explain_parser(commands: Commands) -> None:

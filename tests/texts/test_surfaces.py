@@ -26,7 +26,7 @@ harness: files isolated
 harness/artifacts: kept
 harness/cli: ahead init
 harness/pipeline: memory merging preflight sweep
-harness/release: export promote signing
+harness/release: export
 harness/suite: waivers
 harness/workers: child local protocol
 plugins/harness_checks: frames keys
@@ -35,7 +35,8 @@ plugins/harness_hf: probe sabotage sources
 plugins/harness_judge: calibrate calibration commands
 plugins/harness_lm_eval: names
 plugins/harness_lora: fold merge
-plugins/harness_plan: benchmark commands
+plugins/harness_plan: benchmark commands terminal
+plugins/harness_release: commands promote signing
 plugins/harness_report: drawing
 plugins/harness_sft: processes train trainer turns whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own
