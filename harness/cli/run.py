@@ -96,11 +96,9 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _listeners(args: argparse.Namespace) -> tuple[Any, ...]:
     """Return what watches all runs beside the terminal: a job of GitHub's and a file of events, if wanted."""
-    from harness.cli.github import in_job
-    from harness.cli.job import Job
     from harness.reports.events import Events
 
-    return (*([Job(args)] if in_job(args) else []), *([Events(args.events)] if args.events else []))
+    return (*([args.job] if args.job else []), *([Events(args.events)] if args.events else []))
 
 
 def _print_plan(plan: Plan, args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
 from harness.files import write_text
+from harness.parts import part
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import conclude, exit_code
 from harness.pipeline.exporting import refuse_exports
@@ -20,7 +21,6 @@ from harness.pipeline.locking import lock_suite
 from harness.pipeline.record import Ending, Record, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
 from harness.records.run import Report, Run
-from harness.reports.junit import junit
 from harness.reports.run_folder import RunFolder
 
 MOST_SHOWN = 5  # names of files
@@ -113,7 +113,7 @@ def _finish(session: Session, record: Record, adjudicator: Adjudicator) -> Run:
     try:
         session.folder.finish(run)
         if session.options.junit_xml:
-            write_text(session.options.junit_xml, junit(run))
+            write_text(session.options.junit_xml, part("junit")(run))
     except OSError as error:
         there = ", ".join(one.to for one in run.exports if one.written)
         said = f"; the export is in its place, with its verdicts: {there}" if there else ""

@@ -15,9 +15,10 @@ from harness.texts import secrets
 ROOT = Path(__file__).parents[2]
 WRITES = {"print", "write", "writelines", "write_text", "append_line", "log_text", "add_text"}
 TRIED = """
-harness/cli: github guard main parser project run screen streams summary words
-harness/reports: events github run_folder training
+harness/cli: guard main parser project run screen streams summary words
+harness/reports: events run_folder training
 harness/pipeline: conduct ledger locking
+plugins/harness_ci: github job
 plugins/harness_report: __init__ beside commands gates history strips terminal writing
 plugins/harness_trackers: log to_mlflow to_wandb
 """  # by the canary below, or in test_secrets (a suite's options) and test_trackers
