@@ -33,7 +33,7 @@ harness/workers: child local protocol
 plugins/harness_checks: frames keys
 plugins/harness_export: __init__ quantised
 plugins/harness_hf: probe sabotage sources
-plugins/harness_judge: calibrate calibration commands
+plugins/harness_judge: calibrate calibration commands testing
 plugins/harness_lm_eval: names
 plugins/harness_lora: fold merge
 plugins/harness_plan: benchmark commands terminal
