@@ -13,26 +13,56 @@ from harness.cli.options import Commands, command, with_harnessfile
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
+EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
+ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
+TASKS = {  # each runs and passes as it is, on a model that it builds; what a folder lacks is that of qa
+    "classify": ("suite.toml", "data/train.csv", "data/test.csv"),
+    "qa": ("suite.toml", "harnessfile.py", *ROWS),
+    "chat": ("suite.toml", *ROWS),
+    "tools": ("suite.toml", *ROWS),
+    "preference": ("suite.toml", *ROWS),
+    "candidate": ("suite.toml", "train.toml", *ROWS),
+}
+
 
 def init(args: argparse.Namespace) -> int:
-    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task."""
-    from harness.cli.init import write_project
+    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task.
 
-    paths, commands = write_project(args.folder, args.task)
+    Beside them lies the suites' JSON Schema, which editors read.
+    """
+    import json
+
+    from harness.files import write_text
+    from harness.plugins import load_plugins
+    from harness.suite.json_schema import json_schema
+
+    names = TASKS[args.task]
+    paths = [args.folder / name for name in (*names, SCHEMA)]
+    if taken := [path for path in paths if path.exists()]:
+        raise UsageError(f"{taken[0]}: is there already; choose an empty folder")
+    for name in names:
+        own = EXAMPLES / args.task / name
+        write_text(args.folder / name, (own if own.exists() else EXAMPLES / "qa" / name).read_text("utf-8"))
+    made = json_schema(load_plugins(args.folder / "suite.toml"))
+    write_text(args.folder / SCHEMA, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     for path in paths:
         print(path)
     args.document = {"written": [str(path) for path in paths]}
-    print(f"next: {_from_here(args.folder, commands)}", file=sys.stderr)
+    print(f"next: {_from_here(args.folder, suites_of(args.task))}", file=sys.stderr)
     return ExitCode.OK
 
 
-def _from_here(folder: Path, commands: Sequence[str]) -> str:
-    """Return commands of a project as they are typed outside its folder; several find each other's files in it."""
-    if folder == Path():
-        return " && ".join(commands)
-    if len(commands) == 1:
-        return f"harness run {shlex.quote(str(folder / commands[0].split()[-1]))}"
-    return f"cd {shlex.quote(str(folder))} && {' && '.join(commands)}"
+def suites_of(task: str) -> list[str]:
+    """Return the suites of a task in the order in which they are run."""
+    return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
+
+
+def _from_here(folder: Path, suites: Sequence[str]) -> str:
+    """Return the commands that run suites as they are typed outside their folder; several find each other in it."""
+    if folder != Path() and len(suites) == 1:
+        return f"harness run {shlex.quote(str(folder / suites[0]))}"
+    commands = [f"harness run {name}" for name in suites]
+    return " && ".join(commands if folder == Path() else [f"cd {shlex.quote(str(folder))}", *commands])
 
 
 def plugins(args: argparse.Namespace) -> int:
@@ -100,11 +130,9 @@ def waive(args: argparse.Namespace) -> int:
 
 def init_parser(commands: Commands) -> None:
     """Add `harness init`."""
-    from harness.cli.examples import EXAMPLES
-
     examples = ("harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
     one = command(commands, "init", init, "write a suite and example data that run and pass", *examples)
-    one.add_argument("--task", choices=EXAMPLES, default="qa", help="what the model is to do, by default qa")
+    one.add_argument("--task", choices=TASKS, default="qa", help="what the model is to do, by default qa")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 

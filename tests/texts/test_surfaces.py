@@ -25,7 +25,7 @@ plugins/harness_trackers: log to_mlflow to_wandb
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
-harness/cli: ahead init
+harness/cli: ahead
 harness/pipeline: memory merging preflight sweep
 harness/release: export
 harness/suite: waivers
