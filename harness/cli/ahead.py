@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.options import (
     Commands,
     command,
+    run_options,
     with_overrides,
     with_plugins,
     with_suite,
@@ -24,22 +26,24 @@ if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
     from harness.collection.plan import Plan
     from harness.plugins import Plugins
+    from harness.selftest import Trial
+
+HANG = 9  # column at which what selftest says of a model goes on
 
 
 def check(args: argparse.Namespace) -> int:
     """`harness check SUITE`: what would go wrong, without training."""
     import time
-    from dataclasses import asdict
 
     from harness.cli.terminal import Terminal
-    from harness.pipeline.run import Options, check_suite
+    from harness.pipeline.run import check_suite
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
     if args.write_clean and args.write_clean.exists():
         raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
-    overrides = (*args.set, *(["train.drop_leaks=true"] if args.write_clean else []))
-    options = Options(overrides=overrides, plugins=tuple(args.p), ignore=tuple(args.ignore), limit=args.limit)
-    found, built, plan = check_suite(args.suite, options)
+    if args.write_clean:
+        args.overrides = [*args.overrides, "train.drop_leaks=true"]
+    found, built, plan = check_suite(args.suite, run_options(args))
     for warning in plan.warnings:
         terminal.line(f"warning: {warning}", "yellow")
     tell_code(terminal, plan.plugins)
@@ -78,30 +82,47 @@ def tell_code(terminal: Terminal, plugins: Plugins) -> None:
 
 def selftest(args: argparse.Namespace) -> int:
     """`harness selftest SUITE`: models that must not ship, through the suite."""
-    from dataclasses import asdict
-
-    from harness.cli.controls import print_equals, print_trial
+    from harness.cli.screen import Screen
     from harness.selftest import selftest as put_through
 
     found = put_through(
         args.suite,
         only=args.only,
         limit=args.limit,
-        plugins=args.p,
-        overrides=args.set,
+        plugins=args.plugins,
+        overrides=args.overrides,
         on=args.on,
         patience=args.patience,
         told=print_trial,
         said=lambda line: say(line, sys.stderr),
     )
-    for equal in found.equals:
-        print_equals(equal)
+    for equal in found.equals:  # how often a gate blocked and passed two equal models
+        rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
+        word, style = ("clean", "green") if equal.clean else ("BLOCKS", "bold red")
+        Screen().entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
     tried = [t for t in found.trials if not t.skipped]
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
     rest = f", {len(undecided)} not judged" if undecided else ""
     print(f"{len(caught)} of {len(tried)} impostors caught{rest}")
     args.document = {"trials": [asdict(t) for t in found.trials], "equals": [asdict(e) for e in found.equals]}
     return found.exit_code
+
+
+def print_trial(trial: Trial) -> None:
+    """Print what became of an impostor: what kept it from shipping, or that nothing did."""
+    from harness.cli.screen import Screen
+    from harness.cli.words import duration
+
+    screen, about = Screen(), f"{trial.name:<32} {duration(trial.seconds):>9}"
+    if trial.skipped:
+        screen.entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
+    elif trial.undecided:
+        screen.entry("unknown", "yellow", f" {about}  {trial.undecided}", HANG)
+    elif trial.caught:
+        screen.entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
+    else:
+        screen.entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
+        screen.line(f"        no gate keeps it back; {trial.fix}", hang=HANG)
 
 
 def check_parser(commands: Commands) -> None:

@@ -70,7 +70,7 @@ def _with_others(args: Any) -> bool:
     """Return whether a command holds workers that a plugin provides, or may load an engine."""
     on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
     suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
-    said = [*getattr(args, "set", []), *(p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK))]
+    said = [p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK)] + getattr(args, "overrides", [])
     return on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 

@@ -7,7 +7,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from harness import __version__
 from harness.cli import ahead, cache, project, release, run
@@ -59,7 +59,7 @@ class _Whole(Parser):
         return "\n".join([*lines, *textwrap.wrap(EXIT_CODES, 80), ""])
 
 
-def parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def parser(words: Sequence[str]) -> _Whole:
     """Return the parser of a command line; what it makes of words has the function of its command as `command`.
 
     Commands that plugins bring are looked for where the first word is none of ours.
@@ -87,15 +87,10 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     if not words:  # a line whose variable was empty is no success
         made.print_help(sys.stderr)
         made.exit(ExitCode.USAGE)
-    known: Mapping[str, Any] = made.commands.choices if isinstance(made, _Whole) else {}
-    if not words[0].startswith("-") and words[0] not in known:
-        _unknown(made, words[0], known)
+    if not words[0].startswith("-") and words[0] not in made.commands.choices:
+        meant = did_you_mean(words[0], made.commands.choices)
+        made.error(f'no command "{words[0]}"{meant if "did you mean" in meant else "; see harness help"}')
     return made.parse_args(words)
-
-
-def _unknown(made: argparse.ArgumentParser, word: str, known: Mapping[str, Any]) -> NoReturn:
-    meant = did_you_mean(word, known)
-    made.error(f'no command "{word}"{meant if "did you mean" in meant else "; see harness help"}')
 
 
 def _bring(made: _Whole) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli.options import Commands, command, with_harnessfile
@@ -70,7 +71,7 @@ def plugins(args: argparse.Namespace) -> int:
     from harness.cli.catalogue import as_data, described, table_keys
     from harness.plugins import load_plugins
 
-    found = load_plugins(args.suite or Path("harness.toml"), args.p)
+    found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
     chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
     tables = table_keys(args.name)
@@ -90,7 +91,7 @@ def explain(args: argparse.Namespace) -> int:
     from harness.plugins import load_plugins
     from harness.texts.wrapping import paragraphs
 
-    found = {n: p for (kind, n), p in load_plugins(args.suite, args.p).provided.items() if kind == "check"}
+    found = {n: p for (kind, n), p in load_plugins(args.suite, args.plugins).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
     titles = {name: title for name, p in found.items() if (title := title_of(p))}
     names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
@@ -118,8 +119,6 @@ def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
 
 def waive(args: argparse.Namespace) -> int:
     """`harness waive GATE`: let a gate be broken until a date, in writing."""
-    from dataclasses import asdict
-
     from harness.suite.waivers import waive as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by)

@@ -28,7 +28,7 @@ def verify(args: argparse.Namespace) -> int:
     policy = read_policy(args.policy) if args.policy else None
     found = verify(args.export, policy, recompute=args.recompute, last=last)
     if found.ok and args.replay is not None:
-        again = part("replay")(args.export, args.suite, args.replay, args.seed, args.p)
+        again = part("replay")(args.export, args.suite, args.replay, args.seed, args.plugins)
         found.notes += again.notes
         found.ok = not again.differs
         if again.differs:

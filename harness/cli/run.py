@@ -6,10 +6,19 @@ import argparse
 import json
 import sys
 from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import Commands, command, with_overrides, with_plugins, with_verbosity, with_workers
+from harness.cli.options import (
+    Commands,
+    command,
+    run_options,
+    with_overrides,
+    with_plugins,
+    with_verbosity,
+    with_workers,
+)
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
@@ -31,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
     """`harness run SUITE…`"""
     from harness.pipeline.run import prepare
 
-    options = _options(args)
+    options = run_options(args)
+    if args.x:
+        options = replace(options, maxfail=1)
+    if given := options.candidates:
+        options = replace(options, candidate=given[0], candidates=given if len(given) > 1 else ())
     if args.junit_xml and len(args.suite) > 1:
         raise UsageError("--junit-xml is one file; run the suites one by one, or read reports/*/junit.xml")
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
@@ -43,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_each(args: argparse.Namespace, options: Options) -> int:
     """Run suites one after the other, which share loaded models; return the worst exit code."""
-    from dataclasses import replace
-
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import run_suite
     from harness.reports.report_json import to_json
@@ -69,29 +80,6 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
                 break
     args.document = {"runs": told} if several else {"run": told[0]}
     return min(codes, key=WORST.index)
-
-
-def _options(args: argparse.Namespace) -> Options:
-    from harness.pipeline.run import Options
-
-    return Options(
-        overrides=tuple(args.set),
-        candidate=args.candidate[0] if args.candidate else None,
-        candidates=tuple(args.candidate) if len(args.candidate) > 1 else (),
-        out=args.out,
-        keyword=args.k,
-        maxfail=1 if args.x else args.maxfail,
-        last_failed=args.lf,
-        limit=args.limit,
-        export=not args.no_export,
-        select=args.select,
-        cache=not args.no_cache,
-        plugins=tuple(args.p),
-        on=args.on,
-        patience=args.patience,
-        ignore=tuple(args.ignore),
-        junit_xml=args.junit_xml,
-    )
 
 
 def _listeners(args: argparse.Namespace) -> tuple[Any, ...]:
@@ -130,8 +118,6 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """`harness show [RUN]`: the report of a run again, or its rows."""
-    from dataclasses import replace
-
     from harness.reports.report_json import read_run
 
     if args.n < 1:
@@ -162,8 +148,6 @@ def _place(asked: Path | None) -> Path:
 
 def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     """Print rows: those that gates lost, won or failed, or all rows of an eval."""
-    from dataclasses import asdict
-
     from harness.cli.flips import chosen_rows, flips_of, print_flips, print_rows
 
     if args.flips:
@@ -195,25 +179,28 @@ def run_parser(commands: Commands) -> None:
         "--candidate",
         action="append",
         default=[],
+        dest="candidates",
         metavar="PATH",
         help="gate this adapter or model instead of training one; of several the best on the select rows",
     )
     with_overrides(what)
     what.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
     what.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, no export")
-    what.add_argument("-k", default="", metavar="EXPRESSION", help="only items that match; a part ships nothing")
-    what.add_argument("--lf", action="store_true", help="only items that failed in the last run")
+    part = "only items that match; a part ships nothing"
+    what.add_argument("-k", default="", dest="keyword", metavar="EXPRESSION", help=part)
+    what.add_argument("--lf", dest="last_failed", action="store_true", help="only items that failed in the last run")
     what.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
     when = one.add_argument_group("when it stops, and what it may reuse")
     when.add_argument("-x", action="store_true", help="stop at the first item that fails")
     when.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th item that fails")
     when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
-    when.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
+    anew = "ask the models again, and remember nothing"
+    when.add_argument("--no-cache", dest="cache", action="store_false", help=anew)
     with_workers(when)
     with_plugins(when)
     where = one.add_argument_group("what is written and printed")
     where.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
-    where.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
+    where.add_argument("--no-export", dest="export", action="store_false", help="measure and gate, export nothing")
     where.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
     where.add_argument("--events", type=Path, metavar="FILE", help="write what happens, a line of JSON an event")
     where.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")

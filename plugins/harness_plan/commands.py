@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import with_overrides, with_plugins, with_suite
+from harness.cli.options import run_options, with_overrides, with_plugins, with_suite
 from harness.errors import ExitCode
 
 
@@ -25,7 +26,7 @@ def plan(parser: ArgumentParser) -> None:
     parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
     parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
-    parser.add_argument("--no-cache", action="store_true", help="as if nothing were remembered")
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="as if nothing were remembered")
     parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
     with_plugins(parser)
     with_overrides(parser)
@@ -33,21 +34,11 @@ def plan(parser: ArgumentParser) -> None:
 
 def _plan(args: Namespace) -> int:
     """Tell what a run can prove, takes and needs, before any training."""
-    from dataclasses import asdict
-
-    from harness.pipeline.run import Options, opened
+    from harness.pipeline.run import opened
     from harness_plan import benchmark
     from harness_plan.forecast import forecast
 
-    options = Options(
-        overrides=tuple(args.set),
-        candidate=args.candidate,
-        out=args.out,
-        limit=args.limit,
-        cache=not args.no_cache,
-        plugins=tuple(args.p),
-    )
-    session, record = opened(args.suite, options)
+    session, record = opened(args.suite, run_options(args))
 
     def announce(what: str) -> None:
         print(f"measuring {what} …", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli.options import with_plugins
@@ -78,8 +79,6 @@ def _sign(args: Namespace) -> int:
 
 def _promote(args: Namespace) -> int:
     """Make an export the release that the next ones are compared with, or go back by one."""
-    from dataclasses import asdict
-
     from harness.release.policy import read_policy
     from harness.release.promoted import history
     from harness_release.promote import go_back, promote
@@ -116,7 +115,7 @@ def _schema(args: Namespace) -> int:
         from harness.plugins import load_plugins
         from harness.suite.json_schema import json_schema
 
-        made = json_schema(load_plugins(args.suite or Path("harness.toml"), args.p))
+        made = json_schema(load_plugins(args.suite or Path("harness.toml"), args.plugins))
     args.document = {"schema": made}
     if not args.json:
         print(json.dumps(made, indent=1, ensure_ascii=False))
