@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.options import (
-    Commands,
     command,
     run_options,
     with_overrides,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 HANG = 9  # column at which what selftest says of a model goes on
 
 
-def check(args: argparse.Namespace) -> int:
+def _check(args: argparse.Namespace) -> int:
     """`harness check SUITE`: what would go wrong, without training."""
     import time
 
@@ -80,7 +79,7 @@ def tell_code(terminal: Terminal, plugins: Plugins) -> None:
         terminal.line(f"runs code of others: {', '.join(others)}")
 
 
-def selftest(args: argparse.Namespace) -> int:
+def _selftest(args: argparse.Namespace) -> int:
     """`harness selftest SUITE`: models that must not ship, through the suite."""
     from harness.cli.screen import Screen
     from harness.selftest import selftest as put_through
@@ -125,10 +124,9 @@ def print_trial(trial: Trial) -> None:
         screen.line(f"        no gate keeps it back; {trial.fix}", hang=HANG)
 
 
-def check_parser(commands: Commands) -> None:
-    """Add `harness check`."""
-    examples = ("harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
-    one = command(commands, "check", check, "look for what usually goes wrong, without training", *examples)
+def check(one: argparse.ArgumentParser) -> None:
+    """look for what usually goes wrong, without training"""
+    command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
     with_suite(one)
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     with_plugins(one)
@@ -139,10 +137,9 @@ def check_parser(commands: Commands) -> None:
     with_verbosity(one)
 
 
-def selftest_parser(commands: Commands) -> None:
-    """Add `harness selftest`."""
-    examples = ("harness selftest suite.toml", "harness selftest suite.toml --only untrained")
-    one = command(commands, "selftest", selftest, "put models that must not ship through a suite", *examples)
+def selftest(one: argparse.ArgumentParser) -> None:
+    """put models that must not ship through a suite"""
+    command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
     with_suite(one)
     one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")

@@ -7,7 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from harness.cli.options import Commands, command
+from harness.cli.options import command
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.texts.numbers import size
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def cache(args: argparse.Namespace) -> int:
+def _cache(args: argparse.Namespace) -> int:
     """`harness cache`"""
     from harness.artifacts.stored import KINDS, entries, remove, to_remove
     from harness.files import cache_dir
@@ -49,10 +49,9 @@ def cache(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def cache_parser(commands: Commands) -> None:
-    """Add `harness cache`."""
-    examples = ("harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
-    one = command(commands, "cache", cache, "list what is kept to be fast, or make room", *examples)
+def cache(one: argparse.ArgumentParser) -> None:
+    """list what is kept to be fast, or make room"""
+    command(one, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
     one.add_argument("--older", type=float, metavar="DAYS", help="what was not used for so long")
     one.add_argument("--size", metavar="BYTES", help="the longest unused until so much is left, for instance 20G")
     one.add_argument("--prune", action="store_true", help="remove it; never while another harness uses the cache")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.errors import ExitCode
 from harness.texts.shown import shown
@@ -18,7 +18,6 @@ from harness.texts.shown import shown
 if TYPE_CHECKING:
     from harness.pipeline.run import Options
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what commands are added to
 PLUGIN_HELP = "load a plugin, or no:NAME to leave one out"
 
 
@@ -34,14 +33,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {shown(message)}\n")
 
 
-def command(
-    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], help: str, *examples: str
-) -> argparse.ArgumentParser:
-    """Add a command, whose help ends with examples, and return its parser."""
-    epilog = "\n  ".join(["examples:", *examples])
-    parser = commands.add_parser(name, help=help, description=help, epilog=epilog)
+def command(parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], *examples: str) -> None:
+    """Set the function of a command, and let its help end with examples."""
     parser.set_defaults(command=function)
-    return parser
+    parser.epilog = "\n  ".join(["examples:", *examples])
 
 
 def with_json(parser: argparse.ArgumentParser, name: str) -> None:

@@ -6,12 +6,12 @@ import argparse
 import inspect
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import __version__
 from harness.cli import ahead, cache, project, release, run
-from harness.cli.options import Commands, Parser, with_json
+from harness.cli.options import Parser, with_json
 from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
 
 EXIT_CODES = (
@@ -20,12 +20,13 @@ EXIT_CODES = (
     "6 inconclusive or not evaluated, 7 refused"
 )
 BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
-GROUPS = {  # what adds a command of ours; a name is where one stands that a plugin brings, others stand at the end
-    "start": (project.init_parser,),
-    "run": (run.run_parser, ahead.check_parser, "plan", ahead.selftest_parser),
-    "look": (run.show_parser, project.explain_parser),
-    "ship": (project.waive_parser, release.verify_parser, "keygen", "sign", "promote"),
-    "extend": (project.plugins_parser, "schema", cache.cache_parser),
+Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
+GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
+    "start": (project.init,),
+    "run": (run.run, ahead.check, "plan", ahead.selftest),
+    "look": (run.show, project.explain),
+    "ship": (project.waive, release.verify, "keygen", "sign", "promote"),
+    "extend": (project.plugins, "schema", cache.cache),
 }
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml
@@ -40,10 +41,20 @@ class _Whole(Parser):
         super().__init__(
             "harness", usage="harness COMMAND …", description="Decide whether a fine-tuned language model may ship."
         )
-        self.commands: Commands = self.add_subparsers(
-            required=True, prog="harness", metavar="COMMAND", parser_class=Parser
-        )
+        self.commands = self.add_subparsers(required=True, prog="harness", metavar="COMMAND", parser_class=Parser)
         self.groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+
+    def add(self, name: str, build: Build) -> argparse.ArgumentParser:
+        """Add a command by a function of its parser, whose docstring is the help.
+
+        It adds the arguments, and sets `command`, a function of the parsed arguments that returns the exit code. With
+        --json, which every command has, stdout gets what that function left in `args.document`.
+        """
+        help = (inspect.getdoc(build) or "").partition("\n")[0]
+        parser: argparse.ArgumentParser = self.commands.add_parser(name, help=help, description=help)
+        build(parser)
+        with_json(parser, name)
+        return parser
 
     def format_help(self) -> str:
         helps = {a.dest: a.help or "" for a in self.commands._choices_actions}
@@ -68,12 +79,10 @@ def parser(words: Sequence[str]) -> _Whole:
     made.add_argument("--version", action="version", version=f"harness {__version__}")
     made.add_argument("--print-completion", choices=SHELLS, action=_Completion, help=argparse.SUPPRESS)
     for group, builders in GROUPS.items():
+        made.groups[group] += [one if isinstance(one, str) else one.__name__ for one in builders]
         for build in builders:
             if not isinstance(build, str):
-                build(made.commands)
-            made.groups[group].append(build if isinstance(build, str) else [*made.commands.choices][-1])
-    for name, one in made.commands.choices.items():
-        with_json(one, name)
+                made.add(build.__name__, build)
     if not (words and words[0] in made.commands.choices):
         _bring(made)
     return made
@@ -94,12 +103,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _bring(made: _Whole) -> None:
-    """Add the commands that plugins bring, each to the group that it asks for.
+    """Add the commands that plugins bring, as ours are added, each to the group that it sets as a default.
 
-    An entry point is a function of the command's parser, whose docstring is the help: it adds the arguments, and sets
-    `command`, a function of the parsed arguments that returns the exit code, and perhaps `group`, under which the help
-    lists it. With --json, which every command has, stdout gets what the function left in `args.document`.
-    Raises UsageError where it cannot be loaded, or has a name that is taken.
+    Raises UsageError where one cannot be loaded, or has a name that is taken.
     """
     from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
 
@@ -109,11 +115,7 @@ def _bring(made: _Whole) -> None:
         if point.name in made.commands.choices:
             raise UsageError(f"{where}: there is one of this name; give it another")
         try:
-            build = point.load()
-            help = (inspect.getdoc(build) or "").partition("\n")[0]
-            parser = made.commands.add_parser(point.name, help=help, description=help)
-            build(parser)
-            with_json(parser, point.name)
+            parser = made.add(point.name, point.load())
         except RAISES as error:
             raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
         if point.name not in placed:

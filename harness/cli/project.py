@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import Commands, command, with_harnessfile
+from harness.cli.options import command, with_harnessfile
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
@@ -26,7 +26,7 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 }
 
 
-def init(args: argparse.Namespace) -> int:
+def _init(args: argparse.Namespace) -> int:
     """`harness init [FOLDER]`: a suite and example data that run and pass, for a task.
 
     Beside them lies the suites' JSON Schema, which editors read.
@@ -66,7 +66,7 @@ def _from_here(folder: Path, suites: Sequence[str]) -> str:
     return " && ".join(commands if folder == Path() else [f"cd {shlex.quote(str(folder))}", *commands])
 
 
-def plugins(args: argparse.Namespace) -> int:
+def _plugins(args: argparse.Namespace) -> int:
     """`harness plugins [NAME]`: what may stand after `use =`, and its options."""
     from harness.cli.catalogue import as_data, described, table_keys
     from harness.plugins import load_plugins
@@ -83,7 +83,7 @@ def plugins(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def explain(args: argparse.Namespace) -> int:
+def _explain(args: argparse.Namespace) -> int:
     """`harness explain CODE`: why a check is there."""
     import inspect
 
@@ -117,7 +117,7 @@ def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
     raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')
 
 
-def waive(args: argparse.Namespace) -> int:
+def _waive(args: argparse.Namespace) -> int:
     """`harness waive GATE`: let a gate be broken until a date, in writing."""
     from harness.suite.waivers import waive as add
 
@@ -127,38 +127,40 @@ def waive(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def init_parser(commands: Commands) -> None:
-    """Add `harness init`."""
-    examples = ("harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
-    one = command(commands, "init", init, "write a suite and example data that run and pass", *examples)
+def init(one: argparse.ArgumentParser) -> None:
+    """write a suite and example data that run and pass"""
+    command(one, _init, "harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
     one.add_argument("--task", choices=TASKS, default="qa", help="what the model is to do, by default qa")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 
-def plugins_parser(commands: Commands) -> None:
-    """Add `harness plugins`."""
-    examples = (
+def plugins(one: argparse.ArgumentParser) -> None:
+    """list what may stand after `use =`, and the options of each"""
+    command(
+        one,
+        _plugins,
         "harness plugins                      # everything, in short",
         "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
         "harness plugins train                # the keys of [train]",
     )
-    one = command(commands, "plugins", plugins, "list what may stand after `use =`, and the options of each", *examples)
     one.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
     with_harnessfile(one)
 
 
-def explain_parser(commands: Commands) -> None:
-    """Add `harness explain`."""
-    examples = ("harness explain", "harness explain d10", "harness explain train-test-leak")
-    one = command(commands, "explain", explain, "say why a check is there; without a code, list all", *examples)
+def explain(one: argparse.ArgumentParser) -> None:
+    """say why a check is there; without a code, list all"""
+    command(one, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
     one.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
     with_harnessfile(one)
 
 
-def waive_parser(commands: Commands) -> None:
-    """Add `harness waive`."""
-    examples = ('harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',)
-    one = command(commands, "waive", waive, "let a gate be broken until a date, in writing", *examples)
+def waive(one: argparse.ArgumentParser) -> None:
+    """let a gate be broken until a date, in writing"""
+    command(
+        one,
+        _waive,
+        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
+    )
     one.add_argument("gate", metavar="GATE", help="the id of a gate")
     one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")

@@ -8,13 +8,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from harness.cli.options import PLUGIN_HELP, Commands, command, with_plugins
+from harness.cli.options import PLUGIN_HELP, command, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.parts import part
 
 
-def verify(args: argparse.Namespace) -> int:
+def _verify(args: argparse.Namespace) -> int:
     """`harness verify DIR`: are these the bytes that passed? Without torch, without network."""
     from harness.release.policy import read_policy
     from harness.release.promoted import current
@@ -49,15 +49,14 @@ def verify(args: argparse.Namespace) -> int:
     return ExitCode.OK if found.ok else ExitCode.REFUSED
 
 
-def verify_parser(commands: Commands) -> None:
-    """Add `harness verify`."""
-    examples = (
+def verify(one: argparse.ArgumentParser) -> None:
+    """check that an export is what passed, without torch and network"""
+    command(
+        one,
+        _verify,
         "harness verify exports/qa",
         "harness verify exports/qa --policy policy.toml --recompute",
         "harness verify exports/qa --replay 20 --suite suite.toml",
-    )
-    one = command(
-        commands, "verify", verify, "check that an export is what passed, without torch and network", *examples
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")

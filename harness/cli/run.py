@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import (
-    Commands,
     command,
     run_options,
     with_overrides,
@@ -36,7 +35,7 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 )  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """`harness run SUITE…`"""
     from harness.pipeline.run import prepare
 
@@ -116,7 +115,7 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def show(args: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     """`harness show [RUN]`: the report of a run again, or its rows."""
     from harness.reports.report_json import read_run
 
@@ -162,9 +161,11 @@ def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     return ExitCode.OK
 
 
-def run_parser(commands: Commands) -> None:
-    """Add `harness run`."""
-    examples = (
+def run(one: argparse.ArgumentParser) -> None:
+    """run a suite: measure, train, merge, gate, export"""
+    command(
+        one,
+        _run,
         "harness run suite.toml",
         "harness run suite.toml --candidate path/to/adapter-or-model",
         "harness run suite.toml --collect-only",
@@ -172,7 +173,6 @@ def run_parser(commands: Commands) -> None:
         "harness run suite.toml -k 'merged and not quiz' -x",
         "harness run suite.toml --set train.learning_rate=1e-4 --select",
     )
-    one = command(commands, "run", run, "run a suite: measure, train, merge, gate, export", *examples)
     one.add_argument("suite", type=Path, metavar="SUITE", nargs="+", help="one, or several that share loaded models")
     what = one.add_argument_group("what is run")
     what.add_argument(
@@ -207,14 +207,15 @@ def run_parser(commands: Commands) -> None:
     with_verbosity(where)
 
 
-def show_parser(commands: Commands) -> None:
-    """Add `harness show`."""
-    examples = (
+def show(one: argparse.ArgumentParser) -> None:
+    """print a run's report again, or its rows"""
+    command(
+        one,
+        _show,
         "harness show                         # the last run",
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",
     )
-    one = command(commands, "show", show, "print a run's report again, or its rows", *examples)
     one.add_argument(
         "run", type=Path, nargs="?", metavar="RUN", help="a folder in reports/; the last run, unless given"
     )

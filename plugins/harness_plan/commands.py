@@ -7,21 +7,14 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import run_options, with_overrides, with_plugins, with_suite
+from harness.cli.options import command, run_options, with_overrides, with_plugins, with_suite
 from harness.errors import ExitCode
 
 
 def plan(parser: ArgumentParser) -> None:
     """before any training: what a run can prove, takes and needs"""
-    parser.set_defaults(command=_plan)
-    parser.epilog = "\n  ".join(
-        (
-            "examples:",
-            "harness plan suite.toml",
-            "harness plan suite.toml --measure",
-            "harness plan suite.toml --limit 200",
-        )
-    )
+    examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
+    command(parser, _plan, *examples)
     with_suite(parser)
     parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
     parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")

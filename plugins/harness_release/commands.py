@@ -8,31 +8,28 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import with_plugins
+from harness.cli.options import command, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
 
 def keygen(parser: ArgumentParser) -> None:
     """write a key to sign exports, and its public half"""
-    parser.set_defaults(command=_keygen)
-    parser.epilog = "examples:\n  harness keygen keys/release && cat keys/release.pub >> policy.toml"
+    command(parser, _keygen, "harness keygen keys/release && cat keys/release.pub >> policy.toml")
     parser.add_argument("name", type=Path, metavar="NAME", help="NAME.key and NAME.pub are written")
 
 
 def sign(parser: ArgumentParser) -> None:
     """sign what an export claims"""
-    parser.set_defaults(command=_sign)
-    parser.epilog = "examples:\n  harness sign exports/qa --key keys/release.key"
+    command(parser, _sign, "harness sign exports/qa --key keys/release.key")
     parser.add_argument("export", type=Path, metavar="DIR")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
 
 
 def promote(parser: ArgumentParser) -> None:
     """make an export the release that next runs are compared with"""
-    parser.set_defaults(command=_promote)
-    words = ("examples:", *(f"harness promote exports/qa{flag}" for flag in ("", " --list", " --back")))
-    parser.epilog = "\n  ".join(words)
+    examples = ("harness promote exports/qa", "harness promote exports/qa --list", "harness promote exports/qa --back")
+    command(parser, _promote, *examples)
     parser.add_argument("export", type=Path, metavar="DIR")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
     parser.add_argument("--back", action="store_true", help="to the release before")
@@ -41,14 +38,11 @@ def promote(parser: ArgumentParser) -> None:
 
 def schema(parser: ArgumentParser) -> None:
     """print the JSON Schema of a suite, for editors, or of what is written"""
-    parser.set_defaults(command=_schema)
-    parser.epilog = "\n  ".join(
-        (
-            "examples:",
-            "harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",
-            "harness schema --of report > report.schema.json",
-        )
+    examples = (
+        "harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",
+        "harness schema --of report > report.schema.json",
     )
+    command(parser, _schema, *examples)
     parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside this suite")
     files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
     parser.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
