@@ -24,7 +24,12 @@ def _cache(args: argparse.Namespace) -> int:
     from harness.artifacts.stored import KINDS, entries, remove, to_remove
     from harness.files import cache_dir
 
-    folder, most = cache_dir(), None if args.size is None else _bytes(args.size)
+    folder, most = cache_dir(), None
+    if args.size is not None:
+        asked = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", args.size.strip().upper())
+        if not asked:
+            raise UsageError(f'--size is "{args.size}", want bytes, for instance 500M or 20G')
+        most = int(float(asked[1]) * UNITS[asked[2]])
     if args.older is not None and args.older < 0:
         raise UsageError(f"--older is {args.older:g}, want days, 0 or more")
     found = entries(folder)
@@ -59,13 +64,6 @@ def cache(one: argparse.ArgumentParser) -> None:
 
 def _told(entry: Entry) -> dict[str, object]:
     return {"kind": entry.kind, "name": entry.name, "bytes": entry.bytes, "used": entry.used}
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper())
-    if not found:
-        raise UsageError(f'--size is "{text}", want bytes, for instance 500M or 20G')
-    return int(float(found[1]) * UNITS[found[2]])
 
 
 def _ages(some: list[Entry]) -> str:

@@ -57,10 +57,13 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     """Run suites one after the other, which share loaded models; return the worst exit code."""
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import run_suite
+    from harness.reports.events import Events
     from harness.reports.report_json import to_json
     from harness.workers.loading import Shelf
 
-    codes, told, others = [], [], _listeners(args)
+    codes, told = [], []
+    others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
+    others += [Events(args.events)] if args.events else []
     several = len(args.suite) > 1
     with closing(Shelf(SHELF if several else 0)) as shelf:
         for path in args.suite:
@@ -79,13 +82,6 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
                 break
     args.document = {"runs": told} if several else {"run": told[0]}
     return min(codes, key=WORST.index)
-
-
-def _listeners(args: argparse.Namespace) -> tuple[Any, ...]:
-    """Return what watches all runs beside the terminal: a job of GitHub's and a file of events, if wanted."""
-    from harness.reports.events import Events
-
-    return (*([args.job] if args.job else []), *([Events(args.events)] if args.events else []))
 
 
 def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
@@ -117,32 +113,24 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     """`harness show [RUN]`: the report of a run again, or its rows."""
-    from harness.reports.report_json import read_run
+    from harness.reports.report_json import read_run, to_json
+    from harness.reports.run_folder import newest
 
     if args.n < 1:
         raise UsageError(f"-n is {args.n}, want 1 or more")
-    place = _place(args.run)
+    place = args.run or newest(Path("reports"))
+    if place.is_dir() and not (place / "report.json").exists():
+        place = newest(place)  # of the runs in a folder
     report = read_run(place)
     folder = place if place.is_dir() else place.parent
     if args.flips or args.rows is not None or args.wrong:
         return _show_rows(args, report, folder)
-    from harness.reports.report_json import to_json
-
     args.document = {"run": json.loads(to_json(report))}
     if not args.json:
         from harness.cli.terminal import Terminal
 
         Terminal(args.v - args.q).show(replace(report, folder=str(folder)))
     return ExitCode.OK
-
-
-def _place(asked: Path | None) -> Path:
-    """Return where a report is: in the folder that is asked for, or of the runs in it in the newest."""
-    from harness.reports.run_folder import newest
-
-    if asked is None:
-        return newest(Path("reports"))
-    return newest(asked) if asked.is_dir() and not (asked / "report.json").exists() else asked
 
 
 def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:

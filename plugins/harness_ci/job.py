@@ -13,9 +13,9 @@ from pathlib import Path
 
 from harness.hookspec import hookimpl
 from harness.records.run import Run
-from harness.reports.markdown import run_markdown
 from harness.suite.lines import gate_lines
 from harness_ci.github import annotation, annotations_of, at_most, write_summary
+from harness_ci.markdown import run_markdown
 
 TELLING = ("run", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
 PLACE = re.compile(r"(?P<file>[^:\n]+\.toml)(?::(?P<line>\d+))?: (?P<what>.*)")
