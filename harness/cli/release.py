@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli.options import PLUGIN_HELP, command, with_plugins
@@ -36,7 +36,7 @@ def _verify(args: argparse.Namespace) -> int:
         else:
             found.steps["replay"] = again.says
     if args.json:
-        args.document = json.loads(found.as_json())
+        args.document = asdict(found)
     else:
         for name, told in found.steps.items():
             say(f"{name}: {told}")

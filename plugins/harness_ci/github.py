@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.records.gates import Outcome, Verdict
+from harness.records.gates import Outcome
 from harness.records.run import Run
 from harness.reports.sentence import worst_first
 from harness.texts.secrets import hide
@@ -26,7 +26,8 @@ def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
         if v.outcome is not Outcome.PASS:
             message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
             message += f"; {v.waiver.says()}" if v.waiver else ""
-            found.append(annotation(_kind(v), message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
+            kind = "error" if v.holds_up else "notice" if v.blocking and not v.waived else "warning"
+            found.append(annotation(kind, message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
     return at_most(found)
 
 
@@ -40,11 +41,6 @@ def _problems(run: Run) -> Iterator[str]:
     for r in run.reports:
         if r.outcome == "error" and not r.verdicts:
             yield annotation("error", r.error or "", run.path, None, f"ERROR {r.id}")
-
-
-def _kind(v: Verdict) -> str:
-    """Return how loud a verdict is: what does not keep anything from shipping is no error."""
-    return "error" if v.holds_up else "notice" if v.blocking and not v.waived else "warning"
 
 
 def at_most(found: Sequence[str]) -> list[str]:
@@ -63,8 +59,9 @@ def annotation(kind: str, message: str, file: str = "", line: int | None = None,
     """Return a workflow command of one line, whatever its texts are."""
     text = shown(message)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    told = {"file": _place(file), "line": str(line or ""), "title": title}
-    given = ",".join(f"{name}={_property(shown(value))}" for name, value in told.items() if value)
+    told = [("file", _place(file)), ("line", str(line or "")), ("title", title)]
+    pairs = ((name, _data(shown(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value)
+    given = ",".join(f"{name}={value}" for name, value in pairs)
     return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
 
 
@@ -85,10 +82,5 @@ def _place(file: str) -> str:
 
 
 def _data(text: str) -> str:
-    """Escape the message of a command as the runner reads it."""
+    """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    """Escape a property of a command as the runner reads it."""
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

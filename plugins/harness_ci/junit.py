@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 
 from harness.records.gates import Outcome, Verdict
 from harness.records.run import Report, Run
@@ -36,8 +35,8 @@ def junit(run: Run) -> str:
         ET.SubElement(case, "error", message=run.problem)
     cases_ = suite.findall("testcase")
     suite.set("tests", str(len(cases_)))
-    for kind in ("failure", "error", "skipped"):
-        suite.set({"failure": "failures", "error": "errors", "skipped": "skipped"}[kind], str(_having(cases_, kind)))
+    for kind, name in {"failure": "failures", "error": "errors", "skipped": "skipped"}.items():
+        suite.set(name, str(sum(case.find(kind) is not None for case in cases_)))
     _spell(suite)
     ET.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
@@ -85,7 +84,3 @@ def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) ->
         ET.SubElement(case, "failure", message=why)
     else:
         ET.SubElement(case, "error", message=f"{outcome}: {why}")
-
-
-def _having(cases: Sequence[ET.Element], kind: str) -> int:
-    return sum(case.find(kind) is not None for case in cases)

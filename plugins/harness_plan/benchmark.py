@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,19 +101,13 @@ def known(session: Session) -> dict[str, Measured]:
     return found
 
 
-def measure(session: Session, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """Measure everything anew, one process after the other, and keep it."""
-    found, options = {}, session.options
-    command = {
-        "suite": str(session.suite.path),
-        "candidate": options.candidate,
-        "limit": options.limit,
-        "overrides": options.overrides,
-        "plugins": options.plugins,
-    }
+def measure(session: Session) -> dict[str, Measured]:
+    """Measure everything anew, one process after the other, say so on stderr, and keep it."""
+    found = {}
+    options = {name: getattr(session.options, name) for name in ("candidate", "limit", "overrides", "plugins")}
     for what in (*methods_of(session.collection), EVALUATION):
-        progress(what)
-        found[what] = one = _in_process({**command, "what": what})
+        print(f"measuring {what} …", file=sys.stderr)
+        found[what] = one = _in_process({"what": what, "suite": str(session.suite.path), "options": options})
         if not one.error:
             write_text(_path(session, what), json.dumps(asdict(one)))
     return found
@@ -189,13 +183,8 @@ def main() -> None:
     from harness.pipeline.run import Options, opened
 
     asked = json.load(sys.stdin)
-    options = Options(
-        overrides=tuple(asked["overrides"]),
-        candidate=asked["candidate"],
-        limit=asked["limit"],
-        plugins=tuple(asked["plugins"]),
-    )
-    session, _ = opened(Path(asked["suite"]), options)
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()}
+    session, _ = opened(Path(asked["suite"]), Options(**options))
     what = asked["what"]
     try:
         found = _evaluation(session) if what == EVALUATION else _training(session, what)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -32,11 +31,7 @@ def _plan(args: Namespace) -> int:
     from harness_plan.forecast import forecast
 
     session, record = opened(args.suite, run_options(args))
-
-    def announce(what: str) -> None:
-        print(f"measuring {what} …", file=sys.stderr)
-
-    known = benchmark.measure(session, announce) if args.measure else benchmark.known(session)
+    known = benchmark.measure(session) if args.measure else benchmark.known(session)
     found = forecast(session, record, known)
     if args.json:
         args.document = asdict(found)

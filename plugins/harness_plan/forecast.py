@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.collection.plan import Plan
 from harness.pipeline.checking import recalled_before_training
-from harness.pipeline.ledger import Ledger, Standing
+from harness.pipeline.ledger import Ledger
 from harness.pipeline.looks import look_of, tells
 from harness.pipeline.record import Record
 from harness.pipeline.session import Session
@@ -62,7 +62,11 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
     plan, suite = session.collection, session.suite
     history = History(session.options.out, plan)
-    gates = odds_of(plan, history, _attempts(plan))
+    ledger = Ledger.here(lambda _: None)
+    looks = [(c, e) for c in plan.candidates for e, t in plan.tasks.items() if e in plan.chosen[c] and tells(t)]
+    # which attempt other weights would be at the rows of every evaluation, by candidate and eval
+    attempts = {key: ledger.standing(look_of(plan, *key, "", "", None)) for key in looks}
+    gates = odds_of(plan, history, attempts)
     odds = [g.odds for g in gates]
     asked, made = requests_of(session, record), made_of(session)
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
@@ -88,13 +92,6 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
         tuple(_findings(session, record)),
         (*record.warnings, *doubts),
     )
-
-
-def _attempts(plan: Plan) -> dict[tuple[str, str], Standing]:
-    """Return which attempt other weights would be at the rows of every evaluation, by candidate and eval."""
-    ledger = Ledger.here(lambda _: None)
-    asked = [(c, e) for c in plan.candidates for e, t in plan.tasks.items() if e in plan.chosen[c] and tells(t)]
-    return {key: ledger.standing(look_of(plan, *key, "", "", None)) for key in asked}
 
 
 def _stages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -192,14 +193,11 @@ def training_tokens(plan: Plan, source: Source) -> int | None:
     """Count the tokens of the training rows, once over, as text or with the model's own chat template."""
     if plan.training is None:
         return None
-    return sum(source.count_tokens([_pair(one) for row in plan.training for one in _answered(row)]))
-
-
-def _answered(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return a pair of answers as two rows, and others as they are."""
-    if "chosen" not in row:
-        return [row]
-    return [{**row, "completion": row[name]} for name in ("chosen", "rejected")]
+    rows: list[Mapping[str, Any]] = []
+    for row in plan.training:
+        both = ("chosen", "rejected") if "chosen" in row else ()
+        rows += [{**row, "completion": row[name]} for name in both] or [row]
+    return sum(source.count_tokens([_pair(row) for row in rows]))
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:
@@ -313,12 +311,7 @@ def _shared(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int
     alone = dict(zip(prompts, source.count_tokens([(p, "") for p in prompts.values()]), strict=True))
     repeated = sum(alone[repr(p)] for p, _ in pairs if p) - sum(alone.values())
     texts = [p for p in prompts.values() if isinstance(p, str)]
-    front = _beginning(min(texts), max(texts)).rpartition("\n")[0] if len(texts) == len(prompts) > 1 else ""
+    same = os.path.commonprefix(texts) if len(texts) == len(prompts) > 1 else ""  # noqa: RUF071 - of any texts
+    front = same.rpartition("\n")[0]
     lines = source.count_tokens([(front, "")])[0] * (len(texts) - 1) if front else 0
     return sum(counts) - repeated - lines
-
-
-def _beginning(first: str, last: str) -> str:
-    """Return what two texts begin with, and so all that are sorted in between."""
-    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
-    return first[: next(same, min(len(first), len(last)))]

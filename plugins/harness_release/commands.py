@@ -88,7 +88,7 @@ def _promote(args: Namespace) -> int:
         return ExitCode.OK
     policy = read_policy(args.policy) if args.policy else None
     found, folder = (go_back if args.back else promote)(args.export, policy)
-    args.document = {**json.loads(found.as_json()), "kept": str(folder) if found.ok else None}
+    args.document = {**asdict(found), "kept": str(folder) if found.ok else None}
     if not found.ok:
         say(f"refused: {found.folder}: {found.refused}", sys.stderr)
         return ExitCode.REFUSED

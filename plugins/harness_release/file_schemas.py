@@ -76,10 +76,6 @@ def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
     return {**made, "required": needed} if needed else made
 
 
-def _report() -> Schema:
-    return {"title": "report.json", **record(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)}
-
-
 def _event() -> Schema:
     """Return the schema of a line of `--events`: one for each kind of event."""
     report = {k: v for k, v in record(Report)["properties"].items() if k not in ("verdicts", "traceback")}
@@ -150,10 +146,6 @@ def _lock() -> Schema:
     return {"title": "suite.lock.json", **table(keys, "looks", "left_out")}
 
 
-def _gates() -> Schema:
-    return {"title": "evidence/gates.json", "type": "array", "items": record(Verdict)}
-
-
 def _item() -> Schema:
     keys = {
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
@@ -189,12 +181,12 @@ def _attempt() -> Schema:
 
 
 MADE: Mapping[str, Callable[[], Schema]] = {
-    "report": _report,
+    "report": lambda: {"title": "report.json", **record(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)},
     "event": _event,
     "sample": _sample,
     "lock": _lock,
     "manifest": _manifest,
-    "gates": _gates,
+    "gates": lambda: {"title": "evidence/gates.json", "type": "array", "items": record(Verdict)},
     "item": _item,
     "claim": _claim,
     "attempt": _attempt,

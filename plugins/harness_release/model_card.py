@@ -40,10 +40,11 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
 
 def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
     """Return the README.md of an export."""
+    took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
     licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
     front = {
         "license": licence,
-        "library_name": _library(ref),
+        "library_name": "peft" if ref.adapter else "llama.cpp" if gguf_of(Path(ref.path)) else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["finetune-harness"],
         "model-index": [{"name": suite.name, "results": list(_results(suite, declared, run))}],
@@ -62,7 +63,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
         _waivers(declared, run),
         "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         "## Use\n\n" + use(ref, run.model),
-        _swapped(declared, run),
+        f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else "",
         "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
         "harness verify . --policy policy.toml   # and a key you trust says so\n```",
     ]
@@ -102,7 +103,8 @@ def use(ref: ModelRef, base: str) -> str:
             'model = PeftModel.from_pretrained(base, "model")',
             'tokenizer = AutoTokenizer.from_pretrained("BASE")',
         ]
-        rank = json.loads((ref.adapter / "adapter_config.json").read_text("utf-8")).get("r", 0) if _peft(ref) else 0
+        peft = ref.adapter / "adapter_config.json"
+        rank = json.loads(peft.read_text("utf-8")).get("r", 0) if peft.is_file() else 0
         room = f" --max-lora-rank {rank}" if rank > VLLM_RANK else ""
         serve = f"vllm serve BASE --enable-lora{room} --lora-modules tuned=model"
     elif single := gguf_of(Path(ref.path)):
@@ -126,19 +128,6 @@ def use(ref: ModelRef, base: str) -> str:
         if method := _quantised_by(Path(ref.path)):
             load.insert(0, f"# in fewer bits: needs {spelt(method)} beside transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
-
-
-def _swapped(declared: Export, run: Run) -> str:
-    took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
-    return f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else ""
-
-
-def _library(ref: ModelRef) -> str:
-    return "peft" if ref.adapter else "llama.cpp" if gguf_of(Path(ref.path)) else "transformers"
-
-
-def _peft(ref: ModelRef) -> bool:
-    return ref.adapter is not None and (ref.adapter / "adapter_config.json").is_file()
 
 
 def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ from harness.evaluation.evaluate import evaluate
 from harness.pipeline.preflight import make_adapter, open_folder, open_model
 from harness.plugins import Plugins, load_plugins
 from harness.records.metrics import ENDINGS
-from harness.records.models import ModelRef, Progress, Source
+from harness.records.models import ModelRef, Source
 from harness.records.samples import Score
 from harness.release.items import as_kept, scores_of
 from harness.release.lockfile import plugins_of, rows_digest, table_of
@@ -110,12 +110,13 @@ def _compare(
 ) -> None:
     """Ask the drawn rows, and write down what came of it."""
     different, blind = [], 0
+    tolerance = NEAR if plan.suite.model.options.get("dtype") == "float32" else ROUGH
     for asked in known:  # in the suite's order
         if not (numbers := sorted(number for e, number in drawn if e == asked)):
             continue
         for number, row in _ask(plan.tasks[asked], name, subject, numbers):
             said = known[asked][number]
-            why = _difference(said, row, _tolerance(plan))
+            why = _difference(said, row, tolerance)
             if why is None:
                 blind += 1
                 continue
@@ -154,7 +155,8 @@ def _plan(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins) -> Pl
     evals = []
     for spec in suite.evals:
         task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None)
-        if why := _not_alone(task):
+        why = "compares with another model" if task.comparative else "measures time" if task.uncached else ""
+        if why := "is marked when all answers are there" if task.marks else why:
             found.notes.append(f'replay: "{spec.name}" {why}; left out')
         elif spec.name in told.rows:
             evals.append(replace(spec, select=None, fewshot_data=None, stop="end"))
@@ -164,12 +166,6 @@ def _plan(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins) -> Pl
     for task in plan.tasks.values():
         _check_same(plan, task, told)
     return plan
-
-
-def _not_alone(task: Task) -> str:
-    if task.marks:
-        return "is marked when all answers are there"
-    return "compares with another model" if task.comparative else "measures time" if task.uncached else ""
 
 
 def _check_same(plan: Plan, task: Task, told: _Evidence) -> None:
@@ -236,22 +232,14 @@ def _ref(plan: Plan, model: Path, told: _Evidence) -> ModelRef:
 def _ask(task: Task, name: str, subject: Any, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Evaluate some rows, and yield them by their number as a run's folder keeps them."""
     samples = task.samples or ()
-    result = evaluate(replace(task, samples=tuple(samples[i] for i in numbers)), name, subject, None, _unheard)
+    result = evaluate(replace(task, samples=tuple(samples[i] for i in numbers)), name, subject, None, lambda _: None)
     scores = {s.id: s for s in result.scores}
     for number in numbers:
         score = scores.get(samples[number].id, Score(samples[number].id, {}))
         yield number, as_kept(number, samples[number], score, list(result.metrics))
 
 
-def _unheard(_: Progress) -> None:
-    """Some rows need no sign of life."""
-
-
 # -- what is compared ------------------------------------------------------------------------------
-
-
-def _tolerance(plan: Plan) -> float:
-    return NEAR if plan.suite.model.options.get("dtype") == "float32" else ROUGH
 
 
 def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:

@@ -51,6 +51,8 @@ def sign(folder: Path, key: Path) -> str:
     The new envelopes are appended, so that each signer's lines stay as they are. Raises UsageError.
     """
     signer = _load(key)
+    from securesystemslib.dsse import Envelope
+
     found = verify(folder)
     if not found.ok:
         raise UsageError(f"{folder}: is not signed: {found.refused}")
@@ -61,19 +63,13 @@ def sign(folder: Path, key: Path) -> str:
     envelopes = attestation.read_envelopes(text)
     signed = {e.payload for e in envelopes if keyid in e.signatures}
     payloads = dict.fromkeys(e.payload for e in envelopes)
-    new = [_sign(payload, signer) for payload in payloads if payload not in signed]
+    signatures = {p: Envelope(p, attestation.PAYLOAD, {}).sign(signer) for p in payloads if p not in signed}
+    new = [attestation.Envelope(p, {str(s.keyid): bytes.fromhex(s.signature)}) for p, s in signatures.items()]
     try:
         write_text(path, text + "".join(f"{e.line()}\n" for e in new))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     return keyid
-
-
-def _sign(payload: bytes, signer: Any) -> attestation.Envelope:
-    from securesystemslib.dsse import Envelope
-
-    signature = Envelope(payload, attestation.PAYLOAD, {}).sign(signer)
-    return attestation.Envelope(payload, {str(signature.keyid): bytes.fromhex(signature.signature)})
 
 
 def _check_secrets(folder: Path) -> None:

@@ -526,7 +526,7 @@ def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: p
     smoke = Path(__file__).parents[2] / "suites/smoke.toml"
     options = Options(overrides=("train.max_steps=-1", "train.num_train_epochs=2", "train.validation=0.1"))
     session, _ = opened(smoke, options)
-    found = benchmark.measure(session, lambda what: None)
+    found = benchmark.measure(session)
     assert list(found) == ["qlora", "lora", "full", "evaluation"]
     assert [one.error for one in found.values()] == [""] * 4
     training = session.suite.train

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -614,4 +615,4 @@ def test_sniffing_knows_what_real_models_hold(tmp_path: Path) -> None:
 def test_verified_is_plain_data() -> None:
     """What --json prints has these keys, for the scripts that read them."""
     keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes"}
-    assert keys == json.loads(Verified("x").as_json()).keys()
+    assert keys == asdict(Verified("x")).keys()
