@@ -13,7 +13,6 @@ from harness.cli.options import (
     run_options,
     with_overrides,
     with_plugins,
-    with_suite,
     with_verbosity,
     with_workers,
 )
@@ -127,7 +126,7 @@ def print_trial(trial: Trial) -> None:
 def check(one: argparse.ArgumentParser) -> None:
     """look for what usually goes wrong, without training"""
     command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
-    with_suite(one)
+    one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     with_plugins(one)
     with_overrides(one)
@@ -140,7 +139,7 @@ def check(one: argparse.ArgumentParser) -> None:
 def selftest(one: argparse.ArgumentParser) -> None:
     """put models that must not ship through a suite"""
     command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
-    with_suite(one)
+    one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     with_workers(one)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from harness.cli import signals, streams
-from harness.cli.guard import guarded
+from harness.cli import streams
+from harness.cli.guard import as_interrupts, guarded
 from harness.cli.parser import arguments as parsed
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, of_the_machine
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args = parsed(_spellable(words))
             except UsageError as error:
                 return _refused(error.messages)
-            with signals.as_interrupts():
+            with as_interrupts():
                 return int(guarded(_ended, args) if arguments is None else _ended(args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

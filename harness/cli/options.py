@@ -61,11 +61,6 @@ def run_options(args: argparse.Namespace) -> Options:
     return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
-def with_suite(parser: argparse.ArgumentParser) -> None:
-    """Add SUITE, the file that a command is about."""
-    parser.add_argument("suite", type=Path, metavar="SUITE")
-
-
 def with_harnessfile(parser: argparse.ArgumentParser) -> None:
     """Add --suite and -p, which name the plugins of a command that needs no suite."""
     parser.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import command, run_options, with_overrides, with_plugins, with_suite
+from harness.cli.options import command, run_options, with_overrides, with_plugins
 from harness.errors import ExitCode
 
 
@@ -14,7 +14,7 @@ def plan(parser: ArgumentParser) -> None:
     """before any training: what a run can prove, takes and needs"""
     examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
     command(parser, _plan, *examples)
-    with_suite(parser)
+    parser.add_argument("suite", type=Path, metavar="SUITE")
     parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
     parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")

@@ -69,6 +69,8 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
     gates = odds_of(plan, history, attempts)
     odds = [g.odds for g in gates]
     asked, made = requests_of(session, record), made_of(session)
+    order = ("error", "warning", "note")  # of what the checks before training find
+    counted = [f for f in recalled_before_training(session, record) if f.ignored is None]
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     return Forecast(
         suite.name,
@@ -89,7 +91,7 @@ def forecast(session: Session, record: Record, measured: Mapping[str, Measured])
         tuple(methods_of(plan)),
         dict(measured),
         tuple(_stages(plan, asked, made, measured, history)),
-        tuple(_findings(session, record)),
+        tuple(f"{f.severity} {f.name}: {f.what}" for f in sorted(counted, key=lambda f: order.index(f.severity))),
         (*record.warnings, *doubts),
     )
 
@@ -147,11 +149,3 @@ def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measu
         else:
             seconds += row * one.rows * (1 - one.remembered / one.requests if one.requests else 1)
     return Stage(name, seconds, unknown)
-
-
-def _findings(session: Session, record: Record) -> list[str]:
-    """Return what the checks before training find, a line each, the worst first."""
-    order = ("error", "warning", "note")
-    flags = recalled_before_training(session, record)
-    counted = sorted((f for f in flags if f.ignored is None), key=lambda f: order.index(f.severity))
-    return [f"{f.severity} {f.name}: {f.what}" for f in counted]

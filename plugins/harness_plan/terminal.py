@@ -47,9 +47,15 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
         terminal.console.print()
         terminal.line(f"gates on {' and '.join(names)}: how often such a model passes", "bold")
         for one in odds:
-            _entry(terminal, _chance(one), f"{one.gate}: {one.claim}{_note(one)}", _details(one))
+            note = f' (one of "{one.group}")' if one.group else "" if one.blocking else " (warn)"
+            unknown = "?" if one.kind == "inferred" else "–"
+            chance = unknown if one.power is None else _share(one.power)
+            _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", _details(one))
         if joint := next((together[name] for name in names if name in together), None):
-            _entry(terminal, _share(joint.better), _ships(joint), _joint(joint), "bold")
+            gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
+            model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
+            ships = f"{model} ships {_share(joint.better)} of the time with {gates}"
+            _entry(terminal, _share(joint.better), ships, _joint(joint), "bold")
             if joint.again is not None:
                 _entry(terminal, _share(joint.again), "all together, of a model that is as in the last run", (), "bold")
 
@@ -78,19 +84,9 @@ def _alike(odds: Sequence[Odds]) -> list[tuple[list[str], list[Odds]]]:
     return found
 
 
-def _chance(odds: Odds) -> str:
-    if odds.power is None:
-        return "?" if odds.kind == "inferred" else "–"
-    return _share(odds.power)
-
-
 def _share(power: float) -> str:
     """Write a power; never as certain what is not."""
     return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
-
-
-def _note(odds: Odds) -> str:
-    return f' (one of "{odds.group}")' if odds.group else "" if odds.blocking else " (warn)"
 
 
 def _details(odds: Odds) -> Iterator[str]:
@@ -105,12 +101,6 @@ def _details(odds: Odds) -> Iterator[str]:
     size = [f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")]
     size[0] += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
     yield "; ".join([*(size if odds.rows else []), *odds.assumed])
-
-
-def _ships(joint: Joint) -> str:
-    gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
-    model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
-    return f"{model} ships {_share(joint.better)} of the time with {gates}"
 
 
 def _joint(joint: Joint) -> Iterator[str]:

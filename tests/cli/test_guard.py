@@ -17,8 +17,7 @@ from harness.cli import guard
 CODE = """
 import ctypes, os, signal, sys, time
 from argparse import Namespace
-from harness.cli.guard import guarded
-from harness.cli.signals import as_interrupts
+from harness.cli.guard import as_interrupts, guarded
 
 for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, or a shell's background, has it ignore
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

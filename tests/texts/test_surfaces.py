@@ -18,7 +18,7 @@ TRIED = """
 harness/cli: guard main parser project run screen streams summary words
 harness/reports: events run_folder training
 harness/pipeline: conduct ledger locking
-plugins/harness_ci: github job
+plugins/harness_ci: github
 plugins/harness_report: __init__ beside commands gates history strips terminal writing
 plugins/harness_trackers: log to_mlflow to_wandb
 """  # by the canary below, or in test_secrets (a suite's options) and test_trackers
