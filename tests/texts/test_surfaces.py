@@ -36,7 +36,7 @@ plugins/harness_hf: probe sabotage sources
 plugins/harness_judge: calibrate calibration commands testing
 plugins/harness_lm_eval: names
 plugins/harness_lora: fold merge
-plugins/harness_plan: benchmark commands terminal
+plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
 plugins/harness_report: drawing
 plugins/harness_sft: processes train trainer turns whole worker
