@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.gates.decide import judge
-from harness.plan.chance import Case
-from harness.plan.past import Past
 from harness.records.gates import Gate, Outcome
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score
+from harness_plan.chance import Case
+from harness_plan.past import Past
 
 ALPHA = 0.05
 KNOWN = 100_000  # rows of the earlier run

@@ -18,9 +18,9 @@ from harness.cli.catalogue import as_data, table_keys
 from harness.cli.parser import parser
 from harness.evaluation.checks import BUILD, STAGES, title_of
 from harness.plugins import KINDS, Plugins, load_plugins
-from harness.release.file_schemas import file_schemas
 from harness.schema import show
 from harness.suite.json_schema import TABLES, Schema, json_schema
+from harness_release.file_schemas import file_schemas
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from harness.release.conversions import NOTE as CONVERSION_NOTES
     from harness.release.conversions import copy_files
     from harness.reports import sentence
-    from harness.reports.markdown import run_markdown
     from harness.reports.report_json import read_run
     from harness.reports.rows import told_apart
     from harness.reports.run_folder import read_rows as read_answers
@@ -184,7 +183,6 @@ __all__ = [
     "request_key",
     "row_value",
     "run",
-    "run_markdown",
     "schema",
     "seal_folder",
     "sentence",
@@ -290,7 +288,6 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "read_suite": "harness.suite.reader",
     "request_key": "harness.answers.store",
     "row_value": "harness.reports.run_folder:value_of",
-    "run_markdown": "harness.reports.markdown",
     "schema": "harness.schema:",
     "seal_folder": "harness.artifacts.kept:seal",
     "sha256_of": "harness.data.pypi",

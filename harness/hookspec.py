@@ -75,7 +75,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     collection, where no library may be imported;
     `build(ref, adapter, rows, *, seed, …)` prepares the rows without training, for the checks, and returns a
     harness.Built; `measure(ref, adapter, rows, *, seed, …)` trains a few steps, of all weights where
-    `adapter` is None, and returns what they took, as fields of a harness.plan.benchmark.Measured.
+    `adapter` is None, and returns what they took by name, for `harness plan --measure`: `setup`, `steps`, `tokens`,
+    `seconds`, `processor`, `peak`, `device`, `whole_steps`, `whole_tokens`, `extra`, `trainable`, as far as is known.
     One that learns from other rows than answers says which: `columns=("prompt", "chosen", "rejected")`.
     """
 

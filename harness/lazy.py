@@ -13,7 +13,6 @@ MOVED = {
     "harness.check": ("harness.records.findings", "harness.evaluation.checks"),
     "harness.copies": ("harness.release.conversions",),
     "harness.marking": ("harness.evaluation.grading",),
-    "harness.measure": ("harness.plan.benchmark",),
     "harness.paths": ("harness.files",),
     "harness.report": ("harness.records.run", "harness.reports.report_json"),
     "harness.result": ("harness.records.samples", "harness.records.metrics"),

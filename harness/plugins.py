@@ -18,9 +18,9 @@ import pluggy
 from harness import capabilities, hookspec
 from harness.answers import keys
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
+from harness.parts import DISTRIBUTION
 
 HARNESSFILE = "harnessfile.py"
-DISTRIBUTION = "finetune-harness"
 KINDS = {  # what a table's `use` names -> the hook that provides it
     "loader": "harness_loaders",
     "adapter": "harness_adapters",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness import UsageError, adapter, capabilities, checker, exporter, trainer
-from harness.cli.brought import GROUP
+from harness.cli.parser import BROUGHT
 from harness.plugins import load_plugins
 from harness.testing import SUITE as PASSES
 from harness.testing import Project
@@ -141,7 +141,7 @@ def greeting(parser: Any) -> None:
 def points(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
     """The entry points of installed plugins' commands."""
     found: list[Point] = []
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found if group == GROUP else [])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found if group == BROUGHT else [])
     return found
 
 

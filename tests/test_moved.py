@@ -16,7 +16,6 @@ OLD = {
     "harness.check": ("Built", "Flag", "STAGES"),
     "harness.copies": ("NOTE",),
     "harness.marking": ("Marking",),
-    "harness.measure": ("Measured",),
     "harness.paths": ("cache_dir", "write_text"),
     "harness.report": ("Run", "Trial", "read_run"),
     "harness.result": ("Metric", "Sample", "metric"),

@@ -17,8 +17,8 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
 from harness.records.samples import Sample, Score
 from harness.release.items import as_kept, scores_of
-from harness.replay import _difference
 from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project, write_fake
+from harness_release.replay import _difference
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import REAL, TEXTS, ran
 

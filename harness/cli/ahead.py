@@ -1,18 +1,18 @@
-"""Commands that look ahead of a run: `harness check`, `harness plan` and `harness selftest`."""
+"""Commands that look ahead of a run: `harness check` and `harness selftest`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.options import (
-    Commands,
     command,
+    run_options,
     with_overrides,
     with_plugins,
-    with_suite,
     with_verbosity,
     with_workers,
 )
@@ -24,25 +24,28 @@ if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
     from harness.collection.plan import Plan
     from harness.plugins import Plugins
+    from harness.selftest import Trial
+
+HANG = 9  # column at which what selftest says of a model goes on
 
 
-def check(args: argparse.Namespace) -> int:
+def _check(args: argparse.Namespace) -> int:
     """`harness check SUITE`: what would go wrong, without training."""
     import time
-    from dataclasses import asdict
 
     from harness.cli.terminal import Terminal
-    from harness.pipeline.run import Options, check_suite, prepare
+    from harness.pipeline.run import check_suite, prepare
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
     if args.write_clean and args.write_clean.exists():
         raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
-    overrides = (*args.set, *(["train.drop_leaks=true"] if args.write_clean else []))
-    options = Options(overrides=overrides, plugins=tuple(args.p), ignore=tuple(args.ignore), limit=args.limit)
+    if args.write_clean:
+        args.overrides = [*args.overrides, "train.drop_leaks=true"]
+    options = run_options(args)
     found, built, plan = check_suite(prepare(args.suite, options), options)
     for warning in plan.warnings:
         terminal.line(f"warning: {warning}", "yellow")
-    _tell_code(terminal, plan.plugins)
+    tell_code(terminal, plan.plugins)
     if built:
         terminal.preview(built)
     for flag in found:
@@ -70,67 +73,32 @@ def _write_clean(path: Path, plan: Plan, terminal: Terminal) -> None:
     terminal.line(f"{path}: {len(rows):,} training rows")
 
 
-def plan(args: argparse.Namespace) -> int:
-    """`harness plan SUITE`: before any training, what a run can prove, takes and needs."""
-    from dataclasses import asdict
-
-    from harness.pipeline.run import Options, opened
-    from harness.plan import benchmark
-    from harness.plan.forecast import forecast
-
-    options = Options(
-        overrides=tuple(args.set),
-        candidate=args.candidate,
-        out=args.out,
-        limit=args.limit,
-        cache=not args.no_cache,
-        plugins=tuple(args.p),
-    )
-    run = opened(args.suite, options)
-
-    def announce(what: str) -> None:
-        print(f"measuring {what} …", file=sys.stderr)
-
-    known = benchmark.measure(run.session, announce) if args.measure else benchmark.known(run.session)
-    found = forecast(run, known)
-    if args.json:
-        args.document = asdict(found)
-        return ExitCode.OK
-    from harness.cli.forecast import tell
-    from harness.cli.terminal import Terminal
-
-    terminal = Terminal()
-    _tell_code(terminal, run.collection.plugins)
-    tell(found, terminal)
-    return ExitCode.OK
-
-
-def _tell_code(terminal: Terminal, plugins: Plugins) -> None:
+def tell_code(terminal: Terminal, plugins: Plugins) -> None:
     """Name the code that runs with a suite and did not come with the harness."""
     if others := plugins.of_others():
         terminal.line(f"runs code of others: {', '.join(others)}")
 
 
-def selftest(args: argparse.Namespace) -> int:
+def _selftest(args: argparse.Namespace) -> int:
     """`harness selftest SUITE`: models that must not ship, through the suite."""
-    from dataclasses import asdict
-
-    from harness.cli.controls import print_equals, print_trial
+    from harness.cli.screen import Screen
     from harness.selftest import selftest as put_through
 
     found = put_through(
         args.suite,
         only=args.only,
         limit=args.limit,
-        plugins=args.p,
-        overrides=args.set,
+        plugins=args.plugins,
+        overrides=args.overrides,
         on=args.on,
         patience=args.patience,
         told=print_trial,
         said=lambda line: say(line, sys.stderr),
     )
-    for equal in found.equals:
-        print_equals(equal)
+    for equal in found.equals:  # how often a gate blocked and passed two equal models
+        rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
+        word, style = ("clean", "green") if equal.clean else ("BLOCKS", "bold red")
+        Screen().entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
     tried = [t for t in found.trials if not t.skipped]
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
     rest = f", {len(undecided)} not judged" if undecided else ""
@@ -139,11 +107,27 @@ def selftest(args: argparse.Namespace) -> int:
     return found.exit_code
 
 
-def check_parser(commands: Commands) -> None:
-    """Add `harness check`."""
-    examples = ("harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
-    one = command(commands, "check", check, "look for what usually goes wrong, without training", *examples)
-    with_suite(one)
+def print_trial(trial: Trial) -> None:
+    """Print what became of an impostor: what kept it from shipping, or that nothing did."""
+    from harness.cli.screen import Screen
+    from harness.cli.words import duration
+
+    screen, about = Screen(), f"{trial.name:<32} {duration(trial.seconds):>9}"
+    if trial.skipped:
+        screen.entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
+    elif trial.undecided:
+        screen.entry("unknown", "yellow", f" {about}  {trial.undecided}", HANG)
+    elif trial.caught:
+        screen.entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
+    else:
+        screen.entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
+        screen.line(f"        no gate keeps it back; {trial.fix}", hang=HANG)
+
+
+def check(one: argparse.ArgumentParser) -> None:
+    """look for what usually goes wrong, without training"""
+    command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
+    one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     with_plugins(one)
     with_overrides(one)
@@ -153,25 +137,10 @@ def check_parser(commands: Commands) -> None:
     with_verbosity(one)
 
 
-def plan_parser(commands: Commands) -> None:
-    """Add `harness plan`."""
-    examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
-    one = command(commands, "plan", plan, "before any training: what a run can prove, takes and needs", *examples)
-    with_suite(one)
-    one.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
-    one.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
-    one.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
-    one.add_argument("--no-cache", action="store_true", help="as if nothing were remembered")
-    one.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
-    with_plugins(one)
-    with_overrides(one)
-
-
-def selftest_parser(commands: Commands) -> None:
-    """Add `harness selftest`."""
-    examples = ("harness selftest suite.toml", "harness selftest suite.toml --only untrained")
-    one = command(commands, "selftest", selftest, "put models that must not ship through a suite", *examples)
-    with_suite(one)
+def selftest(one: argparse.ArgumentParser) -> None:
+    """put models that must not ship through a suite"""
+    command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
     with_workers(one)

@@ -7,7 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from harness.cli.options import Commands, command
+from harness.cli.options import command
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.texts.numbers import size
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def cache(args: argparse.Namespace) -> int:
+def _cache(args: argparse.Namespace) -> int:
     """`harness cache`"""
     from harness.artifacts.kept import KINDS, entries, remove, to_remove
     from harness.files import cache_dir
 
-    folder, most = cache_dir(), None if args.size is None else _bytes(args.size)
+    folder, most = cache_dir(), None
+    if args.size is not None:
+        asked = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", args.size.strip().upper())
+        if not asked:
+            raise UsageError(f'--size is "{args.size}", want bytes, for instance 500M or 20G')
+        most = int(float(asked[1]) * UNITS[asked[2]])
     if args.older is not None and args.older < 0:
         raise UsageError(f"--older is {args.older:g}, want days, 0 or more")
     found = entries(folder)
@@ -49,10 +54,9 @@ def cache(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def cache_parser(commands: Commands) -> None:
-    """Add `harness cache`."""
-    examples = ("harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
-    one = command(commands, "cache", cache, "list what is kept to be fast, or make room", *examples)
+def cache(one: argparse.ArgumentParser) -> None:
+    """list what is kept to be fast, or make room"""
+    command(one, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
     one.add_argument("--older", type=float, metavar="DAYS", help="what was not used for so long")
     one.add_argument("--size", metavar="BYTES", help="the longest unused until so much is left, for instance 20G")
     one.add_argument("--prune", action="store_true", help="remove it; never while another harness uses the cache")
@@ -60,13 +64,6 @@ def cache_parser(commands: Commands) -> None:
 
 def _told(entry: Entry) -> dict[str, object]:
     return {"kind": entry.kind, "name": entry.name, "bytes": entry.bytes, "used": entry.used}
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper())
-    if not found:
-        raise UsageError(f'--size is "{text}", want bytes, for instance 500M or 20G')
-    return int(float(found[1]) * UNITS[found[2]])
 
 
 def _ages(some: list[Entry]) -> str:

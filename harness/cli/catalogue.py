@@ -45,8 +45,10 @@ def described(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str,
     if whole:
         yield "data"
         yield from (f"    {line}" for line in _sources(plugins))
-        yield "columns"
-        yield from (f"    {line}" for line in _columns())
+        yield "columns"  # of rows, which are understood without `columns =`
+        yield "    id, input, target; text or messages in place of them"
+        for meant in dict.fromkeys(ALIASES.values()):
+            yield f"    {meant}: {' or '.join(name for name, to in ALIASES.items() if to == meant)} as well"
     for table, words in OTHERS.items() if whole else ():
         yield f"table [{table}]"
         yield f"    {words}"
@@ -106,10 +108,3 @@ def _sources(plugins: Plugins) -> Iterator[str]:
     for one in plugins.hook.harness_read_samples.get_hookimpls():
         told = (inspect.getdoc(one.function) or "").partition("\n")[0]
         yield f"what {one.plugin_name} knows" + (f": {told}" if told else "")
-
-
-def _columns() -> Iterator[str]:
-    """Yield which columns of rows are understood without `columns =`."""
-    yield "id, input, target; text or messages in place of them"
-    for meant in dict.fromkeys(ALIASES.values()):
-        yield f"{meant}: {' or '.join(name for name, to in ALIASES.items() if to == meant)} as well"

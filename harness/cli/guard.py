@@ -1,6 +1,7 @@
-"""A command whose process native code of others may end runs in one that is watched: their exit code is no verdict.
+"""What may end a command from outside: signals, which do what Ctrl-C does, and native code of others.
 
-Where memory is limited that may be any library; Ray ends its driver when its head node is gone.
+A command whose process such code may end runs in one that is watched: their exit code is no verdict. Where memory is
+limited that may be any library; Ray ends its driver when its head node is gone.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from harness.errors import MEMORY_ADVICE, ExitCode
@@ -26,6 +29,30 @@ OTHERWISE = "that is no verdict; run again, and what was finished is not done ag
 WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
 WITH_PARENT = 1  # PR_SET_PDEATHSIG
+TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+@contextmanager
+def as_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM and SIGHUP, unless somebody ignores them (nohup) or handles them already."""
+    mine = threading.current_thread() is threading.main_thread()
+    caught = [s for s in ENDING if mine and signal.getsignal(s) is signal.SIG_DFL]
+    last = -TWICE
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before >= TWICE:
+            raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in caught:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def guarded(command: Callable[[Any], int], args: Any) -> int:
@@ -70,7 +97,7 @@ def _with_others(args: Any) -> bool:
     """Return whether a command holds workers that a plugin provides, or may load an engine."""
     on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
     suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
-    said = [*getattr(args, "set", []), *(p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK))]
+    said = [p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK)] + getattr(args, "overrides", [])
     return on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 

@@ -7,12 +7,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from harness.cli import github, signals, streams
-from harness.cli.guard import guarded
+from harness.cli import streams
+from harness.cli.guard import as_interrupts, guarded
 from harness.cli.parser import arguments as parsed
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, of_the_machine
+from harness.parts import part
 from harness.texts.shown import shown
 
 FORMAT = 1  # of the documents of --json; raised when what reads an older one would misread it
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args = parsed(_spellable(words))
             except UsageError as error:
                 return _refused(error.messages)
-            with signals.as_interrupts():
+            with as_interrupts():
                 return int(guarded(_ended, args) if arguments is None else _ended(args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -46,15 +49,22 @@ def _spellable(words: list[str]) -> list[str]:
 
 def _ended(args: argparse.Namespace) -> int:
     """Run a command; with --json, and in a job of GitHub's, what it prints goes where it can do no harm."""
-    with streams.reserved(documented(args)) as write, github.commands_stopped(args) as annotate:
+    with streams.reserved(documented(args)) as write, _job(args) as args.job:
         code, errors = _concluded(args)
-        annotate([*github.mistakes(errors), *getattr(args, "annotations", [])])
+        if args.job:
+            args.job.conclude(errors)
         if documented(args):
             from harness.reports.report_json import dumps
 
             told = {"format": FORMAT, "command": args.documented, "exit_code": int(code)}
             write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))
         return code
+
+
+def _job(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """Return the job of GitHub Actions that a command is told to, and that obeys nothing that models say; or None."""
+    asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
+    return part("job")(args) if asked else nullcontext()
 
 
 def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:

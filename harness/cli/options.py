@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.errors import ExitCode
 from harness.texts.shown import shown
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what commands are added to
+if TYPE_CHECKING:
+    from harness.pipeline.run import Options
+
 PLUGIN_HELP = "load a plugin, or no:NAME to leave one out"
 
 
@@ -30,14 +33,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {shown(message)}\n")
 
 
-def command(
-    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], help: str, *examples: str
-) -> argparse.ArgumentParser:
-    """Add a command, whose help ends with examples, and return its parser."""
-    epilog = "\n  ".join(["examples:", *examples])
-    parser = commands.add_parser(name, help=help, description=help, epilog=epilog)
+def command(parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], *examples: str) -> None:
+    """Set the function of a command, and let its help end with examples."""
     parser.set_defaults(command=function)
-    return parser
+    parser.epilog = "\n  ".join(["examples:", *examples])
 
 
 def with_json(parser: argparse.ArgumentParser, name: str) -> None:
@@ -54,9 +53,13 @@ def with_json(parser: argparse.ArgumentParser, name: str) -> None:
         parser.set_defaults(documented=name)
 
 
-def with_suite(parser: argparse.ArgumentParser) -> None:
-    """Add SUITE, the file that a command is about."""
-    parser.add_argument("suite", type=Path, metavar="SUITE")
+def run_options(args: argparse.Namespace) -> Options:
+    """Return what a command says of a run; its arguments are kept under the names that the fields of Options have."""
+    from harness.pipeline.run import Options
+
+    given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
+    fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return Options(**fixed)
 
 
 def with_harnessfile(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +70,7 @@ def with_harnessfile(parser: argparse.ArgumentParser) -> None:
 
 def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) -> None:
     """Add -p, which loads plugins and blocks them."""
-    parser.add_argument("-p", action="append", default=[], metavar="NAME", help=help)
+    parser.add_argument("-p", action="append", default=[], dest="plugins", metavar="NAME", help=help)
 
 
 def with_workers(parser: argparse._ActionsContainer) -> None:
@@ -97,7 +100,8 @@ def _seconds(text: str) -> float:
 
 def with_overrides(parser: argparse._ActionsContainer) -> None:
     """Add --set, which changes keys of the suite."""
-    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override the suite")
+    help = "override the suite"
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE", help=help)
 
 
 def with_verbosity(parser: argparse._ActionsContainer) -> None:

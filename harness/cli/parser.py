@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from harness import __version__
 from harness.cli import ahead, cache, project, release, run
-from harness.cli.brought import add_commands
-from harness.cli.options import Commands, Parser, with_json
-from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.cli.options import Parser, with_json
+from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
 
 EXIT_CODES = (
     "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "
     "3 a bug of ours, 4 a mistake in suite, data or command, 5 nothing was gated, "
     "6 inconclusive or not evaluated, 7 refused"
 )
-GROUPS = {
-    "start": (project.init_parser,),
-    "run": (run.run_parser, ahead.check_parser, ahead.plan_parser, ahead.selftest_parser),
-    "look": (run.show_parser, project.explain_parser),
-    "ship": (
-        *(project.waive_parser, release.verify_parser, release.keygen_parser),
-        *(release.sign_parser, release.promote_parser),
-    ),
-    "extend": (project.plugins_parser, project.schema_parser, cache.cache_parser),
+BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
+Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
+GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
+    "start": (project.init,),
+    "run": (run.run, ahead.check, "plan", ahead.selftest),
+    "look": (run.show, project.explain),
+    "ship": (project.waive, release.verify, "keygen", "sign", "promote"),
+    "extend": (project.plugins, "schema", cache.cache),
 }
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml
@@ -42,10 +41,20 @@ class _Whole(Parser):
         super().__init__(
             "harness", usage="harness COMMAND …", description="Decide whether a fine-tuned language model may ship."
         )
-        self.commands: Commands = self.add_subparsers(
-            required=True, prog="harness", metavar="COMMAND", parser_class=Parser
-        )
+        self.commands = self.add_subparsers(required=True, prog="harness", metavar="COMMAND", parser_class=Parser)
         self.groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+
+    def add(self, name: str, build: Build) -> argparse.ArgumentParser:
+        """Add a command by a function of its parser, whose docstring is the help.
+
+        It adds the arguments, and sets `command`, a function of the parsed arguments that returns the exit code. With
+        --json, which every command has, stdout gets what that function left in `args.document`.
+        """
+        help = (inspect.getdoc(build) or "").partition("\n")[0]
+        parser: argparse.ArgumentParser = self.commands.add_parser(name, help=help, description=help)
+        build(parser)
+        with_json(parser, name)
+        return parser
 
     def format_help(self) -> str:
         helps = {a.dest: a.help or "" for a in self.commands._choices_actions}
@@ -53,7 +62,7 @@ class _Whole(Parser):
         lines = [f"usage: {self.usage}", "", self.description or ""]
         for group, names in self.groups.items():
             lines += ["", group]
-            for name in names:
+            for name in (name for name in names if name in helps):
                 first = f"  {name}".ljust(room)
                 lines += textwrap.wrap(first + helps[name], 80, subsequent_indent=" " * room)
         lines += ["", "harness help COMMAND says more of one, harness --version which this is, and"]
@@ -61,7 +70,7 @@ class _Whole(Parser):
         return "\n".join([*lines, *textwrap.wrap(EXIT_CODES, 80), ""])
 
 
-def parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def parser(words: Sequence[str]) -> _Whole:
     """Return the parser of a command line; what it makes of words has the function of its command as `command`.
 
     Commands that plugins bring are looked for where the first word is none of ours.
@@ -70,12 +79,10 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"harness {__version__}")
     made.add_argument("--print-completion", choices=SHELLS, action=_Completion, help=argparse.SUPPRESS)
     for group, builders in GROUPS.items():
+        made.groups[group] += [one if isinstance(one, str) else one.__name__ for one in builders]
         for build in builders:
-            before = set(made.commands.choices)
-            build(made.commands)
-            made.groups[group] += [name for name in made.commands.choices if name not in before]
-    for name, one in made.commands.choices.items():
-        with_json(one, name)
+            if not isinstance(build, str):
+                made.add(build.__name__, build)
     if not (words and words[0] in made.commands.choices):
         _bring(made)
     return made
@@ -89,24 +96,30 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     if not words:  # a line whose variable was empty is no success
         made.print_help(sys.stderr)
         made.exit(ExitCode.USAGE)
-    known: Mapping[str, Any] = made.commands.choices if isinstance(made, _Whole) else {}
-    if not words[0].startswith("-") and words[0] not in known:
-        _unknown(made, words[0], known)
+    if not words[0].startswith("-") and words[0] not in made.commands.choices:
+        meant = did_you_mean(words[0], made.commands.choices)
+        made.error(f'no command "{words[0]}"{meant if "did you mean" in meant else "; see harness help"}')
     return made.parse_args(words)
 
 
-def _unknown(made: argparse.ArgumentParser, word: str, known: Mapping[str, Any]) -> NoReturn:
-    meant = did_you_mean(word, known)
-    made.error(f'no command "{word}"{meant if "did you mean" in meant else "; see harness help"}')
-
-
 def _bring(made: _Whole) -> None:
-    """Add the commands of plugins, each to the group that it asks for."""
-    own = list(made.commands.choices)
-    add_commands(made.commands, own)
-    for name in list(made.commands.choices)[len(own) :]:
-        group = made.commands.choices[name].get_default("group")
-        made.groups[group if group in made.groups else "extend"].append(name)
+    """Add the commands that plugins bring, as ours are added, each to the group that it sets as a default.
+
+    Raises UsageError where one cannot be loaded, or has a name that is taken.
+    """
+    from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
+
+    placed = {name for names in made.groups.values() for name in names}
+    for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):
+        where = f'command "{point.name}" of {point.value}'
+        if point.name in made.commands.choices:
+            raise UsageError(f"{where}: there is one of this name; give it another")
+        try:
+            parser = made.add(point.name, point.load())
+        except RAISES as error:
+            raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
+        if point.name not in placed:
+            made.groups.get(parser.get_default("group"), made.groups["extend"]).append(point.name)
 
 
 class _Completion(argparse.Action):

@@ -1,4 +1,4 @@
-"""Commands about a project: `harness init`, `harness plugins`, `harness schema`, `harness explain`, `harness waive`."""
+"""Commands about a project: `harness init`, `harness plugins`, `harness explain`, `harness waive`."""
 
 from __future__ import annotations
 
@@ -7,41 +7,71 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from harness.cli.options import Commands, command, with_harnessfile, with_plugins
+from harness.cli.options import command, with_harnessfile
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
+EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
+ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
+TASKS = {  # each runs and passes as it is, on a model that it builds; what a folder lacks is that of qa
+    "classify": ("suite.toml", "data/train.csv", "data/test.csv"),
+    "qa": ("suite.toml", "harnessfile.py", *ROWS),
+    "chat": ("suite.toml", *ROWS),
+    "tools": ("suite.toml", *ROWS),
+    "preference": ("suite.toml", *ROWS),
+    "candidate": ("suite.toml", "train.toml", *ROWS),
+}
 
-def init(args: argparse.Namespace) -> int:
-    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task."""
-    from harness.cli.init import write_project
 
-    paths, commands = write_project(args.folder, args.task)
+def _init(args: argparse.Namespace) -> int:
+    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task.
+
+    Beside them lies the suites' JSON Schema, which editors read.
+    """
+    import json
+
+    from harness.files import write_text
+    from harness.plugins import load_plugins
+    from harness.suite.json_schema import json_schema
+
+    names = TASKS[args.task]
+    paths = [args.folder / name for name in (*names, SCHEMA)]
+    if taken := [path for path in paths if path.exists()]:
+        raise UsageError(f"{taken[0]}: is there already; choose an empty folder")
+    for name in names:
+        own = EXAMPLES / args.task / name
+        write_text(args.folder / name, (own if own.exists() else EXAMPLES / "qa" / name).read_text("utf-8"))
+    made = json_schema(load_plugins(args.folder / "suite.toml"))
+    write_text(args.folder / SCHEMA, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     for path in paths:
         print(path)
     args.document = {"written": [str(path) for path in paths]}
-    print(f"next: {_from_here(args.folder, commands)}", file=sys.stderr)
+    print(f"next: {_from_here(args.folder, suites_of(args.task))}", file=sys.stderr)
     return ExitCode.OK
 
 
-def _from_here(folder: Path, commands: Sequence[str]) -> str:
-    """Return commands of a project as they are typed outside its folder; several find each other's files in it."""
-    if folder == Path():
-        return " && ".join(commands)
-    if len(commands) == 1:
-        return f"harness run {shlex.quote(str(folder / commands[0].split()[-1]))}"
-    return f"cd {shlex.quote(str(folder))} && {' && '.join(commands)}"
+def suites_of(task: str) -> list[str]:
+    """Return the suites of a task in the order in which they are run."""
+    return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 
-def plugins(args: argparse.Namespace) -> int:
+def _from_here(folder: Path, suites: Sequence[str]) -> str:
+    """Return the commands that run suites as they are typed outside their folder; several find each other in it."""
+    if folder != Path() and len(suites) == 1:
+        return f"harness run {shlex.quote(str(folder / suites[0]))}"
+    commands = [f"harness run {name}" for name in suites]
+    return " && ".join(commands if folder == Path() else [f"cd {shlex.quote(str(folder))}", *commands])
+
+
+def _plugins(args: argparse.Namespace) -> int:
     """`harness plugins [NAME]`: what may stand after `use =`, and its options."""
     from harness.cli.catalogue import as_data, described, table_keys
     from harness.plugins import load_plugins
 
-    found = load_plugins(args.suite or Path("harness.toml"), args.p)
+    found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
     chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
     tables = table_keys(args.name)
@@ -53,34 +83,7 @@ def plugins(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def schema(args: argparse.Namespace) -> int:
-    """`harness schema [SUITE]`: the JSON Schema of a suite, for editors, or of a file that is written."""
-    import json
-
-    made = _schema_of_file(args.of) if args.of else _schema_of_suite(args)
-    args.document = {"schema": made}
-    if not args.json:
-        print(json.dumps(made, indent=1, ensure_ascii=False))
-    return ExitCode.OK
-
-
-def _schema_of_suite(args: argparse.Namespace) -> dict[str, Any]:
-    from harness.plugins import load_plugins
-    from harness.suite.json_schema import json_schema
-
-    return json_schema(load_plugins(args.suite or Path("harness.toml"), args.p))
-
-
-def _schema_of_file(name: str) -> dict[str, Any]:
-    from harness.release.file_schemas import file_schemas
-
-    known = file_schemas()
-    if name not in known:
-        raise UsageError(f'--of "{name}": no file is called so{did_you_mean(name, known)}')
-    return known[name]
-
-
-def explain(args: argparse.Namespace) -> int:
+def _explain(args: argparse.Namespace) -> int:
     """`harness explain CODE`: why a check is there."""
     import inspect
 
@@ -88,7 +91,7 @@ def explain(args: argparse.Namespace) -> int:
     from harness.plugins import load_plugins
     from harness.texts.wrapping import paragraphs
 
-    found = {n: p for (kind, n), p in load_plugins(args.suite, args.p).provided.items() if kind == "check"}
+    found = {n: p for (kind, n), p in load_plugins(args.suite, args.plugins).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
     titles = {name: title for name, p in found.items() if (title := title_of(p))}
     names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
@@ -114,10 +117,8 @@ def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
     raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')
 
 
-def waive(args: argparse.Namespace) -> int:
+def _waive(args: argparse.Namespace) -> int:
     """`harness waive GATE`: let a gate be broken until a date, in writing."""
-    from dataclasses import asdict
-
     from harness.suite.waivers import waive as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
@@ -126,55 +127,40 @@ def waive(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def init_parser(commands: Commands) -> None:
-    """Add `harness init`."""
-    from harness.cli.examples import EXAMPLES
-
-    examples = ("harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
-    one = command(commands, "init", init, "write a suite and example data that run and pass", *examples)
-    one.add_argument("--task", choices=EXAMPLES, default="qa", help="what the model is to do, by default qa")
+def init(one: argparse.ArgumentParser) -> None:
+    """write a suite and example data that run and pass"""
+    command(one, _init, "harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
+    one.add_argument("--task", choices=TASKS, default="qa", help="what the model is to do, by default qa")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 
-def plugins_parser(commands: Commands) -> None:
-    """Add `harness plugins`."""
-    examples = (
+def plugins(one: argparse.ArgumentParser) -> None:
+    """list what may stand after `use =`, and the options of each"""
+    command(
+        one,
+        _plugins,
         "harness plugins                      # everything, in short",
         "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
         "harness plugins train                # the keys of [train]",
     )
-    one = command(commands, "plugins", plugins, "list what may stand after `use =`, and the options of each", *examples)
     one.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
     with_harnessfile(one)
 
 
-def schema_parser(commands: Commands) -> None:
-    """Add `harness schema`."""
-    examples = (
-        "harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",
-        "harness schema --of report > report.schema.json",
-    )
-    one = command(
-        commands, "schema", schema, "print the JSON Schema of a suite, for editors, or of what is written", *examples
-    )
-    one.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside this suite")
-    files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
-    one.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
-    with_plugins(one)
-
-
-def explain_parser(commands: Commands) -> None:
-    """Add `harness explain`."""
-    examples = ("harness explain", "harness explain d10", "harness explain train-test-leak")
-    one = command(commands, "explain", explain, "say why a check is there; without a code, list all", *examples)
+def explain(one: argparse.ArgumentParser) -> None:
+    """say why a check is there; without a code, list all"""
+    command(one, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
     one.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
     with_harnessfile(one)
 
 
-def waive_parser(commands: Commands) -> None:
-    """Add `harness waive`."""
-    examples = ('harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',)
-    one = command(commands, "waive", waive, "let a gate be broken until a date, in writing", *examples)
+def waive(one: argparse.ArgumentParser) -> None:
+    """let a gate be broken until a date, in writing"""
+    command(
+        one,
+        _waive,
+        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
+    )
     one.add_argument("gate", metavar="GATE", help="the id of a gate")
     one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")

@@ -6,10 +6,18 @@ import argparse
 import json
 import sys
 from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import Commands, command, with_overrides, with_plugins, with_verbosity, with_workers
+from harness.cli.options import (
+    command,
+    run_options,
+    with_overrides,
+    with_plugins,
+    with_verbosity,
+    with_workers,
+)
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
@@ -27,11 +35,15 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 )  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """`harness run SUITE…`"""
     from harness.pipeline.run import prepare
 
-    options = _options(args)
+    options = run_options(args)
+    if args.x:
+        options = replace(options, maxfail=1)
+    if given := options.candidates:
+        options = replace(options, candidate=given[0], candidates=given if len(given) > 1 else ())
     if args.junit_xml and len(args.suite) > 1:
         raise UsageError("--junit-xml is one file; run the suites one by one, or read reports/*/junit.xml")
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
@@ -43,14 +55,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_each(args: argparse.Namespace, options: Options) -> int:
     """Run suites one after the other, which share loaded models; return the worst exit code."""
-    from dataclasses import replace
-
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import run_suite
+    from harness.reports.events import Events
     from harness.reports.report_json import to_json
     from harness.workers.loading import Shelf
 
-    codes, told, others = [], [], _listeners(args)
+    codes, told = [], []
+    others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
+    others += [Events(args.events)] if args.events else []
     several = len(args.suite) > 1
     with closing(Shelf(SHELF if several else 0)) as shelf:
         for path in args.suite:
@@ -69,38 +82,6 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
                 break
     args.document = {"runs": told} if several else {"run": told[0]}
     return min(codes, key=WORST.index)
-
-
-def _options(args: argparse.Namespace) -> Options:
-    from harness.pipeline.run import Options
-
-    return Options(
-        overrides=tuple(args.set),
-        candidate=args.candidate[0] if args.candidate else None,
-        candidates=tuple(args.candidate) if len(args.candidate) > 1 else (),
-        out=args.out,
-        keyword=args.k,
-        maxfail=1 if args.x else args.maxfail,
-        last_failed=args.lf,
-        limit=args.limit,
-        export=not args.no_export,
-        select=args.select,
-        cache=not args.no_cache,
-        plugins=tuple(args.p),
-        on=args.on,
-        patience=args.patience,
-        ignore=tuple(args.ignore),
-        junit_xml=args.junit_xml,
-    )
-
-
-def _listeners(args: argparse.Namespace) -> tuple[Any, ...]:
-    """Return what watches all runs beside the terminal: a job of GitHub's and a file of events, if wanted."""
-    from harness.cli.github import in_job
-    from harness.cli.job import Job
-    from harness.reports.events import Events
-
-    return (*([Job(args)] if in_job(args) else []), *([Events(args.events)] if args.events else []))
 
 
 def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
@@ -130,21 +111,20 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def show(args: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     """`harness show [RUN]`: the report of a run again, or its rows."""
-    from dataclasses import replace
-
-    from harness.reports.report_json import read_run
+    from harness.reports.report_json import read_run, to_json
+    from harness.reports.run_folder import newest
 
     if args.n < 1:
         raise UsageError(f"-n is {args.n}, want 1 or more")
-    place = _place(args.run)
+    place = args.run or newest(Path("reports"))
+    if place.is_dir() and not (place / "report.json").exists():
+        place = newest(place)  # of the runs in a folder
     report = read_run(place)
     folder = place if place.is_dir() else place.parent
     if args.flips or args.rows is not None or args.wrong:
         return _show_rows(args, report, folder)
-    from harness.reports.report_json import to_json
-
     args.document = {"run": json.loads(to_json(report))}
     if not args.json:
         from harness.cli.terminal import Terminal
@@ -153,19 +133,8 @@ def show(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _place(asked: Path | None) -> Path:
-    """Return where a report is: in the folder that is asked for, or of the runs in it in the newest."""
-    from harness.reports.run_folder import newest
-
-    if asked is None:
-        return newest(Path("reports"))
-    return newest(asked) if asked.is_dir() and not (asked / "report.json").exists() else asked
-
-
 def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     """Print rows: those that gates lost, won or failed, or all rows of an eval."""
-    from dataclasses import asdict
-
     from harness.cli.flips import chosen_rows, flips_of, print_flips, print_rows
 
     if args.flips:
@@ -180,9 +149,11 @@ def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     return ExitCode.OK
 
 
-def run_parser(commands: Commands) -> None:
-    """Add `harness run`."""
-    examples = (
+def run(one: argparse.ArgumentParser) -> None:
+    """run a suite: measure, train, merge, gate, export"""
+    command(
+        one,
+        _run,
         "harness run suite.toml",
         "harness run suite.toml --candidate path/to/adapter-or-model",
         "harness run suite.toml --collect-only",
@@ -190,46 +161,49 @@ def run_parser(commands: Commands) -> None:
         "harness run suite.toml -k 'merged and not quiz' -x",
         "harness run suite.toml --set train.learning_rate=1e-4 --select",
     )
-    one = command(commands, "run", run, "run a suite: measure, train, merge, gate, export", *examples)
     one.add_argument("suite", type=Path, metavar="SUITE", nargs="+", help="one, or several that share loaded models")
     what = one.add_argument_group("what is run")
     what.add_argument(
         "--candidate",
         action="append",
         default=[],
+        dest="candidates",
         metavar="PATH",
         help="gate this adapter or model instead of training one; of several the best on the select rows",
     )
     with_overrides(what)
     what.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
     what.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, no export")
-    what.add_argument("-k", default="", metavar="EXPRESSION", help="only items that match; a part ships nothing")
-    what.add_argument("--lf", action="store_true", help="only items that failed in the last run")
+    part = "only items that match; a part ships nothing"
+    what.add_argument("-k", default="", dest="keyword", metavar="EXPRESSION", help=part)
+    what.add_argument("--lf", dest="last_failed", action="store_true", help="only items that failed in the last run")
     what.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
     when = one.add_argument_group("when it stops, and what it may reuse")
     when.add_argument("-x", action="store_true", help="stop at the first item that fails")
     when.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th item that fails")
     when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
-    when.add_argument("--no-cache", action="store_true", help="ask the models again, and remember nothing")
+    anew = "ask the models again, and remember nothing"
+    when.add_argument("--no-cache", dest="cache", action="store_false", help=anew)
     with_workers(when)
     with_plugins(when)
     where = one.add_argument_group("what is written and printed")
     where.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
-    where.add_argument("--no-export", action="store_true", help="measure and gate, export nothing")
+    where.add_argument("--no-export", dest="export", action="store_false", help="measure and gate, export nothing")
     where.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
     where.add_argument("--events", type=Path, metavar="FILE", help="write what happens, a line of JSON an event")
     where.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")
     with_verbosity(where)
 
 
-def show_parser(commands: Commands) -> None:
-    """Add `harness show`."""
-    examples = (
+def show(one: argparse.ArgumentParser) -> None:
+    """print a run's report again, or its rows"""
+    command(
+        one,
+        _show,
         "harness show                         # the last run",
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",
     )
-    one = command(commands, "show", show, "print a run's report again, or its rows", *examples)
     one.add_argument(
         "run", type=Path, nargs="?", metavar="RUN", help="a folder in reports/; the last run, unless given"
     )

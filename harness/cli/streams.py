@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from harness.texts.shown import bounded, shown
@@ -68,7 +68,10 @@ def reserved(wanted: bool) -> Iterator[Callable[[str], object]]:
 def say(line: str, to: Any = None) -> None:
     """Print a line that may hold text of others to stdout, or to another stream; on a screen it wraps at words."""
     stream = sys.stdout if to is None else to
-    for part in wrapped(bounded(shown(line)), _width(stream) if on_screen(stream) else None):
+    width = None
+    with suppress(OSError, ValueError):
+        width = os.get_terminal_size(stream.fileno()).columns if on_screen(stream) else None
+    for part in wrapped(bounded(shown(line)), width):
         print(part, file=stream)
 
 
@@ -77,10 +80,3 @@ def on_screen(file: Any) -> bool:
     if os.environ.get("CI", "false").lower() not in ("", "0", "false"):
         return False
     return bool(getattr(file, "isatty", bool)())
-
-
-def _width(file: Any) -> int | None:
-    try:
-        return os.get_terminal_size(file.fileno()).columns
-    except (OSError, ValueError):
-        return None

@@ -13,6 +13,7 @@ from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
 from harness.files import write_text
+from harness.parts import part
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import conclude, exit_code
 from harness.pipeline.execution import Execution
@@ -23,7 +24,6 @@ from harness.pipeline.session import Options, Session, checks_of, open_collectio
 from harness.records.frozen import isolated
 from harness.records.run import Report, Run
 from harness.release.export import Judged, export
-from harness.reports.junit import junit
 from harness.reports.run_folder import RunFolder
 
 MOST_SHOWN = 5  # names of files
@@ -123,7 +123,7 @@ def _finish(run: Execution) -> Run:
     try:
         session.folder.finish(found)
         if session.options.junit_xml:
-            write_text(session.options.junit_xml, junit(found))
+            write_text(session.options.junit_xml, part("junit")(found))
     except OSError as error:
         there = ", ".join(one.to for one in found.exports if one.written)
         said = f"; the export is in its place, with its verdicts: {there}" if there else ""

@@ -19,11 +19,11 @@ from harness.collection.plan import Plan
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
 from harness.gates.contamination import Leaks
+from harness.parts import part
 from harness.records.frozen import isolated
 from harness.records.gates import Verdict, ships
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
-from harness.release import model_card
 from harness.release.conversions import copy_files, parent_reasons
 from harness.release.items import Results, evaluations_of, rows_of
 from harness.release.previous import keep_first
@@ -174,7 +174,7 @@ def _write_evidence(
     write_text(evidence / GATES, dumps(gates))
     write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(_public(run, private)))
-    write_text(work / CARD, model_card.write(plan.suite, declared, ref, run))
+    write_text(work / CARD, part("card")(plan.suite, declared, ref, run))
     beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}

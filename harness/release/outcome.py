@@ -1,7 +1,7 @@
 """Verdicts of the evidence against the claims in the lock: every outcome is made again from its own numbers.
 
 With the standard library alone, so nothing is known of the rows: a producer who makes up all numbers alike is found
-by `harness.release.recompute`, and one who makes up the rows by `harness.replay`.
+by `harness.release.recompute`, and one who makes up the rows by `harness verify --replay`.
 """
 
 from __future__ import annotations

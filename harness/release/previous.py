@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.files import folder_in_place
 from harness.records.gates import Outcome
 from harness.records.models import Adapter, ModelRef, Source
-from harness.release.promote import current, first
+from harness.release.promoted import current, first
 from harness.suite.tables import Baseline, Suite
 
 ANCHOR = ".first"  # appended to an export's folder: its first release, kept so that a slow slide is seen

@@ -1,7 +1,7 @@
 """`harness verify --recompute`: judge the gates again from the rows in the evidence, as the run judged them.
 
-Needs numpy and scipy, and no model: the rows remain their producer's word, which `harness.replay` tests. What rows
-alone cannot tell is counted, with its reason, and is never taken for recomputed.
+Needs numpy and scipy, and no model: the rows remain their producer's word, which `harness verify --replay` tests. What
+rows alone cannot tell is counted, with its reason, and is never taken for recomputed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -48,9 +48,6 @@ class Verified:
     signed_by: list[str] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    def as_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

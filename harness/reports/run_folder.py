@@ -14,10 +14,10 @@ from typing import Any
 from harness.artifacts.digests import digest_of
 from harness.errors import UsageError
 from harness.files import write_text
+from harness.parts import part
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score
-from harness.reports.junit import junit
 from harness.reports.places import placed
 from harness.reports.report_json import dumps, read_run, to_json
 from harness.texts.secrets import hide
@@ -61,7 +61,7 @@ class RunFolder:
         for subject in dict.fromkeys(r.subject for r in run.reports):
             path = self.path / subject / f"results_{self.stamp}.json"
             write_text(path, dumps(placed(_results(run, subject), run)))
-        write_text(self.path / "junit.xml", junit(run))
+        write_text(self.path / "junit.xml", part("junit")(run))
         write_text(self.path / "report.json", to_json(run))
 
 

@@ -85,7 +85,7 @@ def _report(args: Namespace) -> int:
 def _markdown(kept: Kept, against: Path | None) -> str:
     """Return a run as a job's summary has it, or what differs from another one."""
     if against is None:
-        from harness import run_markdown
+        from harness_ci import run_markdown
 
         return run_markdown(kept.run, kept.folder)
     from harness_report.markdown import compared

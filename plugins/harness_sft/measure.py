@@ -36,7 +36,7 @@ def measure(
     seed: int,
     method: Method = SFT,
 ) -> dict[str, Any]:
-    """Train a few steps, of an adapter or of all weights, and return the fields of `harness.plan.benchmark.Measured`.
+    """Train a few steps, of an adapter or of all weights, and return the fields of a `harness_plan.benchmark.Measured`.
 
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.

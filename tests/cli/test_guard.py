@@ -17,8 +17,7 @@ from harness.cli import guard
 CODE = """
 import ctypes, os, signal, sys, time
 from argparse import Namespace
-from harness.cli.guard import guarded
-from harness.cli.signals import as_interrupts
+from harness.cli.guard import as_interrupts, guarded
 
 for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, or a shell's background, has it ignore
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -96,9 +95,9 @@ def test_ordinary_runs_have_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyP
     suite.write_text('[model]\nuse = "hf"\n')
     other.write_text('[model]\nuse = "vllm"\n')
     monkeypatch.setattr(guard.os, "fork", lambda: pytest.fail("a guard"))
-    plain = {"on": "", "suite": [suite, tmp_path / "none"], "set": ["train.r=2"]}
+    plain = {"on": "", "suite": [suite, tmp_path / "none"], "overrides": ["train.r=2"]}
     for args in (None, Namespace(**plain), Namespace(**plain | {"on": "local:2"}), Namespace(suite=suite), Namespace()):
         assert guard.guarded(lambda _: 5, args) == 5
-    for more in ({"on": "ray"}, {"set": ["model.use=vllm"]}, {"suite": [suite, other]}):
+    for more in ({"on": "ray"}, {"overrides": ["model.use=vllm"]}, {"suite": [suite, other]}):
         with pytest.raises(pytest.fail.Exception, match="a guard"):
             guard.guarded(lambda _: 5, Namespace(**plain | more))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
 
-from harness.cli.examples import EXAMPLES
-from harness.cli.init import SCHEMA
 from harness.cli.main import main
+from harness.cli.project import SCHEMA, TASKS, suites_of
 from harness.pipeline.run import Options, prepare
 
 
-@pytest.mark.parametrize("task", EXAMPLES)
+@pytest.mark.parametrize("task", TASKS)
 def test_what_init_writes_is_a_suite_without_a_warning(
     task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every suite of a task is collected, has rows to test on that it does not train on, and is warned of nothing."""
     assert main(["init", str(tmp_path / task), "--task", task]) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines() == [str(tmp_path / task / name) for name in (*EXAMPLES[task]().files, SCHEMA)]
+    assert said.out.splitlines() == [str(tmp_path / task / name) for name in (*TASKS[task], SCHEMA)]
     here = tmp_path / task
     several = f"cd {here} && harness run train.toml && harness run suite.toml"
     assert f"next: {several if task == 'candidate' else f'harness run {here}/suite.toml'}\n" in said.err
@@ -41,8 +39,8 @@ def test_what_init_writes_runs_and_passes(task: str, tmp_path: Path, monkeypatch
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     assert main(["init", "--task", task]) == 0
-    for line in EXAMPLES[task]().commands:
-        assert main(shlex.split(line)[1:]) == 0
+    for name in suites_of(task):
+        assert main(["run", name]) == 0
     assert list(tmp_path.glob("exports/*/model/*.safetensors"))
 
 

@@ -30,7 +30,6 @@ SHOWN = {  # modules and what README.md, docs/ and hookspec.py of that commit sh
     "harness.check": ["Built", "Finding", "STAGES"],
     "harness.copies": ["NOTE"],
     "harness.marking": ["Marking"],
-    "harness.measure": ["Measured"],
     "harness.report": ["Report", "Run", "Trial"],
     "harness.subject": ["Adapter", "Loader", "Progress", "Source", "Subject"],
     "harness.testing": ["StubJudge", "project"],

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from harness.gates.decide import judge
-from harness.plan.chance import ICC
 from harness.records.gates import Gate, Outcome
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.stats import power
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness_plan.chance import ICC
 
 MARGIN = """
 [[gate]]
@@ -520,13 +520,13 @@ def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: p
     """On the tiny model: the same steps and tokens as a real training, for QLoRA, LoRA and all weights."""
     pytest.importorskip("torch")
     from harness.pipeline.run import Options, opened
-    from harness.plan import benchmark
+    from harness_plan import benchmark
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     smoke = Path(__file__).parents[2] / "suites/smoke.toml"
     options = Options(overrides=("train.max_steps=-1", "train.num_train_epochs=2", "train.validation=0.1"))
     session = opened(smoke, options).session
-    found = benchmark.measure(session, lambda what: None)
+    found = benchmark.measure(session)
     assert list(found) == ["qlora", "lora", "full", "evaluation"]
     assert [one.error for one in found.values()] == [""] * 4
     training = session.suite.train

@@ -17,9 +17,9 @@ from harness.artifacts.digests import file_digest, template_digest, weights_dige
 from harness.artifacts.formats import check_files
 from harness.artifacts.gguf import read_gguf
 from harness.errors import CheckFailed
-from harness.release import model_card
 from harness_hf import restore, sources
 from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
+from harness_release import model_card
 
 pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")

@@ -26,7 +26,6 @@ from harness.answers.store import Responses
 from harness.evaluation.grading import Marking
 from harness.suite.reader import read_suite
 from harness.testing import SUITE, TRAIN, Project
-from harness.testing.judge_server import StubJudge, fenced
 from harness_judge import adversaries, bench, calibration, length, prompts, rows, service, verdict
 from harness_judge.budget import Prices
 from harness_judge.calibrate import calibrate
@@ -35,6 +34,7 @@ from harness_judge.disputes import describe, disputed
 from harness_judge.evaluator import OPTIONS
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
+from harness_judge.testing import StubJudge, fenced
 
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")

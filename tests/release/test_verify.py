@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_claims_are_in_toto_statements(export: Path) -> None:
 
 def test_signing_twice_adds_nothing(signed: Path, export: Path) -> None:
     """A second signature with the same key would say nothing new, and one with another key is a line of its own."""
-    from harness.release.signing import keygen, sign
+    from harness_release.signing import keygen, sign
 
     before = (export / EVIDENCE / CLAIMS).read_text("utf-8")
     sign(export, signed / "release.key")
@@ -412,7 +413,7 @@ def reseal_quietly(export: Path) -> None:
 
 def test_evidence_of_another_run(signed: Path, export: Path, policy: Policy, project: Project) -> None:
     """A file, or all, of the evidence of another run speaks of other bytes, even if it was signed."""
-    from harness.release.signing import sign
+    from harness_release.signing import sign
 
     other = shutil.copytree(signed / "exports/fake", export.parent / "other")
     put("config.json", '{"other": 1}')(other)
@@ -614,4 +615,4 @@ def test_sniffing_knows_what_real_models_hold(tmp_path: Path) -> None:
 def test_verified_is_plain_data() -> None:
     """What --json prints has these keys, for the scripts that read them."""
     keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes"}
-    assert keys == json.loads(Verified("x").as_json()).keys()
+    assert keys == asdict(Verified("x")).keys()

@@ -15,27 +15,29 @@ from harness.texts import secrets
 ROOT = Path(__file__).parents[2]
 WRITES = {"print", "write", "writelines", "write_text", "append_line", "log_text", "add_text"}
 TRIED = """
-harness/cli: github guard main parser project run screen streams summary words
-harness/reports: events github run_folder training
+harness/cli: guard main parser project run screen streams summary words
+harness/reports: events run_folder training
 harness/pipeline: conduct execution ledger
+plugins/harness_ci: github
 plugins/harness_report: __init__ beside commands gates history strips terminal writing
 plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options) and test_trackers
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
-harness/cli: ahead forecast init
+harness/cli: ahead
 harness/pipeline: artifacts choice memory preflight
-harness/plan: benchmark
-harness/release: export promote signing
+harness/release: export
 harness/suite: waivers
 harness/workers: child local protocol
 plugins/harness_checks: frames keys
 plugins/harness_export: __init__ quantised
 plugins/harness_hf: probe sabotage sources
-plugins/harness_judge: calibrate calibration commands
+plugins/harness_judge: calibrate calibration commands testing
 plugins/harness_lm_eval: names
 plugins/harness_lora: merge
+plugins/harness_plan: benchmark terminal
+plugins/harness_release: commands promote signing
 plugins/harness_report: drawing
 plugins/harness_sft: processes train trainer turns whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own

@@ -1,0 +1,147 @@
+"""A job of GitHub Actions, by itself or with `--github`: annotations, a summary, no command in what models say."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import uuid
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from harness.hookspec import hookimpl
+from harness.records.gates import Outcome
+from harness.records.run import Run
+from harness.reports.sentence import worst_first
+from harness.suite.lines import gate_lines
+from harness.texts.secrets import hide
+from harness.texts.shown import shown
+from harness_ci.markdown import run_markdown
+
+MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
+LONGEST = 1000  # characters of a message
+TELLING = ("run", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
+PLACE = re.compile(r"(?P<file>[^:\n]+\.toml)(?::(?P<line>\d+))?: (?P<what>.*)")
+
+
+class Job:
+    """A command in a job: while it is open the runner obeys nothing of what is printed, which holds texts of models.
+
+    It listens to the runs of the command, and annotates them and its mistakes when it closes, if it was concluded.
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        stops = str(getattr(args, "documented", "")).partition(" ")[0] in TELLING and not _redirected()
+        self.token = uuid.uuid4().hex if stops else ""
+        self.of_runs: list[str] = []
+        self.annotations: list[str] = []
+
+    def __enter__(self) -> Job:
+        if self.token:
+            print(f"::stop-commands::{self.token}", flush=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.token:
+            print(f"::{self.token}::")
+        for command in self.annotations:  # the runner reads both streams
+            print(command, file=sys.stdout if self.token else sys.stderr)
+
+    @hookimpl
+    def harness_run_finish(self, run: Run) -> None:
+        self.of_runs += annotations_of(run, gate_lines(Path(run.path)))
+        try:
+            write_summary(run_markdown(run, Path(run.folder) if run.folder else None))
+        except OSError as error:
+            self.of_runs.append(annotation("warning", f"the summary cannot be written: {error.strerror}"))
+
+    def conclude(self, mistakes: Sequence[str]) -> None:
+        """Annotate the mistakes of the command line, at the line of the suite where they name one, and its runs."""
+        self.annotations = [*at_most([*_located(mistakes)]), *self.of_runs]
+
+
+def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
+    """Return workflow commands that put what is wrong beside a suite, the worst first, at most MOST of a kind.
+
+    `lines` are those of the gates in the suite, by id.
+    """
+    found = list(_problems(run))
+    for v in worst_first(run):
+        if v.outcome is not Outcome.PASS:
+            message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
+            message += f"; {v.waiver.says()}" if v.waiver else ""
+            kind = "error" if v.holds_up else "notice" if v.blocking and not v.waived else "warning"
+            found.append(annotation(kind, message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
+    return at_most(found)
+
+
+def _problems(run: Run) -> Iterator[str]:
+    """Yield what is wrong with a run beside its verdicts."""
+    for line in (run.problem or "").splitlines():
+        yield annotation("error", line, run.path, None, "the run broke off")
+    for f in run.flags:
+        if f.counts:
+            yield annotation("error", f"{f.what}; {f.fix}".rstrip("; "), run.path, None, f.name)
+    for r in run.reports:
+        if r.outcome == "error" and not r.verdicts:
+            yield annotation("error", r.error or "", run.path, None, f"ERROR {r.id}")
+
+
+def at_most(found: Sequence[str]) -> list[str]:
+    """Return the first MOST commands of each kind; the last of these says how many more there are."""
+    kept: list[str] = []
+    for kind in ("error", "warning", "notice"):
+        mine = [one for one in found if one.startswith(f"::{kind} ") or one.startswith(f"::{kind}::")]
+        if len(mine) > MOST:
+            rest = len(mine) - MOST + 1
+            mine = [*mine[: MOST - 1], annotation(kind, f"and {rest} more, in the log and the summary")]
+        kept += mine
+    return kept
+
+
+def annotation(kind: str, message: str, file: str = "", line: int | None = None, title: str = "") -> str:
+    """Return a workflow command of one line, whatever its texts are."""
+    text = shown(message)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    told = [("file", _place(file)), ("line", str(line or "")), ("title", title)]
+    pairs = ((name, _data(shown(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value)
+    given = ",".join(f"{name}={value}" for name, value in pairs)
+    return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
+
+
+def write_summary(text: str) -> None:
+    """Add Markdown to the job's summary, where there is one. Raises OSError where it cannot be written."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(hide(text))
+
+
+def _place(file: str) -> str:
+    """Return a path from the root of the repository, where it lies in it."""
+    if not file:
+        return ""
+    root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
+    path = Path(file).resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
+
+
+def _data(text: str) -> str:
+    """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _redirected() -> bool:
+    """Return whether stdout is a file, which no runner reads and in which our commands would stand."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _located(messages: Sequence[str]) -> Iterator[str]:
+    for message in messages:
+        place = PLACE.match(message)
+        line = int(place["line"]) if place and place["line"] else None
+        yield annotation("error", place["what"] if place else message, place["file"] if place else "", line)

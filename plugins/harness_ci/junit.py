@@ -1,0 +1,88 @@
+"""A run as JUnit XML."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from harness.records.gates import Outcome, Verdict
+from harness.records.run import Report, Run
+from harness.texts.shown import shown
+
+
+def junit(run: Run) -> str:
+    """Write a run as JUnit XML: one case a verdict, and one for every item without verdicts."""
+    suite = ET.Element("testsuite", name=run.suite, timestamp=run.started, time=f"{run.seconds:.3f}")
+    notes = [("conclusion", c) for c in run.conclusions] + [("warning", w) for w in run.warnings]
+    if notes:
+        properties = ET.SubElement(suite, "properties")
+        for name, value in notes:
+            ET.SubElement(properties, "property", name=name, value=value)
+    for report in run.reports:
+        cases: tuple[Verdict | None, ...] = report.verdicts or (None,)
+        if report.outcome == "error" and not any(v.missed for v in report.verdicts):
+            cases = (None, *report.verdicts)  # an item that could not be evaluated is no warning
+        for verdict in cases:
+            name = report.id if verdict is None else f"{report.id}::{verdict.gate}"
+            seconds = report.seconds / len(cases)
+            case = ET.SubElement(suite, "testcase", classname=run.suite, name=name, time=f"{seconds:.3f}")
+            if verdict:
+                _numbers(case, verdict)
+            _junit_outcome(case, report, verdict)
+            if verdict and not verdict.blocking:
+                ET.SubElement(case, "system-out").text = f"severity: {_severity(verdict)}"
+    if run.problem:
+        case = ET.SubElement(suite, "testcase", classname=run.suite, name="run", time="0")
+        ET.SubElement(case, "error", message=run.problem)
+    cases_ = suite.findall("testcase")
+    suite.set("tests", str(len(cases_)))
+    for kind, name in {"failure": "failures", "error": "errors", "skipped": "skipped"}.items():
+        suite.set(name, str(sum(case.find(kind) is not None for case in cases_)))
+    _spell(suite)
+    ET.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
+
+
+def _spell(element: ET.Element) -> None:
+    """Replace text by such as XML 1.0 can hold, one line each and without secrets."""
+    for one in element.iter():
+        one.attrib.update({name: shown(value) for name, value in one.attrib.items()})
+        one.text = shown(one.text, lines=True) if one.text else one.text
+
+
+def _numbers(case: ET.Element, verdict: Verdict) -> None:
+    """Add what was claimed and what was found, as properties of a case."""
+    names = ("metric", "claim", "outcome", "estimate", "lower", "upper", "threshold", "alpha", "n")
+    told = {name: getattr(verdict, name) for name in names} | {"severity": _severity(verdict)}
+    if driver := next((s for s in verdict.slices if s.name == verdict.driver), None):
+        told |= {"slice": driver.name, "n": driver.n}  # whose the estimate is
+    properties = ET.SubElement(case, "properties")
+    for name, value in told.items():
+        if value not in (None, ""):
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            ET.SubElement(properties, "property", name=name, value=text)
+
+
+def _severity(verdict: Verdict) -> str:
+    """Return whether a gate blocks by itself."""
+    return "block" if verdict.blocking else "any_of" if verdict.group else "warn"
+
+
+def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) -> None:
+    """Add what came of a case; what holds nothing up is skipped, so that no CI is red for a run that ships."""
+    if verdict is None:
+        if report.outcome != "done":
+            ET.SubElement(case, report.outcome, message=report.error or "")
+        return
+    if verdict.outcome is Outcome.PASS:
+        return
+    outcome, why = verdict.outcome, f"{verdict.metric} {verdict.claim}: {verdict.why}".strip()
+    if verdict.waiver:
+        ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.says()} ({why})")
+    elif not verdict.blocking:
+        ET.SubElement(case, "skipped", message=f"{outcome}, severity {_severity(verdict)} ({why})")
+    elif not verdict.decides:
+        ET.SubElement(case, "skipped", message=f"{outcome}, not what ships ({why})")
+    elif outcome is Outcome.FAIL:
+        ET.SubElement(case, "failure", message=why)
+    else:
+        ET.SubElement(case, "error", message=f"{outcome}: {why}")

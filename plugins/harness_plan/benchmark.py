@@ -1,0 +1,248 @@
+"""How fast and how large: a few real steps and rows in a process of their own, kept for this model and recipe.
+
+`python -m harness_plan.benchmark` is that process: it reads what to measure from stdin and writes what it found to
+a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import capabilities, schema
+from harness.answers import keys
+from harness.artifacts.digests import digest_of
+from harness.collection.plan import Item, Plan, Task
+from harness.errors import UsageError
+from harness.files import cache_dir, write_text
+from harness.release.lockfile import rows_digest
+from harness.workers.loading import load_now
+
+if TYPE_CHECKING:
+    from harness.pipeline.session import Session
+
+FULL, EVALUATION = "full", "evaluation"
+ROWS = 16  # of each evaluation that are timed
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a few steps of a training took, or rows of the evaluations, and the most memory the process had.
+
+    `seconds` and `processor` are of the `steps` that were timed, which held `tokens`; `setup` is everything before
+    them. `whole_steps` and `whole_tokens` are those of the training, `extra` seconds of it that are not steps.
+    `rows` has the seconds of a row by (subject::eval). `peak` is in bytes, of `device`.
+    """
+
+    what: str
+    peak: int = 0
+    device: str = "cpu"
+    setup: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    processor: float = 0.0
+    whole_steps: int = 0
+    whole_tokens: int = 0
+    extra: float = 0.0
+    trainable: int = 0
+    rows: Mapping[str, float] = field(default_factory=dict)
+    threads: int = 0
+    load: float = 0.0  # processes that wanted to run, a processor, when it was measured
+    error: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Tokens trained on a second."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def whole(self) -> float | None:
+        """Seconds of the whole training."""
+        return self.setup + self.whole_tokens / self.rate + self.extra if self.rate else None
+
+    @property
+    def idle(self) -> float:
+        """Seconds that the steps of the whole training take at least, with all processors to themselves."""
+        return self.processor / max(1, self.threads) * self.whole_tokens / max(1, self.tokens)
+
+
+def methods_of(plan: Plan) -> list[str]:
+    """Return the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
+    suite = plan.suite
+    if not (suite.train and suite.adapter and suite.trains):
+        return []
+    if capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure is None:
+        return []
+    if plan.whole:
+        return [FULL]
+    own = plan.plugins.find("adapter", suite.adapter.use)
+    known = {name for kind, name in plan.plugins.provided if kind == "adapter"}
+    return [own.name, *(n for n in capabilities.Adapter.of(own.function).measured_like if n in known), FULL]
+
+
+def known(session: Session) -> dict[str, Measured]:
+    """Return what was measured before for exactly this model, recipe, rows and machine."""
+    found = {}
+    for what in (*methods_of(session.collection), EVALUATION):
+        try:
+            found[what] = Measured(**json.loads(_path(session, what).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+    return found
+
+
+def measure(session: Session) -> dict[str, Measured]:
+    """Measure everything anew, one process after the other, say so on stderr, and keep it."""
+    found = {}
+    options = {name: getattr(session.options, name) for name in ("candidate", "limit", "overrides", "plugins")}
+    for what in (*methods_of(session.collection), EVALUATION):
+        print(f"measuring {what} …", file=sys.stderr)
+        found[what] = one = _in_process({"what": what, "suite": str(session.suite.path), "options": options})
+        if not one.error:
+            write_text(_path(session, what), json.dumps(asdict(one)))
+    return found
+
+
+def peak_memory() -> tuple[int, str]:
+    """Return the most bytes this process has held, and where: on a GPU what torch allocated, else resident memory."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated()), "cuda"
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "cpu"
+
+
+def _path(session: Session, what: str) -> Path:
+    """Return where a measurement is kept: under all that decides it, the number of processors too."""
+    plan, suite, base = session.collection, session.suite, session.base
+    identify = capabilities.Loader.of(plan.plugins.find("loader", suite.model.use).function).identity
+    model = identify(base, **suite.model.options) if identify else None
+    machine = [_threads(), os.environ.get("OMP_NUM_THREADS", "")]
+    parts: list[Any] = [FORMAT, what, keys.of_model(base), model, keys.versions(), machine, suite.about.seed]
+    parts += [plan.plugins.code(), keys.switches()]
+    if what == EVALUATION:
+        parts += [[e.name, e.use, dict(e.options), e.limit] for e in suite.evals]
+        parts += [[name, rows_digest(t.samples or ()), rows_digest(t.shots)] for name, t in plan.tasks.items()]
+        parts += [[name, s.shots] for name, s in suite.subjects.items()]
+    else:
+        parts += [_adapter_options(plan, what), suite.train and [suite.train.use, dict(suite.train.options)]]
+        parts.append(plan.training)
+    return cache_dir() / "measured" / f"{digest_of(parts)}.json"
+
+
+def _adapter_options(plan: Plan, method: str) -> dict[str, Any]:
+    """Return the suite's adapter options, less those that only the other adapter of the pair has."""
+    assert plan.suite.adapter
+    own, options = plan.suite.adapter.use, dict(plan.suite.adapter.options)
+    if method in (own, FULL):
+        return options if method == own else {}
+    ours, theirs = (schema.options_of(plan.plugins.find("adapter", n).function)[0] for n in (own, method))
+    return {k: v for k, v in options.items() if k in theirs or k not in ours}
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+def _in_process(asked: Mapping[str, Any]) -> Measured:
+    """Measure one thing in a process of its own, so that nothing else is in its memory."""
+    what = str(asked["what"])
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "measured.json"
+        words = [sys.executable, "-P", "-m", "harness_plan.benchmark"]
+        done = subprocess.run(
+            words, input=json.dumps({**asked, "out": str(out)}), capture_output=True, text=True, check=False
+        )
+        try:
+            return Measured(**json.loads(out.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            why = lines[-1][:300] if lines else f"ended with {done.returncode}"
+            if done.returncode == -9:
+                why = "was killed, which is what a system does that is out of memory"
+            return Measured(what, error=why)
+
+
+def main() -> None:
+    """Measure what stdin asks for."""
+    from harness.pipeline.run import Options, opened
+
+    asked = json.load(sys.stdin)
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()
+    }
+    session = opened(Path(asked["suite"]), Options(**options)).session
+    what = asked["what"]
+    try:
+        found = _evaluation(session) if what == EVALUATION else _training(session, what)
+        peak, device = peak_memory()
+        load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+        found = replace(found, peak=peak, device=device, threads=_threads(), load=load)
+    except UsageError as error:
+        found = Measured(what, error=str(error))
+    write_text(Path(asked["out"]), json.dumps(asdict(found)))
+
+
+def _training(session: Session, method: str) -> Measured:
+    plan, suite = session.collection, session.suite
+    assert suite.train and suite.adapter and plan.training is not None
+    adapter = None
+    if method != FULL:
+        adapter = plan.plugins.find("adapter", method).function(**_adapter_options(plan, method))
+    measure = capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure
+    assert measure  # `methods_of` names no way to train without
+    facts = measure(session.base, adapter, list(plan.training), seed=suite.about.seed, **suite.train.options)
+    return Measured(method, **facts)
+
+
+def _evaluation(session: Session) -> Measured:
+    """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
+    from harness.evaluation import grading
+    from harness.evaluation.evaluate import evaluate
+
+    seconds: dict[str, float] = {}
+    begun = time.monotonic()
+    suite, plugins = session.suite, session.collection.plugins
+    with load_now(plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [subject]:
+        setup = time.monotonic() - begun
+        for item, task in _timed(session.collection):
+            asked = session.prompted(item, subject)
+            rows: Sequence[Any] = task.samples or ()
+            for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
+                begun = time.monotonic()
+                short = replace(task, samples=tuple(some))
+                if task.marks:  # what marks is another model, in another place
+                    grading.answer(short, "base", asked, lambda _: None)
+                else:
+                    evaluate(short, "base", asked, subject, lambda _: None)
+                seconds[f"{item.subject}::{item.eval}"] = (time.monotonic() - begun) / max(1, len(some))
+    return Measured(EVALUATION, setup=setup, rows=seconds)
+
+
+def _timed(plan: Plan) -> list[tuple[Item, Task]]:
+    """Return the evaluations that the base can be timed on: its own, those with examples, and the candidates'."""
+    found: dict[Item, Task] = {}
+    for item in plan.items:
+        baseline = plan.suite.subjects.get(item.subject)
+        if not baseline or not (baseline.use or baseline.released):
+            found.setdefault(item if baseline else replace(item, subject="base"), plan.tasks[item.eval])
+    return list(found.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""`harness plan`: the command, whose parser is all that `harness --help` imports."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.cli.options import command, run_options, with_overrides, with_plugins
+from harness.errors import ExitCode
+
+
+def plan(parser: ArgumentParser) -> None:
+    """before any training: what a run can prove, takes and needs"""
+    examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
+    command(parser, _plan, *examples)
+    parser.add_argument("suite", type=Path, metavar="SUITE")
+    parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
+    parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
+    parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="as if nothing were remembered")
+    parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    with_plugins(parser)
+    with_overrides(parser)
+
+
+def _plan(args: Namespace) -> int:
+    """Tell what a run can prove, takes and needs, before any training."""
+    from harness.pipeline.run import opened
+    from harness_plan import benchmark
+    from harness_plan.forecast import forecast
+
+    run = opened(args.suite, run_options(args))
+    known = benchmark.measure(run.session) if args.measure else benchmark.known(run.session)
+    found = forecast(run, known)
+    if args.json:
+        args.document = asdict(found)
+        return ExitCode.OK
+    from harness.cli.ahead import tell_code
+    from harness.cli.terminal import Terminal
+    from harness_plan.terminal import tell
+
+    terminal = Terminal()
+    tell_code(terminal, run.collection.plugins)
+    tell(found, terminal)
+    return ExitCode.OK

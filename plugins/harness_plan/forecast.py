@@ -1,0 +1,150 @@
+"""`harness plan`: what a run can prove, what it will ask, take and need, and what of it is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.collection.plan import Plan
+from harness.pipeline.checking import recalled_before_training
+from harness.pipeline.execution import Execution
+from harness.pipeline.ledger import Ledger
+from harness.pipeline.looks import look_of, tells
+from harness.suite.tables import Sweep
+from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
+from harness_plan.gate_power import Odds, odds_of
+from harness_plan.joint import Joint, joint_of
+from harness_plan.past import History, name_of
+from harness_plan.workload import Asked, Made, made_of, requests_of, training_tokens
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the run: about how many seconds it takes, and how many of its evaluations that does not count.
+
+    `most` is what it takes when a sweep goes on to its last trial.
+    """
+
+    name: str
+    seconds: float = 0.0
+    unknown: int = 0
+    most: float | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Everything `harness plan` tells, as data."""
+
+    suite: str
+    path: str
+    model: str
+    seed: int
+    alpha: float
+    runs: tuple[str, ...]  # earlier ones that were learned from, the newest first
+    odds: tuple[Odds, ...]
+    joint: tuple[Joint, ...]
+    asked: tuple[Asked, ...]
+    made: tuple[Made, ...]
+    sweep: str = ""
+    trials: int = 1  # of a sweep at most
+    fewest: int = 1  # of them at least
+    training_rows: int = 0
+    training_tokens: int | None = None  # of all rows once
+    methods: tuple[str, ...] = ()
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+    findings: tuple[str, ...] = ()  # of the checks before training
+    warnings: tuple[str, ...] = ()
+
+
+def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
+    """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
+    plan, suite, session = run.collection, run.suite, run.session
+    history = History(session.options.out, plan)
+    ledger = Ledger.here(lambda _: None)
+    looks = [(c, e) for c in plan.candidates for e, t in plan.tasks.items() if e in plan.chosen[c] and tells(t)]
+    # which attempt other weights would be at the rows of every evaluation, by candidate and eval
+    attempts = {key: ledger.standing(look_of(plan, *key, "", "", None)) for key in looks}
+    gates = odds_of(plan, history, attempts)
+    odds = [g.odds for g in gates]
+    asked, made = requests_of(run), made_of(session)
+    order = ("error", "warning", "note")  # of what the checks before training find
+    counted = [f for f in recalled_before_training(run) if f.ignored is None]
+    doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
+    return Forecast(
+        suite.name,
+        str(suite.path),
+        suite.model.path,
+        suite.about.seed,
+        suite.about.alpha,
+        tuple(map(name_of, history.runs)),
+        tuple(odds),
+        tuple(joint_of(gates)),
+        tuple(asked),
+        tuple(made),
+        suite.sweep.key if suite.sweep else "",
+        len(suite.sweep.values) if suite.sweep else 1,
+        suite.sweep.fewest if suite.sweep else 1,
+        len(plan.training or ()),
+        training_tokens(plan, session.opened.source),
+        tuple(methods_of(plan)),
+        dict(measured),
+        tuple(_stages(plan, asked, made, measured, history)),
+        tuple(f"{f.severity} {f.name}: {f.what}" for f in sorted(counted, key=lambda f: order.index(f.severity))),
+        (*run.record.found.warnings, *doubts),
+    )
+
+
+def _stages(
+    plan: Plan, asked: Sequence[Asked], made: Sequence[Made], measured: Mapping[str, Measured], history: History
+) -> list[Stage]:
+    """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
+    there = {m.name for m in made if m.there}
+    stages = [_evaluations("baselines", [a for a in asked if a.subject in plan.baselines], measured, history)]
+    if plan.suite.trains and plan.suite.adapter:
+        own = measured.get(FULL if plan.whole else plan.suite.adapter.use)
+        whole = own.whole if own else None
+        if sweep := plan.suite.sweep:
+            stages += _trials(plan, sweep, made, whole, measured, history)
+        else:
+            done = ("merged" if plan.whole else "adapter") in there
+            stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
+    for name in plan.candidates:
+        stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
+    return stages
+
+
+def _trials(
+    plan: Plan,
+    sweep: Sweep,
+    made: Sequence[Made],
+    whole: float | None,
+    measured: Mapping[str, Measured],
+    history: History,
+) -> list[Stage]:
+    """Return how long a sweep trains, each trial as long as the first, and is measured on select rows: the fewest
+    trials, and all."""
+    evaluation = sweep.by.partition(".")[0]
+    rows = Asked("adapter", evaluation, len(plan.tasks[evaluation].select or ()))
+    once = _evaluations("select", [rows], measured, history)
+    left = [not m.there for m in made]
+    few, all_ = sum(left[: sweep.fewest]), sum(left)
+    each = whole or 0.0
+    return [
+        Stage("train", each * few, all_ if whole is None else 0, most=each * all_),
+        Stage("select", once.seconds * sweep.fewest, once.unknown, most=once.seconds * len(left)),
+    ]
+
+
+def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measured], history: History) -> Stage:
+    seconds, unknown = 0.0, 0
+    rows = measured[EVALUATION].rows if EVALUATION in measured else {}
+    for one in asked:
+        row = history.seconds(one.subject, one.eval)
+        for key in (f"{one.subject}::{one.eval}", f"base::{one.eval}"):
+            row = rows.get(key) if row is None else row
+        if row is None:
+            unknown += 1
+        else:
+            seconds += row * one.rows * (1 - one.remembered / one.requests if one.requests else 1)
+    return Stage(name, seconds, unknown)

@@ -1,0 +1,212 @@
+"""A Forecast in words: what `harness plan` prints."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from harness.cli.terminal import Terminal
+from harness.cli.words import duration
+from harness.stats.power import POWER
+from harness_plan.benchmark import EVALUATION, FULL, Measured
+from harness_plan.forecast import Forecast
+from harness_plan.gate_power import Odds
+from harness_plan.joint import Joint
+
+INDENT = " " * 11
+WIDTH = 80  # columns of what is said of gates
+BUSY = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
+NAMES = {FULL: "full fine-tune", "lora": "LoRA", "qlora": "QLoRA", EVALUATION: "evaluation"}
+SHOWN = 8  # findings of the checks
+
+
+def tell(forecast: Forecast, terminal: Terminal) -> None:
+    """Print a forecast."""
+    terminal.rule(f"harness plan: {forecast.suite}")
+    terminal.line(f"suite  {forecast.path} · seed {forecast.seed} · alpha {forecast.alpha:g}")
+    terminal.line(f"model  {forecast.model}")
+    runs = forecast.runs
+    known = f"{len(runs)} earlier run{'s' if len(runs) > 1 else ''}, the last of {runs[0]}" if runs else ""
+    terminal.line(f"known  {known or 'no earlier run is here, so defaults are assumed'}")
+    for warning in forecast.warnings:
+        terminal.line(f"warning: {warning}", "yellow")
+    _gates(forecast, terminal)
+    _data(forecast, terminal)
+    _requests(forecast, terminal)
+    _training(forecast, terminal)
+    _time(forecast, terminal)
+
+
+# -- gates -----------------------------------------------------------------------------------------
+
+
+def _gates(forecast: Forecast, terminal: Terminal) -> None:
+    together = {j.candidate: j for j in forecast.joint}
+    for names, odds in _alike(forecast.odds):
+        terminal.console.print()
+        terminal.line(f"gates on {' and '.join(names)}: how often such a model passes", "bold")
+        for one in odds:
+            note = f' (one of "{one.group}")' if one.group else "" if one.blocking else " (warn)"
+            unknown = "?" if one.kind == "inferred" else "–"
+            chance = unknown if one.power is None else _share(one.power)
+            _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", _details(one))
+        if joint := next((together[name] for name in names if name in together), None):
+            gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
+            model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
+            ships = f"{model} ships {_share(joint.better)} of the time with {gates}"
+            _entry(terminal, _share(joint.better), ships, _joint(joint), "bold")
+            if joint.again is not None:
+                _entry(terminal, _share(joint.again), "all together, of a model that is as in the last run", (), "bold")
+
+
+def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
+    """Print a number, what it is of, and below that the details, no wider than WIDTH."""
+    for i, line in enumerate(textwrap.wrap(text, WIDTH - len(INDENT))):
+        terminal.line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
+    for detail in details:
+        for line in textwrap.wrap(detail, WIDTH - len(INDENT)):
+            terminal.line(f"{INDENT}{line}", "dim")
+
+
+def _alike(odds: Sequence[Odds]) -> list[tuple[list[str], list[Odds]]]:
+    """Gather candidates about which the same is to be said."""
+    found: list[tuple[list[str], list[Odds]]] = []
+    for candidate in dict.fromkeys(o.candidate for o in odds):
+        own = [o for o in odds if o.candidate == candidate]
+        plain = [replace(o, candidate="", warning="") for o in own]
+        for names, others in found:
+            if [replace(o, candidate="", warning="") for o in others] == plain:
+                names.append(candidate)
+                break
+        else:
+            found.append(([candidate], own))
+    return found
+
+
+def _share(power: float) -> str:
+    """Write a power; never as certain what is not."""
+    return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
+
+
+def _details(odds: Odds) -> Iterator[str]:
+    if odds.missing:
+        yield odds.missing
+    if odds.power is not None:
+        parts = [odds.truth]
+        if odds.proves:
+            parts.append(f"80% at {odds.proves}")
+        parts.append(f"{odds.needed:,} rows for 80%" if odds.needed not in (None, odds.rows) else "")
+        yield "; ".join(filter(None, parts))
+    size = [f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")]
+    size[0] += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
+    yield "; ".join([*(size if odds.rows else []), *odds.assumed])
+
+
+def _joint(joint: Joint) -> Iterator[str]:
+    if joint.factor and joint.rows:
+        sizes = dict.fromkeys(joint.rows.values())
+        rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
+        yield f"80% needs {joint.factor:.2g} times the rows: {'; '.join(rows)}"
+    elif joint.better < POWER:
+        yield "no number of rows would make it 80%"
+    if joint.costliest and joint.without > joint.better and _share(joint.without) != _share(joint.better):
+        yield f'"{joint.costliest}" costs most: {_share(joint.without)} without it'
+    if joint.assumed:
+        yield "; ".join(joint.assumed)
+    if joint.unknown:
+        yield "not counted: " + ", ".join(f'"{name}"' for name in joint.unknown)
+
+
+# -- data and requests -----------------------------------------------------------------------------
+
+
+def _data(forecast: Forecast, terminal: Terminal) -> None:
+    found = forecast.findings
+    terminal.console.print()
+    terminal.line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
+    for line in found[:SHOWN]:
+        terminal.line(f"  {line}")
+    if len(found) > SHOWN:
+        terminal.line(f"  and {len(found) - SHOWN} more")
+    if found:
+        terminal.line(f"  the whole of it: harness check {forecast.path}", "dim")
+
+
+def _requests(forecast: Forecast, terminal: Terminal) -> None:
+    terminal.console.print()
+    terminal.line("requests: what is asked, and what of it is remembered", "bold")
+    rows = [["evaluation", "rows", "requests", "cached", "tokens", "computed", "answers"]]
+    for a in forecast.asked:
+        name = f"{a.subject}::{a.eval}"
+        if not a.requests:
+            rows.append([name, f"{a.rows:,}", *["–"] * 5])
+            continue
+        tokens, unique = (f"{n:,}" if n is not None else "?" for n in (a.tokens, a.unique))
+        answers = f"≤ {a.answers:,}" if a.answers else "–"
+        rows.append([name, f"{a.rows:,}", f"{a.requests:,}", f"{a.remembered:,}", tokens, unique, answers])
+    terminal.columns(rows, indent="  ")
+    for a in forecast.asked:
+        if a.note:
+            terminal.line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
+    for made in forecast.made:
+        terminal.line(f"  {made.name}: {f'is there, {made.path}' if made.there else 'is to be made'}")
+
+
+# -- time and memory -------------------------------------------------------------------------------
+
+
+def _training(forecast: Forecast, terminal: Terminal) -> None:
+    if not forecast.training_rows and EVALUATION not in forecast.measured:
+        return
+    terminal.console.print()
+    tokens = f", about {forecast.training_tokens:,} tokens once over" if forecast.training_tokens else ""
+    terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
+    if forecast.sweep:
+        least, most = forecast.fewest, f"{forecast.trials} trainings"
+        most = f"{least} trainings of it at least, {forecast.trials} at most" if forecast.trials > least else most
+        terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
+    if not forecast.measured:
+        terminal.line(
+            f"  time and memory are not known before they are measured: harness plan {forecast.path} --measure"
+        )
+        return
+    rows = [["", "tokens/s", "peak memory", "whole training"]]
+    for number, what in enumerate((*forecast.methods, EVALUATION)):
+        if one := forecast.measured.get(what):
+            rows.append(_measured(one, " (this suite)" if number == 0 and what != EVALUATION else ""))
+    terminal.columns(rows, indent="  ")
+    for one in forecast.measured.values():
+        if one.error:
+            terminal.line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
+    busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
+    for one in busy[:1]:
+        idle = f"an idle one may take {duration(one.idle)} for the training by {NAMES.get(one.what, one.what)}"
+        terminal.line(f"  measured while the machine was busy; {idle}", "yellow")
+
+
+def _measured(one: Measured, note: str) -> list[str]:
+    name = NAMES.get(one.what, one.what) + note
+    if one.error:
+        return [name, "–", "–", "–"]
+    peak = f"{one.peak / 1e9:.2f} GB"
+    if one.whole is None:
+        return [name, "–", peak, "–"]
+    return [name, f"{one.rate:,.1f}", peak, f"{duration(one.whole)}, {one.whole_steps:,} steps"]
+
+
+def _time(forecast: Forecast, terminal: Terminal) -> None:
+    if not any(stage.seconds for stage in forecast.stages):
+        return
+    parts = []
+    for stage in forecast.stages:
+        unknown = f" and {stage.unknown} unknown" if stage.unknown and stage.seconds else ""
+        most = f" to {duration(stage.most)}" if stage.most is not None and stage.most > stage.seconds else ""
+        known = duration(stage.seconds) + most if stage.seconds or not stage.unknown else "?"
+        parts.append(f"{stage.name} {known}{unknown}")
+    terminal.console.print()
+    least = sum(stage.seconds for stage in forecast.stages)
+    longest = sum(stage.seconds if stage.most is None else stage.most for stage in forecast.stages)
+    whole = duration(least) + (f" to {duration(longest)}" if longest > least else "")
+    some = "at least " if any(stage.unknown for stage in forecast.stages) else "about "
+    terminal.line(f"the whole run: {some}{whole} ({', '.join(parts)})", "bold")

@@ -1,0 +1,116 @@
+"""`harness keygen`, `harness sign`, `harness promote` and `harness schema`; imported for the help, so it is light."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.cli.options import command, with_plugins
+from harness.cli.streams import say
+from harness.errors import ExitCode, UsageError, did_you_mean
+
+
+def keygen(parser: ArgumentParser) -> None:
+    """write a key to sign exports, and its public half"""
+    command(parser, _keygen, "harness keygen keys/release && cat keys/release.pub >> policy.toml")
+    parser.add_argument("name", type=Path, metavar="NAME", help="NAME.key and NAME.pub are written")
+
+
+def sign(parser: ArgumentParser) -> None:
+    """sign what an export claims"""
+    command(parser, _sign, "harness sign exports/qa --key keys/release.key")
+    parser.add_argument("export", type=Path, metavar="DIR")
+    parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
+
+
+def promote(parser: ArgumentParser) -> None:
+    """make an export the release that next runs are compared with"""
+    examples = ("harness promote exports/qa", "harness promote exports/qa --list", "harness promote exports/qa --back")
+    command(parser, _promote, *examples)
+    parser.add_argument("export", type=Path, metavar="DIR")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
+    parser.add_argument("--back", action="store_true", help="to the release before")
+    parser.add_argument("--list", action="store_true", help="print the record of promotions")
+
+
+def schema(parser: ArgumentParser) -> None:
+    """print the JSON Schema of a suite, for editors, or of what is written"""
+    examples = (
+        "harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",
+        "harness schema --of report > report.schema.json",
+    )
+    command(parser, _schema, *examples)
+    parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside this suite")
+    files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
+    parser.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
+    with_plugins(parser)
+
+
+def _keygen(args: Namespace) -> int:
+    """Write a key to sign with, and the table of it for a policy."""
+    from harness_release.signing import keygen
+
+    private, public = keygen(args.name)
+    say(str(private))
+    say(str(public))
+    args.document = {"private": str(private), "public": str(public)}
+    say(f"keep {private} where only the signing step can read it; add {public} to the policy", sys.stderr)
+    return ExitCode.OK
+
+
+def _sign(args: Namespace) -> int:
+    """Put a name to what an export claims."""
+    from harness_release.signing import sign
+
+    key = sign(args.export, args.key)
+    args.document = {"export": str(args.export), "key": key}
+    say(f"signed {args.export} with key {key}")
+    return ExitCode.OK
+
+
+def _promote(args: Namespace) -> int:
+    """Make an export the release that the next ones are compared with, or go back by one."""
+    from harness.release.policy import read_policy
+    from harness.release.promoted import history
+    from harness_release.promote import go_back, promote
+
+    if args.list:
+        lines = history(args.export)
+        args.document = {"promotions": [asdict(line) for line in lines]}
+        if not lines:
+            say(f"{args.export}: nothing was promoted yet; harness promote {args.export} makes it the release")
+        for line in lines:
+            what = "back to" if line.back else "promoted"
+            say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
+        return ExitCode.OK
+    policy = read_policy(args.policy) if args.policy else None
+    found, folder = (go_back if args.back else promote)(args.export, policy)
+    args.document = {**asdict(found), "kept": str(folder) if found.ok else None}
+    if not found.ok:
+        say(f"refused: {found.folder}: {found.refused}", sys.stderr)
+        return ExitCode.REFUSED
+    say(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
+    return ExitCode.OK
+
+
+def _schema(args: Namespace) -> int:
+    """Print the JSON Schema of a suite, for editors, or of a file that is written."""
+    if args.of:
+        from harness_release.file_schemas import file_schemas
+
+        known = file_schemas()
+        if args.of not in known:
+            raise UsageError(f'--of "{args.of}": no file is called so{did_you_mean(args.of, known)}')
+        made = known[args.of]
+    else:
+        from harness.plugins import load_plugins
+        from harness.suite.json_schema import json_schema
+
+        made = json_schema(load_plugins(args.suite or Path("harness.toml"), args.plugins))
+    args.document = {"schema": made}
+    if not args.json:
+        print(json.dumps(made, indent=1, ensure_ascii=False))
+    return ExitCode.OK

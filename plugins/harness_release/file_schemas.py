@@ -1,0 +1,193 @@
+"""JSON Schemas of the files that a run and an export write, made of the records that are written where there are such.
+
+What is written by hand, row by row, is described by hand; a test holds real files against all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from harness.artifacts import attestation
+from harness.records.findings import Finding
+from harness.records.gates import Verdict
+from harness.records.models import Progress
+from harness.records.run import Report, Run, Trial
+from harness.records.said import Ended
+from harness.records.samples import Labels
+from harness.release import lockfile
+from harness.reports import events, report_json
+from harness.suite.json_schema import DRAFT, Schema
+
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": ["number", "null"]}  # null for one that is not finite, of which JSON has none
+TRUTH: Schema = {"type": "boolean"}
+ANY: Schema = {}
+DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+NUMBERS: Schema = {"type": "object", "additionalProperties": NUMBER}
+TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+ENDED: Schema = {"enum": list(get_args(Ended))}
+PLAIN: Mapping[type, Schema] = {
+    str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: TRUTH, dict: {"type": "object"}, list: {"type": "array"},
+}  # fmt: skip
+
+
+def file_schemas() -> dict[str, Schema]:
+    """Return a schema for each file by a short name; of a `.jsonl` file it is that of a line."""
+    return {name: {"$schema": DRAFT, **make()} for name, make in MADE.items()}
+
+
+def record(cls: type, **more: Schema) -> Schema:
+    """Return the schema of a record as `dataclasses.asdict` writes it, with more keys before its own."""
+    hints = get_type_hints(cls)
+    keys = {f.name: value(hints[f.name]) for f in dataclasses.fields(cls)}
+    said = (cls.__doc__ or "").strip().partition("\n")[0]
+    return {**table({**more, **keys}), "description": said}
+
+
+def value(want: Any) -> Schema:
+    """Return the schema of what a field of a record holds, as JSON has it."""
+    origin, args = get_origin(want), get_args(want)
+    if isinstance(want, type) and dataclasses.is_dataclass(want):
+        return record(want)
+    if isinstance(want, type) and issubclass(want, Enum):
+        return {"enum": [str(one.value) for one in want]}
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [{"type": "null"} if one is type(None) else value(one) for one in args]}
+    if origin is not None and issubclass(origin, Mapping):
+        return {"type": "object", "additionalProperties": value(args[1])}
+    if origin is tuple and args[-1] is not Ellipsis:
+        return {"type": "array", "items": [value(one) for one in args], "minItems": len(args), "maxItems": len(args)}
+    if origin is not None:
+        return {"type": "array", "items": value(args[0])}
+    return PLAIN.get(want, ANY)
+
+
+def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
+    """Return the schema of an object with these keys and no others; all but the `optional` ones must be there."""
+    needed = [name for name in keys if name not in optional]
+    made: Schema = {"type": "object", "properties": dict(keys), "additionalProperties": False}
+    return {**made, "required": needed} if needed else made
+
+
+def _event() -> Schema:
+    """Return the schema of a line of `--events`: one for each kind of event."""
+    report = {k: v for k, v in record(Report)["properties"].items() if k not in ("verdicts", "traceback")}
+    run = record(Run)["properties"]
+    kinds = {
+        "run_start": {k: run[k] for k in ("suite", "path", "model", "items", "gates")},
+        "stage": {"stage": TEXT, "detail": TEXT},
+        "progress": record(Progress)["properties"],
+        "report": report,
+        "verdict": record(Verdict)["properties"],
+        "finding": record(Finding)["properties"],
+        "trial": record(Trial)["properties"],
+        "run_finish": {k: run[k] for k in ("exit_code", "problem", "conclusions", "folder", "seconds")},
+    }
+    head = {"format": {"enum": [events.FORMAT]}, "at": TEXT}
+    lines = [{"title": kind, **table({**head, "event": {"enum": [kind]}, **keys})} for kind, keys in kinds.items()]
+    return {"title": "a line of the file that --events names", "oneOf": lines}
+
+
+def _sample() -> Schema:
+    """Return the schema of a line of samples_*.jsonl: the metrics stand beside the keys, each under its own name."""
+    keys = {
+        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "array"},
+        "resps": {"type": "array"}, "filtered_resps": {"type": "array"}, "filter": TEXT,
+        "metrics": {"type": "array", "items": TEXT}, "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
+        "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
+        "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
+        "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
+    }  # fmt: skip
+    made = table(keys, "details", "nats", "rendered", "lost", "ended", "tokens")
+    return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
+
+
+def _manifest() -> Schema:
+    labels = record(Labels)
+    caveat = table({"text": TEXT, "outcome": {"enum": ["INCONCLUSIVE", "ERROR", None]}, "metrics": {"type": "array"}})
+    evaluation = {"weights": TEXT, "rows": TEXT, "caveats": {"type": "array", "items": caveat}}
+    several = {"type": "array", "items": labels}
+    of_file, ids = table({"size": WHOLE, "sha256": DIGEST}), {"type": "array", "items": TEXT}
+    keys = {
+        "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
+        "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
+        "answers": table({"asked": WHOLE, "remembered": WHOLE}),
+        "adapter": table({"base": ANY, "weights": TEXT, "quantization": ANY}),
+        "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
+        "evaluations": {"type": "object", "additionalProperties": table({**evaluation, "labels": several}, "labels")},
+        "files": {"type": "object", "additionalProperties": of_file},
+        "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
+    }  # fmt: skip
+    return {"title": "evidence/manifest.json", **table(keys, "adapter", "made_of", "chosen", "ledger")}
+
+
+def _lock() -> Schema:
+    rows = table({"rows": WHOLE, "sha256": DIGEST})
+    metric = table({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}})
+    plugin = table({k: {"type": ["string", "null"]} for k in ("name", "distribution", "record", "code")})
+    keys = {
+        "format": {"enum": [lockfile.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
+        "gates": {"type": "array", "items": {"type": "object"}}, "subjects": TEXTS,
+        "metrics": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": metric}},
+        "data": {"type": "object", "additionalProperties": rows},
+        "looks": {"type": "object", "additionalProperties": {"type": "array", "items": WHOLE}},
+        "left_out": {
+            "type": "object", "additionalProperties": table({"rows": WHOLE, "of": WHOLE, "sha256": DIGEST})
+        },
+        "harness": TEXT, "plugins": {"type": "array", "items": plugin}, "python": TEXT, "packages": TEXTS,
+    }  # fmt: skip
+    return {"title": "suite.lock.json", **table(keys, "looks", "left_out")}
+
+
+def _item() -> Schema:
+    keys = {
+        "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
+        "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
+        "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
+        "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
+    }  # fmt: skip
+    private = {"title": "a row of a private evaluation", **table({"item": TEXT, "sha256": DIGEST})}
+    return {
+        "title": "a line of evidence/items.jsonl",
+        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}, private],
+    }
+
+
+def _claim() -> Schema:
+    signature = table({"keyid": TEXT, "sig": TEXT})
+    keys = {
+        "payload": TEXT, "payloadType": {"enum": [attestation.PAYLOAD]},
+        "signatures": {"type": "array", "items": signature},
+    }  # fmt: skip
+    return {"title": "a line of evidence/claims.intoto.jsonl", **table(keys)}
+
+
+def _attempt() -> Schema:
+    """Return the schema of a line of the ledger: where it begins, or a look at rows."""
+    ids = {"type": "array", "items": DIGEST}
+    head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": ids, "time": TEXT, "id": DIGEST}
+    keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
+    keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
+    look = table({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
+    begins = {"title": "the beginning", **table({**head, "ledger": TEXT})}
+    return {"title": "a line of attempts.jsonl", "oneOf": [{"title": "a look", **look}, begins]}
+
+
+MADE: Mapping[str, Callable[[], Schema]] = {
+    "report": lambda: {"title": "report.json", **record(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)},
+    "event": _event,
+    "sample": _sample,
+    "lock": _lock,
+    "manifest": _manifest,
+    "gates": lambda: {"title": "evidence/gates.json", "type": "array", "items": record(Verdict)},
+    "item": _item,
+    "claim": _claim,
+    "attempt": _attempt,
+}

@@ -1,0 +1,177 @@
+"""The model card: results as a model-index, the gate table, waivers, the base's licence, how to load and serve.
+
+Front matter as huggingface_hub reads it; every value is written as JSON, which YAML contains.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.gguf import FACTORS, gguf_of, read_gguf
+from harness.records.gates import Verdict
+from harness.records.models import ModelRef
+from harness.records.run import Run
+from harness.release.conversions import told_options
+from harness.suite.tables import Export, Suite
+from harness.texts.secrets import hide, struck
+from harness.texts.shown import code, markdown, spelt
+
+VLLM_RANK = 16  # the largest it serves unless told otherwise
+SCALED = (
+    f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read from a GGUF file: loaded"
+    " there it is another model, so use llama.cpp, or the harness."
+)
+LICENCES = {  # how a licence's text begins -> the Hub's name for it
+    "apache license": "apache-2.0",
+    "mit license": "mit",
+    "bsd 3-clause": "bsd-3-clause",
+    "gnu general public license": "gpl-3.0",
+    "meta llama 3": "llama3",
+    "llama 3.1 community": "llama3.1",
+    "gemma terms of use": "gemma",
+}
+
+
+def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
+    """Return the README.md of an export."""
+    took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
+    licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
+    front = {
+        "license": licence,
+        "library_name": "peft" if ref.adapter else "llama.cpp" if gguf_of(Path(ref.path)) else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["finetune-harness"],
+        "model-index": [{"name": suite.name, "results": list(_results(suite, declared, run))}],
+    }
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", run.model):
+        front["base_model"] = run.model.partition("@")[0]
+    parts = [
+        "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items()) + "---",
+        f"# {markdown(suite.name)}",
+        "\n".join(map(markdown, suite.about.description.split("\n"))).strip(),
+        f"Base: {code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
+        f"Licence of the base: {markdown(told_by)}.",
+        f"Suite: {code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
+        f"Candidate: {markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
+        "## Gates\n\n" + "\n".join(_gates(declared, run)),
+        _waivers(declared, run),
+        "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
+        "## Use\n\n" + use(ref, run.model),
+        f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else "",
+        "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
+        "harness verify . --policy policy.toml   # and a key you trust says so\n```",
+    ]
+    return hide("\n\n".join(part for part in parts if part)) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    """Write a value as JSON, what YAML takes for the end of a line spelt out as both of them do."""
+    return spelt(json.dumps(value, ensure_ascii=False))
+
+
+def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the Hub's name for a base's licence, "unknown" if need be, and where it was read."""
+    if said := facts.get("license"):
+        return str(said), f"{said}, by its own metadata"
+    readme = folder / "README.md"
+    if readme.is_file() and (
+        found := re.search(r"\A---\n.*?^license:\s*(\S+)", readme.read_text("utf-8"), re.M | re.S)
+    ):
+        return found[1].strip("\"'"), f"{found[1]}, by its model card"
+    for path in sorted(folder.glob("LICEN[CS]E*")):
+        text = " ".join(path.read_text("utf-8", "replace")[:400].lower().split())
+        named = next((name for words, name in LICENCES.items() if words in text), "other")
+        return named, f"{named}, see `model/{path.name}`"
+    return "unknown", "not told by its files; find it out before you pass the model on"
+
+
+def use(ref: ModelRef, base: str) -> str:
+    """Return how to load and how to serve what was exported, as Markdown."""
+    careful = ""
+    if ref.adapter:
+        load = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'base = AutoModelForCausalLM.from_pretrained("BASE")  # {spelt(base)}',
+            'model = PeftModel.from_pretrained(base, "model")',
+            'tokenizer = AutoTokenizer.from_pretrained("BASE")',
+        ]
+        peft = ref.adapter / "adapter_config.json"
+        rank = json.loads(peft.read_text("utf-8")).get("r", 0) if peft.is_file() else 0
+        room = f" --max-lora-rank {rank}" if rank > VLLM_RANK else ""
+        serve = f"vllm serve BASE --enable-lora{room} --lora-modules tuned=model"
+    elif single := gguf_of(Path(ref.path)):
+        load = [
+            "from llama_cpp import Llama",
+            "",
+            f"model = Llama({_yaml(f'model/{single.name}')}, n_ctx=0)  # its own context and chat template",
+            'model.create_chat_completion([{"role": "user", "content": "…"}])',
+        ]
+        serve = f"llama-server -m {shlex.quote(spelt(f'model/{single.name}'))}"
+        if FACTORS in read_gguf(single).tensors:
+            careful = SCALED
+    else:
+        load = [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'model = AutoModelForCausalLM.from_pretrained("model")',
+            'tokenizer = AutoTokenizer.from_pretrained("model")',
+        ]
+        serve = "vllm serve model"
+        if method := _quantised_by(Path(ref.path)):
+            load.insert(0, f"# in fewer bits: needs {spelt(method)} beside transformers")
+    return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
+
+
+def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
+    data = {e.name: e.data or e.use for e in suite.evals}
+    for report in run.reports:
+        if report.subject == declared.candidate and report.outcome == "done":
+            values = {name: v for name, v in report.metrics.items() if math.isfinite(v)}
+            yield {
+                "task": {"type": "text-generation"},
+                "dataset": {"name": report.eval, "type": data.get(report.eval, report.eval)},
+                "metrics": [{"type": name, "name": f"{report.eval}.{name}", "value": v} for name, v in values.items()],
+            }
+
+
+def _gates(declared: Export, run: Run) -> Iterator[str]:
+    yield "| gate | claim | verdict | measured |"
+    yield "|---|---|---|---|"
+    for v in _verdicts(declared, run):
+        said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.says()}" if v.waiver else "")
+        yield "| " + " | ".join(map(markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
+
+
+def _waivers(declared: Export, run: Run) -> str:
+    lines = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in _verdicts(declared, run) if v.waiver]
+    return "## Waivers\n\n" + "\n".join(lines) if lines else ""
+
+
+def _verdicts(declared: Export, run: Run) -> list[Verdict]:
+    return [v for v in run.verdicts if v.candidate == declared.candidate]
+
+
+def _quantised_by(folder: Path) -> str:
+    """Return the library that reads a model in fewer bits, as its configuration names it, or nothing."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return str((config.get("quantization_config") or {}).get("quant_method", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _made_of(declared: Export, run: Run) -> str:
+    """Return what a copy was made of, and how far it is from it where its exporter measured that."""
+    if not declared.name:
+        return ""
+    told = f'made by "{declared.use}"' + (f" ({said})" if (said := told_options(struck(declared.options))) else "")
+    facts = "".join(f", {k} {v}" for k, v in struck(run.facts.get(declared.name, {})).items())
+    return f", {markdown(f'{told} of {declared.from_}')}, weights `{run.digests[declared.from_][:16]}`{markdown(facts)}"

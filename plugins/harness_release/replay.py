@@ -1,0 +1,270 @@
+"""`harness verify --replay N`: ask the shipped model some rows again, and compare them with the evidence.
+
+What is run is the suite that the deployer names, never what the export says; the lock is only compared with it.
+The model is the one in the export's model/, nothing is remembered, and what could not be replayed is no pass.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.answers.keys import versions
+from harness.artifacts.attestation import EVIDENCE, ITEMS, LOCK, MANIFEST, MODEL
+from harness.artifacts.digests import digest_of
+from harness.collection.collect import collect
+from harness.collection.plan import Plan, Task
+from harness.errors import UsageError
+from harness.evaluation.evaluate import evaluate
+from harness.pipeline.preflight import make_adapter, open_folder, open_model
+from harness.plugins import Plugins, load_plugins
+from harness.records.metrics import ENDINGS
+from harness.records.models import ModelRef, Source
+from harness.records.samples import Score
+from harness.release.items import as_kept, scores_of
+from harness.release.lockfile import plugins_of, rows_digest, table_of
+from harness.release.previous import shipped
+from harness.suite.reader import read_suite
+from harness.suite.tables import Suite
+from harness.workers.loading import load_now
+
+NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
+# of an eval, beside its options: which rows are asked, and how
+ASKED = ("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget")
+HASHES = {"doc_hash": "the row", "prompt_hash": "the prompt", "target_hash": "the target", "answer_hash": "the answer"}
+
+
+_Said = Mapping[int, Mapping[str, Any]]  # what the evidence says of the rows of one evaluation, by their number
+
+
+@dataclass
+class Replayed:
+    """What came of it: how many rows were compared, in which evals, and the first that `differs`, if one does."""
+
+    seed: int
+    rows: int = 0
+    evals: list[str] = field(default_factory=list)
+    differs: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def says(self) -> str:
+        return f"{self.rows} rows of {', '.join(self.evals)} asked again (seed {self.seed}), as in the evidence"
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What an export says of its candidate; `rows` are those of items.jsonl, by evaluation."""
+
+    candidate: str
+    weights: str
+    lock: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def replay(export: Path, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()) -> Replayed:
+    """Ask the model in an export that was verified `rows` random rows of the suite that it passed.
+
+    Without a seed one is drawn. Raises UsageError when nothing can be replayed: no torch, no data, other data or
+    another evaluation than in the evidence, or no row that one model alone can answer.
+    """
+    if rows < 1:
+        raise UsageError(f"--replay is {rows}, want 1 or more")
+    found = Replayed(secrets.randbelow(1 << 32) if seed is None else seed)
+    try:
+        _replay(found, export, suite, rows, plugins)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--replay needs the module {error.name}; pip install 'finetune-harness[hf]'") from None
+    return found
+
+
+def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequence[str]) -> None:
+    told = _read(export)
+    plan = _plan(found, told, read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins))
+    found.notes += _circumstances(plan, told)
+    known = {name: _said(task, told) for name, task in plan.tasks.items()}
+    pairs = [(name, number) for name, said in known.items() for number in said]
+    if not pairs:
+        raise UsageError("; ".join(["--replay: no row can be asked again", *found.notes]))
+    drawn = random.Random(found.seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
+    ref = _ref(plan, export / MODEL, told)
+    if ref.digest != told.weights:
+        found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
+        return
+    model = plan.suite.model
+    with load_now(plan.plugins, suite, model.use, [ref], model.options) as [subject]:
+        _compare(found, plan, known, drawn, ref.name, subject)
+    if not found.rows:
+        raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
+
+
+def _compare(
+    found: Replayed, plan: Plan, known: Mapping[str, _Said], drawn: Sequence[tuple[str, int]], name: str, subject: Any
+) -> None:
+    """Ask the drawn rows, and write down what came of it."""
+    different, blind = [], 0
+    tolerance = NEAR if plan.suite.model.options.get("dtype") == "float32" else ROUGH
+    for asked in known:  # in the suite's order
+        if not (numbers := sorted(number for e, number in drawn if e == asked)):
+            continue
+        for number, row in _ask(plan.tasks[asked], name, subject, numbers):
+            said = known[asked][number]
+            why = _difference(said, row, tolerance)
+            if why is None:
+                blind += 1
+                continue
+            found.rows += 1
+            found.evals += [asked] if asked not in found.evals else []
+            if why:
+                which = f"row {number}" if "sha256" in said else f'row "{row["id"]}"'
+                different.append(f'{which} of "{asked}": {why}')
+    if different:
+        found.differs = f"{different[0]} ({len(different)} of {len(drawn)} rows differ, seed {found.seed})"
+    if blind:
+        found.notes.append(f"replay: {blind} private rows have log-probabilities, which no digest can be near to")
+
+
+def _read(export: Path) -> _Evidence:
+    texts = {name: (export / EVIDENCE / name).read_text("utf-8") for name in (MANIFEST, LOCK, ITEMS)}
+    manifest, candidate = json.loads(texts[MANIFEST]), str(json.loads(texts[MANIFEST])["candidate"])
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for line in texts[ITEMS].split("\n")[:-1]:
+        row = json.loads(line)
+        subject, _, name = row["item"].partition("::")
+        if subject == candidate:
+            rows.setdefault(name, []).append(row)
+    return _Evidence(candidate, manifest["weights"], json.loads(texts[LOCK]), rows)
+
+
+# -- what is asked ---------------------------------------------------------------------------------
+
+
+def _plan(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins) -> Plan:
+    """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
+    if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
+        raise UsageError(
+            f'{suite.path}: has no eval "{lost[0]}", which the export passed; name the suite that it passed'
+        )
+    evals = []
+    for spec in suite.evals:
+        task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None)
+        why = "compares with another model" if task.comparative else "measures time" if task.uncached else ""
+        if why := "is marked when all answers are there" if task.marks else why:
+            found.notes.append(f'replay: "{spec.name}" {why}; left out')
+        elif spec.name in told.rows:
+            evals.append(replace(spec, select=None, fewshot_data=None, stop="end"))
+    bare: dict[str, Any] = {"train": None, "candidate": None, "choose": None, "subjects": {}, "gates": ()}
+    bare |= {"merges": (), "exports": (), "evals": tuple(evals)}
+    plan = collect(replace(suite, **bare), loaded, remote=True)
+    for task in plan.tasks.values():
+        _check_same(plan, task, told)
+    return plan
+
+
+def _check_same(plan: Plan, task: Task, told: _Evidence) -> None:
+    """Raise UsageError unless an eval and its rows are those of the evidence."""
+    locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
+    here = json.loads(json.dumps(table_of(plan.plugins, "evaluator", task.spec), default=str))
+    ours, theirs = ({k: t.get(k) or None for k in ASKED} | t.get("options", {}) for t in (here, locked))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))
+            raise UsageError(f"{task.spec.where}: {key} is {mine}, {other} in the evidence; name the suite it passed")
+    samples = task.samples or ()
+    if rows_digest(samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
+        return
+    said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
+    changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]
+    example = f', for instance row "{changed[0]}"' if changed else ""
+    raise UsageError(
+        f'{task.spec.where}: data "{task.spec.data}" is not what was evaluated{example}; nothing was replayed'
+    )
+
+
+def _circumstances(plan: Plan, told: _Evidence) -> Iterator[str]:
+    """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
+    there, model = told.lock["suite"]["model"], table_of(plan.plugins, "loader", plan.suite.model)
+    options = {"use": (model["use"], there["use"])}
+    options |= {k: (model["options"].get(k), v) for k, v in there["options"].items() if v != "(secret)"}
+    for name, (here, then) in options.items():
+        if here != then:
+            yield f"replay: [model] {name} is {json.dumps(here)}, {json.dumps(then)} in the evidence"
+    now = versions()
+    for name, then in told.lock["packages"].items():
+        if now.get(name) != then:
+            yield f"replay: {name} is {now.get(name) or 'not here'}, {then} in the evidence"
+    codes = {p["name"]: p["code"] for p in plugins_of(plan.plugins)}
+    for plugin in told.lock["plugins"]:
+        if codes.get(plugin["name"]) != plugin["code"]:
+            yield f'replay: the code of plugin "{plugin["name"]}" is not that of the evidence'
+
+
+def _said(task: Task, told: _Evidence) -> _Said:
+    """Return what the evidence says of each row, by its number; private rows have no names, but stand in order."""
+    rows, samples = told.rows[task.spec.name], task.samples or ()
+    if any("id" in row for row in rows):
+        numbers = {s.id: i for i, s in enumerate(samples)}
+        return {numbers[row["id"]]: row for row in rows if row["id"] in numbers}
+    return dict(enumerate(rows)) if len(rows) == len(samples) else {}
+
+
+def _ref(plan: Plan, model: Path, told: _Evidence) -> ModelRef:
+    """Return the model in an export's model/, an adapter on the very base it was judged on."""
+
+    def base() -> Source:
+        opened, judged = open_model(plan, plan.suite.model), told.lock["subjects"]["base"]
+        if opened.digest != judged:
+            raise UsageError(f"[model] path: holds weights {opened.digest[:16]}, the base had {judged[:16]}")
+        return opened
+
+    return shipped(
+        told.candidate, model, base, partial(make_adapter, plan), partial(open_folder, plan), plan.suite.model.options
+    )
+
+
+def _ask(task: Task, name: str, subject: Any, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Evaluate some rows, and yield them by their number as a run's folder keeps them."""
+    samples = task.samples or ()
+    result = evaluate(replace(task, samples=tuple(samples[i] for i in numbers)), name, subject, None, lambda _: None)
+    scores = {s.id: s for s in result.scores}
+    for number in numbers:
+        score = scores.get(samples[number].id, Score(samples[number].id, {}))
+        yield number, as_kept(number, samples[number], score, list(result.metrics))
+
+
+# -- what is compared ------------------------------------------------------------------------------
+
+
+def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
+    """Return how a row differs from the evidence, or an empty text; None where that cannot be known."""
+    ours = scores_of(row)
+    rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
+    if "sha256" in said:
+        same = said["sha256"] in map(digest_of, (row, *_untold(row)))
+        return "" if same else None if rough else "its digest is another"
+    for key, what in HASHES.items():
+        if ours[key] != said[key]:
+            return f"{what} is another"
+    pairs = {n: (ours["values"].get(n), said["values"].get(n)) for n in ours["values"].keys() | said["values"].keys()}
+    pairs = {n: both for n, both in pairs.items() if n not in ENDINGS or both[1] is not None}
+    pairs |= {"its weight": (ours["weight"], said["weight"])}
+    for name, (here, there) in sorted(pairs.items()):
+        near = rough and here is not None and there is not None and math.isclose(here, there, abs_tol=tolerance)
+        if here != there and not near:
+            return f"{name} is {here}, {there} in the evidence"
+    return "" if ours["weights"] == said["weights"] else "its weights are others"
+
+
+def _untold(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row as it is kept where nobody knows how its answer ended, and as it was before anybody asked."""
+    bare = {key: value for key, value in row.items() if key not in ("ended", "tokens")}
+    yield {**bare, **{name: math.nan for name in ENDINGS if name in row["metrics"]}}
+    metrics = [name for name in row["metrics"] if name not in ENDINGS]
+    yield {**{key: value for key, value in bare.items() if key not in ENDINGS}, "metrics": metrics}

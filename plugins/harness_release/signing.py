@@ -1,0 +1,114 @@
+"""`harness keygen` and `harness sign`: the one step that needs a key, and nothing but the key and the evidence.
+
+Ed25519 in DSSE envelopes by securesystemslib, offline. The key is written and read as PEM, PKCS 8.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts import attestation
+from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
+from harness.artifacts.digests import walk
+from harness.errors import UsageError
+from harness.files import write_text
+from harness.release.verify import verify
+from harness.texts.secrets import TOKENS
+
+INSTALL = "pip install 'finetune-harness[sign]'"
+SECRETS = {what: re.compile(pattern.encode()) for what, pattern in TOKENS.items()}
+
+
+def keygen(name: Path) -> tuple[Path, Path]:
+    """Write NAME.key (private, readable by its owner alone) and NAME.pub (a table for a policy); never over a file.
+
+    Raises UsageError when one is there or cannot be written.
+    """
+    signer = _signers().generate_ed25519()
+    public = signer.public_key
+    private, told = (name.with_name(name.name + suffix) for suffix in (".key", ".pub"))
+    for path in (private, told):
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path}: is there already; a key is never overwritten, choose another name")
+    text = f'[[key]]\nname = "{name.name}"\nkeyid = "{public.keyid}"\npublic = "{public.keyval["public"]}"\n'
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        for path, data, mode in ((private, signer.private_bytes, 0o600), (told, text.encode(), 0o644)):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(handle, "wb") as f:
+                f.write(data)
+    except OSError as error:
+        raise UsageError(f"{error.filename or name}: cannot be written: {error.strerror}") from None
+    return private, told
+
+
+def sign(folder: Path, key: Path) -> str:
+    """Sign an export's claims and return the id of the key; what is not consistent or tells a secret is not signed.
+
+    The new envelopes are appended, so that each signer's lines stay as they are. Raises UsageError.
+    """
+    signer = _load(key)
+    from securesystemslib.dsse import Envelope
+
+    found = verify(folder)
+    if not found.ok:
+        raise UsageError(f"{folder}: is not signed: {found.refused}")
+    _check_secrets(folder)
+    keyid = str(signer.public_key.keyid)
+    path = folder / EVIDENCE / CLAIMS
+    text = path.read_text("utf-8")
+    envelopes = attestation.read_envelopes(text)
+    signed = {e.payload for e in envelopes if keyid in e.signatures}
+    payloads = dict.fromkeys(e.payload for e in envelopes)
+    signatures = {p: Envelope(p, attestation.PAYLOAD, {}).sign(signer) for p in payloads if p not in signed}
+    new = [attestation.Envelope(p, {str(s.keyid): bytes.fromhex(s.signature)}) for p, s in signatures.items()]
+    try:
+        write_text(path, text + "".join(f"{e.line()}\n" for e in new))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    return keyid
+
+
+def _check_secrets(folder: Path) -> None:
+    """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
+    names = [n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")]
+    for name in names:
+        with (folder / name).open("rb") as f:
+            for number, line in enumerate(f, 1):
+                for what, pattern in SECRETS.items():
+                    if pattern.search(line):
+                        raise UsageError(
+                            f"{folder / name}:{number}: looks like {what}; take it out of the suite and run it again"
+                        )
+
+
+def _load(key: Path) -> Any:
+    signers = _signers()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = load_pem_private_key(key.read_bytes(), None)
+    except OSError as error:
+        raise UsageError(f"--key {key}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--key {key}: is no private key in PEM: {' '.join(str(error).split())}") from None
+    except Exception as error:  # cryptography's own, for keys it does not know
+        raise UsageError(f"--key {key}: cannot be used: {' '.join(str(error).split())}") from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise UsageError(f"--key {key}: is no Ed25519 key; make one with harness keygen")
+    if key.stat().st_mode & 0o077:
+        raise UsageError(f"--key {key}: others than its owner can read or write it; chmod 600 {key}")
+    return signers(private)
+
+
+def _signers() -> Any:
+    try:
+        import cryptography  # noqa: F401
+        from securesystemslib.signer import CryptoSigner
+    except ModuleNotFoundError as error:
+        raise UsageError(f"signing needs the module {error.name}; {INSTALL}") from None
+    return CryptoSigner
