@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookimpl, lazily, schema
+from harness_sft.options import Memory, Steps, Supervised, Training
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
-    from harness_sft.build import skeleton
-    from harness_sft.config import build_config
-    from harness_sft.counts import Counts
-    from harness_sft.likelihood import settle
+    from harness_sft.build import build as build_by
+    from harness_sft.job import Job, Method
     from harness_sft.measure import measure as measure_by
-    from harness_sft.method import Method
-    from harness_sft.rows import Row, as_dataset, name_rows, split_by, take_columns
+    from harness_sft.rows import Counts, Row, name_rows, take_columns
     from harness_sft.train import PLACED
-    from harness_sft.train import _quiet_libraries as quiet_libraries
     from harness_sft.train import train as train_by
     from harness_sft.trainer import Checked
 
@@ -27,34 +24,29 @@ __all__ = [
     "PLACED",
     "Checked",
     "Counts",
+    "Job",
+    "Memory",
     "Method",
     "Row",
-    "as_dataset",
-    "build_config",
+    "Steps",
+    "Training",
+    "build_by",
     "measure_by",
     "name_rows",
-    "quiet_libraries",
-    "settle",
     "sft",
-    "skeleton",
-    "split_by",
     "take_columns",
     "train_by",
 ]
 LATER = {  # what other trainers use of this one, imported when it is asked for
     "PLACED": "harness_sft.train",
     "Checked": "harness_sft.trainer",
-    "Counts": "harness_sft.counts",
-    "Method": "harness_sft.method",
+    "Counts": "harness_sft.rows",
+    "Job": "harness_sft.job",
+    "Method": "harness_sft.job",
     "Row": "harness_sft.rows",
-    "as_dataset": "harness_sft.rows",
-    "build_config": "harness_sft.config",
+    "build_by": "harness_sft.build:build",
     "measure_by": "harness_sft.measure:measure",
     "name_rows": "harness_sft.rows",
-    "quiet_libraries": "harness_sft.train:_quiet_libraries",
-    "settle": "harness_sft.likelihood",
-    "skeleton": "harness_sft.build",
-    "split_by": "harness_sft.rows",
     "take_columns": "harness_sft.rows",
     "train_by": "harness_sft.train:train",
 }
@@ -66,48 +58,58 @@ def harness_trainers() -> dict[str, Any]:
     return {"sft": sft}
 
 
-def check(*, processes: int | str = 1, shard: bool = False, adapter: Adapter | None = None, **options: Any) -> None:
+@schema.takes(Supervised)
+def check(
+    options: Supervised, *, processes: int | str = 1, shard: bool = False, adapter: Adapter | None = None
+) -> None:
     """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
     from harness_sft.config import build_config
     from harness_sft.processes import refuse, refuse_shards
 
+    recipe = options.recipe()
     if shard:
-        refuse_shards(processes, options, adapter)
-    config = build_config(schema.with_defaults(sft, options), Path("checkpoints"), seed=0, device="cpu")
-    refuse(processes, options, config.gradient_accumulation_steps)
+        refuse_shards(processes, recipe, adapter)
+    config = build_config(recipe, Path("checkpoints"), seed=0, device="cpu")
+    refuse(processes, recipe, config.gradient_accumulation_steps)
 
 
 def look(**options: Any) -> None:
     """Look at the options without TRL; raises UsageError on what is none of its fields, or of another type."""
-    from harness_sft import fields
+    from harness_sft.config import look
 
-    fields.look(**options)
+    look(**options)
 
 
+@schema.takes(Supervised)
 def build(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], options: Supervised, *, seed: int
 ) -> Built:
     """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
     from harness_sft.build import build
+    from harness_sft.job import Job
 
-    return build(ref, adapter, rows, schema.with_defaults(sft, options), seed=seed)
+    return build(Job(ref, adapter, rows, options.recipe(), seed))
 
 
+@schema.takes(Supervised)
 def measure(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
+    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], options: Supervised, *, seed: int
 ) -> dict[str, Any]:
     """Train a few steps and return what they took; without an adapter all weights are trained."""
+    from harness_sft.job import Job
     from harness_sft.measure import measure
 
-    return measure(ref, adapter, rows, schema.with_defaults(sft, options), seed=seed)
+    return measure(Job(ref, adapter, rows, options.recipe(), seed))
 
 
 @harness.trainer(look=look, check=check, build=build, measure=measure)
+@schema.takes(Supervised)
 def sft(
     ref: ModelRef,
     adapter: Adapter | None,
     rows: Sequence[Mapping[str, Any]],
     out: Path,
+    options: Supervised,
     *,
     progress: Callable[[Progress], None],
     seed: int,
@@ -115,23 +117,6 @@ def sft(
     watch: Callable[[Subject], dict[str, float]] | None = None,
     processes: int | str = 1,
     shard: bool = False,
-    num_train_epochs: float = 3,
-    max_steps: int = -1,
-    learning_rate: float = 2e-4,
-    lr_scheduler_type: str = "cosine",
-    warmup_ratio: float = 0.05,
-    per_device_train_batch_size: int = 2,
-    gradient_accumulation_steps: int = 4,
-    max_length: int = 1024,
-    packing: bool = False,
-    gradient_checkpointing: bool = False,
-    bf16: bool | None = None,
-    validation: float = 0.0,
-    patience: int = 0,
-    save_steps: int = 50,
-    logging_steps: int = 10,
-    report_to: list[str] | None = None,
-    **options: Any,
 ) -> Path:
     """Train an adapter on prompt/completion, `messages` or `text` rows, write it to `out` and return `out`.
 
@@ -150,9 +135,8 @@ def sft(
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
     may raise another. A call after an interruption goes on from the last checkpoint and ends with the same bits.
     """
+    from harness_sft.job import Job
     from harness_sft.train import train
 
-    given = locals()
-    recipe = {name: given[name] for name in schema.options_of(sft)[0]} | options
-    how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch}
-    return train(ref, adapter, rows, out, recipe, seed=seed, processes=processes, shard=shard, **how)
+    how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}
+    return train(Job(ref, adapter, rows, options.recipe(), seed, out=out, **how))

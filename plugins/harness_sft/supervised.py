@@ -12,7 +12,7 @@ import torch
 from trl import SFTTrainer
 
 from harness_sft.config import whole_rows
-from harness_sft.counts import check_endings, count_rows
+from harness_sft.rows import check_endings, count_rows
 from harness_sft.trainer import Checked
 
 if TYPE_CHECKING:

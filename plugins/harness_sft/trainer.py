@@ -24,12 +24,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from harness import Finding, Progress, TrainingStep, write_text
 from harness_sft import sharding
 from harness_sft.checkpoints import WHOLE, room
-from harness_sft.counts import Counts
+from harness_sft.job import Job
 from harness_sft.likelihood import settle
-from harness_sft.ranks import Order, Ranks, fill, raise_finding
+from harness_sft.ranks import Order, fill, raise_finding
+from harness_sft.rows import Counts, Obeying
 from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
-from harness_sft.sharded_trainer import ShardedTrainer
-from harness_sft.turns import Obeying
+from harness_sft.sharding import ShardedTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -56,23 +56,13 @@ class Checked(Obeying, ShardedTrainer):
 
     train_dataset: Any
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        *,
-        progress: Callable[[Progress], None],
-        held_out: Any,
-        stamp: str,
-        ranks: Ranks,
-        **given: Any,
-    ):
-        self.ranks = ranks
+    def __init__(self, model: PreTrainedModel, *, job: Job, stamp: str, held_out: Any, **given: Any) -> None:
+        self.ranks = ranks = job.ranks
         self.counts: dict[str, Counts] = {}
-        self.stamp = stamp
-        self.flag: Callable[[str, Finding], None] = raise_finding
+        self.stamp, self.flag = stamp, job.flag or raise_finding
         self.watched: Callable[[], dict[str, float]] | None = None
         self.slow = ""  # why it trains without TRL's fused head
-        self.patience = 0  # epochs without a lower validation loss; 0 takes the last adapter
+        self.patience = job.recipe["patience"]  # epochs without a lower validation loss; 0 takes the last adapter
         cast = getattr(model, "is_loaded_in_4bit", False)
         trained = {name: p.data.clone() for name, p in model.named_parameters() if cast and p.requires_grad}
         super().__init__(model=model, **given)
@@ -89,7 +79,7 @@ class Checked(Obeying, ShardedTrainer):
             self.train_dataset = fill(self.train_dataset, self._train_batch_size * ranks.count)
         self.held_out = self._prepare_rows(held_out, "validation") if held_out else []
         self.remove_callback(PrinterCallback)
-        self.watch = Watch(self, progress)
+        self.watch = Watch(self, job.progress)
         self.add_callback(self.watch)
 
     def told(self) -> dict[str, Any]:

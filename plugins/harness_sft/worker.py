@@ -75,6 +75,7 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
+    from harness_sft.job import Job
     from harness_sft.ranks import Several
     from harness_sft.train import train
 
@@ -89,18 +90,9 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     _listen(ranks)
     adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
     module, _, name = job["method"].partition(":")
-    train(
-        ref,
-        adapter,
-        job["rows"],
-        Path(job["out"]),
-        job["recipe"],
-        seed=job["seed"],
-        progress=desk.progress,
-        flag=desk.flag,
-        method=getattr(importlib.import_module(module), name),
-        ranks=ranks,
-    )
+    how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
+    how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}
+    train(Job(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
     dist.destroy_process_group()
 
 
