@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from harness import UsageError, did_you_mean
-from harness_api import scores
-from harness_api.answers import choice
+from harness import UsageError, did_you_mean, wire
+from harness_api import replies
 from harness_api.options import Options
-from harness_api.server import Refused, Server, Trouble
+from harness_api.server import Refused, Server
 
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
 TRIES = 2  # what is wrong at the start is told soon
@@ -32,7 +31,7 @@ class Endpoint:
         """Return the fields of a request for at most so many tokens."""
         return {name: value for name, value in asked.items() if name not in self.without} | {self.limit: most}
 
-    def adapted(self, trouble: Trouble) -> Endpoint | None:
+    def adapted(self, trouble: wire.Trouble) -> Endpoint | None:
         """Return the endpoint without what was refused; None when that is not it."""
         named = next((f for f in ("max_tokens", "temperature", "stop") if f == trouble.field), None)
         if named is None or named in self.without:
@@ -48,7 +47,7 @@ class Dialect:
 
     text: Endpoint | None
     chat: Endpoint | None
-    scoring: scores.Way | None
+    scoring: replies.Way | None
     tokenizes: bool
     context: int | None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -69,7 +68,7 @@ def find(server: Server, model: str, options: Options) -> Dialect:
         why = server.peer.clean(str(refusals[0].trouble))
         raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {why}')
     scoring = _scoring(server, {**extra, "model": model}, options) if plain else None
-    if scoring is None and options.logprobs in scores.WAYS:
+    if scoring is None and options.logprobs in replies.WAYS:
         raise UsageError(f'{server.where}: offers no log-probs of a prompt by "{options.logprobs}"')
     told = entry.get("max_model_len")
     context = options.context or (told if isinstance(told, int) else None)
@@ -100,7 +99,7 @@ def tokens_url(server: Server) -> str | None:
 def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
     data = reply.get("data") if isinstance(reply, dict) else None
     if not isinstance(data, list):
-        raise Trouble("answered /models with no list of models", passing=True)
+        raise wire.Trouble("answered /models with no list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 
@@ -109,7 +108,7 @@ def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: l
     asked = {**asked, "temperature": 0, "stop": ["###"]}
     while True:
         try:
-            server.ask(endpoint.path, endpoint.body(1, asked), read=choice, tries=TRIES)
+            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.choice, tries=TRIES)
             return endpoint
         except Refused as refused:
             if OUT_OF_ROOM in refused.trouble.said:
@@ -127,14 +126,14 @@ def _nothing(server: Server) -> UsageError:
     return UsageError(f"{server.where}: knows neither {CHAT} nor {COMPLETIONS}; does base_url lack its /v1?")
 
 
-def _scoring(server: Server, asked: Mapping[str, Any], options: Options) -> scores.Way | None:
+def _scoring(server: Server, asked: Mapping[str, Any], options: Options) -> replies.Way | None:
     """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
-    ways: Sequence[scores.Way] = scores.WAYS if options.logprobs == "auto" else ()
-    ways = [way for way in scores.WAYS if way == options.logprobs] or ways
+    ways: Sequence[replies.Way] = replies.WAYS if options.logprobs == "auto" else ()
+    ways = [way for way in replies.WAYS if way == options.logprobs] or ways
     for way in ways:
-        body = {**asked, "prompt": PROBE, **scores.request(way)}
+        body = {**asked, "prompt": PROBE, **replies.request(way)}
         try:
-            found = server.ask(COMPLETIONS, body, read=partial(scores.positions, way=way), tries=1)
+            found = server.ask(COMPLETIONS, body, read=partial(replies.positions, way=way), tries=1)
         except UsageError:
             continue
         if sum(p.logprob is not None for p in found) >= 3:  # less: only what was generated
@@ -148,7 +147,7 @@ def _tokenizes(server: Server, model: str) -> bool:
         return False
     try:
         asked = {"model": model, "prompt": PROBE, "add_special_tokens": False}
-        return len(server.ask(url, asked, read=scores.ids, tries=1)) > 1  # llama.cpp wants another field: no tokens
+        return len(server.ask(url, asked, read=replies.ids, tries=1)) > 1  # llama.cpp wants another field: no tokens
     except UsageError:
         return False
 

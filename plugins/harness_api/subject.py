@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError, chat, whole_text
-from harness_api import answers, dialect
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError, chat, whole_text, wire
+from harness_api import dialect, replies
 from harness_api.dialect import CHAT, COMPLETIONS, Dialect
 from harness_api.options import Options
-from harness_api.pool import each
-from harness_api.scoring import Scoring
+from harness_api.scoring import Scoring, ServerTokens, fields_of
 from harness_api.server import Refused, Server
-from harness_api.tokens import ServerTokens, fields_of
 
 T = TypeVar("T")
-STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `answers.before` cuts at the others
+STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
 
 HALVES = "answers hold half a surrogate pair, which is no character; U+FFFD stands for it"
@@ -86,7 +84,7 @@ class APISubject:
         def ask(number: int, ended: threading.Event) -> str:
             return self._answer(prompts[number], how.some([number]) if how.drawn else how, ended)
 
-        yield from each(ask, len(prompts), self.options.concurrency)
+        yield from wire.each(ask, len(prompts), self.options.concurrency)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
@@ -104,7 +102,7 @@ class APISubject:
         def ask(number: int, ended: threading.Event) -> Logprob:
             return scoring.score(*pairs[number], truncate=truncate, stop=ended)
 
-        yield from each(ask, len(pairs), self.options.concurrency)
+        yield from wire.each(ask, len(pairs), self.options.concurrency)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""
@@ -120,12 +118,12 @@ class APISubject:
         text = self.server.ask(
             endpoint.path,
             endpoint.body(how.max_new_tokens, asked),
-            read=partial(answers.text_of, stop=stops),
+            read=partial(replies.text_of, stop=stops),
             about=about,
             advice=self.advice,
             stop=ended,
         )
-        if self.server.holds_key(text):
+        if (key := self.server.peer.key) and key in text:
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
         if (mended := whole_text(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
@@ -143,7 +141,7 @@ class APISubject:
         texts = set()
         for seed in (1, 2):
             try:
-                said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=answers.choice)
+                said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=replies.choice)
             except Refused:  # too short a limit for a model that reasons; what it draws then nobody can see
                 return
             texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any

@@ -12,6 +12,7 @@ from harness_judge.budget import Budget
 from harness_judge.desk import Desk, Failed
 from harness_judge.options import Options
 from harness_judge.prompts import Question
+from harness_judge.service import AnthropicJudge, OpenAIJudge, Service
 from harness_judge.verdict import Reply
 
 
@@ -43,35 +44,17 @@ def open_bench(
         from harness_judge.local import LocalJudge
 
         return LocalJudge(options.model_name, responses, options.local, progress)
-    return Desk(
-        backend_of(options),
-        budget or budget_of(options),
-        responses,
-        concurrency=options.concurrency,
-        retries=options.retries,
-        progress=progress,
-    )
+    at = Service(options.backend_name, options.base_url, options.api_key_env)
+    api = OpenAIJudge if options.backend_name == "openai" else AnthropicJudge
+    asked: dict[str, Any] = {"verdict_tokens": options.verdict_tokens, "timeout": options.timeout, "body": options.body}
+    how: dict[str, Any] = {"concurrency": options.concurrency, "retries": options.retries, "progress": progress}
+    return Desk(api(at, options.model_name, **asked), budget or budget_of(options), responses, **how)
 
 
 def budget_of(options: Options) -> Budget:
     """Return the caps of the options, with nothing used of them."""
     usd = None if options.max_usd is None else Decimal(str(options.max_usd))
     return Budget(options.priced(), calls=options.max_calls, tokens=options.max_tokens, usd=usd)
-
-
-def backend_of(options: Options) -> Any:
-    """Make the client of the API that the options name."""
-    from harness_judge.service import Service
-
-    at = Service(options.backend_name, options.base_url, options.api_key_env)
-    asked: dict[str, Any] = {"verdict_tokens": options.verdict_tokens, "timeout": options.timeout, "body": options.body}
-    if options.backend_name == "openai":
-        from harness_judge.openai_api import OpenAIJudge
-
-        return OpenAIJudge(at, options.model_name, **asked)
-    from harness_judge.anthropic_api import AnthropicJudge
-
-    return AnthropicJudge(at, options.model_name, **asked)
 
 
 def instrument(options: Options, models: dict[str, None]) -> dict[str, str]:

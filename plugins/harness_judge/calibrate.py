@@ -28,7 +28,6 @@ from harness import (
 )
 from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
-from harness_judge.evaluator import OPTIONS
 from harness_judge.marking import put
 from harness_judge.options import Options
 from harness_judge.prompts import as_text
@@ -70,7 +69,7 @@ def calibrate(
     that cannot be used, and where the judge cannot be asked.
     """
     spec = _judge_of(suite, evaluation)
-    options = Options(**{name: value for name, value in spec.options.items() if name in OPTIONS})
+    options = Options(**spec.options)
     found = _labelled(labels, options, read_answers(run, subject, spec.name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:

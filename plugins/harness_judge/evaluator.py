@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator, schema
 from harness_judge.length import controlled_win_rate
-
-MAX_NEW_TOKENS = 256
-GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
+from harness_judge.options import Options
 
 
 def _marks(options: Mapping[str, Any]) -> str:
@@ -44,7 +42,7 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Find out before anything is loaded whether the judge can be asked. Raises UsageError."""
     from harness_judge.marking import check
 
-    check({name: value for name, value in options.items() if name in OPTIONS}, folder, judged)
+    check(Options(**options), folder, judged)
 
 
 def _needs(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -69,45 +67,20 @@ def _estimate(
     """Return what judging so many models, and answers that are known, may take, and which caps hold."""
     from harness_judge.marking import estimate
 
-    longest = int(options.get("max_new_tokens", MAX_NEW_TOKENS))
-    return estimate({n: v for n, v in options.items() if n in OPTIONS}, samples, models, answers, longest)
+    return estimate(Options(**options), samples, models, answers)
 
 
 @evaluator(
     marks=_marks, metrics_for=_metrics_for, check=_check, needs=_needs, adversaries=_adversaries, estimate=_estimate
 )
+@schema.takes(Options)
 def judge(
     samples: Sequence[Sample],
     answers: Sequence[str],
     baseline_answers: Sequence[str] | None,
+    options: Options,
     *,
     marking: Marking,
-    model: str | dict[str, str],
-    mode: Literal["pairwise", "rubric"] = "pairwise",
-    backend: Literal["auto", "openai", "anthropic", "local"] = "auto",
-    base_url: str = "",
-    api_key_env: str = "",
-    guideline: str = GUIDELINE,
-    criteria: dict[str, str] | None = None,
-    reference: bool = True,
-    k: int = 1,
-    body: dict[str, Any] | None = None,
-    verdict_tokens: int = 512,
-    answer_chars: int = 8000,
-    concurrency: int = 8,
-    retries: int = 5,
-    timeout: float = 60.0,
-    max_calls: int | None = None,
-    max_tokens: int | None = None,
-    max_usd: float | None = None,
-    prices: dict[str, list[float]] | None = None,
-    adversaries: int = 2,
-    allow_same_family: bool = False,
-    calibration: str = "",
-    trust_judge: bool = False,
-    local: dict[str, Any] | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    thought: tuple[str, ...] = (),
 ) -> Iterator[Score | Caveat | Labels]:
     """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
 
@@ -124,9 +97,4 @@ def judge(
     """
     from harness_judge.marking import mark
 
-    given = locals()
-    options = {name: given[name] for name in OPTIONS}
-    yield from mark(samples, answers, baseline_answers, marking, options)
-
-
-OPTIONS = frozenset(schema.options_of(judge)[0]) - {"max_new_tokens", "thought"}  # which say how the harness asks
+    return mark(samples, answers, baseline_answers, marking, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond whi
 NAMED = 3  # rows that a line names
 
 
-def check(given: Mapping[str, Any], folder: Path, judged: str) -> None:
+def check(options: Options, folder: Path, judged: str) -> None:
     """Raise UsageError where the judge cannot be asked: no key, no SDK, no model, no calibration."""
-    options = Options(**given)
     options.check_family(judged)
     bench.open_bench(options, None).close()
     if options.calibration:
@@ -37,10 +36,9 @@ def mark(
     answers: Sequence[str],
     baseline_answers: Sequence[str] | None,
     marking: Marking,
-    given: Mapping[str, Any],
+    options: Options,
 ) -> Iterator[Score | Caveat | Labels]:
     """Yield a Score a row, labels, and what must be known of all. Raises UsageError when the judge is not there."""
-    options = Options(**given)
     options.check_family(marking.judged)
     budget = marking.kept.setdefault("budget", bench.budget_of(options))  # of all that is judged in this run
     judge = bench.open_bench(
@@ -150,18 +148,13 @@ def held(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> l
 
 
 def estimate(
-    given: Mapping[str, Any],
-    samples: Sequence[Sample],
-    models: int,
-    answers: Sequence[Callable[[Prompt], str]],
-    longest: int,
+    options: Options, samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
     """Return what it takes to judge `models` and known `answers` on all rows: judgments, tokens and dollars at most.
 
-    What a model will say is not known, and is taken to be `longest` tokens of four characters.
+    What a model will say is not known, and is taken to be as many tokens as it may, of four characters.
     """
-    options = Options(**given)
-    unknown, calls, sent = "x" * min(4 * longest, options.answer_chars), 0, 0
+    unknown, calls, sent = "x" * min(4 * options.max_new_tokens, options.answer_chars), 0, 0
     plan = [(1, [answer(s.input) for s in samples]) for answer in answers] + [(models, [unknown] * len(samples))]
     for times, said in plan:
         planned = (

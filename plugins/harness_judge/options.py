@@ -1,4 +1,4 @@
-"""The options of the evaluator: checked before anything is loaded, and turned into a judge."""
+"""The options of the evaluator: checked before anything is loaded, and turned into a judge; those of the loader."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from harness import UsageError, did_you_mean, schema
 from harness_judge.budget import Prices
-from harness_judge.service import KEYS
 
+HOMES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 AUTO = ("anthropic", "openai", "local")  # in this order, the first that can be reached
 GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
 FAMILIES = {  # what a model's name says of who made it
@@ -25,12 +26,25 @@ FAMILIES = {  # what a model's name says of who made it
 
 
 @dataclass(frozen=True)
+class Anthropic:
+    """The options of the loader "anthropic"."""
+
+    base_url: str = ""
+    api_key_env: str = ""
+    concurrency: int = 8
+    timeout: float = 60.0
+    retries: int = 5
+    version: str = ""
+    body: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Options:
     """The options of `judge`; their meanings are told there."""
 
     model: str | Mapping[str, str]
-    mode: str = "pairwise"
-    backend: str = "auto"
+    mode: Literal["pairwise", "rubric"] = "pairwise"
+    backend: Literal["auto", "openai", "anthropic", "local"] = "auto"
     base_url: str = ""
     api_key_env: str = ""
     guideline: str = GUIDELINE
@@ -52,6 +66,8 @@ class Options:
     calibration: str = ""
     trust_judge: bool = False
     local: Mapping[str, Any] | None = None
+    max_new_tokens: int = 256
+    thought: tuple[str, ...] = ()
     chosen: tuple[str, str] = field(init=False, default=("", ""))
 
     def __post_init__(self) -> None:

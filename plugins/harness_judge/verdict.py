@@ -28,17 +28,6 @@ class Reply:
     problem: str = ""
 
 
-def readable(reply: Reply) -> bool:
-    """Return whether a reply is JSON at all; one that was refused or cut needs not be."""
-    if reply.problem:
-        return True
-    try:
-        json.loads(reply.text)
-    except ValueError:
-        return False
-    return True
-
-
 def pair(reply: Reply) -> tuple[str, str]:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
     found = _read(reply)

@@ -22,6 +22,7 @@ import pytest
 
 import harness
 from harness import Caveat, ModelRef, Sample, Score, UsageError, wire
+from harness.answers.asking import Trouble
 from harness.answers.store import Responses
 from harness.evaluation.grading import Marking
 from harness.suite.reader import read_suite
@@ -30,9 +31,8 @@ from harness.testing.judge_server import StubJudge, fenced
 from harness_judge import adversaries, bench, calibration, length, prompts, rows, service, verdict
 from harness_judge.budget import Prices
 from harness_judge.calibrate import calibrate
-from harness_judge.desk import Desk, Failed, Trouble, _Call
+from harness_judge.desk import Desk, Failed, _Call
 from harness_judge.disputes import describe, disputed
-from harness_judge.evaluator import OPTIONS
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, family
 
@@ -88,7 +88,7 @@ def marked(
     """Mark answers as a run would; return scores by row and caveats."""
     rows = rows or [Sample(f"q{i}", f"question {i}", "the right answer") for i in range(len(answers))]
     marking = Marking("chat", judged, folder, 17, responses, lambda progress: None, rehearsal)
-    found = list(mark(rows, answers, baselines, marking, given))
+    found = list(mark(rows, answers, baselines, marking, Options(**given)))
     scores = {f.id: f for f in found if isinstance(f, Score)}
     return scores, [f for f in found if isinstance(f, Caveat)]
 
@@ -1277,7 +1277,7 @@ def test_chat_suite_has_sixty_prompts_of_ten_kinds() -> None:
 def test_chat_suite_takes_the_real_judge_whose_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a provider's key the suite's judge is that provider's model, by a dated id; without one it is local."""
     (spec,) = read_suite(ROOT / "suites/chat.toml").evals
-    given = {name: value for name, value in spec.options.items() if name in OPTIONS}
+    given = spec.options
     assert Options(**given).backend_name == "local"
     for provider, variable in service.KEYS.items():
         monkeypatch.setenv(variable, SECRET)
