@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness import hookimpl, loader, schema
@@ -22,9 +22,17 @@ def harness_loaders() -> dict[str, Any]:
 @schema.takes(Options)
 def open_source(path: str, options: Options) -> APISource:
     """Ask the server whether it is there and serves the model, and tell what it offers."""
-    from harness_api.subject import open_source
+    from harness_api.scoring import ServerTokens
+    from harness_api.server import Server, find
+    from harness_api.subject import APISource
 
-    return open_source(path, options)
+    server = Server(options)
+    found = find(server, path, options)
+    if not found.tokenizes:
+        server.close()
+        return APISource(path, options.digest(path), None, found.facts, None, options.concurrency)
+    tokens = ServerTokens(server, path, options.prefix)
+    return APISource(path, options.digest(path), found.context, found.facts, tokens, options.concurrency)
 
 
 @schema.takes(Options)
@@ -45,11 +53,8 @@ def load(refs: Sequence[ModelRef], options: Options) -> Iterator[list[Subject]]:
     `version`: what is served under a name can change. `context` is in tokens, `prefix` is a text in front of texts
     that are scored without a prompt, `body` holds more fields of every request. Raises UsageError.
     """
-    from harness_api.subject import load_subjects
+    from harness_api.server import Server, find
+    from harness_api.subject import APISubject
 
-    subjects = load_subjects(refs, options)
-    try:
-        yield list(subjects)
-    finally:
-        for server in {subject.server for subject in subjects}:
-            server.close()
+    with closing(Server(options)) as server:
+        yield [APISubject(ref, server, find(server, ref.path, options), options) for ref in refs]

@@ -12,9 +12,8 @@ from typing import Any
 
 from harness import Logprob, Prompt, UsageError, chat, wire
 from harness_api import replies
-from harness_api.dialect import COMPLETIONS, Dialect, tokens_url
 from harness_api.replies import Position
-from harness_api.server import Server
+from harness_api.server import COMPLETIONS, Dialect, Server, tokens_url
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 

@@ -1,16 +1,27 @@
-"""One server: tries, and what went wrong in one line."""
+"""One server: tries, what went wrong in one line, and what it understands.
+
+That is found out with one tiny request each, once, before anything is measured.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
-from harness import UsageError, wire
+from harness import UsageError, did_you_mean, wire
+from harness_api import replies
 from harness_api.options import Options
 
 T = TypeVar("T")
 MISSING = "loader \"api\": needs the package openai; pip install 'finetune-harness[api]'"
+CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
+TRIES = 2  # what is wrong at the start is told soon
+SOON = 10.0  # seconds for a list of models
+PROBE = "The capital of France is"
+OUT_OF_ROOM = "output limit was reached"  # a reasoning model's refusal of so short a limit: it understood the rest
 
 
 class Refused(UsageError):
@@ -56,3 +67,151 @@ class Server(wire.Client):
             asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > wire.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where prompts of a kind go; `limit` bounds an answer's tokens, `without` are fields that the model refuses."""
+
+    path: str
+    limit: str = "max_tokens"
+    without: frozenset[str] = frozenset()
+
+    def body(self, most: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a request for at most so many tokens."""
+        return {name: value for name, value in asked.items() if name not in self.without} | {self.limit: most}
+
+    def adapted(self, trouble: wire.Trouble) -> Endpoint | None:
+        """Return the endpoint without what was refused; None when that is not it."""
+        named = next((f for f in ("max_tokens", "temperature", "stop") if f == trouble.field), None)
+        if named is None or named in self.without:
+            return None
+        if named != "max_tokens":
+            return replace(self, without=self.without | {named})
+        return replace(self, limit="max_completion_tokens") if self.limit == "max_tokens" else None
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a server offers for a model: where text and messages go, how prompts are scored, whether tokens are told."""
+
+    text: Endpoint | None
+    chat: Endpoint | None
+    scoring: replies.Way | None
+    tokenizes: bool
+    context: int | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find(server: Server, model: str, options: Options) -> Dialect:
+    """Return what a server offers for a model; raises UsageError where it does not serve it."""
+    entry = served(server, model)
+    extra = dict(options.body or {})
+    refusals: list[Refused] = []
+    message = {"messages": [{"role": "user", "content": PROBE}]}
+    chat = _meet(server, Endpoint(CHAT), {**extra, "model": model, **message}, refusals)
+    plain = _meet(server, Endpoint(COMPLETIONS), {**extra, "model": model, "prompt": PROBE}, refusals)
+    if not chat and not plain:
+        if refusals[0].trouble.status not in (404, 405):
+            raise refusals[0]
+        raise UsageError(f"{server.where}: knows neither {CHAT} nor {COMPLETIONS}; does base_url lack its /v1?")
+    text = {"auto": plain or chat, "chat": chat, "completions": plain}[options.endpoint]
+    if text is None:
+        why = server.peer.clean(str(refusals[0].trouble))
+        raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {why}')
+    scoring = _scoring(server, {**extra, "model": model}, options) if plain else None
+    if scoring is None and options.logprobs in replies.WAYS:
+        raise UsageError(f'{server.where}: offers no log-probs of a prompt by "{options.logprobs}"')
+    told = entry.get("max_model_len")
+    context = options.context or (told if isinstance(told, int) else None)
+    dialect = Dialect(text, chat, scoring, _tokenizes(server, model), context)
+    return replace(dialect, facts=_facts(server, dialect, entry) | server.peer.facts(model))
+
+
+def served(server: Server, model: str) -> Mapping[str, Any]:
+    """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
+    try:
+        listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))
+    except Refused as refused:
+        if refused.trouble.status in (404, 405):
+            return {}  # not every server has the list; the probes tell
+        raise
+    if listed and model not in listed:
+        known = [server.peer.clean(name, 100) for name in listed]
+        raise UsageError(f'{server.where}: serves no model "{model}"{did_you_mean(model, known)}')
+    return listed.get(model, {})
+
+
+def tokens_url(server: Server) -> str | None:
+    """Return where vLLM and what imitates it tells tokens: beside /v1, not in it."""
+    root = server.url.removesuffix("/v1")
+    return f"{root}/tokenize" if root != server.url else None
+
+
+def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
+    data = reply.get("data") if isinstance(reply, dict) else None
+    if not isinstance(data, list):
+        raise wire.Trouble("answered /models with no list of models", passing=True)
+    return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
+
+
+def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[Refused]) -> Endpoint | None:
+    """Ask for one token, leaving out what is refused; note a refusal that remains."""
+    asked = {**asked, "temperature": 0, "stop": ["###"]}
+    while True:
+        try:
+            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.choice, tries=TRIES)
+            return endpoint
+        except Refused as refused:
+            if OUT_OF_ROOM in refused.trouble.said:
+                return endpoint
+            if refused.trouble.status in (401, 403):
+                raise
+            adapted = endpoint.adapted(refused.trouble)
+            if adapted is None:
+                refusals.append(refused)
+                return None
+            endpoint = adapted
+
+
+def _scoring(server: Server, asked: Mapping[str, Any], options: Options) -> replies.Way | None:
+    """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
+    ways: Sequence[replies.Way] = replies.WAYS if options.logprobs == "auto" else ()
+    ways = [way for way in replies.WAYS if way == options.logprobs] or ways
+    for way in ways:
+        body = {**asked, "prompt": PROBE, **replies.request(way)}
+        try:
+            found = server.ask(COMPLETIONS, body, read=partial(replies.positions, way=way), tries=1)
+        except UsageError:
+            continue
+        if sum(p.logprob is not None for p in found) >= 3:  # less: only what was generated
+            return way
+    return None
+
+
+def _tokenizes(server: Server, model: str) -> bool:
+    url = tokens_url(server)
+    if url is None:
+        return False
+    try:
+        asked = {"model": model, "prompt": PROBE, "add_special_tokens": False}
+        return len(server.ask(url, asked, read=replies.ids, tries=1)) > 1  # llama.cpp wants another field: no tokens
+    except UsageError:
+        return False
+
+
+def _facts(server: Server, dialect: Dialect, entry: Mapping[str, Any]) -> dict[str, Any]:
+    text, chat = dialect.text, dialect.chat
+    facts: dict[str, Any] = {
+        "server": server.url,
+        "served by": server.peer.clean(str(entry.get("owned_by") or "unknown"), 100),
+        "text prompts": text.path if text and text.path == COMPLETIONS else f"one user message to {CHAT}",
+        "messages": chat.path if chat else "not answered",
+        "log-probs of prompts": dialect.scoring or "not offered",
+        "tokens": "told by the server" if dialect.tokenizes else "unknown, so lengths are not checked",
+    }
+    if any(e and "temperature" in e.without for e in (text, chat)):
+        facts["temperature"] = "the model's own, it refuses 0: answers are drawn, not greedy"
+    if dialect.context:
+        facts["context"] = dialect.context
+    return facts

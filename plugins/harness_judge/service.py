@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from harness import UsageError, wire
-from harness_judge.budget import Reserved
-from harness_judge.options import HOMES, KEYS
+from harness_judge.options import HOMES, KEYS, Options, Reserved
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
 
@@ -40,7 +39,6 @@ class Service:
         if problem:
             raise UsageError(problem)
         self.peer = wire.Peer(self.url, self.key)
-        self.clean = self.peer.clean
         self.place = f'"{self.url}"{self.peer.through}'
 
     def connect(self) -> wire.Client:
@@ -74,20 +72,21 @@ class Service:
         kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         tokens = sum(int(usage.get(kind) or 0) for kind in kinds), int(usage.get("output_tokens") or 0)
         said = Reply(self.hide(text), str(body.get("model") or model), *tokens)
-        return said, self.clean(str(body.get("stop_reason") or ""))
+        return said, self.peer.clean(str(body.get("stop_reason") or ""))
 
 
 class API:
-    """A judge behind an API, asked for JSON of a schema; `ask` is called from several threads."""
+    """A judge behind an API, asked for JSON of a schema; `ask` is called from several threads. Raises UsageError."""
 
-    def __init__(
-        self, at: Service, model: str, *, verdict_tokens: int, timeout: float, body: Mapping[str, Any] | None = None
-    ) -> None:
-        self.at, self.model, self.verdict_tokens, self.timeout = at, model, verdict_tokens, timeout
-        self.where = f'judge "{model}" at {at.place}'
-        self.body = dict(body or {})
+    fields: ClassVar[Mapping[str, Any]] = {}  # of every request, unless the options say otherwise
+
+    def __init__(self, options: Options) -> None:
+        self.at = at = Service(options.backend_name, options.base_url, options.api_key_env)
+        self.model, self.verdict_tokens, self.timeout = options.model_name, options.verdict_tokens, options.timeout
+        self.where = f'judge "{self.model}" at {at.place}'
+        self.body = {**self.fields, **(options.body or {})}
         # What a reply depends on, but for the model that says it wrote it.
-        self.identity = [at.provider, at.url, model, verdict_tokens, self.body]
+        self.identity = [at.provider, at.url, self.model, self.verdict_tokens, self.body]
         self.client = at.connect()
 
     def close(self) -> None:
@@ -118,14 +117,13 @@ class API:
 class OpenAIJudge(API):
     """Asks chat completions of an OpenAI-compatible server: OpenAI, vLLM, llama.cpp, Ollama, TGI."""
 
-    def __init__(
-        self, at: Service, model: str, *, verdict_tokens: int, timeout: float, body: Mapping[str, Any] | None = None
-    ) -> None:
-        asked = {"temperature": 0.0, **(body or {})}
-        super().__init__(at, model, verdict_tokens=verdict_tokens, timeout=timeout, body=asked)
+    fields: ClassVar[Mapping[str, Any]] = {"temperature": 0.0}
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
         self._without: frozenset[str] = frozenset()  # fields that the model refuses
         # The older name is the one that all servers know but OpenAI's newer models.
-        self._limit = "max_completion_tokens" if at.url == HOMES["openai"] else "max_tokens"
+        self._limit = "max_completion_tokens" if self.at.url == HOMES["openai"] else "max_tokens"
 
     def put(self, question: Question) -> Reply:
         """Return what comes back; a field that the model does not know is left out from then on."""
@@ -158,7 +156,7 @@ class OpenAIJudge(API):
         usage = body.get("usage") or {}
         problem = ""
         if message.get("refusal") or ended == "content_filter":
-            problem = f"the judge refused: {self.at.clean(str(message.get('refusal') or ended))}"
+            problem = f"the judge refused: {self.at.peer.clean(str(message.get('refusal') or ended))}"
         elif ended == "length":
             problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
         return Reply(

@@ -28,6 +28,13 @@ class Reply:
     problem: str = ""
 
 
+def reply_of(outcome: object) -> Reply:
+    """Return what a question came to, if that is a reply; raises NoVerdict, with why it failed."""
+    if isinstance(outcome, Reply):
+        return outcome
+    raise NoVerdict(str(getattr(outcome, "why", "there is no reply")))
+
+
 def pair(reply: Reply) -> tuple[str, str]:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
     found = _read(reply)

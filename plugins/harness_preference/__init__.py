@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness import hookimpl, schema
 from harness_preference.evaluator import preference
-from harness_sft import Memory, Steps, Training
+from harness_sft import Job, Memory, Method, Steps, Training, besides
 
 if TYPE_CHECKING:
-    from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
-    from harness_sft import Job
+    from harness import Adapter, Finding, ModelRef, Progress, Subject
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -57,36 +56,13 @@ def harness_evaluators() -> dict[str, Any]:
     return {"preference": preference}
 
 
-def _job(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, seed: int, **how: Any) -> Job:
+def _method(name: str) -> Method:
     from harness_preference.methods import METHODS
-    from harness_sft import Job
 
-    return Job(ref, adapter, rows, options.recipe(), seed, METHODS[type(options).__name__.lower()], **how)
-
-
-def _with(cls: type[Training]) -> dict[str, Callable[..., Any]]:
-    """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps."""
-
-    @schema.takes(cls)
-    def check(options: Training) -> None:
-        _job(harness.ModelRef("base", ""), None, (), options, 0).config(Path("checkpoints"), "cpu")
-
-    @schema.takes(cls)
-    def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:
-        from harness_sft import build_by
-
-        return build_by(_job(ref, adapter, rows, options, seed))
-
-    @schema.takes(cls)
-    def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> dict[str, Any]:
-        from harness_sft import measure_by
-
-        return measure_by(_job(ref, adapter, rows, options, seed))
-
-    return {"check": check, "build": build, "measure": measure}
+    return METHODS[name]
 
 
-@harness.trainer(columns=("prompt", "chosen", "rejected"), **_with(DPO))
+@harness.trainer(columns=("prompt", "chosen", "rejected"), **besides(DPO, lambda: _method("dpo")))
 @schema.takes(DPO)
 def dpo(
     ref: ModelRef,
@@ -108,10 +84,10 @@ def dpo(
     """
     from harness_sft import train_by
 
-    return train_by(_job(ref, adapter, rows, options, seed, out=out, progress=progress, flag=flag, watch=watch))
+    return train_by(Job(ref, adapter, rows, options.recipe(), seed, _method("dpo"), out, progress, flag, watch))
 
 
-@harness.trainer(columns=("prompt", "completion", "label"), **_with(KTO))
+@harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, lambda: _method("kto")))
 @schema.takes(KTO)
 def kto(
     ref: ModelRef,
@@ -133,4 +109,4 @@ def kto(
     """
     from harness_sft import train_by
 
-    return train_by(_job(ref, adapter, rows, options, seed, out=out, progress=progress, flag=flag, watch=watch))
+    return train_by(Job(ref, adapter, rows, options.recipe(), seed, _method("kto"), out, progress, flag, watch))

@@ -6,6 +6,8 @@ These are of one shape, whole, all of them texts or all of them messages. Import
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from harness import HELD_OUT, UsageError
@@ -95,7 +97,8 @@ def _kind(prompt: Any, answers: Sequence[Any]) -> str:
     """Return "text" or "chat", or nothing for what is neither."""
     if isinstance(prompt, str) and prompt.strip() and all(isinstance(a, str) and a.strip() for a in answers):
         return "text"
-    return "chat" if _is_chat(prompt) and all(_is_chat(a) and _ends(a) for a in answers) else ""
+    ends = all(_is_chat(messages) and messages[-1]["role"] == "assistant" for messages in answers)
+    return "chat" if _is_chat(prompt) and ends else ""
 
 
 def _is_chat(value: Any) -> bool:
@@ -104,24 +107,12 @@ def _is_chat(value: Any) -> bool:
     return all(isinstance(m, Mapping) and "role" in m and (m.get("content") or m.get("tool_calls")) for m in value)
 
 
-def _ends(messages: Sequence[Mapping[str, Any]]) -> bool:
-    return bool(messages[-1]["role"] == "assistant")
-
-
-def _later(name: str) -> Callable[[], Any]:
-    """Return what imports a class of trainers."""
-
-    def find() -> Any:
-        from harness_preference import trainer
-
-        return getattr(trainer, name)
-
-    return find
-
-
 def _method(name: str, select: Callable[[Sequence[Mapping[str, Any]]], list[Row]]) -> Method:
+    def later(kind: str) -> Any:
+        return getattr(import_module("harness_preference.trainer"), f"{kind}{name}")
+
     how: dict[str, Any] = {"refused": REFUSED, "fits": fits, "reference": REFERENCE, "beside": beside}
-    return Method(f"{name}Config", _later(f"Checked{name}"), select, _later(f"Preview{name}"), **how)
+    return Method(f"{name}Config", partial(later, "Checked"), select, partial(later, "Preview"), **how)
 
 
 METHODS = {"dpo": _method("DPO", select_pairs), "kto": _method("KTO", select_labelled)}

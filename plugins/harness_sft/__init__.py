@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookimpl, lazily, schema
+from harness_sft.config import build_config, look
+from harness_sft.job import SFT, Job, Method
 from harness_sft.options import Memory, Steps, Supervised, Training
+from harness_sft.rows import Counts, Row, name_rows, take_columns
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
-    from harness_sft.build import build as build_by
-    from harness_sft.job import Job, Method
-    from harness_sft.measure import measure as measure_by
-    from harness_sft.rows import Counts, Row, name_rows, take_columns
     from harness_sft.train import PLACED
     from harness_sft.train import train as train_by
     from harness_sft.trainer import Checked
@@ -30,8 +29,8 @@ __all__ = [
     "Row",
     "Steps",
     "Training",
-    "build_by",
-    "measure_by",
+    "besides",
+    "look",
     "name_rows",
     "sft",
     "take_columns",
@@ -40,17 +39,10 @@ __all__ = [
 LATER = {  # what other trainers use of this one, imported when it is asked for
     "PLACED": "harness_sft.train",
     "Checked": "harness_sft.trainer",
-    "Counts": "harness_sft.rows",
-    "Job": "harness_sft.job",
-    "Method": "harness_sft.job",
-    "Row": "harness_sft.rows",
-    "build_by": "harness_sft.build:build",
-    "measure_by": "harness_sft.measure:measure",
-    "name_rows": "harness_sft.rows",
-    "take_columns": "harness_sft.rows",
     "train_by": "harness_sft.train:train",
 }
 __getattr__ = lazily(__name__, LATER)
+Rows = Sequence[Mapping[str, Any]]
 
 
 @hookimpl
@@ -63,7 +55,6 @@ def check(
     options: Supervised, *, processes: int | str = 1, shard: bool = False, adapter: Adapter | None = None
 ) -> None:
     """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
-    from harness_sft.config import build_config
     from harness_sft.processes import refuse, refuse_shards
 
     recipe = options.recipe()
@@ -73,41 +64,38 @@ def check(
     refuse(processes, recipe, config.gradient_accumulation_steps)
 
 
-def look(**options: Any) -> None:
-    """Look at the options without TRL; raises UsageError on what is none of its fields, or of another type."""
-    from harness_sft.config import look
+def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Callable[..., Any]]:
+    """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps.
 
-    look(**options)
+    `build` returns what would be learnt from rows, and `measure` what a few steps took; each raises UsageError as a
+    training would.
+    """
 
+    @schema.takes(cls)
+    def check(options: Training) -> None:
+        Job(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method()).config(Path("checkpoints"), "cpu")
 
-@schema.takes(Supervised)
-def build(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], options: Supervised, *, seed: int
-) -> Built:
-    """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
-    from harness_sft.build import build
-    from harness_sft.job import Job
+    @schema.takes(cls)
+    def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:
+        from harness_sft.build import build
 
-    return build(Job(ref, adapter, rows, options.recipe(), seed))
+        return build(Job(ref, adapter, rows, options.recipe(), seed, method()))
 
+    @schema.takes(cls)
+    def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> dict[str, Any]:
+        from harness_sft.measure import measure
 
-@schema.takes(Supervised)
-def measure(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], options: Supervised, *, seed: int
-) -> dict[str, Any]:
-    """Train a few steps and return what they took; without an adapter all weights are trained."""
-    from harness_sft.job import Job
-    from harness_sft.measure import measure
+        return measure(Job(ref, adapter, rows, options.recipe(), seed, method()))
 
-    return measure(Job(ref, adapter, rows, options.recipe(), seed))
+    return {"check": check, "build": build, "measure": measure}
 
 
-@harness.trainer(look=look, check=check, build=build, measure=measure)
+@harness.trainer(**besides(Supervised, lambda: SFT) | {"look": look, "check": check})
 @schema.takes(Supervised)
 def sft(
     ref: ModelRef,
     adapter: Adapter | None,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     out: Path,
     options: Supervised,
     *,
@@ -135,7 +123,6 @@ def sft(
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
     may raise another. A call after an interruption goes on from the last checkpoint and ends with the same bits.
     """
-    from harness_sft.job import Job
     from harness_sft.train import train
 
     how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}

@@ -1,66 +1,32 @@
 """The rows as they will be trained on: TRL's own trainer, built on a skeleton of the base and never run.
 
-Imports torch and TRL: import this module inside functions.
+Imports torch: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where rows are prepared)
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
-from trl import SFTTrainer
 
-from harness import Built, Example, UsageError
+from harness import Built, UsageError
 from harness_hf import load_tokenizer, one_line, quiet
 from harness_lora import check_base
-from harness_sft.config import whole_rows
 from harness_sft.job import Job
 from harness_sft.likelihood import settle
-from harness_sft.rows import Obeying, as_dataset
+from harness_sft.rows import as_dataset
 from harness_sft.train import quiet_libraries
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedTokenizerBase
 
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
-LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
-
-
-class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that keeps the rows whole beside what it makes of them."""
-
-    answers: tuple[str, ...] = ("",)  # of a row, each of which is an example
-    whole: Any = None
-
-    def _prepare_dataset(
-        self,
-        dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        args: TrainingArguments,
-        packing: bool,
-        formatting_func: Any,
-        dataset_name: str,
-    ) -> Any:
-        uncut = whole_rows(args)
-        self.whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
-        return super()._prepare_dataset(self.whole, processing_class, args, packing, formatting_func, dataset_name)
-
-    def examples(self) -> list[Example]:
-        """Return the rows in tokens, before they are cut."""
-        columns = (self.whole[name] for name in ("row", "input_ids", "labels"))
-        return [Example(*row) for row in zip(*columns, strict=True)]
-
-    def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return rows as a batch with labels."""
-        batch: Mapping[str, Any] = self.data_collator([{k: v for k, v in row.items() if k in LEARNT} for row in rows])
-        return batch
 
 
 def build(job: Job) -> Built:

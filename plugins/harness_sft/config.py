@@ -185,7 +185,10 @@ def build_config(
     else:
         options["gradient_checkpointing"] = checkpointing
     if options["bf16"] is None:
-        options["bf16"] = device == "cuda" and _native_bf16() and not options.get("fp16")
+        import torch
+
+        native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        options["bf16"] = device == "cuda" and native and not options.get("fp16")
     options = {"save_total_limit": 2, "use_cpu": device == "cpu", "report_to": reports} | options
     fixed = {"disable_tqdm": True, "logging_nan_inf_filter": False, "seed": seed, "data_seed": seed}
     try:
@@ -266,9 +269,3 @@ def _check_liger() -> None:
         raise UsageError("use_liger_kernel: its kernels are written for GPUs, and this is a CPU; remove it")
     if find_spec("liger_kernel") is None:
         raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
-
-
-def _native_bf16() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

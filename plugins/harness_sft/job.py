@@ -1,13 +1,16 @@
-"""One training as data: what is trained, on what and how, and what sets one of TRL's trainers apart from another."""
+"""One training as data: what is trained, on what and how; what sets one of TRL's trainers apart; its checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import UsageError
+from harness import UsageError, disk_full
 from harness_sft.config import build_config
 from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, select_columns, split_rows
@@ -15,17 +18,14 @@ from harness_sft.rows import Row, Select, select_columns, split_rows
 if TYPE_CHECKING:
     from harness import Adapter, Finding, ModelRef, Progress, Subject
 
+CHECKPOINTS = "checkpoints"  # a folder in that of a training
+WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
+
 
 def _supervised() -> Any:
     from harness_sft.supervised import CheckedTrainer
 
     return CheckedTrainer
-
-
-def _preview() -> Any:
-    from harness_sft.build import Preview
-
-    return Preview
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Method:
     config: str
     trainer: Callable[[], Any]
     select: Select
-    preview: Callable[[], Any] = _preview
+    preview: Callable[[], Any] = lambda: import_module("harness_sft.supervised").Preview
     refused: Mapping[str, str] = field(default_factory=dict)
     fits: Callable[[Adapter | None], None] = lambda adapter: None
     reference: int = 0  # bytes for each parameter of what is kept beside a model of which all weights are trained
@@ -82,3 +82,31 @@ class Job:
         if self.recipe["patience"] and not held_out:
             raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
         return kept, held_out
+
+
+def last_whole_checkpoint(folder: Path, stamp: str | None = None) -> Path | None:
+    """Return the last checkpoint that was written to its end, of this very training if its stamp is given, or None."""
+    marks = folder.glob(f"checkpoint-*/{WHOLE}")
+    found = [mark.parent for mark in marks if stamp in (None, json.loads(mark.read_text("utf-8"))["stamp"])]
+    return max(found, key=_step, default=None)
+
+
+def run_again(folder: Path) -> str:
+    """Return what is to be done where the training of a folder ended early."""
+    last = last_whole_checkpoint(folder / CHECKPOINTS)
+    return f"run again: it goes on from the last checkpoint, step {_step(last)}" if last else "run again"
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Raise UsageError where something cannot be written for a training because its folder's disk is full."""
+    try:
+        yield
+    except BaseException as error:  # that of torch for slices is no Exception
+        if full := disk_full(error, folder):
+            raise UsageError(f"{full}; make room and {run_again(folder)}") from None
+        raise
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

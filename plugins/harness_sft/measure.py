@@ -51,7 +51,11 @@ def measure(job: Job) -> dict[str, Any]:
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)
-            _longest(trainer)
+            rows = trainer.train_dataset
+            lengths = [_size(row) for row in rows]
+            order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+            trainer.train_dataset = rows.select(order[: config.per_device_train_batch_size])
+            trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
     return found | {"trainable": facts["trainable_parameters"]}
 
 
@@ -86,16 +90,6 @@ def _stopwatch(trainer: SFTTrainer) -> Any:
     watch = Stopwatch()
     trainer.add_callback(watch)
     return watch
-
-
-def _longest(trainer: SFTTrainer) -> None:
-    """Run one step forward and backward on the longest rows there are."""
-    data = trainer.train_dataset
-    lengths = [_size(row) for row in data]
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    trainer.train_dataset = data.select(order[: trainer.args.per_device_train_batch_size])
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer.training_step(trainer.model, batch)
 
 
 def _validation(trainer: SFTTrainer, held: Sequence[Mapping[str, Any]]) -> float:

@@ -20,7 +20,7 @@ from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
 from harness import Finding, Progress, UsageError, disk_full, gpus, read_error, shorten, told_ref, write_text
-from harness_sft.checkpoints import run_again
+from harness_sft.job import run_again
 from harness_sft.ranks import raise_finding
 
 if TYPE_CHECKING:
@@ -191,12 +191,8 @@ class Launched:
         command = [sys.executable, "-P", "-m", WORKER, str(folder)]
         self.processes: list[subprocess.Popen[bytes]] = []
         for number in range(count):
-            env = _environment(number, count)
-            self.processes.append(
-                subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=env, start_new_session=True
-                )
-            )
+            how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": said, "stderr": said, "start_new_session": True}
+            self.processes.append(subprocess.Popen(command, env=_environment(number, count), **how))
 
     def follow(self) -> None:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""
@@ -216,7 +212,10 @@ class Launched:
             raise UsageError(f"{self.lost}; {self._again()}")
         if self.interrupted and not self.errors:
             raise KeyboardInterrupt
-        error: Exception = RuntimeError(f"training: {self._how()}; {self._again()}")
+        code = max(process.poll() or 0 for process in self.processes)
+        lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
+        how = f"its processes ended with {code}: {shorten(lines[-1]) if lines else 'no word'}"
+        error: Exception = RuntimeError(f"training: {how}; {self._again()}")
         if self.errors:
             error = read_error(min(self.errors, key=lambda e: e["kind"] not in OURS))
         if full := disk_full(error, self.folder):  # so that nobody could tell it
@@ -278,12 +277,6 @@ class Launched:
             self.errors.append(event["error"])
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
-
-    def _how(self) -> str:
-        """Return how the processes ended that told nothing."""
-        code = max(process.poll() or 0 for process in self.processes)
-        lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
-        return f"its processes ended with {code}: {shorten(lines[-1]) if lines else 'no word'}"
 
     def end(self) -> None:
         """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""

@@ -99,7 +99,11 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
 
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
     """Return the numbers of rows that belong together: of one group, or with one prompt that is not most rows'."""
-    asked = [repr(_question(row)) for row in rows]
+    # What is asked is the prompt, all messages but the last, or the whole of a text.
+    asked = [
+        repr(row["messages"][:-1] if row.get("messages") else row.get("prompt", row.get("text", row["row"])))
+        for row in rows
+    ]
     often = {prompt for prompt, n in Counter(asked).items() if n > max(3, len(rows) / 2)}
     root = list(range(len(rows)))
 
@@ -118,12 +122,6 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
     for i in range(len(rows)):
         found.setdefault(find(i), []).append(i)
     return list(found.values())
-
-
-def _question(row: Row) -> Any:
-    """Return what is asked: the prompt, all messages but the last, or the whole of a text."""
-    messages = row.get("messages")
-    return messages[:-1] if messages else row.get("prompt", row.get("text", row["row"]))
 
 
 def name_rows(numbers: Sequence[int]) -> str:

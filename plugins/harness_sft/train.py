@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import TRAINING_LOGS, UsageError, digest_of, folder_in_place, seal_folder, write_steps, write_text
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
-from harness_sft.checkpoints import CHECKPOINTS, last_whole_checkpoint, room
-from harness_sft.job import Job
+from harness_sft.job import CHECKPOINTS, Job, last_whole_checkpoint, room
 from harness_sft.processes import launch, refuse_shards, resolve
 from harness_sft.rows import Row, as_dataset
 from harness_sft.whole import write_whole
@@ -64,7 +63,11 @@ def train(job: Job) -> Path:
             shutil.rmtree(checkpoints, ignore_errors=True)
         trainer, facts = build_trainer(job, *rows, config, stamp)
         trainer.watched = partial(_watched, trainer, job) if job.watch else None
-        initial = _save_initial(trainer.model, checkpoints) if job.adapter and ranks.first else None
+        start = trainer.model.peft_config["default"].init_lora_weights if job.adapter else None
+        initial = None
+        if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
+            initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
+            trainer.model.save_pretrained(initial)
         with each_logit_once():
             _run(trainer, checkpoint)
         with room(job.out.parent):
@@ -164,15 +167,6 @@ def _watched(trainer: Checked, job: Job) -> dict[str, float]:
         return job.watch(subject)
     finally:
         subject.scorer.close()
-
-
-def _save_initial(model: PreTrainedModel, checkpoints: Path) -> Path | None:
-    """Save the start of an adapter that holds a part of the base, so that its training can be told from its start."""
-    start = model.peft_config["default"].init_lora_weights
-    if not (isinstance(start, str) and start.startswith(MOVES_BASE)):
-        return None
-    model.save_pretrained(checkpoints / "initial")
-    return checkpoints / "initial"
 
 
 def _write(trainer: Checked, job: Job, initial: Path | None, facts: Mapping[str, Any]) -> None:

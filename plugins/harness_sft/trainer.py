@@ -23,12 +23,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from harness import Finding, Progress, TrainingStep, write_text
 from harness_sft import sharding
-from harness_sft.checkpoints import WHOLE, room
-from harness_sft.job import Job
+from harness_sft.job import WHOLE, Job, room
 from harness_sft.likelihood import settle
 from harness_sft.ranks import Order, fill, raise_finding
 from harness_sft.rows import Counts, Obeying
-from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
+from harness_sft.sentinels import FIRST_STEPS, Spikes, Start, all_finite
 from harness_sft.sharding import ShardedTrainer
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class Checked(Obeying, ShardedTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
-        self.watch.add_loss(self._finite(float(loss), "the loss"))
+        self.watch.step_loss += self._finite(float(loss), "the loss")  # TRL divided it by the tokens of the whole step
         return loss
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
@@ -228,10 +227,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.began, self.began_at = 0.0, 0
         self.rate: float | None = None  # of learning, in this step
 
-    def add_loss(self, loss: float) -> None:
-        """Add the loss of one accumulation step; TRL has divided it by the tokens of the whole step."""
-        self.step_loss += loss
-
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
         self.trained = [sharding.local(p.detach()) for p in self.trainer.model.parameters() if p.requires_grad]
@@ -258,7 +253,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._look(state)
         self._remember_randomness()
         self.at_rest = True
-        remarks = [_leap(spike), self._end_epoch_if_due(state, control)]
+        leap = f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
+        remarks = [leap, self._end_epoch_if_due(state, control)]
         control.should_training_stop = control.should_training_stop or self.enough()
         remark = "; ".join(filter(None, remarks))
         self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
@@ -267,16 +263,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def _add_step(self, state: TrainerState) -> None:
         before = self.steps[self.began_at - 1] if self.began_at else TrainingStep(tokens=0)
         seconds = before.seconds + time.monotonic() - self.began
-        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens) - self._filled(state)
-        step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
-        self.steps.append(step)
-
-    def _filled(self, state: TrainerState) -> int:
-        """Return how many tokens of this call were added, each a row, to make the last batches of epochs whole."""
         per_epoch = self.trainer.steps_per_epoch()
         epochs = state.global_step // per_epoch - self.began_at // per_epoch
-        filled: int = epochs * (len(self.trainer.train_dataset) - self.trainer.rows)
-        return filled
+        # Of this call some were added, each a row, to make the last batches of epochs whole.
+        filled = epochs * (len(self.trainer.train_dataset) - self.trainer.rows)
+        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens) - filled
+        step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
+        self.steps.append(step)
 
     def best(self) -> End | None:
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
@@ -359,11 +352,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
-
-
-def _leap(spike: Spike | None) -> str:
-    """Write the beginning of a spike."""
-    return f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
 
 
 def duration(seconds: float) -> str:

@@ -28,13 +28,12 @@ from harness.evaluation.grading import Marking
 from harness.suite.reader import read_suite
 from harness.testing import SUITE, TRAIN, Project
 from harness.testing.judge_server import StubJudge, fenced
-from harness_judge import adversaries, bench, calibration, length, prompts, rows, service, verdict
-from harness_judge.budget import Prices
+from harness_judge import adversaries, bench, calibration, evaluator, prompts, rows, service, verdict
+from harness_judge.bench import Desk, Failed, _Call
 from harness_judge.calibrate import calibrate
-from harness_judge.desk import Desk, Failed, _Call
 from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
-from harness_judge.options import Options, family
+from harness_judge.options import Options, Prices, family
 
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")
@@ -406,7 +405,7 @@ def test_judge_of_lengths_is_exposed(provider: str) -> None:
     theirs = ["y" * (40 + i % 7) for i in range(60)]
     with StubJudge("prefers-longer") as stub:
         scores, _ = marked(at(stub, provider), ours, theirs)
-    raw, controlled = mean(scores, "win_rate"), length.controlled_win_rate(list(scores.values()))
+    raw, controlled = mean(scores, "win_rate"), evaluator.controlled_win_rate(list(scores.values()))
     assert raw > 0.75
     assert abs(controlled - 0.5) < 0.12
     assert raw - controlled > 0.2
@@ -414,7 +413,7 @@ def test_judge_of_lengths_is_exposed(provider: str) -> None:
 
 def test_fair_judge_is_not_moved_by_control_for_length() -> None:
     """Where length says nothing of the verdict, raw and controlled win rate agree."""
-    fit = length.controlled([1, 1, 1, 0] * 25, [(i * 7) % 11 - 5 for i in range(100)], [1.0] * 100)
+    fit = evaluator.controlled([1, 1, 1, 0] * 25, [(i * 7) % 11 - 5 for i in range(100)], [1.0] * 100)
     assert fit == pytest.approx(0.75, abs=0.02)
 
 
@@ -427,7 +426,7 @@ def test_control_for_length_is_a_logistic_fit() -> None:
     z = np.tanh(longer / longer.std())
     won = (rng.random(400) < 1 / (1 + np.exp(-(0.4 + 1.2 * z)))).astype(float)
     theirs = sm.GLM(won, sm.add_constant(z), family=sm.families.Binomial()).fit().params[0]
-    ours = length.controlled(list(won), list(longer), [1.0] * 400)
+    ours = evaluator.controlled(list(won), list(longer), [1.0] * 400)
     assert ours == pytest.approx(1 / (1 + np.exp(-theirs)), abs=0.003)
 
 
@@ -737,7 +736,7 @@ def test_shown_texts_cannot_move_the_terminal() -> None:
     """Answers are a model's: escapes, controls, directions and halves of pairs are spelt out, not obeyed."""
     judgment = {"order": "candidate first", "verdict": "tie", "reason": "\x1b]0;title\x07"}
     row = {"id": "q", "target": "", "arguments": [["a\nb"]], "resps": [["\x1b[2J\u202ec\ud800 é"]]}
-    assert service.Service("openai", "http://127.0.0.1:9").clean("no\x1b[2J\n way") == "no [2J way"
+    assert service.Service("openai", "http://127.0.0.1:9").peer.clean("no\x1b[2J\n way") == "no [2J way"
     lines = describe("merged::qa", {**row, "details": {"judgments": [judgment]}})
     assert lines[1:] == [
         "  request   a\\nb",

@@ -13,8 +13,7 @@ import pytest
 from harness.errors import UsageError
 from harness.records.models import ModelRef, Progress
 from harness_sft import processes
-from harness_sft.checkpoints import room
-from harness_sft.job import Job, Method
+from harness_sft.job import Job, Method, room
 
 RANK = """
 import os, signal, sys, time
