@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,7 @@ PATIENCE = 300.0  # seconds a server may ask us to wait
 NEVER = threading.Event()
 
 
+@dataclass(eq=False)
 class Trouble(Exception):
     """A request that got no usable answer.
 
@@ -24,25 +26,21 @@ class Trouble(Exception):
     says what to do. It was `charged` where nobody can tell, or `reply` says how much. `tries` were made.
     """
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        passing: bool = False,
-        after: float | None = None,
-        fatal: bool = False,
-        status: int = 0,
-        said: str = "",
-        field: str = "",
-        hint: str = "",
-        charged: bool = False,
-        reply: Any = None,
-    ) -> None:
-        super().__init__(what)
-        self.passing, self.after, self.fatal, self.charged, self.reply = passing, after, fatal, charged, reply
-        self.status, self.said, self.field = status, said, field
-        self.hint = f"; {hint}" if hint else ""
-        self.tries = 1
+    what: str
+    _: KW_ONLY
+    passing: bool = False
+    after: float | None = None
+    fatal: bool = False
+    status: int = 0
+    said: str = ""
+    field: str = ""
+    hint: str = ""
+    charged: bool = False
+    reply: Any = None
+    tries: int = 1
+
+    def __str__(self) -> str:
+        return self.what
 
     def pause(self, tries: int, first: float | None = None) -> float:
         """Return the seconds before the next try, which double with each.

@@ -63,7 +63,7 @@ class Server(wire.Client):
         except wire.Trouble as trouble:
             what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
             if not trouble.passing:
-                raise Refused(f"{what}{about}{trouble.hint}", trouble) from None
+                raise Refused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
             asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > wire.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None

@@ -56,9 +56,9 @@ class Service:
         except wire.Trouble as trouble:
             if trouble.status == 401:
                 what = f"the key in {self.variable} is refused" if self.variable else "it wants a key; set api_key_env"
-                trouble.args = (f"{what} (HTTP 401)",)
+                trouble.what = f"{what} (HTTP 401)"
             if trouble.status == 404:
-                trouble.args = (f'{trouble}; is "{model}" a model it serves, and base_url right?',)
+                trouble.what += f'; is "{model}" a model it serves, and base_url right?'
             raise
 
     def message(self, client: wire.Client, model: str, asked: Mapping[str, Any], timeout: float) -> tuple[Reply, str]:
