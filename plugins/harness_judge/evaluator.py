@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,10 @@ def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str
     from harness_judge.adversaries import ADVERSARIES
     from harness_judge.prompts import as_text
 
-    return {name: lambda prompt, make=make: make(as_text(prompt)) for name, make in ADVERSARIES.items()}
+    def answer(make: Callable[[str], str], prompt: Prompt) -> str:
+        return make(as_text(prompt))
+
+    return {name: partial(answer, make) for name, make in ADVERSARIES.items()}
 
 
 def _estimate(
