@@ -72,7 +72,8 @@ def takes(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
     As in `read`, a field `options` takes the keywords that are left.
     """
-    fields = {f.name: f.default for f in dataclasses.fields(cls) if f.init}
+    made = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING}
+    fields = {f.name: made[f.name]() if f.name in made else f.default for f in dataclasses.fields(cls) if f.init}
     open_ended, hints = fields.pop("options", None) is not None, _hints(cls)  # type: ignore[arg-type]
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:

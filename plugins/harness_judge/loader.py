@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from harness import Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError, digest_of, keys, wire
+import harness
+from harness import Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, Subject, UsageError, schema
 from harness_judge.options import Anthropic
-from harness_judge.service import Service
+
+if TYPE_CHECKING:
+    from harness_judge.service import Service
 
 ENDED: dict[str, Ended] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
 
@@ -29,8 +32,11 @@ class AnthropicSource:
         return [0] * len(pairs)
 
 
+@schema.takes(Anthropic)
 def open_source(path: str, options: Anthropic) -> AnthropicSource:
     """Raise UsageError unless the API is there, takes the key and knows the model."""
+    from harness import wire
+
     at = _service(path, options)
     try:
         with closing(at.connect()) as client:
@@ -42,13 +48,28 @@ def open_source(path: str, options: Anthropic) -> AnthropicSource:
     return AnthropicSource(path, _digest(at, path, options), facts=facts)
 
 
-def identity(path: str, options: Anthropic) -> str | None:
-    """Return the identity of what an answer depends on, never the key; None without a version."""
-    at = _service(path, options)
+@schema.takes(Anthropic)
+def identity(ref: ModelRef, options: Anthropic) -> str | None:
+    """Return the identity of what an answer depends on, never the key; None without a `version`."""
+    from harness import keys
+
+    at = _service(ref.path, options)
     if not options.version:
         return None
     body = dict(options.body or {})
-    return digest_of(["anthropic", _digest(at, path, options), body, keys.of_content([AnthropicSubject])])
+    return harness.digest_of(["anthropic", _digest(at, ref.path, options), body, keys.of_content([AnthropicSubject])])
+
+
+@harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget",))
+@schema.takes(Anthropic)
+@contextmanager
+def load(refs: Sequence[ModelRef], options: Anthropic) -> Iterator[list[Subject]]:
+    """Answer through Anthropic's API; the path is the model's id.
+
+    Answers are remembered only under a `version`: what is served under a name can change. It gives no log-probs.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(AnthropicSubject(ref, options))) for ref in refs]
 
 
 class AnthropicSubject:
@@ -77,6 +98,8 @@ class AnthropicSubject:
 
         Raises UsageError when one gets no answer, and on what the API does not offer.
         """
+        from harness import wire
+
         how = Generate(**options)
         if how.sampling is not None:
             raise UsageError(f'model "{self.path}": the API draws tokens as it likes; remove the sampling')
@@ -102,6 +125,8 @@ class AnthropicSubject:
 
     def _answer(self, prompt: Prompt, how: Generate) -> str:
         """Put a prompt, once. Raises Trouble."""
+        from harness import wire
+
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         asked = {**(self.options.body or {}), "max_tokens": how.max_new_tokens}
         asked["messages"] = [m for m in turns if m["role"] != "system"]
@@ -118,6 +143,8 @@ class AnthropicSubject:
 
 
 def _service(path: str, options: Anthropic) -> Service:
+    from harness_judge.service import Service
+
     try:
         return Service("anthropic", options.base_url, options.api_key_env)
     except UsageError as error:
@@ -125,4 +152,4 @@ def _service(path: str, options: Anthropic) -> Service:
 
 
 def _digest(at: Service, path: str, options: Anthropic) -> str:
-    return digest_of(["anthropic", at.url, path, options.version])
+    return harness.digest_of(["anthropic", at.url, path, options.version])
