@@ -45,18 +45,6 @@ SIGNED = {"models that replied": "model", "system fingerprints": "system_fingerp
 MOST_NAMED = 8  # of each
 
 
-class BadReply(Exception):
-    """A reply that is not read to its end; a `passing` one may be good at the next try."""
-
-    def __init__(self, what: str, *, passing: bool = False) -> None:
-        super().__init__(what)
-        self.passing = passing
-
-
-class Moved(BadReply):
-    """A redirect, which would send rows and keys to another place."""
-
-
 class Peer:
     """A server: the proxy on the way to it, the key that it gets, and who its replies say wrote them.
 
@@ -98,7 +86,7 @@ class Peer:
 def http_client(sdk: Any, peer: Peer) -> Any:
     """Return an HTTP client for an SDK, `openai` or `anthropic`, whose requests go to no other host.
 
-    A reply that is not read to its end is an APIConnectionError of the SDK; `bad_reply` returns what it was. Of the
+    A reply that is not read to its end is an APIConnectionError of the SDK, with its Trouble behind it. Of the
     environment it knows the peer's proxy and CERTIFICATES; raises UsageError where they cannot be used.
     """
 
@@ -108,8 +96,8 @@ def http_client(sdk: Any, peer: Peer) -> Any:
             send = partial(super().send, request, **options)
             try:
                 return _within(_seconds(request), lambda until: _whole(send(), until))
-            except BadReply as bad:
-                raise sdk.APIConnectionError(message=str(bad), request=request) from bad
+            except Trouble as trouble:
+                raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
         def __del__(self) -> None:
             with suppress(Exception):
@@ -164,9 +152,12 @@ class Client:
         except sdk.APITimeoutError:
             raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None
         except sdk.APIConnectionError as error:
-            if bad := bad_reply(error):  # one that was not read to its end
-                moved = isinstance(bad, Moved)
-                raise Trouble(self.peer.clean(str(bad)), passing=bad.passing, fatal=moved, charged=True) from None
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, Trouble):
+                cause = cause.__cause__
+            if cause:  # of a reply that was not read to its end
+                cause.what = self.peer.clean(cause.what)
+                raise cause from None
             sent = type(error.__cause__).__name__ not in ("ConnectError", "ProxyError")
             why = self.peer.clean(str(error.__cause__ or error))
             raise Trouble(f"the connection failed ({why})", passing=True, charged=sent) from None
@@ -237,14 +228,6 @@ def wrong_variable(name: str) -> str:
 def before(text: str, stop: Sequence[str]) -> str:
     """Return the text before the first of the stop strings."""
     return text[: min((at for s in stop if s and (at := text.find(s)) >= 0), default=len(text))]
-
-
-def bad_reply(error: BaseException) -> BadReply | None:
-    """Return the BadReply behind an SDK's error, if that is what it is."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, BadReply):
-        cause = cause.__cause__
-    return cause
 
 
 def words(body: Any) -> str:
@@ -348,17 +331,18 @@ def _within(seconds: float, call: Any) -> Any:
 
 
 def _whole(response: Any, until: float) -> Any:
-    """Return a response with its decoded body. Raises BadReply when it is moved, too slow or too large."""
+    """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
     begun = time.monotonic()
     with closing(response):
         if response.has_redirect_location:
-            raise Moved(f"is moved to {_place(response)}; correct base_url")
+            # It would send rows and keys to another place.
+            raise Trouble(f"is moved to {_place(response)}; correct base_url", fatal=True, charged=True)
         blocks, size = [], 0
         for block in response.iter_bytes():
             blocks.append(block)
             size += len(block)
             if size > LARGEST:
-                raise BadReply(f"answered with more than {LARGEST >> 20} MiB, which is no answer")
+                raise Trouble(f"answered with more than {LARGEST >> 20} MiB, which is no answer", charged=True)
             if time.monotonic() > until:
                 raise _late(until - begun)
     headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS]
@@ -371,8 +355,8 @@ def _whole(response: Any, until: float) -> Any:
     )
 
 
-def _late(seconds: float) -> BadReply:
-    return BadReply(f"gave no whole answer in {seconds:.3g} s", passing=True)
+def _late(seconds: float) -> Trouble:
+    return Trouble(f"gave no whole answer in {seconds:.3g} s", passing=True, charged=True)
 
 
 def _place(response: Any) -> str:
