@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from harness.errors import did_you_mean
@@ -57,9 +57,42 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
     return None if wrong else cls(**values)
 
 
-@cache
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
+
+
+def takes(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a callable the fields of a dataclass as keywords; it gets them as one object, its parameter `options`.
+
+    As in `read`, a field `options` takes the keywords that are left.
+    """
+    made = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING}
+    fields = {f.name: made[f.name]() if f.name in made else f.default for f in dataclasses.fields(cls) if f.init}
+    open_ended, hints = fields.pop("options", None) is not None, _hints(cls)  # type: ignore[arg-type]
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        parameters = inspect.signature(function).parameters.values()
+        own = {p.name: p for p in parameters if p.name != "options"}
+
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> T:
+            kept = {name: given.pop(name) for name in own if name in given}
+            if open_ended:
+                given["options"] = {name: given.pop(name) for name in list(given) if name not in fields}
+            return function(*args, **kept, options=cls(**given))
+
+        empty, missing = inspect.Parameter.empty, dataclasses.MISSING
+        taken = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty if default is missing else default)
+            for name, default in fields.items()
+        ]
+        taken += [inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)] if open_ended else []
+        call.__signature__ = inspect.Signature([*own.values(), *taken])  # type: ignore[attr-defined]
+        call.__annotations__ = function.__annotations__ | {n: h for n, h in hints.items() if n in fields}
+        return call
+
+    return decorate
 
 
 def options_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -82,7 +115,7 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     except UNREADABLE:
         pass
     found, inner = {}, inspect.unwrap(function)
-    for name, want in inspect.get_annotations(inner).items():
+    for name, want in inspect.get_annotations(function).items():
         with suppress(*UNREADABLE):
             one = types.SimpleNamespace(__annotations__={name: want})
             found[name] = get_type_hints(one, dict(getattr(inner, "__globals__", {})))[name]

@@ -1,4 +1,7 @@
-"""HTTP for the SDKs of APIs: no redirect is followed, and a reply is whole in time and of a bounded size."""
+"""HTTP by the SDKs of APIs: a client that asks once, what went wrong in one line, and when to try again.
+
+No redirect is followed, and a reply is whole in time and of a bounded size.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
@@ -20,9 +23,19 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from harness.answers.asking import NEVER as NEVER
+from harness.answers.asking import PATIENCE as PATIENCE
+from harness.answers.asking import PAUSE as PAUSE
+from harness.answers.asking import Pool as Pool
+from harness.answers.asking import Trouble as Trouble
+from harness.answers.asking import each as each
+from harness.answers.asking import insist as insist
 from harness.errors import UsageError
 from harness.texts import secrets
 
+CONNECT = 5.0  # seconds
+PASSING = (408, 409, 424, 425, 429)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
+FOR_ALL = (401, 402, 403, 404)  # what is refused once so is refused always
 LARGEST = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
 HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
 FOREVER = 3600.0  # seconds, where an SDK was given no timeout
@@ -30,18 +43,6 @@ MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version"
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
 SIGNED = {"models that replied": "model", "system fingerprints": "system_fingerprint"}  # a fact, and a reply's field
 MOST_NAMED = 8  # of each
-
-
-class BadReply(Exception):
-    """A reply that is not read to its end; a `passing` one may be good at the next try."""
-
-    def __init__(self, what: str, *, passing: bool = False) -> None:
-        super().__init__(what)
-        self.passing = passing
-
-
-class Moved(BadReply):
-    """A redirect, which would send rows and keys to another place."""
 
 
 class Peer:
@@ -85,7 +86,7 @@ class Peer:
 def http_client(sdk: Any, peer: Peer) -> Any:
     """Return an HTTP client for an SDK, `openai` or `anthropic`, whose requests go to no other host.
 
-    A reply that is not read to its end is an APIConnectionError of the SDK; `bad_reply` returns what it was. Of the
+    A reply that is not read to its end is an APIConnectionError of the SDK, with its Trouble behind it. Of the
     environment it knows the peer's proxy and CERTIFICATES; raises UsageError where they cannot be used.
     """
 
@@ -97,8 +98,8 @@ def http_client(sdk: Any, peer: Peer) -> Any:
                 given = request.extensions.get("timeout", {})
                 seconds = sum(given.get(part) or FOREVER for part in ("connect", "read"))
                 return _within(seconds, lambda until: _whole(send(), until))
-            except BadReply as bad:
-                raise sdk.APIConnectionError(message=str(bad), request=request) from bad
+            except Trouble as trouble:
+                raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
         def __del__(self) -> None:
             with suppress(Exception):
@@ -113,20 +114,88 @@ def http_client(sdk: Any, peer: Peer) -> Any:
         raise _unusable(peer.variable, isinstance(error, ImportError)) from None
 
 
-def openai_client(openai: Any, peer: Peer) -> tuple[Any, dict[str, Any]]:
-    """Return the SDK's client for an OpenAI-compatible server, and the headers of a request that leave out the rest."""
-    headers = {f"X-Stainless-{name}": openai.omit for name in MACHINE}
-    if not peer.key:
-        headers["Authorization"] = openai.omit
-    client = openai.OpenAI(
-        base_url=peer.url,
-        api_key=peer.key or "none",
-        max_retries=0,  # ours are counted, and can be ended; garbage the SDK takes for an answer
-        http_client=http_client(openai, peer),
-    )
-    if not is_openai(peer.url):  # the SDK would tell any server what the environment says of the account at OpenAI
-        client.organization = client.project = client.admin_api_key = None
-    return client, headers
+class Client:
+    """A server that is asked by an SDK, "openai" or "anthropic", which gets the peer's key and no other.
+
+    `variable` holds that key. Raises UsageError where the SDK is `missing`, and as `http_client` does.
+    """
+
+    def __init__(self, provider: str, peer: Peer, variable: str, missing: str) -> None:
+        try:
+            self.sdk: Any = __import__(provider)
+        except ModuleNotFoundError:
+            raise UsageError(missing) from None
+        self.peer, self.variable, self.headers = peer, variable, dict[str, Any]()
+        about: dict[str, Any] = {"base_url": peer.url, "api_key": peer.key or "none"}
+        about |= {"max_retries": 0, "http_client": http_client(self.sdk, peer)}  # ours are counted, and can be ended
+        if provider == "anthropic":
+            self.client = self.sdk.Anthropic(**about, open_telemetry=False)
+            self.client._custom_headers = {}  # ANTHROPIC_CUSTOM_HEADERS is for a server we do not know
+            return
+        self.client = self.sdk.OpenAI(**about)
+        self.headers = {f"X-Stainless-{name}": self.sdk.omit for name in MACHINE}
+        if not peer.key:
+            self.headers["Authorization"] = self.sdk.omit
+        if not is_openai(peer.url):  # the SDK would tell any server what the environment says of the account at OpenAI
+            self.client.organization = self.client.project = self.client.admin_api_key = None
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.client.close()
+
+    def send(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+        """Return the JSON that comes for a body, or without one for a GET; raises Trouble."""
+        sdk = self.sdk
+        connect = sdk.Timeout(timeout, connect=min(CONNECT, timeout))
+        how: dict[str, Any] = {"cast_to": object, "options": {"timeout": connect, "headers": self.headers}}
+        try:
+            reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
+            reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
+        except sdk.APITimeoutError:
+            raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None
+        except sdk.APIConnectionError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, Trouble):
+                cause = cause.__cause__
+            if cause:  # of a reply that was not read to its end
+                cause.what = self.peer.clean(cause.what)
+                raise cause from None
+            sent = type(error.__cause__).__name__ not in ("ConnectError", "ProxyError")
+            why = self.peer.clean(str(error.__cause__ or error))
+            raise Trouble(f"the connection failed ({why})", passing=True, charged=sent) from None
+        except sdk.APIStatusError as error:
+            raise self._refusal(error) from None
+        except (ValueError, RecursionError):
+            raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
+        self.peer.hear(str((body or {}).get("model")), reply)
+        return reply
+
+    def _refusal(self, error: Any) -> Trouble:
+        """Return what an HTTP status means: something that may pass, or a mistake."""
+        status, body = int(error.status_code), error.body
+        if status == 401:  # what servers say here may show parts of a key
+            what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"
+            hint = "export the right one" if self.variable else "name the variable that holds it with api_key_env"
+            return Trouble(f"{what} (HTTP 401)", status=status, hint=hint, fatal=True)
+        said = self.peer.clean(words(body) or error.response.text)
+        spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
+        return Trouble(
+            f"HTTP {status}: {said or 'no reason given'}",
+            passing=not spent and (status in PASSING or (status >= 500 and status != 501)),
+            after=pause(error.response.headers),
+            fatal=spent or status in FOR_ALL,
+            status=status,
+            said=said,
+            field=str(body.get("param") or "") if isinstance(body, dict) else "",
+        )
+
+
+def key_in(variable: str) -> tuple[str, str]:
+    """Return the key in a variable, and what is wrong with it, or nothing."""
+    key = os.environ.get(variable, "").strip()
+    if key and not (key.isascii() and key.isprintable()):
+        return "", f"the environment variable {variable} holds characters that no key has; look at it"
+    return key, "" if key else "is not set"
 
 
 def is_openai(url: str) -> bool:
@@ -158,12 +227,9 @@ def wrong_variable(name: str) -> str:
     return "" if right else f"{what}; write the variable's name, and revoke the key if it was one"
 
 
-def bad_reply(error: BaseException) -> BadReply | None:
-    """Return the BadReply behind an SDK's error, if that is what it is."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, BadReply):
-        cause = cause.__cause__
-    return cause
+def before(text: str, stop: Sequence[str]) -> str:
+    """Return the text before the first of the stop strings."""
+    return text[: min((at for s in stop if s and (at := text.find(s)) >= 0), default=len(text))]
 
 
 def words(body: Any) -> str:
@@ -260,21 +326,21 @@ def _within(seconds: float, call: Any) -> Any:
 
 
 def _whole(response: Any, until: float) -> Any:
-    """Return a response with its decoded body. Raises BadReply when it is moved, too slow or too large."""
+    """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
     begun = time.monotonic()
     with closing(response):
         if response.has_redirect_location:
-            place = "another place"  # without what may be secret in it
+            place = "another place"  # without what may be secret in it, for it would send rows and keys there
             with suppress(ValueError):
                 to = urlsplit(urljoin(str(response.request.url), response.headers["location"]))
                 place = f'"{to.scheme}://{to.hostname}{f":{to.port}" if to.port else ""}{to.path}"'
-            raise Moved(f"is moved to {place}; correct base_url")
+            raise Trouble(f"is moved to {place}; correct base_url", fatal=True, charged=True)
         blocks, size = [], 0
         for block in response.iter_bytes():
             blocks.append(block)
             size += len(block)
             if size > LARGEST:
-                raise BadReply(f"answered with more than {LARGEST >> 20} MiB, which is no answer")
+                raise Trouble(f"answered with more than {LARGEST >> 20} MiB, which is no answer", charged=True)
             if time.monotonic() > until:
                 raise _late(until - begun)
     headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS]
@@ -287,5 +353,5 @@ def _whole(response: Any, until: float) -> Any:
     )
 
 
-def _late(seconds: float) -> BadReply:
-    return BadReply(f"gave no whole answer in {seconds:.3g} s", passing=True)
+def _late(seconds: float) -> Trouble:
+    return Trouble(f"gave no whole answer in {seconds:.3g} s", passing=True, charged=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from harness import Mistakes, UsageError, digest_of, keys
 
@@ -18,19 +17,19 @@ OURS = frozenset({  # fields of a request that the harness decides
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the loader; the names and defaults are those of `load`."""
+    """The options of the loader; their meanings are told there."""
 
     base_url: str = OPENAI
     api_key_env: str = ""
-    endpoint: str = "auto"
-    logprobs: str = "auto"
+    endpoint: Literal["auto", "chat", "completions"] = "auto"
+    logprobs: Literal["auto", "prompt_logprobs", "echo", "none"] = "auto"
     concurrency: int = 8
     timeout: float = 60.0
     retries: int = 5
     version: str = ""
     context: int | None = None
     prefix: str = ""
-    body: Mapping[str, Any] | None = field(default=None)
+    body: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         from harness import wire
@@ -74,12 +73,9 @@ class Options:
         from harness import wire
 
         name = self.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
-        if not name:
-            return "", ""
-        key = os.environ.get(name, "").strip()
-        where = f'server "{self.url}"'
-        if not key:
-            raise UsageError(f"{where}: the environment variable {name}, which holds its key, is not set; export it")
-        if not (key.isascii() and key.isprintable()):
-            raise UsageError(f"{where}: the environment variable {name} holds characters that no key has; look at it")
+        key, wrong = wire.key_in(name) if name else ("", "")
+        if wrong == "is not set":
+            wrong = f"the environment variable {name}, which holds its key, is not set; export it"
+        if wrong:
+            raise UsageError(f'server "{self.url}": {wrong}')
         return name, key

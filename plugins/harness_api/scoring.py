@@ -1,17 +1,21 @@
-"""Score continuations with a server that tells the log-probs of a prompt."""
+"""Score continuations with a server that tells the log-probs of a prompt, by its tokens where it tells them.
+
+vLLM, and what imitates it, does so at /tokenize.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from harness import Logprob, Prompt, UsageError
-from harness_api import scores
-from harness_api.dialect import COMPLETIONS, Dialect
-from harness_api.scores import Position
-from harness_api.server import Server, Trouble
-from harness_api.tokens import Pair, ServerTokens
+from harness import Logprob, Prompt, UsageError, chat, wire
+from harness_api import replies
+from harness_api.replies import Position
+from harness_api.server import COMPLETIONS, Dialect, Server, tokens_url
+
+Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 
 
 class Scoring:
@@ -28,7 +32,7 @@ class Scoring:
         self.server, self.way, self.tokens, self.advice = server, dialect.scoring, tokens, advice
         # One token is generated with each request, so the window is smaller by one.
         self.room = dialect.context - 1 if dialect.context else None
-        self.asked = {**asked, **scores.request(self.way)}
+        self.asked = {**asked, **replies.request(self.way)}
 
     def score(self, prompt: Prompt, text: str, *, truncate: bool, stop: threading.Event) -> Logprob:
         """Score a continuation, or without a prompt a whole text. Raises UsageError, also where no number is exact."""
@@ -49,16 +53,16 @@ class Scoring:
         windows = [self._fitting(pair, text, truncate)] if prompt else self._rolling(pair)
         found = [p for window in windows for p in self._window(window, text, stop)]
         whole = bool(prompt or tokens.prefix)  # else the text's first token is given, and counts in nothing
-        return scores.added(found, len(text.encode()) if whole else self._bytes(found, text))
+        return replies.added(found, len(text.encode()) if whole else self._bytes(found, text))
 
     def _window(self, pair: Pair, text: str, stop: threading.Event) -> Sequence[Position]:
         """Return the positions of the continuation's tokens."""
         ids = pair[0] + pair[1]
 
         def read(reply: Any) -> Sequence[Position]:
-            found = scores.positions(reply, self.way)
+            found = replies.positions(reply, self.way)
             if len(found) - len(ids) not in (0, 1):  # with or without the token that was generated
-                raise Trouble(f"sent log-probs of {len(found)} tokens, want {len(ids)}")
+                raise wire.Trouble(f"sent log-probs of {len(found)} tokens, want {len(ids)}")
             return found[len(pair[0]) : len(ids)]
 
         return self._ask(ids, read, text, stop) if pair[1] else []
@@ -70,19 +74,21 @@ class Scoring:
         continuation = whole[len(start) :]
 
         def read(reply: Any) -> Sequence[Position]:
-            found = scores.positions(reply, self.way)
-            spelt = scores.spelling(found, whole) if self.way == "echo" else found
+            found = replies.positions(reply, self.way)
+            spelt = replies.spelling(found, whole) if self.way == "echo" else found
             if spelt is None:
-                raise Trouble("the tokens it tells do not spell the text, so nothing in it can be found exactly")
+                raise wire.Trouble("the tokens it tells do not spell the text, so nothing in it can be found exactly")
             if not prompt:
                 return spelt[1:]  # nothing predicts the first token: BOS, or the text's own
-            scored = scores.after(spelt, continuation)
+            scored = replies.after(spelt, continuation)
             if scored is None:
-                raise Trouble("no token begins exactly where the continuation does, so it has no exact log-probability")
+                raise wire.Trouble(
+                    "no token begins exactly where the continuation does, so it has no exact log-probability"
+                )
             return scored
 
         found = self._ask(whole, read, text, stop)
-        return scores.added(found, len(text.encode()) if prompt else self._bytes(found, text))
+        return replies.added(found, len(text.encode()) if prompt else self._bytes(found, text))
 
     def _ask(self, prompt: str | list[int], read: Any, text: str, stop: threading.Event) -> Sequence[Position]:
         asked = {**self.asked, "prompt": prompt}
@@ -124,3 +130,81 @@ class Scoring:
                 f" {text[-40:]!r}, so the bytes that are scored are unknown; set prefix"
             )
         return len(spelt.encode())
+
+
+class ServerTokens:
+    """The server's tokenizer; `prefix` is the text that a whole text is conditioned on where there is no BOS."""
+
+    def __init__(self, server: Server, model: str, prefix: str = "") -> None:
+        self.server, self.model, self._prefix = server, model, prefix
+        self._known: dict[str, list[int]] = {}  # contexts that many continuations share are asked for once
+
+    @cached_property
+    def front(self) -> list[int]:
+        """The special tokens that the server puts in front of a text, usually BOS or nothing."""
+        plain, whole = self._ask(prompt="a", add_special_tokens=False), self._ask(prompt="a", add_special_tokens=True)
+        starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
+        return whole[: next(starts, 0)]
+
+    @cached_property
+    def prefix(self) -> list[int]:
+        return self.plain(self._prefix) if self._prefix else self.front
+
+    def plain(self, text: str, stop: threading.Event = wire.NEVER) -> list[int]:
+        return self._ask(stop, prompt=text, add_special_tokens=False) if text else []
+
+    def prompt(self, prompt: Prompt, stop: threading.Event = wire.NEVER) -> list[int]:
+        """Return a prompt's tokens: text after BOS unless it brings its own, messages through the chat template."""
+        key = repr(prompt)
+        if key not in self._known:
+            if isinstance(prompt, str):
+                self._known[key] = self._fronted(self.plain(prompt, stop))
+            else:
+                self._known[key] = self._ask(stop, **fields_of(prompt), add_generation_prompt=True)
+        return self._known[key]
+
+    def pair(self, prompt: Prompt, text: str, stop: threading.Event = wire.NEVER, *, as_lm_eval: bool = False) -> Pair:
+        """Return the tokens of a prompt and of its continuation, split as the loader "hf" splits them.
+
+        The whole is encoded, the prompt is encoded, spaces that end the prompt go with the continuation. Where a token
+        straddles the boundary, and after messages, the continuation is encoded by itself. Without a prompt the context
+        is the BOS that the server puts there, or the prefix, and without both the text's own first token, which then
+        is not scored. `as_lm_eval` cuts what straddles where the prompt's tokens end, and scores the server's BOS too.
+        """
+        if not isinstance(prompt, str):
+            return self.prompt(prompt, stop), self.plain(text, stop)
+        if prompt == "":
+            ids = self._fronted(self.plain(text, stop))
+            if self.prefix and (as_lm_eval or ids[: len(self.prefix)] != self.prefix):
+                return self.prefix, ids
+            given = len(self.prefix) or 1
+            return ids[:given], ids[given:]
+        start = prompt.rstrip()
+        context = self.prompt(start, stop) if start else self.prefix
+        whole = self._fronted(self.plain(prompt + text, stop))
+        if not context:
+            raise UsageError(f"{self.server.where}: a prompt is blank and there is no BOS before it; set prefix")
+        straddled = len(whole) <= len(context) or (whole[: len(context)] != context and not as_lm_eval)
+        return context, self.plain((prompt + text)[len(start) :], stop) if straddled else whole[len(context) :]
+
+    def count(self, pairs: Sequence[tuple[Prompt, str]], workers: int) -> list[int]:
+        """Count the tokens of each prompt and continuation together."""
+        sizes = [0] * len(pairs)
+        for number, pair in wire.each(lambda i, stop: self.pair(*pairs[i], stop), len(pairs), workers):
+            sizes[number] = sum(map(len, pair))
+        return sizes
+
+    def _fronted(self, ids: list[int]) -> list[int]:
+        return ids if self.front and ids[: len(self.front)] == self.front else self.front + ids
+
+    def _ask(self, stop: threading.Event = wire.NEVER, **asked: Any) -> list[int]:
+        url = tokens_url(self.server)
+        assert url  # the dialect says that there is one
+        return self.server.ask(url, {"model": self.model, **asked}, read=replies.ids, stop=stop)
+
+
+def fields_of(messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the fields of a request that carry messages and their template arguments, as vLLM and SGLang take them."""
+    turns, given = chat.split(messages)
+    tools = {chat.TOOLS: given.pop(chat.TOOLS)} if chat.TOOLS in given else {}
+    return {"messages": turns, **tools, **({chat.ARGUMENTS: given} if given else {})}

@@ -1,69 +1,45 @@
-"""One server: requests with a key that is never told, tries, and what went wrong in one line."""
+"""One server: tries, what went wrong in one line, and what it understands.
+
+That is found out with one tiny request each, once, before anything is measured.
+"""
 
 from __future__ import annotations
 
-import json
-import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
-from harness import UsageError, wire
+from harness import UsageError, did_you_mean, wire
+from harness_api import replies
 from harness_api.options import Options
 
 T = TypeVar("T")
-INSTALL = "pip install 'finetune-harness[api]'"
-CONNECT = 5.0  # seconds
-PAUSE, LONGEST = 0.5, 30.0  # seconds before the second try, doubled with each, at most
-PATIENCE = 300.0  # seconds a server may ask us to wait
-PASSING = (408, 409, 424, 425, 429)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
-NEVER = threading.Event()
-
-
-class Trouble(Exception):
-    """A request that got no usable answer.
-
-    A `passing` one may get it at the next try, `after` so many seconds. Of a refusal, `status` is HTTP's, `said` the
-    server's own words, `field` the field of the request that they name. `hint` says what to do.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        passing: bool = False,
-        after: float | None = None,
-        status: int = 0,
-        said: str = "",
-        field: str = "",
-        hint: str = "",
-    ) -> None:
-        super().__init__(what)
-        self.passing, self.after, self.status, self.said, self.field = passing, after, status, said, field
-        self.hint = f"; {hint}" if hint else ""
+MISSING = "loader \"api\": needs the package openai; pip install 'finetune-harness[api]'"
+CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
+TRIES = 2  # what is wrong at the start is told soon
+SOON = 10.0  # seconds for a list of models
+PROBE = "The capital of France is"
+OUT_OF_ROOM = "output limit was reached"  # a reasoning model's refusal of so short a limit: it understood the rest
 
 
 class Refused(UsageError):
     """The server will not answer a request, however often it is asked."""
 
-    def __init__(self, message: str, trouble: Trouble) -> None:
+    def __init__(self, message: str, trouble: wire.Trouble) -> None:
         super().__init__(message)
         self.trouble = trouble
 
 
-class Server:
+class Server(wire.Client):
     """An OpenAI-compatible server."""
 
     def __init__(self, options: Options) -> None:
         self.url, self.timeout, self.tries = options.url, options.timeout, options.retries + 1
-        self.variable, self._key = options.key()
-        self.peer = wire.Peer(self.url, self._key)
+        variable, key = options.key()
+        super().__init__("openai", wire.Peer(self.url, key), variable, MISSING)
         self.where = f'server "{self.url}"{self.peer.through}'
-        try:
-            import openai
-        except ModuleNotFoundError:
-            raise UsageError(f'loader "api": needs the package openai; {INSTALL}') from None
-        self._client, self._headers = wire.openai_client(openai, self.peer)
 
     def ask(
         self,
@@ -75,74 +51,167 @@ class Server:
         advice: str = "start it, or correct base_url",
         tries: int | None = None,
         timeout: float | None = None,
-        stop: threading.Event = NEVER,
+        stop: threading.Event = wire.NEVER,
     ) -> T:
         """POST a body, or GET without one; return what `read` makes of the JSON that comes.
 
         Tries again, with pauses that double and those that the server asks for, until `stop` is set. `about` says in
         an error what the request was. Raises Refused, or UsageError when it gives up.
         """
-        number, tries = 1, tries or self.tries
-        while True:
-            try:
-                return read(self._once(path, body, timeout or self.timeout))
-            except Trouble as trouble:
-                what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
-                if not trouble.passing:
-                    raise Refused(f"{what}{about}{trouble.hint}", trouble) from None
-                pause = trouble.after if trouble.after is not None else _pause(number)
-                # A set event ends the pause too: nobody waits for this answer any more.
-                if number >= tries or pause > PATIENCE or stop.wait(pause):
-                    asked = f" and asks to wait {pause:.0f} s" if pause > PATIENCE else ""
-                    after = f"after {number} {'try' if number == 1 else 'tries'}"
-                    raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
-            number += 1
-
-    def close(self) -> None:
-        self._client.close()
-
-    def holds_key(self, text: str) -> bool:
-        return bool(self._key) and self._key in text
-
-    def _once(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
-        import openai
-
-        options = {"timeout": openai.Timeout(timeout, connect=min(CONNECT, timeout)), "headers": self._headers}
         try:
-            if body is None:
-                reply = self._client.get(path, cast_to=object, options=options)
-            else:
-                reply = self._client.post(path, cast_to=object, body=dict(body), options=options)
-            reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
-            self.peer.hear(str((body or {}).get("model")), reply)
-            return reply
-        except openai.APITimeoutError:
-            raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True) from None
-        except openai.APIConnectionError as error:
-            if bad := wire.bad_reply(error):
-                raise Trouble(str(bad), passing=bad.passing) from None
-            raise Trouble(f"the connection failed ({error.__cause__ or error})", passing=True) from None
-        except openai.APIStatusError as error:
-            raise self._refusal(error) from None
-        except (ValueError, RecursionError):
-            raise Trouble("answered with something that is no JSON", passing=True) from None
-
-    def _refusal(self, error: Any) -> Trouble:
-        """Return what an HTTP status means: something that may pass, or a mistake."""
-        status, body = int(error.status_code), error.body
-        if status == 401:  # what servers say here may show parts of a key
-            what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"
-            hint = "export the right one" if self.variable else "name the variable that holds it with api_key_env"
-            return Trouble(f"{what} (HTTP 401)", status=status, hint=hint)
-        said = self.peer.clean(wire.words(body) or error.response.text)
-        spent = getattr(error, "code", None) == "insufficient_quota"  # a 429 that no waiting helps
-        passing = not spent and (status in PASSING or (status >= 500 and status != 501))
-        field = str(body.get("param") or "") if isinstance(body, dict) else ""
-        what = f"HTTP {status}: {said or 'no reason given'}"
-        after = wire.pause(error.response.headers)
-        return Trouble(what, passing=passing, after=after, status=status, said=said, field=field)
+            return wire.insist(lambda: read(self.send(path, body, timeout or self.timeout)), tries or self.tries, stop)
+        except wire.Trouble as trouble:
+            what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
+            if not trouble.passing:
+                raise Refused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
+            asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > wire.PATIENCE else ""
+            after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
+            raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
 
 
-def _pause(number: int) -> float:
-    """Return the pause after a try, up to a quarter less, so that those who failed together do not come back so."""
-    return float(min(PAUSE * 2 ** (number - 1), LONGEST)) * (1 - random.random() / 4)  # noqa: S311 -- not for secrets
+@dataclass(frozen=True)
+class Endpoint:
+    """Where prompts of a kind go; `limit` bounds an answer's tokens, `without` are fields that the model refuses."""
+
+    path: str
+    limit: str = "max_tokens"
+    without: frozenset[str] = frozenset()
+
+    def body(self, most: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a request for at most so many tokens."""
+        return {name: value for name, value in asked.items() if name not in self.without} | {self.limit: most}
+
+    def adapted(self, trouble: wire.Trouble) -> Endpoint | None:
+        """Return the endpoint without what was refused; None when that is not it."""
+        named = next((f for f in ("max_tokens", "temperature", "stop") if f == trouble.field), None)
+        if named is None or named in self.without:
+            return None
+        if named != "max_tokens":
+            return replace(self, without=self.without | {named})
+        return replace(self, limit="max_completion_tokens") if self.limit == "max_tokens" else None
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a server offers for a model: where text and messages go, how prompts are scored, whether tokens are told."""
+
+    text: Endpoint | None
+    chat: Endpoint | None
+    scoring: replies.Way | None
+    tokenizes: bool
+    context: int | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find(server: Server, model: str, options: Options) -> Dialect:
+    """Return what a server offers for a model; raises UsageError where it does not serve it."""
+    entry = served(server, model)
+    extra = dict(options.body or {})
+    refusals: list[Refused] = []
+    message = {"messages": [{"role": "user", "content": PROBE}]}
+    chat = _meet(server, Endpoint(CHAT), {**extra, "model": model, **message}, refusals)
+    plain = _meet(server, Endpoint(COMPLETIONS), {**extra, "model": model, "prompt": PROBE}, refusals)
+    if not chat and not plain:
+        if refusals[0].trouble.status not in (404, 405):
+            raise refusals[0]
+        raise UsageError(f"{server.where}: knows neither {CHAT} nor {COMPLETIONS}; does base_url lack its /v1?")
+    text = {"auto": plain or chat, "chat": chat, "completions": plain}[options.endpoint]
+    if text is None:
+        why = server.peer.clean(str(refusals[0].trouble))
+        raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {why}')
+    scoring = _scoring(server, {**extra, "model": model}, options) if plain else None
+    if scoring is None and options.logprobs in replies.WAYS:
+        raise UsageError(f'{server.where}: offers no log-probs of a prompt by "{options.logprobs}"')
+    told = entry.get("max_model_len")
+    context = options.context or (told if isinstance(told, int) else None)
+    dialect = Dialect(text, chat, scoring, _tokenizes(server, model), context)
+    return replace(dialect, facts=_facts(server, dialect, entry) | server.peer.facts(model))
+
+
+def served(server: Server, model: str) -> Mapping[str, Any]:
+    """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
+    try:
+        listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))
+    except Refused as refused:
+        if refused.trouble.status in (404, 405):
+            return {}  # not every server has the list; the probes tell
+        raise
+    if listed and model not in listed:
+        known = [server.peer.clean(name, 100) for name in listed]
+        raise UsageError(f'{server.where}: serves no model "{model}"{did_you_mean(model, known)}')
+    return listed.get(model, {})
+
+
+def tokens_url(server: Server) -> str | None:
+    """Return where vLLM and what imitates it tells tokens: beside /v1, not in it."""
+    root = server.url.removesuffix("/v1")
+    return f"{root}/tokenize" if root != server.url else None
+
+
+def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
+    data = reply.get("data") if isinstance(reply, dict) else None
+    if not isinstance(data, list):
+        raise wire.Trouble("answered /models with no list of models", passing=True)
+    return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
+
+
+def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[Refused]) -> Endpoint | None:
+    """Ask for one token, leaving out what is refused; note a refusal that remains."""
+    asked = {**asked, "temperature": 0, "stop": ["###"]}
+    while True:
+        try:
+            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.choice, tries=TRIES)
+            return endpoint
+        except Refused as refused:
+            if OUT_OF_ROOM in refused.trouble.said:
+                return endpoint
+            if refused.trouble.status in (401, 403):
+                raise
+            adapted = endpoint.adapted(refused.trouble)
+            if adapted is None:
+                refusals.append(refused)
+                return None
+            endpoint = adapted
+
+
+def _scoring(server: Server, asked: Mapping[str, Any], options: Options) -> replies.Way | None:
+    """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
+    ways: Sequence[replies.Way] = replies.WAYS if options.logprobs == "auto" else ()
+    ways = [way for way in replies.WAYS if way == options.logprobs] or ways
+    for way in ways:
+        body = {**asked, "prompt": PROBE, **replies.request(way)}
+        try:
+            found = server.ask(COMPLETIONS, body, read=partial(replies.positions, way=way), tries=1)
+        except UsageError:
+            continue
+        if sum(p.logprob is not None for p in found) >= 3:  # less: only what was generated
+            return way
+    return None
+
+
+def _tokenizes(server: Server, model: str) -> bool:
+    url = tokens_url(server)
+    if url is None:
+        return False
+    try:
+        asked = {"model": model, "prompt": PROBE, "add_special_tokens": False}
+        return len(server.ask(url, asked, read=replies.ids, tries=1)) > 1  # llama.cpp wants another field: no tokens
+    except UsageError:
+        return False
+
+
+def _facts(server: Server, dialect: Dialect, entry: Mapping[str, Any]) -> dict[str, Any]:
+    text, chat = dialect.text, dialect.chat
+    facts: dict[str, Any] = {
+        "server": server.url,
+        "served by": server.peer.clean(str(entry.get("owned_by") or "unknown"), 100),
+        "text prompts": text.path if text and text.path == COMPLETIONS else f"one user message to {CHAT}",
+        "messages": chat.path if chat else "not answered",
+        "log-probs of prompts": dialect.scoring or "not offered",
+        "tokens": "told by the server" if dialect.tokenizes else "unknown, so lengths are not checked",
+    }
+    if any(e and "temperature" in e.without for e in (text, chat)):
+        facts["temperature"] = "the model's own, it refuses 0: answers are drawn, not greedy"
+    if dialect.context:
+        facts["context"] = dialect.context
+    return facts

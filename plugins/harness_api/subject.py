@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError, chat, whole_text
-from harness_api import answers, dialect
-from harness_api.dialect import CHAT, COMPLETIONS, Dialect
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError, chat, whole_text, wire
+from harness_api import replies
 from harness_api.options import Options
-from harness_api.pool import each
-from harness_api.scoring import Scoring
-from harness_api.server import Refused, Server
-from harness_api.tokens import ServerTokens, fields_of
+from harness_api.scoring import Scoring, ServerTokens, fields_of
+from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, Refused, Server
 
 T = TypeVar("T")
-STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `answers.before` cuts at the others
+STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
 
 HALVES = "answers hold half a surrogate pair, which is no character; U+FFFD stands for it"
@@ -86,7 +83,7 @@ class APISubject:
         def ask(number: int, ended: threading.Event) -> str:
             return self._answer(prompts[number], how.some([number]) if how.drawn else how, ended)
 
-        yield from each(ask, len(prompts), self.options.concurrency)
+        yield from wire.each(ask, len(prompts), self.options.concurrency)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
@@ -104,7 +101,7 @@ class APISubject:
         def ask(number: int, ended: threading.Event) -> Logprob:
             return scoring.score(*pairs[number], truncate=truncate, stop=ended)
 
-        yield from each(ask, len(pairs), self.options.concurrency)
+        yield from wire.each(ask, len(pairs), self.options.concurrency)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""
@@ -115,17 +112,21 @@ class APISubject:
     def _answer(self, prompt: Prompt, how: Generate, ended: threading.Event) -> str:
         about, stops = f" (the prompt ending {_end(prompt)!r})", [s for s in how.stop if s]
         endpoint, asked = self._addressed(self._cut(prompt, how.max_new_tokens, ended) if how.truncate else prompt)
-        drawn = _drawn(how.drawn) if how.drawn else {"temperature": 0}
+        drawn: dict[str, Any] = {"temperature": 0}
+        if sampling := how.drawn:
+            drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seeds[0]}
+            if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
+                drawn["top_k"] = sampling.top_k
         asked = {**self.asked, **drawn, **asked, **({"stop": stops[:STOPS]} if stops else {})}
         text = self.server.ask(
             endpoint.path,
             endpoint.body(how.max_new_tokens, asked),
-            read=partial(answers.text_of, stop=stops),
+            read=partial(replies.text_of, stop=stops),
             about=about,
             advice=self.advice,
             stop=ended,
         )
-        if self.server.holds_key(text):
+        if (key := self.server.peer.key) and key in text:
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
         if (mended := whole_text(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
@@ -143,7 +144,7 @@ class APISubject:
         texts = set()
         for seed in (1, 2):
             try:
-                said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=answers.choice)
+                said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=replies.choice)
             except Refused:  # too short a limit for a model that reasons; what it draws then nobody can see
                 return
             texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any
@@ -154,7 +155,7 @@ class APISubject:
             )
         self._draws = True
 
-    def _addressed(self, prompt: Any) -> tuple[dialect.Endpoint, dict[str, Any]]:
+    def _addressed(self, prompt: Any) -> tuple[Endpoint, dict[str, Any]]:
         """Return where a prompt goes, and the fields that carry it."""
         messages = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int))
         endpoint = self.dialect.chat if messages else self.dialect.text
@@ -177,31 +178,6 @@ class APISubject:
         room = max(1, self.context - max_new_tokens)
         ids = self.tokens.prompt(prompt, stop)
         return prompt if len(ids) <= room else ids[-room:]
-
-
-def open_source(path: str, options: Options) -> APISource:
-    """Ask a server whether it serves a model, and what it offers. Raises UsageError."""
-    server = Server(options)
-    found = dialect.find(server, path, options)
-    tokens = ServerTokens(server, path, options.prefix) if found.tokenizes else None
-    if tokens is None:
-        server.close()
-    context = found.context if tokens else None
-    return APISource(path, options.digest(path), context, found.facts, tokens, options.concurrency)
-
-
-def load_subjects(refs: Sequence[ModelRef], options: Options) -> list[APISubject]:
-    """Make a subject for each name; they share one server."""
-    server = Server(options)
-    return [APISubject(ref, server, dialect.find(server, ref.path, options), options) for ref in refs]
-
-
-def _drawn(sampling: Sampling) -> dict[str, Any]:
-    (seed,) = sampling.seeds
-    how: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
-    if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
-        how["top_k"] = sampling.top_k
-    return how
 
 
 def _end(prompt: Prompt) -> str:

@@ -85,7 +85,7 @@ def trial(ask: Ask, cases: Sequence[Case], guideline: str = "") -> list[Trial]:
     scores: dict[str, list[float]] = {name: [] for name in ADVERSARIES}
     for i, (name, _, first) in enumerate(plan):
         with suppress(NoVerdict):
-            scores[name].append(score(verdict.pair(_reply(replies.get(i)))[0], first))
+            scores[name].append(score(verdict.pair(verdict.reply_of(replies.get(i)))[0], first))
     return [_trial(name, found, 2 * len(cases)) for name, found in scores.items()]
 
 
@@ -101,7 +101,7 @@ def trial_checks(ask: Ask, cases: Sequence[Case], parts: Sequence[Mapping[str, s
     met: dict[tuple[str, Case], list[bool]] = {}
     for i, (name, case, _, part) in enumerate(plan):
         with suppress(NoVerdict):
-            verdicts = verdict.check(_reply(replies.get(i)), part)
+            verdicts = verdict.check(verdict.reply_of(replies.get(i)), part)
             met.setdefault((name, case), []).extend(yes for yes, _ in verdicts.values())
     all_ = sum(map(len, parts))
     read = {key: sum(found) for key, found in met.items() if len(found) == all_}
@@ -119,9 +119,3 @@ def score(said: str, first: bool) -> float:
 
 def _trial(name: str, scores: Sequence[float], wanted: int) -> Trial:
     return Trial(name, sum(scores) / len(scores) if scores else 0.0, wanted, wanted - len(scores))
-
-
-def _reply(found: object) -> Reply:
-    if not isinstance(found, Reply):
-        raise NoVerdict("there is no reply")
-    return found

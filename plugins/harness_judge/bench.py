@@ -1,18 +1,36 @@
-"""A judge, ready to be asked: one of the three backends, its budget, and what it is as an instrument."""
+"""A judge, ready to be asked: a model that runs here, or one behind an API; and what it is as an instrument.
+
+Many questions to an API are looked up first, asked once, tried again, within a budget. One thread decides and writes;
+others only wait for the server. An answer is on the disk before the next call takes its place, so a kill loses the
+calls under way and nothing else.
+"""
 
 from __future__ import annotations
 
+import heapq
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
-from typing import Any, Protocol
+from dataclasses import astuple, dataclass
+from typing import Protocol
 
-from harness import Responses, digest_of
+from harness import Responses, UsageError, digest_of, keys, request_key, wire
 from harness_judge import prompts
-from harness_judge.budget import Budget
-from harness_judge.desk import Desk, Failed
-from harness_judge.options import Options
+from harness_judge.options import Budget, Options
 from harness_judge.prompts import Question
+from harness_judge.service import API, AnthropicJudge, OpenAIJudge
 from harness_judge.verdict import Reply
+
+Told = Callable[[int, int], None]  # of how many questions have an answer, and how many there are
+HOPELESS = 3  # questions that come to nothing before any is answered: the judge is not there
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A question without a reply, and why; `asked` is false where the budget was used up."""
+
+    why: str
+    asked: bool = True
 
 
 class Bench(Protocol):
@@ -32,7 +50,7 @@ class Bench(Protocol):
 def open_bench(
     options: Options,
     responses: Responses | None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Told = lambda done, total: None,
     budget: Budget | None = None,
 ) -> Bench:
     """Make the judge that the options name; nothing was asked or loaded yet.
@@ -43,35 +61,8 @@ def open_bench(
         from harness_judge.local import LocalJudge
 
         return LocalJudge(options.model_name, responses, options.local, progress)
-    return Desk(
-        backend_of(options),
-        budget or budget_of(options),
-        responses,
-        concurrency=options.concurrency,
-        retries=options.retries,
-        progress=progress,
-    )
-
-
-def budget_of(options: Options) -> Budget:
-    """Return the caps of the options, with nothing used of them."""
-    usd = None if options.max_usd is None else Decimal(str(options.max_usd))
-    return Budget(options.priced(), calls=options.max_calls, tokens=options.max_tokens, usd=usd)
-
-
-def backend_of(options: Options) -> Any:
-    """Make the client of the API that the options name."""
-    from harness_judge.service import Service
-
-    at = Service(options.backend_name, options.base_url, options.api_key_env)
-    asked: dict[str, Any] = {"verdict_tokens": options.verdict_tokens, "timeout": options.timeout, "body": options.body}
-    if options.backend_name == "openai":
-        from harness_judge.openai_api import OpenAIJudge
-
-        return OpenAIJudge(at, options.model_name, **asked)
-    from harness_judge.anthropic_api import AnthropicJudge
-
-    return AnthropicJudge(at, options.model_name, **asked)
+    api = OpenAIJudge if options.backend_name == "openai" else AnthropicJudge
+    return Desk(api(options), options, responses, progress, budget or options.budget())
 
 
 def instrument(options: Options, models: dict[str, None]) -> dict[str, str]:
@@ -79,3 +70,146 @@ def instrument(options: Options, models: dict[str, None]) -> dict[str, str]:
     asked = [options.mode, options.guideline, dict(options.criteria or {}), options.reference, options.k]
     rubric = digest_of([*asked, options.answer_chars, dict(options.body or {})])[:16]
     return {"model": next(reversed(models), ""), "prompt": prompts.digest()[:16], "rubric": rubric}
+
+
+@dataclass(order=True)
+class _Call:
+    due: float
+    number: int
+    tries: int = 0
+
+
+class Desk:
+    """Where questions are put to one judge. `models` holds the ids that replied, `capped` the cap that was reached."""
+
+    def __init__(
+        self, backend: API, options: Options, responses: Responses | None, progress: Told, budget: Budget
+    ) -> None:
+        self.backend, self.budget, self.responses, self.progress = backend, budget, responses, progress
+        self.concurrency, self.tries, self.pause = options.concurrency, options.retries + 1, wire.PAUSE
+        self.models: dict[str, None] = {}
+        self.capped = ""
+        self._identity = [self.backend.identity, keys.of_content([Desk])]  # how it is asked, and read
+        self._alias = request_key("judge", "model", self._identity)
+        self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
+        self.answered = self.failed = 0
+
+    def close(self) -> None:
+        """Close the backend's connections."""
+        self.backend.close()
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]:
+        """Yield (number, reply) for each question, remembered ones first. Raises UsageError when no judge is there."""
+        same: dict[bytes, list[int]] = {}
+        for i, question in enumerate(questions):
+            same.setdefault(self._key(question, ""), []).append(i)
+        self.asked += len(questions)
+        known, done = self._remembered(questions), 0
+        self.found += len(known)
+        for i, reply in known.items():
+            done += 1
+            self.models.setdefault(reply.model)
+            yield i, reply
+        missing = {numbers[0]: numbers for numbers in same.values() if numbers[0] not in known}
+        for first, outcome in self._put([(i, questions[i]) for i in missing]):
+            for i in missing[first]:
+                done += 1
+                self.progress(done, len(questions))
+                yield i, outcome
+
+    # -- what is remembered ------------------------------------------------------------------------
+
+    def _key(self, question: Question, model: str) -> bytes:
+        return request_key("judge", "judgment", self._identity, model, *question.asked)
+
+    def _remembered(self, questions: Sequence[Question]) -> dict[int, Reply]:
+        """Look up what the model that replied last has said; which one that was is remembered too."""
+        if self.responses is None:
+            return {}
+        model = self.responses.find([self._alias], counts=False).get(self._alias)
+        if not isinstance(model, str):
+            return {}
+        wanted = [self._key(q, model) for q in questions]
+        values = self.responses.find(wanted, lambda value: Reply(*value))
+        return {i: values[key] for i, key in enumerate(wanted) if key in values}
+
+    def _keep(self, question: Question, reply: Reply) -> None:
+        if self.responses is not None:
+            if next(reversed(self.models), None) != reply.model:
+                self.responses.keep(self._alias, reply.model)
+            self.responses.keep(self._key(question, reply.model), list(astuple(reply)))
+            self.responses.flush()
+        self.models.pop(reply.model, None)
+        self.models[reply.model] = None  # the last one is the one that replied last
+
+    # -- what is asked -----------------------------------------------------------------------------
+
+    def _put(self, questions: Sequence[tuple[int, Question]]) -> Iterator[tuple[int, Reply | Failed]]:
+        """Ask until every question has a reply, was given up, or the budget is used up."""
+        by_number = dict(questions)
+        ready, later = deque(_Call(0.0, i) for i in by_number), list[_Call]()
+        with wire.Pool(min(self.concurrency, len(ready)), self.backend.ask) as pool:
+            while ready or later or pool.running:
+                while later and later[0].due <= time.monotonic():
+                    ready.appendleft(heapq.heappop(later))
+                while ready and pool.running < self.concurrency:
+                    if not self.budget.reserve(self.backend.most(by_number[ready[0].number])):
+                        break
+                    call = ready.popleft()
+                    pool.put(call, by_number[call.number])
+                if ready and not pool.running and self.budget.reached:
+                    self.capped = self.budget.reached
+                    why = f"not asked: {self.capped} was reached"
+                    yield from ((c.number, Failed(why, asked=False)) for c in (*ready, *later))
+                    return
+                ended = pool.take(later[0].due - time.monotonic() if later else None)
+                if ended is None:
+                    continue
+                call, outcome = ended
+                question = by_number[call.number]
+                reply = self._settle(question, outcome)
+                if reply is not None:
+                    yield call.number, reply
+                elif isinstance(outcome, wire.Trouble) and (pause := self._again(call, outcome)) is not None:
+                    self.again += 1
+                    heapq.heappush(later, _Call(time.monotonic() + pause, call.number, call.tries + 1))
+                else:
+                    failed = self._given_up(call, outcome, len(by_number))
+                    if isinstance(failed, Exception):
+                        while pool.running and (under_way := pool.take()):  # keep it: it was paid for
+                            self._settle(by_number[under_way[0].number], under_way[1])
+                        raise failed
+                    yield call.number, failed
+
+    def _settle(self, question: Question, outcome: Reply | Exception) -> Reply | None:
+        """Book what a call used, and keep its reply if it is one."""
+        most = self.backend.most(question)
+        used = outcome if isinstance(outcome, Reply) else getattr(outcome, "reply", None)
+        if used is not None:
+            self.budget.settle(most, used.tokens_in, used.tokens_out)
+        elif not getattr(outcome, "charged", True):
+            self.budget.settle(most, 0, 0)
+        if not isinstance(outcome, Reply):
+            return None
+        self.answered += 1
+        self._keep(question, outcome)
+        return outcome
+
+    def _again(self, call: _Call, trouble: wire.Trouble) -> float | None:
+        """Return the seconds until the next try, or None if there is none."""
+        if not trouble.passing or call.tries + 1 >= self.tries:
+            return None
+        pause = trouble.pause(call.tries + 1, self.pause)
+        return pause if pause <= wire.PATIENCE else None
+
+    def _given_up(self, call: _Call, outcome: Reply | Exception, questions: int) -> Failed | Exception:
+        """Return what a question without a reply is: a failure of its own, or the end of all."""
+        assert not isinstance(outcome, Reply)
+        if not isinstance(outcome, wire.Trouble):
+            return outcome
+        self.failed += 1
+        tries = f", after {call.tries + 1} tries" if call.tries else ""
+        why = f"{outcome}{tries}"
+        if outcome.fatal or (not self.answered + self.found and self.failed >= min(HOPELESS, questions)):
+            return UsageError(f"{self.backend.where}: {why}")
+        return Failed(why)

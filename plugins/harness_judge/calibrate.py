@@ -27,8 +27,7 @@ from harness import (
     read_suite,
 )
 from harness_judge import bench, rows
-from harness_judge.calibration import ALPHA, Calibration, Share, rates, share_of, write
-from harness_judge.evaluator import OPTIONS
+from harness_judge.calibration import ALPHA, Calibration, Share, share_of, write
 from harness_judge.marking import put
 from harness_judge.options import Options
 from harness_judge.prompts import as_text
@@ -70,12 +69,13 @@ def calibrate(
     that cannot be used, and where the judge cannot be asked.
     """
     spec = _judge_of(suite, evaluation)
-    options = Options(**{name: value for name, value in spec.options.items() if name in OPTIONS})
+    options = Options(**spec.options)
     found = _labelled(labels, options, read_answers(run, subject, spec.name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
         with closing(bench.open_bench(options, responses)) as judge:
-            judged = put(judge, _planned(found, options), options)
+            ours, theirs = [f.answers[0] for f in found], [f.answers[-1] for f in found]
+            judged = put(judge, rows.asking(options, [f.sample for f in found], ours, theirs), options)
     finally:
         responses.close()
     if judge.capped:
@@ -149,17 +149,13 @@ def _label(row: Mapping[str, Any], options: Options, run: Mapping[str, Mapping[s
     known, said = (PAIR_LABELS if pairwise else MET_LABELS), str(row["label"]).strip().lower()
     if said not in known:
         raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
-    criterion = "" if pairwise else _criterion(row, options)
+    criterion, criteria = "", list(options.criteria or {})
+    if not pairwise:
+        criterion = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
+        if criterion not in criteria:
+            raise UsageError(f'criterion is "{criterion}"{did_you_mean(criterion, criteria)}')
     sample, answers = _answers(row, pairwise, run)
     return Labelled(str(row["id"]), known[said], sample, answers, criterion, said not in ("a", "b"))
-
-
-def _criterion(row: Mapping[str, Any], options: Options) -> str:
-    criteria = list(options.criteria or {})
-    named = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
-    if named not in criteria:
-        raise UsageError(f'criterion is "{named}"{did_you_mean(named, criteria)}')
-    return named
 
 
 def _answers(
@@ -188,13 +184,6 @@ def _answers(
 # -- agreement -------------------------------------------------------------------------------------
 
 
-def _planned(found: Sequence[Labelled], options: Options) -> list[rows.Row]:
-    samples = [f.sample for f in found]
-    if options.mode == "pairwise":
-        return rows.pairs(options, samples, [f.answers[0] for f in found], [f.answers[1] for f in found])
-    return rows.checks(options, samples, [f.answers[0] for f in found])
-
-
 def _compare(
     found: Sequence[Labelled], judged: Sequence[Judged], options: Options, judge: dict[str, str], where: str
 ) -> Calibration:
@@ -208,9 +197,12 @@ def _compare(
     human, ours = [f.label for f, _ in read], [_said(f, j) for f, j in read]
     if len(set(human)) < 2:
         raise UsageError(f'{where}: people said "{human[0]}" only; agreement needs rows of more than one kind')
-    prompts = _prompts(read)
-    positive, negative = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
-    sensitivity, specificity = rates(human, ours, positive, negative)
+    prompts = [
+        int(number) for number in numbered(as_text(f.sample.input) for f, _ in read)
+    ]  # one's are not independent
+    kinds = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
+    agreed = [[o == kind for h, o in zip(human, ours, strict=True) if h == kind] for kind in kinds]
+    sensitivity, specificity = (sum(each) / len(each) if each else math.nan for each in agreed)
     made = Calibration(
         judge=dict(judge),
         labels=digest_of([[f.id, f.criterion, f.label, f.answers] for f in found]),
@@ -226,7 +218,13 @@ def _compare(
         first=_first(read, prompts) if options.mode == "pairwise" else {},
         sided=all(f.sided for f, _ in read),
         pairs=[
-            (f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt, _longer(j))
+            (
+                f.criterion,
+                SAYS[f.label],
+                j.values[f.criterion or "win_rate"],
+                prompt,
+                j.row.baseline is not None and len(j.row.answer) > len(j.row.baseline),
+            )
             for (f, j), prompt in zip(read, prompts, strict=True)
         ],
         differ=[
@@ -240,16 +238,6 @@ def _compare(
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
-
-
-def _longer(judged: Judged) -> bool:
-    """Return whether the candidate's answer is the longer one of a pair."""
-    return judged.row.baseline is not None and len(judged.row.answer) > len(judged.row.baseline)
-
-
-def _prompts(read: Sequence[tuple[Labelled, Judged]]) -> list[int]:
-    """Return the number of each label's prompt: those of one prompt are not independent."""
-    return [int(number) for number in numbered(as_text(f.sample.input) for f, _ in read)]
 
 
 def _first(read: Sequence[tuple[Labelled, Judged]], prompts: Sequence[int]) -> dict[str, Share]:

@@ -76,17 +76,6 @@ def too_few(labels: Labels) -> str:
     return ""
 
 
-def rates(human: Sequence[str], judge: Sequence[str], positive: str, negative: str) -> tuple[float, float]:
-    """Return sensitivity and specificity: shares of what people called positive or negative that the judge does too."""
-    pairs = list(zip(human, judge, strict=True))
-
-    def share(kind: str) -> float:
-        of = [j for h, j in pairs if h == kind]
-        return sum(j == kind for j in of) / len(of) if of else math.nan
-
-    return share(positive), share(negative)
-
-
 def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:
     """Return a mean of values from 0 to 1 with its bounds, one-sided at ALPHA each."""
     from harness import cluster_t

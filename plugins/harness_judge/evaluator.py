@@ -1,20 +1,25 @@
-"""The evaluator: answers compared or checked by a language model, which is measured itself."""
+"""The evaluator: answers compared or checked by a language model, and win rates that do not pay for length."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator, schema
-from harness_judge.length import controlled_win_rate
+from harness_judge.calibration import LONGER_BY
+from harness_judge.options import Options
 
-MAX_NEW_TOKENS = 256
-GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
 
-def _marks(options: Mapping[str, Any]) -> str:
-    return "answers" if options.get("mode") == "rubric" else "pairs"
+RIDGE = 0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
+STEPS = 100
 
 
 def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
@@ -44,7 +49,7 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Find out before anything is loaded whether the judge can be asked. Raises UsageError."""
     from harness_judge.marking import check
 
-    check({name: value for name, value in options.items() if name in OPTIONS}, folder, judged)
+    check(Options(**options), folder, judged)
 
 
 def _needs(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -57,10 +62,10 @@ def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str
     from harness_judge.adversaries import ADVERSARIES
     from harness_judge.prompts import as_text
 
-    def answering(make: Callable[[str], str]) -> Callable[[Prompt], str]:
-        return lambda prompt: make(as_text(prompt))
+    def answer(make: Callable[[str], str], prompt: Prompt) -> str:
+        return make(as_text(prompt))
 
-    return {name: answering(make) for name, make in ADVERSARIES.items()}
+    return {name: partial(answer, make) for name, make in ADVERSARIES.items()}
 
 
 def _estimate(
@@ -69,45 +74,25 @@ def _estimate(
     """Return what judging so many models, and answers that are known, may take, and which caps hold."""
     from harness_judge.marking import estimate
 
-    longest = int(options.get("max_new_tokens", MAX_NEW_TOKENS))
-    return estimate({n: v for n, v in options.items() if n in OPTIONS}, samples, models, answers, longest)
+    return estimate(Options(**options), samples, models, answers)
 
 
 @evaluator(
-    marks=_marks, metrics_for=_metrics_for, check=_check, needs=_needs, adversaries=_adversaries, estimate=_estimate
+    marks=lambda options: "answers" if options.get("mode") == "rubric" else "pairs",
+    metrics_for=_metrics_for,
+    check=_check,
+    needs=_needs,
+    adversaries=_adversaries,
+    estimate=_estimate,
 )
+@schema.takes(Options)
 def judge(
     samples: Sequence[Sample],
     answers: Sequence[str],
     baseline_answers: Sequence[str] | None,
+    options: Options,
     *,
     marking: Marking,
-    model: str | dict[str, str],
-    mode: Literal["pairwise", "rubric"] = "pairwise",
-    backend: Literal["auto", "openai", "anthropic", "local"] = "auto",
-    base_url: str = "",
-    api_key_env: str = "",
-    guideline: str = GUIDELINE,
-    criteria: dict[str, str] | None = None,
-    reference: bool = True,
-    k: int = 1,
-    body: dict[str, Any] | None = None,
-    verdict_tokens: int = 512,
-    answer_chars: int = 8000,
-    concurrency: int = 8,
-    retries: int = 5,
-    timeout: float = 60.0,
-    max_calls: int | None = None,
-    max_tokens: int | None = None,
-    max_usd: float | None = None,
-    prices: dict[str, list[float]] | None = None,
-    adversaries: int = 2,
-    allow_same_family: bool = False,
-    calibration: str = "",
-    trust_judge: bool = False,
-    local: dict[str, Any] | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    thought: tuple[str, ...] = (),
 ) -> Iterator[Score | Caveat | Labels]:
     """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
 
@@ -124,9 +109,54 @@ def judge(
     """
     from harness_judge.marking import mark
 
-    given = locals()
-    options = {name: given[name] for name in OPTIONS}
-    yield from mark(samples, answers, baseline_answers, marking, options)
+    return mark(samples, answers, baseline_answers, marking, options)
 
 
-OPTIONS = frozenset(schema.options_of(judge)[0]) - {"max_new_tokens", "thought"}  # which say how the harness asks
+def controlled_win_rate(scores: Sequence[Score]) -> float:
+    """Return the win rate at equal lengths, fitted to the scores of all rows."""
+    values = [s.values["win_rate"] for s in scores], [s.values[LONGER_BY] for s in scores]
+    return controlled(*values, [s.weight_of("win_rate") for s in scores])
+
+
+def controlled(scores: Sequence[float], longer_by: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the win rate at equal lengths: sigmoid(a) of the fit P(win) = sigmoid(a + b·tanh(d/s)).
+
+    One score in [0, 1], one difference in length (candidate minus baseline, any unit) and one weight per row; s is the
+    standard deviation of the differences. After Dubois et al. 2024, arXiv:2404.04475, eq. 2, with the terms of one
+    model against one baseline and a ridge. Where lengths do not differ it is the plain mean. NaN without rows.
+    """
+    import numpy as np
+
+    w = np.asarray(weights, dtype=np.float64)
+    y, d = np.asarray(scores, dtype=np.float64)[w > 0], np.asarray(longer_by, dtype=np.float64)[w > 0]
+    w = w[w > 0]
+    if not len(y) or not np.isfinite(y).all() or not np.isfinite(d).all():
+        return math.nan
+    spread = float(d.std())
+    if spread == 0:
+        return float((w * y).sum() / w.sum())
+    return _fit(y, np.tanh(d / spread), w)
+
+
+def _fit(y: Floats, z: Floats, w: Floats) -> float:
+    """Return sigmoid of the intercept by Newton's method, each step halved until the likelihood grows."""
+    import numpy as np
+
+    x = np.stack([np.ones_like(z), z], axis=1)
+    beta = np.zeros(2)
+
+    def loss(b: Floats) -> float:
+        eta = x @ b
+        return float((w * (np.logaddexp(0, eta) - y * eta)).sum() + RIDGE / 2 * b @ b)
+
+    for _ in range(STEPS):
+        p = 1 / (1 + np.exp(-(x @ beta)))
+        gradient = x.T @ (w * (p - y)) + RIDGE * beta
+        hessian = (x * (w * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)
+        step, here, size = np.linalg.solve(hessian, gradient), loss(beta), 1.0
+        while loss(beta - size * step) > here and size > 1e-8:
+            size /= 2
+        beta = beta - size * step
+        if float(np.abs(size * step).max()) < 1e-9:
+            break
+    return float(1 / (1 + np.exp(-beta[0])))

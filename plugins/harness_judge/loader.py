@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Unpack
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Unpack
 
-from harness import Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError, digest_of, keys
-from harness_judge import service
-from harness_judge.anthropic_api import connect, post
-from harness_judge.budget import Budget, Prices, Reserved
-from harness_judge.desk import Desk, Failed, Trouble
-from harness_judge.service import Service
-from harness_judge.verdict import Reply
+import harness
+from harness import Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, Subject, UsageError, schema
+from harness_judge.options import Anthropic
+
+if TYPE_CHECKING:
+    from harness_judge.service import Service
 
 ENDED: dict[str, Ended] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
 
@@ -33,51 +32,53 @@ class AnthropicSource:
         return [0] * len(pairs)
 
 
-def open_source(path: str, *, version: str = "", **options: Any) -> AnthropicSource:
+@schema.takes(Anthropic)
+def open_source(path: str, options: Anthropic) -> AnthropicSource:
     """Raise UsageError unless the API is there, takes the key and knows the model."""
+    from harness import wire
+
     at = _service(path, options)
-    anthropic, timeout = service.installed("anthropic"), float(options.get("timeout", 60.0))
-    where = f'model "{path}" at {at.place}'
     try:
-        refused = partial(at.refusal, path)
-        with closing(connect(at, timeout)) as client, at.asked(anthropic, timeout, refused):
-            entry = client.get(f"/v1/models/{path}", cast_to=object)
-    except Trouble as trouble:
-        raise UsageError(f"{where}: {trouble}") from None
+        with closing(at.connect()) as client:
+            entry = at.send(client, f"/v1/models/{path}", None, path, options.timeout)
+    except wire.Trouble as trouble:
+        raise UsageError(f'model "{path}" at {at.place}: {trouble}') from None
     shown = str(entry.get("display_name") or "") if isinstance(entry, dict) else ""
     facts = {"server": at.url, **({"name": shown} if shown else {}), **at.peer.facts(path)}
-    return AnthropicSource(path, _digest(at, path, version), facts=facts)
+    return AnthropicSource(path, _digest(at, path, options), facts=facts)
 
 
-def identity(path: str, *, version: str = "", **options: Any) -> str | None:
-    """Return the identity of what an answer depends on, never the key; None without a version."""
-    at = _service(path, options)
-    if not version:
+@schema.takes(Anthropic)
+def identity(ref: ModelRef, options: Anthropic) -> str | None:
+    """Return the identity of what an answer depends on, never the key; None without a `version`."""
+    from harness import keys
+
+    at = _service(ref.path, options)
+    if not options.version:
         return None
-    body = dict(options.get("body") or {})
-    return digest_of(["anthropic", _digest(at, path, version), body, keys.of_content([AnthropicSubject])])
+    body = dict(options.body or {})
+    return harness.digest_of(["anthropic", _digest(at, ref.path, options), body, keys.of_content([AnthropicSubject])])
+
+
+@harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget",))
+@schema.takes(Anthropic)
+@contextmanager
+def load(refs: Sequence[ModelRef], options: Anthropic) -> Iterator[list[Subject]]:
+    """Answer through Anthropic's API; the path is the model's id.
+
+    Answers are remembered only under a `version`: what is served under a name can change. It gives no log-probs.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(AnthropicSubject(ref, options))) for ref in refs]
 
 
 class AnthropicSubject:
     """A model that answers over the network, several prompts at a time."""
 
-    def __init__(
-        self,
-        ref: ModelRef,
-        *,
-        version: str = "",
-        base_url: str = "",
-        api_key_env: str = "",
-        concurrency: int = 8,
-        timeout: float = 60.0,
-        retries: int = 5,
-        body: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.at = _service(ref.path, {"base_url": base_url, "api_key_env": api_key_env})
-        self.name, self.path, self.timeout, self.body = ref.name, ref.path, timeout, dict(body or {})
-        self.digest = ref.digest or _digest(self.at, ref.path, version)
-        self.concurrency, self.retries = concurrency, retries
-        self._client = connect(self.at, timeout)
+    def __init__(self, ref: ModelRef, options: Anthropic) -> None:
+        self.at, self.name, self.path, self.options = _service(ref.path, options), ref.name, ref.path, options
+        self.digest = ref.digest or _digest(self.at, ref.path, options)
+        self.client = self.at.connect()
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -85,92 +86,70 @@ class AnthropicSubject:
         return {"server": self.at.url, "path": self.path, **self.at.peer.facts(self.path)}
 
     def close(self) -> None:
-        self._client.close()
+        """Close its connections."""
+        self.client.close()
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
         return [answer for _, answer in sorted(self.stream_generate(prompts, **options))]
 
     def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
-        """Answer each prompt, text as one message of the user's; yield (number, answer) as they come.
+        """Answer each prompt once, text as one message of the user's; yield (number, answer) as they come.
 
         Raises UsageError when one gets no answer, and on what the API does not offer.
         """
+        from harness import wire
+
         how = Generate(**options)
         if how.sampling is not None:
             raise UsageError(f'model "{self.path}": the API draws tokens as it likes; remove the sampling')
-        backend = _Generation(self, how)
-        desk = Desk(backend, Budget(Prices()), None, concurrency=self.concurrency, retries=self.retries)
-        for number, reply in desk.ask([_Asked(prompt) for prompt in prompts]):
-            why = reply.why if isinstance(reply, Failed) else reply.problem
-            if why:
-                raise UsageError(f"{backend.where}: {why}")
-            assert isinstance(reply, Reply)
-            yield number, reply.text
+        same: dict[str, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            same.setdefault(repr(prompt), []).append(number)
+        groups = list(same.values())
+
+        def ask(group: int, stop: threading.Event) -> str:
+            prompt = prompts[groups[group][0]]
+            try:
+                return wire.insist(lambda: self._answer(prompt, how), self.options.retries + 1, stop)
+            except wire.Trouble as trouble:
+                after = f", after {trouble.tries} tries" if trouble.tries > 1 else ""
+                raise UsageError(f'model "{self.path}" at {self.at.place}: {trouble}{after}') from None
+
+        for group, answer in wire.each(ask, len(groups), self.options.concurrency):
+            yield from ((number, answer) for number in groups[group])
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Refuse: the API tells no log-probs."""
         raise UsageError(f'model "{self.path}": the API gives no log-probs; use an evaluator that generates')
 
-
-@dataclass(frozen=True)
-class _Asked:
-    """One prompt as the API takes it: a system text, if there is one, and turns."""
-
-    prompt: Prompt
-
-    @property
-    def asked(self) -> list[Any]:
-        return [self.prompt]
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        if isinstance(self.prompt, str):
-            return {"messages": [{"role": "user", "content": self.prompt}]}
-        system = "\n\n".join(m["content"] for m in self.prompt if m["role"] == "system")
-        turns = [m for m in self.prompt if m["role"] != "system"]
-        return {"messages": turns, **({"system": system} if system else {})}
-
-
-class _Generation:
-    """What a desk asks: one answer of at most so many tokens."""
-
-    def __init__(self, subject: AnthropicSubject, how: Generate) -> None:
-        self.subject, self.how = subject, how
-        self.where = f'model "{subject.path}" at {subject.at.place}'
-        self.identity = [subject.at.url, subject.path]
-
-    def ask(self, question: _Asked) -> Reply:
+    def _answer(self, prompt: Prompt, how: Generate) -> str:
         """Put a prompt, once. Raises Trouble."""
-        subject = self.subject
-        asked = {**subject.body, "model": subject.path, "max_tokens": self.how.max_new_tokens, **question.fields}
+        from harness import wire
+
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        asked = {**(self.options.body or {}), "max_tokens": how.max_new_tokens}
+        asked["messages"] = [m for m in turns if m["role"] != "system"]
+        if system := "\n\n".join(m["content"] for m in turns if m["role"] == "system"):
+            asked["system"] = system
         # The API takes no stop of white space alone; those are applied to what came.
-        if stop := [s for s in self.how.stop if s.strip()]:
+        if stop := [s for s in how.stop if s.strip()]:
             asked["stop_sequences"] = stop
-        reply, ended = post(subject._client, subject.at, subject.path, asked, subject.timeout)
-        problem = "" if ended in ENDED else f'it gave no answer, and ended by "{ended}"'
-        text = _before(reply.text, self.how.stop)
-        how: Ended = "stop" if text != reply.text else ENDED.get(ended, "")
-        return replace(reply, text=Said(text, how, reply.tokens_out), problem=problem)
-
-    def most(self, question: _Asked) -> Reserved:
-        return Reserved(0, 0)
-
-    def close(self) -> None:
-        """Do nothing: the client is the subject's, which asks again."""
+        reply, ended = self.at.message(self.client, self.path, asked, self.options.timeout)
+        if ended not in ENDED:
+            raise wire.Trouble(f'it gave no answer, and ended by "{ended}"')
+        text = wire.before(reply.text, how.stop)
+        return Said(text, "stop" if text != reply.text else ENDED[ended], reply.tokens_out)
 
 
-def _before(text: str, stop: Sequence[str]) -> str:
-    found = [at for s in stop if s and (at := text.find(s)) >= 0]
-    return text[: min(found)] if found else text
+def _service(path: str, options: Anthropic) -> Service:
+    from harness_judge.service import Service
 
-
-def _service(path: str, options: Mapping[str, Any]) -> Service:
     try:
-        return Service("anthropic", str(options.get("base_url") or ""), str(options.get("api_key_env") or ""))
+        return Service("anthropic", options.base_url, options.api_key_env)
     except UsageError as error:
         raise UsageError(*(f'model "{path}": {m}' for m in error.messages)) from None
 
 
-def _digest(at: Service, path: str, version: str) -> str:
-    return digest_of(["anthropic", at.url, path, version])
+def _digest(at: Service, path: str, options: Anthropic) -> str:
+    return harness.digest_of(["anthropic", at.url, path, options.version])

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from harness import CachedSubject, Logprob, ModelRef, Models, Responses, Subject
-from harness_judge.desk import Failed
+from harness_judge.bench import Failed
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
 
@@ -43,14 +43,6 @@ class LocalJudge:
         self._name = harness_hf.identify(self.ref, **self.options)
         self.models = {f"{path} ({source.digest[:12]})": None}
         self.asked = self.found = self.again = 0
-
-    @property
-    def where(self) -> str:
-        return f'judge "{self.path}"'
-
-    @property
-    def identity(self) -> list[Any]:
-        return ["local", self._name]
 
     def close(self) -> None:
         """Do nothing: a model is in memory as long as it is asked."""
@@ -89,13 +81,11 @@ class LocalJudge:
 
     def _without_tokens(self, question: Question) -> Question:
         """Take the judge's own special tokens out of the data, where they would be read as turns, tools or thoughts."""
-        data = {name: self._stripped(text) for name, text in question.data.items()}
+        data = dict(question.data)
+        for name, text in question.data.items():
+            while (left := self._tokens.sub("", text)) != text:  # what is left of one may join to another
+                data[name] = text = left
         return replace(question, data=data) if data != question.data else question
-
-    def _stripped(self, text: str) -> str:
-        while (left := self._tokens.sub("", text)) != text:  # what is left of one may join to another
-            text = left
-        return text
 
     @cached_property
     def _tokens(self) -> re.Pattern[str]:
@@ -116,28 +106,19 @@ class LocalJudge:
         reason = ", ".join(f"{w} {s / sum(shares):.2f}" for w, s in zip(words, shares, strict=True))
         if asked is not question:
             reason += "; texts were cut to fit into the judge's context"
-        return Reply(_json(asked.labels[word], f"by log-probs: {reason}"), next(iter(self.models)), tokens)
+        told, label = {"reason": f"by log-probs: {reason}"}, asked.labels[word]  # as a judge that writes would
+        said = told | label if "verdict" in label else {name: told | met for name, met in label.items()}
+        return Reply(json.dumps(said), next(iter(self.models)), tokens)
 
     def _fitting(self, subject: Any, question: Question) -> tuple[Question | None, int]:
         """Cut the texts of a question until it fits into the judge's context; return it with the tokens it takes."""
         context = getattr(subject, "context", None) or math.inf
         most = max(map(len, question.data.values()), default=0)
         fits = question
-        while (tokens := _tokens(subject, fits)) > context:
-            if most <= SHORTEST:
-                return None, tokens
+        while True:
+            one = fits.messages(letter=True), next(iter(fits.labels))  # the question and one of its verdicts
+            tokens = int(subject.count_tokens([one])[0])
+            if tokens <= context or most <= SHORTEST:
+                return fits if tokens <= context else None, tokens
             most //= 2
             fits = question.cut(most)
-        return fits, tokens
-
-
-def _tokens(subject: Any, question: Question) -> int:
-    """Count the tokens of a question and one of its verdicts."""
-    return int(subject.count_tokens([(question.messages(letter=True), next(iter(question.labels)))])[0])
-
-
-def _json(label: Mapping[str, Any], reason: str) -> str:
-    """Write a verdict as a judge that writes would, with its reason."""
-    if "verdict" in label:
-        return json.dumps({"reason": reason, **label})
-    return json.dumps({name: {"reason": reason, **met} for name, met in label.items()})

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from harness import Caveat, Labels, Marking, Progress, Prompt, Sample, Score, UsageError
 from harness import labels as by_people
@@ -23,9 +22,8 @@ ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond whi
 NAMED = 3  # rows that a line names
 
 
-def check(given: Mapping[str, Any], folder: Path, judged: str) -> None:
+def check(options: Options, folder: Path, judged: str) -> None:
     """Raise UsageError where the judge cannot be asked: no key, no SDK, no model, no calibration."""
-    options = Options(**given)
     options.check_family(judged)
     bench.open_bench(options, None).close()
     if options.calibration:
@@ -37,12 +35,11 @@ def mark(
     answers: Sequence[str],
     baseline_answers: Sequence[str] | None,
     marking: Marking,
-    given: Mapping[str, Any],
+    options: Options,
 ) -> Iterator[Score | Caveat | Labels]:
     """Yield a Score a row, labels, and what must be known of all. Raises UsageError when the judge is not there."""
-    options = Options(**given)
     options.check_family(marking.judged)
-    budget = marking.kept.setdefault("budget", bench.budget_of(options))  # of all that is judged in this run
+    budget = marking.kept.setdefault("budget", options.budget())  # of all that is judged in this run
     judge = bench.open_bench(
         options, marking.responses, lambda done, total: marking.progress(Progress(marking.what, done, total)), budget
     )
@@ -58,14 +55,9 @@ def _marked(
     baseline_answers: Sequence[str] | None,
     marking: Marking,
 ) -> Iterator[Score | Caveat | Labels]:
-    if options.mode == "pairwise":
-        assert baseline_answers is not None  # `judge.marks` asked for pairs
-        planned = rows.pairs(options, samples, answers, baseline_answers)
-    else:
-        planned = rows.checks(options, samples, answers)
-    judged = put(judge, planned, options)
-    if marking.rehearsal:
-        _refuse_silence(judged, options)
+    judged = put(judge, rows.asking(options, samples, answers, baseline_answers), options)
+    if marking.rehearsal and all(j.error for j in judged):
+        raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
     verdicts = PAIR_VERDICTS if options.mode == "pairwise" else ("rubric", *(options.criteria or {}))
     real = baseline_answers if baseline_answers is not None else answers
     caveats = [] if marking.rehearsal else _trials(judge, options, _cases(options, samples, real, marking.seed))
@@ -74,34 +66,21 @@ def _marked(
     shut = (*WORD, "win_rate") if options.mode == "pairwise" else verdicts  # the rest is about the judge
     labels, doubts = _calibrated(options, judge, marking.folder, scores, shut)
     yield from labels
-    found = [*_capped(judge), *_errors(judged), *caveats, *doubts]
+    capped = f"the judging ended at {judge.capped}, so not every row was judged; raise it"
+    found = [*([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []), *_errors(judged), *caveats, *doubts]
     yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
     yield from (Caveat(text) for text in _notes(judge, options, judged))
 
 
 def put(judge: Bench, planned: Sequence[rows.Row], options: Options) -> list[Judged]:
     """Put the questions of all rows at once, and read what came back."""
-    outcomes = answered(judge, [q for row in planned for q in row.questions])
+    found = dict(judge.ask([q for row in planned for q in row.questions]))
+    outcomes = iter([found[i] for i in range(len(found))])
     read = rows.judged_pair if options.mode == "pairwise" else rows.judged_check
-    judged, start = [], 0
-    for row in planned:
-        judged.append(read(row, outcomes[start : start + len(row.questions)]))
-        start += len(row.questions)
-    return judged
-
-
-def answered(judge: Bench, questions: Sequence[Any]) -> list[Outcome]:
-    """Return the outcomes in the order of the questions."""
-    found = dict(judge.ask(questions))
-    return [found[i] for i in range(len(questions))]
+    return [read(row, [next(outcomes) for _ in row.questions]) for row in planned]
 
 
 # -- what must be known of all rows ----------------------------------------------------------------
-
-
-def _refuse_silence(judged: Sequence[Judged], options: Options) -> None:
-    if all(j.error for j in judged):
-        raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
 
 
 def _cases(options: Options, samples: Sequence[Sample], real: Sequence[str], seed: int) -> list[adversaries.Case]:
@@ -150,26 +129,16 @@ def held(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> l
 
 
 def estimate(
-    given: Mapping[str, Any],
-    samples: Sequence[Sample],
-    models: int,
-    answers: Sequence[Callable[[Prompt], str]],
-    longest: int,
+    options: Options, samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
     """Return what it takes to judge `models` and known `answers` on all rows: judgments, tokens and dollars at most.
 
-    What a model will say is not known, and is taken to be `longest` tokens of four characters.
+    What a model will say is not known, and is taken to be as many tokens as it may, of four characters.
     """
-    options = Options(**given)
-    unknown, calls, sent = "x" * min(4 * longest, options.answer_chars), 0, 0
+    unknown, calls, sent = "x" * min(4 * options.max_new_tokens, options.answer_chars), 0, 0
     plan = [(1, [answer(s.input) for s in samples]) for answer in answers] + [(models, [unknown] * len(samples))]
     for times, said in plan:
-        planned = (
-            rows.pairs(options, samples, said, [unknown] * len(samples))
-            if options.mode == "pairwise"
-            else rows.checks(options, samples, said)
-        )
-        asked = [q for row in planned for q in row.questions]
+        asked = [q for row in rows.asking(options, samples, said, [unknown] * len(samples)) for q in row.questions]
         calls += times * len(asked)
         sent += times * sum(len(m["content"]) for q in asked for m in q.messages()) // 4
     who = f'{models} impostors and {len(answers)} worthless answers before judge "{options.model_name}"'
@@ -236,12 +205,6 @@ def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
     if of.blind <= calibration.ALPHA:
         return ""
     return f"{len(labels.truth)} labels do not show that the judge is better than chance; label more"
-
-
-def _capped(judge: Bench) -> list[Caveat]:
-    if not judge.capped:
-        return []
-    return [Caveat(f"the judging ended at {judge.capped}, so not every row was judged; raise it", "INCONCLUSIVE")]
 
 
 def _errors(judged: Sequence[Judged]) -> list[Caveat]:

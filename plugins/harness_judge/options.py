@@ -1,4 +1,7 @@
-"""The options of the evaluator: checked before anything is loaded, and turned into a judge."""
+"""The options of the evaluator, checked before anything is loaded, and of the loader; what a judge may cost.
+
+That is reserved before each call at the most it can be, and settled at what it was.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from harness import UsageError, did_you_mean, schema
-from harness_judge.budget import Prices
-from harness_judge.service import KEYS
 
+HOMES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 AUTO = ("anthropic", "openai", "local")  # in this order, the first that can be reached
 GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
 FAMILIES = {  # what a model's name says of who made it
@@ -22,6 +25,82 @@ FAMILIES = {  # what a model's name says of who made it
     "command": "cohere", "aya": "cohere", "granite": "granite", "olmo": "olmo", "falcon": "falcon", "grok": "grok",
     "kimi": "kimi", "glm": "glm", "nemotron": "nemotron", "tulu": "olmo", "yi": "yi", "internlm": "internlm",
 }  # fmt: skip
+MILLION = Decimal(1_000_000)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """US dollars for a million tokens in and out."""
+
+    tokens_in: Decimal = Decimal(0)
+    tokens_out: Decimal = Decimal(0)
+
+    @property
+    def known(self) -> bool:
+        return bool(self.tokens_in or self.tokens_out)
+
+    def usd(self, tokens_in: int, tokens_out: int) -> Decimal:
+        """Return what these tokens cost; exact."""
+        return (self.tokens_in * tokens_in + self.tokens_out * tokens_out) / MILLION
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """The most that one call can use."""
+
+    tokens_in: int
+    tokens_out: int
+
+
+class Budget:
+    """Caps on calls, tokens and dollars, and what was used of them; None is no cap.
+
+    A call counts when it is sent, whatever becomes of it. One whose cost is unknown, such as a timeout, stays at the
+    most it can have cost.
+    """
+
+    def __init__(
+        self, prices: Prices, *, calls: int | None = None, tokens: int | None = None, usd: Decimal | None = None
+    ) -> None:
+        self.prices = prices
+        self._caps: dict[str, int | Decimal | None] = {"max_calls": calls, "max_tokens": tokens, "max_usd": usd}
+        self.calls = self.tokens = 0
+        self.usd = Decimal(0)
+        self.reached = ""  # the cap that refused the last reservation
+
+    def reserve(self, most: Reserved) -> bool:
+        """Take what a call can cost at most out of the budget, if it is there."""
+        tokens = most.tokens_in + most.tokens_out
+        usd = self.prices.usd(most.tokens_in, most.tokens_out)
+        would: dict[str, int | Decimal] = {
+            "max_calls": self.calls + 1,
+            "max_tokens": self.tokens + tokens,
+            "max_usd": self.usd + usd,
+        }
+        for name, cap in self._caps.items():
+            if cap is not None and would[name] > cap:
+                self.reached = f"{name} = {cap}"
+                return False
+        self.calls, self.tokens, self.usd, self.reached = self.calls + 1, self.tokens + tokens, self.usd + usd, ""
+        return True
+
+    def settle(self, most: Reserved, tokens_in: int, tokens_out: int) -> None:
+        """Put back what a call did not use."""
+        self.tokens += tokens_in + tokens_out - most.tokens_in - most.tokens_out
+        self.usd += self.prices.usd(tokens_in, tokens_out) - self.prices.usd(most.tokens_in, most.tokens_out)
+
+
+@dataclass(frozen=True)
+class Anthropic:
+    """The options of the loader "anthropic"."""
+
+    base_url: str = ""
+    api_key_env: str = ""
+    concurrency: int = 8
+    timeout: float = 60.0
+    retries: int = 5
+    version: str = ""
+    body: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,8 +108,8 @@ class Options:
     """The options of `judge`; their meanings are told there."""
 
     model: str | Mapping[str, str]
-    mode: str = "pairwise"
-    backend: str = "auto"
+    mode: Literal["pairwise", "rubric"] = "pairwise"
+    backend: Literal["auto", "openai", "anthropic", "local"] = "auto"
     base_url: str = ""
     api_key_env: str = ""
     guideline: str = GUIDELINE
@@ -52,6 +131,8 @@ class Options:
     calibration: str = ""
     trust_judge: bool = False
     local: Mapping[str, Any] | None = None
+    max_new_tokens: int = 256
+    thought: tuple[str, ...] = ()
     chosen: tuple[str, str] = field(init=False, default=("", ""))
 
     def __post_init__(self) -> None:
@@ -70,19 +151,15 @@ class Options:
     def model_name(self) -> str:
         return self.chosen[1]
 
-    @property
-    def capped(self) -> bool:
-        return any(cap is not None for cap in (self.max_calls, self.max_tokens, self.max_usd))
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the gates are about what people would say, by labels, and not about the judge's word."""
-        return bool(self.calibration) and not self.trust_judge
-
     def priced(self) -> Prices:
         """Return what the chosen model costs; nothing where the suite declares no price."""
         found = (self.prices or {}).get(self.model_name)
         return Prices(*(Decimal(str(p)) for p in found)) if found else Prices()
+
+    def budget(self) -> Budget:
+        """Return the caps, with nothing used of them."""
+        usd = None if self.max_usd is None else Decimal(str(self.max_usd))
+        return Budget(self.priced(), calls=self.max_calls, tokens=self.max_tokens, usd=usd)
 
     def check_family(self, judged: str) -> None:
         """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""

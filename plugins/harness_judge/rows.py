@@ -10,10 +10,9 @@ from typing import Any
 from harness import Sample, Score
 from harness_judge import prompts, verdict
 from harness_judge.adversaries import score
-from harness_judge.budget import Prices
+from harness_judge.bench import Failed
 from harness_judge.calibration import LONGER_BY
-from harness_judge.desk import Failed
-from harness_judge.options import Options
+from harness_judge.options import Options, Prices
 from harness_judge.prompts import Question
 from harness_judge.verdict import NoVerdict, Reply
 
@@ -44,6 +43,16 @@ class Judged:
     judgments: list[dict[str, Any]] = field(default_factory=list)
     tokens_in: int = 0
     tokens_out: int = 0
+
+
+def asking(
+    options: Options, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str] | None
+) -> list[Row]:
+    """Ask of every row what the mode asks; of pairs there is a baseline."""
+    if options.mode == "rubric":
+        return checks(options, samples, answers)
+    assert baselines is not None
+    return pairs(options, samples, answers, baselines)
 
 
 def pairs(options: Options, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str]) -> list[Row]:
@@ -90,13 +99,14 @@ def judged_pair(row: Row, outcomes: Sequence[Outcome]) -> Judged:
     for order, outcome in zip(row.asked, outcomes, strict=True):
         first = order == "candidate first"
         try:
-            said, reason = verdict.pair(_reply(outcome))
+            reply = verdict.reply_of(outcome)
+            said, reason = verdict.pair(reply)
         except NoVerdict as error:
             _wrong(found, outcome, str(error), {"order": order})
             continue
         scores[first].append(score(said, first))
         winner = {1.0: "candidate", 0.0: "baseline", 0.5: "tie"}[scores[first][-1]]
-        found.judgments.append({"order": order, "verdict": winner, "reason": reason, "model": _reply(outcome).model})
+        found.judgments.append({"order": order, "verdict": winner, "reason": reason, "model": reply.model})
     if not found.error:
         both = scores[True] + scores[False]
         flips = [abs(a - b) == 1 for a, b in zip(scores[True], scores[False], strict=True)]
@@ -121,13 +131,14 @@ def judged_check(row: Row, outcomes: Sequence[Outcome]) -> Judged:
     met: dict[str, list[bool]] = {}
     for names, outcome in zip(row.asked, outcomes, strict=True):
         try:
-            verdicts = verdict.check(_reply(outcome), names.split(","))
+            reply = verdict.reply_of(outcome)
+            verdicts = verdict.check(reply, names.split(","))
         except NoVerdict as error:
             _wrong(found, outcome, str(error), {"criteria": names})
             continue
         for name, (yes, reason) in verdicts.items():
             met.setdefault(name, []).append(yes)
-            found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": _reply(outcome).model})
+            found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": reply.model})
     if not found.error:
         shares = {name: sum(some) / len(some) for name, some in met.items()}
         found.values = {"rubric": sum(shares.values()) / len(shares), **shares}
@@ -180,12 +191,6 @@ def _shown(sample: Sample, options: Options) -> tuple[str, str, list[str]]:
 def _booked(row: Row, outcomes: Sequence[Outcome]) -> Judged:
     replies = [o for o in outcomes if isinstance(o, Reply)]
     return Judged(row, tokens_in=sum(r.tokens_in for r in replies), tokens_out=sum(r.tokens_out for r in replies))
-
-
-def _reply(outcome: Outcome) -> Reply:
-    if isinstance(outcome, Failed):
-        raise NoVerdict(outcome.why)
-    return outcome
 
 
 def _wrong(found: Judged, outcome: Outcome, why: str, which: Mapping[str, str]) -> None:

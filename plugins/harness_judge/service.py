@@ -1,27 +1,21 @@
-"""What the two APIs have in common: where they are, the key, and what their refusals mean."""
+"""Judges behind APIs: where these are, the key, what is asked of each, and what its refusals mean."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from harness import UsageError, wire
-from harness_judge.budget import Reserved
-from harness_judge.desk import Trouble
+from harness_judge.options import HOMES, KEYS, Options, Reserved
 from harness_judge.prompts import Question
-from harness_judge.verdict import Reply, readable
+from harness_judge.verdict import Reply
 
-HOMES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 INSTALL = "pip install 'finetune-harness[judge]'"
-CONNECT = 5.0  # seconds
 OVERHEAD = 256  # tokens that a server may put around what we send
-PASSING = (408, 409, 425, 429)  # and 5xx but 501
-FOR_ALL = (401, 402, 403, 404)  # what is refused once so is refused always
+ENDED = ("end_turn", "stop_sequence")  # Anthropic's, of a whole answer
 
 
 class Service:
@@ -39,69 +33,157 @@ class Service:
             raise UsageError(f"api_key_env {problem}")
         home = urlsplit(self.url).hostname == urlsplit(HOMES[provider]).hostname
         self.variable = key_env or (KEYS[provider] if home else "")
-        self.key = os.environ.get(self.variable, "").strip() if self.variable else ""
-        if self.variable and not self.key:
-            raise UsageError(f'the environment variable {self.variable} is not set; it holds the key for "{self.url}"')
-        if not (self.key.isascii() and self.key.isprintable()):
-            raise UsageError(f"the environment variable {self.variable} holds characters that no key has; look at it")
+        self.key, problem = wire.key_in(self.variable) if self.variable else ("", "")
+        if problem == "is not set":
+            problem = f'the environment variable {self.variable} is not set; it holds the key for "{self.url}"'
+        if problem:
+            raise UsageError(problem)
         self.peer = wire.Peer(self.url, self.key)
-        self.clean = self.peer.clean
         self.place = f'"{self.url}"{self.peer.through}'
+
+    def connect(self) -> wire.Client:
+        """Return a client; raises UsageError without the SDK."""
+        return wire.Client(self.provider, self.peer, self.variable, f"needs the package {self.provider}; {INSTALL}")
 
     def hide(self, text: str) -> str:
         """Take the key out of what a judge said, of which a part may be a word."""
         return text.replace(self.key, "***") if self.key else text
 
-    @contextmanager
-    def asked(self, sdk: Any, timeout: float, refused: Callable[[Any], Trouble]) -> Iterator[None]:
-        """Turn what an SDK raises into Trouble; `refused` returns that of an HTTP status."""
+    def send(self, client: wire.Client, path: str, body: Mapping[str, Any] | None, model: str, timeout: float) -> Any:
+        """Return the JSON that comes from a client; raises Trouble, which says what to look at."""
         try:
-            yield
-        except sdk.APITimeoutError:
-            raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None
-        except sdk.APIConnectionError as error:
-            if bad := wire.bad_reply(error):  # one that was not read to its end
-                moved = isinstance(bad, wire.Moved)
-                raise Trouble(self.clean(str(bad)), passing=bad.passing, fatal=moved, charged=True) from None
-            sent = type(error.__cause__).__name__ not in ("ConnectError", "ProxyError")
-            why = self.clean(str(error.__cause__ or error))
-            raise Trouble(f"the connection failed ({why})", passing=True, charged=sent) from None
-        except sdk.APIStatusError as error:
-            raise refused(error) from None
-        except (ValueError, RecursionError):
-            raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
+            return client.send(path, body, timeout)
+        except wire.Trouble as trouble:
+            if trouble.status == 401:
+                what = f"the key in {self.variable} is refused" if self.variable else "it wants a key; set api_key_env"
+                trouble.what = f"{what} (HTTP 401)"
+            if trouble.status == 404:
+                trouble.what += f'; is "{model}" a model it serves, and base_url right?'
+            raise
 
-    def refusal(self, model: str, error: Any) -> Trouble:
-        """Return what an HTTP status means: something that may pass, or a mistake."""
-        status, body = int(error.status_code), error.body
-        if status == 401:  # what servers say here may show parts of a key
-            what = f"the key in {self.variable} is refused" if self.variable else "it wants a key; set api_key_env"
-            return Trouble(f"{what} (HTTP 401)", fatal=True)
-        said = self.clean(wire.words(body) or error.response.text) or "no reason given"
-        if status == 404:
-            return Trouble(f'HTTP 404: {said}; is "{model}" a model it serves, and base_url right?', fatal=True)
-        spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
-        passing = not spent and (status in PASSING or (status >= 500 and status != 501))
-        fatal = spent or status in FOR_ALL
-        return Trouble(f"HTTP {status}: {said}", passing=passing, fatal=fatal, after=wire.pause(error.response.headers))
+    def message(self, client: wire.Client, model: str, asked: Mapping[str, Any], timeout: float) -> tuple[Reply, str]:
+        """Send Anthropic's API a message; return what came back, and why it ended. Raises Trouble."""
+        body = self.send(client, "/v1/messages", {**asked, "model": model}, model, timeout)
+        content = body.get("content") if isinstance(body, dict) else None
+        if not isinstance(content, list):
+            raise wire.Trouble("answered without content, so this is no answer", passing=True, charged=True)
+        text = "".join(str(block.get("text", "")) for block in content if block.get("type") == "text")
+        usage = body.get("usage") or {}
+        kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+        tokens = sum(int(usage.get(kind) or 0) for kind in kinds), int(usage.get("output_tokens") or 0)
+        said = Reply(self.hide(text), str(body.get("model") or model), *tokens)
+        return said, self.peer.clean(str(body.get("stop_reason") or ""))
 
 
-def most(question: Question, verdict_tokens: int) -> Reserved:
-    """Return the most tokens a question can use: none is shorter than a byte of UTF-8."""
-    sent = [*(m["content"] for m in question.messages()), json.dumps(dict(question.schema))]
-    return Reserved(sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, verdict_tokens)
+class API:
+    """A judge behind an API, asked for JSON of a schema; `ask` is called from several threads. Raises UsageError."""
+
+    fields: ClassVar[Mapping[str, Any]] = {}  # of every request, unless the options say otherwise
+
+    def __init__(self, options: Options) -> None:
+        self.at = at = Service(options.backend_name, options.base_url, options.api_key_env)
+        self.model, self.verdict_tokens, self.timeout = options.model_name, options.verdict_tokens, options.timeout
+        self.where = f'judge "{self.model}" at {at.place}'
+        self.body = {**self.fields, **(options.body or {})}
+        # What a reply depends on, but for the model that says it wrote it.
+        self.identity = [at.provider, at.url, self.model, self.verdict_tokens, self.body]
+        self.client = at.connect()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.client.close()
+
+    def most(self, question: Question) -> Reserved:
+        """Return the most tokens a question can use: none is shorter than a byte of UTF-8."""
+        sent = [*(m["content"] for m in question.messages()), json.dumps(dict(question.schema))]
+        return Reserved(sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, self.verdict_tokens)
+
+    def ask(self, question: Question) -> Reply:
+        """Put a question, once. Raises Trouble, also for a reply that is no JSON: that was not answered."""
+        reply = self.put(question)
+        if not reply.problem:  # one that was refused or cut needs not be JSON
+            try:
+                json.loads(reply.text)
+            except ValueError:
+                what = "replied with something that is no JSON"
+                raise wire.Trouble(what, passing=True, reply=reply) from None
+        return reply
+
+    def put(self, question: Question) -> Reply:
+        """Return what comes back."""
+        raise NotImplementedError
 
 
-def checked(reply: Reply) -> Reply:
-    """Return a reply that is JSON; raises Trouble for one that is not: what cannot be read was not answered."""
-    if not readable(reply):
-        raise Trouble("replied with something that is no JSON", passing=True, reply=reply)
-    return reply
+class OpenAIJudge(API):
+    """Asks chat completions of an OpenAI-compatible server: OpenAI, vLLM, llama.cpp, Ollama, TGI."""
+
+    fields: ClassVar[Mapping[str, Any]] = {"temperature": 0.0}
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._without: frozenset[str] = frozenset()  # fields that the model refuses
+        # The older name is the one that all servers know but OpenAI's newer models.
+        self._limit = "max_completion_tokens" if self.at.url == HOMES["openai"] else "max_tokens"
+
+    def put(self, question: Question) -> Reply:
+        """Return what comes back; a field that the model does not know is left out from then on."""
+        schema = {"name": "verdict", "strict": True, "schema": dict(question.schema)}
+        asked = {
+            **{name: value for name, value in self.body.items() if name not in self._without},
+            "model": self.model,
+            "messages": question.messages(),
+            "response_format": {"type": "json_schema", "json_schema": schema},
+            self._limit: self.verdict_tokens,
+        }
+        try:
+            return self._read(self.at.send(self.client, "/chat/completions", asked, self.model, self.timeout))
+        except wire.Trouble as trouble:
+            field = trouble.field if trouble.status == 400 else ""
+            if field == "temperature" and field not in self._without:
+                self._without |= {field}
+            elif field == "max_tokens" and self._limit == field:
+                self._limit = "max_completion_tokens"
+            else:
+                raise
+            raise wire.Trouble(f"it refuses {field}", passing=True, after=0.0) from None
+
+    def _read(self, body: Any) -> Reply:
+        """Return the reply in a body; one without choices is none."""
+        choices = body.get("choices") if isinstance(body, dict) else None
+        if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
+            raise wire.Trouble("answered without choices, so this is no answer", passing=True, charged=True)
+        message, ended = choices[0].get("message") or {}, choices[0].get("finish_reason")
+        usage = body.get("usage") or {}
+        problem = ""
+        if message.get("refusal") or ended == "content_filter":
+            problem = f"the judge refused: {self.at.peer.clean(str(message.get('refusal') or ended))}"
+        elif ended == "length":
+            problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
+        return Reply(
+            self.at.hide(str(message.get("content") or "")),
+            str(body.get("model") or self.model),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+            problem,
+        )
 
 
-def installed(provider: str) -> Any:
-    """Import a provider's SDK; raises UsageError when it is not there."""
-    try:
-        return __import__(provider)
-    except ModuleNotFoundError:
-        raise UsageError(f"needs the package {provider}; {INSTALL}") from None
+class AnthropicJudge(API):
+    """Asks Anthropic's messages."""
+
+    def put(self, question: Question) -> Reply:
+        """Return what comes back."""
+        asked = {
+            **self.body,
+            "max_tokens": self.verdict_tokens,
+            "system": question.system,
+            "messages": question.messages()[1:],
+            "output_config": {"format": {"type": "json_schema", "schema": dict(question.schema)}},
+        }
+        reply, ended = self.at.message(self.client, self.model, asked, self.timeout)
+        problem = ""
+        if ended == "max_tokens":
+            problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
+        elif ended not in ENDED:
+            problem = f'the judge refused: it ended by "{ended}"'
+        return replace(reply, problem=problem)

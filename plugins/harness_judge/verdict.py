@@ -28,15 +28,11 @@ class Reply:
     problem: str = ""
 
 
-def readable(reply: Reply) -> bool:
-    """Return whether a reply is JSON at all; one that was refused or cut needs not be."""
-    if reply.problem:
-        return True
-    try:
-        json.loads(reply.text)
-    except ValueError:
-        return False
-    return True
+def reply_of(outcome: object) -> Reply:
+    """Return what a question came to, if that is a reply; raises NoVerdict, with why it failed."""
+    if isinstance(outcome, Reply):
+        return outcome
+    raise NoVerdict(str(getattr(outcome, "why", "there is no reply")))
 
 
 def pair(reply: Reply) -> tuple[str, str]:

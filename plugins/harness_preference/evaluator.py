@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Logprob, Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, metric
+from harness import Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, metric
 
 
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
@@ -33,16 +33,14 @@ def preference(
     found = [_pair(s, chosen, rejected) for s in samples]
     scored = iter(subject.logprobs([(prompt, text) for prompt, *answers in found for text in answers]))
     for sample, (_, *answers) in zip(samples, found, strict=True):
-        yield _score(sample, answers, next(scored), next(scored))
-
-
-def _score(sample: Sample, answers: Sequence[str], one: Logprob, two: Logprob) -> Score:
-    if not (math.isfinite(one.total) and math.isfinite(two.total)):
-        nan = {"preferred": math.nan, "preferred_norm": math.nan}
-        return Score(sample.id, nan, note="a log-probability is not finite")
-    margin, by_token = one.total - two.total, one.total / one.tokens - two.total / two.tokens
-    values = {"preferred": float(margin > 0), "preferred_norm": float(by_token > 0)}
-    return Score(sample.id, values, answer=answers[margin <= 0], note="tie" if margin == 0 else None)
+        one, two = next(scored), next(scored)
+        if not (math.isfinite(one.total) and math.isfinite(two.total)):
+            nan = {"preferred": math.nan, "preferred_norm": math.nan}
+            yield Score(sample.id, nan, note="a log-probability is not finite")
+            continue
+        margin, by_token = one.total - two.total, one.total / one.tokens - two.total / two.tokens
+        values = {"preferred": float(margin > 0), "preferred_norm": float(by_token > 0)}
+        yield Score(sample.id, values, answer=answers[margin <= 0], note="tie" if margin == 0 else None)
 
 
 def _pair(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]:

@@ -1,17 +1,23 @@
-"""How TRL's DPOTrainer and KTOTrainer go through the training of `harness_sft`. Imports torch inside functions."""
+"""How TRL's DPOTrainer and KTOTrainer go through the training of `harness_sft`, and the rows they learn from.
+
+These are of one shape, whole, all of them texts or all of them messages. Imports torch inside functions.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from harness import UsageError
+from harness import HELD_OUT, UsageError
 from harness_lora import MOVES_BASE
-from harness_preference.rows import select_labelled, select_pairs
-from harness_sft import Method
+from harness_sft import Method, Row, name_rows, take_columns
 
 if TYPE_CHECKING:
     from harness import Adapter, ModelRef
 
+DATA = "[train] data:"
 REFUSED = {
     "sync_ref_model": "the reference is the model before training",
     "ref_model_mixup_alpha": "the reference is the model before training",
@@ -22,8 +28,6 @@ REFUSED = {
     "pad_token": "the tokenizer's own is taken",
     "activation_offloading": "no test proves it here yet",
 }
-
-
 REFERENCE = 4  # bytes a parameter, in float32
 
 
@@ -54,19 +58,61 @@ def beside(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
     return {"ref_model": reference.requires_grad_(False)}
 
 
-def _dpo() -> Any:
-    from harness_preference.trainer import CheckedDPO
-
-    return CheckedDPO
-
-
-def _kto() -> Any:
-    from harness_preference.trainer import CheckedKTO
-
-    return CheckedKTO
+def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return prompt, chosen and rejected of each row; raises UsageError, with row numbers, on what is no pair."""
+    return _select(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
 
 
-METHODS = {
-    "dpo": Method("DPOConfig", _dpo, select_pairs, REFUSED, fits, REFERENCE, beside),
-    "kto": Method("KTOConfig", _kto, select_labelled, REFUSED, fits, REFERENCE, beside),
-}
+def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return prompt, completion and label of each row; raises UsageError, with row numbers, on what is none."""
+    found = _select(rows, ("prompt", "completion", "label"), "prompt and completion")
+    odd = [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]
+    if odd:
+        label = found[odd[0] - 1]["label"]
+        raise UsageError(f"{DATA} {name_rows(odd)}: the label is {label!r:.40}, want true or false")
+    found = [{**row, "label": bool(row["label"])} for row in found]
+    labels = {row["label"] for row in found if not row.get(HELD_OUT)}
+    if len(labels) == 1:
+        only = "wanted" if True in labels else "unwanted"
+        raise UsageError(f"{DATA} all rows are {only} answers (label); give some of the other kind, or use sft")
+    return found
+
+
+def _select(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
+    if not rows:
+        raise UsageError(f"{DATA} has no rows")
+    answers = [name for name in columns if name not in ("prompt", "label")]
+    kinds = [_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
+    if "" in kinds:
+        numbers = [i for i, kind in enumerate(kinds, 1) if not kind]
+        want = f"want {what}, all texts, or all messages of which the assistant's answer is the last, and not empty"
+        raise UsageError(f"{DATA} {name_rows(numbers)}: {want}; map the columns with columns = {{...}}")
+    if len(set(kinds)) > 1:
+        numbers = [i for i, kind in enumerate(kinds, 1) if kind != kinds[0]]
+        raise UsageError(f"{DATA} {name_rows(numbers)}: of another shape than row 1; train on one shape")
+    return take_columns(rows, columns)
+
+
+def _kind(prompt: Any, answers: Sequence[Any]) -> str:
+    """Return "text" or "chat", or nothing for what is neither."""
+    if isinstance(prompt, str) and prompt.strip() and all(isinstance(a, str) and a.strip() for a in answers):
+        return "text"
+    ends = all(_is_chat(messages) and messages[-1]["role"] == "assistant" for messages in answers)
+    return "chat" if _is_chat(prompt) and ends else ""
+
+
+def _is_chat(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(m, Mapping) and "role" in m and (m.get("content") or m.get("tool_calls")) for m in value)
+
+
+def _method(name: str, select: Callable[[Sequence[Mapping[str, Any]]], list[Row]]) -> Method:
+    def later(kind: str) -> Any:
+        return getattr(import_module("harness_preference.trainer"), f"{kind}{name}")
+
+    how: dict[str, Any] = {"refused": REFUSED, "fits": fits, "reference": REFERENCE, "beside": beside}
+    return Method(f"{name}Config", partial(later, "Checked"), select, partial(later, "Preview"), **how)
+
+
+METHODS = {"dpo": _method("DPO", select_pairs), "kto": _method("KTO", select_labelled)}

@@ -1,13 +1,16 @@
 """TRL's DPOTrainer and KTOTrainer, checked as `sft` is, with their rewards, and a reference that is the start.
 
+And those that only prepare rows.
+
 Imports torch and TRL: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where a training begins)
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,12 +18,14 @@ from datasets import Dataset
 from transformers import Trainer
 from trl import DPOTrainer, KTOTrainer
 
-from harness import Finding, UsageError
+from harness import Example, Finding, UsageError
 from harness_sft import Checked, Counts, name_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+IGNORED = -100
+PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
 FAR = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
 KEPT = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}  # TRL's metrics
 LAST = 10  # steps whose mean is told
@@ -144,13 +149,54 @@ class Referenced(Checked):
 class CheckedDPO(Referenced, WithoutCopy, DPOTrainer):  # type: ignore[misc]
     """A checked DPOTrainer."""
 
-    answers = ("chosen_ids", "rejected_ids")
+    answers = PAIR
 
 
 class CheckedKTO(Referenced, WithoutCopy, KTOTrainer):  # type: ignore[misc]
     """A checked KTOTrainer."""
 
-    answers = ("completion_ids",)
+    answers = ALONE
+
+
+class Preview(Trainer):  # type: ignore[misc]
+    """Put before a trainer that only prepares rows: it keeps them whole beside what it makes of them."""
+
+    answers: tuple[str, ...] = ()
+    whole: Any = None
+
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: TrainingArguments, dataset_name: str
+    ) -> Any:
+        uncut: Any = copy.copy(args)
+        uncut.max_length = None
+        self.whole = super()._prepare_dataset(dataset, processing_class, uncut, "whole")
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+    def examples(self) -> list[Example]:
+        """Return each answer after its prompt in tokens, before they are cut."""
+        return [
+            Example(row["row"], row["prompt_ids"] + row[column], [IGNORED] * len(row["prompt_ids"]) + row[column])
+            for column in self.answers
+            for row in self.whole
+        ]
+
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return rows as a batch, their labels written as other trainers have them."""
+        batch = self.data_collator(rows)
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+
+
+class PreviewDPO(Preview, DPOTrainer):  # type: ignore[misc]
+    """A DPOTrainer that only prepares rows."""
+
+    answers = PAIR
+
+
+class PreviewKTO(Preview, KTOTrainer):  # type: ignore[misc]
+    """A KTOTrainer that only prepares rows."""
+
+    answers = ALONE
 
 
 def _mean(steps: Sequence[dict[str, float]], name: str) -> float:

@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookimpl, lazily, schema
+from harness_sft.config import build_config, look
+from harness_sft.job import SFT, Job, Method
+from harness_sft.options import Memory, Steps, Supervised, Training
+from harness_sft.rows import Counts, Row, name_rows, take_columns
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
-    from harness_sft.build import skeleton
-    from harness_sft.config import build_config
-    from harness_sft.counts import Counts
-    from harness_sft.likelihood import settle
-    from harness_sft.measure import measure as measure_by
-    from harness_sft.method import Method
-    from harness_sft.rows import Row, as_dataset, name_rows, split_by, take_columns
     from harness_sft.train import PLACED
-    from harness_sft.train import _quiet_libraries as quiet_libraries
     from harness_sft.train import train as train_by
     from harness_sft.trainer import Checked
 
@@ -27,38 +23,26 @@ __all__ = [
     "PLACED",
     "Checked",
     "Counts",
+    "Job",
+    "Memory",
     "Method",
     "Row",
-    "as_dataset",
-    "build_config",
-    "measure_by",
+    "Steps",
+    "Training",
+    "besides",
+    "look",
     "name_rows",
-    "quiet_libraries",
-    "settle",
     "sft",
-    "skeleton",
-    "split_by",
     "take_columns",
     "train_by",
 ]
 LATER = {  # what other trainers use of this one, imported when it is asked for
     "PLACED": "harness_sft.train",
     "Checked": "harness_sft.trainer",
-    "Counts": "harness_sft.counts",
-    "Method": "harness_sft.method",
-    "Row": "harness_sft.rows",
-    "as_dataset": "harness_sft.rows",
-    "build_config": "harness_sft.config",
-    "measure_by": "harness_sft.measure:measure",
-    "name_rows": "harness_sft.rows",
-    "quiet_libraries": "harness_sft.train:_quiet_libraries",
-    "settle": "harness_sft.likelihood",
-    "skeleton": "harness_sft.build",
-    "split_by": "harness_sft.rows",
-    "take_columns": "harness_sft.rows",
     "train_by": "harness_sft.train:train",
 }
 __getattr__ = lazily(__name__, LATER)
+Rows = Sequence[Mapping[str, Any]]
 
 
 @hookimpl
@@ -66,48 +50,54 @@ def harness_trainers() -> dict[str, Any]:
     return {"sft": sft}
 
 
-def check(*, processes: int | str = 1, shard: bool = False, adapter: Adapter | None = None, **options: Any) -> None:
+@schema.takes(Supervised)
+def check(
+    options: Supervised, *, processes: int | str = 1, shard: bool = False, adapter: Adapter | None = None
+) -> None:
     """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
-    from harness_sft.config import build_config
     from harness_sft.processes import refuse, refuse_shards
 
+    recipe = options.recipe()
     if shard:
-        refuse_shards(processes, options, adapter)
-    config = build_config(schema.with_defaults(sft, options), Path("checkpoints"), seed=0, device="cpu")
-    refuse(processes, options, config.gradient_accumulation_steps)
+        refuse_shards(processes, recipe, adapter)
+    config = build_config(recipe, Path("checkpoints"), seed=0, device="cpu")
+    refuse(processes, recipe, config.gradient_accumulation_steps)
 
 
-def look(**options: Any) -> None:
-    """Look at the options without TRL; raises UsageError on what is none of its fields, or of another type."""
-    from harness_sft import fields
+def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Callable[..., Any]]:
+    """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps.
 
-    fields.look(**options)
+    `build` returns what would be learnt from rows, and `measure` what a few steps took; each raises UsageError as a
+    training would.
+    """
+
+    @schema.takes(cls)
+    def check(options: Training) -> None:
+        Job(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method()).config(Path("checkpoints"), "cpu")
+
+    @schema.takes(cls)
+    def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:
+        from harness_sft.build import build
+
+        return build(Job(ref, adapter, rows, options.recipe(), seed, method()))
+
+    @schema.takes(cls)
+    def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> dict[str, Any]:
+        from harness_sft.measure import measure
+
+        return measure(Job(ref, adapter, rows, options.recipe(), seed, method()))
+
+    return {"check": check, "build": build, "measure": measure}
 
 
-def build(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
-) -> Built:
-    """Prepare the rows as a training would and return what it would learn from; raises UsageError as it would."""
-    from harness_sft.build import build
-
-    return build(ref, adapter, rows, schema.with_defaults(sft, options), seed=seed)
-
-
-def measure(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], *, seed: int, **options: Any
-) -> dict[str, Any]:
-    """Train a few steps and return what they took; without an adapter all weights are trained."""
-    from harness_sft.measure import measure
-
-    return measure(ref, adapter, rows, schema.with_defaults(sft, options), seed=seed)
-
-
-@harness.trainer(look=look, check=check, build=build, measure=measure)
+@harness.trainer(**besides(Supervised, lambda: SFT) | {"look": look, "check": check})
+@schema.takes(Supervised)
 def sft(
     ref: ModelRef,
     adapter: Adapter | None,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     out: Path,
+    options: Supervised,
     *,
     progress: Callable[[Progress], None],
     seed: int,
@@ -115,23 +105,6 @@ def sft(
     watch: Callable[[Subject], dict[str, float]] | None = None,
     processes: int | str = 1,
     shard: bool = False,
-    num_train_epochs: float = 3,
-    max_steps: int = -1,
-    learning_rate: float = 2e-4,
-    lr_scheduler_type: str = "cosine",
-    warmup_ratio: float = 0.05,
-    per_device_train_batch_size: int = 2,
-    gradient_accumulation_steps: int = 4,
-    max_length: int = 1024,
-    packing: bool = False,
-    gradient_checkpointing: bool = False,
-    bf16: bool | None = None,
-    validation: float = 0.0,
-    patience: int = 0,
-    save_steps: int = 50,
-    logging_steps: int = 10,
-    report_to: list[str] | None = None,
-    **options: Any,
 ) -> Path:
     """Train an adapter on prompt/completion, `messages` or `text` rows, write it to `out` and return `out`.
 
@@ -152,7 +125,5 @@ def sft(
     """
     from harness_sft.train import train
 
-    given = locals()
-    recipe = {name: given[name] for name in schema.options_of(sft)[0]} | options
-    how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch}
-    return train(ref, adapter, rows, out, recipe, seed=seed, processes=processes, shard=shard, **how)
+    how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}
+    return train(Job(ref, adapter, rows, options.recipe(), seed, out=out, **how))

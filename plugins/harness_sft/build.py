@@ -1,87 +1,69 @@
 """The rows as they will be trained on: TRL's own trainer, built on a skeleton of the base and never run.
 
-Imports torch and TRL: import this module inside functions.
+Imports torch: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where rows are prepared)
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
-from trl import SFTTrainer
 
-from harness import Built, Example, UsageError
+from harness import Built, UsageError
 from harness_hf import load_tokenizer, one_line, quiet
 from harness_lora import check_base
-from harness_sft.config import build_config, whole_rows
+from harness_sft.job import Job
 from harness_sft.likelihood import settle
-from harness_sft.rows import as_dataset, split_by
-from harness_sft.train import _quiet_libraries
-from harness_sft.turns import Obeying
+from harness_sft.rows import as_dataset
+from harness_sft.train import quiet_libraries
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
-
-    from harness import Adapter, ModelRef
+    from transformers import PreTrainedTokenizerBase
 
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
 
-class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that keeps the rows whole beside what it makes of them."""
-
-    whole: Any = None
-
-    def _prepare_dataset(
-        self,
-        dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        args: TrainingArguments,
-        packing: bool,
-        formatting_func: Any,
-        dataset_name: str,
-    ) -> Any:
-        uncut = whole_rows(args)
-        self.whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
-        return super()._prepare_dataset(self.whole, processing_class, args, packing, formatting_func, dataset_name)
-
-
-def build(
-    ref: ModelRef, adapter: Adapter | None, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, seed: int
-) -> Built:
+def build(job: Job) -> Built:
     """Prepare rows as a training would; raises UsageError on what it would refuse."""
-    if adapter is None:
-        check_base(Path(ref.path))  # of which the trained model is written
-    recipe = {**recipe, "report_to": None, "bf16": False, "fp16": False}
-    with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
-        config = build_config(recipe, Path(folder), seed=seed, device="cpu")
-        kept, _ = split_by(recipe, rows, seed)
-        tokenizer = load_tokenizer(ref.path)
-        if config.assistant_only_loss and not config.chat_template_path:
+    job.method.fits(job.adapter)
+    if job.adapter is None:
+        check_base(Path(job.ref.path))  # of which the trained model is written
+    job = replace(job, recipe={**job.recipe, "report_to": None, "bf16": False, "fp16": False})
+    with tempfile.TemporaryDirectory() as folder, quiet(), quiet_libraries():
+        config = job.config(Path(folder), "cpu")
+        kept, _ = job.split()
+        tokenizer = load_tokenizer(job.ref.path)
+        if getattr(config, "assistant_only_loss", False) and not config.chat_template_path:
             _check_markers(tokenizer)
         # What a training draws later must not depend on whether the checks ran.
         with torch.random.fork_rng(devices=[]):
-            model = skeleton(ref.path)
+            model = skeleton(job.ref.path)
+            given = {"args": config, "train_dataset": as_dataset(kept), "processing_class": tokenizer}
+            given |= {"ref_model": skeleton(job.ref.path)} if job.method.reference else {}
             try:
-                trainer = Preview(model, args=config, train_dataset=as_dataset(kept), processing_class=tokenizer)
+                preview = job.method.preview()(model, **given)
             except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
                 raise UsageError(f"[train] TRL refuses the rows: {one_line(error)}") from error
-            batches = partial(_batches, trainer)
+
+            def batches(count: int) -> Iterator[Mapping[str, Any]]:
+                """Yield batches that are spread over the data as it was prepared, in its order."""
+                data, size = preview.train_dataset, config.per_device_train_batch_size
+                starts = range(0, len(data), size)
+                for start in starts[:: max(1, len(starts) // count)][:count]:
+                    yield preview.batch([data[i] for i in range(start, min(start + size, len(data)))])
+
             slow = "".join(settle(model, batch) for batch in batches(1))
-    whole = trainer.whole
-    columns = zip(whole["row"], whole["input_ids"], whole["labels"], strict=True)
-    examples = [Example(number, ids, labels) for number, ids, labels in columns]
-    template = getattr(trainer, "chat_template", None) or tokenizer.chat_template
-    packing, cut, left = config.packing, config.max_length, len(trainer.train_dataset)
-    end = config.truncation_mode == "keep_end"
-    return Built(tokenizer, examples, left, cut, packing, batches, model, config, template, end, slow)
+    template = getattr(preview, "chat_template", None) or tokenizer.chat_template
+    packing, left = getattr(config, "packing", False), len(preview.train_dataset) * len(preview.answers)
+    end = getattr(config, "truncation_mode", "keep_start") == "keep_end"
+    about = (packing, batches, model, config, template, end, slow)
+    return Built(tokenizer, preview.examples(), left, config.max_length, *about)
 
 
 def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -109,13 +91,3 @@ def skeleton(path: str) -> Any:
             text.layer_types = text.layer_types[:LAYERS]
     torch.manual_seed(0)  # what is told of it is the same every time
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
-
-
-def _batches(trainer: SFTTrainer, count: int) -> Iterator[Mapping[str, Any]]:
-    """Yield batches that are spread over the data as it was prepared, in its order."""
-    data, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
-    starts = range(0, len(data), size)
-    for start in starts[:: max(1, len(starts) // count)][:count]:
-        wanted = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
-        rows = [{k: v for k, v in data[i].items() if k in wanted} for i in range(start, min(start + size, len(data)))]
-        yield trainer.data_collator(rows)

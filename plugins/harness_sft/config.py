@@ -1,4 +1,8 @@
-"""The options of a trainer as TRL's configuration, `sft`'s as its SFTConfig. Imports TRL inside functions."""
+"""The options of a trainer as TRL's configuration, `sft`'s as its SFTConfig. Imports TRL inside functions.
+
+FIELDS are those of SFTConfig, kept so that a suite can be checked without importing TRL. A test holds them against the
+installed library; where another version of it is installed, preflight alone tells.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,12 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean, schema
-from harness_sft.fields import OURS, add_mistakes
 from harness_trackers import stay_alone
 
 if TYPE_CHECKING:
@@ -26,6 +30,122 @@ EFFECTIVE = {  # fields that TRL reads only with some values of another
     "discopop_tau": ("loss_type", {"discopop"}),
     "f_alpha_divergence_coef": ("f_divergence_type", {"alpha_divergence"}),
 }
+VERSIONS = {"trl": "1.16.0", "transformers": "5.24.0"}  # of which FIELDS are the fields
+OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
+    "output_dir": "checkpoints go to the run folder",
+    "seed": "set seed in [suite]",
+    "data_seed": "set seed in [suite]",
+    "use_cpu": "set device in [model]",
+    "model_init_kwargs": "set options in [model]",
+    "trust_remote_code": "code of a model is never run",
+    "warmup_steps": "set warmup_ratio",
+    "activation_checkpointing": "set gradient_checkpointing",
+    "disable_tqdm": "the harness shows the progress",
+    "logging_nan_inf_filter": "a loss that is not finite stops the training",
+    "dataset_text_field": 'map the column to "text" in [train] columns',
+    "dataset_kwargs": "the rows are always prepared here",
+    "eval_strategy": "set validation, a share of the rows",
+    "do_eval": "set validation, a share of the rows",
+    "load_best_model_at_end": "set patience",
+    "push_to_hub": "use [[export]]",
+    "resume_from_checkpoint": "the last whole checkpoint is found by itself",
+    "ignore_data_skip": "a resumed run must see the same rows",
+    "save_only_model": "a run is resumed from its checkpoints",
+    "metric_for_best_model": "patience goes by the validation loss",
+    "greater_is_better": "patience goes by the validation loss",
+    "do_train": "a [train] is trained",
+    "do_predict": "use [[eval]]",
+    "include_for_metrics": "use [[eval]]",
+    "parallelism_config": "one process trains",
+} | dict.fromkeys(
+    ("eval_steps", "eval_on_start", "eval_delay"), "validation is measured after each epoch"
+) | dict.fromkeys(
+    ("eval_packing", "batch_eval_metrics", "eval_accumulation_steps", "eval_do_concat_batches",
+     "eval_use_gather_object", "prediction_loss_only", "bf16_full_eval", "fp16_full_eval"),
+    "validation is the mean loss of rows that are not packed, computed as the training is",
+)  # fmt: skip
+OWN = {
+    "validation",
+    "patience",
+    "warmup_ratio",
+    "report_to",
+    "bf16",
+}  # of `sft`, which mean more
+
+
+def _named(want: Any, names: str) -> dict[str, Any]:
+    return dict.fromkeys(names.split(), want)
+
+
+FIELDS: dict[str, Any] = {  # the others, with what may be written for them in TOML
+    **_named(
+        int,
+        "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
+        "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "
+        "per_device_train_batch_size save_total_limit torch_empty_cache_steps",
+    ),
+    **_named(
+        float,
+        "adam_beta1 adam_beta2 adam_epsilon label_smoothing_factor learning_rate logging_steps max_grad_norm "
+        "neftune_noise_alpha num_train_epochs router_aux_loss_coef save_steps weight_decay",
+    ),
+    **_named(
+        str,
+        "chat_template_path dataloader_multiprocessing_context ddp_backend debug eos_token fsdp length_column_name "
+        "log_level log_level_replica logging_strategy loss_type lr_scheduler_type optim optim_args packing_strategy "
+        "pad_token project run_name save_strategy torch_compile_backend torch_compile_mode trackio_bucket_id "
+        "trackio_space_id train_sampling_strategy truncation_mode",
+    ),
+    **_named(
+        bool,
+        "activation_offloading assistant_only_loss auto_find_batch_size average_tokens_across_devices bf16 "
+        "completion_only_loss dataloader_drop_last dataloader_in_order dataloader_persistent_workers "
+        "dataloader_pin_memory ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph enable_jit_checkpoint "
+        "fp16 full_determinism gradient_checkpointing log_on_each_node logging_first_step packing padding_free "
+        "remove_unused_columns restore_callback_states_from_checkpoint save_on_each_node shuffle_dataset "
+        "skip_memory_metrics tf32 torch_compile use_cache use_liger_kernel",
+    ),
+    **_named(
+        dict[str, Any] | str,
+        "accelerator_config activation_checkpointing_kwargs deepspeed fsdp_config gradient_checkpointing_kwargs "
+        "lr_scheduler_kwargs",
+    ),
+    **_named(str | list[str], "optim_target_modules report_to"),
+    **_named(list[str], "label_names"),
+    **_named(dict[str, bool], "liger_kernel_config"),
+    **_named(bool | str, "include_num_input_tokens_seen"),
+    **_named(Literal[False] | str, "trackio_static_space_id"),
+    **_named(int | str, "pad_to_multiple_of"),
+}
+
+
+def look(**options: Any) -> None:
+    """Raise UsageError on options that SFTConfig has not, or has with another type, if the known one is installed."""
+    try:
+        known = all(version(name) == kept for name, kept in VERSIONS.items())
+    except PackageNotFoundError:  # it is the known one that would be installed
+        known = True
+    mistakes = Mistakes()
+    add_mistakes(options, FIELDS if known else {**FIELDS, **dict.fromkeys(options, Any)}, mistakes)
+    mistakes.raise_if_any()
+
+
+def add_mistakes(
+    options: Mapping[str, Any],
+    hints: Mapping[str, Any],
+    mistakes: Mistakes,
+    refused: Mapping[str, str] = OURS,
+    config: str = "SFTConfig",
+) -> None:
+    """Tell which options are none of the fields in `hints`, or have a value of another type."""
+    known = set(hints) - set(refused) | OWN
+    for name, value in options.items():
+        if name in refused or name.startswith("hub_"):
+            mistakes.add(f'option "{name}"', f"cannot be set: {refused.get(name, 'use [[export]]')}")
+        elif name not in known:
+            mistakes.add(f'option "{name}"', f"is no field of TRL's {config}{did_you_mean(name, known)}")
+        elif name not in OWN and not schema.fits(value, hints[name]):
+            mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(hints[name])}")
 
 
 def build_config(
@@ -65,7 +185,10 @@ def build_config(
     else:
         options["gradient_checkpointing"] = checkpointing
     if options["bf16"] is None:
-        options["bf16"] = device == "cuda" and _native_bf16() and not options.get("fp16")
+        import torch
+
+        native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        options["bf16"] = device == "cuda" and native and not options.get("fp16")
     options = {"save_total_limit": 2, "use_cpu": device == "cpu", "report_to": reports} | options
     fixed = {"disable_tqdm": True, "logging_nan_inf_filter": False, "seed": seed, "data_seed": seed}
     try:
@@ -146,9 +269,3 @@ def _check_liger() -> None:
         raise UsageError("use_liger_kernel: its kernels are written for GPUs, and this is a CPU; remove it")
     if find_spec("liger_kernel") is None:
         raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
-
-
-def _native_bf16() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

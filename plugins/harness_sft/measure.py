@@ -6,20 +6,17 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
-from harness_sft.config import build_config
-from harness_sft.method import Method
-from harness_sft.rows import split_by
-from harness_sft.train import SFT, _build_trainer, _quiet_libraries
+from harness_sft.job import Job
+from harness_sft.train import build_trainer, quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
     from trl import SFTTrainer
-
-    from harness import Adapter, ModelRef
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 ANSWERED = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
@@ -27,43 +24,38 @@ VALIDATED = 8  # rows that a validation is timed on
 BYTES = 16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
 
 
-def measure(
-    ref: ModelRef,
-    adapter: Adapter | None,
-    rows: Sequence[Mapping[str, Any]],
-    recipe: Mapping[str, Any],
-    *,
-    seed: int,
-    method: Method = SFT,
-) -> dict[str, Any]:
-    """Train a few steps, of an adapter or of all weights, and return the fields of a `harness_plan.benchmark.Measured`.
+def measure(job: Job) -> dict[str, Any]:
+    """Train a few steps, of an adapter or of all weights, and return the fields of `harness_plan.benchmark.Measured`.
 
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.
     """
     from harness_hf import quiet, resolve_device
 
-    device = resolve_device(ref.options.get("device", "auto")).type
-    if adapter is None:
-        _fits(Path(ref.path), device, BYTES + method.reference)
+    device = resolve_device(job.ref.options.get("device", "auto")).type
+    if job.adapter is None:
+        _fits(Path(job.ref.path), device, BYTES + job.method.reference)
     begun = time.monotonic()
-    given = {**recipe, "report_to": None, "patience": 0}
-    with tempfile.TemporaryDirectory() as folder, quiet(), _quiet_libraries():
+    job = replace(job, recipe={**job.recipe, "report_to": None, "patience": 0})
+    with tempfile.TemporaryDirectory() as folder, quiet(), quiet_libraries():
         from transformers.trainer_utils import SaveStrategy
 
-        from harness_sft.head import each_logit_once
+        from harness_sft.likelihood import each_logit_once
 
-        config = build_config(given, Path(folder), seed=seed, device=device, name=method.config, refused=method.refused)
+        config = job.config(Path(folder), device)
         config.save_strategy = SaveStrategy.NO
-        kept, held_out = split_by(given, rows, seed, method.select)
-        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, "", lambda _: None, method)
+        trainer, facts = build_trainer(job, *job.split(), config)
         held, trainer.held_out = trainer.held_out, []
         watch = _stopwatch(trainer)
         with each_logit_once():
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)
-            _longest(trainer)
+            rows = trainer.train_dataset
+            lengths = [_size(row) for row in rows]
+            order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+            trainer.train_dataset = rows.select(order[: config.per_device_train_batch_size])
+            trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
     return found | {"trainable": facts["trainable_parameters"]}
 
 
@@ -87,14 +79,8 @@ def _stopwatch(trainer: SFTTrainer) -> Any:
             tokens = round(trainer.counts["train"].tokens * whole / epoch)
             if len(self.marks) == 1:  # there is only one step, so it is all there is to time
                 seconds = first[0] - begun
-                return {
-                    "steps": 1,
-                    "tokens": tokens,
-                    "seconds": seconds,
-                    "processor": seconds,
-                    "whole_steps": 1,
-                    "whole_tokens": tokens,
-                }
+                spent = {"seconds": seconds, "processor": seconds}
+                return {"steps": 1, "tokens": tokens} | spent | {"whole_steps": 1, "whole_tokens": tokens}
             timed = {"steps": len(self.marks) - 1, "tokens": round(last[2] - first[2])}
             spent = {"seconds": last[0] - first[0], "processor": last[1] - first[1]}
             own = first[2] * spent["seconds"] / max(last[2] - first[2], 1.0)  # what the first step is paid for anyway
@@ -104,16 +90,6 @@ def _stopwatch(trainer: SFTTrainer) -> Any:
     watch = Stopwatch()
     trainer.add_callback(watch)
     return watch
-
-
-def _longest(trainer: SFTTrainer) -> None:
-    """Run one step forward and backward on the longest rows there are."""
-    data = trainer.train_dataset
-    lengths = [_size(row) for row in data]
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    trainer.train_dataset = data.select(order[: trainer.args.per_device_train_batch_size])
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer.training_step(trainer.model, batch)
 
 
 def _validation(trainer: SFTTrainer, held: Sequence[Mapping[str, Any]]) -> float:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
 from harness import Finding, Progress, UsageError, disk_full, gpus, read_error, shorten, told_ref, write_text
-from harness_sft.checkpoints import run_again
+from harness_sft.job import run_again
+from harness_sft.ranks import raise_finding
 
 if TYPE_CHECKING:
-    from harness import Adapter, ModelRef
-    from harness_sft.method import Method
+    from harness import Adapter
+    from harness_sft.job import Job
 
 JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
 ALONE = {  # options that mean another training in several processes, and why
@@ -149,57 +150,38 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda one: sorted(one) if isinstance(one, set) else str(one)))
 
 
-def launch(
-    ref: ModelRef,
-    adapter: Adapter | None,
-    rows: Sequence[Mapping[str, Any]],
-    out: Path,
-    recipe: Mapping[str, Any],
-    count: int,
-    *,
-    seed: int,
-    method: Method,
-    shard: bool,
-    progress: Callable[[Progress], None],
-    flag: Callable[[str, Finding], None],
-) -> Path:
+def launch(job: Job, count: int) -> Path:
     """Train in `count` processes and return `out`; what they tell is passed on as it comes.
 
     An interruption lets them save the step that they are in, if they come to its end; a second one ends them at once,
     as does any other exception, or the end of this process. Raises what one of them raised, and UsageError where a
     signal ended one, no step comes any more or the disk is full.
     """
-    folder = out.parent.resolve() / "processes"
+    folder = job.out.parent.resolve() / "processes"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    job: dict[str, Any] = {"ref": told_ref(ref), "adapter": told_adapter(adapter), "rows": list(rows)}
-    job |= {"out": str(out.resolve()), "recipe": dict(recipe), "seed": seed, "method": method.where, "shard": shard}
+    told: dict[str, Any] = {"ref": told_ref(job.ref), "adapter": told_adapter(job.adapter), "rows": list(job.rows)}
+    told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}
+    told |= {"method": job.method.where, "shard": job.shard}
     try:
-        write_text(folder / JOB, json.dumps(job, default=dict))
+        write_text(folder / JOB, json.dumps(told, default=dict))
         (folder / EVENTS).touch()
         with (folder / SAID).open("wb") as said:
-            run = Launched(folder, count, said, progress, flag)
+            run = Launched(folder, count, said, job)
             try:
                 run.follow()
             finally:
                 run.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return out
+    return job.out
 
 
 class Launched:
     """Processes that train, and what they tell. They end when their standard input does: when this process ends."""
 
-    def __init__(
-        self,
-        folder: Path,
-        count: int,
-        said: IO[bytes],
-        progress: Callable[[Progress], None],
-        flag: Callable[[str, Finding], None],
-    ) -> None:
-        self.folder, self.progress, self.flag = folder, progress, flag
+    def __init__(self, folder: Path, count: int, said: IO[bytes], job: Job) -> None:
+        self.folder, self.progress, self.flag = folder, job.progress, job.flag or raise_finding
         self.errors: list[Mapping[str, Any]] = []
         self.flagged: set[str] = set()
         self.until = float("inf")
@@ -209,12 +191,8 @@ class Launched:
         command = [sys.executable, "-P", "-m", WORKER, str(folder)]
         self.processes: list[subprocess.Popen[bytes]] = []
         for number in range(count):
-            env = _environment(number, count)
-            self.processes.append(
-                subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=env, start_new_session=True
-                )
-            )
+            how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": said, "stderr": said, "start_new_session": True}
+            self.processes.append(subprocess.Popen(command, env=_environment(number, count), **how))
 
     def follow(self) -> None:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""
@@ -234,7 +212,10 @@ class Launched:
             raise UsageError(f"{self.lost}; {self._again()}")
         if self.interrupted and not self.errors:
             raise KeyboardInterrupt
-        error: Exception = RuntimeError(f"training: {self._how()}; {self._again()}")
+        code = max(process.poll() or 0 for process in self.processes)
+        lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
+        how = f"its processes ended with {code}: {shorten(lines[-1]) if lines else 'no word'}"
+        error: Exception = RuntimeError(f"training: {how}; {self._again()}")
         if self.errors:
             error = read_error(min(self.errors, key=lambda e: e["kind"] not in OURS))
         if full := disk_full(error, self.folder):  # so that nobody could tell it
@@ -296,12 +277,6 @@ class Launched:
             self.errors.append(event["error"])
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
-
-    def _how(self) -> str:
-        """Return how the processes ended that told nothing."""
-        code = max(process.poll() or 0 for process in self.processes)
-        lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
-        return f"its processes ended with {code}: {shorten(lines[-1]) if lines else 'no word'}"
 
     def end(self) -> None:
         """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""

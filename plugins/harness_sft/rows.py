@@ -1,17 +1,28 @@
-"""Training rows: of one shape, whole, and split the same way for the same seed."""
+"""Training rows: of one shape, whole, split the same way for the same seed, and counted; and turns that are context.
+
+These are not learnt: `weight = 0` (OpenAI's format of rows), `train = false` (axolotl's).
+"""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from harness import GROUP, HELD_OUT, UsageError, chat
-from harness_sft.turns import mark_error
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MARKS = {"weight": "0 or 1", "train": "true or false"}
+OTHER = "\N{OBJECT REPLACEMENT CHARACTER}"  # what no turn begins with
 SHAPES = (("prompt", "completion"), ("messages",), ("text",))
 Row = dict[str, Any]
+Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
 
 
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -53,9 +64,6 @@ def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> l
     ]
 
 
-Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
-
-
 def as_dataset(rows: Sequence[Row]) -> Any:
     """Return rows as a Dataset that keeps messages and tools as they are: a table gives an object the keys of all."""
     from datasets import Dataset, Features, Json, Value
@@ -89,19 +97,13 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
     return [row for i, row in enumerate(bare) if i not in held], [row for i, row in enumerate(bare) if i in held]
 
 
-def split_by(
-    recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seed: int, select: Select = select_columns
-) -> tuple[list[Row], list[Row]]:
-    """Return the rows that a recipe trains on, and those it holds out; raises UsageError as `split_rows` does."""
-    kept, held_out = split_rows(select(rows), recipe["validation"], seed)
-    if recipe["patience"] and not held_out:
-        raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
-    return kept, held_out
-
-
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
     """Return the numbers of rows that belong together: of one group, or with one prompt that is not most rows'."""
-    asked = [repr(_question(row)) for row in rows]
+    # What is asked is the prompt, all messages but the last, or the whole of a text.
+    asked = [
+        repr(row["messages"][:-1] if row.get("messages") else row.get("prompt", row.get("text", row["row"])))
+        for row in rows
+    ]
     often = {prompt for prompt, n in Counter(asked).items() if n > max(3, len(rows) / 2)}
     root = list(range(len(rows)))
 
@@ -120,12 +122,6 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
     for i in range(len(rows)):
         found.setdefault(find(i), []).append(i)
     return list(found.values())
-
-
-def _question(row: Row) -> Any:
-    """Return what is asked: the prompt, all messages but the last, or the whole of a text."""
-    messages = row.get("messages")
-    return messages[:-1] if messages else row.get("prompt", row.get("text", row["row"]))
 
 
 def name_rows(numbers: Sequence[int]) -> str:
@@ -148,3 +144,113 @@ def _shape(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
 
 def _is_chat(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a set of rows is in tokens: all of them, those with a loss, and how many rows were cut."""
+
+    rows: int
+    tokens: int
+    supervised: int
+    truncated: int
+
+
+def count_rows(whole: Any, cut: int | None, *, keep_end: bool = False) -> Counts:
+    """Count tokens; raises UsageError with the numbers of rows that have nothing left to learn from."""
+    left = slice(-cut, None) if cut and keep_end else slice(cut)
+    tokens = supervised = truncated = 0
+    empty = []
+    for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
+        learnt = sum(label != -100 for label in labels[left][1:])  # the first token is never predicted
+        tokens, supervised = tokens + len(ids[left]), supervised + learnt
+        truncated += bool(cut and len(ids) > cut)
+        if not learnt:
+            empty.append(number)
+    if empty:
+        raise UsageError(
+            f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; "
+            f"raise max_length (now {cut}) or remove the rows"
+        )
+    return Counts(len(whole), tokens, supervised, truncated)
+
+
+def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | None) -> None:
+    """Raise UsageError when an uncut text row does not end in one supervised EOS, or begins with two BOS."""
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    wrong = []
+    for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
+        ends = labels[-1] == eos and ids[-2:] != [eos, eos]
+        if (not ends and not (cut and len(ids) > cut)) or (bos is not None and bos != eos and ids[:2] == [bos, bos]):
+            wrong.append(number)
+    if wrong:
+        raise UsageError(
+            f"[train] data: {name_rows(wrong)}: must end in one end-of-sequence token and begin with at most one "
+            "beginning-of-sequence token; remove such tokens from the text, the tokenizer adds them"
+        )
+
+
+def turns_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the messages of a row, the answer among them; none of a row of texts."""
+    asked, answered = row.get("messages", row.get("prompt")), row.get("completion")
+    return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
+
+
+def is_context(turn: Mapping[str, Any]) -> bool:
+    """Return whether a turn is marked as one that is not learnt."""
+    return any(turn.get(mark) is not None and not turn[mark] for mark in MARKS)
+
+
+def mark_error(row: Mapping[str, Any]) -> str:
+    """Return what is wrong with the marks of a row's turns, or nothing."""
+    for turn in turns_of(row):
+        for mark, want in MARKS.items():
+            if turn.get(mark) not in (None, 0, 1):
+                return f'"{mark}" of a message is {turn[mark]!r:.40}, want {want}: a turn is learnt, or it is context'
+    answers = [t for t in row.get("completion", turns_of(row)) if isinstance(t, Mapping) and t["role"] == "assistant"]
+    marked = bool(answers) and all(map(is_context, answers))
+    return "every answer has weight = 0 or train = false, so nothing is learnt; remove such rows" if marked else ""
+
+
+class Obeying:
+    """Put before one of TRL's trainers that make labels: it learns no token of a turn that is context."""
+
+    def _prepare_dataset(self, *given: Any, **named: Any) -> Any:
+        made = super()._prepare_dataset(*given, **named)  # type: ignore[misc]
+        rows, fresh = given[0], "labels" in made.column_names and "labels" not in given[0].column_names
+        if not (fresh and turns_of(rows[0]) and any(is_context(turn) for row in rows for turn in turns_of(row))):
+            return made
+        trainer: Any = self
+        template = getattr(trainer, "chat_template", None) or trainer._tokenizer.chat_template
+        labels = [_labels(row, trainer._tokenizer, template) for row in made]
+        return made.remove_columns("labels").add_column("labels", labels)
+
+
+def _labels(row: Mapping[str, Any], tokenizer: Any, template: str) -> list[int]:
+    """Return the labels of a row, -100 from where a turn that is context begins to where the next one does."""
+    turns, ids, labels = turns_of(row), list(row["input_ids"]), list(row["labels"])
+    if not any(map(is_context, turns)):
+        return labels
+    about: dict[str, Any] = {"chat_template": template, "tokenize": False, **chat.of_training(row)}
+    write = partial(tokenizer.apply_chat_template, **about)
+    text = write(turns)
+    begins = [_begin(turns, at, text, write) for at in range(len(turns))]
+    for at in (at for at, turn in enumerate(turns) if is_context(turn)):
+        ends = begins[at], min((b for b in begins[at + 1 :] if b > begins[at]), default=len(text))
+        first, last = (_shared(tokenizer(text[:end], add_special_tokens=False)["input_ids"], ids) for end in ends)
+        labels[first:last] = [-100] * (last - first)
+    return labels
+
+
+def _begin(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callable[..., str]) -> int:
+    """Return where a turn begins in a text: where the turns before it end, or the text is another for another turn."""
+    with suppress(Exception):  # a template with rules of its own about turns
+        before = write(turns[:at]) if at else ""
+        if text.startswith(before):
+            return len(before)
+    other = {"role": turns[at]["role"], "content": OTHER}
+    return _shared(text, write([*turns[:at], other, *turns[at + 1 :]]))
+
+
+def _shared(one: Sequence[int] | str, two: Sequence[int] | str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

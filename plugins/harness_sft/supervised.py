@@ -2,26 +2,33 @@
 
 Imports torch and TRL: import this module inside functions.
 """
-# ruff: noqa: TID253 (imported only where a training begins)
+# ruff: noqa: TID253 (imported only where a training begins, or is prepared)
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from trl import SFTTrainer
 
+from harness import Example
 from harness_sft.config import whole_rows
-from harness_sft.counts import check_endings, count_rows
+from harness_sft.rows import Obeying, check_endings, count_rows
 from harness_sft.trainer import Checked
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
 
-class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that refuses rows it would drop."""
+
+class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
+    """An SFTTrainer that keeps the rows whole beside what it makes of them: cut, and packed."""
+
+    answers: tuple[str, ...] = ("",)  # of a row, each of which is an example
+    whole: Any = None
 
     def _prepare_dataset(
         self,
@@ -32,15 +39,41 @@ class CheckedTrainer(Checked, SFTTrainer):  # type: ignore[misc]
         formatting_func: Any,
         dataset_name: str,
     ) -> Any:
-        """Tokenise, count and check the rows whole; only then let TRL cut, drop and pack them."""
         uncut = whole_rows(args)
         whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
+        text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
+        self.look_at_rows(whole, args, packing, dataset_name, text=text)
+        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
+
+    def look_at_rows(
+        self, whole: Dataset, args: TrainingArguments, packing: bool, dataset_name: str, *, text: bool
+    ) -> None:
+        """Look at tokens, of texts or of messages, before they are cut."""
+        self.whole = whole
+
+    def examples(self) -> list[Example]:
+        """Return the rows in tokens, before they are cut."""
+        columns = (self.whole[name] for name in ("row", "input_ids", "labels"))
+        return [Example(*row) for row in zip(*columns, strict=True)]
+
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return rows as a batch with labels."""
+        batch: Mapping[str, Any] = self.data_collator([{k: v for k, v in row.items() if k in LEARNT} for row in rows])
+        return batch
+
+
+class CheckedTrainer(Checked, Preview):
+    """An SFTTrainer that refuses rows it would drop."""
+
+    def look_at_rows(
+        self, whole: Dataset, args: TrainingArguments, packing: bool, dataset_name: str, *, text: bool
+    ) -> None:
+        """Count and check the rows; only then may TRL cut, drop and pack them."""
         cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
         keep_end = args.truncation_mode == "keep_end"
         self.counts[dataset_name] = count_rows(whole, cut, keep_end=keep_end)
-        if isinstance(dataset[0].get("completion", dataset[0].get("text")), str):
+        if text:
             check_endings(whole, self._tokenizer, None if keep_end else cut)
-        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
 
     def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
         prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)

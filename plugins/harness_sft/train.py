@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -17,19 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from harness import TRAINING_LOGS, UsageError, digest_of, folder_in_place, seal_folder, write_steps, write_text
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
-from harness_sft.checkpoints import CHECKPOINTS, last_whole_checkpoint, room
-from harness_sft.config import build_config
-from harness_sft.method import Method
+from harness_sft.job import CHECKPOINTS, Job, last_whole_checkpoint, room
 from harness_sft.processes import launch, refuse_shards, resolve
-from harness_sft.ranks import Ranks, raise_finding
-from harness_sft.rows import Row, as_dataset, select_columns, split_by
+from harness_sft.rows import Row, as_dataset
 from harness_sft.whole import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import SFTConfig
 
-    from harness import Adapter, Finding, ModelRef, Progress, Subject
+    from harness import Adapter
     from harness_sft.trainer import Checked
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -38,83 +35,52 @@ LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
-def _supervised() -> Any:
-    from harness_sft.supervised import CheckedTrainer
+def train(job: Job) -> Path:
+    """Train, or go on from the last checkpoint; see `harness_sft.sft`.
 
-    return CheckedTrainer
-
-
-SFT = Method("SFTConfig", _supervised, select_columns, where="harness_sft.train:SFT")
-ALONE = Ranks()
-
-
-def train(
-    ref: ModelRef,
-    adapter: Adapter | None,
-    rows: Sequence[Mapping[str, Any]],
-    out: Path,
-    recipe: Mapping[str, Any],
-    *,
-    seed: int,
-    progress: Callable[[Progress], None],
-    flag: Callable[[str, Finding], None] | None = None,
-    watch: Callable[[Subject], dict[str, float]] | None = None,
-    method: Method = SFT,
-    processes: int | str = 1,
-    shard: bool = False,
-    ranks: Ranks = ALONE,
-) -> Path:
-    """Train, or go on from the last checkpoint; see `harness_sft.sft`. `ranks` are the processes that do it together.
-
-    Where `processes` asks for several, they are started, and do what follows; with `shard` they share the weights.
+    Where several processes are asked for, they are started, and do what follows; with `shard` they share the weights.
     """
     from harness_hf import free_memory, quiet, resolve_device
 
-    checkpoints = out.parent / CHECKPOINTS
-    device = resolve_device(ref.options.get("device", "auto")).type
-    config = build_config(recipe, checkpoints, seed=seed, device=device, name=method.config, refused=method.refused)
-    method.fits(adapter)
-    count = resolve(processes, recipe, config.gradient_accumulation_steps, device)
-    if shard:
-        refuse_shards(count, recipe, adapter)
+    checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
+    device = resolve_device(job.ref.options.get("device", "auto")).type
+    config = job.config(checkpoints, device)
+    job.method.fits(job.adapter)
+    count = resolve(job.processes, job.recipe, config.gradient_accumulation_steps, device)
+    if job.shard:
+        refuse_shards(count, job.recipe, job.adapter)
     if count > 1:
-        told: dict[str, Any] = {"method": method, "shard": shard, "seed": seed, "progress": progress}
-        return launch(ref, adapter, rows, out, recipe, count, flag=flag or raise_finding, **told)
+        return launch(job, count)
     config.gradient_accumulation_steps //= ranks.count
-    kept, held_out = split_by(recipe, rows, seed, method.select)
-    stamp = _stamp(ref, adapter, rows, recipe, seed, ranks)
-    with quiet(), _quiet_libraries(), _logs_in(out.parent / TRAINING_LOGS):
-        from harness_sft.head import each_logit_once
+    rows = job.split()
+    stamp = _stamp(job)
+    with quiet(), quiet_libraries(), _logs_in(job.out.parent / TRAINING_LOGS):
+        from harness_sft.likelihood import each_logit_once
 
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         ranks.wait()
         if checkpoint is None and ranks.first:
             shutil.rmtree(checkpoints, ignore_errors=True)
-        trainer, facts = _build_trainer(ref, adapter, kept, held_out, config, stamp, progress, method, ranks)
-        trainer.flag, trainer.patience = flag or raise_finding, recipe["patience"]
-        trainer.watched = partial(_watched, trainer, ref, watch) if watch else None
-        initial = _save_initial(trainer.model, checkpoints) if adapter and ranks.first else None
+        trainer, facts = build_trainer(job, *rows, config, stamp)
+        trainer.watched = partial(_watched, trainer, job) if job.watch else None
+        start = trainer.model.peft_config["default"].init_lora_weights if job.adapter else None
+        initial = None
+        if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
+            initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
+            trainer.model.save_pretrained(initial)
         with each_logit_once():
             _run(trainer, checkpoint)
-        with room(out.parent):
-            _write(trainer, ref, out, initial, _note(trainer, ref, recipe, facts))
+        with room(job.out.parent):
+            _write(trainer, job, initial, facts)
         del trainer
         free_memory()  # it and its callbacks hold each other, and what is loaded next wants the room
     if ranks.first:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return out
+    return job.out
 
 
-def _build_trainer(
-    ref: ModelRef,
-    adapter: Adapter | None,
-    kept: list[Row],
-    held_out: list[Row],
-    config: SFTConfig,
-    stamp: str,
-    progress: Callable[[Progress], None],
-    method: Method = SFT,
-    ranks: Ranks = ALONE,
+def build_trainer(
+    job: Job, kept: list[Row], held_out: list[Row], config: SFTConfig, stamp: str = ""
 ) -> tuple[Checked, dict[str, Any]]:
     """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held.
 
@@ -123,6 +89,7 @@ def _build_trainer(
     from harness import Progress
     from harness_hf import load_model, load_tokenizer, resolve_device, resolve_dtype
 
+    adapter, ranks, ref = job.adapter, job.ranks, job.ref
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
     if adapter is None:
         placed["dtype"] = "float32"
@@ -134,24 +101,24 @@ def _build_trainer(
     size = base_bytes(base)
     model = _adapt(base, adapter, config.seed) if adapter else base
     trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2
-    progress(Progress("train", 0, 0, {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}))
+    told = {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}
+    job.progress(Progress("train", 0, 0, told))
     try:
-        trainer = method.trainer()(
+        trainer = job.method.trainer()(
             model,
+            job=job,
+            stamp=stamp,
+            held_out=as_dataset(held_out) if held_out else None,
             args=config,
             train_dataset=as_dataset(kept),
-            held_out=as_dataset(held_out) if held_out else None,
             processing_class=load_tokenizer(ref.path),
-            progress=progress,
-            stamp=stamp,
-            ranks=ranks,
-            **method.beside(ref, adapter),
+            **job.method.beside(ref, adapter),
         )
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
         raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
     if ranks.sharded:
         remark = f"sharded over {ranks.count} processes, experimental: never run on a GPU here"
-        progress(Progress("train", 0, 0, remark=remark))
+        job.progress(Progress("train", 0, 0, remark=remark))
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
 
@@ -187,68 +154,51 @@ def _run(trainer: Checked, checkpoint: Path | None) -> None:
     assert_not_repacked(trainer.model)
 
 
-def _watched(trainer: Checked, ref: ModelRef, watch: Callable[[Subject], dict[str, float]]) -> dict[str, float]:
+def _watched(trainer: Checked, job: Job) -> dict[str, float]:
     """Measure a model in training, its adapter in it, as the harness measures any."""
     from harness import ModelRef
     from harness_hf import HFSubject, Tokens
 
-    model = trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
-    subject = HFSubject(ModelRef("training", ref.path, "training"), ref.path, model, Tokens.of(ref.path), nullcontext)
+    path, model = job.ref.path, trainer.model
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    subject = HFSubject(ModelRef("training", path, "training"), path, model, Tokens.of(path), nullcontext)
     try:
-        return watch(subject)
+        assert job.watch
+        return job.watch(subject)
     finally:
         subject.scorer.close()
 
 
-def _save_initial(model: PreTrainedModel, checkpoints: Path) -> Path | None:
-    """Save the start of an adapter that holds a part of the base, so that its training can be told from its start."""
-    start = model.peft_config["default"].init_lora_weights
-    if not (isinstance(start, str) and start.startswith(MOVES_BASE)):
-        return None
-    model.save_pretrained(checkpoints / "initial")
-    return checkpoints / "initial"
-
-
-def _note(trainer: Checked, ref: ModelRef, recipe: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is written beside what was trained."""
-    return {
-        "base_digest": ref.digest,
-        "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
-        "facts": {**facts, **_facts(trainer), **({"report_to": recipe["report_to"]} if recipe["report_to"] else {})},
-        "recipe": dict(recipe) | {"seed": trainer.args.seed},
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-    }
-
-
-def _write(trainer: Checked, ref: ModelRef, out: Path, initial: Path | None, note: dict[str, Any]) -> None:
+def _write(trainer: Checked, job: Job, initial: Path | None, facts: Mapping[str, Any]) -> None:
     """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
+    from peft import get_peft_model_state_dict
+
     from harness_sft.sentinels import Start
-    from harness_sft.sharding import gather
+    from harness_sft.sharding import gather, sha256_of
 
     whole, gathered, trained = not hasattr(trainer.model, "peft_config"), None, dict[str, str]()
     if trainer.ranks.sharded:
         gathered = gather(trainer.model, trainer.ranks)
     if not whole and (gathered is None or trainer.ranks.first):
-        trained = _digests(trainer.model, gathered)
+        found = get_peft_model_state_dict(trainer.model, state_dict=gathered)
+        trained = {name: sha256_of(found[name]) for name in sorted(found)}  # by the names of an adapter's file
     if gathered is None:
         trainer.ranks.agree(digest_of(trained or Start(trainer.model).sums))
     if not trainer.ranks.first:
         return
-    write_steps(out, trainer.watch.steps)
+    write_steps(job.out, trainer.watch.steps)
+    reports = job.recipe["report_to"]
+    note = {
+        "base_digest": job.ref.digest,
+        "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
+        "facts": {**facts, **_facts(trainer), **({"report_to": reports} if reports else {})},
+        "recipe": dict(job.recipe) | {"seed": trainer.args.seed},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
     if whole:
-        write_whole(trainer, Path(ref.path), out, note, gathered)
+        write_whole(trainer, Path(job.ref.path), job.out, note, gathered)
     else:
-        _write_adapter(trainer, out, initial, note, trained, gathered)
-
-
-def _digests(model: Any, state: dict[str, Any] | None) -> dict[str, str]:
-    """Return the sha256 of each trained tensor's bytes, by the name that an adapter's file has for it."""
-    from peft import get_peft_model_state_dict
-
-    from harness_sft.sharding import sha256_of
-
-    found = get_peft_model_state_dict(model, state_dict=state)
-    return {name: sha256_of(found[name]) for name in sorted(found)}
+        _write_adapter(trainer, job.out, initial, note, trained, gathered)
 
 
 def _write_adapter(
@@ -266,7 +216,11 @@ def _write_adapter(
         kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
         trainer.model.save_pretrained(work, state_dict=gathered, **kwargs)
         (work / "README.md").unlink(missing_ok=True)  # a model card with blanks to fill in
-        _sort_targets(work / "adapter_config.json")
+        config = json.loads((work / "adapter_config.json").read_text("utf-8"))
+        for name in ("target_modules", "target_parameters"):
+            if isinstance(config[name], list):  # of a set, in the order of hashes that differ between processes
+                config[name].sort()
+        write_text(work / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         folded = fold_scales(work)  # before it is evaluated: what is gated is what servers get
         told = note if folded or initial else {**note, "trained": trained}
         write_text(work / ADAPTER_NOTE, json.dumps(told, indent=2) + "\n")
@@ -296,15 +250,6 @@ def _facts(trainer: Checked) -> dict[str, Any]:
     }
 
 
-def _sort_targets(path: Path) -> None:
-    """PEFT writes a set in the order of its hashes, which differ from process to process."""
-    config = json.loads(path.read_text("utf-8"))
-    for name in ("target_modules", "target_parameters"):
-        if isinstance(config[name], list):
-            config[name].sort()
-    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
 def base_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of a model's weights as they are held, with the constants of 4-bit blocks."""
     total = 0
@@ -316,24 +261,18 @@ def base_bytes(model: PreTrainedModel) -> int:
     return int(total)
 
 
-def _stamp(
-    ref: ModelRef,
-    adapter: Adapter | None,
-    rows: Sequence[Mapping[str, Any]],
-    recipe: Mapping[str, Any],
-    seed: int,
-    ranks: Ranks,
-) -> str:
+def _stamp(job: Job) -> str:
     """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up.
 
     How many processes there are is part of it, and whether they share the weights: that decides what a checkpoint is.
     """
+    adapter, ref, ranks = job.adapter, job.ref, job.ranks
     config = adapter.peft_config().to_dict() if adapter else {}
     lora = {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
-    what = [model, lora, list(rows), dict(recipe), seed, versions, *([ranks.count] if ranks.count > 1 else [])]
-    what += ["shard"] if ranks.sharded else []
+    what = [model, lora, list(job.rows), dict(job.recipe), job.seed, versions]
+    what += [*([ranks.count] if ranks.count > 1 else []), *(["shard"] if ranks.sharded else [])]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -350,7 +289,7 @@ def _logs_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Hide the bars of datasets, and what PEFT warns of that is no concern here.
 
     It reads a name that transformers has renamed, and it advises to convert such adapters, which is what we do.

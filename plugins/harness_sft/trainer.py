@@ -23,13 +23,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from harness import Finding, Progress, TrainingStep, write_text
 from harness_sft import sharding
-from harness_sft.checkpoints import WHOLE, room
-from harness_sft.counts import Counts
+from harness_sft.job import WHOLE, Job, room
 from harness_sft.likelihood import settle
-from harness_sft.ranks import Order, Ranks, fill, raise_finding
-from harness_sft.sentinels import FIRST_STEPS, Spike, Spikes, Start, all_finite
-from harness_sft.sharded_trainer import ShardedTrainer
-from harness_sft.turns import Obeying
+from harness_sft.ranks import Order, fill, raise_finding
+from harness_sft.rows import Counts, Obeying
+from harness_sft.sentinels import FIRST_STEPS, Spikes, Start, all_finite
+from harness_sft.sharding import ShardedTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -56,23 +55,13 @@ class Checked(Obeying, ShardedTrainer):
 
     train_dataset: Any
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        *,
-        progress: Callable[[Progress], None],
-        held_out: Any,
-        stamp: str,
-        ranks: Ranks,
-        **given: Any,
-    ):
-        self.ranks = ranks
+    def __init__(self, model: PreTrainedModel, *, job: Job, stamp: str, held_out: Any, **given: Any) -> None:
+        self.ranks = ranks = job.ranks
         self.counts: dict[str, Counts] = {}
-        self.stamp = stamp
-        self.flag: Callable[[str, Finding], None] = raise_finding
+        self.stamp, self.flag = stamp, job.flag or raise_finding
         self.watched: Callable[[], dict[str, float]] | None = None
         self.slow = ""  # why it trains without TRL's fused head
-        self.patience = 0  # epochs without a lower validation loss; 0 takes the last adapter
+        self.patience = job.recipe["patience"]  # epochs without a lower validation loss; 0 takes the last adapter
         cast = getattr(model, "is_loaded_in_4bit", False)
         trained = {name: p.data.clone() for name, p in model.named_parameters() if cast and p.requires_grad}
         super().__init__(model=model, **given)
@@ -89,7 +78,7 @@ class Checked(Obeying, ShardedTrainer):
             self.train_dataset = fill(self.train_dataset, self._train_batch_size * ranks.count)
         self.held_out = self._prepare_rows(held_out, "validation") if held_out else []
         self.remove_callback(PrinterCallback)
-        self.watch = Watch(self, progress)
+        self.watch = Watch(self, job.progress)
         self.add_callback(self.watch)
 
     def told(self) -> dict[str, Any]:
@@ -130,7 +119,7 @@ class Checked(Obeying, ShardedTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
-        self.watch.add_loss(self._finite(float(loss), "the loss"))
+        self.watch.step_loss += self._finite(float(loss), "the loss")  # TRL divided it by the tokens of the whole step
         return loss
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
@@ -238,10 +227,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.began, self.began_at = 0.0, 0
         self.rate: float | None = None  # of learning, in this step
 
-    def add_loss(self, loss: float) -> None:
-        """Add the loss of one accumulation step; TRL has divided it by the tokens of the whole step."""
-        self.step_loss += loss
-
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
         self.trained = [sharding.local(p.detach()) for p in self.trainer.model.parameters() if p.requires_grad]
@@ -268,7 +253,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._look(state)
         self._remember_randomness()
         self.at_rest = True
-        remarks = [_leap(spike), self._end_epoch_if_due(state, control)]
+        leap = f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
+        remarks = [leap, self._end_epoch_if_due(state, control)]
         control.should_training_stop = control.should_training_stop or self.enough()
         remark = "; ".join(filter(None, remarks))
         self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
@@ -277,16 +263,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def _add_step(self, state: TrainerState) -> None:
         before = self.steps[self.began_at - 1] if self.began_at else TrainingStep(tokens=0)
         seconds = before.seconds + time.monotonic() - self.began
-        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens) - self._filled(state)
-        step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
-        self.steps.append(step)
-
-    def _filled(self, state: TrainerState) -> int:
-        """Return how many tokens of this call were added, each a row, to make the last batches of epochs whole."""
         per_epoch = self.trainer.steps_per_epoch()
         epochs = state.global_step // per_epoch - self.began_at // per_epoch
-        filled: int = epochs * (len(self.trainer.train_dataset) - self.trainer.rows)
-        return filled
+        # Of this call some were added, each a row, to make the last batches of epochs whole.
+        filled = epochs * (len(self.trainer.train_dataset) - self.trainer.rows)
+        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens) - filled
+        step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
+        self.steps.append(step)
 
     def best(self) -> End | None:
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
@@ -369,11 +352,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
-
-
-def _leap(spike: Spike | None) -> str:
-    """Write the beginning of a spike."""
-    return f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ from harness import Finding, Progress, read_ref, told_error
 from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, Told
 
 if TYPE_CHECKING:
-    from harness_sft.ranks import Several
+    pass
 
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
@@ -75,6 +75,7 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
+    from harness_sft.job import Job
     from harness_sft.ranks import Several
     from harness_sft.train import train
 
@@ -86,32 +87,18 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
     store = dist.FileStore(str(desk.folder / STORE), count)  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE)
     ranks = Several(desk.folder / STOP, job["shard"], lambda: desk.tell({"at work": True}))
-    _listen(ranks)
-    adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
-    module, _, name = job["method"].partition(":")
-    train(
-        ref,
-        adapter,
-        job["rows"],
-        Path(job["out"]),
-        job["recipe"],
-        seed=job["seed"],
-        progress=desk.progress,
-        flag=desk.flag,
-        method=getattr(importlib.import_module(module), name),
-        ranks=ranks,
-    )
-    dist.destroy_process_group()
 
-
-def _listen(ranks: Several) -> None:
-    """Take a signal as a wish to end after the step; where one comes is told to all."""
-
-    def ask(number: int, frame: Any) -> None:
+    def ask(number: int, frame: Any) -> None:  # to end after the step; where a signal comes is told to all
         ranks.asked = True
 
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, ask)
+    adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
+    module, _, name = job["method"].partition(":")
+    how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
+    how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}
+    train(Job(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
+    dist.destroy_process_group()
 
 
 def _live_with_parent(desk: Desk) -> None:

@@ -10,7 +10,8 @@ import pytest
 from harness import read_suite, schema
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_checks.recipe import unusual_recipe
-from harness_sft import fields, look
+from harness_sft import config as fields
+from harness_sft import look
 
 VALUES: list[Any] = [True, False, 1, 1.5, "x", ["x"], {"a": 1}, {"a": True}]
 

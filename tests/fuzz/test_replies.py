@@ -17,9 +17,9 @@ from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz
 
 pytest.importorskip("openai")
-from harness_api import answers, load
-from harness_api import server as server_module
-from harness_api.server import Trouble
+from harness import wire
+from harness.answers import asking
+from harness_api import load, replies
 
 CHAT: dict[str, Any] = {
     "id": "1",
@@ -99,8 +99,8 @@ def url() -> Iterator[str]:
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "PAUSE", 0.001)
-        patch.setattr(server_module, "PATIENCE", 0.01)
+        patch.setattr(asking, "PAUSE", 0.001)
+        patch.setattr(asking, "PATIENCE", 0.01)
         yield f"http://127.0.0.1:{http.server_port}/v1"
     http.shutdown()
     http.server_close()
@@ -141,6 +141,6 @@ def test_replies(reply: Reply, endpoint: str, url: str) -> None:
 def test_answers(reply: Any) -> None:
     """The reader of a reply gives a text or a Trouble, whatever JSON it was."""
     try:
-        assert isinstance(answers.text_of(reply, ("\n",)), str)
-    except Trouble as trouble:
+        assert isinstance(replies.text_of(reply, ("\n",)), str)
+    except wire.Trouble as trouble:
         assert str(trouble)  # noqa: PT017 -- most replies are answers

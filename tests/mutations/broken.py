@@ -19,8 +19,8 @@ from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.files import NOTE
 from harness_preference import dpo
-from harness_sft import sft, train_by
-from harness_sft.train import SFT
+from harness_sft import Job, sft, train_by
+from harness_sft.job import SFT
 
 
 def hurt(
@@ -193,8 +193,8 @@ def sharing(
     """
     recipe = schema.with_defaults(sft, o)
     method = {"slices": SLICES, "empty": EMPTY, "whole": WHOLE}.get(how, SFT)
-    given: dict[str, Any] = {"seed": seed, "progress": progress, "flag": flag}
-    return train_by(ref, adapter, rows, out, recipe, processes=2, shard=True, method=method, **given)
+    given: dict[str, Any] = {"out": out, "progress": progress, "flag": flag}
+    return train_by(Job(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
 
 
 def _sharing(how: str) -> Any:

@@ -27,17 +27,16 @@ from typing import Any
 import pytest
 
 import harness_api
+from harness.answers import asking
+from harness.answers.asking import Trouble, each
 from harness.data import chat
 from harness.data.chat import ARGUMENTS
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.records.samples import Sample
 from harness.testing import Project
-from harness_api import server as server_module
-from harness_api.answers import text_of
 from harness_api.options import Options
-from harness_api.pool import each
-from harness_api.server import Trouble
+from harness_api.replies import text_of
 from harness_domain.tools import tool_calls
 
 LONG = 60  # seconds in which what should not be waited for would end
@@ -278,7 +277,7 @@ def serving(fake: Fake) -> Iterator[Fake]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries, and know no key."""
-    monkeypatch.setattr(server_module, "PAUSE", 0.01)
+    monkeypatch.setattr(asking, "PAUSE", 0.01)
     for name in [n for n in os.environ if n.startswith("OPENAI_")]:
         monkeypatch.delenv(name)
 
@@ -977,7 +976,7 @@ def test_a_token_across_the_boundary_is_encoded_apart(fake: Fake, scores: tuple[
 
 def test_parts_of_characters_hide_no_boundary() -> None:
     """Beside a token that decodes to nothing or to a replacement character nothing is taken for exact."""
-    from harness_api.scores import Position, after
+    from harness_api.replies import Position, after
 
     def found(*texts: str | None) -> list[Position]:
         return [Position(t, -1.0, True) for t in texts]

@@ -22,18 +22,17 @@ import pytest
 
 import harness
 from harness import Caveat, ModelRef, Sample, Score, UsageError, wire
+from harness.answers.asking import Trouble
 from harness.answers.store import Responses
 from harness.evaluation.grading import Marking
 from harness.suite.reader import read_suite
 from harness.testing import SUITE, TRAIN, Project
-from harness_judge import adversaries, bench, calibration, length, prompts, rows, service, verdict
-from harness_judge.budget import Prices
+from harness_judge import adversaries, bench, calibration, evaluator, prompts, rows, service, verdict
+from harness_judge.bench import Desk, Failed, _Call
 from harness_judge.calibrate import calibrate
-from harness_judge.desk import Desk, Failed, Trouble, _Call
 from harness_judge.disputes import describe, disputed
-from harness_judge.evaluator import OPTIONS
 from harness_judge.marking import held, mark
-from harness_judge.options import Options, family
+from harness_judge.options import Options, Prices, family
 from harness_judge.testing import StubJudge, fenced
 
 pytest.importorskip("openai")
@@ -88,7 +87,7 @@ def marked(
     """Mark answers as a run would; return scores by row and caveats."""
     rows = rows or [Sample(f"q{i}", f"question {i}", "the right answer") for i in range(len(answers))]
     marking = Marking("chat", judged, folder, 17, responses, lambda progress: None, rehearsal)
-    found = list(mark(rows, answers, baselines, marking, given))
+    found = list(mark(rows, answers, baselines, marking, Options(**given)))
     scores = {f.id: f for f in found if isinstance(f, Score)}
     return scores, [f for f in found if isinstance(f, Caveat)]
 
@@ -406,7 +405,7 @@ def test_judge_of_lengths_is_exposed(provider: str) -> None:
     theirs = ["y" * (40 + i % 7) for i in range(60)]
     with StubJudge("prefers-longer") as stub:
         scores, _ = marked(at(stub, provider), ours, theirs)
-    raw, controlled = mean(scores, "win_rate"), length.controlled_win_rate(list(scores.values()))
+    raw, controlled = mean(scores, "win_rate"), evaluator.controlled_win_rate(list(scores.values()))
     assert raw > 0.75
     assert abs(controlled - 0.5) < 0.12
     assert raw - controlled > 0.2
@@ -414,7 +413,7 @@ def test_judge_of_lengths_is_exposed(provider: str) -> None:
 
 def test_fair_judge_is_not_moved_by_control_for_length() -> None:
     """Where length says nothing of the verdict, raw and controlled win rate agree."""
-    fit = length.controlled([1, 1, 1, 0] * 25, [(i * 7) % 11 - 5 for i in range(100)], [1.0] * 100)
+    fit = evaluator.controlled([1, 1, 1, 0] * 25, [(i * 7) % 11 - 5 for i in range(100)], [1.0] * 100)
     assert fit == pytest.approx(0.75, abs=0.02)
 
 
@@ -427,7 +426,7 @@ def test_control_for_length_is_a_logistic_fit() -> None:
     z = np.tanh(longer / longer.std())
     won = (rng.random(400) < 1 / (1 + np.exp(-(0.4 + 1.2 * z)))).astype(float)
     theirs = sm.GLM(won, sm.add_constant(z), family=sm.families.Binomial()).fit().params[0]
-    ours = length.controlled(list(won), list(longer), [1.0] * 400)
+    ours = evaluator.controlled(list(won), list(longer), [1.0] * 400)
     assert ours == pytest.approx(1 / (1 + np.exp(-theirs)), abs=0.003)
 
 
@@ -737,7 +736,7 @@ def test_shown_texts_cannot_move_the_terminal() -> None:
     """Answers are a model's: escapes, controls, directions and halves of pairs are spelt out, not obeyed."""
     judgment = {"order": "candidate first", "verdict": "tie", "reason": "\x1b]0;title\x07"}
     row = {"id": "q", "target": "", "arguments": [["a\nb"]], "resps": [["\x1b[2J\u202ec\ud800 é"]]}
-    assert service.Service("openai", "http://127.0.0.1:9").clean("no\x1b[2J\n way") == "no [2J way"
+    assert service.Service("openai", "http://127.0.0.1:9").peer.clean("no\x1b[2J\n way") == "no [2J way"
     lines = describe("merged::qa", {**row, "details": {"judgments": [judgment]}})
     assert lines[1:] == [
         "  request   a\\nb",
@@ -1277,7 +1276,7 @@ def test_chat_suite_has_sixty_prompts_of_ten_kinds() -> None:
 def test_chat_suite_takes_the_real_judge_whose_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a provider's key the suite's judge is that provider's model, by a dated id; without one it is local."""
     (spec,) = read_suite(ROOT / "suites/chat.toml").evals
-    given = {name: value for name, value in spec.options.items() if name in OPTIONS}
+    given = spec.options
     assert Options(**given).backend_name == "local"
     for provider, variable in service.KEYS.items():
         monkeypatch.setenv(variable, SECRET)

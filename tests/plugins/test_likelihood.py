@@ -18,7 +18,7 @@ from harness_hf.models import load_model, quiet  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_preference import dpo, kto  # noqa: E402
 from harness_sft import likelihood, sft  # noqa: E402
-from harness_sft.head import OPTIONAL  # noqa: E402
+from harness_sft.likelihood import OPTIONAL  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ROWS = [{"prompt": f"what is {i}?", "completion": f" it is {i * i}"} for i in range(16)]

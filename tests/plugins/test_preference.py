@@ -21,8 +21,8 @@ from harness.records.samples import Sample  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer, quiet  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
 from harness_preference import dpo, kto, preference  # noqa: E402
-from harness_preference.rows import select_labelled, select_pairs  # noqa: E402
-from harness_sft import quiet_libraries  # noqa: E402
+from harness_preference.methods import select_labelled, select_pairs  # noqa: E402
+from harness_sft.train import quiet_libraries  # noqa: E402
 
 slow = pytest.mark.slow
 PAIRS = [
@@ -206,7 +206,7 @@ def test_losses_are_trls(name: str, trained: Train, tiny_model: Path, tmp_path: 
     """On torch's own kernels each step's loss and the weights at the end are plain TRL's, bit for bit."""
     trainer, chat, whole, options = CONFIGURATIONS[name]
     monkeypatch.setattr("harness_hf.linear.available", lambda: False)
-    monkeypatch.setattr("harness_sft.head.each_logit_once", nullcontext)
+    monkeypatch.setattr("harness_sft.likelihood.each_logit_once", nullcontext)
     rows = PAIRS if trainer is dpo else LABELLED
     rows = chats(rows) if chat else rows
     adapter = None if whole else lora(lora_dropout=0.0, r=4)

@@ -25,7 +25,7 @@ from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress
 from harness.reports.training import read_steps
 from harness_lora import lora
-from harness_sft import check, sft, train_by
+from harness_sft import Job, check, sft, train_by
 from harness_sft.processes import resolve
 from harness_sft.ranks import Order, fill
 from tests.helpers.warm import warmed
@@ -167,7 +167,7 @@ def alive(pid: int) -> bool:
 
 SICK = """
 from dataclasses import replace
-from harness_sft.train import SFT, _supervised
+from harness_sft.job import SFT, _supervised
 
 def trainer():
     class Sick(_supervised()):
@@ -198,9 +198,11 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
         train_by(
-            ref, lora(r=4), ROWS, out, recipe, seed=3, processes=2, shard=shard, method=sick,
-            progress=lambda one: steps.append(one.done),
-            flag=lambda code, finding: found.append((code, finding)),
+            Job(
+                ref, lora(r=4), ROWS, recipe, 3, sick, out, processes=2, shard=shard,
+                progress=lambda one: steps.append(one.done),
+                flag=lambda code, finding: found.append((code, finding)),
+            )
         )  # fmt: skip
     assert [code for code, _ in found] == ["T2"] and list(dict.fromkeys(steps)) == [0, 1, 2]
     assert not out.exists() and not (tmp_path / "run" / "processes").exists()

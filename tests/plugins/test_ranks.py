@@ -13,8 +13,7 @@ import pytest
 from harness.errors import UsageError
 from harness.records.models import ModelRef, Progress
 from harness_sft import processes
-from harness_sft.checkpoints import room
-from harness_sft.method import Method
+from harness_sft.job import Job, Method, room
 
 RANK = """
 import os, signal, sys, time
@@ -49,9 +48,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     method = Method("SFTConfig", lambda: None, lambda rows: rows, where="nowhere:NONE")
 
     def start(does: str, progress: Callable[[Progress], None] = lambda _: None) -> Path:
-        given: dict[str, Any] = {"seed": 1, "method": method, "shard": False, "flag": lambda *_: None}
-        recipe = {"does": does}
-        return processes.launch(ModelRef("base", "."), None, [], folder / "out", recipe, 2, progress=progress, **given)
+        given: dict[str, Any] = {"out": folder / "out", "progress": progress, "flag": lambda *_: None}
+        return processes.launch(Job(ModelRef("base", "."), None, [], {"does": does}, 1, method, **given), 2)
 
     yield start
     pids = [int(path.read_text()) for path in folder.glob("pid-*")]

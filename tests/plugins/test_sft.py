@@ -594,7 +594,7 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     """On a CPU, too, only positions with a label are projected to the vocabulary, and the result is the same."""
     from trl.trainer import utils
 
-    from harness_sft import head
+    from harness_sft import likelihood as head
 
     projected: list[int] = []
 
@@ -623,7 +623,7 @@ def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, mo
     """Log-probabilities, what is logged of them, and the gradient, in chunks of tokens too."""
     from trl.kernels import ChunkedLogProbFunction
 
-    from harness_sft import head
+    from harness_sft import likelihood as head
 
     monkeypatch.setattr(head, "LOGITS", 5 * 97)
     draw = torch.Generator().manual_seed(3)
@@ -643,7 +643,7 @@ def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, mo
 
 def test_a_head_that_is_trained_is_trls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own gradient needs all logits."""
-    from harness_sft import head
+    from harness_sft import likelihood as head
 
     hidden, targets = torch.randn(4, 8), torch.tensor([1, 2, 3, 4])
     weight = torch.randn(9, 8).requires_grad_()

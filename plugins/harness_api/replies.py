@@ -1,0 +1,201 @@
+"""From a server's reply to a text, or to the log-probs of a prompt's tokens, or the reason why there is none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness import CheckFailed, Ended, Logprob, Said, wire
+
+STRINGS = ("stop_reason", "matched_stop")  # where vLLM and SGLang tell the stop string
+ENDED: dict[Any, Ended] = {
+    None: "", "stop": "eos", "length": "length", "tool_calls": "tool", "function_call": "tool",
+    "eos_token": "eos", "stop_sequence": "stop",  # text-generation-inference's
+}  # fmt: skip
+MORE = 'allow more with max_new_tokens, or less of it through body, such as { reasoning_effort = "low" }'
+Way = Literal["prompt_logprobs", "echo"]
+ROUNDING = 1e-4  # nats above 0 that an engine's arithmetic may give a token which is certain
+WAYS: tuple[Way, ...] = ("prompt_logprobs", "echo")
+BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, decoded by itself
+
+
+def choice(reply: Any) -> Mapping[str, Any]:
+    """Return the one choice of a reply."""
+    error = reply.get("error") if isinstance(reply, dict) else None
+    if error:  # some gateways send errors with status 200
+        raise wire.Trouble(f"answered with an error: {str(error)[:200]}", passing=True)
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise wire.Trouble("answered without choices, so this is no answer", passing=True)
+    first: dict[str, Any] = choices[0]
+    return first
+
+
+def text_of(reply: Any, stop: Sequence[str] = ()) -> Said:
+    """Return the answer in a reply, before the first stop string, and how it ended; calls of tools as Hermes has them.
+
+    An answer that was withheld, cut by other things than its length, or used up by hidden reasoning is no empty
+    answer. Raises Trouble.
+    """
+    chosen = choice(reply)
+    message = _table(chosen.get("message"))
+    text, ended = message.get("content", chosen.get("text")), chosen.get("finish_reason")
+    called = _calls(message)
+    text = text or "" if called and (text is None or isinstance(text, str)) else text
+    if ended == "content_filter":
+        raise wire.Trouble("its content filter withheld the answer", hint="take the row out, or ask another server")
+    if not isinstance(text, str):
+        if _reasoned(reply, message):
+            raise wire.Trouble(_used_up(ended), hint=MORE)
+        if message.get("refusal"):
+            raise wire.Trouble("the model gave a refusal in place of an answer", hint="take the row out")
+        raise wire.Trouble(f"answered with {type(text).__name__} as text (finish_reason {ended!r}), want a string")
+    if not isinstance(ended, (str, type(None))) or ended not in ENDED:
+        raise wire.Trouble(f'ended an answer by "{ended}", want "stop" or "length"')
+    if not text and not called and ended == "length" and _reasoned(reply, message):
+        raise wire.Trouble(_used_up(ended), hint=MORE)
+    if not text and not called and ENDED[ended] == "tool":
+        raise wire.Trouble(f"answered with no text and no call (finish_reason {ended!r})")
+    said = wire.before(text, stop)
+    how = "tool" if called and ended == "stop" else ENDED[ended]
+    if said != text or (ended == "stop" and any(isinstance(chosen.get(key), str) for key in STRINGS)):
+        how = "stop"
+    tokens, thought = _tokens(reply)
+    return Said(said + called, how, tokens, thought or 0)
+
+
+def _calls(message: Mapping[str, Any]) -> str:
+    """Return the calls of tools that a server's parser took out of an answer, as `tool_calls` reads them."""
+    listed = message.get("tool_calls")
+    calls = [call.get("function") for call in listed if isinstance(call, dict)] if isinstance(listed, list) else []
+    calls = calls or [message.get("function_call")]  # as it was before there were several
+    return "".join(f"<tool_call>\n{_call(call)}\n</tool_call>" for call in calls if isinstance(call, dict))
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    """Return a call as JSON; arguments that are none stay as the model wrote them, and cannot be read."""
+    given = call.get("arguments")
+    arguments = given if isinstance(given, str) and given.strip() else json.dumps(given or {}, ensure_ascii=False)
+    return f'{{"name": {json.dumps(call.get("name"), ensure_ascii=False)}, "arguments": {arguments}}}'
+
+
+def _reasoned(reply: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
+    """Return whether a model thought in tokens that are no part of its answer."""
+    return bool(_tokens(reply)[1] or message.get("reasoning_content") or message.get("reasoning"))
+
+
+def _tokens(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return how many tokens were generated, and how many of these for a thought; None where the server tells none."""
+    usage = _table(reply.get("usage"))
+    told = usage.get("completion_tokens"), _table(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    tokens, thought = (n if type(n) is int and n >= 0 else None for n in told)
+    return tokens, thought
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _used_up(ended: Any) -> str:
+    return f"answered nothing but hidden reasoning (finish_reason {ended!r})"
+
+
+@dataclass(frozen=True)
+class Position:
+    """A token of the prompt: its text if told, its log-probability (the first has none), if it is the likeliest."""
+
+    text: str | None
+    logprob: float | None
+    greedy: bool
+
+
+def request(way: Way) -> dict[str, Any]:
+    """Return the fields that ask for the log-probs of a prompt, with the one generated token that servers insist on."""
+    asked: dict[str, Any] = {"prompt_logprobs": 0} if way == "prompt_logprobs" else {"echo": True, "logprobs": 1}
+    return {"temperature": 0, "max_tokens": 1, **asked}
+
+
+def positions(reply: Any, way: Way) -> list[Position]:
+    """Read the positions of a reply; after an echo the generated token is among them. Raises Trouble."""
+    chosen = choice(reply)
+    try:
+        return _prompt(chosen["prompt_logprobs"]) if way == "prompt_logprobs" else _echo(chosen["logprobs"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise wire.Trouble(f'sent log-probs in a shape that is not the one of "{way}"') from None
+
+
+def ids(reply: Any) -> list[int]:
+    """Read the tokens of /tokenize."""
+    found = reply.get("tokens") if isinstance(reply, dict) else None
+    if not isinstance(found, list) or not all(isinstance(i, int) for i in found):
+        raise wire.Trouble("answered /tokenize without tokens", passing=True)
+    return found
+
+
+def added(scored: Sequence[Position], nbytes: int) -> Logprob:
+    """Add up positions. Raises CheckFailed where one has no log-probability: none, not finite, or above 0."""
+    logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]
+    if odd := [v for v in logprobs if not (math.isfinite(v) and v <= ROUNDING)]:
+        what = f"the server sent what is no log-probability, which is finite and at most 0: {odd[:8]}"
+        raise CheckFailed(f"log-probs: {what}; the served model may be broken")
+    return Logprob(math.fsum(logprobs), len(scored), nbytes, all(p.greedy for p in scored))
+
+
+def after(found: Sequence[Position], continuation: str) -> Sequence[Position] | None:
+    """Return the last positions, those that spell the continuation exactly; None where no token begins with it.
+
+    A token that is a part of a character hides where the character begins, so none may stand at the boundary.
+    """
+    spelt = ""
+    for start in range(len(found) - 1, -1, -1):
+        spelt = (found[start].text or "") + spelt
+        if len(spelt) >= len(continuation):
+            beside = [p.text for p in found[max(0, start - 1) : start + 1] if p.text is not None]
+            whole = all(text and BROKEN not in text for text in beside)
+            return found[start:] if spelt == continuation and whole else None
+    return None
+
+
+def spelling(found: Sequence[Position], text: str) -> Sequence[Position] | None:
+    """Return the positions of an echo that spell the text, without the generated token; None where they do not.
+
+    In front of them a server may have put its BOS.
+    """
+    for first in (0, 1):
+        spelt = ""
+        for end in range(first, len(found)):
+            spelt += found[end].text or ""
+            if spelt == text:
+                return found[: end + 1]
+            if len(spelt) > len(text):
+                break
+    return None
+
+
+def _prompt(entries: Sequence[Mapping[str, Mapping[str, Any]] | None]) -> list[Position]:
+    """Read vLLM's `prompt_logprobs = 0`: for every token one entry, its own; the first has none."""
+    found = [Position(None, None, False)]
+    if entries[0] is not None:
+        raise ValueError("the first token is not predicted")
+    for entry in entries[1:]:
+        (own,) = list(entry.values()) if entry else []
+        found.append(Position(str(own.get("decoded_token")), float(own["logprob"]), int(own["rank"]) == 1))
+    return found
+
+
+def _echo(logprobs: Mapping[str, Any]) -> list[Position]:
+    """Read the legacy shape: parallel lists, and per place the likeliest tokens with their log-probs."""
+    found = []
+    lists = zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
+    for number, (text, value, top) in enumerate(lists):
+        if value is None:
+            if number:
+                raise ValueError("only the first token is not predicted")
+            found.append(Position(str(text), None, False))
+        else:
+            best = max(float(v) for v in top.values())
+            found.append(Position(str(text), float(value), float(value) >= best))
+    return found

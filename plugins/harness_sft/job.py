@@ -1,0 +1,112 @@
+"""One training as data: what is trained, on what and how; what sets one of TRL's trainers apart; its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import UsageError, disk_full
+from harness_sft.config import build_config
+from harness_sft.ranks import Ranks
+from harness_sft.rows import Row, Select, select_columns, split_rows
+
+if TYPE_CHECKING:
+    from harness import Adapter, Finding, ModelRef, Progress, Subject
+
+CHECKPOINTS = "checkpoints"  # a folder in that of a training
+WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
+
+
+def _supervised() -> Any:
+    from harness_sft.supervised import CheckedTrainer
+
+    return CheckedTrainer
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of TRL's trainers: the name of its configuration, the class that is run, the rows it learns from.
+
+    `trainer` is imported when it is called, as is `preview`, a class that only prepares the rows; `select` takes what
+    is trained on out of rows. `refused` has fields of the configuration that are not the user's, and what to do
+    instead. `fits` raises UsageError at an adapter that it does not train, and `beside` returns what the class is
+    given besides model, rows and configuration.
+    """
+
+    config: str
+    trainer: Callable[[], Any]
+    select: Select
+    preview: Callable[[], Any] = lambda: import_module("harness_sft.supervised").Preview
+    refused: Mapping[str, str] = field(default_factory=dict)
+    fits: Callable[[Adapter | None], None] = lambda adapter: None
+    reference: int = 0  # bytes for each parameter of what is kept beside a model of which all weights are trained
+    beside: Callable[[ModelRef, Adapter | None], dict[str, Any]] = lambda ref, adapter: {}
+    where: str = ""  # "MODULE:NAME", by which the processes of a training find it
+
+
+ALONE = Ranks()
+SFT = Method("SFTConfig", _supervised, select_columns, where="harness_sft.job:SFT")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, or what is only prepared or timed of one; `ranks` are the processes that do it together."""
+
+    ref: ModelRef
+    adapter: Adapter | None  # None: all weights are trained
+    rows: Sequence[Mapping[str, Any]]
+    recipe: Mapping[str, Any]
+    seed: int
+    method: Method = SFT
+    out: Path = Path()
+    progress: Callable[[Progress], None] = lambda _: None
+    flag: Callable[[str, Finding], None] | None = None
+    watch: Callable[[Subject], dict[str, float]] | None = None
+    processes: int | str = 1  # that are to be started
+    shard: bool = False  # whether they share the weights
+    ranks: Ranks = ALONE
+
+    def config(self, checkpoints: Path, device: str) -> Any:
+        """Return TRL's configuration for a device ("cpu", "cuda" …); raises UsageError on what it refuses."""
+        about: dict[str, Any] = {"name": self.method.config, "refused": self.method.refused}
+        return build_config(self.recipe, checkpoints, seed=self.seed, device=device, **about)
+
+    def split(self) -> tuple[list[Row], list[Row]]:
+        """Return the rows that are trained on, and those that are held out; raises UsageError as `split_rows` does."""
+        kept, held_out = split_rows(self.method.select(self.rows), self.recipe["validation"], self.seed)
+        if self.recipe["patience"] and not held_out:
+            raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
+        return kept, held_out
+
+
+def last_whole_checkpoint(folder: Path, stamp: str | None = None) -> Path | None:
+    """Return the last checkpoint that was written to its end, of this very training if its stamp is given, or None."""
+    marks = folder.glob(f"checkpoint-*/{WHOLE}")
+    found = [mark.parent for mark in marks if stamp in (None, json.loads(mark.read_text("utf-8"))["stamp"])]
+    return max(found, key=_step, default=None)
+
+
+def run_again(folder: Path) -> str:
+    """Return what is to be done where the training of a folder ended early."""
+    last = last_whole_checkpoint(folder / CHECKPOINTS)
+    return f"run again: it goes on from the last checkpoint, step {_step(last)}" if last else "run again"
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Raise UsageError where something cannot be written for a training because its folder's disk is full."""
+    try:
+        yield
+    except BaseException as error:  # that of torch for slices is no Exception
+        if full := disk_full(error, folder):
+            raise UsageError(f"{full}; make room and {run_again(folder)}") from None
+        raise
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,0 +1,60 @@
+"""The options of trainings: what all of them have, in three parts between which each has its own, and those of `sft`.
+
+The last base comes first where they are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """How long a training is, how fast it learns, and what a step is made of."""
+
+    num_train_epochs: float = 3
+    max_steps: int = -1
+    learning_rate: float = 2e-4
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.05  # a share of the steps
+    per_device_train_batch_size: int = 2
+    gradient_accumulation_steps: int = 4
+    max_length: int = 1024  # tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What saves memory."""
+
+    gradient_checkpointing: bool = False
+    bf16: bool | None = None  # unset: mixed precision where a GPU computes in it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is kept and told of a training, and further fields of TRL's configuration."""
+
+    validation: float = 0.0  # a share of the rows
+    patience: int = 0  # epochs
+    save_steps: int = 50
+    logging_steps: int = 10
+    report_to: list[str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return all of them by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"} | dict(self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What rows of supervised training are made into."""
+
+    packing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Training, Memory, Packed, Steps):
+    """The options of `sft`."""

@@ -1,0 +1,93 @@
+"""Options that are a dataclass are what keywords of a signature are: listed, checked, with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from harness import schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What all have."""
+
+    rate: float = 0.1
+    steps: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Base):
+    """What one has on top."""
+
+    rate: float = 0.5
+    kind: Literal["a", "b"]
+
+
+def plain(
+    ref: str, *, progress: Any, rate: float = 0.5, steps: int = 3, kind: Literal["a", "b"], **options: Any
+) -> Any:
+    """Give back what was given."""
+    return ref, Own(rate=rate, steps=steps, kind=kind, options=options)
+
+
+@schema.takes(Own)
+def taking(ref: str, options: Own, *, progress: Any) -> Any:
+    """Give back what was given."""
+    return ref, options
+
+
+@schema.takes(Own)
+@contextmanager
+def loading(ref: str, options: Own, *, progress: Any) -> Iterator[Any]:
+    """Give back what was given, for a while."""
+    yield ref, options
+
+
+def told(function: Any, options: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    schema.check_options(function, options, lambda _, what: found.append(what))
+    return found
+
+
+def test_a_dataclass_is_told_as_a_signature() -> None:
+    """Names, types, defaults and mistakes of both are the same, and what is left goes to a library."""
+    for function in (taking, loading):
+        (ours, more), (theirs, _) = schema.options_of(function), schema.options_of(plain)
+        assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()} and more
+        assert {n: schema.kind(schema.hints_of(function)[n]) for n in ours} == {
+            "rate": "a number", "steps": "an integer", "kind": '"a" or "b"',
+        }  # fmt: skip
+        assert schema.with_defaults(function, {"far": 1}) == {"rate": 0.5, "steps": 3, "far": 1}
+        assert schema.wants(function, "steps") and schema.wants(function, "progress")
+        for given in ({"kind": "c"}, {"rate": "x", "kind": "a"}, {}):
+            assert told(function, given) == told(plain, given) != []
+
+
+def test_it_is_called_with_keywords_and_gets_one_object() -> None:
+    """What is no field is in `options`; what the callable asks for by itself stays a keyword."""
+    given: dict[str, Any] = {"progress": None, "kind": "b", "steps": 7, "far": 1}
+    assert taking("x", **given) == plain("x", **given) == ("x", Own(kind="b", steps=7, options={"far": 1}))
+    with loading("x", **given) as found:
+        assert found == taking("x", **given)
+
+
+def test_a_keyword_that_nobody_takes_is_an_error() -> None:
+    """Without a field `options` an unknown keyword is a TypeError, as it is for any callable."""
+
+    @dataclass(frozen=True)
+    class Closed:
+        rate: float = 0.1
+
+    @schema.takes(Closed)
+    def closed(options: Closed) -> float:
+        return options.rate
+
+    assert (closed(rate=0.3), closed()) == (0.3, 0.1)
+    with pytest.raises(TypeError, match="far"):
+        closed(far=1)
