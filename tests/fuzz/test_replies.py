@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef
-from tests.fuzz.breaking import VALUES, dumps, structures, texts
-from tests.fuzz.driving import fuzz
-
-pytest.importorskip("openai")
 from harness_api import answers, load
 from harness_api import server as server_module
 from harness_api.server import Trouble
+from tests.fuzz.breaking import VALUES, dumps, structures, texts
+from tests.fuzz.driving import fuzz
+from tests.helpers.late import late
+
+late("openai")
 
 CHAT: dict[str, Any] = {
     "id": "1",
