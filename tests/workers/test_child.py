@@ -102,6 +102,7 @@ def numbered(answers: Iterable[Any]) -> list[list[Any]]:
     return [[i, answer] for i, answer in enumerate(answers)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message",
     ['{"do": "eval"}', "[]", "nothing", "{}", '{"do": "ask", "method": "close"}', '{"do": "open"}', '{"do": "load"}'],
