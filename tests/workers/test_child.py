@@ -145,6 +145,7 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
     assert gone(made._process.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -333,6 +334,7 @@ def test_a_worker_that_is_not_the_models_interpreter_is_refused(tmp_path: Path) 
         Local("1", str(tmp_path / "none")).start()
 
 
+@pytest.mark.slow
 def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of one loses nothing; the note says so, and no process is left."""
     from harness.workers import pieces
