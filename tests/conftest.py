@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.late import Late
 from tests.helpers.warm import served, warmed
 
 if TYPE_CHECKING:
@@ -106,13 +107,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """Mark as slow what is done with the tiny model, or by warm processes: it loads torch and, most of it, a model.
 
-    The slow ones are begun first, so that two workers end together.
+    The slow ones are begun first, so that two workers end together. Where they are left out, one worker alone gets what
+    may load PEFT, which takes longer than all that is done with it.
     """
     for item in items:
         loads = {"tiny_model", "warm"} & {*getattr(item, "fixturenames", ())}
         if loads or any(item.iter_markers("packaging")) or any(item.iter_markers("pages")):
             item.add_marker(pytest.mark.slow)
+        elif config.option.markexpr == "not slow" and _may_load_peft(getattr(item, "module", None)):
+            item.add_marker(pytest.mark.xdist_group("peft"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@cache
+def _may_load_peft(module: Any) -> bool:
+    """Return whether a test file has torch, or a module that comes late."""
+    found = vars(module).values() if module else ()
+    return any(isinstance(one, Late) or getattr(one, "__name__", "") == "torch" for one in found)

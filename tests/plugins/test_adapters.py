@@ -25,7 +25,7 @@ from tests.helpers.late import late  # noqa: E402
 peft, transformers = late("peft"), late("transformers")
 
 pytestmark = [
-    pytest.mark.xdist_group("bases of adapters"),
+    pytest.mark.xdist_group("peft"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
 ]
