@@ -5,21 +5,24 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.late import Late
 from tests.helpers.warm import served, warmed
 
 if TYPE_CHECKING:
     from harness.testing import Project
 
 pytest_plugins = ["harness.testing"]
+WHOLLY_SLOW = re.compile(r"^pytestmark = (?:\[\s*)?pytest\.mark\.slow\b", re.M)
 
 
 @pytest.fixture(scope="session")
@@ -96,14 +99,39 @@ def pages() -> None:
     """Let runs write report.html, as they do for a user."""
 
 
+def pytest_configure() -> None:
+    """Let 999 orders of the rows of a gate be drawn once for the same scores, whichever run has them."""
+    from harness.stats import neighbours
+
+    inner = lru_cache(1000)(neighbours.correlation)
+    neighbours.correlation = lambda values: inner((*values,))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file whose `pytestmark` begins with slow where slow tests are left out: seconds, of PEFT and TRL."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    return bool(WHOLLY_SLOW.search(collection_path.read_text("utf-8"))) or None
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """Mark as slow what is done with the tiny model, or by warm processes: it loads torch and, most of it, a model.
 
-    The slow ones are begun first, so that two workers end together.
+    The slow ones are begun first, so that two workers end together. Where they are left out, one worker alone gets what
+    may load PEFT, which takes longer than all that is done with it.
     """
     for item in items:
         loads = {"tiny_model", "warm"} & {*getattr(item, "fixturenames", ())}
         if loads or any(item.iter_markers("packaging")) or any(item.iter_markers("pages")):
             item.add_marker(pytest.mark.slow)
+        elif config.option.markexpr == "not slow" and _may_load_peft(getattr(item, "module", None)):
+            item.add_marker(pytest.mark.xdist_group("peft"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@cache
+def _may_load_peft(module: Any) -> bool:
+    """Return whether a test file has torch, or a module that comes late."""
+    found = vars(module).values() if module else ()
+    return any(isinstance(one, Late) or getattr(one, "__name__", "") == "torch" for one in found)

@@ -1,22 +1,31 @@
-"""The rules of the house: who may import what, and how large a thing may grow."""
+"""The rules of the house: who may import what, who decides what, and how large a thing may grow."""
 
 from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 import harness
 from harness import capabilities, hookspec
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())
-MOST_LINES, LONGEST, MOST_METHODS, MOST_ANY, TOP_FLOOR = 400, 55, 25, 0.08, 13
+MOST_LINES, LONGEST, MOST_ANY, TOP_FLOOR = 450, 70, 0.08, 13
 DEFAULTS = {"harness/suite/tables.py", "harness/suite/reader.py"}
 OF_THE_CORE = {"harness_ci", "harness_plan", "harness_release"}  # which left it, import its rooms and move with them
+WORDS = ("harness/records/words.py",)  # where sentences of a verdict are written
+SCALES = ("harness/records/scales.py",)
+READING = {
+    *("endswith", "find", "findall", "finditer", "fullmatch", "index", "match", "partition", "removeprefix"),
+    *("removesuffix", "replace", "rpartition", "search", "split", "startswith", "sub"),
+}
 OLD_EVIDENCE = {"harness/release/recompute.py"}  # it checks what exports that were written before say of themselves
 
 
@@ -31,9 +40,15 @@ def tree(module: str) -> ast.Module:
     return ast.parse((ROOT / module).read_text("utf-8"))
 
 
+@cache
+def nodes(module: str) -> tuple[ast.AST, ...]:
+    """Return all that a module consists of."""
+    return tuple(ast.walk(tree(module)))
+
+
 def imports(module: str) -> Iterator[tuple[str, str | None]]:
     """Yield (module, name or None) for every import, in functions and for type checkers too."""
-    for node in ast.walk(tree(module)):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +98,7 @@ def test_the_harness_names_no_plugin() -> None:
     named = []
     for module in modules("harness"):
         named += [f"{module}: {place}" for place, _ in imports(module) if place.partition(".")[0] in PLUGINS]
-        for node in ast.walk(tree(module)):
+        for node in nodes(module):
             text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             ours = text not in hooks and any(name in text for name in PLUGINS)
             default = text in ("lora", "qlora", "sft") and module not in DEFAULTS
@@ -97,7 +112,7 @@ def test_capabilities_are_read_from_descriptions() -> None:
     names = {field.name for kind in capabilities.KINDS.values() for field in fields(kind)}
     unchecked = []
     for module in modules("harness"):
-        for node in ast.walk(tree(module)):
+        for node in nodes(module):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
                 what = node.args[1]
                 if isinstance(what, ast.Constant) and what.value in names:
@@ -106,21 +121,93 @@ def test_capabilities_are_read_from_descriptions() -> None:
 
 
 def test_nothing_grows_too_large() -> None:
-    """Modules stay under 400 lines, functions under 55, classes under 25 methods, and few stand beside the rooms."""
+    """Modules stay under 450 lines and functions under 70, and few modules stand beside the rooms."""
     all_sizes = [found for module in modules("harness", "plugins") for found in sizes(module)]
     assert not [(place, size) for place, size, most in all_sizes if size > most]
     assert len(list((ROOT / "harness").glob("*.py"))) <= TOP_FLOOR
 
 
 def sizes(module: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (what, size, most) for a module, its functions and its classes."""
+    """Yield (what, size, most) for a module and its functions."""
     yield module, len((ROOT / module).read_text("utf-8").splitlines()), MOST_LINES
-    for node in ast.walk(tree(module)):
+    for node in nodes(module):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield f"{module}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, LONGEST
-        elif isinstance(node, ast.ClassDef):
-            methods = sum(isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) for part in node.body)
-            yield f"{module}:{node.name}", methods, MOST_METHODS
+
+
+@pytest.mark.xfail(strict=False, reason="11 places read a sentence back")
+def test_no_sentence_is_read_back() -> None:
+    """No claim or reason is searched or cut for what it says, but where it is written; a verdict has it as data."""
+    found = [place for module in modules("harness", "plugins") for place in read_back(module, nodes(module))]
+    assert not [place for place in found if not place.startswith(WORDS)]
+
+
+def read_back(module: str, parts: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield each method of a string, search of a pattern and `in` that is put to a claim or a reason."""
+    for node in parts:
+        looked: list[ast.expr] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in READING:
+            looked = [node.func.value, *node.args]
+        elif isinstance(node, ast.Compare) and any(isinstance(how, (ast.In, ast.NotIn)) for how in node.ops):
+            looked = [node.left, *node.comparators]
+        if any(called(part) in ("claim", "why") for part in looked):
+            yield f"{module}:{node.lineno}: {ast.unparse(node)}"
+
+
+def called(node: ast.AST) -> str:
+    """Return the last word of a name or an attribute, "" of anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.xfail(strict=False, reason="51 places outside of gates/ compare a scale")
+def test_scales_are_compared_in_one_room() -> None:
+    """What a scale is read as, tested by and written like is decided in one room; all others ask it."""
+    found = [place for module in modules("harness", "plugins") for place in compared(module, nodes(module))]
+    assert not [place for place in found if not place.startswith(SCALES)]
+
+
+def compared(module: str, parts: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield each comparison of a scale with anything but a number or None, and each `match` of one."""
+    for node in parts:
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        sides = [node.subject] if isinstance(node, ast.Match) else sides
+        others = [side for side in sides if not isinstance(side, ast.Constant) or isinstance(side.value, str)]
+        if len(others) == len(sides) and any(called(side) == "scale" for side in sides):
+            yield f"{module}:{node.lineno}: {ast.unparse(node)[:80]}"
+
+
+@pytest.mark.xfail(strict=False, reason="42 names of classes stand in several rooms")
+def test_a_class_name_stands_in_one_room() -> None:
+    """Who reads the name of a class, private or not, knows which one is meant."""
+    rooms = defaultdict[str, set[str]](set)
+    for module in modules("harness", "plugins"):
+        for node in nodes(module):
+            if isinstance(node, ast.ClassDef):
+                rooms[node.name.lstrip("_")].add("/".join(module.split("/")[:2]))
+    assert not {name: places for name, places in rooms.items() if len(places) > 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "reads", "compares"),
+    [
+        ("v.why.partition('; ')", 1, 0),
+        ("why.split('; ')", 1, 0),
+        ("SLICES.search(v.claim)", 1, 0),
+        ("x = '%' in v.claim or v.why not in known", 2, 0),
+        ("replace(options, why=chosen.why)", 0, 0),
+        ("f'{v.metric} {v.claim}'.strip()", 0, 0),
+        ("gate.claim() == v.claim", 0, 0),
+        ("metric.scale == 'count'", 0, 1),
+        ("'count' != scale", 0, 1),
+        ("scale in NO_ROWS", 0, 1),
+        ("match m.scale:\n    case 'count': pass", 0, 1),
+        ("scale > 0 or gauge.scale is None or Scale == 1", 0, 0),
+    ],
+)
+def test_what_decides_by_words_is_found(line: str, reads: int, compares: int) -> None:
+    """The rules see sentences and scales in all ways that they are asked, and nothing that only hands them on."""
+    assert len(list(read_back("m", ast.walk(ast.parse(line))))) == reads
+    assert len(list(compared("m", ast.walk(ast.parse(line))))) == compares
 
 
 def test_parameters_of_plugins_have_types() -> None:

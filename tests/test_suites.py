@@ -32,6 +32,7 @@ def test_every_metric_of_the_shell_suite_is_a_share() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_smoke_suite_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real QLoRA training, both merges, every gate, and an export whose bytes are the ones that were gated."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))

@@ -20,9 +20,10 @@ from harness import UsageError, wire
 from harness_judge import bench
 from harness_judge.options import Options
 from harness_judge.prompts import pair
+from tests.helpers.late import late
 
-pytest.importorskip("openai")
-pytest.importorskip("anthropic")
+late("openai")
+late("anthropic")
 KEY = "sk-Not-A-Real-Key-0123456789"
 AWAY = "http://models.invalid/v1"
 
@@ -51,6 +52,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.lower().endswith("_proxy") or name in wire.CERTIFICATES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setattr("harness_api.server.PAUSE", 0.01)  # before the second try
 
 
 @pytest.fixture

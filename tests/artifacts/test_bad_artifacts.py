@@ -23,6 +23,7 @@ from harness.testing import ROWS, Outcome, Project
 from tests.helpers.suites import REAL, TEXTS
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("broken candidates"),
     pytest.mark.usefixtures("warm_children"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),

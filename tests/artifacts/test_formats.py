@@ -214,7 +214,11 @@ def test_sentencepiece_cut_short(cut: int) -> None:
     assert is_sentencepiece(PIECES[:cut]) == (cut in ends)
 
 
-@pytest.mark.parametrize("data", [b"(t" * 500_000, b"<!-- --" * 200_000, b"<!---->" * 200_000, b"(" * 1_000_000])
+@pytest.mark.parametrize(
+    "data",
+    [b"(t" * 500_000, b"<!-- --" * 200_000, b"<!---->" * 200_000, b"(" * 1_000_000],
+    ids=["opened tuples", "comments", "empty comments", "brackets"],  # a megabyte is no name
+)
 def test_hostile_text_takes_no_time(data: bytes, tmp_path: Path) -> None:
     """What is made to be slow to look at is told in the time of some millions of additions."""
     write_fake(tmp_path, 0.5)

@@ -65,6 +65,7 @@ except KeyboardInterrupt as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on(number: signal.Signals) -> None:
     """What is sent to the guard comes to the command; sent to the whole group it is one wish, and no second."""
@@ -76,6 +77,7 @@ def test_signals_are_passed_on(number: signal.Signals) -> None:
         assert (process.communicate()[0].rstrip(), process.returncode) == (f"interrupted {name}".rstrip(), 2)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_its_guard() -> None:
     """Who kills the process that was started ends the run, as without a guard."""
     process = start(WAITS)

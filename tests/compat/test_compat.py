@@ -406,7 +406,10 @@ COMMANDS = {  # of README.md and docs/: exit code, and what is printed on either
 }
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=[pytest.mark.slow] * line.endswith("--measure")) for line in COMMANDS],  # in children
+)
 def test_command_line_does_what_it_did(old: Project, line: str) -> None:
     code, told = COMMANDS[line]
     words = [word for part in shlex.split(line) for word in (PLUGIN if part == "PLUGIN" else [part])]

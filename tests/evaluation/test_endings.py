@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness import Said, final_answers
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import Responses, _checksum
@@ -133,6 +135,7 @@ def test_a_run_says_how_answers_ended(project: Project) -> None:
     assert '"merged::qa": 3 of 60 answers say nothing' in telling(project, empty=3).run().out
 
 
+@pytest.mark.slow
 def test_workers_and_no_cache_change_nothing(project: Project) -> None:
     """Two workers, or nobody who remembers, tell the same endings."""
     telling(project, cut=5)

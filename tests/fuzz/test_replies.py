@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from harness.errors import CheckFailed, UsageError
-from harness.records.models import ModelRef
-from tests.fuzz.breaking import VALUES, dumps, structures, texts
-from tests.fuzz.driving import fuzz
-
-pytest.importorskip("openai")
 from harness import wire
 from harness.answers import asking
+from harness.errors import CheckFailed, UsageError
+from harness.records.models import ModelRef
 from harness_api import load, replies
+from tests.fuzz.breaking import VALUES, dumps, structures, texts
+from tests.fuzz.driving import fuzz
+from tests.helpers.late import late
+
+late("openai")
 
 CHAT: dict[str, Any] = {
     "id": "1",

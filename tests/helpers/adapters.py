@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import get_peft_model
-
-from harness_hf.models import load_model
 from harness_lora.adapter import Lora
 
 
 def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:
     """Return a model with an adapter whose weights are moved by noise as training would, saved to a folder."""
+    import torch
+    from peft import get_peft_model
+
+    from harness_hf.models import load_model
+
     model = load_model(base, dtype="float32", device="cpu", quantization=adapter.quantization)
     torch.manual_seed(0)
     adapted = get_peft_model(model, adapter.peft_config())

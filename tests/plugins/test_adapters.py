@@ -11,9 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from peft import LoraConfig, PeftModel  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef  # noqa: E402
@@ -22,9 +20,12 @@ from harness_lora import fields, lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.parity import Question  # noqa: E402
 from harness_sft import sft  # noqa: E402
+from tests.helpers.late import late  # noqa: E402
+
+peft, transformers = late("peft"), late("transformers")
 
 pytestmark = [
-    pytest.mark.xdist_group("bases of adapters"),
+    pytest.mark.xdist_group("peft"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
 ]
@@ -107,8 +108,8 @@ def bases(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     for name, change in {"biased": {"attention_bias": True}, "tied": {"tie_word_embeddings": True}}.items():
         folder = tmp_path_factory.mktemp(name) / "base"
         shutil.copytree(tiny_model, folder)
-        config = AutoConfig.from_pretrained(tiny_model, **change)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        config = transformers.AutoConfig.from_pretrained(tiny_model, **change)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         torch.manual_seed(0)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -133,7 +134,7 @@ def test_every_field_is_in_one_table() -> None:
     """A field that a newer PEFT brings is refused until somebody has proved or refused it here, and written it down."""
     tables = [fields.OURS, fields.MERGED, fields.UNTRAINED, fields.REFUSED]
     placed = sorted(name for table in tables for name in table)
-    assert placed == sorted(f.name for f in dataclasses.fields(LoraConfig))
+    assert placed == sorted(f.name for f in dataclasses.fields(peft.LoraConfig))
     page = DOCS.read_text("utf-8")
     assert [name for name in placed if name not in fields.OURS and f"`{name}`" not in page] == []
     tested = {name for options, _ in BOTH + FULL for name in options}
@@ -184,7 +185,7 @@ def test_half_of_a_tied_pair_is_refused(options: dict[str, Any], bases: dict[str
 def test_head_that_was_adapted_apart_from_its_embedding(bases: dict[str, Path], tmp_path: Path) -> None:
     """An adapter made elsewhere may change a tied head alone: it is evaluated, and no merged weight equals it."""
     model = load_model(bases["tied"], dtype="float32", device="cpu")
-    PeftModel(model, LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM")).save_pretrained(
+    peft.PeftModel(model, peft.LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM")).save_pretrained(
         tmp_path / "adapter"
     )
     lora().check_fits(str(bases["tied"]), "", tmp_path / "adapter")
@@ -196,8 +197,8 @@ def test_blocks_that_layers_share_are_refused_before_the_training(tmp_path: Path
     """Zamba2 runs one block in several layers, and PEFT gives each of them matrices of its own."""
     sizes = {"vocab_size": 261, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
     sizes |= {"num_hidden_layers": 2, "mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 2, "num_mem_blocks": 1}
-    config = AutoConfig.for_model("zamba2", **sizes, layers_block_type=["hybrid"] * 2, adapter_rank=2)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    config = transformers.AutoConfig.for_model("zamba2", **sizes, layers_block_type=["hybrid"] * 2, adapter_rank=2)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     lora(target_modules=["in_proj"]).check_merge("original", str(tmp_path))
     shared = lora(target_modules=["q_proj"])
     shared.check_targets(str(tmp_path))
@@ -291,8 +292,8 @@ def test_merged_when_trained_elsewhere(options: dict[str, Any], bases: dict[str,
     """An adapter that is not trained here, and is a plain LoRA once it is trained, is merged as one."""
     torch.manual_seed(0)
     model = load_model(bases[""], dtype="float32", device="cpu")
-    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | options)
-    adapted = PeftModel(model, config)
+    config = peft.LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | options)
+    adapted = peft.PeftModel(model, config)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if ".lora_A." in name or ".lora_B." in name:
@@ -322,7 +323,7 @@ def merge(adapter: Lora, base: Path, out: Path, to: Path, variant: str) -> Any:
 def peft_merged(base: Path, out: Path) -> dict[str, Any]:
     """Return the weights of PEFT's own merge, in float32."""
     model = load_model(base, dtype="float32", device="cpu")
-    weights: dict[str, Any] = PeftModel.from_pretrained(model, str(out)).merge_and_unload().state_dict()
+    weights: dict[str, Any] = peft.PeftModel.from_pretrained(model, str(out)).merge_and_unload().state_dict()
     return weights
 
 

@@ -38,10 +38,11 @@ from harness.testing import Project
 from harness_api.options import Options
 from harness_api.replies import text_of
 from harness_domain.tools import tool_calls
+from tests.helpers.late import late
 
 LONG = 60  # seconds in which what should not be waited for would end
 
-pytest.importorskip("openai")
+late("openai")
 KEY = "sk-Not-A-Real-Key-0123456789"
 AWAY = "http://models.invalid/v1"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

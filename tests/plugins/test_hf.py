@@ -21,9 +21,10 @@ import harness_hf
 from harness.artifacts import digests, safetensors
 from harness.errors import UsageError, of_the_machine
 from harness.records.models import ModelRef
+from tests.helpers.late import late
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+late("transformers")
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 PAIRS = [("The capital of France is", " Paris"), ("The capital of France is", " London"), ("", "Some text.")]
 

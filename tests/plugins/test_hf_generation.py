@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 
 from harness_hf import attention, generation  # noqa: E402
 
+pytestmark = pytest.mark.slow
 PROMPTS = [f"{'word ' * (i % 5)}prompt number {i}:" for i in range(20)]
 EXAMPLES = "".join(f"Say {i}: {i}{i}\n" for i in range(12))
 

@@ -14,9 +14,10 @@ import pytest
 import harness_hf
 from harness.errors import UsageError
 from harness.records.models import ModelRef
+from tests.helpers.late import late
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+transformers = late("transformers")
 
 SHOTS = "".join(f"Question: what is {i} and {i}?\nAnswer: {2 * i}\n\n" for i in range(8))
 CHOICES = [" seven", " seventy", " eight", " 8", " eighteen or so"]

@@ -34,9 +34,10 @@ from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, Prices, family
 from harness_judge.testing import StubJudge, fenced
+from tests.helpers.late import late
 
-pytest.importorskip("openai")
-pytest.importorskip("anthropic")
+late("openai")
+late("anthropic")
 PROVIDERS = ("openai", "anthropic")
 SECRET = "sk-test-3f9a1c77"  # of no account
 PRICES = {"stub-judge": [3.0, 15.0]}  # dollars for a million tokens

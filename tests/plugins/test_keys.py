@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("jinja2")
-pytest.importorskip("trl")
-
 import jinja2
 
 from harness.records.findings import Finding, TrainingRow
 from harness_checks.keys import unread
+from tests.helpers.late import late
+
+late("trl")
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"thing": "anvil"}}}
 TOOL = {"type": "function", "function": {"name": "find", "description": "Find.", "parameters": {}}}
@@ -35,7 +37,8 @@ def turns(*answers: dict[str, Any]) -> Turns:
 
 def told(name: str, row: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> dict[str, Finding]:
     """Return what is told of sixteen such rows under a template that TRL has, by the beginning of the line."""
-    text = (files("trl") / "chat_templates" / f"{name}.jinja").read_text("utf-8")
+    (folder,) = find_spec("trl").submodule_search_locations  # type: ignore[union-attr, misc]
+    text = (Path(folder) / "chat_templates" / f"{name}.jinja").read_text("utf-8")
     given = {"trim_blocks": True, "lstrip_blocks": True, "extensions": ["jinja2.ext.loopcontrols"]}
     environment = jinja2.Environment(**given)
     environment.filters["tojson"] = lambda value, **_: json.dumps(value)

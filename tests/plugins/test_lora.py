@@ -26,12 +26,14 @@ from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E40
 from harness_export import swap  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import heard, lora, parity, qlora  # noqa: E402
-from harness_lora import merge as merging  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.files import read_config, read_headers  # noqa: E402
 from harness_lora.heard import CHATS, TEXTS, windows  # noqa: E402
 from harness_lora.merge import fold  # noqa: E402
 from tests.helpers.adapters import make_adapter  # noqa: E402
+from tests.helpers.late import late  # noqa: E402
+
+merging = late("harness_lora.merge")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),

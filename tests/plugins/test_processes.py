@@ -19,13 +19,14 @@ import pytest
 
 pytest.importorskip("torch")
 
+import harness_sft
 from harness import schema
 from harness.errors import CheckFailed, UsageError
 from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress
 from harness.reports.training import read_steps
 from harness_lora import lora
-from harness_sft import Job, check, sft, train_by
+from harness_sft import Job, check, sft
 from harness_sft.processes import resolve
 from harness_sft.ranks import Order, fill
 from tests.helpers.warm import warmed
@@ -197,7 +198,7 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
     recipe = {name: p.default for name, p in schema.options_of(sft)[0].items()} | RECIPE
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
-        train_by(
+        harness_sft.train_by(
             Job(
                 ref, lora(r=4), ROWS, recipe, 3, sick, out, processes=2, shard=shard,
                 progress=lambda one: steps.append(one.done),

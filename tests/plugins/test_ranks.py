@@ -79,6 +79,7 @@ def test_one_that_is_killed_is_told_before_the_others_complain(launch: Launch, c
 HANGS = "step(1); step(2)\nif number: os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(60)"
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_told_and_ended(launch: Launch) -> None:
     """A rank that is stopped is named while the others wait, and after a longer time all are ended."""
     told: list[Progress] = []
@@ -90,6 +91,7 @@ def test_one_that_hangs_is_told_and_ended(launch: Launch) -> None:
     assert str(caught.value) == f"{who}; the training was ended; {AGAIN}"
 
 
+@pytest.mark.slow
 def test_a_deadlock_of_living_ranks_is_ended(launch: Launch) -> None:
     """Where all give signs of life and none comes to a step, that is told; batches between steps are work."""
     with pytest.raises(UsageError, match="all ranks live, and no step came for 0 minutes; the training was ended"):
@@ -98,6 +100,7 @@ def test_a_deadlock_of_living_ranks_is_ended(launch: Launch) -> None:
     launch(f"step(1)\n{works}")
 
 
+@pytest.mark.slow
 def test_one_interruption_is_enough(launch: Launch) -> None:
     """Ctrl-C ends ranks that do not come to the end of their step soon."""
     begun = 0.0
@@ -113,6 +116,7 @@ def test_one_interruption_is_enough(launch: Launch) -> None:
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_a_step_that_has_ended_is_saved(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once all have heard of an interruption they may write for longer than they had to hear of it."""
     monkeypatch.setattr(processes, "HUNG", 60.0)

@@ -85,6 +85,7 @@ def test_all_finite() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_watched_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A run tells after each epoch what it watches on select rows and the validation loss, and keeps the best epoch."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))

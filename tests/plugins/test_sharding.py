@@ -21,7 +21,6 @@ from harness_lora import lora, qlora  # noqa: E402
 from harness_sft import Job, check, sft  # noqa: E402
 from harness_sft.ranks import Ranks  # noqa: E402
 from harness_sft.sharding import check_split  # noqa: E402
-from harness_sft.train import _stamp  # noqa: E402
 
 ROWS = [{"prompt": f"what is {i}?" + "!" * (i % 7), "completion": f" it is {i * i}"} for i in range(43)]
 RECIPE: dict[str, Any] = {
@@ -146,6 +145,8 @@ def test_weights_that_are_not_split_are_counted() -> None:
 
 def test_a_checkpoint_is_taken_up_as_it_was_written() -> None:
     """Of as many processes, and of slices where they are shared: else another training begins."""
+
+    from harness_sft.train import _stamp
 
     class Two(Ranks):
         count = 2

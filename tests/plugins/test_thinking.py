@@ -15,9 +15,10 @@ from harness.errors import UsageError
 from harness.records.models import Generate, ModelRef, ThoughtBudget
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.workers.protocol import read_options, told_options
+from tests.helpers.late import late
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+late("transformers")
 
 MARKS = ("[", "]")  # of the tiny model's texts
 BUDGET = ThoughtBudget(*MARKS, 12)

@@ -10,8 +10,9 @@ import pytest
 from jsonschema import Draft4Validator
 
 from harness.cli.main import main
-from harness.testing import Project
+from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_release.file_schemas import file_schemas
+from tests.helpers.suites import ran
 
 FILES = {  # a schema -> the files of a project that it describes
     "report": ("reports/*/report.json", "exports/*/evidence/report.json"),
@@ -32,21 +33,25 @@ def documents(path: Path) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
 
 
-@pytest.fixture
-def written(suite: Project) -> Project:
-    """Return a project whose suite ran and exported, with events, slices, a private eval and an early stop."""
-    text = (suite.folder / "suite.toml").read_text("utf-8")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder whose suite ran and exported, with events, slices, a private eval and an early stop."""
+    folder = tmp_path_factory.mktemp("written")
     private = '\n[[eval]]\nname = "secret"\nuse = "exact_match"\ndata = "test.jsonl"\nprivate = true\n'
     fit = '\n[[eval]]\nname = "fit"\nuse = "perplexity"\nof = "completion"\ndata = "test.jsonl"\n'
     early = '\n[[eval]]\nname = "early"\nuse = "exact_match"\ndata = "test.jsonl"\nstop = "early"\n'
     gate = '\n[[gate]]\nid = "early"\nmetric = "early.exact_match"\nmin = 0.1\n'
-    (suite.folder / "suite.toml").write_text(text + private + fit + early + gate, "utf-8")
-    assert suite.harness("run", "suite.toml", "--events", "events.jsonl").code == 0
-    return suite
+    suite: dict[str, Any] = {
+        "suite.toml": SUITE + private + fit + early + gate,
+        "test.jsonl": ROWS,
+        "train.jsonl": TRAIN,
+    }
+    Project(folder, None).write(suite)  # type: ignore[arg-type]  # nothing is captured
+    return ran(folder, "run suite.toml --events events.jsonl")
 
 
 @pytest.mark.slow
-def test_files_of_a_run_and_an_export_are_valid(written: Project) -> None:
+def test_files_of_a_run_and_an_export_are_valid(written: Path) -> None:
     """Every file that a schema describes is there, and is what the schema says."""
     schemas = file_schemas()
     assert FILES.keys() == schemas.keys()
@@ -54,7 +59,7 @@ def test_files_of_a_run_and_an_export_are_valid(written: Project) -> None:
         Draft4Validator.check_schema(schemas[name])
         validator = Draft4Validator(schemas[name])
         for pattern in patterns:
-            paths = sorted(written.folder.glob(pattern))
+            paths = sorted(written.glob(pattern))
             assert paths, pattern
             for document in (found for path in paths for found in documents(path)):
                 errors = [f"{'/'.join(map(str, e.path))}: {e.message[:300]}" for e in validator.iter_errors(document)]
@@ -75,9 +80,9 @@ def test_files_of_a_run_and_an_export_are_valid(written: Project) -> None:
         ("attempt", "cache/attempts.jsonl", {"id": "abc"}),
     ],
 )
-def test_what_is_changed_is_not_valid(written: Project, name: str, pattern: str, change: dict[str, Any]) -> None:
+def test_what_is_changed_is_not_valid(written: Path, name: str, pattern: str, change: dict[str, Any]) -> None:
     """A key of another type, an unknown one, and an unknown kind are told."""
-    document = documents(sorted(written.folder.glob(pattern))[0])[0] | change
+    document = documents(sorted(written.glob(pattern))[0])[0] | change
     assert list(Draft4Validator(file_schemas()[name]).iter_errors(document))
 
 

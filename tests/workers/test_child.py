@@ -102,6 +102,7 @@ def numbered(answers: Iterable[Any]) -> list[list[Any]]:
     return [[i, answer] for i, answer in enumerate(answers)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message",
     ['{"do": "eval"}', "[]", "nothing", "{}", '{"do": "ask", "method": "close"}', '{"do": "open"}', '{"do": "load"}'],
@@ -144,6 +145,7 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
     assert gone(made._process.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -332,6 +334,7 @@ def test_a_worker_that_is_not_the_models_interpreter_is_refused(tmp_path: Path) 
         Local("1", str(tmp_path / "none")).start()
 
 
+@pytest.mark.slow
 def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of one loses nothing; the note says so, and no process is left."""
     from harness.workers import pieces
