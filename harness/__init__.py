@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from harness.records.findings import Built, Example, Finding, Flag, Severity, TrainingRow, text_of
     from harness.records.findings import marked as marked_text
     from harness.records.gates import Gate, Outcome, Verdict
-    from harness.records.metrics import Scale
     from harness.records.models import Adapter, Generate, Generation, ThoughtBudget
     from harness.records.run import Report, Run, TrainingStep
     from harness.records.said import Ended, Said, endings
     from harness.records.samples import Prompt, Result
+    from harness.records.scales import OnScale, Scale, Scaled
     from harness.release.conversions import NOTE as CONVERSION_NOTES
     from harness.release.conversions import copy_files
     from harness.reports import sentence
@@ -108,6 +108,7 @@ __all__ = [
     "Mistakes",
     "ModelRef",
     "Models",
+    "OnScale",
     "Outcome",
     "Progress",
     "Prompt",
@@ -120,6 +121,7 @@ __all__ = [
     "Sample",
     "Sampling",
     "Scale",
+    "Scaled",
     "Score",
     "Severity",
     "Subject",
@@ -234,7 +236,7 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Run": "harness.records.run",
     "Said": "harness.records.said",
     "Safetensors": "harness.artifacts.safetensors",
-    "Scale": "harness.records.metrics",
+    "Scale": "harness.records.scales",
     "Severity": "harness.records.findings",
     "Suite": "harness.suite.tables",
     "TRAINING_LOGS": "harness.reports.training:LOGS",
@@ -311,6 +313,8 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "Report": "harness.records.run",
     "sentence": "harness.reports.sentence:",
     "words": "harness.records.words:",
+    "OnScale": "harness.records.scales",
+    "Scaled": "harness.records.scales",
     "wilson": "harness.stats.tests",
     "markdown": "harness.texts.shown",
     "judge": "harness.gates.decide",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from harness.cli.screen import Screen
@@ -16,7 +15,7 @@ from harness.records.run import Run, Swept
 from harness.reports.sentence import verdict_sentence
 from harness.schema import show
 from harness.texts.counts import counted
-from harness.texts.numbers import difference, number, size
+from harness.texts.numbers import number, size
 
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}
@@ -123,7 +122,7 @@ class Summary:
         for t in sweep.trials:
             mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
             metric = number(t.metric) + interval(t.lower, t.upper, number)
-            write = partial(difference, sweep.scale)
+            write = sweep.shown
             change = "–" if t.change is None else write(t.change) + interval(t.change_lower, t.change_upper, write)
             seconds = "–" if t.seconds is None else duration(t.seconds)
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"

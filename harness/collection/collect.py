@@ -73,7 +73,7 @@ def _check_sweep(context: Context, sweep: Sweep, tasks: Mapping[str, Task]) -> N
         return
     gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
     metric = task.metrics[gate.metric_name]
-    if metric.scale in ("count", "agreement"):
+    if metric.is_count or metric.is_agreement:
         what = f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
         context.mistakes.add(sweep.where, what)
     elif sweep.rule == "step" and (

@@ -54,7 +54,7 @@ class GateChecks:
             complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
         for mistake in gate.mistakes_on(metric):
             complain(mistake)
-        if gate.group and metric.scale == "count":
+        if gate.group and metric.is_count:
             complain(f'is one of "{gate.group}", {COUNTED}')
         against = "max" if metric.better == "higher" else "min"
         if getattr(gate, against) is not None:
@@ -129,7 +129,7 @@ def _check_early(gate: Gate, metric: Metric, task: Task, complain: Complain) -> 
     """Refuse what keeps a gate from being decided row by row, where its eval has stop = "early"."""
     clustered = len({s.cluster or s.id for s in task.samples or ()}) < len(task.samples or ())
     why = {
-        f'"{metric.name}" has no known range': metric.scale != "proportion" or metric.combine is not None,
+        f'"{metric.name}" has no known range': not metric.is_share or metric.combine is not None,
         "rows in clusters are not independent": clustered or task.spec.cluster is not None,
         "slices are judged on all their rows": gate.slice is not None,
         "it counts over all rows": gate.max_failures is not None,

@@ -104,7 +104,7 @@ def standard_errors(task: Task, result: Result) -> dict[str, float]:
     for metric in task.metrics.values():
         values = [s.values[metric.name] for s in result.scores if metric.name in s.values]
         plain = all(s.weight_of(metric.name) == 1 for s in result.scores)
-        mean = metric.scale in ("mean", "proportion") and not metric.combine and not result.labels_of(metric.name)
+        mean = metric.is_mean and not metric.combine and not result.labels_of(metric.name)
         if mean and plain and len(values) > 1 and all(map(math.isfinite, values)):
             found[metric.name] = stdev(values) / math.sqrt(len(values))
     return found
@@ -119,7 +119,7 @@ def sliced(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]
         for sample in task.samples or ():
             if sample.id in scores:
                 groups.setdefault(str(sample.row[column]), []).append(scores[sample.id])
-        known = [m for m in task.metrics.values() if m.scale != "agreement" and not result.labels_of(m.name)]
+        known = [m for m in task.metrics.values() if not m.is_agreement and not result.labels_of(m.name)]
         found[column] = {
             value: {"n": float(len(rows)), **{m.name: m.value(rows) for m in known}}
             for value, rows in sorted(groups.items())

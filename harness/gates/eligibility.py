@@ -164,7 +164,7 @@ def _scores_error(
         return f"was evaluated on {len(strange)} rows that are not the gate's, {_examples(strange)}"
     if len(scores) < len(result.scores):
         return "scored a row twice"
-    if metric.scale == "agreement":
+    if metric.is_agreement:
         return ""  # of labels, and of no row
     judged = [scores[s.id] for s in rows]
     if metric.combine:
@@ -184,7 +184,7 @@ def _values_error(scores: Sequence[Score], metric: Metric) -> str:
         return f"{name} is not a finite number on {len(odd)} rows, {_examples(odd)}"
     if math.fsum(weights) <= 0 or min(weights) < 0:
         return f"the weights of {name} do not sum to more than zero"
-    if metric.scale == "proportion" and not (min(values) >= 0 and max(values) <= 1):
+    if metric.is_share and not (min(values) >= 0 and max(values) <= 1):
         beyond = [s.id for s, v in zip(scores, values, strict=True) if not 0 <= v <= 1]
         return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
     return ""

@@ -88,7 +88,7 @@ class Hypothesis:
         """The range of what a row can say of the claim, turned, where it is known."""
         if self.gate.cap is not None:
             return -self.gate.cap, self.gate.cap
-        if self.metric.scale != "proportion" or self.metric.combine:
+        if not self.metric.is_share or self.metric.combine:
             return None
         if self.theirs is not None:
             return (-self.factor, 1.0) if self.sign > 0 else (-1.0, self.factor)
@@ -98,7 +98,7 @@ class Hypothesis:
     def otherwise(self) -> float | None:
         """The estimate with clusters that count alike, or, of a gate that counts them so, rows; None for no mean."""
         counted = self.gate.max_failures is not None or self.gate.cap is not None
-        if self.metric.combine or self.metric.scale == "count" or counted:
+        if self.metric.combine or self.metric.is_count or counted:
             return None
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
         means = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in results]
@@ -139,9 +139,9 @@ def _oriented(gate: Gate, metric: Metric) -> tuple[int, float, float]:
     if not gate.versus:
         bound, sign = (gate.max, -1) if gate.min is None else (gate.min, 1)
         bound = float(gate.max_failures or 0) if bound is None else bound
-        return sign, sign * (math.log(bound) if metric.scale == "perplexity" else bound), 1.0
+        return sign, sign * (math.log(bound) if metric.is_log else bound), 1.0
     sign = 1 if metric.better == "higher" else -1
-    if metric.scale == "perplexity":
+    if metric.is_log:
         return sign, sign * math.log1p(sign * gate.margin), 1.0
     return (sign, 0.0, 1 + sign * gate.margin) if gate.relative else (sign, gate.margin, 1.0)
 
@@ -151,7 +151,7 @@ def _weightless(metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] |
 
     But for those of which one lost its value.
     """
-    if metric.combine or metric.scale == "count":
+    if metric.combine or metric.is_count:
         return frozenset()
     results = [ours] if theirs is None else [ours, theirs]
     rows = zip(*results, strict=True)

@@ -58,11 +58,11 @@ def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> tuple[d
 
 def _tested(h: Hypothesis, ties: bool) -> tuple[tests.Test, float, float]:
     """Return the test on the metric's own scale, and its bounds less the margin, oriented."""
-    if h.labels is not None or h.metric.labelled or h.metric.scale == "agreement":
+    if h.labels is not None or h.metric.labelled or h.metric.is_agreement:
         return _labelled(h)
     if h.gate.max_failures is not None:
         return _failures(h, h.gate.max_failures), 0.0, 0.0
-    if h.metric.scale == "count":
+    if h.metric.is_count:
         test = tests.point(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
     else:
         _check_rows(h, ties)
@@ -173,7 +173,7 @@ def _labelled(h: Hypothesis) -> tuple[tests.Test, float, float]:
     if h.theirs is not None or h.gate.max_failures is not None:
         what = f'labels correct the share that {h.metric.name} is; claim "min" or "max"'
         raise ValueError(f"{what}, since its instrument may err otherwise on the other model")
-    if h.metric.scale == "agreement":
+    if h.metric.is_agreement:
         test = kappa(h.labels, h.threshold, h.alpha)
     else:
         values, weights = differences(h)
@@ -260,7 +260,7 @@ def _check_weights(h: Hypothesis) -> None:
     for o, t in () if h.theirs is None else zip(h.ours, h.theirs, strict=True):
         here, there = o.weight_of(h.metric.name), t.weight_of(h.metric.name)
         if here != there and not math.isclose(here, there, rel_tol=1e-9):
-            unit = "tokens" if h.metric.scale == "perplexity" else "weight"
+            unit = "tokens" if h.metric.is_log else "weight"
             raise ValueError(
                 f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline; '
                 "with different tokenizers compare bits_per_byte"
@@ -287,7 +287,7 @@ def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
     chosen, metric = list(rows), h.metric
     ours = metric.value([h.ours[i] for i in chosen])
     theirs = metric.value([h.theirs[i] for i in chosen]) if h.theirs is not None else None
-    if metric.scale == "perplexity":
+    if metric.is_log:
         ours, theirs = math.log(ours), None if theirs is None else math.log(theirs)
     return h.sign * (ours if theirs is None else ours - h.factor * theirs)
 
@@ -306,7 +306,7 @@ def _changed(h: Hypothesis) -> bool:
 
 def _zeros_and_ones(h: Hypothesis) -> bool:
     """Return whether every value is 0 or 1, of a proportion."""
-    if h.metric.scale != "proportion":
+    if not h.metric.is_share:
         return False
     ours, theirs, _ = h.units
     return all(s.values[h.metric.name] in (0, 1) for s in (*ours, *(theirs or ())))

@@ -95,7 +95,7 @@ def measured(
     metric: Metric, scores: Sequence[Score], clusters: Sequence[Hashable] | None, labels: Labels | None
 ) -> float:
     """Return a metric's value: of the rows, or what its labels make of them; NaN where they make nothing."""
-    if metric.scale == "agreement":
+    if metric.is_agreement:
         return float(agreement.agreement(agreement.tables_of(labels))[0]) if labels else math.nan
     if labels is None:
         return metric.value(scores)

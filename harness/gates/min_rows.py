@@ -29,7 +29,7 @@ def unprovable_error(
     wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
     number. `alpha` is the gate's, see `alpha_of`; `sizes` are the rows' by `sizes_of`, where they are computed already.
     """
-    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
+    if gate.any_of or gate.max_failures is not None or metric.is_count:
         return ""
     sizes = sizes or (sizes_of(gate, rows) if rows is not None else {})
     for name, (count, units) in sizes.items():
@@ -43,7 +43,7 @@ def unprovable_error(
 
 def few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
     """Return why a verdict would rest on few clusters, or nothing."""
-    if gate.any_of or gate.max_failures is not None or metric.scale == "count":
+    if gate.any_of or gate.max_failures is not None or metric.is_count:
         return ""
     for name, (rows, units) in sizes.items():
         if units < min(rows, FEW_CLUSTERS) and not (gate.slice is not None and rows < gate.min_n):
@@ -73,7 +73,7 @@ def _closed(gate: Gate, metric: Metric) -> bool:
     """Return whether the claim has a closed form: shares of rows, in the metric's units, or what is cut at a cap."""
     if gate.cap is not None:
         return gate.worse_by_at_most is not None
-    return metric.scale == "proportion" and not metric.combine and not gate.relative
+    return metric.is_share and not metric.combine and not gate.relative
 
 
 def _any_rows_error(gate: Gate, metric: Metric) -> str:
@@ -86,7 +86,7 @@ def _any_rows_error(gate: Gate, metric: Metric) -> str:
 
 def _margin(gate: Gate, metric: Metric) -> float:
     """Return the size of a margin on the scale that rows have."""
-    return math.log1p(abs(gate.margin)) if metric.scale == "perplexity" else abs(gate.margin)
+    return math.log1p(abs(gate.margin)) if metric.is_log else abs(gate.margin)
 
 
 def _best(gate: Gate, metric: Metric) -> tuple[str, float, str]:

@@ -33,7 +33,7 @@ def found(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     notes += [Note("weightless", {"rows": verdict.weightless})] if verdict.weightless else []
     notes += _unseen(verdict, hypothesis)
     if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
-        notes.append(Note("labels", {"rows": hypothesis.metric.scale != "agreement"}))
+        notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
     elif verdict.outcome is Outcome.INCONCLUSIVE:
         notes.append(_needed(verdict))
     return notes
@@ -44,7 +44,7 @@ def together(hypothesis: Hypothesis) -> list[Note]:
     if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
         return []
     known = hypothesis.supposing(None) if hypothesis.lost else hypothesis
-    there = None if known.metric.scale == "count" else correlation(differences(known)[0])
+    there = None if known.metric.is_count else correlation(differences(known)[0])
     if there is None or there[1] > TOGETHER:
         return []
     return [Note("neighbours", {"correlation": there[0], "p": there[1]})]

@@ -113,7 +113,7 @@ def changed_rows(h: Hypothesis) -> Changed:
         (h.sign * (o.values[name] - t.values[name]) * o.weight_of(name), o.id)
         for o, t in zip(h.ours, h.theirs, strict=True)
     ]
-    kept = None if h.metric.scale == "proportion" else SHOWN
+    kept = None if h.metric.is_share else SHOWN
     won, lost = (
         sorted((c for c in change if c[0] > 0), key=lambda c: -c[0]),
         sorted((c for c in change if c[0] < 0), key=lambda c: c[0]),

@@ -34,7 +34,7 @@ def distinct(
 
     A copy asks the same and scored the same, on all sides, in the same slices. What counts rows counts all of them.
     """
-    if gate.max_failures is not None or metric.scale in ("count", "agreement"):
+    if gate.max_failures is not None or (metric.is_count or metric.is_agreement):
         return list(rows), Repeats()
     groups: dict[str, dict[Any, list[Sample]]] = {}
     columns = [name.partition("=")[0] for name in gate.slices]

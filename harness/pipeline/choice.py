@@ -226,13 +226,13 @@ class Comparison:
         """Compare a trial with the best so far, if there is one; `facts` go into it."""
         name, step = self.metric.name, self.sweep.step
         # A claim about a trial alone, for its interval; which number it names makes no difference to that.
-        claim = {"min" if self.metric.better == "higher" else "max": 1.0 if self.metric.scale == "perplexity" else 0.5}
+        claim = {"min" if self.metric.better == "higher" else "max": 1.0 if self.metric.is_log else 0.5}
         alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
         about = {"value": value, "metric": result.metrics[name], "digest": result.digest, **facts}
         about |= self._bounds(self._judge(alone, result, None), "")
         if best is not None:
             said = self._judge(step, result, best)
-            change = None if said.estimate is None else self._size(said.estimate, of_change=True)
+            change = None if said.estimate is None else self.metric.unline(said.estimate, change=True)
             about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
             if self.sweep.rule == "best":
@@ -247,14 +247,10 @@ class Comparison:
         found: dict[str, float | None] = {}
         for name, bound in (("lower", said.lower), ("upper", said.upper)):
             known = bound is not None and math.isfinite(bound)
-            found[prefix + name] = self._size(bound, of_change=bool(prefix)) if bound is not None and known else None
+            found[prefix + name] = (
+                self.metric.unline(bound, change=bool(prefix)) if bound is not None and known else None
+            )
         return found
-
-    def _size(self, x: float, *, of_change: bool) -> float:
-        """Return a test's number on the metric's scale; a perplexity is tested as its logarithm."""
-        if self.metric.scale != "perplexity":
-            return x
-        return math.expm1(x) if of_change else math.exp(x)
 
 
 def _concluded(swept: Swept) -> Swept:

@@ -27,9 +27,8 @@ from harness.records.run import Change
 from harness.records.samples import Result
 from harness.stats.tests import holm
 from harness.suite.waivers import unneeded
-from harness.texts.numbers import difference, number
+from harness.texts.numbers import number
 
-NO_ROWS = ("count", "agreement")  # scales of what is not of single rows
 Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
@@ -132,7 +131,7 @@ def changes_of(plan: Plan, results: Results) -> list[Change]:
         for name, task in plan.tasks.items():
             ours, theirs = results.get((after, name)), results.get((before, name))
             if ours and theirs and not task.uncached:
-                metrics = [m for m in task.metrics.values() if not (m.combine or m.labelled or m.scale in NO_ROWS)]
+                metrics = [m for m in task.metrics.values() if m.is_of_rows and not (m.combine or m.labelled)]
                 changes = (_change(task, m, ours, theirs, plan.suite.about.alpha) for m in metrics)
                 found += [change for change in changes if change]
     return found
@@ -208,7 +207,7 @@ def _words(change: Change, step: str) -> str:
     values = f"{number(c.theirs)} to {number(c.ours)}"
     sure = c.lower is not None and c.upper is not None and (c.lower > 0 or c.upper < 0)
     bounds = f", {_figure(c, c.estimate)} [{_figure(c, c.lower)}, {_figure(c, c.upper)}]" if c.lower is not None else ""
-    if c.scale != "proportion" and (not sure or number(c.theirs) == number(c.ours)):
+    if not c.is_share and (not sure or number(c.theirs) == number(c.ours)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"
@@ -222,4 +221,4 @@ def _figure(change: Change, x: float | None) -> str:
     """Write a difference as its kind of metric is; that of a perplexity is told by its logarithm."""
     if x is None:
         return "nan"
-    return difference(change.scale, math.expm1(x) if change.scale == "perplexity" else x)
+    return change.written(x)

@@ -63,7 +63,7 @@ def look_of(plan: Plan, candidate: str, name: str, weights: str, base: str, resu
 
 def tells(task: Task) -> bool:
     """Return whether an eval tells of a candidate by rows, gated or not: all do but those that count."""
-    return any(m.scale != "count" for m in task.metrics.values()) and any(task.keys)
+    return any(not m.is_count for m in task.metrics.values()) and any(task.keys)
 
 
 def role_of(plan: Plan, candidate: str) -> Role:

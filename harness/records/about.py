@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.records.metrics import Scale
+from harness.records.scales import Scale, Scaled
 
 FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatever the test
 
 
 @dataclass(frozen=True)
-class About:
+class About(Scaled):
     """What a verdict claims: of which kind, which way, against which number, on which rows.
 
     `sign` is 1 where larger is better for the claim. `threshold` is the number as the suite says it: a bound, how many
@@ -41,8 +40,7 @@ class About:
         """Return whether a row's value alone is on the wrong side; of a difference that is no row's."""
         if self.kind == "failures":
             return value != (1.0 if self.sign > 0 else 0.0)
-        limit = math.log(self.threshold) if self.scale == "perplexity" else self.threshold  # a row's are nats
-        return self.kind == "bound" and self.sign * (value - limit) < 0
+        return self.kind == "bound" and self.sign * (value - self.line(self.threshold)) < 0
 
 
 @dataclass(frozen=True)

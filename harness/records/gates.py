@@ -333,31 +333,31 @@ def _group_mistakes(gate: Gate) -> list[str]:
 
 
 def _scale_mistakes(gate: Gate, metric: Metric) -> list[str]:
-    name, scale = metric.name, metric.scale
+    name = metric.name
     found = []
     for key, bound in (("min", gate.min), ("max", gate.max)):
         if bound is None:
             continue
-        if scale == "proportion" and not 0 <= bound <= 1:
+        if metric.is_share and not 0 <= bound <= 1:
             meant = f"; is {bound / 100:g} meant?" if 1 < bound <= 100 else ""
             found.append(f"{key} is {bound:g}, but {name} is a proportion from 0 to 1{meant}")
-        if scale == "perplexity" and bound < 1:
+        if metric.is_log and bound < 1:
             found.append(f"{key} is {bound:g}, but a perplexity is 1 or more")
-        if scale == "count" and bound < 0:
+        if metric.is_count and bound < 0:
             found.append(f"{key} is {bound:g}, but {name} is a count")
-        if scale == "agreement" and not -1 <= bound < 1:
+        if metric.is_agreement and not -1 <= bound < 1:
             found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
-    if scale == "agreement" and (gate.versus or gate.slice):
+    if metric.is_agreement and (gate.versus or gate.slice):
         found.append(f'{name} is about labels, of which there are no others to compare; claim "min" or "max"')
-    if gate.max_failures is not None and (scale != "proportion" or metric.combine):
-        found.append(f"max_failures counts rows of a 0/1 metric, and {name} is a {scale}")
-    if gate.clean_only and scale == "count":
+    if gate.max_failures is not None and (not metric.is_share or metric.combine):
+        found.append(f"max_failures counts rows of a 0/1 metric, and {name} is a {metric.scale}")
+    if gate.clean_only and metric.is_count:
         found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
-    if gate.estimand == "clusters" and (metric.combine or scale == "count"):
+    if gate.estimand == "clusters" and (metric.combine or metric.is_count):
         what = "made from all rows at once" if metric.combine else "a count over all rows"
         found.append(f'{name} is {what}, and no mean over clusters; leave out "estimand"')
-    if gate.decide == "point" and scale != "count":
-        made = "made of" if metric.combine else f"a {scale} of"
+    if gate.decide == "point" and not metric.is_count:
+        made = "made of" if metric.combine else f"a {metric.scale} of"
         found.append(
             f'decide = "point" is for counts such as a size; {name} is {made} rows, of which others would give another '
             'number: leave out "decide", or have its evaluator say scale = "count" if it is one number about the model'
@@ -374,10 +374,10 @@ def _margin_mistakes(gate: Gate, metric: Metric) -> list[str]:
         size = abs(gate.margin)
     except ValueError:
         return []  # told by Gate.mistakes
-    share = gate.relative or metric.scale == "perplexity"
-    if metric.scale == "proportion" and not share and size >= 1:
+    share = gate.relative or metric.is_log
+    if metric.is_share and not share and size >= 1:
         return [f"{key} is {size:g}, but {metric.name} is a proportion: 2 points are 0.02"]
-    if metric.scale == "perplexity" and not gate.relative and size >= 1:
+    if metric.is_log and not gate.relative and size >= 1:
         return [f'{key} is {size:g}, which for a perplexity is {size:.0%}; write "{size:.0%}" if it is meant']
     shrinks = (metric.better == "lower") == (key == "better_by")  # the claim is about a smaller value
     if share and shrinks and size >= 1:
@@ -389,18 +389,18 @@ def _cap_mistakes(gate: Gate, metric: Metric) -> list[str]:
     """Return why no row's difference can be cut, or why the cap decides the claim whatever the rows say."""
     if gate.cap is None or not gate.versus or not gate.cap > 0:
         return []
-    if metric.combine or metric.scale in ("count", "agreement"):
+    if metric.combine or (metric.is_count or metric.is_agreement):
         made = "made from all rows at once" if metric.combine else f"a {metric.scale}"
         return [f'cap: {metric.name} is {made}, and no mean of what rows say; leave out "cap"']
-    if metric.scale == "proportion":
+    if metric.is_share:
         return [f'cap: {metric.name} is a proportion, whose range is known; leave out "cap"']
-    if gate.relative and metric.scale != "perplexity":
+    if gate.relative and not metric.is_log:
         return ["cap: is in the metric's units, and the margin is a share; write the margin in units, too"]
     try:
         size = abs(gate.margin)
     except ValueError:
         return []  # told by Gate.mistakes
-    unit = math.log1p(size) if metric.scale == "perplexity" else size
+    unit = math.log1p(size) if metric.is_log else size
     if gate.cap <= unit:
         return [f"cap is {gate.cap:g}, and a margin of {unit:.3g} is not less, so that no row could tell; raise it"]
     return []

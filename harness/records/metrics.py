@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
+from harness.records import scales
 from harness.records.samples import Score
+from harness.records.scales import Scale, Scaled
 
 Better = Literal["higher", "lower"]
-Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
-"""How the rows of a metric combine, and so which test a gate on it uses."""
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(Scaled):
     """A number about a model: its direction, its scale, and how rows make it.
 
     A metric is Σw·v/Σw over the rows (exp of it for the scale "perplexity"; Σv for "count"), unless
@@ -34,14 +34,14 @@ class Metric:
         if self.combine:
             return float(self.combine(scores)) if scores else math.nan
         rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
-        if self.scale == "count":
+        if self.is_count:
             return math.fsum(v for v, _ in rows) if rows else math.nan
         total = math.fsum(w for _, w in rows)
         if not total:
             return math.nan
         mean = math.fsum(v * w for v, w in rows) / total
         try:
-            return math.exp(mean) if self.scale == "perplexity" else mean
+            return self.unline(mean)
         except OverflowError:
             return math.inf
 
@@ -62,10 +62,7 @@ def metric(
     """Declare a metric of an evaluator; several may be stacked, the topmost is named first."""
     if better not in ("higher", "lower"):
         raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
-    if scale not in get_args(Scale):
-        raise ValueError(f'metric "{name}": scale is "{scale}", want one of {", ".join(get_args(Scale))}')
-    if scale == "other" and combine is None:
-        raise ValueError(f'metric "{name}": of scale "other", which rows do not make one by one; give combine')
+    scales.check(name, scale, combines=combine is not None)
 
     def declare(evaluator: Evaluator) -> Evaluator:
         known: tuple[Metric, ...] = getattr(evaluator, "metrics", ())

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from harness.errors import ExitCode
 from harness.records.findings import Finding
 from harness.records.gates import Outcome, Verdict
+from harness.records.scales import Scaled
 from harness.records.waivers import Waiver
 
 
@@ -76,7 +77,7 @@ class Trial:
 
 
 @dataclass
-class Swept:
+class Swept(Scaled):
     """A sweep: the trials that were made of the `values` there are, and the value that was chosen, and why.
 
     By `rule` "best" a trial is compared with the best before it, and better if its mean is.
@@ -127,7 +128,7 @@ class ShownRow:
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Scaled):
     """What one step from a model to the next changed of a metric, on the rows that both were asked; it gates nothing.
 
     `theirs` and `ours` are the values before and after, `estimate` and its bounds (one-sided at the suite's alpha each,

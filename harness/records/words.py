@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.records.about import FEW_CLUSTERS, About, Note
-from harness.texts.numbers import difference, short_number
+from harness.texts.numbers import short_number
 
 if TYPE_CHECKING:
     from harness.records.gates import Slice, Verdict
@@ -96,7 +96,7 @@ def _figures(about: About | None, told: Told) -> str:
     if about is None or about.kind != "difference":
         return _interval(about, estimate, lower, upper, told["method"])
     text = f"{short_number(told['value'])} against {short_number(told['baseline'])}, "
-    if about.relative and about.scale != "perplexity":
+    if about.relative and not about.is_log:
         share = (told["value"] or 0.0) / told["baseline"] - 1 if told["baseline"] else math.nan
         text += f"{share:+.1%}, {estimate:+.3g}"
         text += (
@@ -107,7 +107,7 @@ def _figures(about: About | None, told: Told) -> str:
     else:
         text += _interval(about, estimate, lower, upper, told["method"])
     won, lost = told["changed"]
-    return text + (f", {won} won and {lost} lost" if about.scale == "proportion" and (won or lost) else "")
+    return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
 
 
 def _interval(about: About | None, estimate: float, lower: float, upper: float, method: str) -> str:
@@ -117,10 +117,9 @@ def _interval(about: About | None, estimate: float, lower: float, upper: float, 
 
 def figure(about: About | None, x: float) -> str:
     """Write a number on the claim's scale: the metric's value, or a difference of two."""
-    scale = about.scale if about else None
     if about is None or about.kind != "difference":
-        return short_number(math.exp(x) if scale == "perplexity" else x)
-    return difference(scale or "mean", math.expm1(x) if scale == "perplexity" else x)
+        return short_number(about.unline(x) if about else x)
+    return about.written(x)
 
 
 def _failures(told: Told) -> str:

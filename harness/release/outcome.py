@@ -241,7 +241,7 @@ class _Case:
         """Return how the estimate differs from the values it is made of, or nothing; with slices it is one slice's."""
         v, hypothesis = self.verdict, self.hypothesis
         value, baseline, estimate = v["value"], v["baseline"], v["estimate"]
-        if v["outcome"] == Outcome.PASS and value is None and hypothesis.metric.scale != "perplexity":
+        if v["outcome"] == Outcome.PASS and value is None and not hypothesis.metric.is_log:
             return "is PASS without a value"
         if (baseline is not None) and not self.gate.versus:
             return "has a baseline, its claim is about a number"
@@ -250,8 +250,8 @@ class _Case:
         if v["slices"] or v["method"] == "e-process" or self.gate.cap is not None:
             return ""
         if estimate is None or value is None or (self.gate.versus and baseline is None):
-            return "" if hypothesis.metric.scale == "perplexity" else "lacks its value or its baseline"
-        if hypothesis.metric.scale == "perplexity":
+            return "" if hypothesis.metric.is_log else "lacks its value or its baseline"
+        if hypothesis.metric.is_log:
             value, baseline = math.log(value), None if baseline is None else math.log(baseline)
         terms = [value] if baseline is None else [value, -hypothesis.factor * baseline]
         fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
@@ -290,7 +290,7 @@ class _Case:
         v, hypothesis, gate = self.verdict, self.hypothesis, self.gate
         if gate.max_failures is not None:
             return bool(v["estimate"] <= gate.max_failures)
-        if hypothesis.metric.scale == "count":
+        if hypothesis.metric.is_count:
             return bool(hypothesis.sign * v["estimate"] >= hypothesis.margin)
         return None
 

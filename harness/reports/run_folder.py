@@ -47,7 +47,7 @@ class RunFolder:
     ) -> None:
         """Write the rows of one item, as soon as it is done; `sent` holds prompts as they went to the model, by row."""
         rows, names = {s.id: s for s in result.scores}, list(result.metrics)
-        logs = [name for name in names if name in metrics and metrics[name].scale == "perplexity"]
+        logs = [name for name in names if name in metrics and metrics[name].is_log]
         told = (
             row_of(i, s, rows[s.id], names) | _nats(rows[s.id], logs) | _rendered(s, sent)
             for i, s in enumerate(samples)

@@ -56,7 +56,7 @@ def json_schema(plugins: Plugins) -> Schema:
         "candidate": {**_table(Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
         "subject": {"type": "object", "additionalProperties": {**other, "anyOf": [base, *other["anyOf"]]}},
         "eval": _many(_used(plugins, "evaluator", Eval), minItems=1),
-        "gate": _many({**_table(Gate), "oneOf": [{"required": claim.split()} for claim in CLAIMS]}),
+        "gate": _many({**_table(Gate), "oneOf": [{"required": keys.split()} for keys in CLAIMS]}),
         "merge": {
             "type": "object",
             "description": "Onto which variants of the base an adapter is merged.",

@@ -23,15 +23,6 @@ def short_number(x: float | None) -> str:
     return f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}"
 
 
-def difference(scale: str, x: float) -> str:
-    """Write a difference of a metric, of a perplexity as a share."""
-    if scale == "perplexity":
-        return f"{x:+.1%}"
-    if scale != "proportion" and math.isfinite(x) and (abs(x) >= 100 or 0 < abs(x) < 1e-3):
-        return f"{x:+,.0f}" if abs(x) >= 100 else f"{x:+.2g}"
-    return f"{x:+.3f}"
-
-
 def size(n: int) -> str:
     """Write bytes as a person would: 10.0 kB, 273 MB."""
     for unit, name in SIZES:

@@ -48,7 +48,7 @@ def cut_answers(result: Result, task: Task) -> Iterator[Finding]:
     what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were cut'
     what += f" at {limit} tokens" if limit else ""
     first = next(iter(task.metrics.values()))
-    if whole and first.scale == "proportion":
+    if whole and first.is_share:
         what += f"; their {first.name} is {first.value(cut):.2f}, of the others {first.value(whole):.2f}"
     ends = sorted(s.tokens for s in whole if s.tokens is not None)
     long = ends[int(0.99 * (len(ends) - 1))] if ends else 0

@@ -98,7 +98,7 @@ class Claimed:
     def shares(self) -> bool:
         """Whether rows are 0/1 and count alike, or are taken to: nothing between 0 and 1 varies more."""
         about_rows = not (self.metric.combine or self.metric.labelled or self.gate.estimand == "clusters")
-        if self.metric.scale != "proportion" or self.gate.relative or not about_rows:
+        if not self.metric.is_share or self.gate.relative or not about_rows:
             return False
         rows = [*self.past.ours.values(), *(self.past.theirs or {}).values()] if self.past else []
         return all(value in (0, 1) and weight == 1 for value, weight in rows)
@@ -120,7 +120,7 @@ class Claimed:
         support, cap = None, self.gate.cap
         if cap is not None:
             values, support = [max(-cap, min(cap, v)) for v in values], (-cap, cap)
-        elif self.metric.scale == "proportion":
+        elif self.metric.is_share:
             ends = (self.turned(1.0), self.turned(-factor if theirs is not None else 0.0))
             support = (min(ends), max(ends))
         clusters = [s.cluster or s.id for s in self.past.samples]
@@ -340,6 +340,6 @@ class Case(Claimed):
 
     def shown(self, value: float) -> str:
         """Write a value in the metric's units, a perplexity's change as a share."""
-        if self.metric.scale == "perplexity":
+        if self.metric.is_log:
             return f"{math.expm1(value):+.1%}" if self.gate.versus else f"{math.exp(value):.4g}"
         return f"{value:+.3g}" if self.gate.versus else f"{value:.3g}"

@@ -78,10 +78,10 @@ def _asked(
     alpha, assumed = _risk(plan, gate, task, attempts.get((candidate, gate.eval)))
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, alpha=alpha, group=gate.group)
     blank = replace(blank, assumed=assumed)
-    if gate.max_failures is not None or metric.scale == "count":
+    if gate.max_failures is not None or metric.is_count:
         return Asked(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
-    if metric.scale == "agreement":
+    if metric.is_agreement:
         what = "labels decide it, and rows do not"
         return Asked(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
     every = task.samples or ()

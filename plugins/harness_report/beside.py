@@ -141,7 +141,7 @@ def _lines(c: Compared) -> list[Line]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
     found = [b for b in c.metrics if not b.is_alike]
     parts = {b.metric: _part(b) for b in found}
-    shares = [p for b in found if (p := parts[b.metric]) and c.now.scale(b.metric) == "proportion"]
+    shares = [p for b in found if (p := parts[b.metric]) and c.now.scale(b.metric).is_share]
     return [_line(c, b, parts[b.metric], shares) for b in found]
 
 
@@ -155,9 +155,9 @@ def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]
     write = write_of(c.now, v)
     if part is not None:
         side = -1 if c.now.is_lower(b.metric) else 1
-        tick = write if scale == "perplexity" else (lambda x: minus(f"{x:+.3g}") if x else "0")
-        on = shares if scale == "proportion" else [part]
-        svg = draw(strip(axis_of(on, 0.0, side, tick, shares=scale == "perplexity", zero=True), [part]))
+        tick = write if scale.is_log else (lambda x: minus(f"{x:+.3g}") if x else "0")
+        on = shares if scale.is_share else [part]
+        svg = draw(strip(axis_of(on, 0.0, side, tick, shares=scale.is_log, zero=True), [part]))
     unit = c.now.unit(b.metric)
     return Line(
         reading=b.reading,

@@ -87,7 +87,7 @@ def _all_between(now: Kept, before: Kept) -> list[Between]:
         if report.subject != now.ours or not before.report(before.ours, report.eval):
             continue
         metric, _ = now.against(report.eval)
-        if now.scale(f"{report.eval}.{metric}") not in ("proportion", "mean", "perplexity"):
+        if not now.scale(f"{report.eval}.{metric}").is_of_rows:
             continue
         found.append(_between(now, before, report.eval, metric))
     order = {"worse": 0, "not told apart": 1, "better": 2}
@@ -120,7 +120,7 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
     """Put the claim "better than the other run" to rows, as a gate with no margin would be."""
     evaluation, _, metric = name.partition(".")
     better = "lower" if now.is_lower(name) else "higher"
-    measured = Metric(metric, better, now.scale(name))  # type: ignore[arg-type]
+    measured = Metric(metric, better, now.scale(name).scale)  # type: ignore[arg-type]
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
     samples = [Sample(i, cluster=row.get("cluster"), row={}) for i, row in ours.items()]
     results = (_result(now, evaluation, metric, ours), _result(before, evaluation, metric, theirs))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from harness import Verdict, counted, sentence, shown, words
+from harness import OnScale, Verdict, counted, sentence, shown, words
 from harness_report.drawing import BASE, VERDICTS, draw
 from harness_report.pairs import LOST, WON, paired
 from harness_report.reading import Kept
@@ -52,10 +52,10 @@ class Driver:
     svg: str
 
 
-def scale_of(kept: Kept, v: Verdict) -> tuple[str, str]:
+def scale_of(kept: Kept, v: Verdict) -> tuple[OnScale, str]:
     """Return the scale and unit that a verdict's numbers are written in."""
     counts = v.method == "failures counted"
-    return ("count", "count") if counts else (kept.scale(v.metric), kept.unit(v.metric))
+    return (OnScale("count"), "count") if counts else (kept.scale(v.metric), kept.unit(v.metric))
 
 
 def write_of(kept: Kept, v: Verdict) -> Callable[[float | None], str]:
@@ -69,7 +69,7 @@ def tick_of(kept: Kept, v: Verdict) -> Callable[[float], str]:
     scale, unit = scale_of(kept, v)
 
     def write(x: float) -> str:
-        if scale == "perplexity":
+        if scale.is_log:
             if v.versus:
                 share = 100 * math.expm1(x)
                 return plain(round(share, 1)) + " %" if share < 0 else f"+{share:.4g} %" if share else "0"
@@ -106,7 +106,7 @@ def axes(kepts: Sequence[Kept]) -> Callable[[Kept, Verdict], Axis | None]:
         if v.threshold is None or key(v) not in parts:
             return None
         side = v.about.sign if v.about else 1
-        shares = kept.scale(v.metric) == "perplexity" and bool(v.versus)
+        shares = kept.scale(v.metric).is_log and bool(v.versus)
         return axis_of(parts[key(v)], v.threshold, side, tick_of(kept, v), shares=shares, zero=bool(v.versus))
 
     return axis
@@ -179,7 +179,7 @@ def _second(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str
         return ""
     if v.versus:
         return f"{number(v.value, unit)} against {number(v.baseline, unit)}"
-    limit = write(v.threshold) if kept.scale(v.metric) == "perplexity" or unit == "bytes" else plain(v.threshold or 0.0)
+    limit = write(v.threshold) if kept.scale(v.metric).is_log or unit == "bytes" else plain(v.threshold or 0.0)
     return f"limit {limit}"
 
 

@@ -77,11 +77,11 @@ def _sweep(run: Run) -> Sweep | None:
         return None
     lines = []
     for t in s.trials:
-        change = NONE if t.change is None else figure(t.change, s.scale, versus=True)
+        change = NONE if t.change is None else figure(t.change, s, versus=True)
         bounds = (
             ""
             if t.change_lower is None or t.change_upper is None
-            else (f" [{figure(t.change_lower, s.scale, versus=True)}, {figure(t.change_upper, s.scale, versus=True)}]")
+            else (f" [{figure(t.change_lower, s, versus=True)}, {figure(t.change_upper, s, versus=True)}]")
         )
         took = NONE if t.seconds is None else seconds(t.seconds)
         mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from harness import Verdict, wilson
+from harness import OnScale, Verdict, wilson
 from harness_report import charts
 from harness_report.drawing import ACCENT, BASE, Chart, draw
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
@@ -58,13 +58,13 @@ def table_of(kept: Kept) -> Table:
     return Table(subjects, narrow, kept.ours, base, lines)
 
 
-def _change(base: float | None, ours: float | None, scale: str) -> tuple[str, float]:
+def _change(base: float | None, ours: float | None, scale: OnScale) -> tuple[str, float]:
     """Return a difference in words, and as a bar: a share of the whole, or of the base where there is no whole."""
     if base is None or ours is None or not math.isfinite(base + ours):
         return NONE, 0.0
     if base == ours:
         return "same", 0.0
-    if scale == "proportion":
+    if scale.is_share:
         return minus(f"{ours - base:+.3f}"), max(-1.0, min(1.0, ours - base))
     if not base:
         return minus(f"{ours - base:+.4g}"), 0.0
@@ -111,7 +111,7 @@ def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) 
     evaluation, _, metric = name.partition(".")
     report = kept.report(subject, evaluation)
     values = report.slices.get(column, {}) if report else {}
-    rows, share, least = [], kept.scale(name) == "proportion", min_n_of(kept)
+    rows, share, least = [], kept.scale(name).is_share, min_n_of(kept)
     for label in order:
         told = values.get(label, {})
         value, n = told.get(metric, math.nan), int(told.get("n", 0))
@@ -185,10 +185,10 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
     for r in kept.run.reports:
         metric, baseline = kept.against(r.eval)
         name = f"{r.eval}.{metric}"
-        if r.subject != kept.ours or r.n < 3 or kept.scale(name) in ("count", "agreement", "other"):
+        if r.subject != kept.ours or r.n < 3 or not kept.scale(name).is_of_rows:
             continue
         pairs, title = pairs_of(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
-        unit = "nats a token" if kept.scale(name) == "perplexity" or metric == "kl" else metric.replace("_", " ")
+        unit = "nats a token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
         if pairs.rows and not pairs.binary:
             both = [(value_of(p.theirs, metric), value_of(p.ours, metric)) for p in pairs.rows]
             points = [(t, o) for t, o in both if t is not None and o is not None]
@@ -205,7 +205,7 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
 
 def _limit(kept: Kept, name: str) -> float | None:
     """Return the limit of a gate on a metric's mean, where it is on the scale of its rows."""
-    if kept.scale(name) == "perplexity":
+    if kept.scale(name).is_log:
         return None
     mine: list[Verdict] = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours]
     return next((v.threshold for v in mine if not v.versus), None)

@@ -142,7 +142,7 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[Change]:
     for v in sentence.worst_first(kept.run):
         evaluation, _, metric = v.metric.partition(".")
         key = evaluation, metric, v.versus or ""
-        if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric) == "count":
+        if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric).is_count:
             continue
         if kept.against(evaluation)[0] == metric:
             pair = pairs.pairs_of(kept, evaluation, v.versus)

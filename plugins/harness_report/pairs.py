@@ -135,7 +135,7 @@ def browser(kept: Kept) -> tuple[list[dict[str, Any]], str]:
 
 def _is_counted(kept: Kept, evaluation: str) -> bool:
     metric, _ = kept.against(evaluation)
-    return kept.scale(f"{evaluation}.{metric}") == "count"
+    return kept.scale(f"{evaluation}.{metric}").is_count
 
 
 def _chosen(kept: Kept, evaluation: str, pairs: Pairs, share: float) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness import Report, Run, UsageError, read_answers, read_run, told_apart
+from harness import OnScale, Report, Run, UsageError, read_answers, read_run, told_apart
 
 Row = dict[str, Any]
 UNREAD = {"doc_id", "filtered_resps", "filter", "metrics", "id", "note"}  # of a row, on every page
@@ -46,19 +46,19 @@ class Kept:
         told = evaluation in (self.told("private") or ())
         return told or bool(self.evals.get(evaluation, {}).get("private", not self.suite))
 
-    def scale(self, metric: str) -> str:
+    def scale(self, metric: str) -> OnScale:
         """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
         evaluation, _, name = metric.partition(".")
         told = _table(_table(_table(self.lock, "metrics"), evaluation), name).get("scale")
         if told:
-            return str(told)
+            return OnScale(str(told))
         values = [r.metrics[name] for r in self.run.reports if r.eval == evaluation and name in r.metrics]
         shares = bool(values) and all(0 <= v <= 1 for v in values) and not self.is_lower(metric)
-        return "perplexity" if "perplexity" in name else "proportion" if shares else "mean"
+        return OnScale("perplexity" if "perplexity" in name else "proportion" if shares else "mean")
 
     def unit(self, metric: str) -> str:
         """Return the unit that a metric's numbers are written in: "bytes", "count" or none."""
-        return "" if self.scale(metric) != "count" else "bytes" if metric.endswith("bytes") else "count"
+        return "" if not self.scale(metric).is_count else "bytes" if metric.endswith("bytes") else "count"
 
     def is_lower(self, metric: str) -> bool:
         """Return whether less of EVAL.METRIC is better."""

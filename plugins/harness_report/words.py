@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from harness import Verdict, sentence, shown
+from harness import Scaled, Verdict, sentence, shown
 from harness import words as verdicts
 
 GLYPHS = sentence.GLYPHS
@@ -52,11 +52,11 @@ def bytes_(x: float) -> str:
     return f"{x:,.0f}\u00a0B"
 
 
-def figure(x: float | None, scale: str, *, versus: bool, unit: str = "") -> str:
+def figure(x: float | None, scale: Scaled, *, versus: bool, unit: str = "") -> str:
     """Write a number on a claim's own scale: a value, or a difference; of a perplexity its logarithm is given."""
     if x is None or not math.isfinite(x):
         return NONE
-    if scale == "perplexity":
+    if scale.is_log:
         return minus(f"{math.expm1(min(x, 50)):+.1%}") if versus else number(math.exp(min(x, 50)))
     if not versus:
         return number(x, unit)
@@ -114,7 +114,7 @@ def claimed(v: Verdict, unit: str = "") -> str:
         return f"{what}, {'at least' if about.sign > 0 else 'at most'} {limit}{verdicts.conditions(about)}"
     if not size:
         return f"{what}, {v.claim}"
-    margin = f"{100 * size:g}\u00a0%" if about.relative or about.scale == "perplexity" else verdicts.plain(size)
+    margin = f"{100 * size:g}\u00a0%" if about.relative or about.is_log else verdicts.plain(size)
     worse = about.threshold < 0
     side = "below" if (about.sign > 0) == worse else "above"
     return f"{what}, {'at most' if worse else 'more than'} {margin} {side} {v.versus}’s{verdicts.conditions(about)}"

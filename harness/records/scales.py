@@ -1,0 +1,81 @@
+"""What a scale means, in one place: nothing else compares its name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
+"""How the rows of a metric combine, and so which test a gate on it uses."""
+
+
+class Scaled:
+    """Whatever has a scale, or None where none is known."""
+
+    scale: str | None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its rows are from 0 to 1."""
+        return self.is_share
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is tested as its logarithm: rows hold nats a token, and its differences are shares."""
+        return self.is_log
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is one exact number over all rows, which takes no risk."""
+        return self.is_count
+
+    @property
+    def is_agreement(self) -> bool:
+        """Whether it is of labels, and of no row."""
+        return self.is_agreement
+
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether each row has a value of its own."""
+        return self.scale in ("proportion", "mean", "perplexity")
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is the mean of its rows as they stand."""
+        return self.scale in ("proportion", "mean")
+
+    def line(self, x: float) -> float:
+        """Return a value where it is tested."""
+        return math.log(x) if self.is_log else x
+
+    def unline(self, x: float, *, change: bool = False) -> float:
+        """Return what is tested as a value, or as the `change` between two."""
+        return (math.expm1(x) if change else math.exp(x)) if self.is_log else x
+
+    def written(self, change: float) -> str:
+        """Write a difference of two where they are tested."""
+        return self.shown(self.unline(change, change=True))
+
+    def shown(self, x: float) -> str:
+        """Write a difference, of a perplexity a share."""
+        if self.is_log:
+            return f"{x:+.1%}"
+        if not self.is_share and math.isfinite(x) and (abs(x) >= 100 or 0 < abs(x) < 1e-3):
+            return f"{x:+,.0f}" if abs(x) >= 100 else f"{x:+.2g}"
+        return f"{x:+.3f}"
+
+
+@dataclass(frozen=True)
+class OnScale(Scaled):
+    """A scale by its name alone."""
+
+    scale: str | None
+
+
+def check(name: str, scale: str, *, combines: bool) -> None:
+    """Raise ValueError where the scale of a metric is none, or does not go with how its rows make it."""
+    if scale not in get_args(Scale):
+        raise ValueError(f'metric "{name}": scale is "{scale}", want one of {", ".join(get_args(Scale))}')
+    if scale == "other" and not combines:
+        raise ValueError(f'metric "{name}": of scale "other", which rows do not make one by one; give combine')
