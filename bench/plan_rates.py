@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.gates.decide import judge
-from harness.records.gates import Gate, Outcome
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Outcome
 from harness_plan.chance import Case
 from harness_plan.past import Past
 

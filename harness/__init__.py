@@ -47,12 +47,13 @@ if TYPE_CHECKING:
     from harness.records import words
     from harness.records.findings import Built, Example, Finding, Flag, Severity, TrainingRow, text_of
     from harness.records.findings import marked as marked_text
-    from harness.records.gates import Gate, Outcome, Verdict
+    from harness.records.gates import Gate
     from harness.records.models import Adapter, Generate, Generation, ThoughtBudget
     from harness.records.run import Report, Run, TrainingStep
     from harness.records.said import Ended, Said, endings
     from harness.records.samples import Prompt, Result
     from harness.records.scales import OnScale, Scale, Scaled
+    from harness.records.verdicts import Outcome, Verdict
     from harness.release.conversions import NOTE as CONVERSION_NOTES
     from harness.release.conversions import copy_files
     from harness.reports import sentence
@@ -308,8 +309,8 @@ LATER = {  # the module of what is imported when it is asked for; `module:name` 
     "write_steps": "harness.reports.training",
     "write_text": "harness.files",
     "Gate": "harness.records.gates",
-    "Outcome": "harness.records.gates",
-    "Verdict": "harness.records.gates",
+    "Outcome": "harness.records.verdicts",
+    "Verdict": "harness.records.verdicts",
     "Report": "harness.records.run",
     "sentence": "harness.reports.sentence:",
     "words": "harness.records.words:",

@@ -25,9 +25,10 @@ from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Options, prepare
 from harness.pipeline.subjects import evaluate_baselines, evaluate_candidate
-from harness.records.gates import Outcome, Verdict, ships
+from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
+from harness.records.verdicts import Outcome, Verdict
 from harness.workers.pool import PATIENCE
 
 SWAPS = 400  # runs of two equal models

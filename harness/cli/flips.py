@@ -8,8 +8,8 @@ from pathlib import Path
 from harness.cli.screen import Screen
 from harness.cli.words import title
 from harness.errors import UsageError
-from harness.records.gates import Verdict
 from harness.records.run import Run
+from harness.records.verdicts import Verdict
 from harness.reports.rows import Listed, Shown, all_rows, changed_rows, failed_rows, lost_and_won
 from harness.texts.counts import counted
 from harness.texts.shown import shown

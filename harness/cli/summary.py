@@ -10,8 +10,8 @@ from harness.cli.screen import Screen
 from harness.cli.words import describe, duration, interval, percent, place, reasons, title
 from harness.errors import ExitCode
 from harness.records.findings import Finding
-from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run, Swept
+from harness.records.verdicts import Outcome, Verdict
 from harness.reports.sentence import verdict_sentence
 from harness.schema import show
 from harness.texts.counts import counted

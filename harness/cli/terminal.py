@@ -13,10 +13,10 @@ from harness.cli.words import describe, duration, escape, fact, reasons, some, t
 from harness.hookspec import hookimpl
 from harness.records import words
 from harness.records.findings import Built, Finding
-from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Trial
 from harness.records.said import endings
+from harness.records.verdicts import Outcome, Verdict
 from harness.schema import show
 from harness.texts.counts import counted
 from harness.texts.numbers import number

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.markup import escape as unmarked
 
 from harness.records import words
-from harness.records.gates import Outcome, Verdict
+from harness.records.verdicts import Outcome, Verdict
 from harness.texts.shown import shown
 
 SAME = "for the same reason"

@@ -16,8 +16,9 @@ from harness.capabilities import Check
 from harness.gates.eligibility import failed, unjudged
 from harness.records.about import Note
 from harness.records.findings import Finding
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.samples import Sample
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted
 
 if TYPE_CHECKING:

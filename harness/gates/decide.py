@@ -12,9 +12,10 @@ from harness.gates.inference import infer, infer_slices
 from harness.gates.notes import found, together, with_notes
 from harness.gates.outcome import conclude, conclude_slices
 from harness.records.about import FEW_CLUSTERS, Note
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted, written
 
 SLOW = ("point", "failures counted", "cluster bootstrap")  # methods after which no slice is looked for

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from harness.gates.repeats import Repeats, distinct
 from harness.records.about import Note
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted
 
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided

@@ -10,7 +10,7 @@ from harness.gates.inference import differences
 from harness.gates.needed import CLOSE
 from harness.gates.outcome import SlicedOutcome
 from harness.records.about import Note
-from harness.records.gates import Outcome, Verdict
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted, written
 from harness.stats.neighbours import correlation
 from harness.stats.unseen import no_row_shows

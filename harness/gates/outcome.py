@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from harness.gates.hypothesis import Hypothesis
 from harness.gates.inference import Inference
 from harness.gates.needed import rows_needed
-from harness.records.gates import Gate, Outcome, Slice, Verdict
+from harness.records.gates import Gate
+from harness.records.verdicts import Outcome, Slice, Verdict
 from harness.stats.tests import holm
 
 SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row

@@ -14,8 +14,9 @@ from harness.gates.eligibility import unjudged
 from harness.pipeline.ledger import Ledger, Standing
 from harness.pipeline.looks import look_of, tells
 from harness.records.about import Note
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.samples import Result
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 from harness.records.words import noted
 from harness.stats.multiple import levels

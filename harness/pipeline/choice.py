@@ -28,11 +28,12 @@ from harness.pipeline.artifacts import Artifacts, Trained, keep_logs, train
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Options, Session, prepare
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef
 from harness.records.run import Run, Swept, Trial
 from harness.records.samples import Result, Sample
+from harness.records.verdicts import Outcome, Verdict
 from harness.reports.training import LOGS, read_steps
 from harness.schema import show
 from harness.suite.tables import Sweep

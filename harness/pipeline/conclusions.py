@@ -21,10 +21,11 @@ from harness.gates.outcome import changed_rows
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import attempts_said
 from harness.records import words
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Change
 from harness.records.samples import Result
+from harness.records.verdicts import Outcome, Verdict
 from harness.stats.tests import holm
 from harness.suite.waivers import unneeded
 from harness.texts.numbers import number

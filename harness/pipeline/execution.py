@@ -24,10 +24,10 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.record import Answered, Record, Stop
 from harness.pipeline.session import Session
 from harness.records.frozen import isolated
-from harness.records.gates import Outcome
 from harness.records.models import Subject
 from harness.records.run import Report
 from harness.records.samples import Result
+from harness.records.verdicts import Outcome
 from harness.release.lockfile import lock
 from harness.reports.report_json import dumps
 from harness.suite.tables import Suite

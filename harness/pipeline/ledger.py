@@ -27,7 +27,7 @@ from harness.artifacts.attestation import LEDGER_FORMAT
 from harness.errors import UsageError
 from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
 from harness.pipeline.looks import Look, Row, meets, rows_read, rows_text
-from harness.records.gates import Verdict
+from harness.records.verdicts import Verdict
 from harness.suite.tables import Suite
 
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters

@@ -1,4 +1,4 @@
-"""Gate: the assert. Verdict: the assert applied to rows, at a stated risk. Ships: the one rule."""
+"""Gate: the assert, a claim about a metric."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Literal
 
 from harness.records import words
-from harness.records.about import About, Note
+from harness.records.about import About
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
-from harness.records.waivers import Waiver
+from harness.records.verdicts import Verdict
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 COUNTED = "which counts, and takes no risk that an any_of could share; claim it in a gate of its own"
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
-
-
-class Outcome(StrEnum):
-    """What a gate says: proven, refuted, neither, or not evaluated."""
-
-    PASS = "PASS"  # noqa: S105 -- a verdict, not a password
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    ERROR = "ERROR"
 
 
 @dataclass(frozen=True)
@@ -165,95 +155,6 @@ class Gate:
                 groups.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
             found |= dict(sorted(groups.items()))
         return found
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A gate on one slice. An `alarm` has too few rows to have to prove the claim: it blocks only on proven harm."""
-
-    name: str
-    n: int
-    outcome: Outcome
-    alarm: bool
-    why: str = ""
-    lower: float | None = None
-    upper: float | None = None
-    notes: tuple[Note, ...] = ()
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A gate applied to one candidate: estimate and bounds on the claim's scale, and why.
-
-    `estimate`, `lower`, `upper` and `threshold` are the metric's value for a claim about a number, candidate
-    minus baseline for a comparison (of log perplexity: the relative change), and candidate minus the allowed share
-    of the baseline for a relative margin; where the gate is about clusters, all are means over clusters. With
-    several slices they are the `driver`'s. `won` and `lost` are the rows that changed, the largest change first; where
-    they are cut, `won_count` and `lost_count` are how many there are.
-    `n` counts the rows but those of weight 0, which are `weightless`; very uneven `clusters` count as `effective` ones
-    of equal size. `attempt` counts the candidates this question was put to. Of a gate with `clean_only`, `left_out`
-    counts the rows it was judged without, `whole` and `whole_baseline` are the values with them. It `decides` unless
-    it is about a candidate that no export ships, by a gate that does not name it. `why` is what `notes` say in words.
-    """
-
-    gate: str
-    candidate: str
-    outcome: Outcome
-    why: str
-    metric: str
-    claim: str
-    blocking: bool
-    versus: str | None = None
-    value: float | None = None
-    baseline: float | None = None
-    estimate: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    threshold: float | None = None
-    alpha: float | None = None
-    p_pass: float | None = None
-    p_fail: float | None = None
-    n: int = 0
-    weightless: int = 0
-    clusters: int | None = None
-    effective: float | None = None
-    method: str = ""
-    rows_needed: int | None = None  # to decide it, if the estimate is the truth
-    rows_range: tuple[int, int | None] | None = None  # the same for what the truth may be; None: too close
-    driver: str = ""
-    slices: tuple[Slice, ...] = ()
-    won: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
-    won_count: int = 0
-    lost_count: int = 0
-    digest: str = ""
-    group: str = ""
-    attempt: int = 0
-    looks: tuple[int, ...] = ()  # rows that the same weights were looked at, of those there will be at most
-    left_out: int | None = None
-    copies: int = 0
-    joined: int = 0
-    whole: float | None = None
-    whole_baseline: float | None = None
-    waiver: Waiver | None = None
-    decides: bool = True
-    about: About | None = None  # None in reports that were written before claims were data
-    notes: tuple[Note, ...] = ()  # what `why` is made of
-
-    @property
-    def waived(self) -> bool:
-        """Return whether a waiver in force covers what is not a PASS."""
-        return self.waiver is not None and self.outcome is not Outcome.PASS
-
-    @property
-    def missed(self) -> bool:
-        """Return whether a gate that blocks did not pass and is not waived."""
-        return self.blocking and self.outcome is not Outcome.PASS and not self.waived
-
-    @property
-    def holds_up(self) -> bool:
-        """Return whether something may not ship because of it."""
-        return self.missed and self.decides
 
 
 def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from harness.errors import ExitCode
 from harness.records.findings import Finding
-from harness.records.gates import Outcome, Verdict
 from harness.records.scales import Scaled
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 
 

@@ -18,22 +18,22 @@ class Scaled:
     @property
     def is_share(self) -> bool:
         """Whether its rows are from 0 to 1."""
-        return self.is_share
+        return self.scale == "proportion"
 
     @property
     def is_log(self) -> bool:
         """Whether it is tested as its logarithm: rows hold nats a token, and its differences are shares."""
-        return self.is_log
+        return self.scale == "perplexity"
 
     @property
     def is_count(self) -> bool:
         """Whether it is one exact number over all rows, which takes no risk."""
-        return self.is_count
+        return self.scale == "count"
 
     @property
     def is_agreement(self) -> bool:
         """Whether it is of labels, and of no row."""
-        return self.is_agreement
+        return self.scale == "agreement"
 
     @property
     def is_of_rows(self) -> bool:

@@ -11,7 +11,7 @@ from harness.records.about import FEW_CLUSTERS, About, Note
 from harness.texts.numbers import short_number
 
 if TYPE_CHECKING:
-    from harness.records.gates import Slice, Verdict
+    from harness.records.verdicts import Slice, Verdict
 
 Told = Mapping[str, Any]
 

@@ -20,8 +20,9 @@ from harness.artifacts.reads import OURS
 from harness.errors import CheckFailed
 from harness.files import folder_in_place, read_facts
 from harness.records.frozen import isolated
-from harness.records.gates import Verdict, ships
+from harness.records.gates import ships
 from harness.records.models import ModelRef
+from harness.records.verdicts import Verdict
 from harness.release.seal import sealed
 from harness.suite.tables import Export, Suite
 

@@ -21,9 +21,10 @@ from harness.files import folder_in_place, write_text
 from harness.gates.contamination import Leaks
 from harness.parts import part
 from harness.records.frozen import isolated
-from harness.records.gates import Verdict, ships
+from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
+from harness.records.verdicts import Verdict
 from harness.release.conversions import copy_files, parent_reasons
 from harness.release.items import Results, evaluations_of, rows_of
 from harness.release.previous import keep_first

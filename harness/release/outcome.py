@@ -13,7 +13,8 @@ from typing import Any
 
 from harness import schema
 from harness.gates.hypothesis import Hypothesis
-from harness.records.gates import COUNTED, Gate, Outcome
+from harness.records.gates import COUNTED, Gate
+from harness.records.verdicts import Outcome
 from harness.release.locked import Locked
 from harness.stats.multiple import levels
 from harness.stats.tests import holm, spent

@@ -14,8 +14,8 @@ from harness.artifacts.digests import digest_of, file_digest, file_digests, weig
 from harness.artifacts.gguf import gguf_of
 from harness.errors import UsageError
 from harness.files import folder_in_place
-from harness.records.gates import Outcome
 from harness.records.models import Adapter, ModelRef, Source
+from harness.records.verdicts import Outcome
 from harness.release.promoted import current, first
 from harness.suite.tables import Baseline, Suite
 

@@ -23,9 +23,10 @@ from harness.artifacts.strict import read_json
 from harness.errors import UsageError
 from harness.gates import contamination
 from harness.gates.decide import judge
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
 from harness.release.locked import Locked
 from harness.release.outcome import NEAR, Verdicts
 from harness.reports.report_json import dumps

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RAISES, UsageError, did_you_mean
-from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
+from harness.records.verdicts import Outcome, Verdict
 from harness.reports.run_folder import read_rows
 from harness.reports.sentence import GLYPHS
 from harness.texts.shown import shown

@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError, did_you_mean
-from harness.records.gates import Verdict
 from harness.records.run import Report, Run
+from harness.records.verdicts import Verdict
 from harness.reports.run_folder import each_row, value_of
 from harness.texts.counts import counted
 

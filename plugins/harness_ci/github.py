@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.hookspec import hookimpl
-from harness.records.gates import Outcome
 from harness.records.run import Run
+from harness.records.verdicts import Outcome
 from harness.reports.sentence import worst_first
 from harness.suite.lines import gate_lines
 from harness.texts.secrets import hide

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from harness.records.gates import Outcome, Verdict
 from harness.records.run import Report, Run
+from harness.records.verdicts import Outcome, Verdict
 from harness.texts.shown import shown
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.records import words
-from harness.records.gates import Outcome, Verdict
 from harness.records.run import Run
+from harness.records.verdicts import Outcome, Verdict
 from harness.reports.rows import Shown, changed_rows, failed_rows, lost_and_won, private_evals
 from harness.reports.sentence import GLYPHS, verdict_sentence, worst_first
 from harness.texts.counts import counted

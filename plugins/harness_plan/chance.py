@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from harness.gates.hypothesis import Hypothesis
-from harness.records.gates import Gate, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
+from harness.records.verdicts import Verdict
 from harness.stats import power
 from harness.stats.drawn import RUNS, Claim, Rows, Shares
 from harness_plan.past import Past, name_of

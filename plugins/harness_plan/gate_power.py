@@ -10,8 +10,9 @@ from harness.collection.plan import Plan, Task
 from harness.gates.min_rows import unprovable_error
 from harness.pipeline.ledger import Standing
 from harness.records import words
-from harness.records.gates import Gate, Verdict
+from harness.records.gates import Gate
 from harness.records.run import Run
+from harness.records.verdicts import Verdict
 from harness.stats import power
 from harness.stats.multiple import levels
 from harness.stats.tests import spent

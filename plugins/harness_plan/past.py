@@ -10,9 +10,10 @@ from typing import Any
 
 from harness.collection.plan import Plan
 from harness.errors import UsageError
-from harness.records.gates import Gate, Verdict
+from harness.records.gates import Gate
 from harness.records.run import Run
 from harness.records.samples import Sample
+from harness.records.verdicts import Verdict
 from harness.reports.places import placed_text
 from harness.reports.report_json import read_run
 from harness.reports.run_folder import read_rows, value_of

@@ -13,11 +13,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness.artifacts import attestation
 from harness.records.findings import Finding
-from harness.records.gates import Verdict
 from harness.records.models import Progress
 from harness.records.run import Report, Run, Trial
 from harness.records.said import Ended
 from harness.records.samples import Labels
+from harness.records.verdicts import Verdict
 from harness.release import lockfile
 from harness.reports import events, report_json
 from harness.suite.json_schema import DRAFT, Schema

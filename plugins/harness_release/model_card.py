@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.gguf import FACTORS, gguf_of, read_gguf
-from harness.records.gates import Verdict
 from harness.records.models import ModelRef
 from harness.records.run import Run
+from harness.records.verdicts import Verdict
 from harness.release.conversions import told_options
 from harness.suite.tables import Export, Suite
 from harness.texts.secrets import hide, struck

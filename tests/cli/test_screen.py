@@ -14,9 +14,9 @@ from harness.cli.summary import Summary, outcomes
 from harness.cli.terminal import Terminal
 from harness.cli.words import fact, percent
 from harness.records.about import About, Note
-from harness.records.gates import Outcome, Verdict
 from harness.records.models import Progress
 from harness.records.run import Run, Segment, ShownRow
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import brief, written
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.counts import counted

@@ -16,9 +16,10 @@ from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.plugins import Provided, load_plugins
 from harness.records.findings import Finding
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
 from harness.testing import ROWS, TRAIN, Project
 from harness.testing import Outcome as Ended
 from tests.helpers.suites import CLEAN

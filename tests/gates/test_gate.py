@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from harness.gates.decide import judge
 from harness.records import metrics
-from harness.records.gates import Gate, Outcome, Verdict, ships
+from harness.records.gates import Gate, ships
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
 from harness.stats import tests
 from tests.helpers.speed import rounds
 

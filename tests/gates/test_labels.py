@@ -11,9 +11,10 @@ from bench import judge_rates
 from harness.gates.agreement import kappa
 from harness.gates.decide import judge
 from harness.gates.labels import corrected
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
 from harness.stats.tests import Test
 
 ALPHA = 0.05

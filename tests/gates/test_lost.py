@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from harness.gates.decide import judge
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
 from harness.stats.tests import binomial, tango
 
 WINS = Metric("wins", "higher", "proportion")

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from harness.gates.decide import judge
-from harness.records.gates import Gate, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Verdict
 from harness.stats.neighbours import correlation
 from harness.testing import ROWS, SUITE, TRAIN, Project
 

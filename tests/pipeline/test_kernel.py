@@ -80,7 +80,7 @@ import sys
 from dataclasses import replace
 from harness import Score, hookimpl, metric
 from harness.records.findings import Finding
-from harness.records.gates import Outcome
+from harness.records.verdicts import Outcome
 from harness.records.waivers import Waiver
 """
 

@@ -14,8 +14,8 @@ from harness.pipeline.conduct import begin, conduct
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.run import Options, opened, prepare, stages
-from harness.records.gates import Outcome, Verdict
 from harness.records.run import Report, Run
+from harness.records.verdicts import Outcome, Verdict
 from harness.testing import ROWS, SUITE, Project
 
 OPTIONS = Options(plugins=("harness.testing",))

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from harness.gates.decide import judge
-from harness.records.gates import Gate, Outcome
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Outcome
 from harness.stats import power
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_plan.chance import ICC

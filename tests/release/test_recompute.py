@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
 from harness.gates.decide import judge
-from harness.records.gates import Gate, Outcome, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
 from harness.release.locked import read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.policy import Policy

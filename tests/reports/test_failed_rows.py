@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from harness.gates.decide import judge
-from harness.records.gates import Gate, Verdict
+from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Verdict
 from harness.records.words import needed
 from harness.reports.rows import _failed
 

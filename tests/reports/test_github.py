@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.records.gates import Outcome, Verdict
 from harness.records.run import Report, Run
+from harness.records.verdicts import Outcome, Verdict
 from harness.reports.report_json import read_run
 from harness.suite.lines import gate_lines
 from harness.testing import ROWS, SUITE, TRAIN, Project

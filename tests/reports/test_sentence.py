@@ -9,8 +9,8 @@ import pytest
 
 from harness.records.about import About
 from harness.records.findings import Finding
-from harness.records.gates import Outcome, Verdict
 from harness.records.run import Exported, Report, Run
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 from harness.reports.sentence import distance, driver, verdict_sentence, worst_first
 
