@@ -18,7 +18,8 @@ from typing import Any
 import harness
 from bench.child import ROOT
 from bench.page import table
-from harness import read_answers, row_value
+from harness import row_value
+from harness.internals import read_answers
 
 SUITE = ROOT / "suites" / "methods.toml"
 WAYS: dict[str, tuple[str, ...]] = {

@@ -141,7 +141,6 @@ def pages() -> Mapping[str, str]:
         "reference/hooks.md": hooks_page(),
         "reference/python.md": python_page("Python", [heading for heading in ROOMS if heading != HELPERS]),
         "reference/python-helpers.md": python_page("Python: helpers", [HELPERS]),
-        "reference/python-modules.md": modules_page(),
         "reference/testing.md": testing_page(),
         "reference/run-folder.md": (ROOT / "reports/README.md").read_text("utf-8"),
     }
@@ -362,26 +361,19 @@ def checks_page(plugins: Plugins, title: str, letters: str) -> str:
 # ------------------------------------------------------------------ Python
 def python_page(title: str, headings: Sequence[str]) -> str:
     """Write the names that a plugin or a script may import from `harness`, each by its home, for mkdocstrings."""
-    homes = {name: home for name, home in sorted(_homes().items()) if not inspect.ismodule(getattr(harness, name))}
+    homes = dict(sorted(_homes().items()))
     lines = [
         f"# {title}",
         "",
         "What `harness` gives to scripts and plugins; nothing inside it is meant to be imported.",
+        "Its names are stable: they change with a new minor version, after one that warns of it.",
+        "`harness.internals` has what the plugins of this distribution use beside them, and moves without a word.",
     ]
-    lines += ["[Helpers](python-helpers.md) and [modules](python-modules.md) among its names have pages of their own."]
+    lines += ["[Helpers](python-helpers.md) have a page of their own."]
     for heading in headings:
         lines += ["", f"## {heading}"] if len(headings) > 1 else []
         for name, home in homes.items():
             lines += _member(name, home) if _heading_of(home) == heading else []
-    return "\n".join(lines) + "\n"
-
-
-def modules_page() -> str:
-    """Write the modules among the names of `harness`, with what is public in each."""
-    lines = ["# Modules of the Python API", "", "`from harness import chat, formats, …`"]
-    for name, home in sorted(_homes().items()):
-        if inspect.ismodule(getattr(harness, name)):
-            lines += _member(name, home)
     return "\n".join(lines) + "\n"
 
 
@@ -395,7 +387,7 @@ def testing_page() -> str:
 
 def _homes() -> dict[str, str]:
     """Return the path of every public name where it is defined, which is what griffe can read."""
-    tree = ast.parse(inspect.getsource(harness))
+    tree = ast.parse(Path(harness.__file__).with_suffix(".pyi").read_text("utf-8"))
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     found = {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in imported for alias in node.names}
     return {name: found.get(name, f"harness.{name}") for name in harness.__all__}

@@ -44,9 +44,6 @@ class CheckFailed(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
 
 
-Finding = CheckFailed  # its old name, which plugins may import
-
-
 RAISES = (Exception, SystemExit)  # what plugin code may raise: a sys.exit() ends what it was called for, not the run
 
 

@@ -1,55 +1,30 @@
-"""Names whose modules are imported when they are asked for: of a package, and of modules under their old paths."""
+"""Names whose modules are imported when they are asked for."""
 
 from __future__ import annotations
 
-import sys
+import ast
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
-# Old paths of modules that plugins import from.
-MOVED = {
-    "harness.check": ("harness.records.findings", "harness.evaluation.checks"),
-    "harness.copies": ("harness.release.conversions",),
-    "harness.marking": ("harness.evaluation.grading",),
-    "harness.paths": ("harness.files",),
-    "harness.report": ("harness.records.run", "harness.reports.report_json"),
-    "harness.result": ("harness.records.samples", "harness.records.metrics"),
-    "harness.subject": ("harness.records.models",),
-    "harness.wheel": ("harness.data.pypi",),
-}
+
+def attach(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
+    """Return `__getattr__` and `__all__` of a module whose names the stub beside `file` imports."""
+    tree = ast.parse(Path(file).with_suffix(".pyi").read_text("utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    places = {a.asname: f"{node.module}:{a.name}" for node in imports for a in node.names if a.asname}
+    return lazily(package, places), sorted(places)
 
 
 def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package that gives `places`: name -> module.
-
-    `module:name` says that the name there is another, `module:` that the module itself is meant.
-    """
+    """Return the `__getattr__` of a package that gives `places`: name -> module, or module:name under another name."""
 
     def find(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module, colon, attribute = places[name].partition(":")
-        found = import_module(module)
-        return getattr(found, attribute or name) if attribute or not colon else found
+        module, _, attribute = places[name].partition(":")
+        there, own = import_module(module), attribute or name
+        return getattr(there, own) if hasattr(there, own) else import_module(f"{module}.{own}")
 
     return find
-
-
-class Moved(ModuleType):
-    """A module under its old path."""
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__"):  # inspect asks all modules for their __file__, which must import none
-            for place in MOVED[self.__name__]:
-                if hasattr(module := import_module(place), name):
-                    return getattr(module, name)
-        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-
-
-def keep_old_paths() -> None:
-    """Let every old path be imported, as a module and as an attribute of the package."""
-    for path in MOVED:
-        package, _, name = path.rpartition(".")
-        setattr(sys.modules[package], name, sys.modules.setdefault(path, Moved(path)))

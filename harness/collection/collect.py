@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness import schema
 from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
@@ -17,6 +16,7 @@ from harness.collection.tasks import task_of, with_shots
 from harness.errors import UsageError, did_you_mean
 from harness.gates.min_rows import unprovable_error
 from harness.gates.validate import order_mistakes
+from harness.internals import schema
 from harness.plugins import Plugins
 from harness.records.gates import PARENT
 from harness.suite.tables import Suite, Sweep, alpha_of

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness import capabilities, schema
+from harness import capabilities
 from harness.collection import needs
 from harness.collection.context import Context
 from harness.collection.plan import Task
@@ -16,6 +16,7 @@ from harness.data import chat
 from harness.data.identity import keyed
 from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.internals import schema
 from harness.records.frozen import isolated, plain
 from harness.records.gates import PARENT
 from harness.records.metrics import ENDINGS, Metric

@@ -45,10 +45,6 @@ class Finding:
         return self.severity == "error" and self.ignored is None
 
 
-Flag = Finding
-"""The old name of `Finding`, which plugins may import."""
-
-
 @dataclass(frozen=True)
 class TrainingRow:
     """A training row: its number over all sources (from 1), where it is from, what is trained on, all it was."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities, schema
+from harness import capabilities
 from harness.answers import keys
 from harness.artifacts import formats, kept
 from harness.artifacts.digests import digest_of, template_digest, weights_digest
 from harness.artifacts.reads import OURS
 from harness.errors import CheckFailed
 from harness.files import folder_in_place, read_facts
+from harness.internals import schema
 from harness.records.frozen import isolated
 from harness.records.gates import ships
 from harness.records.models import ModelRef

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import schema
 from harness.gates.hypothesis import Hypothesis
+from harness.internals import schema
 from harness.records.gates import COUNTED, Gate
 from harness.records.verdicts import Outcome
 from harness.release.locked import Locked

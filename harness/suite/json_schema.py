@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from harness import schema
+from harness.internals import schema
 from harness.plugins import Plugins
 from harness.records.gates import Gate
 from harness.suite.tables import MERGES, About, Baseline, Candidate, Eval, Export, Ignored, Model, Train, Use

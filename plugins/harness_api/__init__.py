@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from harness import hookimpl, loader, schema
+from harness import hookimpl, loader
+from harness.internals import schema
 from harness_api.options import Options
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import Mistakes, UsageError, digest_of, keys
+from harness import Mistakes, UsageError, digest_of
+from harness.internals import keys
 
 OPENAI = "https://api.openai.com/v1"
 OURS = frozenset({  # fields of a request that the harness decides
@@ -32,7 +33,7 @@ class Options:
     body: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        from harness import wire
+        from harness.internals import wire
 
         mistakes = Mistakes()
         # What cannot be read is not shown either: it may hold a password.
@@ -70,7 +71,7 @@ class Options:
 
         Only OpenAI's own server gets OPENAI_API_KEY without being told to: a key is for those it was made for.
         """
-        from harness import wire
+        from harness.internals import wire
 
         name = self.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
         key, wrong = wire.key_in(name) if name else ("", "")

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from harness import Logprob, Prompt, UsageError, chat, wire
+from harness import Logprob, Prompt, UsageError
+from harness.internals import chat, wire
 from harness_api import replies
 from harness_api.replies import Position
 from harness_api.server import COMPLETIONS, Dialect, Server, tokens_url

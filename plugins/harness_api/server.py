@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from harness import UsageError, did_you_mean, wire
+from harness import UsageError, did_you_mean
+from harness.internals import wire
 from harness_api import replies
 from harness_api.options import Options
 

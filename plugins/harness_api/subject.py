@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError, chat, whole_text, wire
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError
+from harness.internals import chat, whole_text, wire
 from harness_api import replies
 from harness_api.options import Options
 from harness_api.scoring import Scoring, ServerTokens, fields_of

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import Finding, Result, Score, Task, checker, quote, schema
+from harness import Finding, Result, Score, checker, quote
+from harness.internals import Task, schema
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance

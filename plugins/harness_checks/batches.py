@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harness import Built, Example, Finding, ModelRef, TrainingRow, chat, checker, marked_text, quote
+from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote
+from harness.internals import chat, marked_text
 from harness_checks import frames, keys
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted

@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from harness import Finding, Severity, TrainingRow, chat, text_of
+from harness import Finding, TrainingRow
+from harness.internals import Severity, chat, text_of
 from harness_checks.frames import Write, messages_of
 from harness_checks.lint import JUDGED, counted, numbers, place
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import HELD_OUT, Finding, ModelRef, Sample, Suite, Task, TrainingRow, checker, continuation, quote, schema
+from harness import Finding, ModelRef, Sample, TrainingRow, checker, continuation, quote
+from harness.internals import HELD_OUT, Suite, Task, schema
 from harness_checks.lint import JUDGED, counted, numbers
 
 SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are

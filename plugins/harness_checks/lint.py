@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Task, TrainingRow, chat, checker, quote, text_of
+from harness import Finding, ModelRef, TrainingRow, checker, quote
+from harness.internals import Task, chat, text_of
 from harness_checks.frames import messages_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps

@@ -17,7 +17,8 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote, weight_files
+from harness import Finding, ModelRef, TrainingRow, checker, quote
+from harness.internals import Severity, weight_files
 from harness_checks.frames import prompt_of
 
 WEIGHTS = "adapter_model.safetensors"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Built, Finding, ModelRef, Suite, checker, weight_files
+from harness import Built, Finding, ModelRef, checker
+from harness.internals import Suite, weight_files
 from harness_checks.batches import IGNORED, TAIL
 
 if TYPE_CHECKING:

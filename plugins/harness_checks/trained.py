@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, checker, is_sealed, weight_files
+from harness import Finding, ModelRef, checker
+from harness.internals import is_sealed, weight_files
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness import lazily
+from harness.internals import lazily
 
 if TYPE_CHECKING:
     from harness_ci.markdown import run_markdown

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Metric, Sample, Score, Subject, UsageError, evaluator, shorten
+from harness import Metric, Sample, Score, Subject, UsageError, evaluator
+from harness.internals import shorten
 from harness_domain import values
 from harness_domain.matching import answered
 

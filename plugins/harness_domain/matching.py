@@ -20,7 +20,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Marking, Sample, Score, Subject, UsageError, evaluator, final_answers, metric
+from harness import Marking, Sample, Score, Subject, UsageError, evaluator, metric
+from harness.internals import final_answers
 from harness_domain.values import BOM
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)

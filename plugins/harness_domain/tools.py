@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Sample, Score, Subject, UsageError, chat, evaluator, metric
+from harness import Sample, Score, Subject, UsageError, evaluator, metric
+from harness.internals import chat
 from harness_domain import values
 from harness_domain.calls import Call, call_of, calls_in
 from harness_domain.matching import answered

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from harness import schema
+from harness.internals import schema
 
 DEEP = f"nests more than {schema.DEEPEST} deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import ModelRef, UsageError, copy_files, exporter, hookimpl
+from harness import ModelRef, UsageError, exporter, hookimpl
+from harness.internals import copy_files
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it

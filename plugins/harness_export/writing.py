@@ -18,7 +18,8 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
-from harness import ROPE_FACTORS, CheckFailed, UsageError, template_digest
+from harness import CheckFailed, UsageError
+from harness.internals import ROPE_FACTORS, template_digest
 from harness_export.llama import Llama, metadata_of, name_of, read_config, reorder
 from harness_hf import Tokens, resolve
 from harness_lora import Header, read_headers

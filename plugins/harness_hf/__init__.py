@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import hookimpl, lazily, loader, schema
+from harness import hookimpl, loader
+from harness.internals import lazily, schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject

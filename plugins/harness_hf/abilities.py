@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import out_of_memory
+from harness.internals import out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,7 +19,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness import CheckFailed, Generate, Said, UsageError, out_of_memory
+from harness import CheckFailed, Generate, Said, UsageError
+from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.answers import Answer, Choose, Draw, Ending, Marks, chosen, likeliest
 from harness_hf.attention import can_cascade

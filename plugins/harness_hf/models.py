@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from harness import CheckFailed, UsageError, meant_otherwise, read_safetensors
+from harness import CheckFailed, UsageError
+from harness.internals import meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
 from harness_hf.sources import told_of
 

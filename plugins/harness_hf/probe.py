@@ -11,16 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import (
-    UsageError,
-    cache_dir,
-    digest_of,
-    isolated,
-    out_of_memory,
-    read_safetensors,
-    weight_files,
-    write_text,
-)
+from harness import UsageError, cache_dir, digest_of, write_text
+from harness.internals import isolated, out_of_memory, read_safetensors, weight_files
 from harness_hf import sources
 
 SECONDS = 120.0  # for all of it, imports included, on a busy machine

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness import ROPE_FACTORS, Gguf, UsageError
+from harness import UsageError
+from harness.internals import ROPE_FACTORS, Gguf
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

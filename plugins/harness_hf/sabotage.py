@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import read_safetensors, weight_files
+from harness.internals import read_safetensors, weight_files
 
 NAN = {"F64": struct.pack("<d", float("nan")), "F32": struct.pack("<f", float("nan")), "F16": b"\x00\x7e"}
 NAN["BF16"] = b"\xc0\x7f"

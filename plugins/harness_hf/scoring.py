@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import UsageError, out_of_memory
+from harness import UsageError
+from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.attention import can_tile, tiled
 from harness_hf.packing import Planner, Row, common

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness import Prompt, UsageError, chat
+from harness import Prompt, UsageError
+from harness.internals import chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

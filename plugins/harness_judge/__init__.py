@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import hookimpl, lazily
+from harness import hookimpl
+from harness.internals import lazily
 
 __getattr__ = lazily(__name__, {"load": "harness_judge.loader", "open_source": "harness_judge.loader"})
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Protocol
 
-from harness import Responses, UsageError, digest_of, keys, request_key, wire
+from harness import UsageError, digest_of
+from harness.internals import Responses, keys, request_key, wire
 from harness_judge import prompts
 from harness_judge.options import Budget, Options
 from harness_judge.prompts import Question

@@ -78,7 +78,7 @@ def too_few(labels: Labels) -> str:
 
 def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:
     """Return a mean of values from 0 to 1 with its bounds, one-sided at ALPHA each."""
-    from harness import cluster_t
+    from harness.internals import cluster_t
 
     test = cluster_t(values, [1.0] * len(values), clusters, 0.5, ALPHA, support=(0.0, 1.0))
     return test.estimate, test.lower, test.upper

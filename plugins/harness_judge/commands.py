@@ -7,7 +7,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from harness import ExitCode, shown
+from harness import ExitCode
+from harness.internals import shown
 
 
 def judge(parser: ArgumentParser) -> None:

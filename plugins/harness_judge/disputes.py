@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, read_answers, read_run, shorten
+from harness import UsageError, read_run
+from harness.internals import read_answers, shorten
 from harness_judge.prompts import as_text
 
 Row = Mapping[str, Any]

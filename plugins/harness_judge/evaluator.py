@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator, schema
+from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator
+from harness.internals import schema
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import Options
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import harness
-from harness import Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, Subject, UsageError, schema
+from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Subject, UsageError
+from harness.internals import Ended, schema
 from harness_judge.options import Anthropic
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class AnthropicSource:
 @schema.takes(Anthropic)
 def open_source(path: str, options: Anthropic) -> AnthropicSource:
     """Raise UsageError unless the API is there, takes the key and knows the model."""
-    from harness import wire
+    from harness.internals import wire
 
     at = _service(path, options)
     try:
@@ -51,7 +52,7 @@ def open_source(path: str, options: Anthropic) -> AnthropicSource:
 @schema.takes(Anthropic)
 def identity(ref: ModelRef, options: Anthropic) -> str | None:
     """Return the identity of what an answer depends on, never the key; None without a `version`."""
-    from harness import keys
+    from harness.internals import keys
 
     at = _service(ref.path, options)
     if not options.version:
@@ -98,7 +99,7 @@ class AnthropicSubject:
 
         Raises UsageError when one gets no answer, and on what the API does not offer.
         """
-        from harness import wire
+        from harness.internals import wire
 
         how = Generate(**options)
         if how.sampling is not None:
@@ -125,7 +126,7 @@ class AnthropicSubject:
 
     def _answer(self, prompt: Prompt, how: Generate) -> str:
         """Put a prompt, once. Raises Trouble."""
-        from harness import wire
+        from harness.internals import wire
 
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         asked = {**(self.options.body or {}), "max_tokens": how.max_new_tokens}

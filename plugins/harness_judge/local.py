@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from harness import CachedSubject, Logprob, ModelRef, Models, Responses, Subject
+from harness import Logprob, ModelRef, Subject
+from harness.internals import CachedSubject, Models, Responses
 from harness_judge.bench import Failed
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from harness import Caveat, Labels, Marking, Progress, Prompt, Sample, Score, UsageError
-from harness import labels as by_people
+from harness.internals import labels as by_people
 from harness_judge import adversaries, bench, calibration, prompts, rows
 from harness_judge.bench import Bench
 from harness_judge.options import Options

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from harness import UsageError, wire
+from harness import UsageError
+from harness.internals import wire
 from harness_judge.options import HOMES, KEYS, Options, Reserved
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply

@@ -11,7 +11,8 @@ from typing import Any
 from lm_eval.api.model import LM  # noqa: TID253 -- a base class; this module is imported when rows are scored
 from lm_eval.models.utils import normalize_gen_kwargs  # noqa: TID253
 
-from harness import Logprob, Sampling, Subject, UsageError, chat
+from harness import Logprob, Sampling, Subject, UsageError
+from harness.internals import chat
 
 Conversation = list[dict[str, str]]
 NEW_TOKENS = 256  # where a task does not say, as lm_eval's HF backend has it

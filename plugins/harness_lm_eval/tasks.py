@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, chat
+from harness import UsageError
+from harness.internals import chat
 from harness_lm_eval import hub
 from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures

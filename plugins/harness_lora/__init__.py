@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import harness
-from harness import hookimpl, lazily
+from harness import hookimpl
+from harness.internals import lazily
 from harness_lora.adapter import Lora, check_targets
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from harness import Mistakes, Progress, UsageError, did_you_mean, schema
+from harness import Mistakes, Progress, UsageError, did_you_mean
+from harness.internals import schema
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
 from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name
 

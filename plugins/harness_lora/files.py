@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, read_safetensors, schema, weight_files
+from harness import UsageError
+from harness.internals import read_safetensors, schema, weight_files
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

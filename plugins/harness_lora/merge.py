@@ -31,7 +31,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from harness import CheckFailed, Progress, UsageError, copy_range, read_safetensors, write_text
+from harness import CheckFailed, Progress, UsageError, write_text
+from harness.internals import copy_range, read_safetensors
 from harness_lora.files import CONFIG, NOTE, WEIGHTS, read_config, split_name
 from harness_lora.plan import Plan, Tensors, check_base, check_changed, make_plan
 

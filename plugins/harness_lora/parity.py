@@ -23,7 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import CheckFailed, isolated
+from harness import CheckFailed
+from harness.internals import isolated
 from harness_lora.files import Header, read_headers, read_note
 from harness_lora.heard import PROMPTS, SMOKE_TOKENS, WINDOW, Heard, compare, device_for, placed, windows
 

@@ -20,7 +20,8 @@ from safetensors import safe_open
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from harness import CheckFailed, UsageError, formats
+from harness import CheckFailed, UsageError
+from harness.internals import formats
 from harness_lora.fields import REFUSED, REWRITTEN, unknown
 from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split_name
 from harness_lora.layout import Layout, Place, Target, adapt, saved, targets

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import capabilities, schema
+from harness import capabilities
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
 from harness.collection.plan import Item, Plan, Task
 from harness.errors import UsageError
 from harness.files import cache_dir, write_text
+from harness.internals import schema
 from harness.release.lockfile import rows_digest
 from harness.workers.loading import load_now
 

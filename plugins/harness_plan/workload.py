@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities, schema
+from harness import capabilities
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import weights_digest
 from harness.collection.plan import COMPARATIVE, Item, Plan, Task, trials
@@ -18,6 +18,7 @@ from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import CHUNK
+from harness.internals import schema
 from harness.pipeline.artifacts import Artifacts
 from harness.pipeline.execution import Execution
 from harness.pipeline.session import Session, remembered

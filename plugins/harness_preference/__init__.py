@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import hookimpl, schema
+from harness import hookimpl
+from harness.internals import schema
 from harness_preference.evaluator import preference
 from harness_sft import Job, Memory, Method, Steps, Training, besides
 

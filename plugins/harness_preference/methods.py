@@ -10,7 +10,8 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from harness import HELD_OUT, UsageError
+from harness import UsageError
+from harness.internals import HELD_OUT
 from harness_lora import MOVES_BASE
 from harness_sft import Method, Row, name_rows, take_columns
 

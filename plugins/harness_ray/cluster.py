@@ -17,7 +17,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from harness import Desk, Lost, UsageError, Worker, is_secret, is_sign, shorten
+from harness import UsageError
+from harness.internals import Desk, Lost, Worker, is_secret, is_sign, shorten
 
 INSTALL = "pip install 'finetune-harness[ray]'"
 STORE = 100 << 20  # bytes of shared memory: messages are small

@@ -6,7 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness import Run, hookimpl, shown
+from harness import Run, hookimpl
+from harness.internals import shown
 
 
 def can_render() -> bool:

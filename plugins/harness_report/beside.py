@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
-from harness import UsageError, Verdict, counted, shown
+from harness import UsageError, Verdict
+from harness.internals import counted, shown
 from harness_report import drawing, pairs
 from harness_report.compare import Between, Both, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, draw

@@ -124,7 +124,7 @@ def _history(args: Namespace) -> int:
     name = Path(args.suite)
     suite = name.stem if name.suffix == ".toml" else args.suite
     if name.suffix == ".toml" and name.is_file():
-        from harness import read_suite
+        from harness.internals import read_suite
 
         suite = read_suite(name).name
     runs = runs_of(suite, args.out)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict, counted, judge, sentence, shown
+from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict
+from harness.internals import counted, judge, sentence, shown
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
 from harness_report.reading import Kept, Row, value_of

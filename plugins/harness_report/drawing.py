@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, cache_dir, digest_of, shown, write_text
+from harness import UsageError, cache_dir, digest_of, write_text
+from harness.internals import shown
 
 PAGE, INK, MUTED, ACCENT = "#fdfcf9", "#1f2326", "#5a5f65", "#1f5f99"
 PASS, OPEN, FAIL, BASE, HAIR, BARRED = "#14694f", "#855700", "#b3261e", "#7d8288", "#d8d5cd", "#f2f0ea"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from harness import OnScale, Verdict, counted, sentence, shown, words
+from harness import Verdict
+from harness.internals import OnScale, counted, sentence, shown, words
 from harness_report.drawing import BASE, VERDICTS, draw
 from harness_report.pairs import LOST, WON, paired
 from harness_report.reading import Kept

@@ -15,7 +15,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from harness import Run, UsageError, Verdict, read_run, sentence, shown
+from harness import Run, UsageError, Verdict, read_run
+from harness.internals import sentence, shown
 from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Chart, draw
 from harness_report.gates import axes, interval_of, scale_of, tick_of, write_of
 from harness_report.reading import Kept, read_folder

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from harness import Run, counted, shown
+from harness import Run
+from harness.internals import counted, shown
 from harness_report import charts
 from harness_report.drawing import Chart, draw
 from harness_report.pairs import Part

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness import Verdict, markdown, sentence
+from harness import Verdict
+from harness.internals import markdown, sentence
 from harness_report.compare import Compared
 from harness_report.gates import scale_of
 from harness_report.reading import Kept

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from harness import OnScale, Verdict, wilson
+from harness import Verdict
+from harness.internals import OnScale, wilson
 from harness_report import charts
 from harness_report.drawing import ACCENT, BASE, Chart, draw
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of

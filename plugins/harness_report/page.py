@@ -15,7 +15,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import Run, endings, sentence, shown
+from harness import Run
+from harness.internals import endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
 from harness_report.gates import comparison, conclusions_of, drive, link_of, show_gates
 from harness_report.pairs import LOST, WON, Change

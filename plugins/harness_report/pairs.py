@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
-from harness import sentence
+from harness.internals import sentence
 from harness_report.reading import Kept, Row, answer_of, last_turn, prompt_of, slice_of, target_of, value_of
 from harness_report.words import CUT, cut
 

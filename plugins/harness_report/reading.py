@@ -11,7 +11,8 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness import OnScale, Report, Run, UsageError, read_answers, read_run, told_apart
+from harness import Report, Run, UsageError, read_run
+from harness.internals import OnScale, read_answers, told_apart
 
 Row = dict[str, Any]
 UNREAD = {"doc_id", "filtered_resps", "filter", "metrics", "id", "note"}  # of a row, on every page

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import Verdict, counted, sentence, shown
+from harness import Verdict
+from harness.internals import counted, sentence, shown
 from harness_report.compare import Between, Both, Compared
 from harness_report.gates import bounds_of, scale_of, write_of
 from harness_report.pairs import LOST, WON

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from harness import Scaled, Verdict, sentence, shown
-from harness import words as verdicts
+from harness import Verdict
+from harness.internals import Scaled, sentence, shown
+from harness.internals import words as verdicts
 
 GLYPHS = sentence.GLYPHS
 NAMES = {

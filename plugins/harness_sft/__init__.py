@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import hookimpl, lazily, schema
+from harness import hookimpl
+from harness.internals import lazily, schema
 from harness_sft.config import build_config, look
 from harness_sft.job import SFT, Job, Method
 from harness_sft.options import Memory, Steps, Supervised, Training

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from harness import Mistakes, UsageError, did_you_mean, schema
+from harness import Mistakes, UsageError, did_you_mean
+from harness.internals import schema
 from harness_trackers import stay_alone
 
 if TYPE_CHECKING:

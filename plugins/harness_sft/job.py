@@ -10,7 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import UsageError, disk_full
+from harness import UsageError
+from harness.internals import disk_full
 from harness_sft.config import build_config
 from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, select_columns, split_rows

@@ -24,7 +24,8 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput
 
-from harness import UsageError, out_of_memory
+from harness import UsageError
+from harness.internals import out_of_memory
 from harness_hf import fast_linear
 from harness_sft.ranks import IGNORED
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
-from harness import Finding, Progress, UsageError, disk_full, gpus, read_error, shorten, told_ref, write_text
+from harness import Finding, Progress, UsageError, write_text
+from harness.internals import disk_full, gpus, read_error, shorten, told_ref
 from harness_sft.job import run_again
 from harness_sft.ranks import raise_finding
 

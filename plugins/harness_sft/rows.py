@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness import GROUP, HELD_OUT, UsageError, chat
+from harness import UsageError
+from harness.internals import GROUP, HELD_OUT, chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

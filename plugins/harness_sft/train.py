@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import TRAINING_LOGS, UsageError, digest_of, folder_in_place, seal_folder, write_steps, write_text
+from harness import UsageError, digest_of, write_steps, write_text
+from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
 from harness_sft.job import CHECKPOINTS, Job, last_whole_checkpoint, room
 from harness_sft.processes import launch, refuse_shards, resolve

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import CheckFailed, folder_in_place, seal_folder, write_text
+from harness import CheckFailed, write_text
+from harness.internals import folder_in_place, seal_folder
 from harness_lora import ADAPTER_NOTE, check_base, copy_rest, find_tensor
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Finding, Progress, read_ref, told_error
+from harness import Finding, Progress
+from harness.internals import read_ref, told_error
 from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, Told
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import Run, UsageError, read_answers, shown
+from harness import Run, UsageError
+from harness.internals import read_answers, shown
 
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import hookimpl, loader, schema
+from harness import hookimpl, loader
+from harness.internals import schema
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness_hf
-from harness import UsageError, cache_dir, did_you_mean, digest_of, keys, schema
+from harness import UsageError, cache_dir, did_you_mean, digest_of
+from harness.internals import keys, schema
 from harness_hf import DEFAULT_CONTEXT, told_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from harness import UsageError, cache_dir, folder_in_place
+from harness import UsageError, cache_dir
+from harness.internals import folder_in_place
 from harness_lora import Merge, check_base, check_mergeable, make_plan, read_config, workers
 
 

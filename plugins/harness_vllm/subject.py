@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Unpack
 
 import harness_hf
-from harness import CheckFailed, Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
+from harness import CheckFailed, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
+from harness.internals import Ended
 from harness_hf import Answer, Described, Ending, Marks, Tokens, one_line
 from harness_vllm import environment, scoring
 from harness_vllm.engine import VLLM, Generated

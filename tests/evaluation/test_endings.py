@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from harness import Said, final_answers
+from harness import Said
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import Responses, _checksum
 from harness.evaluation.evaluate import Heard
+from harness.internals import final_answers
 from harness.records.models import ModelRef
 from harness.records.said import endings, read, told
 from harness.testing import ROWS, SUITE, TRAIN, Project

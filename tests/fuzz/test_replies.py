@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from harness import wire
 from harness.answers import asking
 from harness.errors import CheckFailed, UsageError
+from harness.internals import wire
 from harness.records.models import ModelRef
 from harness_api import load, replies
 from tests.fuzz.breaking import VALUES, dumps, structures, texts

@@ -8,7 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from harness import Sample, chat
+from harness import Sample
+from harness.internals import chat
 from harness_domain import json as documents
 from harness_domain import numeric, tool_calls
 from tests.fuzz.breaking import VALUES, dumps, structures, texts

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness import schema
 from harness.hookspec import hookimpl
+from harness.internals import schema
 from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.files import NOTE

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import harness_domain
-from harness import Sample, chat
+from harness import Sample
+from harness.internals import chat
 from tests.helpers.answers import scored
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").read_text("utf-8").splitlines()]

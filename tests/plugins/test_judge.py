@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 
 import harness
-from harness import Caveat, ModelRef, Sample, Score, UsageError, wire
+from harness import Caveat, ModelRef, Sample, Score, UsageError
 from harness.answers.asking import Trouble
 from harness.answers.store import Responses
 from harness.evaluation.grading import Marking
+from harness.internals import wire
 from harness.suite.reader import read_suite
 from harness.testing import SUITE, TRAIN, Project
 from harness_judge import adversaries, bench, calibration, evaluator, prompts, rows, service, verdict

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bench import packs
-from harness import Logprob, Sample, UsageError, read_rows
+from harness import Logprob, Sample, UsageError
+from harness.internals import read_rows
 from harness.testing import SUITE, TRAIN, Project
 from harness_packs import pack, rules, store
 from harness_packs.store import read_builtin, read_pack

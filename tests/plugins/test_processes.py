@@ -20,8 +20,8 @@ import pytest
 pytest.importorskip("torch")
 
 import harness_sft
-from harness import schema
 from harness.errors import CheckFailed, UsageError
+from harness.internals import schema
 from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress
 from harness.reports.training import read_steps

@@ -107,7 +107,7 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_right_options(recwarn: pytest.WarningsRecorder) -> None:
     """The defaults are the recipe, further fields pass through, and nothing asks for a GPU or warns."""
-    from harness import schema
+    from harness.internals import schema
     from harness_sft import sft
     from harness_sft.config import build_config
 
@@ -140,7 +140,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_gpus_are_no_other_recipe(name: str, rows: int) -> None:
     """A process that sees several GPUs trains the batches that the suite says, on one of them."""
     import harness_preference
-    from harness import schema
+    from harness.internals import schema
     from harness_sft.config import build_config
 
     trainer = sft if name == "sft" else getattr(harness_preference, name)

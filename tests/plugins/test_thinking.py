@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import harness_hf
-from harness import final_answers
 from harness.errors import UsageError
+from harness.internals import final_answers
 from harness.records.models import Generate, ModelRef, ThoughtBudget
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.workers.protocol import read_options, told_options

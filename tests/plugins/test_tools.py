@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness import Sample, UsageError, chat
+from harness import Sample, UsageError
+from harness.internals import chat
 from harness.testing import Project, write_fake
 from harness_domain import tool_calls
 from harness_domain.calls import Call, calls_in

@@ -31,7 +31,8 @@ def test_remembered_answers_of_the_baseline_count(project: Project) -> None:
 
 
 MARKED = """
-from harness import Score, evaluator, hookimpl, metric, request_key
+from harness import Score, evaluator, hookimpl, metric
+from harness.internals import request_key
 
 @evaluator(marks="answers")
 @metric("exact", better="higher", scale="proportion")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from harness import schema
+from harness.internals import schema
 
 
 @dataclass(frozen=True, kw_only=True)

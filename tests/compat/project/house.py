@@ -4,11 +4,12 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import Caveat, Metric, Progress, Sampling, Score, UsageError, hookimpl, metric
-from harness.check import STAGES, Built, Flag
-from harness.copies import NOTE
-from harness.marking import Marking
-from harness.report import Report, Run, Trial
+from harness import (
+    Built, Caveat, Finding, Marking, Metric, Progress, Report, Run, Sampling, Score, UsageError, hookimpl, metric,
+)  # fmt: skip
+from harness.evaluation.checks import STAGES
+from harness.records.run import Trial
+from harness.release.conversions import NOTE
 from harness.testing import FakeSource, FakeSubject, write_fake
 
 SEEN = Path("watched.jsonl")
@@ -112,7 +113,7 @@ def train(
 ):
     """Reach a skill."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    flag("X2", Flag("note", "the trainer looked"))
+    flag("X2", Finding("note", "the trainer looked"))
     write_fake(out, reaches)
     facts = watch(Talker("adapter", reaches)) if watch else {}
     progress(Progress("train", 1, 1, {"loss": 0.5, **facts}, remark="epoch 1"))
@@ -272,7 +273,7 @@ def shouts(rows):
     """Rows in capitals: the model will shout."""
     loud = [row for row in rows if row.answer.isupper()]
     if loud:
-        yield Flag("warning", f"{len(loud)} rows shout", [f"row {row.number}: {row.answer}" for row in loud], "speak")
+        yield Finding("warning", f"{len(loud)} rows shout", [f"row {row.number}: {row.answer}" for row in loud], "speak")
 
 
 def looks(suite, rows, tasks, base, load):
@@ -280,28 +281,28 @@ def looks(suite, rows, tasks, base, load):
     assert set(STAGES["data"]) == {"suite", "rows", "tasks", "base", "load"}
     names = sorted(tasks)
     with load([base]) as [subject]:
-        yield Flag("note", f"{suite.name}: {len(rows)} rows, {subject.name}, {names}", kind="data")
+        yield Finding("note", f"{suite.name}: {len(rows)} rows, {subject.name}, {names}", kind="data")
 
 
 def built_rows(built):
     """The trainer stage."""
-    yield Flag("note", f"{built.kept} rows are kept")
+    yield Finding("note", f"{built.kept} rows are kept")
 
 
 def trained(adapter):
     """The adapter stage."""
-    yield Flag("note", f"adapter of {skill(adapter.adapter)}")
+    yield Finding("note", f"adapter of {skill(adapter.adapter)}")
 
 
 def merged_as(merged, twin):
     """The merged stage."""
-    yield Flag("note", f"merged {skill(merged.path)} of {skill(twin.adapter)}")
+    yield Finding("note", f"merged {skill(merged.path)} of {skill(twin.adapter)}")
 
 
 def few(result, task):
     """The results stage."""
     if len(result.scores) < 5:
-        yield Flag("note", f"{task.spec.name} has few rows", rows={task.spec.name: [s.id for s in result.scores]})
+        yield Finding("note", f"{task.spec.name} has few rows", rows={task.spec.name: [s.id for s in result.scores]})
 
 
 # -- hooks -------------------------------------------------------------------------------------------
@@ -369,7 +370,7 @@ def harness_report(run, report: Report):
 
 
 @hookimpl
-def harness_flag(run, flag: Flag):
+def harness_flag(run, flag: Finding):
     seen("flag", flag.code)
 
 
