@@ -96,14 +96,17 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
     """Measure candidates, each in a run of its own; return the best and how it was chosen, or a run that ended it all.
 
     The number is the metric of the first blocking gate on select rows. Raises UsageError where candidates cannot be
-    told apart or chosen between.
+    told apart, of one path or with the same weights, or chosen between.
     """
     if options.select:
         raise UsageError(
             "--select: several candidates are measured on the select rows anyway; give one, or leave it out"
         )
-    given = list(options.candidates)
-    _tell_apart(given)
+    given, seen = options.candidates, dict[str, str]()
+    for one in given:
+        if (same := seen.get(identity := _identity(Path(one)))) is not None:
+            raise UsageError(f"--candidate {show(one)}: is {show(same)}, with the same weights; name it once")
+        seen[identity] = one
     plans = [prepare(path, replace(options, candidate=one, candidates=(), listeners=())) for one in given]
     driver = _driver(plans[0])
     found, runs = list[Measured](), dict[str, Run]()
@@ -143,15 +146,6 @@ def _measured(given: str, run: Run, plan: Plan, driver: Gate) -> Measured:
     reports = [r for r in run.reports if (r.subject, r.eval, r.outcome) == (subject, driver.eval, "done")]
     value = reports[0].metrics.get(driver.metric_name, math.nan) if reports else math.nan
     return Measured(given, value, sum(passed), len(passed))
-
-
-def _tell_apart(given: Sequence[str]) -> None:
-    """Raise UsageError at two candidates that are one: of one path or name, or with the same weights."""
-    seen: dict[str, str] = {}
-    for one in given:
-        if (same := seen.get(identity := _identity(Path(one)))) is not None:
-            raise UsageError(f"--candidate {show(one)}: is {show(same)}, with the same weights; name it once")
-        seen[identity] = one
 
 
 def _identity(folder: Path) -> str:
@@ -199,8 +193,10 @@ def sweep(run: Execution) -> Trained | Stop:
     place = Artifacts(best[0].run.session)
     found.facts["training"] = {**best[0].facts, **keep_logs(run, place.work / LOGS)}
     found.training = read_steps(place.adapter) or found.training
-    found.sweep = _concluded(found.sweep)
-    run.record.choices.append(_words(found.sweep))
+    found.sweep = swept = _concluded(found.sweep)
+    left = ", ".join(map(show, swept.values[len(swept.trials) :]))
+    text = f"{swept.key} = {show(swept.chosen)} was chosen by {swept.by} on {swept.rows} select rows: {swept.why}"
+    run.record.choices.append(text + (f"; not tried: {left}" if left else ""))
     return best[0]
 
 
@@ -247,10 +243,8 @@ class Comparison:
     def _bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
         for name, bound in (("lower", said.lower), ("upper", said.upper)):
-            known = bound is not None and math.isfinite(bound)
-            found[prefix + name] = (
-                self.metric.unline(bound, change=bool(prefix)) if bound is not None and known else None
-            )
+            finite = bound if bound is not None and math.isfinite(bound) else None
+            found[prefix + name] = None if finite is None else self.metric.unline(finite, change=bool(prefix))
         return found
 
 
@@ -266,11 +260,3 @@ def _concluded(swept: Swept) -> Swept:
         briefly = last.why if last.p is None else f"p = {last.p:.2g}"
         why.append(f"{show(last.value)} is not shown to be better than {show(steps[-1])} ({briefly})")
     return replace(swept, chosen=steps[-1], why=", and ".join(why))
-
-
-def _words(swept: Swept) -> str:
-    """Return in a line which value was chosen, why, and which were not tried."""
-    left = swept.values[len(swept.trials) :]
-    untried = f"; not tried: {', '.join(map(show, left))}" if left else ""
-    text = f"{swept.key} = {show(swept.chosen)} was chosen by {swept.by} on {swept.rows} select rows: {swept.why}"
-    return text + untried

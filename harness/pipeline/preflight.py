@@ -71,13 +71,13 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
         if checks and any(i.eval == task.spec.name for i in plan.items):
             with _told(mistakes, f"{task.spec.where}:"):
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
-    if not known and suite.train and suite.trains:
-        checks = capabilities.Trainer.of(find("trainer", suite.train.use).function).check
-        if checks:
-            for trial, one in zip(trials(plan), made, strict=True):
-                table = trial.suite.train or suite.train
-                with _told(mistakes, table.where):
-                    checks(**table.given, **({"adapter": one} if schema.wants(checks, "adapter") else {}))
+    trains = suite.train if suite.trains and not known else None
+    if trains and (checks := capabilities.Trainer.of(find("trainer", trains.use).function).check):
+        for trial, one in zip(trials(plan), made, strict=True):
+            table = trial.suite.train or trains
+            beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
+            with _told(mistakes, table.where):
+                checks(**table.given, **beside)
     if not known:
         _lengths(plan, source, mistakes)
     mistakes.raise_if_any()

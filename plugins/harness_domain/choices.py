@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Logprob, Sample, Score, Subject, UsageError, continuation, evaluator, metric
+from harness import Sample, Score, Subject, UsageError, continuation, evaluator, metric
 
 
 def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
@@ -57,19 +57,17 @@ def multiple_choice(
     pairs = [(p, f"{delimiter}{t}" if own and isinstance(p, str) else continuation(p, t)) for p, t in each]
     scored = iter(subject.logprobs(pairs))  # all rows in one call: that is what lets their prompts be shared
     for sample, options, index in zip(samples, texts, right, strict=True):
-        yield _score(sample, options, index, [next(scored) for _ in options])
-
-
-def _score(sample: Sample, options: Sequence[str], gold: int, logprobs: Sequence[Logprob]) -> Score:
-    totals = [p.total for p in logprobs]
-    if not all(map(math.isfinite, totals)):
-        return Score(sample.id, {"acc": math.nan, "acc_norm": math.nan}, note="a log-probability is not finite")
-    norms = [total / len(text) for total, text in zip(totals, options, strict=True)]
-    chosen, by_length = (max(range(len(some)), key=some.__getitem__) for some in (totals, norms))
-    values = {"acc": float(chosen == gold), "acc_norm": float(by_length == gold)}
-    note = "uniform" if totals.count(totals[chosen]) > 1 else None
-    probability = 1 / sum(math.exp(total - totals[chosen]) for total in totals)  # of the chosen, were one of them true
-    return Score(sample.id, values, answer=options[chosen], note=note, details={"probability": probability})
+        totals = [next(scored).total for _ in options]
+        if not all(map(math.isfinite, totals)):
+            nothing = {"acc": math.nan, "acc_norm": math.nan}
+            yield Score(sample.id, nothing, note="a log-probability is not finite")
+            continue
+        norms = [total / len(text) for total, text in zip(totals, options, strict=True)]
+        chosen, by_length = (max(range(len(some)), key=some.__getitem__) for some in (totals, norms))
+        values = {"acc": float(chosen == index), "acc_norm": float(by_length == index)}
+        note = "uniform" if totals.count(totals[chosen]) > 1 else None
+        odds = {"probability": 1 / sum(math.exp(t - totals[chosen]) for t in totals)}  # of the chosen, were one true
+        yield Score(sample.id, values, answer=options[chosen], note=note, details=odds)
 
 
 def _choices(sample: Sample, column: str | list[str]) -> list[str]:

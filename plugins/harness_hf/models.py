@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from huggingface_hub.errors import StrictDataclassError
 from harness import CheckFailed, UsageError
 from harness.internals import meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
-from harness_hf.sources import told_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,6 +66,8 @@ def load_model(
     wanted = resolve_dtype(dtype, place)
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     if quantization:
+        from importlib.util import find_spec
+
         from transformers import BitsAndBytesConfig
 
         if find_spec("bitsandbytes") is None:
@@ -77,7 +77,7 @@ def load_model(
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"quantization: {one_line(error)}") from None
         options["quantization_config"] = bits
-    stored = bool(told_of(Path(path), "config.json").get("quantization_config"))  # unreadable: told by transformers
+    stored = _is_quantised(path)
     if device_map or quantization or stored:
         options["device_map"] = device_map or {"": place}
     model = _from_pretrained(path, options)
@@ -127,14 +127,21 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     # What a model does not use another reader might; known buffers apart. One with more parts than text is loaded
     # without them, and its files name it by another class.
     left = sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name))
-    stored = told_of(Path(path), "config.json").get("quantization_config")
-    if left and type(model).__name__ in (model.config.architectures or ()) and not stored:
+    if left and type(model).__name__ in (model.config.architectures or ()) and not _is_quantised(path):
         what = f'"{left[0]}" is in its files, and the model does not use it'
         raise UsageError(f'model "{path}": {what}, so that other readers may have another model; take it out')
     text = model.config.get_text_config()
     if why := meant_otherwise(Path(path), tied=bool(getattr(text, "tie_word_embeddings", False))):
         raise UsageError(f'model "{path}": {why}')
     return model
+
+
+def _is_quantised(path: str | Path) -> bool:
+    try:
+        config = json.loads((Path(path) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False  # told by transformers
+    return bool(config.get("quantization_config"))
 
 
 def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") -> Any:

@@ -108,13 +108,7 @@ class Scorer:
             whole: torch.Tensor = self.model(input_ids=self._ids(row.tokens), use_cache=False).logits[0]
             return whole[wanted]
         self._walk_to(row.prefix)
-        mask = None  # additive (1, 1, T, P + T): all of the prefix, and the ancestors in the row
-        if row.mask is not None:
-            size, before = len(row.tokens), len(row.prefix)
-            added = torch.zeros(size, before + size, dtype=self.model.dtype)
-            added[:, before:].masked_fill_(torch.from_numpy(~row.mask), torch.finfo(added.dtype).min)
-            mask = added[None, None].to(self.model.device)
-        found = self._forward(row.tokens, row.positions, mask, wanted if len(wanted) else 1)
+        found = self._forward(row.tokens, row.positions, self._mask(row), wanted if len(wanted) else 1)
         if row.mask is None:
             self.path = row.prefix + row.tokens
         else:
@@ -221,6 +215,16 @@ class Scorer:
             )
         logits: torch.Tensor = done.logits[0]
         return logits
+
+    def _mask(self, row: Row) -> torch.Tensor | None:
+        """Return the additive mask (1, 1, T, P + T): all of the prefix, and the ancestors in the row."""
+        if row.mask is None:
+            return None
+        size, before = len(row.tokens), len(row.prefix)
+        mask = torch.zeros(size, before + size, dtype=self.model.dtype)
+        hidden = torch.from_numpy(~row.mask)
+        mask[:, before:].masked_fill_(hidden, torch.finfo(mask.dtype).min)
+        return mask[None, None].to(self.model.device)
 
     def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(tokens)], device=self.model.device)

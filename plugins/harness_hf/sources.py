@@ -106,6 +106,7 @@ def open_folder(folder: Path) -> LocalSource:
         raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
     if problem := _implausible(folder, config):
         raise UsageError(f'model "{folder}": its config.json says {problem}')
+    digest = folder_digest(folder)  # which tells of broken files
     facts: dict[str, Any] = {
         "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
         "parameters": parameters_of(folder),
@@ -113,7 +114,7 @@ def open_folder(folder: Path) -> LocalSource:
         "bytes": bytes_of(folder),
         **_note(folder),
     }
-    return LocalSource(str(folder), folder_digest(folder), context_of(config), facts)
+    return LocalSource(str(folder), digest, context_of(config), facts)
 
 
 def folder_digest(folder: Path) -> str:

@@ -105,13 +105,13 @@ def _declared(config: Config) -> Iterator[Measure]:
         if "higher_is_better" in entry:
             higher = entry["higher_is_better"]
         else:
-            higher = _registry().higher_is_better_registry.get(metric)
+            higher = _registry().higher_is_better_registry.get(metric, None)  # which raises without the None
         if not isinstance(higher, bool):
             continue
         if "aggregation" in entry:
             aggregation = entry["aggregation"]
         else:
-            aggregation = _name_of(_registry().metric_agg_registry.get(metric))
+            aggregation = _name_of(_registry().metric_agg_registry.get(metric, None))
         kind = aggregation if aggregation in SCALES else OTHER
         for name in filters:
             ours = metric if len(filters) == 1 else f"{metric}@{name}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean
-from harness.internals import schema
+from harness.internals import isolated, schema
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
 from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name
 
@@ -56,6 +56,9 @@ class Lora:
 
     def check(self) -> None:
         """Build the real configuration and a layer with it; raises UsageError on what PEFT refuses or we do not do."""
+        import torch
+        from peft.tuners.lora import Linear
+
         self._check_names()
         start = self.fields.get("init_lora_weights", True)
         if start in PREPARED:
@@ -71,7 +74,12 @@ class Lora:
         patterns = config.rank_pattern or config.alpha_pattern
         if str(start).startswith(MOVES_BASE) and config.use_rslora and patterns:
             raise UsageError("use_rslora: with patterns, PEFT cannot turn such an adapter into a plain LoRA; drop one")
-        _try_layer(config)
+        config.use_bdlora = None  # depends on the names of a model's layers
+        try:  # PEFT checks rank, dropout, initialisation and variants only where it makes a layer
+            with torch.random.fork_rng(devices=[]):
+                Linear(torch.nn.Linear(64, 64), "default", config, r=config.r, lora_alpha=config.lora_alpha)
+        except (ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
+            raise UsageError(f"LoraConfig: {' '.join(str(error).split())}") from None
 
     def _check_names(self) -> None:
         from peft import LoraConfig
@@ -229,13 +237,13 @@ class Lora:
         """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
 
         The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is for "original",
-        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailed.
+        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailed, and
+        UsageError when it cannot run.
         """
-        from harness_lora.parity import Question, ask
-
         quantization = dict(self.quantization) if self.quantization else None
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
-        return ask(Question(base, str(adapter), str(merged), onto, trained))
+        asked = {"base": base, "adapter": str(adapter), "merged": str(merged), "quantization": onto, "trained": trained}
+        return isolated.ask("harness_lora.parity", asked, "merge: what was written could not be verified")
 
 
 def _list(names: Any) -> list[str]:
@@ -306,17 +314,3 @@ def _shape_for(
     if config.use_bdlora and any(name in module for name in config.use_bdlora.target_modules_bd_a or ()):
         before *= config.use_bdlora.nblocks
     return (*b[:1], before)
-
-
-def _try_layer(config: LoraConfig) -> None:
-    """Make one adapted layer, because PEFT checks rank, dropout, initialisation and variants only there."""
-    import torch
-    from peft.tuners.lora import Linear
-
-    config = copy.deepcopy(config)
-    config.use_bdlora = None  # depends on the names of a model's layers
-    try:
-        with torch.random.fork_rng(devices=[]):
-            Linear(torch.nn.Linear(64, 64), "default", config, r=config.r, lora_alpha=config.lora_alpha)
-    except (ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
-        raise UsageError(f"LoraConfig: {' '.join(str(error).split())}") from None

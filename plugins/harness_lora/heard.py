@@ -23,7 +23,7 @@ SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
 TOKENS = 2000  # that are predicted in all
 WINDOW = 192  # tokens at most that are read at once
-LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").open("rb")]
+LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").read_bytes().splitlines()]
 CHATS: list[list[dict[str, str]]] = [line for line in LINES if isinstance(line, list)]
 TEXTS: list[str] = [line for line in LINES if isinstance(line, str)]
 PROMPTS = ("What is the capital of France?", "Say hello.")
@@ -117,17 +117,19 @@ def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
     tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():
         for prompt in PROMPTS:
-            asked = [{"role": "user", "content": prompt}]
-            if tokenizer.chat_template:
-                how: dict[str, Any] = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
-                ids = tokenizer.apply_chat_template(asked, **how)["input_ids"]
-            else:
-                ids = tokenizer(prompt, return_tensors="pt").input_ids
-            ids = ids.to(_computes_on(model))
+            ids = _prompt(tokenizer, prompt).to(_computes_on(model))
             mask = torch.ones_like(ids)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
             found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
     return found
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": text}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        return ids["input_ids"]
+    return tokenizer(text, return_tensors="pt").input_ids
 
 
 def card() -> tuple[str, int] | None:

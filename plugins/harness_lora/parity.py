@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,6 @@ class Question:
     merged: str
     quantization: dict[str, Any] | None = None
     trained: dict[str, Any] | None = None
-
-
-def ask(question: Question) -> dict[str, Any]:
-    """Verify a merge in a fresh process and return the facts; raises CheckFailed, or UsageError when it cannot run."""
-    lost = "merge: what was written could not be verified"
-    return isolated.ask("harness_lora.parity", asdict(question), lost)
 
 
 def verify(question: Question) -> dict[str, Any]:

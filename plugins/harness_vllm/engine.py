@@ -6,7 +6,7 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +16,16 @@ from harness import CheckFailed, Generate, UsageError
 from harness_hf import free_memory, one_line
 from harness_vllm import environment
 from harness_vllm.environment import Flags
-from harness_vllm.scoring import Output
 
 # its own are 128, and all there is
 ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 << 30}
+
+
+class Output(Protocol):
+    """What vLLM returns for a prompt: of each token, by token its `logprob` and its `rank`."""
+
+    prompt_logprobs: Sequence[Mapping[int, Any] | None] | None
+    num_cached_tokens: int | None
 
 
 class Generated(Protocol):

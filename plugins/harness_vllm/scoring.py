@@ -10,29 +10,21 @@ the cache has room for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from harness import CheckFailed, UsageError
 
 if TYPE_CHECKING:
-    from harness_vllm.engine import VLLM
+    from harness_vllm.engine import VLLM, Output
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
-Row = Mapping[int, Any]  # by token: its `logprob` and its `rank`
 PROBES = 8  # windows that are scored both ways when a model is loaded
 APART = {"float32": 1e-3}  # nats a token that the two may differ by
 ROUGH = 0.1  # in half precision, where a row beside others differs
 SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "
 ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")
-
-
-class Output(Protocol):
-    """What vLLM returns for a prompt."""
-
-    prompt_logprobs: Sequence[Row | None] | None
-    num_cached_tokens: int | None
 
 
 class NotFinite(CheckFailed):
