@@ -37,7 +37,7 @@ plugins/harness_judge: calibrate calibration commands
 plugins/harness_lm_eval: names
 plugins/harness_lora: fold merge
 plugins/harness_report: drawing
-plugins/harness_sft: processes train trainer turns whole worker
+plugins/harness_sft: processes rows train trainer whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """
