@@ -39,7 +39,7 @@ plugins/harness_lora: merge
 plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
 plugins/harness_report: drawing
-plugins/harness_sft: processes train trainer turns whole worker
+plugins/harness_sft: processes rows train trainer whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """
