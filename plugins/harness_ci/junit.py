@@ -37,16 +37,11 @@ def junit(run: Run) -> str:
     suite.set("tests", str(len(cases_)))
     for kind, name in {"failure": "failures", "error": "errors", "skipped": "skipped"}.items():
         suite.set(name, str(sum(case.find(kind) is not None for case in cases_)))
-    _spell(suite)
-    ET.indent(suite)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
-
-
-def _spell(element: ET.Element) -> None:
-    """Replace text by such as XML 1.0 can hold, one line each and without secrets."""
-    for one in element.iter():
+    for one in suite.iter():  # text such as XML 1.0 can hold, one line each and without secrets
         one.attrib.update({name: shown(value) for name, value in one.attrib.items()})
         one.text = shown(one.text, lines=True) if one.text else one.text
+    ET.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
 
 def _numbers(case: ET.Element, verdict: Verdict) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -77,20 +77,20 @@ class Listener:
         """Note the prompts; what is not remembered is answered with an empty text."""
         self._note([(p, "") for p in prompts], shared=False)
         self.answers += max_new_tokens * len(prompts)
-        found = self._remembered("generate", prompts, max_new_tokens=max_new_tokens, **options)
-        return found if found is not None else [""] * len(prompts)
+        unknown = [""] * len(prompts)
+        return self._remembered(unknown, "generate", prompts, max_new_tokens=max_new_tokens, **options)
 
     def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
         """Note the pairs; what is not remembered gets one nat."""
         self._note(list(pairs), shared=True)
-        found = self._remembered("logprobs", pairs, **options)
-        return found if found is not None else [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
+        unknown = [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
+        return self._remembered(unknown, "logprobs", pairs, **options)
 
     def token_kl(self, texts: Sequence[str], against: Listener) -> list[tuple[float, int]]:
         """Note the texts; what is not remembered differs by nothing."""
         self._note([("", text) for text in texts], shared=False)
-        found = self._remembered("token_kl", texts, against.cached) if against.cached else None
-        return found if found is not None else [(0.0, 1)] * len(texts)
+        unknown = [(0.0, 1)] * len(texts)
+        return self._remembered(unknown, "token_kl", texts, against.cached) if against.cached else unknown
 
     def __getattr__(self, name: str) -> Any:
         """Look facts such as `nbytes` up; no model is loaded for them."""
@@ -104,14 +104,11 @@ class Listener:
         self.calls.append(pairs)
         self.shared.append(shared)
 
-    def _remembered(self, method: str, *arguments: Any, **options: Any) -> list[Any] | None:
-        if self.cached is None:
-            return None
-        try:
-            found: list[Any] = getattr(self.cached, method)(*arguments, **options)
-        except Unloaded:
-            return None
-        return found
+    def _remembered(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
+        with suppress(Unloaded):
+            if self.cached is not None:
+                unknown = getattr(self.cached, method)(*arguments, **options)
+        return unknown
 
 
 def requests_of(run: Execution) -> list[Asked]:

@@ -40,6 +40,8 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
 
 def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
     """Return the README.md of an export."""
+    waived = [(v, v.waiver) for v in _verdicts(declared, run) if v.waiver]
+    waivers = [f"- **{markdown(v.gate)}**: {markdown(waiver.says())}" for v, waiver in waived]
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
     licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
     front = {
@@ -60,7 +62,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
         f"Suite: {code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
         f"Candidate: {markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
         "## Gates\n\n" + "\n".join(_gates(declared, run)),
-        _waivers(declared, run),
+        "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         "## Use\n\n" + use(ref, run.model),
         f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else "",
@@ -148,11 +150,6 @@ def _gates(declared: Export, run: Run) -> Iterator[str]:
     for v in _verdicts(declared, run):
         said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.says()}" if v.waiver else "")
         yield "| " + " | ".join(map(markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
-
-
-def _waivers(declared: Export, run: Run) -> str:
-    lines = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in _verdicts(declared, run) if v.waiver]
-    return "## Waivers\n\n" + "\n".join(lines) if lines else ""
 
 
 def _verdicts(declared: Export, run: Run) -> list[Verdict]:
