@@ -6,6 +6,7 @@ import gc
 import importlib.metadata
 import os
 import re
+import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,25 @@ def suite(project: Project) -> Project:
     from harness.testing import ROWS, SUITE, TRAIN  # pytest rewrites the asserts of a plugin not yet imported
 
     return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the suite passed once; nobody changes it."""
+    from harness.testing import ROWS, SUITE, TRAIN, Project
+    from tests.helpers.suites import ran
+
+    folder = tmp_path_factory.mktemp("once")
+    files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN}
+    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
+    return ran(folder, "run suite.toml")
+
+
+@pytest.fixture
+def passed(once: Path, project: Project) -> Project:
+    """Return a project whose suite passed once: a copy, which takes a tenth of the time of a run."""
+    shutil.copytree(once, project.folder, dirs_exist_ok=True)
+    return project
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,6 @@ from harness.pipeline.run import Options, opened
 from harness.records.models import ModelRef
 from harness.release import conversions
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
-from tests.helpers.suites import ran
 
 PLUGIN = """
 from harness import hookimpl, testing
@@ -239,22 +238,6 @@ def test_what_is_no_input_leaves_the_keys_alone(world: World, seconds: int, rand
 
 
 # -- end to end --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the suite passed once."""
-    folder = tmp_path_factory.mktemp("once")
-    files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN}
-    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
-    return ran(folder, "run suite.toml")
-
-
-@pytest.fixture
-def passed(once: Path, suite: Project) -> Project:
-    """Return a project whose suite passed once: a copy, which takes a tenth of the time of a run."""
-    shutil.copytree(once, suite.folder, dirs_exist_ok=True)
-    return suite
 
 
 def trained(suite: Project) -> list[str]:
@@ -563,29 +546,27 @@ def test_a_group_of_ones_own_may_write(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("name", ["", "responses.sqlite", "attempts.jsonl", "trained"])
-def test_what_belongs_to_another_user_is_refused(suite: Project, name: str) -> None:
+def test_what_belongs_to_another_user_is_refused(passed: Project, name: str) -> None:
     """A cache folder, or what lies in it, that another user owns is one line and exit code 4."""
-    assert suite.run().code == 0
-    os.chown(suite.folder / "cache" / name, 12345, -1)
-    outcome = suite.run()
+    os.chown(passed.folder / "cache" / name, 12345, -1)
+    outcome = passed.run()
     assert outcome.code == 4
     assert "belongs to user 12345, who could put answers there" in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 
-def test_a_file_that_others_can_write_is_refused(suite: Project) -> None:
+def test_a_file_that_others_can_write_is_refused(passed: Project) -> None:
     """In a folder that others may enter no file may be theirs to write; in one that they may not, it is no matter."""
-    assert suite.run().code == 0
-    (suite.folder / "cache/responses.sqlite").chmod(0o666)
-    assert suite.run().code == 0
-    (suite.folder / "cache").chmod(0o755)
-    outcome = suite.run()
+    (passed.folder / "cache/responses.sqlite").chmod(0o666)
+    assert passed.run().code == 0
+    (passed.folder / "cache").chmod(0o755)
+    outcome = passed.run()
     assert outcome.code == 4
     assert '"responses.sqlite" in it can be written by everybody; chmod go-w' in outcome.err
-    (suite.folder / "cache/responses.sqlite").chmod(0o600)
-    (suite.folder / "cache/models/stranger").mkdir(parents=True)
-    (suite.folder / "cache/models/stranger").chmod(0o777)
-    outcome = suite.run()
+    (passed.folder / "cache/responses.sqlite").chmod(0o600)
+    (passed.folder / "cache/models/stranger").mkdir(parents=True)
+    (passed.folder / "cache/models/stranger").chmod(0o777)
+    outcome = passed.run()
     assert (outcome.code, '"models/stranger" in it can be written by everybody' in outcome.err) == (4, True)
 
 

@@ -42,12 +42,27 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
     """Return a function that trains the tiny model on the CPU and returns the folder of its adapter."""
 
     def run(rows: Any = ROWS, *, adapter: Any = None, name: str = "run", progress: Any = None, **recipe: Any) -> Path:
-        ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
-        out = tmp_path / name / "adapter"
-        silent = progress or (lambda _: None)
-        return sft(ref, adapter or qlora(), rows, out, progress=silent, seed=3, **(RECIPE | recipe))
+        return trained_at(tmp_path / name, tiny_model, rows, adapter=adapter, progress=progress, **recipe)
 
     return run
+
+
+def trained_at(
+    folder: Path, model: Path, rows: Any, *, adapter: Any = None, progress: Any = None, **recipe: Any
+) -> Path:
+    """Train a model on the CPU and return the folder of its adapter."""
+    ref = ModelRef("base", str(model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
+    silent = progress or (lambda _: None)
+    return sft(ref, adapter or qlora(), rows, folder / "adapter", progress=silent, seed=3, **(RECIPE | recipe))
+
+
+STOPPED = {"validation": 0.2, "save_steps": 2}  # the recipe of what is stopped, and goes on
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the adapter of a training that nobody stopped."""
+    return trained_at(tmp_path_factory.mktemp("whole"), tiny_model, ROWS, **STOPPED)
 
 
 @pytest.mark.parametrize(
@@ -273,17 +288,15 @@ def test_nothing_is_printed(trained: Train, capfd: pytest.CaptureFixture[str]) -
         (8, OSError("killed"), "checkpoint-6"),
     ],
 )
-def test_resume(stop: int, error: BaseException, left: str, trained: Train, tmp_path: Path) -> None:
+def test_resume(stop: int, error: BaseException, left: str, whole: Path, trained: Train, tmp_path: Path) -> None:
     """A training that was interrupted, or killed between two checkpoints, ends with the bits of one that was not."""
 
     def interrupt(progress: Progress) -> None:
         if progress.done == stop:
             raise error
 
-    recipe = {"validation": 0.2, "save_steps": 2}
-    whole = trained(name="whole", **recipe)
     with pytest.raises(type(error)):
-        trained(progress=interrupt, **recipe)
+        trained(progress=interrupt, **STOPPED)
     checkpoints = tmp_path / "run" / "checkpoints"
     assert left in {folder.name for folder in checkpoints.iterdir()}
     assert not (tmp_path / "run" / "adapter").exists()
@@ -291,7 +304,7 @@ def test_resume(stop: int, error: BaseException, left: str, trained: Train, tmp_
     (half / "harness-checkpoint.json").unlink()
 
     seen: list[Progress] = []
-    again = trained(progress=seen.append, **recipe)
+    again = trained(progress=seen.append, **STOPPED)
     assert int(left[-1]) + 1 == seen[1].done
     assert_same(whole, again)
     facts = [json.loads((out / "harness-adapter.json").read_text())["facts"] for out in (whole, again)]

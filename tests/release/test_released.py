@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.testing import SUITE, TRAIN, Outcome, Project, _luck
-from tests.helpers.suites import FEWSHOT, SLIDE
+from tests.helpers.suites import FEWSHOT, SLIDE, ran
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)]
 
@@ -22,10 +24,18 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
-def released(suite: Project, gates: str = SLIDE) -> Project:
-    """Release once, then ask for comparisons with what was released."""
-    assert suite.run().code == 0
-    return suite.write({"suite.toml": SUITE + gates})
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which that suite has released its model."""
+    folder = tmp_path_factory.mktemp("released")
+    files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN}
+    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
+    return ran(folder, "run suite.toml")
+
+
+def released(passed: Project, gates: str = SLIDE) -> Project:
+    """Ask what was released once for comparisons with it."""
+    return passed.write({"suite.toml": SUITE + gates})
 
 
 def test_first_release_has_nothing_to_be_compared_with(suite: Project) -> None:
@@ -38,20 +48,20 @@ def test_first_release_has_nothing_to_be_compared_with(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
 
 
-def test_release_is_measured_beside_the_candidate(suite: Project) -> None:
+def test_release_is_measured_beside_the_candidate(passed: Project) -> None:
     """What was exported last is loaded and answers the same rows; a worse candidate does not replace it."""
-    outcome = released(suite).run("--set", f"{SKILL}=0.92")
+    outcome = released(passed).run("--set", f"{SKILL}=0.92")
     assert outcome.code == 0
     assert "released::qa  exact_match" in outcome.out
     assert outcome.report.digests["released"] not in (outcome.report.digests["merged"], "")
-    worse = suite.run("--set", f"{SKILL}=0.6")
+    worse = passed.run("--set", f"{SKILL}=0.6")
     assert worse.code in (1, 6)
     assert worse.verdict("no slide", "adapter") != "PASS"
 
 
-def test_releasing_the_release_again_is_refused(suite: Project) -> None:
+def test_releasing_the_release_again_is_refused(passed: Project) -> None:
     """The same weights on both sides are an error, not a tie."""
-    outcome = released(suite).run()
+    outcome = released(passed).run()
     assert outcome.code == 6
     assert outcome.verdict("no slide") == "ERROR"
     assert "is the very model it is compared with" in outcome.out
@@ -102,11 +112,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_no_release_is_refused(suite: Project, case: str) -> None:
+def test_what_is_no_release_is_refused(passed: Project, case: str) -> None:
     """A baseline is what was gated, or a mistake that is told before anything is measured."""
     breaks, told = BROKEN[case]
-    breaks(released(suite))
-    outcome = suite.run("--set", f"{SKILL}=0.92")
+    breaks(released(passed))
+    outcome = passed.run("--set", f"{SKILL}=0.92")
     assert outcome.code == 4
     assert told in outcome.err
 
@@ -121,10 +131,10 @@ def test_what_is_no_release_is_refused(suite: Project, case: str) -> None:
         ('use = "fake"', 'remove "use"'),
     ],
 )
-def test_mistakes_about_releases(suite: Project, table: str, told: str) -> None:
+def test_mistakes_about_releases(passed: Project, table: str, told: str) -> None:
     """A pin that does not fit, a folder that is not there, keys that contradict: one line each, exit 4."""
-    released(suite, f"\n[subject.released]\n{table}\n" + SLIDE)
-    outcome = suite.run("--set", f"{SKILL}=0.92")
+    released(passed, f"\n[subject.released]\n{table}\n" + SLIDE)
+    outcome = passed.run("--set", f"{SKILL}=0.92")
     assert outcome.code == 4
     assert told in outcome.err
 

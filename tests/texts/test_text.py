@@ -103,12 +103,10 @@ def test_nothing_of_others_reaches_the_terminal_raw(project: Project, text: str,
 
 
 @pytest.mark.parametrize("text", [t for t in NASTY if not set(t) & set("\x00/\ud800\udfff")])
-def test_verify_prints_no_line_of_somebody_else(project: Project, text: str) -> None:
+def test_verify_prints_no_line_of_somebody_else(passed: Project, text: str) -> None:
     """A name of a file that looks like a verdict is part of the refusal that names it."""
-    project.write({"suite.toml": SUITE, "train.jsonl": TRAIN, "test.jsonl": ROWS})
-    assert project.run().code == 0
-    (project.folder / "exports/fake/model" / f"{text}.bin").write_bytes(b"x")
-    outcome = project.harness("verify", "exports/fake")
+    (passed.folder / "exports/fake/model" / f"{text}.bin").write_bytes(b"x")
+    outcome = passed.harness("verify", "exports/fake")
     assert (outcome.code, outcome.err.count("\n")) == (7, 1)
     assert not RAW.search(outcome.out + outcome.err)
     assert "verified" not in outcome.out
