@@ -298,7 +298,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [  # and StubJudge
+__all__ = [
     "ROWS",
     "SUITE",
     "TRAIN",
@@ -307,6 +307,7 @@ __all__ = [  # and StubJudge
     "FakeSubject",
     "Outcome",
     "Project",
+    "StubJudge",
     "project",
     "write_fake",
 ]
