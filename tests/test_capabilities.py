@@ -10,7 +10,8 @@ import pytest
 from harness import UsageError, adapter, capabilities, checker, exporter, trainer
 from harness.cli.parser import BROUGHT
 from harness.plugins import load_plugins
-from harness.testing import Project, examples
+from harness.testing import SUITE as SHIPS
+from harness.testing import Project
 
 SUITE = """[suite]
 name = "s"
@@ -197,7 +198,7 @@ def test_what_a_loader_lacks_is_refused_where_an_evaluator_asks_for_it(use: str,
 
 def test_an_adapter_on_4_bits_is_refused_where_no_such_base_is_loaded(suite: Project) -> None:
     """It exits 4 in preflight, before anything is trained."""
-    text = examples.SUITE.replace('use = "fake"\npath', 'use = "scant"\npath')
+    text = SHIPS.replace('use = "fake"\npath', 'use = "scant"\npath')
     text = text.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "packed"')
     outcome = suite.write({"suite.toml": text, "harnessfile.py": LACKING}).run()
     said = '[adapter] stands on a base in 4 bits, which "scant" does not load; use = "lora", or "hf" in [model]'

@@ -57,8 +57,9 @@ def run_options(args: argparse.Namespace) -> Options:
     """Return what a command says of a run; its arguments are kept under the names that the fields of Options have."""
     from harness.pipeline.run import Options
 
-    given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
-    return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    given: dict[str, Any] = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return Options(**given)
 
 
 def with_harnessfile(parser: argparse.ArgumentParser) -> None:

@@ -183,8 +183,9 @@ def main() -> None:
     from harness.pipeline.run import Options, opened
 
     asked = json.load(sys.stdin)
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()}
-    session, _ = opened(Path(asked["suite"]), Options(**options))
+    given: dict[str, Any] = asked["options"]
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    session, _ = opened(Path(asked["suite"]), Options(**given))
     what = asked["what"]
     try:
         found = _evaluation(session) if what == EVALUATION else _training(session, what)
