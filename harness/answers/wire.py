@@ -97,7 +97,7 @@ def http_client(sdk: Any, peer: Peer) -> Any:
             try:
                 given = request.extensions.get("timeout", {})
                 seconds = sum(given.get(part) or FOREVER for part in ("connect", "read"))
-                return _within(seconds, lambda until: _whole(send(), until))
+                return _within(seconds, lambda until: _whole(send(), until, seconds))
             except Trouble as trouble:
                 raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
@@ -325,9 +325,8 @@ def _within(seconds: float, call: Any) -> Any:
         raise _late(seconds) from None
 
 
-def _whole(response: Any, until: float) -> Any:
+def _whole(response: Any, until: float, seconds: float) -> Any:
     """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
-    begun = time.monotonic()
     with closing(response):
         if response.has_redirect_location:
             place = "another place"  # without what may be secret in it, for it would send rows and keys there
@@ -342,7 +341,7 @@ def _whole(response: Any, until: float) -> Any:
             if size > LARGEST:
                 raise Trouble(f"answered with more than {LARGEST >> 20} MiB, which is no answer", charged=True)
             if time.monotonic() > until:
-                raise _late(until - begun)
+                raise _late(seconds)
     headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS]
     return type(response)(
         response.status_code,

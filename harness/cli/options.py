@@ -57,9 +57,9 @@ def run_options(args: argparse.Namespace) -> Options:
     """Return what a command says of a run; its arguments are kept under the names that the fields of Options have."""
     from harness.pipeline.run import Options
 
-    given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
-    fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return Options(**fixed)
+    given: dict[str, Any] = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return Options(**given)
 
 
 def with_harnessfile(parser: argparse.ArgumentParser) -> None:

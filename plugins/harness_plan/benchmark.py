@@ -184,10 +184,9 @@ def main() -> None:
     from harness.pipeline.run import Options, opened
 
     asked = json.load(sys.stdin)
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()
-    }
-    session = opened(Path(asked["suite"]), Options(**options)).session
+    given: dict[str, Any] = asked["options"]
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    session = opened(Path(asked["suite"]), Options(**given)).session
     what = asked["what"]
     try:
         found = _evaluation(session) if what == EVALUATION else _training(session, what)
