@@ -53,7 +53,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.lower().endswith("_proxy") or name in wire.CERTIFICATES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.setattr("harness_api.server.PAUSE", 0.01)  # before the second try
+    monkeypatch.setattr("harness.answers.asking.PAUSE", 0.01)  # before the second try
 
 
 @pytest.fixture

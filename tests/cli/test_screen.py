@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 
 import pytest
@@ -90,7 +91,8 @@ def test_other_lines_wrap_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said without the terminal's console, such as a mistake, wraps on a screen and is whole in a pipe."""
     text = "error: suite.toml:3: " + "what is wrong and what to do; " * 5
     pipe, tty = io.StringIO(), Tty()
-    monkeypatch.setattr("harness.cli.streams._width", lambda file: 60)
+    monkeypatch.setattr("os.get_terminal_size", lambda handle: os.terminal_size((60, 24)))
+    monkeypatch.setattr(tty, "fileno", lambda: 1)
     say(text, pipe)
     say(text, tty)
     assert pipe.getvalue() == f"{text}\n"

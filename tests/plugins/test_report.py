@@ -19,6 +19,7 @@ import pytest
 
 import harness_report
 from harness import UsageError
+from harness.records.scales import OnScale
 from harness.testing import SUITE, TRAIN, Project
 from harness_report import drawing, made, metrics, pairs, strips, words, writing
 from harness_report.history import sparkline
@@ -487,7 +488,7 @@ def test_numbers_have_the_digits_that_matter() -> None:
     assert (words.number(-0.0123), words.number(51.37)) == ("−0.012", "51.4")
     assert words.number(134515000.0, "count") == "134.5\xa0M"
     assert words.number(288.7e6, "bytes") == "288.7\xa0MB" and words.number(float("nan")) == "–"
-    assert words.figure(-0.69314718, "perplexity", versus=True) == "−50.0\xa0%"
+    assert words.figure(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0\xa0%"
     assert words.seconds(453.0) == "7 min 33 s"
 
 
