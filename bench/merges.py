@@ -15,9 +15,13 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness_lora.heard import Heard
 
 STEPS = 100
 Case = tuple[str, str, int, float]  # base, dtype, r, rate
@@ -69,7 +73,9 @@ def main() -> int:
 def measure(case: Case, work: Path, seed: int) -> bool:
     """Merge one adapter in all ways, print a line each, and say whether our verification let ours through."""
     from harness.errors import CheckFailed
+    from harness_hf import load_tokenizer
     from harness_lora import lora, parity
+    from harness_lora.heard import Heard, windows
 
     kind, dtype, r, rate = case
     shutil.rmtree(work, ignore_errors=True)
@@ -89,22 +95,23 @@ def measure(case: Case, work: Path, seed: int) -> bool:
         facts = {}
         told += f" REFUSED: {error}"
     print(told)
-    made = parity._Made.of(question)
-    theirs = made.load(str(base), str(adapter))
+    made, ids = parity._Made.of(question), windows(load_tokenizer(str(base)))
+    theirs = Heard.of(partial(made.load, str(base), str(adapter)), ids)
     for name, change in WAYS.items():
         folder = work / name
         change(base, adapter, folder, dtype)
-        print(f"    {name:28} {_against(base, adapter, folder, theirs, made)}")
+        print(
+            f"    {name:28} {_against(base, adapter, folder, theirs, Heard.of(partial(made.load, str(folder)), ids), ids)}"
+        )
         shutil.rmtree(folder)
     return bool(facts)
 
 
-def _against(base: Path, adapter: Path, folder: Path, theirs: Any, made: Any) -> str:
+def _against(base: Path, adapter: Path, folder: Path, theirs: Heard, ours: Heard, ids: Sequence[Any]) -> str:
     from harness_checks.merged import _plan, _sums
-    from harness_lora import parity
+    from harness_lora.heard import compare
 
-    ids = parity._windows(str(base))
-    found = parity._compare(theirs, made.load(str(folder)), ids)
+    found = compare(theirs, ours, ids)
     plan = _plan(base, adapter)
     sums = _sums(plan, base, folder, plan.must).values()
     error, off = max(s.error for s in sums), sum(s.off for s in sums)

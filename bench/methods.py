@@ -18,8 +18,8 @@ from typing import Any
 import harness
 from bench.child import ROOT
 from bench.page import table
-from harness import row_value
 from harness.internals import read_answers
+from harness.reports.run_folder import value_of as row_value
 
 SUITE = ROOT / "suites" / "methods.toml"
 WAYS: dict[str, tuple[str, ...]] = {
