@@ -100,9 +100,8 @@ def measure(case: Case, work: Path, seed: int) -> bool:
     for name, change in WAYS.items():
         folder = work / name
         change(base, adapter, folder, dtype)
-        print(
-            f"    {name:28} {_against(base, adapter, folder, theirs, Heard.of(partial(made.load, str(folder)), ids), ids)}"
-        )
+        ours = Heard.of(partial(made.load, str(folder)), ids)
+        print(f"    {name:28} {_against(base, adapter, folder, theirs, ours, ids)}")
         shutil.rmtree(folder)
     return bool(facts)
 
