@@ -14,7 +14,6 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-import harness_sft  # noqa: E402
 from harness.data.pairs import to_judged_rows  # noqa: E402
 from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import Logprob, ModelRef, Progress  # noqa: E402
@@ -23,6 +22,7 @@ from harness_hf.models import load_model, load_tokenizer, quiet  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
 from harness_preference import dpo, kto, preference  # noqa: E402
 from harness_preference.methods import select_labelled, select_pairs  # noqa: E402
+from harness_sft.train import quiet_libraries  # noqa: E402
 
 slow = pytest.mark.slow
 PAIRS = [
@@ -258,7 +258,7 @@ def plain(
     trainer: Any, rows: Any, adapter: Any, base: Path, folder: Path, recipe: dict[str, Any]
 ) -> tuple[list[float], Any]:
     """Train with TRL alone, as its documentation says; return the loss of every step and the model."""
-    with quiet(), harness_sft.quiet_libraries():
+    with quiet(), quiet_libraries():
         return _plain(trainer, rows, adapter, base, folder, recipe)
 
 
