@@ -17,7 +17,7 @@ from harness.parts import part
 def _verify(args: argparse.Namespace) -> int:
     """`harness verify DIR`: are these the bytes that passed? Without torch, without network."""
     from harness.release.policy import read_policy
-    from harness.release.promoted import current
+    from harness.release.previous import current
     from harness.release.verify import verify
 
     if (args.replay is None) != (args.suite is None):

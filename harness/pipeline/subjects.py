@@ -17,7 +17,7 @@ from harness.pipeline.choice import choose
 from harness.pipeline.execution import Execution, is_fatal, told_of
 from harness.pipeline.record import Stop
 from harness.records.models import ModelRef, Subject
-from harness.release.seal import sealed
+from harness.release.conversions import sealed
 from harness.suite.tables import Export
 
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare

@@ -23,7 +23,7 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.records.gates import Gate, grouped
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
-from harness.release.items import evaluations_of, rows_of
+from harness.release.export import evaluations_of, rows_of
 from harness.release.locked import read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.recompute import recompute
