@@ -29,7 +29,7 @@ from harness.records.models import ModelRef, Progress, Subject
 from harness.release import conversions
 from harness.release.conversions import sealed
 from harness.reports.report_json import dumps
-from harness.reports.training import LOGS, read_steps
+from harness.reports.run_folder import LOGS, read_steps
 from harness.suite.tables import MERGES, Export
 from harness.texts.counts import counted
 

@@ -12,7 +12,7 @@ from harness.pipeline import memory
 from harness.pipeline.memory import Memory
 from harness.records.run import Segment, ShownRow, TrainingStep
 from harness.release.verify import verify
-from harness.reports.training import MOST, STEPS, read_steps, write_steps
+from harness.reports.run_folder import MOST, STEPS, read_steps, write_steps
 from harness.testing import SUITE, Project
 from tests.helpers.suites import SELECT, SPLIT
 
