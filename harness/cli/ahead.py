@@ -33,7 +33,7 @@ def _check(args: argparse.Namespace) -> int:
     """`harness check SUITE`: what would go wrong, without training."""
     import time
 
-    from harness.cli.terminal import Terminal
+    from harness.cli.terminal import Terminal, tell_flag
     from harness.pipeline.run import check_suite, prepare
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
@@ -49,7 +49,7 @@ def _check(args: argparse.Namespace) -> int:
     if built:
         terminal.preview(built)
     for flag in found:
-        terminal.flag(flag)
+        tell_flag(terminal, flag)
     words = [f.severity for f in found if f.ignored is None]
     counts = {word: words.count(word) for word in ("error", "warning", "note")}
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())

@@ -77,15 +77,11 @@ def _key(want: Any, default: Any) -> str:
     """Return what a key takes, in words."""
     if default is None:
         return f"{kind(want)}, none unless given"
-    return f"{kind(want)}, " + ("required" if _lacks(default) else f"default {show(default)}")
+    return f"{kind(want)}, " + ("required" if "required" in _default(default) else f"default {show(default)}")
 
 
 def _default(value: Any) -> dict[str, Any]:
-    return {"required": True} if _lacks(value) else {"default": value}
-
-
-def _lacks(default: Any) -> bool:
-    return any(default is nothing for nothing in NOTHING)
+    return {"required": True} if any(value is nothing for nothing in NOTHING) else {"default": value}
 
 
 def _metrics(provided: Provided) -> list[str]:

@@ -10,19 +10,11 @@ from harness.cli.words import title
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
-from harness.reports.rows import Listed, Shown, all_rows, changed_rows, failed_rows, lost_and_won
+from harness.reports.rows import Listed, Shown, all_rows, failed_rows, lost_and_won
 from harness.texts.counts import counted
 from harness.texts.shown import shown
 
 LONGEST = 600  # characters of a text that is shown
-
-
-def flips_of(run: Run, folder: Path) -> list[tuple[Verdict, list[Shown]]]:
-    """Return the rows each gate of a run lost, won or failed; of gates with any.
-
-    Raises UsageError where the folder has other rows.
-    """
-    return [(v, rows) for v in run.verdicts if (rows := changed_rows(run, folder, v))]
 
 
 def print_flips(flips: Sequence[tuple[Verdict, Sequence[Shown]]], most: int) -> None:

@@ -6,7 +6,6 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,21 +48,18 @@ def _init(args: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     args.document = {"written": [str(path) for path in paths]}
-    print(f"next: {_from_here(args.folder, suites_of(args.task))}", file=sys.stderr)
+    suites, here = suites_of(args.task), args.folder == Path()
+    commands = [f"harness run {name}" for name in suites]  # several find each other in their folder
+    commands = commands if here else [f"cd {shlex.quote(str(args.folder))}", *commands]
+    if not here and len(suites) == 1:
+        commands = [f"harness run {shlex.quote(str(args.folder / suites[0]))}"]
+    print(f"next: {' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK
 
 
 def suites_of(task: str) -> list[str]:
     """Return the suites of a task in the order in which they are run."""
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
-
-
-def _from_here(folder: Path, suites: Sequence[str]) -> str:
-    """Return the commands that run suites as they are typed outside their folder; several find each other in it."""
-    if folder != Path() and len(suites) == 1:
-        return f"harness run {shlex.quote(str(folder / suites[0]))}"
-    commands = [f"harness run {name}" for name in suites]
-    return " && ".join(commands if folder == Path() else [f"cd {shlex.quote(str(folder))}", *commands])
 
 
 def _plugins(args: argparse.Namespace) -> int:

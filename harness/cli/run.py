@@ -135,17 +135,18 @@ def _show(args: argparse.Namespace) -> int:
 
 def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     """Print rows: those that gates lost, won or failed, or all rows of an eval."""
-    from harness.cli.flips import chosen_rows, flips_of, print_flips, print_rows
+    from harness.cli.flips import chosen_rows, print_flips, print_rows
+    from harness.reports.rows import changed_rows
 
     if args.flips:
-        flips = flips_of(report, folder)
+        flips = [(v, rows) for v in report.verdicts if (rows := changed_rows(report, folder, v))]
         gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
         args.document = {"run": str(folder), "gates": gates}
         print_flips(flips, args.n)
     else:
-        rows = chosen_rows(report, folder, args.rows or "", args.wrong, None if args.json else args.n)
-        args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in rows}}
-        print_rows(rows, args.n, args.wrong)
+        found = chosen_rows(report, folder, args.rows or "", args.wrong, None if args.json else args.n)
+        args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
+        print_rows(found, args.n, args.wrong)
     return ExitCode.OK
 
 

@@ -39,9 +39,9 @@ def some(ids: Sequence[str]) -> str:
     return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
 
 
-def escape(text: str, *, lines: bool = False) -> str:
-    """Return a text as data for rich: no markup, nothing that a terminal obeys, no secret, one line unless `lines`."""
-    return unmarked(shown(text, lines=lines))
+def escape(text: str) -> str:
+    """Return a text as data for rich: on one line, no markup, nothing that a terminal obeys, no secret."""
+    return unmarked(shown(text))
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,7 @@ from rich.console import Console
 
 from harness.cli.screen import Screen
 from harness.cli.streams import say
-from harness.cli.summary import Summary, outcomes
-from harness.cli.terminal import Terminal
+from harness.cli.terminal import Summary, Terminal, outcomes
 from harness.cli.words import fact, percent
 from harness.records.about import About, Note
 from harness.records.models import Progress
@@ -90,7 +90,8 @@ def test_other_lines_wrap_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said without the terminal's console, such as a mistake, wraps on a screen and is whole in a pipe."""
     text = "error: suite.toml:3: " + "what is wrong and what to do; " * 5
     pipe, tty = io.StringIO(), Tty()
-    monkeypatch.setattr("harness.cli.streams._width", lambda file: 60)
+    monkeypatch.setattr(Tty, "fileno", lambda self: 1)
+    monkeypatch.setattr("harness.cli.streams.os.get_terminal_size", lambda handle: os.terminal_size((60, 24)))
     say(text, pipe)
     say(text, tty)
     assert pipe.getvalue() == f"{text}\n"
