@@ -174,21 +174,9 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
     if isinstance(case, Unjudgeable):
         return None
     whole = hypothesis_on(case, case.rows)
-    rows = changed_rows(whole)
-    found = Change(
-        task.spec.name,
-        metric.name,
-        whole.baseline,
-        whole.value,
-        len(whole.ours),
-        rows.won_count,
-        rows.lost_count,
-        rows.won,
-        rows.lost,
-        scale=metric.scale,
-        before=theirs.subject,
-        after=ours.subject,
-    )
+    rows, values = changed_rows(whole), (whole.baseline, whole.value, len(whole.ours))
+    found = Change(task.spec.name, metric.name, *values, rows.won_count, rows.lost_count, rows.won, rows.lost)
+    found = replace(found, scale=metric.scale, before=theirs.subject, after=ours.subject)
     if ours.order or theirs.order:
         return found
     try:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.answers.store import Responses
 from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
-from harness.files import write_text
+from harness.files import cache_dir, write_text
 from harness.parts import part
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import conclude, exit_code
@@ -20,7 +21,7 @@ from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger
 from harness.pipeline.preflight import open_model
 from harness.pipeline.record import Ending, Record, Stop
-from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
+from harness.pipeline.session import Options, Session, checks_of, open_collection
 from harness.records.frozen import isolated
 from harness.records.run import Report, Run
 from harness.release.export import Judged, export
@@ -86,25 +87,20 @@ def _placed(run: Execution) -> Execution:
     found.facts["model"] = {"path": suite.model.path, **opened.source.facts}
     found.digests |= {"base": opened.source.digest, **{name: s.digest for name, s in opened.others.items()}}
     found.digests |= {name: ref.digest for name, ref in opened.releases.items()}
-    _tell_what_stays(run)
+    # What lies beside models that something is made of, or that are to ship, and would be another one, stays behind.
+    named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
+    folders = [Path(opened.source.path)] if suite.merges or suite.trains else []
+    for place in [*folders, *([suite.resolve(named)] if named else [])]:
+        if others := beside(place) if place.is_dir() else []:
+            more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
+            shown = ", ".join(others[:MOST_SHOWN]) + more
+            record.warn(f'"{place}": beside the model lie {shown}, which it is not read from; they stay behind')
     if options.counts and not options.select:
         run.adjudicator.ledger = Ledger.here(record.warn)
         run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
     run.lock()
-    return replace(run, session=replace(run.session, responses=remembered(options, record.warn)))
-
-
-def _tell_what_stays(run: Execution) -> None:
-    """Warn of what lies beside the models that something is made of, or that are to ship, and would be another one."""
-    suite = run.suite
-    named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
-    folders = [Path(run.session.opened.source.path)] if suite.merges or suite.trains else []
-    for folder in [*folders, *([suite.resolve(named)] if named else [])]:
-        others = beside(folder) if folder.is_dir() else []
-        if others:
-            more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
-            shown = ", ".join(others[:MOST_SHOWN]) + more
-            run.record.warn(f'"{folder}": beside the model lie {shown}, which it is not read from; they stay behind')
+    responses = Responses(cache_dir() / "responses.sqlite", record.warn) if options.cache else None
+    return replace(run, session=replace(run.session, responses=responses))
 
 
 def _finish(run: Execution) -> Run:

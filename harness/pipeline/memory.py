@@ -43,7 +43,9 @@ class Memory:
         """Add the peaks since they last began to every stage that is open, and let them begin anew."""
         if not self._open:
             return
-        now = {"": _resident(), "cuda": _cuda()}
+        torch = _torch_on_gpus()
+        cuda = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) if torch else 0
+        now = {"": _resident(), "cuda": int(cuda)}  # what PyTorch allocated of all GPUs together
         for peaks in self._open:
             peaks |= {where: max(peak, peaks.get(where, 0)) for where, peak in now.items() if peak}
         _begin()
@@ -74,12 +76,6 @@ def _resident() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _cuda() -> int:
-    """Return the most bytes that PyTorch allocated on each GPU since the peaks began, of all GPUs together."""
-    torch = _torch_on_gpus()
-    return sum(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count())) if torch else 0
 
 
 def _torch_on_gpus() -> ModuleType | None:

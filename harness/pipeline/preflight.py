@@ -47,7 +47,9 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     """
     needs.check(plan)
     suite, find = plan.suite, plan.plugins.find
-    if _remote(plan):
+    trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
+    sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
+    if any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values()):
         read = collect(suite, plan.plugins, remote=True, limit=limit, selecting=plan.selecting)
         plan = replace(read, items=plan.items, deselected=plan.deselected)
     mistakes = Mistakes()
@@ -135,13 +137,6 @@ def _content(source: Source) -> str | None:
     """Return one sha256 for all that lies in a model's folder; None for a model that is served."""
     folder = Path(source.path)
     return keys.of_folder(folder, source.digest) if folder.is_dir() else None
-
-
-def _remote(plan: Plan) -> bool:
-    train = plan.suite.train
-    trained = (*train.sources, train.validation_data or "") if train else ()
-    sources = [*trained, *(s or "" for e in plan.suite.evals for s in (e.data, e.select, e.fewshot_data))]
-    return any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values())
 
 
 def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
