@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.collection.plan import Plan
-from harness.controls import FIX, ITSELF, Adversary, Control, Disguise, NotMade, adversaries_of, controls_of
+from harness.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import stage_of
 from harness.gates import contamination
@@ -125,35 +125,29 @@ def selftest(
         last = plan.suite.exports[0].from_ if plan.suite.exports else plan.candidates[-1]  # the one that ships
         items = tuple(i for i in plan.items if i.subject in (*plan.baselines, last))
         plan = replace(plan, candidates=(last,), items=items)
-        known: list[Control | Adversary] = [*controls_of(plan, Path(folder)), *adversaries_of(plan)]
+        known = [*controls_of(plan, Path(folder)), *adversaries_of(plan)]
         names = [*(c.name for c in known), PLANTED]
         if odd := [name for name in only if name not in names]:
             raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
         chosen = [c for c in known if not only or c.name in only]
-        for line in _costs(plan, chosen):
-            said(line)
+        controls = sum(c.answer is None for c in chosen)
+        for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
+            task, mine = plan.tasks[name], [c.answer for c in chosen if c.answer and c.eval == name]
+            if task.about.estimate and (controls or mine):
+                cost = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
+                said(f"{task.spec.where}: {cost}")
         trials, pairs = list[Trial](), Results()
         kept: dict[str, dict[str, Any]] = {}
         for control in chosen:
             trial, results = _trial(control, options, kept)
             told(trial)
             trials.append(trial)
-            pairs = pairs or (results if isinstance(control, Control) and control.name != ITSELF else {})
+            pairs = pairs or (results if not control.eval and control.name != ITSELF else {})
         planted = _planted(plan)
         if planted != plan and (not only or PLANTED in only):
             trials.append(_check(planted, options))
             told(trials[-1])
         return SelfTest(tuple(trials), tuple(_equals(plan, pairs)))
-
-
-def _costs(plan: Plan, chosen: Sequence[Control | Adversary]) -> Iterator[str]:
-    """Yield what evaluators that ask others may have to ask, a line each, as far as they know it."""
-    controls = sum(isinstance(c, Control) for c in chosen)
-    for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
-        task, mine = plan.tasks[name], [a.answer for a in chosen if isinstance(a, Adversary) and a.eval == name]
-        if task.about.estimate and (controls or mine):
-            told = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
-            yield f"{task.spec.where}: {told}"
 
 
 def _planted(plan: Plan) -> Plan:
@@ -170,7 +164,7 @@ def _planted(plan: Plan) -> Plan:
     return replace(plan, tasks=tasks)
 
 
-def _trial(control: Control | Adversary, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
+def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
     """Put a control through the suite of its plan; return the results too where every evaluation has one."""
     blank = Trial(control.name, control.why, fix=control.fix)
     execution = begin(control.plan, options, kept)
