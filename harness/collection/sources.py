@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.collection.context import Context
-from harness.data.pairs import to_judged_rows
-from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_training_rows
+from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
 from harness.internals import schema
 from harness.records.frozen import isolated
 from harness.suite.tables import Eval, Train
