@@ -38,7 +38,7 @@ class Sources:
         """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
         if not self.context.remote:
             return None
-        with self.context.mistakes.collecting(spec.where):
+        with self.context.mistakes.collecting(f"{spec.where}:"):
             rows: list[dict[str, Any]] = isolated(brings(isolated(dict(spec.options)), self.context.suite.path.parent))
             if not rows:
                 self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')

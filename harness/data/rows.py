@@ -128,11 +128,9 @@ def to_training_rows(
         raise UsageError(f"{where}: row {shapeless[0]} has {listed(rows[shapeless[0]])}{all_of_them}; want {want}")
     mistakes, made = Mistakes(), list[Row]()
     for i, row in enumerate(rows):
-        try:
+        with mistakes.collecting():
             taken = _training_row(i, named[i], where, columns, template)
             made.append(taken | extras(i, row, columns, where, arguments or {}))
-        except UsageError as error:
-            mistakes.found += error.messages
     reading.shorten(mistakes, where)
     mistakes.raise_if_any()
     return made
@@ -375,11 +373,9 @@ def to_judged_rows(
             raise UsageError(f'{where}: row {lacking[0]} has {there} and no "{name}" ({len(lacking)} rows); {want}')
     made = []
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
-        try:
+        with mistakes.collecting():
             taken = follow({name: own[name] for name in names})
             made.append(taken | extras(i, {**row, "prompt": taken["prompt"]}, columns, where, common))
-        except UsageError as error:
-            mistakes.found += error.messages
     reading.shorten(mistakes, where)
     mistakes.raise_if_any()
     return made
