@@ -8,14 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import (
-    command,
-    run_options,
-    with_overrides,
-    with_plugins,
-    with_verbosity,
-    with_workers,
-)
+from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity, with_workers
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.files import write_text
@@ -30,7 +23,6 @@ HANG = 9  # column at which what selftest says of a model goes on
 
 
 def _check(args: argparse.Namespace) -> int:
-    """`harness check SUITE`: what would go wrong, without training."""
     import time
 
     from harness.cli.terminal import Terminal, tell_flag
@@ -80,7 +72,6 @@ def tell_code(terminal: Terminal, plugins: Plugins) -> None:
 
 
 def _selftest(args: argparse.Namespace) -> int:
-    """`harness selftest SUITE`: models that must not ship, through the suite."""
     from harness.cli.screen import Screen
     from harness.selftest import selftest as put_through
 
@@ -109,8 +100,7 @@ def _selftest(args: argparse.Namespace) -> int:
 
 def print_trial(trial: Trial) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
-    from harness.cli.screen import Screen
-    from harness.cli.words import duration
+    from harness.cli.screen import Screen, duration
 
     screen, about = Screen(), f"{trial.name:<32} {duration(trial.seconds):>9}"
     if trial.skipped:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli.screen import Screen
-from harness.cli.words import title
+from harness.cli.screen import Screen, title
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.verdicts import Verdict

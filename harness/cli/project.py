@@ -1,4 +1,4 @@
-"""Commands about a project: `harness init`, `harness plugins`, `harness explain`, `harness waive`."""
+"""Commands about a project and what it ships: `harness init`, `plugins`, `explain`, `waive` and `verify`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import re
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import command, with_harnessfile
+from harness.cli.options import PLUGIN_HELP, command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.parts import part
 
 EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
 ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
@@ -63,7 +65,6 @@ def suites_of(task: str) -> list[str]:
 
 
 def _plugins(args: argparse.Namespace) -> int:
-    """`harness plugins [NAME]`: what may stand after `use =`, and its options."""
     from harness.cli.catalogue import as_data, described, table_keys
     from harness.plugins import load_plugins
 
@@ -80,7 +81,6 @@ def _plugins(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    """`harness explain CODE`: why a check is there."""
     import inspect
 
     from harness.evaluation.checks import BUILD, title_of
@@ -114,7 +114,6 @@ def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
 
 
 def _waive(args: argparse.Namespace) -> int:
-    """`harness waive GATE`: let a gate be broken until a date, in writing."""
     from harness.suite.waivers import waive as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
@@ -152,13 +151,61 @@ def explain(one: argparse.ArgumentParser) -> None:
 
 def waive(one: argparse.ArgumentParser) -> None:
     """let a gate be broken until a date, in writing"""
-    command(
-        one,
-        _waive,
-        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
-    )
+    command(one, _waive, 'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31')
     one.add_argument("gate", metavar="GATE", help="the id of a gate")
     one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate")
     one.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from harness.release.policy import read_policy
+    from harness.release.previous import current
+    from harness.release.verify import verify
+
+    if (args.replay is None) != (args.suite is None):
+        raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
+    last = None
+    with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
+        last = current(args.export)
+    policy = read_policy(args.policy) if args.policy else None
+    found = verify(args.export, policy, recompute=args.recompute, last=last)
+    if found.ok and args.replay is not None:
+        again = part("replay")(args.export, args.suite, args.replay, args.seed, args.plugins)
+        found.notes += again.notes
+        found.ok = not again.differs
+        if again.differs:
+            found.refused = f"replay: {again.differs}"
+        else:
+            found.steps["replay"] = again.says
+    if args.json:
+        args.document = asdict(found)
+    else:
+        for name, told in found.steps.items():
+            say(f"{name}: {told}")
+        for note in found.notes:
+            say(f"note: {note}")
+        if found.ok:
+            say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}")
+    if not found.ok:
+        say(f"refused: {args.export}: {found.refused}", sys.stderr)
+    return ExitCode.OK if found.ok else ExitCode.REFUSED
+
+
+def verify(one: argparse.ArgumentParser) -> None:
+    """check that an export is what passed, without torch and network"""
+    command(
+        one,
+        _verify,
+        "harness verify exports/qa",
+        "harness verify exports/qa --policy policy.toml --recompute",
+        "harness verify exports/qa --replay 20 --suite suite.toml",
+    )
+    one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
+    one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
+    one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
+    one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
+    one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
+    one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
+    with_plugins(one, f"for --replay: {PLUGIN_HELP}")

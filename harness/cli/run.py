@@ -10,14 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import (
-    command,
-    run_options,
-    with_overrides,
-    with_plugins,
-    with_verbosity,
-    with_workers,
-)
+from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity, with_workers
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
@@ -36,7 +29,6 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 
 
 def _run(args: argparse.Namespace) -> int:
-    """`harness run SUITE…`"""
     from harness.pipeline.run import prepare
 
     options = run_options(args)
@@ -112,7 +104,6 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    """`harness show [RUN]`: the report of a run again, or its rows."""
     from harness.reports.report_json import read_run, to_json
     from harness.reports.run_folder import newest
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.cli.screen import Screen
-from harness.cli.words import describe, duration, escape, fact, interval, percent, place, reasons, some, title
+from harness.cli.screen import Screen, describe, duration, fact, interval, percent, place, reasons, some, title
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
 from harness.records import words
@@ -27,7 +27,7 @@ from harness.reports.sentence import verdict_sentence
 from harness.schema import show
 from harness.texts.counts import counted
 from harness.texts.numbers import number, size
-from harness.texts.shown import shorten
+from harness.texts.shown import shorten, shown
 
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
@@ -224,7 +224,7 @@ class Terminal(Screen):
                 *columns, TimeElapsedColumn(), TextColumn("{task.fields[facts]}"), console=self.console, transient=True
             )
             self.bar.start()
-        what, facts = escape(progress.what), escape(facts)
+        what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
         if self.task is None or progress.what != self.what:
             if self.task is not None:
                 self.bar.remove_task(self.task)
@@ -266,7 +266,10 @@ class Summary:
         self.not_passed()
         for conclusion in run.conclusions:
             self.line(conclusion, "bold")
-        self.refused()
+        for e in (e for e in run.exports if not e.written):
+            self.line(f"not exported: {e.candidate} to {place(e.to)}", "bold red")
+            for reason in e.reasons:
+                self.line(f"  because {reason}")
         if run.deselected:
             items = counted(len(run.deselected), "item")
             self.line(f"{items} deselected")
@@ -288,14 +291,6 @@ class Summary:
             self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
             if v.waiver:
                 self.line(f"  {v.waiver.says()}", "yellow")
-
-    def refused(self) -> None:
-        """Print why something was not exported."""
-        for e in self.run.exports:
-            if not e.written:
-                self.line(f"not exported: {e.candidate} to {place(e.to)}", "bold red")
-                for reason in e.reasons:
-                    self.line(f"  because {reason}")
 
     def ending(self) -> None:
         """Print the last lines: outcomes, time and exit code, what was decided, and where things are."""

@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from harness.cli.screen import Screen
+from harness.cli.screen import Screen, fact, percent
 from harness.cli.streams import say
 from harness.cli.terminal import Summary, Terminal, outcomes
-from harness.cli.words import fact, percent
 from harness.records.about import About, Note
 from harness.records.models import Progress
 from harness.records.run import Run, Segment, ShownRow
