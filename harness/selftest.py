@@ -77,10 +77,6 @@ class SelfTest:
     equals: tuple[Equals, ...]
 
     @property
-    def clean(self) -> bool:
-        return self.exit_code is ExitCode.OK
-
-    @property
     def exit_code(self) -> ExitCode:
         """Return 1 where something ships that must not, or equal models are blocked; 6 where one was not judged."""
         judged = [t for t in self.trials if not (t.skipped or t.undecided)]
@@ -145,7 +141,13 @@ def selftest(
             pairs = pairs or (results if not control.eval and control.name != ITSELF else {})
         planted = _planted(plan)
         if planted != plan and (not only or PLANTED in only):
-            trials.append(_check(planted, options))
+            # The checks, not the gates, see rows that were trained on: no number can tell them.
+            begun, gates = time.monotonic(), planted.suite.gates
+            found = check_suite(planted, options)[0]
+            flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates))
+            trials.append(
+                Trial(PLANTED, "Training rows stand among the rows of every eval.", flags, time.monotonic() - begun)
+            )
             told(trials[-1])
         return SelfTest(tuple(trials), tuple(_equals(plan, pairs)))
 
@@ -206,15 +208,6 @@ def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
         if open_.intersection((*gate.requires, *gate.any_of)):
             open_.add(gate.id)
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
-
-
-def _check(planted: Plan, options: Options) -> Trial:
-    """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
-    begun = time.monotonic()
-    found, gates = check_suite(planted, options)[0], planted.suite.gates
-    flags = [f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates)]
-    why = "Training rows stand among the rows of every eval."
-    return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)
 
 
 def _equals(plan: Plan, results: Results) -> Iterator[Equals]:

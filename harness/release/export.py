@@ -160,13 +160,7 @@ def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
 
 
 def _write_evidence(
-    plan: Plan,
-    declared: Export,
-    ref: ModelRef,
-    run: Run,
-    work: Path,
-    written: Mapping[str, Hashed],
-    judged: Judged,
+    plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path, written: Mapping[str, Hashed], judged: Judged
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
@@ -258,7 +252,8 @@ def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) ->
             if task.spec.private:
                 yield {"item": item, "sha256": digest_of(row)}
                 continue
-            about: dict[str, Any] = {"number": number, "slices": _slices(sample, task.spec.slices), "key": sample.key}
+            slices = {c: str(sample.row[c]) for c in task.spec.slices if c in sample.row}  # as gates compare them
+            about: dict[str, Any] = {"number": number, "slices": slices, "key": sample.key}
             about |= {"place": places[sample.id]} if places else {}
             about |= {"leak": told[sample.id]} if sample.id in told else {}
             yield {"item": item, **scores_of(row), **about}
@@ -298,8 +293,3 @@ def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     """Return a number, or None where it is not finite, for which JSON has no words."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _slices(sample: Sample, columns: Sequence[str]) -> dict[str, str]:
-    """Return a row's slices as gates compare them, as texts; a column that it lacks is not there."""
-    return {column: str(sample.row[column]) for column in columns if column in sample.row}
