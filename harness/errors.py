@@ -97,7 +97,6 @@ def disk_full(error: BaseException, folder: Path | None = None) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and what it came of."""
     cause: BaseException | None = error
     for _ in range(20):  # a chain may be a ring
         if cause is not None:

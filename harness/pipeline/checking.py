@@ -131,7 +131,6 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
 
 
 def _data(session: Session) -> dict[str, Any]:
-    """Return what checks of the data see."""
     model, plugins = session.suite.model, session.collection.plugins
     load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
     if PYTHON in model.options:

@@ -122,11 +122,6 @@ def rows_text(rows: Iterable[Row]) -> str:
     return "".join(f"{' '.join(row)}\n" for row in sorted(rows))
 
 
-def rows_read(text: str) -> frozenset[Row]:
-    """Return the rows that a file holds."""
-    return frozenset(tuple(line.split()) for line in text.splitlines())
-
-
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -311,7 +306,7 @@ class Ledger:
             except OSError:
                 data = b""
             whole = hashlib.sha256(data).hexdigest() == rows
-            self._rows[rows] = rows_read(data.decode()) if whole else None
+            self._rows[rows] = frozenset(tuple(line.split()) for line in data.decode().splitlines()) if whole else None
         return self._rows[rows]
 
     # -- lines -------------------------------------------------------------------------------------
