@@ -49,7 +49,8 @@ def controls_of(plan: Plan, folder: Path) -> list[Control]:
     found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
-        found[label] = (_first_line(saboteur), _maker(plan, label, saboteur, folder / label.replace(" ", "-")))
+        out = folder / label.replace(" ", "-")
+        found[label] = (_first_line(saboteur), partial(_sabotaged, plan, label, saboteur, out))
     for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
         found[label] = (_first_line(disguise), partial(_disguised, name, disguise, "disguised"))
     return [Control(label, why, plan, make) for label, (why, make) in found.items()]
@@ -83,22 +84,21 @@ def _alone(plan: Plan, evaluation: str) -> Plan:
     return replace(plan, suite=replace(plan.suite, evals=evals, gates=gates), items=items)
 
 
-def _maker(plan: Plan, label: str, saboteur: Callable[..., Any], out: Path) -> Make:
-    def make(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
-        out.mkdir()
-        before = weights_digest(Path(base.path))
-        try:
-            saboteur(Path(base.path), out, seed=plan.suite.about.seed)
-        except UsageError as error:
-            raise NotMade(str(error)) from None
-        if weights_digest(Path(base.path)) != before:
-            raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
-        name = plan.candidates[0]
-        if (out / "adapter_config.json").is_file():
-            return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
-        return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
-
-    return make
+def _sabotaged(
+    plan: Plan, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef
+) -> tuple[ModelRef, Disguise | None]:
+    out.mkdir()
+    before = weights_digest(Path(base.path))
+    try:
+        saboteur(Path(base.path), out, seed=plan.suite.about.seed)
+    except UsageError as error:
+        raise NotMade(str(error)) from None
+    if weights_digest(Path(base.path)) != before:
+        raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
+    name = plan.candidates[0]
+    if (out / "adapter_config.json").is_file():
+        return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
+    return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
 
 
 def _disguised(name: str, disguise: Disguise, told: str, base: ModelRef) -> tuple[ModelRef, Disguise]:

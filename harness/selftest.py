@@ -29,7 +29,6 @@ from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
-from harness.workers.pool import PATIENCE
 
 SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
@@ -87,34 +86,20 @@ class SelfTest:
 
 def selftest(
     path: Path,
+    options: Options | None = None,
     *,
     only: Sequence[str] = (),
-    limit: int | None = None,
-    plugins: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    on: str = "",
-    patience: float = PATIENCE,
     told: Callable[[Trial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
     """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
 
-    `only` names some of them, `limit` takes the first rows of every eval, `on` says where they answer, `patience` how
-    many seconds one may be silent there. `told` hears of each trial as it ends, `said` of what it all may cost before.
-    Caps that an evaluator keeps hold for the whole of it. Raises UsageError on mistakes in the suite, on one
-    without candidates or gates, and where an evaluator has nobody to ask.
+    `options` are those of a run, `only` names some of the controls. `told` hears of each trial as it ends, `said` of
+    what it all may cost before. Caps that an evaluator keeps hold for the whole of it. Raises UsageError on mistakes in
+    the suite, on one without candidates or gates, and where an evaluator has nobody to ask.
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
-        options = Options(
-            out=Path(folder) / "reports",
-            limit=limit,
-            export=False,
-            plugins=tuple(plugins),
-            overrides=tuple(overrides),
-            on=on,
-            patience=patience,
-            counts=False,
-        )
+        options = replace(options or Options(), out=Path(folder) / "reports", export=False, counts=False)
         plan = prepare(path, options)
         if not plan.candidates or not plan.suite.gates:
             raise UsageError(f"{plan.suite.path}: has no candidate or no gate, so there is nothing to test")

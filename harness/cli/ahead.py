@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,17 +76,8 @@ def _selftest(args: argparse.Namespace) -> int:
     from harness.cli.screen import Screen
     from harness.selftest import selftest as put_through
 
-    found = put_through(
-        args.suite,
-        only=args.only,
-        limit=args.limit,
-        plugins=args.plugins,
-        overrides=args.overrides,
-        on=args.on,
-        patience=args.patience,
-        told=print_trial,
-        said=lambda line: say(line, sys.stderr),
-    )
+    to_stderr = partial(say, to=sys.stderr)
+    found = put_through(args.suite, run_options(args), only=args.only, told=print_trial, said=to_stderr)
     for equal in found.equals:  # how often a gate blocked and passed two equal models
         rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
         word, style = ("clean", "green") if equal.clean else ("BLOCKS", "bold red")
