@@ -14,17 +14,11 @@ from harness.errors import RAISES
 from harness.plugins import Plugins, Provided
 from harness.records.metrics import Metric
 from harness.schema import hints_of, kind, options_of, show, with_defaults
-from harness.suite.json_schema import TABLES, keys_of
 from harness.texts.wrapping import paragraphs
 
 Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
 OTHERS = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
 NOTHING = (dataclasses.MISSING, inspect.Parameter.empty)
-
-
-def table_keys(name: str | None) -> dict[str, Keys]:
-    """Return the keys of the suite's tables, or of the one of this name."""
-    return {table: keys_of(cls) for table, cls in TABLES.items() if name in (None, table)}
 
 
 def described(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool) -> Iterator[str]:
@@ -74,7 +68,6 @@ def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, K
 
 
 def _key(want: Any, default: Any) -> str:
-    """Return what a key takes, in words."""
     if default is None:
         return f"{kind(want)}, none unless given"
     return f"{kind(want)}, " + ("required" if "required" in _default(default) else f"default {show(default)}")

@@ -65,13 +65,14 @@ def suites_of(task: str) -> list[str]:
 
 
 def _plugins(args: argparse.Namespace) -> int:
-    from harness.cli.catalogue import as_data, described, table_keys
+    from harness.cli.catalogue import as_data, described
     from harness.plugins import load_plugins
+    from harness.suite.json_schema import TABLES, keys_of
 
     found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
     chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
-    tables = table_keys(args.name)
+    tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
     if not chosen and not tables:
         raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
     args.document = as_data(chosen, found, tables, whole=args.name is None)

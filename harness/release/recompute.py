@@ -24,7 +24,6 @@ from harness.errors import UsageError
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.records.gates import Gate
-from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.locked import Locked
@@ -239,21 +238,16 @@ class _Case:
 
     def judge(self, gate: Gate) -> Verdict:
         """Judge a gate as `harness.pipeline.adjudication` does, at the risk it was judged at."""
-        name, metric, samples = str(self.manifest["candidate"]), self.metric(gate), self.samples[gate.eval]
+        name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
+        if metric and metric.combine:  # the code that makes it of all rows is ours
+            module, _, function = self.locked.combines[gate.metric].partition(":")
+            metric = dataclasses.replace(metric, combine=getattr(importlib.import_module(module), function))
         ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
         theirs = self.results[gate.versus, gate.eval] if gate.versus else None
         ask = partial(judge, gate, metric, ours, theirs, samples, alpha, name=name)
         if not gate.clean_only:
             return ask()
         return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha)
-
-    def metric(self, gate: Gate) -> Metric | None:
-        """Return a gate's metric, with the code that makes it of all rows where that is ours."""
-        metric = self.locked.metric(gate)
-        if metric is None or metric.combine is None:
-            return metric
-        module, _, name = self.locked.combines[gate.metric].partition(":")
-        return dataclasses.replace(metric, combine=getattr(importlib.import_module(module), name))
 
 
 def _near(one: float | None, other: float | None) -> bool:
