@@ -76,7 +76,7 @@ def _plugins(args: argparse.Namespace) -> int:
     if not chosen and not tables:
         raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
     args.document = as_data(chosen, found, tables, whole=args.name is None)
-    for line in described(chosen, found, tables, whole=args.name is None):
+    for line in described(args.document, whole=args.name is None):
         say(line)
     return ExitCode.OK
 

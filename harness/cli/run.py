@@ -126,8 +126,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     """Print rows: those that gates lost, won or failed, or all rows of an eval."""
-    from harness.cli.flips import chosen_rows, print_flips, print_rows
-    from harness.reports.rows import changed_rows
+    from harness.cli.flips import print_flips, print_rows
+    from harness.reports.rows import all_rows, changed_rows
 
     if args.flips:
         flips = [(v, rows) for v in report.verdicts if (rows := changed_rows(report, folder, v))]
@@ -135,7 +135,11 @@ def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
         args.document = {"run": str(folder), "gates": gates}
         print_flips(flips, args.n)
     else:
-        found = chosen_rows(report, folder, args.rows or "", args.wrong, None if args.json else args.n)
+        names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
+        most = None if args.json else args.n
+        found = [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]
+        if not found:
+            raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
         args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
         print_rows(found, args.n, args.wrong)
     return ExitCode.OK

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.answers.store import Responses
 from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
-from harness.files import cache_dir, write_text
+from harness.files import write_text
 from harness.parts import part
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import conclude, exit_code
@@ -21,7 +20,7 @@ from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger
 from harness.pipeline.preflight import open_model
 from harness.pipeline.record import Ending, Record, Stop
-from harness.pipeline.session import Options, Session, checks_of, open_collection
+from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
 from harness.records.frozen import isolated
 from harness.records.run import Report, Run
 from harness.release.export import Judged, export
@@ -99,8 +98,7 @@ def _placed(run: Execution) -> Execution:
         run.adjudicator.ledger = Ledger.here(record.warn)
         run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
     run.lock()
-    responses = Responses(cache_dir() / "responses.sqlite", record.warn) if options.cache else None
-    return replace(run, session=replace(run.session, responses=responses))
+    return replace(run, session=replace(run.session, responses=remembered(options, record.warn)))
 
 
 def _finish(run: Execution) -> Run:

@@ -21,6 +21,7 @@ from harness.collection.plan import Item, Plan
 from harness.data import fewshot
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks, data_objects
+from harness.files import cache_dir
 from harness.pipeline import preflight
 from harness.pipeline.preflight import Ready
 from harness.plugins import load_plugins
@@ -217,3 +218,8 @@ def _cleaned(plan: Plan, base: ModelRef, checks: Checks) -> Plan:
             told = f"{where}: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
             return replace(plan, warnings=(*plan.warnings, told))
     raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")
+
+
+def remembered(options: Options, warn: Callable[[str], None]) -> Responses | None:
+    """Open the answers of earlier runs, or return None with --no-cache."""
+    return Responses(cache_dir() / "responses.sqlite", warn) if options.cache else None

@@ -22,10 +22,8 @@ from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place
 from harness.internals import schema
 from harness.records.frozen import isolated
-from harness.records.gates import ships
 from harness.records.models import ModelRef, Seal
-from harness.records.verdicts import Verdict
-from harness.suite.tables import Export, Suite
+from harness.suite.tables import Export
 
 NOTE = f"{OURS}copy.json"
 """The file in which an exporter leaves facts about a copy, for the report."""
@@ -76,12 +74,6 @@ def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> 
     """Return the loader's options for a copy: its parent's, and what its format wants."""
     wants = capabilities.Exporter.of(exporter).open_options
     return {**parent.options, **(wants(dict(declared.options)) if wants else {})}
-
-
-def parent_reasons(suite: Suite, declared: Export, verdicts: Iterable[Verdict]) -> list[str]:
-    """Return why a copy may not ship for its parent's sake: gates on that which did not pass."""
-    gated = any(g.blocking and g.applies_to(declared.from_) for g in suite.gates)
-    return ships(verdicts, suite.gates, declared.from_) if declared.name and gated else []
 
 
 def copy_files(ref: ModelRef, to: Path) -> None:

@@ -31,7 +31,7 @@ from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
-from harness.release.conversions import copy_files, parent_reasons
+from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
 from harness.reports.report_json import dumps, to_json
 from harness.reports.run_folder import row_of, writable
@@ -71,7 +71,9 @@ def export(
         reasons += [] if reasons else [f"{declared.candidate} was not made"]
     else:
         reasons += ships(judged.verdicts, plan.suite.gates, declared.candidate)
-        reasons += parent_reasons(plan.suite, declared, judged.verdicts)
+        parents = [g for g in plan.suite.gates if g.blocking and g.applies_to(declared.from_)]
+        if declared.name and parents:  # a copy may not ship where its parent may not
+            reasons += ships(judged.verdicts, plan.suite.gates, declared.from_)
     if reasons or ref is None:
         return Exported(declared.use, declared.candidate, declared.to, False, tuple(reasons))
     to = Path(declared.to).resolve()

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -88,13 +88,9 @@ def _is_file(path: Path) -> bool:
 
 
 def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
-    """Return a table that names a plugin, with the defaults of all options."""
-    return {**_plain(table), "options": resolved(plugins.find(kind, table.use).function, table.options)}
-
-
-def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plugin's options with its defaults, what is secret struck out."""
-    return secrets.struck(schema.with_defaults(function, options))
+    """Return a table that names a plugin, with the defaults of all options, what is secret struck out."""
+    options = schema.with_defaults(plugins.find(kind, table.use).function, table.options)
+    return {**_plain(table), "options": secrets.struck(options)}
 
 
 def _metrics(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:

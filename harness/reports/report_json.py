@@ -143,7 +143,19 @@ def _placed(value: Any, replace: Callable[[str], str]) -> Any:
 
 def _replacer(run: Run) -> Callable[[str], str]:
     """Return what replaces the paths in a text, the longest first."""
-    names = _names(run)
+    # What stands for each folder, as it is named and where it really is; nothing: paths become relative.
+    places: dict[Path, str] = {Path(tempfile.gettempdir()): "$TMPDIR", Path.home(): "~"}
+    if sys.prefix != sys.base_prefix:
+        places[Path(sys.prefix)] = "$VIRTUAL_ENV"
+    places[Path(__file__).parents[2]] = ""
+    if cache := os.environ.get("HARNESS_CACHE"):
+        places[Path(cache).absolute()] = "$HARNESS_CACHE"
+    here = Path.cwd()
+    beside = [Path(run.path).absolute().parent, *([Path(run.folder).absolute().parent] if run.folder else [])]
+    places |= {folder: "" for folder in beside if not folder.is_relative_to(here)} | {here: ""}
+    names: dict[str, str] = {}
+    for place, name in places.items():
+        names |= {str(p): name for p in (place, place.resolve()) if len(p.parts) > 1}
     if not names:
         return lambda text: text
     longest = sorted(names, key=len, reverse=True)
@@ -155,20 +167,3 @@ def _replacer(run: Run) -> Callable[[str], str]:
         return f"{name}{found[2]}" if name else "" if found[2] else "."
 
     return lambda text: pattern.sub(one, text)
-
-
-def _names(run: Run) -> dict[str, str]:
-    """Return what stands for each folder, as it is named and where it really is; nothing: paths become relative."""
-    places: dict[Path, str] = {Path(tempfile.gettempdir()): "$TMPDIR", Path.home(): "~"}
-    if sys.prefix != sys.base_prefix:
-        places[Path(sys.prefix)] = "$VIRTUAL_ENV"
-    places[Path(__file__).parents[2]] = ""
-    if cache := os.environ.get("HARNESS_CACHE"):
-        places[Path(cache).absolute()] = "$HARNESS_CACHE"
-    here = Path.cwd()
-    beside = [Path(run.path).absolute().parent, *([Path(run.folder).absolute().parent] if run.folder else [])]
-    places |= {folder: "" for folder in beside if not folder.is_relative_to(here)} | {here: ""}
-    found: dict[str, str] = {}
-    for place, name in places.items():
-        found |= {str(p): name for p in (place, place.resolve()) if len(p.parts) > 1}
-    return found
