@@ -154,7 +154,8 @@ def _planted(plan: Plan) -> Plan:
 def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
     """Put a control through the suite of its plan; return the results too where every evaluation has one."""
     blank = Trial(control.name, control.why, fix=control.fix)
-    execution = begin(control.plan, options, kept)
+    execution = begin(control.plan, options)
+    execution = replace(execution, session=replace(execution.session, kept=kept))
     try:
         ref, disguise = control.make(execution.session.base)
     except NotMade as error:

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
@@ -29,7 +28,7 @@ from harness.reports.run_folder import RunFolder
 MOST_SHOWN = 5  # names of files
 
 
-def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | None = None) -> Execution:
+def begin(collection: Plan, options: Options) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     record, checks = Record(collection), checks_of(collection, options)
     if options.limit:
@@ -38,7 +37,7 @@ def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | 
         record.found.part = "a part of the suite proves nothing about the whole"
     record.tell("harness_run_start")
     with record.stage("preflight", "configuration, tokenizer, lengths"):
-        session = open_collection(collection, options, checks, kept)
+        session = open_collection(collection, options, checks)
         record.found.warnings += [told for told in session.collection.warnings if told not in collection.warnings]
         return execution_of(session, record)
 
